@@ -1,0 +1,33 @@
+"""What broadcasting and reducing do to a shape, undone for the gradient."""
+
+from torch import Tensor
+
+Dims = int | tuple[int, ...] | None
+
+
+def unbroadcast(grad: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient for x from the gradient for x broadcast: summed over the axes that x was stretched along.
+
+    The gradient of a real x is real, and it has x's dtype whatever dtype the other operand brought in.
+    """
+    added = grad.ndim - x.ndim
+    stretched = [i for i in range(grad.ndim) if i < added or (x.shape[i - added] == 1 and grad.shape[i] != 1)]
+    if stretched:
+        grad = grad.sum(stretched, keepdim=True)
+    if grad.is_complex() and not x.is_complex():
+        grad = grad.real
+    return grad.reshape(x.shape).to(x.dtype)
+
+
+def reduced_axes(dim: Dims, ndim: int) -> list[int]:
+    """Return the axes that `dim` names, in ascending order; a 0-d tensor has none."""
+    named = range(ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    return sorted(axis % ndim for axis in named) if ndim else []
+
+
+def unreduce(grad_y: Tensor, x: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+    """Return grad_y at every element of x that was reduced into it: the adjoint of a sum over `dim`."""
+    if not keepdim:
+        for axis in reduced_axes(dim, x.ndim):
+            grad_y = grad_y.unsqueeze(axis)
+    return grad_y.expand(x.shape)

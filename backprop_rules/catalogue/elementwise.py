@@ -1,0 +1,158 @@
+"""Elementwise functions: integer powers, and the piecewise linear ones with their kinks."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backprop_rules.catalogue.broadcasting import unbroadcast
+from backprop_rules.domain import COMPLEX, REAL, Bound, Domain, Exponent
+from backprop_rules.rule import Convention, rule
+
+Number = float | None
+
+
+@rule(
+    forward=torch.square,
+    definition=lambda x: x * x,
+    domain=Domain("...", degree=2, power=2),
+    saves="x",
+    formula=r"y = x^2:\quad \bar x = 2 x^* \bar y",
+    source="Goodfellow, Bengio & Courville, Deep Learning (2016), section 6.5",
+)
+def square(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The square of x."""
+    return grad_y * (2 * x.conj())
+
+
+@rule(
+    forward=lambda x, *, n: torch.pow(x, n),
+    definition=lambda x, *, n: x**n,
+    domain=Domain(
+        "...",
+        params={"n": Exponent(6)},
+        dtypes=REAL + COMPLEX,
+        degree=lambda n: max(n, 1),
+        power=lambda n: max(n, 1),
+        requires=("n <= 3 for a complex base: torch multiplies up to there, and rounds beyond it",
+                  lambda x, n: n <= 3 or not x.is_complex()),
+    ),
+    saves="x",
+    formula=r"y = x^n:\quad \bar x = n (x^{n-1})^* \bar y,\quad \bar x = 0\ \text{for}\ n = 0",
+    source="Griewank & Walther, Evaluating Derivatives (2008), chapter 3",
+)  # fmt: skip
+def pow(grad_y: Tensor, y: Tensor, x: Tensor, *, n: int) -> Tensor:
+    """The n-th power of x, for an integer n from 0."""
+    return grad_y * (n * x ** (n - 1)).conj() if n else torch.zeros_like(x)
+
+
+@rule(
+    forward=torch.relu,
+    definition=lambda x: np.maximum(x, 0),
+    domain=Domain("...", dtypes=REAL),
+    saves="y",
+    formula=r"y = \max(x, 0):\quad \bar x = \bar y\,[y > 0]",
+    source="Goodfellow, Bengio & Courville, Deep Learning (2016), section 6.3",
+    conventions=(Convention("x = 0", "0: the cotangent does not pass", lambda x: x == 0, ">=1.0", ">=1.0"),),
+)
+def relu(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The positive part of x."""
+    return torch.where(y > 0, grad_y, 0)
+
+
+def _interval(x: Tensor, min: Tensor | Number, max: Tensor | Number) -> tuple[Tensor, Tensor]:
+    def bound(value: Tensor | Number, absent: float) -> Tensor:
+        return value if isinstance(value, Tensor) else x.new_tensor(absent if value is None else value)
+
+    return bound(min, -math.inf), bound(max, math.inf)
+
+
+def _on_bound(x: Tensor, min: Tensor | Number = None, max: Tensor | Number = None) -> Tensor:
+    low, high = _interval(x, min, max)
+    return ((x == low) | (x == high)) & (low < high)
+
+
+def _on_one_of_two_bounds(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:
+    return _on_bound(x, min, max) & (min is not None and max is not None)
+
+
+def _on_the_only_bound(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:
+    return _on_bound(x, min, max) & (min is None or max is None)
+
+
+def _on_both_bounds(x: Tensor, min: Tensor | Number = None, max: Tensor | Number = None) -> Tensor:
+    low, high = _interval(x, min, max)
+    return (x == low) & (x == high)
+
+
+def _below_both_bounds(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:
+    low, high = _interval(x, min, max)
+    return (x < low) & (low == high)
+
+
+def _define_clamp(x, min=None, max=None):  # type: ignore[no-untyped-def]
+    above = x if min is None else np.maximum(x, min)
+    return above if max is None else np.minimum(above, max)
+
+
+CONSTANT = Convention(
+    "x = min = max", "0: y is max for every x near it, so the gradient of x is zero", _on_both_bounds, None, None
+)
+
+
+@rule(
+    forward=torch.clamp,
+    definition=_define_clamp,
+    domain=Domain(
+        "...",
+        params={"min": Bound(), "max": Bound()},
+        dtypes=REAL,
+        requires=("at least one of min and max", lambda x, min=None, max=None: (min, max) != (None, None)),
+    ),
+    saves="x",
+    formula=r"y = \min(\max(x, a), b):\quad \bar x = \bar y\,[a \le x \le b]\,[a < b]",
+    source="PyTorch, pull request 7049 (the closed interval) and issue 195931 (open from 2.14 on)",
+    conventions=(
+        Convention("x = min or x = max", "1: the cotangent passes at a bound", _on_bound, "<2.14", "<2.14"),
+        CONSTANT,
+    ),
+)
+def clamp(grad_y: Tensor, y: Tensor, x: Tensor, *, min: Number = None, max: Number = None) -> Tensor:
+    """x limited to the interval from min to max, two numbers; where min > max, y is max."""
+    low, high = _interval(x, min, max)
+    return torch.where((low <= x) & (x <= high) & (low < high), grad_y, 0)
+
+
+@rule(
+    forward=torch.clamp,
+    definition=_define_clamp,
+    domain=Domain(
+        "..., ..., ...",
+        dtypes=REAL,
+        requires=("at least one of min and max", lambda x, min=None, max=None: min is not None or max is not None),
+    ),
+    saves="x min max",
+    formula=r"y = \min(\max(x, a), b):\quad \bar x = \bar y\,[a \le x \le b]\,[a < b],\quad "
+    r"\bar a = \bar y\,[x < a < b],\quad \bar b = \bar y\,[x > b \lor a > b]",
+    source="PyTorch, pull requests 52695 and 74042 (tensor bounds), 191142 (ties are split from 2.14 on)",
+    conventions=(
+        Convention("x = min or x = max", "1 for x, 0 for the bound", _on_one_of_two_bounds, "<2.14", "<2.14"),
+        Convention("x = the only bound", "1 for x, 0 for the bound", _on_the_only_bound, "<2.14", None),
+        Convention("x < min = max", "0 for both bounds", _below_both_bounds, "<2.14", None),
+        CONSTANT,
+    ),
+)
+def clamp_tensor(
+    grad_y: Tensor, y: Tensor, x: Tensor, min: Tensor | None = None, max: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """x limited to the interval from min to max, two tensors; where min > max, y is max."""
+    low, high = _interval(x, min, max)
+    grad_x = torch.where((low <= x) & (x <= high) & (low < high), grad_y, 0)
+    grad_min = torch.where((x < low) & (low < high), grad_y, 0)
+    grad_max = torch.where((x > high) | (low > high), grad_y, 0)
+    return (
+        unbroadcast(grad_x, x),
+        None if min is None else unbroadcast(grad_min, min),
+        None if max is None else unbroadcast(grad_max, max),
+    )

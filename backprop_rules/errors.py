@@ -1,0 +1,16 @@
+"""What the package says to its caller when an input cannot be used."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """An input that cannot be used: what happened, both values, the likely cause, what to do next."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    """Return the error for a name that is not among the known ones, with the nearest of them."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return InputError(f"there is no {what} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")

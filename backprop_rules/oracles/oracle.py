@@ -1,0 +1,62 @@
+"""What every oracle is: it says for which outputs it can speak, and encloses the gradient that they cause."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from backprop_rules.enclosure import Enclosure, as_real
+from backprop_rules.point import Point
+
+
+class Silent(Exception):
+    """An oracle has no answer at a point, through no fault of the rule: torch's own derivative raises there."""
+
+
+class Oracle(Protocol):
+    """An independent source of enclosures."""
+
+    @property
+    def name(self) -> str:
+        """The name that reports use."""
+        ...
+
+    def speaks_for(self, point: Point) -> Tensor | bool:
+        """Return a mask of y's shape, or one bool for all: the outputs whose derivative this oracle knows."""
+        ...
+
+    def enclosures(self, point: Point) -> tuple[Enclosure | None, ...]:
+        """Return the enclosure of each gradient at a point whose cotangent is zero where it does not speak.
+
+        Raises Silent where the oracle itself fails.
+        """
+        ...
+
+
+def at_kinks(point: Point) -> Tensor:
+    """Return a mask of y's shape: the outputs at which the rule declares a kink."""
+    mask = torch.zeros_like(point.y, dtype=torch.bool)
+    for convention in point.rule.conventions:
+        mask = mask | convention.where(*point.primals, **point.params)
+    return mask
+
+
+def directions(point: Point) -> list[Tensor]:
+    """Return for each primal that is there a batch of moves, in float64 or complex128, one batch entry a direction.
+
+    Entry j moves one element of one primal by 1 (or, in a complex primal, by 1 or by i) and nothing else.
+    """
+    sizes = [as_real(x).numel() for x in point.tensors]
+    count = sum(sizes)
+    columns = torch.eye(count, dtype=torch.float64).split(sizes, dim=1)
+    moves = [c.reshape(count, *as_real(x).shape).contiguous() for c, x in zip(columns, point.tensors, strict=True)]
+    return [torch.view_as_complex(m) if x.is_complex() else m for m, x in zip(moves, point.tensors, strict=True)]
+
+
+def by_primal(point: Point, lo: Tensor, hi: Tensor) -> tuple[Enclosure | None, ...]:
+    """Return the enclosures of the gradients from bounds for every direction, in the order of `directions`."""
+    shapes = [as_real(x).shape for x in point.tensors]
+    sizes = [shape.numel() for shape in shapes]
+    bounds = zip(shapes, lo.split(sizes), hi.split(sizes), strict=True)
+    enclosures = iter([Enclosure(low.reshape(shape), high.reshape(shape)) for shape, low, high in bounds])
+    return tuple(None if x is None else next(enclosures) for x in point.primals)

@@ -1,0 +1,206 @@
+"""A point: a rule with the primals, params and cotangent at which it is held against the oracles."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules import layout
+from backprop_rules.domain import Axes, Axis, Bound, Dtype, Exponent, Factor, Flag, Param
+from backprop_rules.errors import InputError, unknown
+from backprop_rules.rule import Gradients, Rule, find
+
+# The only numbers that tangents and second cotangents need: -1, 0 and 1 in an order without symmetry.
+PROBE = torch.tensor([1.0, -1, -1, 0, 1, 1, -1, 0, 0, 1, -1], dtype=torch.float64)
+
+
+class BackwardRaised(Exception):
+    """The rule's backward raised an exception, which this one quotes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One call of a rule's backward. `spacing` is the distance between neighbouring values of the grid."""
+
+    rule: Rule
+    primals: tuple[Tensor | None, ...]
+    params: Mapping[str, Any]
+    grad_y: Tensor
+    spacing: float = field(default=1.0)
+
+    @cached_property
+    def y(self) -> Tensor:
+        """The output of the forward."""
+        with torch.no_grad():
+            return self.rule.forward(*self.primals, **self.params)
+
+    @cached_property
+    def gradients(self) -> Gradients:
+        """What the rule's backward returns, one gradient per primal."""
+        with torch.no_grad():
+            return self.backward(self.grad_y, self.y, *self.primals)
+
+    def backward(self, grad_y: Tensor, y: Tensor, *primals: Tensor | None) -> Gradients:
+        """Return the rule's gradients at other tensors and the same params; BackwardRaised if it raises."""
+        try:
+            return self.rule.gradients(grad_y, y, *primals, **self.params)
+        except Exception as error:
+            raise BackwardRaised(f"raises {type(error).__name__}: {error}") from error
+
+    def forward(self, *primals: Tensor | None) -> Tensor:
+        """Return the rule's forward at other primals and the same params."""
+        return self.rule.forward(*primals, **self.params)
+
+    @cached_property
+    def given(self) -> tuple[int, ...]:
+        """The positions of the primals that are there; an optional one may be None."""
+        return tuple(i for i, x in enumerate(self.primals) if x is not None)
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The primals that are there."""
+        return tuple(x for x in self.primals if x is not None)
+
+    def placed(self, tensors: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
+        """Return the primals with others in the places of those that are there."""
+        others = iter(tensors)
+        return tuple(None if x is None else next(others) for x in self.primals)
+
+    @cached_property
+    def on_meta(self) -> bool:
+        """Whether the tensors have shapes and dtypes alone."""
+        return self.grad_y.device.type == "meta"
+
+    def only(self, outputs: Tensor | bool) -> "Point":
+        """Return the point whose cotangent is zero at all other outputs; a VJP is linear in it."""
+        if outputs is True or bool(torch.as_tensor(outputs).all()):
+            return self
+        return replace(self, grad_y=torch.where(torch.as_tensor(outputs), self.grad_y, 0))
+
+    def __str__(self) -> str:
+        lines = [f"{name} = {code(x)}" for name, x in zip(self.rule.primals, self.primals, strict=True)]
+        lines += [f"{name} = {value!r}" for name, value in self.params.items()]
+        return "\n".join([*lines, f"grad_y = {code(self.grad_y)}"])
+
+
+def code(x: Tensor | None) -> str:
+    """Return Python code for a primal, None included."""
+    return "None" if x is None else layout.code(x)
+
+
+def probe(like: Tensor, start: int = 0) -> Tensor:
+    """Return a tensor of that shape, dtype and device that holds -1, 0 and 1 in a fixed order without symmetry."""
+    count = like.numel()
+    return PROBE.repeat((start + count) // len(PROBE) + 1)[start : start + count].reshape(like.shape).to(like)
+
+
+def vjp(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: Any) -> Gradients:
+    r"""Return the gradients of a rule of the catalogue: the map $\bar y \mapsto \bar y J$ at these primals.
+
+    `grad_y` has the shape, dtype and device of the forward's output; the result has one gradient
+    per primal, each of its primal's shape, dtype and device, and None for one that is None. Raises
+    InputError for an unknown rule or param, for a primal that is no floating-point or complex
+    tensor, for shapes that do not fit, and for a cotangent of another shape, dtype or device.
+    """
+    return point(rule, grad_y, *primals, **params).gradients
+
+
+def point(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: Any) -> Point:
+    """Return the checked point: see `vjp` for what is refused."""
+    rule = find(rule) if isinstance(rule, str) else rule
+    primals += (None,) * (len(rule.primals) - len(primals))
+    _check_primals(rule, primals)
+    _check_params(rule, primals, params)
+    made = Point(rule, primals, params, grad_y)
+    if not rule.domain.accepts(*primals, **params):
+        assert rule.domain.requires is not None
+        raise InputError(f"{rule}: it needs {rule.domain.requires[0]}; got {_shapes(rule, primals)}, {params or 'none'}.")
+    try:
+        y = made.y
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{rule}: the primals do not fit together: {_shapes(rule, primals)}"
+            f"{''.join(f', {name}={value!r}' for name, value in params.items())}. "
+            f"They must match '{rule.domain.shapes}'. torch says: {reason}"
+        ) from None
+    _check_cotangent(rule, grad_y, y)
+    return made
+
+
+def _shapes(rule: Rule, primals: tuple[Tensor | None, ...]) -> str:
+    given = [(name, x) for name, x in zip(rule.primals, primals, strict=False) if x is not None]
+    return ", ".join(f"{name} has shape {tuple(x.shape)}" for name, x in given)
+
+
+def _check_primals(rule: Rule, primals: tuple[Tensor | None, ...]) -> None:
+    names = rule.primals
+    if len(primals) > len(names):
+        raise InputError(f"{rule}: it takes {len(names)} primals, {', '.join(names)}; got {len(primals)}.")
+    for name, x in zip(names, primals, strict=True):
+        if x is None:
+            if name not in rule.optional:
+                raise InputError(f"{rule}: primal {name} is missing; it takes {', '.join(names)}.")
+        elif not isinstance(x, Tensor):
+            raise InputError(
+                f"{rule}: primal {name} must be a torch tensor; got {type(x).__name__} {x!r}. "
+                f"Use torch.as_tensor({name})."
+            )
+        elif x.dtype not in rule.domain.dtypes:
+            accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in rule.domain.dtypes)
+            raise InputError(
+                f"{rule}: primal {name} has dtype {x.dtype}, which has no gradient here; it takes {accepted}. "
+                f"Convert it, as in {name}.to({rule.domain.dtypes[0]})."
+            )
+
+
+def _check_params(rule: Rule, primals: tuple[Tensor | None, ...], params: Mapping[str, Any]) -> None:
+    for name, value in params.items():
+        if name not in rule.domain.params:
+            raise unknown(f"param of {rule} named", name, rule.domain.params)
+        wanted = _refusal(rule.domain.params[name], value)
+        if wanted:
+            raise InputError(f"{rule}: param {name} must be {wanted}; got {value!r} ({type(value).__name__}).")
+
+
+def _refusal(param: Param, value: object) -> str | None:
+    """Return what the param must be, where the value is not that."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    number = whole or isinstance(value, float)
+    match param:
+        case Flag():
+            return None if isinstance(value, bool) else "True or False"
+        case Axis():
+            return None if whole else "an int"
+        case Axes():
+            several = isinstance(value, tuple) and len(value) > 0 and all(type(axis) is int for axis in value)
+            return None if value is None or whole or several else "None, an int, or a non-empty tuple of ints"
+        case Exponent():
+            return None if whole and isinstance(value, int) and value >= 0 else "an int from 0"
+        case Factor():
+            return None if number or isinstance(value, complex) else "a number"
+        case Bound():
+            return None if value is None or number else "None or a real number"
+        case Dtype():
+            return None if value is None or isinstance(value, torch.dtype) else "None or a torch.dtype"
+
+
+def _check_cotangent(rule: Rule, grad_y: Tensor, y: Tensor) -> None:
+    if not isinstance(grad_y, Tensor):
+        raise InputError(f"{rule}: the cotangent grad_y must be a torch tensor; got {type(grad_y).__name__} {grad_y!r}.")
+    for what, got, wanted in (
+        ("shape", tuple(grad_y.shape), tuple(y.shape)),
+        ("dtype", grad_y.dtype, y.dtype),
+        ("device", grad_y.device, y.device),
+    ):
+        if got != wanted:
+            raise InputError(
+                f"{rule}: the cotangent grad_y has {what} {got}, but y has {what} {wanted}; "
+                f"a cotangent has the {what} of y, so make it with torch.ones_like(y) or alike."
+            )
+
+
+

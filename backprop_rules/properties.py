@@ -1,0 +1,331 @@
+"""The properties that every rule must have: each a function of a point that raises WrongGradient where it fails."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backprop_rules.domain import Factor
+from backprop_rules.enclosure import as_real
+from backprop_rules.objection import WrongGradient
+from backprop_rules.oracles import ORACLES
+from backprop_rules.point import BackwardRaised, Point, probe
+from backprop_rules.rule import Gradients
+from backprop_rules.verdict import judge
+
+Property = Callable[[Point], None]
+
+
+def given(point: Point, gradients: Gradients) -> Iterator[tuple[int, Tensor]]:
+    """Yield the position and the value of the gradient of each primal that is there."""
+    for i in point.given:
+        gradient = gradients[i]
+        assert gradient is not None
+        yield i, gradient
+
+
+def same_bits(a: Tensor | None, b: Tensor | None) -> bool:
+    """Say whether two gradients are equal in shape, dtype and every bit, NaN and the sign of zero included."""
+    if a is None or b is None:
+        return a is b
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    a, b = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in (a, b))
+    whole = {8: torch.int64, 4: torch.int32, 2: torch.int16}[a.element_size()]
+    return torch.equal(a.contiguous().view(whole), b.contiguous().view(whole))
+
+
+def differ(a: Tensor, b: Tensor) -> Tensor:
+    """Return the elements at which two gradients differ as numbers (the two zeros are equal, and NaN is NaN)."""
+    if a.shape != b.shape:
+        return torch.ones_like(a, dtype=torch.bool)
+    return ~((a == b) | (a.isnan() & b.isnan()))
+
+
+def returns_the_shape_dtype_and_device_of_each_primal(point: Point) -> None:
+    """The engine would repair a gradient of another shape or dtype, so the backward is asked directly."""
+    gradients = point.gradients
+    names = point.rule.primals
+    if len(gradients) != len(names):
+        raise WrongGradient(point, f"returned {len(gradients)} gradients for the {len(names)} primals {names}")
+    for i, (x, gradient) in enumerate(zip(point.primals, gradients, strict=True)):
+        if x is None or gradient is None:
+            if x is not gradient:
+                got = "None" if gradient is None else "a tensor"
+                wanted = "None, as the primal was not given" if x is None else "a tensor"
+                raise WrongGradient(point, f"returned {got}", i, expected=wanted, got=got)
+            continue
+        for what, found, wanted in (
+            ("shape", tuple(gradient.shape), tuple(x.shape)),
+            ("dtype", gradient.dtype, x.dtype),
+            ("device", gradient.device, x.device),
+        ):
+            if found != wanted:
+                raise WrongGradient(point, f"has the wrong {what}", i, expected=wanted, got=found)
+
+
+def computes_its_definition(point: Point) -> None:
+    """A right gradient of the wrong function is wrong: y must equal the definition in rational arithmetic."""
+    primals = [None if x is None else _rational(x) for x in point.primals]
+    try:
+        defined = np.asarray(point.rule.definition(*primals, **point.params), dtype=object)
+        values = [complex(v) if point.y.is_complex() else float(v) for v in defined.flat]
+    except ZeroDivisionError:
+        defined, values = np.empty(point.y.shape), [math.nan] * point.y.numel()
+    wanted = torch.tensor(values, dtype=torch.complex128 if point.y.is_complex() else torch.float64)
+    got = point.y.cpu().to(wanted.dtype)
+    if defined.shape != tuple(got.shape) or differ(got, wanted.reshape(got.shape)).any():
+        raise WrongGradient(
+            point, "comes with a forward that is not its definition", expected=values, got=got.flatten().tolist()
+        )
+
+
+def _rational(x: Tensor) -> np.ndarray:  # type: ignore[type-arg]
+    exact = [v if isinstance(v, complex) else Fraction(v) for v in x.cpu().flatten().tolist()]
+    array = np.empty(len(exact), dtype=object)
+    array[:] = exact
+    return array.reshape(x.shape)
+
+
+def agrees_with_every_oracle(point: Point) -> None:
+    """Every gradient lies in the enclosure of every oracle, for the outputs that the oracle speaks for."""
+    wrong = [verdict for verdict in judge(point) if verdict.disagrees]
+    for first in wrong[:1]:
+        raise WrongGradient.outside(first, tuple(v.oracle for v in wrong if v.primal == first.primal))
+
+
+def is_linear_in_the_cotangent(point: Point) -> None:
+    """backward(g + h) = backward(g) + backward(h), bit for bit, since the grid leaves room for the sum."""
+    other = probe(point.grad_y) * point.spacing
+    sums = point.backward(point.grad_y + other, point.y, *point.primals)
+    others = point.backward(other, point.y, *point.primals)
+    for i, gradient in given(point, point.gradients):
+        of_sum, of_other = sums[i], others[i]
+        assert of_sum is not None and of_other is not None
+        wrong = differ(of_sum, gradient + of_other)
+        if wrong.any():
+            raise WrongGradient.unequal(
+                point, "is not linear in the cotangent", i, gradient + of_other, of_sum, wrong
+            )
+
+
+def is_the_adjoint_of_forward_mode(point: Point) -> None:
+    """<grad_y, J t> = sum over the primals of <gradient, t>, both sums formed exactly in float64."""
+    if not any(x.numel() for x in point.tensors):
+        return  # J has no columns, and torch's J t may be 0/0, as for the mean of nothing.
+    spoken = point.only(ORACLES[1].speaks_for(point))
+    primals = tuple(x.contiguous() for x in spoken.tensors)
+    tangents = tuple(probe(x, start) * point.spacing for start, x in enumerate(primals))
+
+    def forward(*tensors: Tensor) -> Tensor:
+        return spoken.forward(*spoken.placed(tensors))
+
+    pushed = torch.func.jvp(forward, primals, tangents)[1]
+    wanted = _inner(spoken.grad_y, pushed)
+    got = math.fsum(
+        _inner(gradient, t) for (_, gradient), t in zip(given(spoken, spoken.gradients), tangents, strict=True)
+    )
+    if got != wanted:
+        raise WrongGradient(spoken, "is not the adjoint of the forward-mode derivative", expected=wanted, got=got)
+
+
+def _inner(a: Tensor, b: Tensor) -> float:
+    if a.is_complex() != b.is_complex():
+        a, b = a.real, b.real
+    return float((as_real(a) * as_real(b)).sum())
+
+
+def reads_only_what_it_saves(point: Point) -> None:
+    """With NaN in y and the primals that it does not save, the result has the same bits."""
+
+    def poisoned(name: str, x: Tensor | None) -> Tensor | None:
+        return x if x is None or name in point.rule.saves else torch.full_like(x, math.nan)
+
+    y = poisoned("y", point.y)
+    assert y is not None
+    again = point.backward(
+        point.grad_y, y, *(poisoned(name, x) for name, x in zip(point.rule.primals, point.primals, strict=True))
+    )
+    _expect_same_bits(point, again, f"reads more than it declares to save ({', '.join(point.rule.saves) or 'nothing'})")
+
+
+def writes_to_none_of_its_arguments(point: Point) -> None:
+    """Neither the cotangent nor y nor a primal has another value, or was written to, after the call."""
+    names = ("grad_y", "y", *point.rule.primals)
+    arguments = [None if x is None else x.clone() for x in (point.grad_y, point.y, *point.primals)]
+    before = [None if x is None else (x.clone(), x._version) for x in arguments]
+    point.backward(*arguments)  # type: ignore[arg-type]
+    for name, x, old in zip(names, arguments, before, strict=True):
+        if x is not None and old is not None and (x._version != old[1] or not same_bits(x, old[0])):
+            raise WrongGradient(point, f"writes to its argument {name}", expected=old[0].tolist(), got=x.tolist())
+
+
+def gives_the_same_bits_twice(point: Point) -> None:
+    """A call in between, with another cotangent, changes neither the next result nor the last."""
+    first = point.gradients
+    kept = tuple(None if gradient is None else gradient.clone() for gradient in first)
+    point.backward(probe(point.grad_y), point.y, *point.primals)
+    _expect_same_bits(point, first, "has its result overwritten by the next call", kept)
+    again = point.backward(point.grad_y, point.y, *point.primals)
+    _expect_same_bits(point, again, "does not give the same bits twice", kept)
+
+
+def gives_the_same_whatever_the_strides(point: Point) -> None:
+    """Contiguous copies of the same values give the same numbers."""
+    contiguous = [None if x is None else x.clone(memory_format=torch.contiguous_format) for x in point.primals]
+    grad_y, y = (x.clone(memory_format=torch.contiguous_format) for x in (point.grad_y, point.y))
+    _expect_same_numbers(point, point.backward(grad_y, y, *contiguous), "depends on the strides of its arguments")
+
+
+def is_batched_by_vmap_as_by_a_loop(point: Point) -> None:
+    """vmap over two points at once gives the two results that a loop gives."""
+    primals = [None if x is None else torch.stack([x, -x]) for x in point.primals]
+    axes = tuple(None if x is None else 0 for x in primals)
+    grads = torch.stack([point.grad_y, probe(point.grad_y) * point.spacing])
+    with torch.no_grad():
+        ys = torch.stack([point.forward(*(None if x is None else x[k] for x in primals)) for k in (0, 1)])
+        looped = [
+            point.backward(grads[k], ys[k], *(None if x is None else x[k] for x in primals)) for k in (0, 1)
+        ]
+
+        def backward(grad_y: Tensor, y: Tensor, *some: Tensor | None) -> tuple[Tensor, ...]:
+            return tuple(gradient for _, gradient in given(point, point.backward(grad_y, y, *some)))
+
+        batched = torch.func.vmap(backward, in_dims=(0, 0, *axes))(grads, ys, *primals)
+    for i, both in zip(point.given, batched, strict=True):
+        for k in (0, 1):
+            wanted = looped[k][i]
+            assert wanted is not None
+            wrong = differ(both[k], wanted)
+            if wrong.any():
+                raise WrongGradient.unequal(point, "is not batched by vmap as by a loop", i, wanted, both[k], wrong)
+
+
+def has_the_right_second_derivative(point: Point) -> None:
+    """Differentiated by torch, the backward gives what torch's own double backward gives."""
+    outputs = ORACLES[0].speaks_for(point)
+    spoken = point.only(outputs)
+
+    def second(gradients: Iterable[Tensor], variables: list[Tensor]) -> tuple[Tensor, ...]:
+        live = [(g, probe(g, k) * spoken.spacing) for k, g in enumerate(gradients) if g.requires_grad]
+        if not live:
+            return tuple(torch.zeros_like(v) for v in variables)
+        outputs, tangents = zip(*live, strict=True)
+        return torch.autograd.grad(outputs, variables, tangents, materialize_grads=True)
+
+    variables = [x.detach().requires_grad_() for x in (spoken.grad_y, *spoken.tensors)]
+    grad_y, *leaves = variables
+    primals = spoken.placed(leaves)
+    y = spoken.forward(*primals)
+    try:
+        theirs = second(
+            torch.autograd.grad(y, leaves, grad_y, create_graph=True, materialize_grads=True), variables
+        )
+    except RuntimeError:
+        return  # torch's own backward raises, as for some shapes of clamp's bounds: no witness here
+    y = spoken.forward(*primals)
+    ours = second((gradient for _, gradient in given(spoken, spoken.backward(grad_y, y, *primals))), variables)
+    names = ["the cotangent", *(spoken.rule.primals[i] for i in spoken.given)]
+    for name, got, wanted in zip(names, ours, theirs, strict=True):
+        wrong = differ(got, wanted)
+        if name == "the cotangent":
+            wrong = wrong & torch.as_tensor(outputs)
+        if wrong.any():
+            raise WrongGradient.unequal(
+                spoken, f"has the wrong second derivative with respect to {name}", None, wanted, got, wrong
+            )
+
+
+def lets_nan_and_inf_reach_only_what_they_influence(point: Point) -> None:
+    """A NaN or infinity in one element of the cotangent leaves the gradients that it cannot influence alone.
+
+    An element is influenced where the gradient of that output alone is not zero just beside the point,
+    and beside the factors among the params: 0 times NaN is NaN, and rightly so.
+    """
+    count = point.grad_y.numel()
+    if not count:
+        return
+    unit = torch.zeros(count, dtype=point.grad_y.dtype, device=point.grad_y.device)
+    unit[count // 2] = 1
+    unit = unit.reshape(point.grad_y.shape)
+    influenced = [torch.zeros_like(g, dtype=torch.bool) for _, g in given(point, point.gradients)]
+    for side in (1, -1):
+        beside = [_moved(x, side * point.spacing / 4, i) for i, x in enumerate(point.primals)]
+        params = {name: _shifted(point, name, value, side / 4) for name, value in point.params.items()}
+        moved = replace(point, primals=tuple(beside), params=params)
+        there = given(moved, moved.backward(unit.to(moved.y.dtype), moved.y, *beside))
+        influenced = [mask | (g != 0) for mask, (_, g) in zip(influenced, there, strict=True)]
+    for special in (math.nan, math.inf):
+        grad_y = torch.where(unit != 0, special, point.grad_y)
+        reached = given(point, point.backward(grad_y, point.y, *point.primals))
+        for (i, gradient), (_, got), mask in zip(given(point, point.gradients), reached, influenced, strict=True):
+            # The finite part of the old gradient may change, where the element of the cotangent did: only there.
+            astray = ~mask & ~got.isfinite()
+            if astray.any():
+                problem = f"lets {special} of grad_y's element {count // 2} reach what it does not influence"
+                raise WrongGradient.unequal(point, problem, i, gradient, got, astray)
+
+
+def _shifted(point: Point, name: str, value: Any, distance: float) -> Any:
+    return value + distance if isinstance(point.rule.domain.params[name], Factor) else value
+
+
+def _moved(x: Tensor | None, distance: float, seed: int) -> Tensor | None:
+    """Return x in float64 or complex128, each element moved by its own part of the distance."""
+    if x is None:
+        return None
+    wide = x.to(torch.complex128 if x.is_complex() else torch.float64)
+    # The fractional parts of multiples of the golden ratio are all different, and none is 0.
+    parts = torch.frac((torch.arange(1, x.numel() + 1, device=x.device).double() + seed / 7) * 1.618033988749895)
+    return wide + distance * parts.reshape(x.shape).to(wide)
+
+
+def _expect_same_bits(point: Point, got: Gradients, problem: str, wanted: Gradients | None = None) -> None:
+    wanted = point.gradients if wanted is None else wanted
+    for i in point.given:
+        a, b = wanted[i], got[i]
+        if not same_bits(a, b):
+            assert a is not None and b is not None
+            raise WrongGradient.unequal(point, problem, i, a, b, differ(a, b))
+
+
+def _expect_same_numbers(point: Point, got: Gradients, problem: str) -> None:
+    for i, gradient in given(point, point.gradients):
+        found = got[i]
+        assert found is not None
+        wrong = differ(gradient, found)
+        if wrong.any():
+            raise WrongGradient.unequal(point, problem, i, found, gradient, wrong)
+
+
+# What can be asked of a point, in the order in which it is asked: what makes the later questions meaningless first.
+PROPERTIES: tuple[Property, ...] = (
+    writes_to_none_of_its_arguments,
+    returns_the_shape_dtype_and_device_of_each_primal,
+    agrees_with_every_oracle,
+    is_linear_in_the_cotangent,
+    is_the_adjoint_of_forward_mode,
+    reads_only_what_it_saves,
+    gives_the_same_bits_twice,
+    gives_the_same_whatever_the_strides,
+    is_batched_by_vmap_as_by_a_loop,
+    has_the_right_second_derivative,
+    lets_nan_and_inf_reach_only_what_they_influence,
+    computes_its_definition,
+)
+
+
+def check(point: Point, properties: tuple[Property, ...] = PROPERTIES) -> None:
+    """Raise WrongGradient for the first of the properties that fails; tensors without values show shapes alone."""
+    for holds in properties:
+        if point.on_meta and holds is not returns_the_shape_dtype_and_device_of_each_primal:
+            continue
+        try:
+            holds(point)
+        except BackwardRaised as error:
+            raise WrongGradient(point, f"backward {error}") from error

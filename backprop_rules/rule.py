@@ -1,0 +1,151 @@
+"""The one data type: a differentiable function, its handwritten backward rule, and what is known about both."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.domain import Domain, axes_of
+from backprop_rules.errors import unknown
+
+Gradients = tuple[Tensor | None, ...]
+
+
+@cache
+def installed(versions: str | None) -> bool:
+    """Say whether the installed torch is among the versions (PEP 440; None for no version)."""
+    from packaging.specifiers import SpecifierSet
+
+    return versions is not None and SpecifierSet(versions).contains(str(torch.__version__), prereleases=True)
+
+
+@dataclass(frozen=True)
+class Convention:
+    """The choice that a rule makes where its function has no derivative.
+
+    `where(*primals, **params)` is a mask of y's shape, True at the outputs that stand on the kink;
+    `torch` and `torch_forward` are the versions whose reverse and forward mode make the same choice
+    (PEP 440; None where none does).
+    """
+
+    at: str
+    value: str
+    where: Callable[..., Tensor]
+    torch: str | None
+    torch_forward: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """A backward rule and all that is declared about it.
+
+    `backward(grad_y, y, *primals, **params)` is pure and returns one gradient per primal, None for
+    a primal that was not given; `saves` names what it reads of y and the primals, shapes and
+    dtypes aside; `definition` is `forward` in NumPy notation, for numbers of any kind.
+    """
+
+    name: str
+    forward: Callable[..., Tensor]
+    definition: Callable[..., Any]
+    backward: Callable[..., Any]
+    domain: Domain
+    saves: tuple[str, ...]
+    formula: str
+    source: str
+    conventions: tuple[Convention, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def chapter(self) -> str:
+        """The last part of the module's name in which the rule is declared."""
+        return self.backward.__module__.rpartition(".")[2]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the backward's docstring."""
+        return (inspect.getdoc(self.backward) or "").partition("\n")[0]
+
+    @cached_property
+    def _primals(self) -> tuple[inspect.Parameter, ...]:
+        positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        return tuple(p for p in inspect.signature(self.backward).parameters.values() if p.kind is positional)[2:]
+
+    @cached_property
+    def primals(self) -> tuple[str, ...]:
+        """The names of the primals, in order."""
+        return tuple(p.name for p in self._primals)
+
+    @cached_property
+    def optional(self) -> frozenset[str]:
+        """The names of the primals that may be left out."""
+        return frozenset(p.name for p in self._primals if p.default is None)
+
+    def gradients(self, grad_y: Tensor, y: Tensor, *primals: Tensor | None, **params: Any) -> Gradients:
+        """Return what `backward` returns, always as a tuple."""
+        result = self.backward(grad_y, y, *primals, **params)
+        return result if isinstance(result, tuple) else (result,)
+
+
+CATALOGUE: dict[str, Rule] = {}
+
+
+def find(name: str) -> Rule:
+    """Return the rule of that name; InputError, with the nearest name, if there is none."""
+    try:
+        return CATALOGUE[name]
+    except KeyError:
+        raise unknown("rule", name, CATALOGUE) from None
+
+
+def rule(
+    *,
+    forward: Callable[..., Tensor],
+    definition: Callable[..., Any],
+    domain: Domain,
+    saves: str,
+    formula: str,
+    source: str,
+    conventions: tuple[Convention, ...] = (),
+) -> Callable[[Callable[..., Any]], Rule]:
+    """Declare the decorated backward a rule of the catalogue, under the function's own name.
+
+    `saves` is the names that the backward reads, separated by blanks. Raises TypeError where the
+    declaration contradicts itself, so that a slip shows when the catalogue is imported.
+    """
+
+    def declare(backward: Callable[..., Any]) -> Rule:
+        name = backward.__name__
+        declared = Rule(
+            name, forward, definition, backward, domain, tuple(saves.split()), formula, source, conventions
+        )
+        problem = _contradiction(declared, inspect.signature(backward).parameters)
+        if problem:
+            raise TypeError(f"rule {name}: {problem}")
+        CATALOGUE[name] = declared
+        return declared
+
+    return declare
+
+
+def _contradiction(rule: Rule, parameters: Mapping[str, inspect.Parameter]) -> str | None:
+    if rule.name in CATALOGUE:
+        return f"the catalogue has a rule of that name already, in {CATALOGUE[rule.name].backward.__module__}"
+    if list(parameters)[:2] != ["grad_y", "y"]:
+        return f"backward must begin with (grad_y, y, ...), not ({', '.join(parameters)})"
+    if len(rule.primals) != len(axes_of(rule.domain.shapes)):
+        return f"backward has the primals {rule.primals}, but the domain has the shapes '{rule.domain.shapes}'"
+    keyword_only = {n for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    if keyword_only != set(rule.domain.params):
+        return f"backward has the params {sorted(keyword_only)}, but the domain has {sorted(rule.domain.params)}"
+    strangers = set(rule.saves) - {"y", *rule.primals}
+    if strangers:
+        return f"saves names {sorted(strangers)}, but there is only y, {', '.join(rule.primals)}"
+    if not (rule.summary and rule.formula and rule.source):
+        return "a rule needs a docstring, a formula and a source"
+    return None
