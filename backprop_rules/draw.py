@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, Phase, assume, given, seed, settings
+from hypothesis import HealthCheck, Phase, assume, given, reject, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from torch import Tensor
@@ -20,68 +21,54 @@ from backprop_rules.rule import Rule
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Shape = tuple[int, ...]
+# Bytes in the shortest string from which a tensor is drawn.
+SHORT = 64
+Params = dict[str, Any]
 T = TypeVar("T")
 
 # The first is the simplest, to which a counterexample shrinks; 9 is past the length of a vector register.
 SIDES = (1, 2, 3, 4, 5, 9, 0)
+# How many batch axes, beside named axes and without: a batch of one hides a missing sum.
+CORE_RANKS, RANKS = (0, 1, 2, 1), (0, 1, 2, 3, 2)
 # Narrow grids draw ties, zeros and equal elements on purpose; the widest use every bit.
 WIDTHS = (1, 2, 8, 2**DOUBLE)
 # The largest iteration space: what keeps the differences, quadratic in it, within milliseconds.
 LARGEST = 300
 
 
+@cache
+def _whole(first: int, last: int) -> st.SearchStrategy[int]:
+    return st.integers(first, last)
+
+
 def _pick(draw: Draw, options: Sequence[T]) -> T:
     """Draw one of the options, the first being the simplest."""
-    return options[draw(st.integers(0, len(options) - 1))]
+    return options[draw(_whole(0, len(options) - 1))]
 
 
 @st.composite
 def points(
-    draw: Draw, rule: Rule, dtypes: Sequence[torch.dtype] | None = None, devices: Sequence[str] = ("cpu",)
+    draw: Draw,
+    rule: Rule,
+    dtypes: Sequence[torch.dtype] | None = None,
+    devices: Sequence[str] = ("cpu",),
+    sides: Sequence[int] = SIDES,
 ) -> Point:
     """Draw a point of the exact tier: shapes, params, dtypes, device, layouts, values and a cotangent.
 
-    `dtypes` and `devices` limit the choice; a dtype that the domain does not have is left out.
+    `dtypes`, `devices` and `sides` limit the choice; a dtype that the domain does not have is left out.
     """
-    domain = rule.domain
-    shapes, iterations = _shapes(draw, domain, rule)
-    given_shapes = [shape for shape in shapes if shape is not None]
-    params = {name: _param(draw, param, given_shapes[0]) for name, param in domain.params.items()}
-    allowed = [dtype for dtype in domain.dtypes if dtypes is None or dtype in dtypes]
-    unit = odd_part(domain.divisor(given_shapes[0], **params)) if domain.divisor else 1
-
-    def zeros(dtype: torch.dtype) -> list[Tensor | None]:
-        return [None if shape is None else torch.zeros(shape, dtype=dtype) for shape in shapes]
-
-    allowed = [dtype for dtype in allowed if domain.accepts(*zeros(dtype), **params)]
-    assume(allowed)
-    y = rule.forward(*zeros(allowed[0]), **params)
-    sizes = [y.numel(), *map(math.prod, given_shapes)]
-
-    def width(*some: torch.dtype) -> int:
-        return widest(domain, params, iterations, sizes, some, unit, bool(rule.conventions))
-
-    allowed = [dtype for dtype in allowed if width(dtype)]
-    assume(allowed)
-    own = [_pick(draw, allowed)] * len(shapes)
-    if domain.promotes and draw(st.integers(0, 3)) == 3:
-        mixed = [_pick(draw, allowed) for _ in shapes]
-        # torch may promote to a dtype outside the domain: float16 and a complex number make complex32.
-        result = torch.result_type(*(x.to(d) for x, d in zip(zeros(own[0]), mixed, strict=True) if x is not None))
-        own = mixed if width(*mixed) and result in domain.dtypes else own
-    for name, param in domain.params.items():
-        if isinstance(param, Dtype):
-            same_kind = [d for d in domain.dtypes if d.is_complex == own[0].is_complex and width(*own, d)]
-            params[name] = _pick(draw, [None, *same_kind])
-    extra = [value for value in params.values() if isinstance(value, torch.dtype)]
-    largest = min(width(*own, *extra), _pick(draw, WIDTHS))
-    grid = Grid(largest, draw(st.integers(0, largest.bit_length() - 1)), unit)
-    complex_y = any(dtype.is_complex for dtype in own)
-    for name, param in domain.params.items():
+    every, iterations = _shapes(draw, rule, sides)
+    params = {name: _param(draw, param, every[0]) for name, param in rule.domain.params.items()}
+    shapes, params = _left_out(draw, rule, every, params)
+    own, params, widest_grid = _dtypes(draw, rule, shapes, params, iterations, dtypes or rule.domain.dtypes)
+    width = min(widest_grid, _pick(draw, WIDTHS))
+    grid = Grid(width, draw(_whole(0, width.bit_length() - 1)), _unit(rule.domain, every[0], params))
+    for name, param in rule.domain.params.items():
         if isinstance(param, Bound) and params[name] is not None:
-            params[name] = grid.spacing * draw(st.integers(-largest, largest))
+            params[name] = grid.spacing * draw(_whole(-width, width))
         elif isinstance(param, Factor):
-            params[name] = _factor(draw, param, complex_y)
+            params[name] = _factor(draw, param, any(dtype.is_complex for dtype in own))
     device = _pick(draw, devices)
     primals = tuple(
         None if shape is None else tensor(draw, shape, dtype, grid, device)
@@ -91,12 +78,61 @@ def points(
     return Point(rule, primals, params, tensor(draw, tuple(y.shape), y.dtype, grid, device), grid.spacing)
 
 
+def _left_out(draw: Draw, rule: Rule, shapes: list[Shape], params: Params) -> tuple[list[Shape | None], Params]:
+    """Draw which optional primals and bounds are left out, none or all of them where the domain requires it."""
+    optional = [*rule.optional, *(name for name, param in rule.domain.params.items() if isinstance(param, Bound))]
+    drawn = {name for name in sorted(optional) if draw(st.booleans())}
+    for absent in (drawn, set[str](), set(optional)):
+        kept = [None if name in absent else shape for name, shape in zip(rule.primals, shapes, strict=True)]
+        values = {name: None if name in absent else value for name, value in params.items()}
+        if not rule.domain.requires or rule.domain.accepts(*_zeros(kept, rule.domain.dtypes[0]), **values):
+            return kept, values
+    reject()
+
+
+def _dtypes(
+    draw: Draw, rule: Rule, shapes: list[Shape | None], params: Params, iterations: int, among: Sequence[torch.dtype]
+) -> tuple[list[torch.dtype], Params, int]:
+    """Draw a dtype for each primal, and for the params, among those in which the rule computes exactly."""
+    domain, given_shapes = rule.domain, [shape for shape in shapes if shape is not None]
+    sizes = [rule.forward(*_zeros(shapes, domain.dtypes[0]), **params).numel(), *map(math.prod, given_shapes)]
+    unit = _unit(domain, given_shapes[0], params)
+
+    def width(*some: torch.dtype) -> int:
+        return widest(domain, params, iterations, sizes, some, unit, bool(rule.conventions))
+
+    allowed = [dtype for dtype in domain.dtypes if dtype in among and width(dtype)]
+    if domain.requires:
+        allowed = [dtype for dtype in allowed if domain.accepts(*_zeros(shapes, dtype), **params)]
+    assume(allowed)
+    own = [_pick(draw, allowed)] * len(shapes)
+    if domain.promotes and draw(_whole(0, 3)) == 3:
+        mixed = [_pick(draw, allowed) for _ in shapes]
+        # torch may promote to a dtype outside the domain: float16 and a complex number make complex32.
+        ends = (torch.zeros(shape, dtype=d) for shape, d in zip(given_shapes, mixed, strict=True))
+        own = mixed if width(*mixed) and torch.result_type(*ends) in domain.dtypes else own
+    for name, param in domain.params.items():
+        if isinstance(param, Dtype):
+            same_kind = [d for d in domain.dtypes if d.is_complex == own[0].is_complex and width(*own, d)]
+            params = {**params, name: _pick(draw, [None, *same_kind])}
+    return own, params, width(*own, *(value for value in params.values() if isinstance(value, torch.dtype)))
+
+
+def _unit(domain: Domain, shape: Shape, params: Params) -> int:
+    """Return the odd part of what the rule divides by, of which every drawn value is a multiple."""
+    return odd_part(domain.divisor(shape, **params)) if domain.divisor else 1
+
+
+def _zeros(shapes: Sequence[Shape | None], dtype: torch.dtype) -> list[Tensor | None]:
+    return [None if shape is None else torch.zeros(shape, dtype=dtype) for shape in shapes]
+
+
 def tensor(draw: Draw, shape: Shape, dtype: torch.dtype, grid: Grid, device: str = "cpu") -> Tensor:
     """Draw a tensor of values on the grid, from one string of bytes, in some memory layout."""
     arrangement = _pick(draw, layout.LAYOUTS)
     small = shape
     if arrangement == "expanded":
-        small = layout.expanded_axes(shape, draw(st.integers(0, len(shape))))
+        small = layout.expanded_axes(shape, draw(_whole(0, len(shape))))
     if device == "meta":
         return torch.empty(small, dtype=dtype, device=device).expand(shape)
     parts = (*small, 2) if dtype.is_complex else small
@@ -113,44 +149,45 @@ def _whole_numbers(draw: Draw, count: int, width: int) -> "np.ndarray[Any, np.dt
     """Draw that many integers from -width to width; the bytes 0, 1, 2, ... are 0, 1, -1, ..., so that they shrink."""
     choices = 2 * width + 1
     size = next(n for n in (1, 2, 4, 8) if choices <= 256**n)
-    data = draw(st.binary(min_size=count * size, max_size=count * size))
-    ranks = (np.frombuffer(data, dtype=f">u{size}") % choices).astype(np.int64)
-    return np.where(ranks % 2 == 1, (ranks + 1) // 2, -(ranks // 2)).astype(np.float64)
+    # Small tensors take a string of one length, so that their values outlive a change of shape in shrinking, and
+    # the last byte goes to the first element: shrinking moves what is not zero to the end of a string.
+    length = max(SHORT, count * size)
+    data = draw(st.binary(min_size=length, max_size=length))
+    ranks = (np.frombuffer(data, dtype=f">u{size}")[::-1][:count] % choices).astype(np.int64)
+    sizes = (ranks + 1) >> 1
+    return np.where(ranks & 1, sizes, -sizes).astype(np.float64)
 
 
-def _shapes(draw: Draw, domain: Domain, rule: Rule) -> tuple[list[Shape | None], int]:
-    """Draw a shape for each primal (None for an optional one left out) and count the iteration space."""
-    primals = axes_of(domain.shapes)
+def _shapes(draw: Draw, rule: Rule, among: Sequence[int]) -> tuple[list[Shape], int]:
+    """Draw a shape for each primal and count the points of the iteration space."""
+    primals = axes_of(rule.domain.shapes)
     names = {name for primal in primals for name in primal if name != BATCH}
     missing = {name.rstrip("?") for name in sorted(names) if name.endswith("?") and draw(st.booleans())}
     present = sorted({name.rstrip("?") for name in names} - missing)
-    room = LARGEST
-    sides = []
-    for _ in range(len(present) + draw(st.integers(0, 2 if names else 3))):
-        sides.append(_pick(draw, [n for n in SIDES if n <= room]))
+    room, sides = LARGEST, list[int]()
+    for _ in range(len(present) + _pick(draw, CORE_RANKS if names else RANKS)):
+        # Equal sides hide a transpose, and make it silent: a side often repeats the last one.
+        options = [n for n in (*among, *sides[-1:] * 3) if n <= room]
+        sides.append(_pick(draw, options))
         room //= max(1, sides[-1])
     sizes, batch = dict(zip(present, sides, strict=False)), tuple(sides[len(present) :])
-    shapes: list[Shape | None] = []
-    stretched: list[Shape] = []
-    for primal, name in zip(primals, rule.primals, strict=True):
-        if name in rule.optional and draw(st.booleans()):
-            shapes.append(None)
-            continue
+    shared = sum(primal[0] == BATCH for primal in primals)
+    shapes: list[Shape] = []
+    batches: list[Shape] = [()]
+    for primal in primals:
         core = tuple(sizes[axis.rstrip("?")] for axis in primal if axis.rstrip("?") in sizes)
-        own: Shape = ()
         if primal[0] == BATCH and not any(axis.rstrip("?") in missing for axis in primal):
-            own = _broadcastable(draw, batch) if len(primals) > 1 else batch
-        stretched.append(own)
-        shapes.append(own + core)
-    iterations = math.prod(max(1, n) for n in (*torch.broadcast_shapes(*stretched), *sizes.values()))
-    return shapes, iterations
+            batches.append(_broadcastable(draw, batch) if shared > 1 else batch)
+            core = batches[-1] + core
+        shapes.append(core)
+    return shapes, math.prod(max(1, n) for n in (*np.broadcast_shapes(*batches), *sizes.values()))
 
 
 def _broadcastable(draw: Draw, batch: Shape) -> Shape:
     """Draw a shape that broadcasts to `batch`: leading axes left out, others of size 1."""
-    ones = draw(st.integers(0, 2 ** len(batch) - 1)) if batch else 0
+    ones = draw(_whole(0, 2 ** len(batch) - 1)) if batch else 0
     kept = tuple(1 if ones >> i & 1 else n for i, n in enumerate(batch))
-    return kept[draw(st.integers(0, len(batch))) :] if batch else kept
+    return kept[_pick(draw, (0, 0, *range(1, len(batch) + 1))) :] if batch else kept
 
 
 def _param(draw: Draw, param: Param, shape: Shape) -> Any:
@@ -160,13 +197,13 @@ def _param(draw: Draw, param: Param, shape: Shape) -> Any:
         case Flag():
             return draw(st.booleans())
         case Axis():
-            return draw(st.integers(-ndim, ndim - 1))
+            return draw(_whole(-ndim, ndim - 1))
         case Axes():
             return _axes(draw, ndim)
         case Exponent():
-            return draw(st.integers(0, param.largest))
+            return draw(_whole(0, param.largest))
         case Bound():
-            return _pick(draw, (0.0, None))
+            return 0.0
         case Factor():
             return 1
         case Dtype():
@@ -174,17 +211,17 @@ def _param(draw: Draw, param: Param, shape: Shape) -> Any:
 
 
 def _axes(draw: Draw, ndim: int) -> int | tuple[int, ...] | None:
-    kind = draw(st.integers(0, 2))
+    kind = draw(_whole(0, 2))
     if kind == 0:
         return None
     if kind == 1:
-        return int(draw(st.integers(-ndim, ndim - 1)))
-    chosen, backwards = draw(st.integers(1, 2**ndim - 1)), draw(st.integers(0, 2**ndim - 1))
+        return int(draw(_whole(-ndim, ndim - 1)))
+    chosen, backwards = draw(_whole(1, 2**ndim - 1)), draw(_whole(0, 2**ndim - 1))
     return tuple(axis - ndim * (backwards >> axis & 1) for axis in range(ndim) if chosen >> axis & 1)
 
 
 def _factor(draw: Draw, param: Factor, complex_y: bool) -> complex:
-    whole = st.integers(-param.largest, param.largest)
+    whole = _whole(-param.largest, param.largest)
     real = draw(whole)
     imaginary = draw(whole) if complex_y else 0
     return complex(real, imaginary) if imaginary else real
@@ -197,6 +234,7 @@ def search(
     at: int = 0,
     dtypes: Sequence[torch.dtype] | None = None,
     devices: Sequence[str] = ("cpu",),
+    sides: Sequence[int] = SIDES,
 ) -> WrongGradient | None:
     """Return the objection at the smallest point found at which the check fails, None where it never does.
 
@@ -214,13 +252,15 @@ def search(
         report_multiple_bugs=False,
         print_blob=False,
     )
-    @given(points(rule, dtypes, devices))
+    @given(points(rule, dtypes, devices, sides))
     def hold(point: Point) -> None:
         try:
             check(point)
         except WrongGradient as objection:
-            last.append(objection)
-            raise
+            # Shrinking must not slip from one mistake to another, say from a wrong value to a wrong dtype.
+            if not last or objection.kind == last[0].kind:
+                last.append(objection)
+                raise
 
     try:
         hold()

@@ -11,8 +11,15 @@ def as_real(x: Tensor) -> Tensor:
 
     Every dtype of the catalogue has at most float64's precision and range, so nothing is rounded.
     """
-    x = x.detach().cpu().resolve_conj()
-    return torch.view_as_real(x.to(torch.complex128)) if x.is_complex() else x.to(torch.float64)
+    x = x.detach()
+    if x.is_complex():
+        return torch.view_as_real(x.to("cpu", torch.complex128).resolve_conj())
+    return x.to("cpu", torch.float64)
+
+
+def real_shape(x: Tensor) -> torch.Size:
+    """Return the shape of `as_real(x)`."""
+    return torch.Size((*x.shape, 2)) if x.is_complex() else x.shape
 
 
 @dataclass(frozen=True)
@@ -27,14 +34,17 @@ class Enclosure:
         """Return the enclosure that holds this value (a tensor of any dtype) and no other."""
         return cls(as_real(value), as_real(value))
 
-    def holds(self, value: Tensor) -> Tensor:
-        """Return for each element whether the value lies inside; NaN lies only inside NaN.
+    def outside(self, value: Tensor) -> Tensor | None:
+        """Return a mask of the elements that do not lie inside, None where all do; NaN lies only inside NaN.
 
         A value of another shape lies nowhere: broadcasting would accept almost anything.
         """
         real = as_real(value)
         if real.shape != self.lo.shape:
-            return torch.zeros_like(self.lo, dtype=torch.bool)
+            return torch.ones_like(value, dtype=torch.bool)
         inside = (self.lo <= real) & (real <= self.hi)
+        if inside.all():
+            return None
         inside = inside | (real.isnan() & self.lo.isnan() & self.hi.isnan())
-        return inside.all(-1) if value.is_complex() else inside
+        outside = ~(inside.all(-1) if value.is_complex() else inside)
+        return outside if outside.any() else None

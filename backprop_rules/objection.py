@@ -12,35 +12,33 @@ from backprop_rules.verdict import Verdict
 class WrongGradient(AssertionError):
     """A rule fails a property at a point: what is wrong, where, what was expected, and what came.
 
-    `primal` is the position of the primal whose gradient is wrong, None where no single one is;
-    `oracles` names the oracles whose enclosures the gradient lies outside.
+    `kind` is the problem in words, and `where` its first element; `primal` is the position of the
+    primal whose gradient is wrong, None where no single one is; `oracles` names the oracles whose
+    enclosures the gradient lies outside.
     """
 
     def __init__(
         self,
         point: Point,
-        problem: str,
+        kind: str,
         primal: int | None = None,
         *,
+        where: str = "",
         expected: Any = None,
         got: Any = None,
         oracles: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(point, problem)
-        self.point, self.problem, self.primal = point, problem, primal
+        super().__init__(point, kind)
+        self.point, self.kind, self.primal, self.where = point, kind, primal, where
         self.expected, self.got, self.oracles = expected, got, oracles
 
     @classmethod
     def unequal(
-        cls, point: Point, problem: str, primal: int | None, expected: Tensor, got: Tensor, wrong: Tensor
+        cls, point: Point, kind: str, primal: int | None, expected: Tensor, got: Tensor, wrong: Tensor
     ) -> "WrongGradient":
         """Return the objection to two tensors that should be equal, with the first element that is not."""
-        if expected.shape != got.shape:
-            return cls(point, problem, primal, expected=tuple(expected.shape), got=tuple(got.shape))
         where, element = _first(wrong)
-        return cls(
-            point, problem + where, primal, expected=expected[element].item(), got=got[element].item()
-        )
+        return cls(point, kind, primal, where=where, expected=expected[element].item(), got=got[element].item())
 
     @classmethod
     def outside(cls, verdict: Verdict, oracles: tuple[str, ...]) -> "WrongGradient":
@@ -50,14 +48,15 @@ class WrongGradient(AssertionError):
         where, element = _first(wrong)
         lo, hi = (_value(bound, element, gradient) for bound in (enclosure.lo, enclosure.hi))
         expected = lo if lo == hi else f"from {lo} to {hi}"
-        problem = f"is wrong{where}, {int(wrong.sum())} of {wrong.numel()} elements"
+        where += f", {int(wrong.sum())} of {wrong.numel()} elements"
         got = gradient[element].item()
-        return cls(verdict.point, problem, verdict.primal, expected=expected, got=got, oracles=oracles)
+        point, primal = verdict.point, verdict.primal
+        return cls(point, "is wrong", primal, where=where, expected=expected, got=got, oracles=oracles)
 
     def __str__(self) -> str:
         rule = self.point.rule
         what = "" if self.primal is None else f" the gradient of {rule.primals[self.primal]}"
-        lines = [f"{rule.name}:{what} {self.problem}."]
+        lines = [f"{rule.name}:{what} {self.kind}{self.where}."]
         if self.expected is not None or self.got is not None:
             lines += [f"    expected  {self.expected}", f"    got       {self.got}"]
         if self.oracles:

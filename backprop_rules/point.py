@@ -14,11 +14,11 @@ from backprop_rules.errors import InputError, unknown
 from backprop_rules.rule import Gradients, Rule, find
 
 # The only numbers that tangents and second cotangents need: -1, 0 and 1 in an order without symmetry.
-PROBE = torch.tensor([1.0, -1, -1, 0, 1, 1, -1, 0, 0, 1, -1], dtype=torch.float64)
+PROBE = torch.tensor([1.0, -1, -1, 0, 1, 1, -1, 0, 0, 1, -1], dtype=torch.float64).repeat(100)
 
 
 class BackwardRaised(Exception):
-    """The rule's backward raised an exception, which this one quotes."""
+    """The rule's backward raised an exception: the name of its type and the first line of its text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Point:
         try:
             return self.rule.gradients(grad_y, y, *primals, **self.params)
         except Exception as error:
-            raise BackwardRaised(f"raises {type(error).__name__}: {error}") from error
+            raise BackwardRaised(type(error).__name__, (str(error).splitlines() or [""])[0]) from error
 
     def forward(self, *primals: Tensor | None) -> Tensor:
         """Return the rule's forward at other primals and the same params."""
@@ -93,8 +93,9 @@ def code(x: Tensor | None) -> str:
 
 def probe(like: Tensor, start: int = 0) -> Tensor:
     """Return a tensor of that shape, dtype and device that holds -1, 0 and 1 in a fixed order without symmetry."""
-    count = like.numel()
-    return PROBE.repeat((start + count) // len(PROBE) + 1)[start : start + count].reshape(like.shape).to(like)
+    last = start + like.numel()
+    numbers = PROBE if last <= len(PROBE) else PROBE.repeat(last // len(PROBE) + 1)
+    return numbers[start:last].reshape(like.shape).to(like, copy=True)
 
 
 def vjp(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: Any) -> Gradients:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from backprop_rules.domain import Factor
 from backprop_rules.enclosure import as_real
@@ -40,11 +41,18 @@ def same_bits(a: Tensor | None, b: Tensor | None) -> bool:
     return torch.equal(a.contiguous().view(whole), b.contiguous().view(whole))
 
 
-def differ(a: Tensor, b: Tensor) -> Tensor:
-    """Return the elements at which two gradients differ as numbers (the two zeros are equal, and NaN is NaN)."""
-    if a.shape != b.shape:
-        return torch.ones_like(a, dtype=torch.bool)
-    return ~((a == b) | (a.isnan() & b.isnan()))
+def expect_equal(
+    point: Point, problem: str, primal: int | None, wanted: Tensor | None, got: Tensor | None, where: Tensor | bool = True
+) -> None:
+    """Raise WrongGradient unless both tensors hold the same numbers where asked: zeros are equal, and NaN is NaN."""
+    assert wanted is not None and got is not None
+    if wanted.shape != got.shape:
+        raise WrongGradient(point, problem, primal, expected=tuple(wanted.shape), got=tuple(got.shape))
+    if torch.equal(wanted, got):
+        return
+    wrong = ~((wanted == got) | (wanted.isnan() & got.isnan())) & torch.as_tensor(where, device=got.device)
+    if wrong.any():
+        raise WrongGradient.unequal(point, problem, primal, wanted, got, wrong)
 
 
 def returns_the_shape_dtype_and_device_of_each_primal(point: Point) -> None:
@@ -79,10 +87,7 @@ def computes_its_definition(point: Point) -> None:
         defined, values = np.empty(point.y.shape), [math.nan] * point.y.numel()
     wanted = torch.tensor(values, dtype=torch.complex128 if point.y.is_complex() else torch.float64)
     got = point.y.cpu().to(wanted.dtype)
-    if defined.shape != tuple(got.shape) or differ(got, wanted.reshape(got.shape)).any():
-        raise WrongGradient(
-            point, "comes with a forward that is not its definition", expected=values, got=got.flatten().tolist()
-        )
+    expect_equal(point, "comes with a forward that is not its definition", None, wanted.reshape(defined.shape), got)
 
 
 def _rational(x: Tensor) -> np.ndarray:  # type: ignore[type-arg]
@@ -105,13 +110,9 @@ def is_linear_in_the_cotangent(point: Point) -> None:
     sums = point.backward(point.grad_y + other, point.y, *point.primals)
     others = point.backward(other, point.y, *point.primals)
     for i, gradient in given(point, point.gradients):
-        of_sum, of_other = sums[i], others[i]
-        assert of_sum is not None and of_other is not None
-        wrong = differ(of_sum, gradient + of_other)
-        if wrong.any():
-            raise WrongGradient.unequal(
-                point, "is not linear in the cotangent", i, gradient + of_other, of_sum, wrong
-            )
+        of_other = others[i]
+        assert of_other is not None
+        expect_equal(point, "is not linear in the cotangent", i, gradient + of_other, sums[i])
 
 
 def is_the_adjoint_of_forward_mode(point: Point) -> None:
@@ -119,13 +120,14 @@ def is_the_adjoint_of_forward_mode(point: Point) -> None:
     if not any(x.numel() for x in point.tensors):
         return  # J has no columns, and torch's J t may be 0/0, as for the mean of nothing.
     spoken = point.only(ORACLES[1].speaks_for(point))
-    primals = tuple(x.contiguous() for x in spoken.tensors)
-    tangents = tuple(probe(x, start) * point.spacing for start, x in enumerate(primals))
-
-    def forward(*tensors: Tensor) -> Tensor:
-        return spoken.forward(*spoken.placed(tensors))
-
-    pushed = torch.func.jvp(forward, primals, tangents)[1]
+    tangents = [probe(x, start) * point.spacing for start, x in enumerate(spoken.tensors)]
+    with forward_ad.dual_level():
+        # torch cannot write a tangent beside a primal whose elements share memory.
+        pairs = zip(spoken.tensors, tangents, strict=True)
+        duals = [forward_ad.make_dual(x.detach().contiguous(), tangent) for x, tangent in pairs]
+        pushed = forward_ad.unpack_dual(spoken.forward(*spoken.placed(duals))).tangent
+    if pushed is None:  # y does not depend on the primals
+        pushed = torch.zeros_like(spoken.y)
     wanted = _inner(spoken.grad_y, pushed)
     got = math.fsum(
         _inner(gradient, t) for (_, gradient), t in zip(given(spoken, spoken.gradients), tangents, strict=True)
@@ -177,9 +179,13 @@ def gives_the_same_bits_twice(point: Point) -> None:
 
 def gives_the_same_whatever_the_strides(point: Point) -> None:
     """Contiguous copies of the same values give the same numbers."""
-    contiguous = [None if x is None else x.clone(memory_format=torch.contiguous_format) for x in point.primals]
-    grad_y, y = (x.clone(memory_format=torch.contiguous_format) for x in (point.grad_y, point.y))
-    _expect_same_numbers(point, point.backward(grad_y, y, *contiguous), "depends on the strides of its arguments")
+    def contiguous(x: Tensor) -> Tensor:
+        return x.clone(memory_format=torch.contiguous_format)
+
+    primals = point.placed(map(contiguous, point.tensors))
+    again = point.backward(contiguous(point.grad_y), contiguous(point.y), *primals)
+    for i, gradient in given(point, point.gradients):
+        expect_equal(point, "depends on the strides of its arguments", i, again[i], gradient)
 
 
 def is_batched_by_vmap_as_by_a_loop(point: Point) -> None:
@@ -187,11 +193,10 @@ def is_batched_by_vmap_as_by_a_loop(point: Point) -> None:
     primals = [None if x is None else torch.stack([x, -x]) for x in point.primals]
     axes = tuple(None if x is None else 0 for x in primals)
     grads = torch.stack([point.grad_y, probe(point.grad_y) * point.spacing])
+    second = tuple(None if x is None else x[1] for x in primals)
     with torch.no_grad():
-        ys = torch.stack([point.forward(*(None if x is None else x[k] for x in primals)) for k in (0, 1)])
-        looped = [
-            point.backward(grads[k], ys[k], *(None if x is None else x[k] for x in primals)) for k in (0, 1)
-        ]
+        ys = torch.stack([point.y, point.forward(*second)])
+        looped = [point.gradients, point.backward(grads[1], ys[1], *second)]
 
         def backward(grad_y: Tensor, y: Tensor, *some: Tensor | None) -> tuple[Tensor, ...]:
             return tuple(gradient for _, gradient in given(point, point.backward(grad_y, y, *some)))
@@ -199,11 +204,7 @@ def is_batched_by_vmap_as_by_a_loop(point: Point) -> None:
         batched = torch.func.vmap(backward, in_dims=(0, 0, *axes))(grads, ys, *primals)
     for i, both in zip(point.given, batched, strict=True):
         for k in (0, 1):
-            wanted = looped[k][i]
-            assert wanted is not None
-            wrong = differ(both[k], wanted)
-            if wrong.any():
-                raise WrongGradient.unequal(point, "is not batched by vmap as by a loop", i, wanted, both[k], wrong)
+            expect_equal(point, "is not batched by vmap as by a loop", i, looped[k][i], both[k])
 
 
 def has_the_right_second_derivative(point: Point) -> None:
@@ -216,29 +217,22 @@ def has_the_right_second_derivative(point: Point) -> None:
         if not live:
             return tuple(torch.zeros_like(v) for v in variables)
         outputs, tangents = zip(*live, strict=True)
-        return torch.autograd.grad(outputs, variables, tangents, materialize_grads=True)
+        return torch.autograd.grad(outputs, variables, tangents, retain_graph=True, materialize_grads=True)
 
-    variables = [x.detach().requires_grad_() for x in (spoken.grad_y, *spoken.tensors)]
-    grad_y, *leaves = variables
+    grad_y, *leaves = variables = [x.detach().requires_grad_() for x in (spoken.grad_y, *spoken.tensors)]
     primals = spoken.placed(leaves)
     y = spoken.forward(*primals)
     try:
-        theirs = second(
-            torch.autograd.grad(y, leaves, grad_y, create_graph=True, materialize_grads=True), variables
-        )
+        first = torch.autograd.grad(y, leaves, grad_y, create_graph=True, materialize_grads=True)
+        theirs = second(first, variables)
     except RuntimeError:
         return  # torch's own backward raises, as for some shapes of clamp's bounds: no witness here
-    y = spoken.forward(*primals)
     ours = second((gradient for _, gradient in given(spoken, spoken.backward(grad_y, y, *primals))), variables)
     names = ["the cotangent", *(spoken.rule.primals[i] for i in spoken.given)]
     for name, got, wanted in zip(names, ours, theirs, strict=True):
-        wrong = differ(got, wanted)
-        if name == "the cotangent":
-            wrong = wrong & torch.as_tensor(outputs)
-        if wrong.any():
-            raise WrongGradient.unequal(
-                spoken, f"has the wrong second derivative with respect to {name}", None, wanted, got, wrong
-            )
+        where = outputs if name == names[0] else True
+        problem = f"has the wrong second derivative with respect to {name}"
+        expect_equal(spoken, problem, None, wanted, got, where)
 
 
 def lets_nan_and_inf_reach_only_what_they_influence(point: Point) -> None:
@@ -250,25 +244,26 @@ def lets_nan_and_inf_reach_only_what_they_influence(point: Point) -> None:
     count = point.grad_y.numel()
     if not count:
         return
-    unit = torch.zeros(count, dtype=point.grad_y.dtype, device=point.grad_y.device)
-    unit[count // 2] = 1
-    unit = unit.reshape(point.grad_y.shape)
+    middle = count // 2
+    place = torch.zeros(count, dtype=torch.float64)
+    place[max(middle - 1, 0)], place[middle] = math.inf, math.nan
+    place = place.reshape(point.grad_y.shape).to(point.grad_y.device)
+    # Two numbers whose sum has no reason to cancel.
+    unit = torch.where(place.isnan(), 1.0, torch.where(place.isinf(), 0.6180339887498949, 0.0))
     influenced = [torch.zeros_like(g, dtype=torch.bool) for _, g in given(point, point.gradients)]
-    for side in (1, -1):
+    for side in (1, -1) if point.rule.conventions else (1,):
         beside = [_moved(x, side * point.spacing / 4, i) for i, x in enumerate(point.primals)]
         params = {name: _shifted(point, name, value, side / 4) for name, value in point.params.items()}
         moved = replace(point, primals=tuple(beside), params=params)
         there = given(moved, moved.backward(unit.to(moved.y.dtype), moved.y, *beside))
         influenced = [mask | (g != 0) for mask, (_, g) in zip(influenced, there, strict=True)]
-    for special in (math.nan, math.inf):
-        grad_y = torch.where(unit != 0, special, point.grad_y)
-        reached = given(point, point.backward(grad_y, point.y, *point.primals))
-        for (i, gradient), (_, got), mask in zip(given(point, point.gradients), reached, influenced, strict=True):
-            # The finite part of the old gradient may change, where the element of the cotangent did: only there.
-            astray = ~mask & ~got.isfinite()
-            if astray.any():
-                problem = f"lets {special} of grad_y's element {count // 2} reach what it does not influence"
-                raise WrongGradient.unequal(point, problem, i, gradient, got, astray)
+    grad_y = torch.where(place != 0, place, point.grad_y).to(point.grad_y.dtype)
+    reached = given(point, point.backward(grad_y, point.y, *point.primals))
+    for (i, gradient), (_, got), mask in zip(given(point, point.gradients), reached, influenced, strict=True):
+        astray = ~mask & ~got.isfinite()
+        if astray.any():
+            problem = "lets NaN or infinity of grad_y reach what that element of grad_y does not influence"
+            raise WrongGradient.unequal(replace(point, grad_y=grad_y), problem, i, gradient, got, astray)
 
 
 def _shifted(point: Point, name: str, value: Any, distance: float) -> Any:
@@ -290,17 +285,8 @@ def _expect_same_bits(point: Point, got: Gradients, problem: str, wanted: Gradie
     for i in point.given:
         a, b = wanted[i], got[i]
         if not same_bits(a, b):
-            assert a is not None and b is not None
-            raise WrongGradient.unequal(point, problem, i, a, b, differ(a, b))
-
-
-def _expect_same_numbers(point: Point, got: Gradients, problem: str) -> None:
-    for i, gradient in given(point, point.gradients):
-        found = got[i]
-        assert found is not None
-        wrong = differ(gradient, found)
-        if wrong.any():
-            raise WrongGradient.unequal(point, problem, i, found, gradient, wrong)
+            expect_equal(point, problem, i, a, b)
+            raise WrongGradient(point, f"{problem}: zeros of another sign", i)
 
 
 # What can be asked of a point, in the order in which it is asked: what makes the later questions meaningless first.
@@ -319,6 +305,9 @@ PROPERTIES: tuple[Property, ...] = (
     computes_its_definition,
 )
 
+# A wrong value is plainer than what else it makes wrong.
+PLAINEST = PROPERTIES[:3]
+
 
 def check(point: Point, properties: tuple[Property, ...] = PROPERTIES) -> None:
     """Raise WrongGradient for the first of the properties that fails; tensors without values show shapes alone."""
@@ -328,4 +317,5 @@ def check(point: Point, properties: tuple[Property, ...] = PROPERTIES) -> None:
         try:
             holds(point)
         except BackwardRaised as error:
-            raise WrongGradient(point, f"backward {error}") from error
+            name, text = error.args
+            raise WrongGradient(point, f"backward raises {name}", where=f": {text}") from error

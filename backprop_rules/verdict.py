@@ -1,6 +1,7 @@
 """What each oracle says of each gradient at a point."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -15,8 +16,8 @@ class Verdict:
     """One oracle's answer for the gradient of one primal.
 
     `point` is the point that it was asked at, with the cotangent zero where the oracle cannot speak;
-    `outside` marks the elements of `gradient` that do not lie in the enclosure. All three are None
-    where the oracle is silent.
+    `outside` marks the elements of `gradient` that do not lie in the enclosure, None where all do.
+    Gradient and enclosure are None where the oracle is silent.
     """
 
     oracle: str
@@ -29,16 +30,17 @@ class Verdict:
     @property
     def agrees(self) -> bool:
         """Whether the oracle spoke and every element lies inside."""
-        return self.outside is not None and not bool(self.outside.any())
+        return self.enclosure is not None and self.outside is None
 
     @property
     def disagrees(self) -> bool:
         """Whether the oracle spoke and an element lies outside."""
-        return self.outside is not None and bool(self.outside.any())
+        return self.outside is not None
 
 
+@lru_cache(maxsize=1)
 def judge(point: Point) -> list[Verdict]:
-    """Return every oracle's verdict on every gradient, the oracles in their order."""
+    """Return every oracle's verdict on every gradient, the oracles in their order; the last answer is kept."""
     verdicts: list[Verdict] = []
     for oracle in ORACLES:
         outputs = oracle.speaks_for(point)
@@ -53,6 +55,5 @@ def judge(point: Point) -> list[Verdict]:
         for i in point.given:
             gradient, enclosure = spoken.gradients[i], enclosures[i]
             assert gradient is not None and enclosure is not None
-            outside = ~enclosure.holds(gradient)
-            verdicts.append(Verdict(oracle.name, i, spoken, gradient, enclosure, outside))
+            verdicts.append(Verdict(oracle.name, i, spoken, gradient, enclosure, enclosure.outside(gradient)))
     return verdicts

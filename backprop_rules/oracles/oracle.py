@@ -1,11 +1,12 @@
 """What every oracle is: it says for which outputs it can speak, and encloses the gradient that they cause."""
 
+from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from backprop_rules.enclosure import Enclosure, as_real
+from backprop_rules.enclosure import Enclosure, real_shape
 from backprop_rules.point import Point
 
 
@@ -41,21 +42,24 @@ def at_kinks(point: Point) -> Tensor:
     return mask
 
 
+@lru_cache(maxsize=1)
 def directions(point: Point) -> list[Tensor]:
     """Return for each primal that is there a batch of moves, in float64 or complex128, one batch entry a direction.
 
     Entry j moves one element of one primal by 1 (or, in a complex primal, by 1 or by i) and nothing else.
+    The last answer is kept, since several oracles ask for it.
     """
-    sizes = [as_real(x).numel() for x in point.tensors]
+    shapes = [real_shape(x) for x in point.tensors]
+    sizes = [shape.numel() for shape in shapes]
     count = sum(sizes)
     columns = torch.eye(count, dtype=torch.float64).split(sizes, dim=1)
-    moves = [c.reshape(count, *as_real(x).shape).contiguous() for c, x in zip(columns, point.tensors, strict=True)]
+    moves = [c.reshape(count, *shape).contiguous() for c, shape in zip(columns, shapes, strict=True)]
     return [torch.view_as_complex(m) if x.is_complex() else m for m, x in zip(moves, point.tensors, strict=True)]
 
 
 def by_primal(point: Point, lo: Tensor, hi: Tensor) -> tuple[Enclosure | None, ...]:
     """Return the enclosures of the gradients from bounds for every direction, in the order of `directions`."""
-    shapes = [as_real(x).shape for x in point.tensors]
+    shapes = [real_shape(x) for x in point.tensors]
     sizes = [shape.numel() for shape in shapes]
     bounds = zip(shapes, lo.split(sizes), hi.split(sizes), strict=True)
     enclosures = iter([Enclosure(low.reshape(shape), high.reshape(shape)) for shape, low, high in bounds])

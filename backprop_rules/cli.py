@@ -1,0 +1,154 @@
+"""The command line: `backprop-rules verify`, `list` and `baselines`."""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from backprop_rules import report
+from backprop_rules.catalogue import CATALOGUE
+from backprop_rules.documents import PROGRAMS
+from backprop_rules.documents.baselines import load, path_of, record, write
+from backprop_rules.errors import InputError, unknown
+from backprop_rules.verify import (
+    ReplayResult,
+    RuleResult,
+    devices_here,
+    find_device,
+    find_dtype,
+    verify_program,
+    verify_rule,
+    warm_up,
+)
+
+app = typer.Typer(
+    help="Backward rules, held against independent oracles without a chosen tolerance.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+baselines = typer.Typer(help="The recorded training runs of the documents.", no_args_is_help=True)
+app.add_typer(baselines, name="baselines")
+
+WRONG, USAGE = 1, 2
+OutputFormat = StrEnum("OutputFormat", ["text", "json"])
+
+
+@app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RULE]...", help="Rules or programs; all of them if none is named.")] = None,
+    examples: Annotated[int, typer.Option(min=1, help="Points drawn for each rule.")] = 200,
+    seed: Annotated[int, typer.Option(help="Equal seeds draw equal points.")] = 0,
+    dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype; may be repeated.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Only this device: cpu, cuda or meta; may be repeated.")] = None,
+    folder: Annotated[Path | None, typer.Option("--baselines", help="Where the recorded runs lie.")] = None,
+) -> None:  # fmt: skip
+    """Verify rules at drawn points against every oracle, and replay the documents' programs.
+
+    Exits 0 if all is right, 1 if anything is wrong, 2 for a usage error.
+    """
+    torch.set_num_threads(1)  # the tensors are too small for more
+    for name in names or []:
+        if name not in CATALOGUE and name not in PROGRAMS:
+            raise unknown("rule or program", name, (*CATALOGUE, *PROGRAMS))
+    rules = [rule for rule in CATALOGUE.values() if not names or rule.name in names]
+    programs = [program for program in PROGRAMS.values() if not names or program.name in names]
+    dtypes = [find_dtype(name) for name in dtype] if dtype else None
+    devices = [find_device(name) for name in device] if device else list(devices_here())
+    if dtypes and not names:
+        rules = [rule for rule in rules if set(dtypes) & set(rule.domain.dtypes)]
+    console = _console()
+    results: list[RuleResult | ReplayResult] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("verifying", total=examples * len(rules) + len(programs))
+        warm_up()
+        for k, rule in enumerate(rules):
+            progress.update(task, description=rule.name, completed=k * examples)
+            results.append(verify_rule(rule, examples, seed, dtypes, devices, lambda: progress.advance(task)))
+        progress.update(task, completed=len(rules) * examples)
+        for program in programs:
+            progress.update(task, description=program.name)
+            results.append(verify_program(program, folder))
+            progress.advance(task)
+    console.print(report.table(results))
+    console.print(report.summary(results, seed), highlight=False)
+    for problem in report.problems(results):
+        console.print(f"\n{problem}", markup=False, highlight=False, soft_wrap=True)
+    if report.problems(results):
+        raise typer.Exit(WRONG)
+
+
+@app.command("list")
+def list_rules(
+    output_format: Annotated[OutputFormat, typer.Option(help="A table, or an array of objects.")] = OutputFormat.text,
+) -> None:
+    """List the rules of the catalogue."""
+    if output_format is OutputFormat.json:
+        typer.echo(report.rules_json(CATALOGUE.values()))
+    else:
+        _console().print(report.rules_table(CATALOGUE.values()))
+
+
+@baselines.command("check")
+def check_baselines() -> None:
+    """Replay every program against its baseline; exit 1 at one that differs."""
+    results = [verify_program(program) for program in PROGRAMS.values()]
+    _console().print(report.table(results))
+    for problem in report.problems(results):
+        typer.echo(f"\n{problem}", err=True)
+    if report.problems(results):
+        raise typer.Exit(WRONG)
+
+
+@baselines.command("update")
+def update_baselines(
+    yes: Annotated[bool, typer.Option("--yes", help="Write without asking.")] = False,
+) -> None:
+    """Record every program anew, from the inputs of its baseline; show what changes first, and ask."""
+    if os.environ.get("CI"):
+        raise InputError("baselines are not rewritten where CI is set: record them on your machine and commit them.")
+    changed = []
+    for program in PROGRAMS.values():
+        try:
+            inputs = load(program).inputs
+        except InputError as error:
+            typer.echo(f"{error} Its inputs will be made anew.")
+            inputs = program.inputs()
+        path, text = path_of(program), record(program, inputs)
+        old = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        if old != text:
+            different = _lines_that_differ(old, text)
+            typer.echo(f"{path.name}: {different} lines differ." if old else f"{path.name}: new.")
+            changed.append((path, text))
+    if not changed:
+        typer.echo("Every baseline is as recorded.")
+    elif yes or typer.confirm(f"Write {len(changed)} files?"):
+        for path, text in changed:
+            write(path, text)
+        typer.echo(f"{len(changed)} files written.")
+
+
+def _console() -> Console:
+    """Return the console, wide enough for the tables where the output goes to a file or another program."""
+    return Console() if sys.stdout.isatty() else Console(width=120)
+
+
+def _lines_that_differ(old: str, new: str) -> int:
+    a, b = old.splitlines(), new.splitlines()
+    return sum(x != y for x, y in zip(a, b, strict=False)) + abs(len(a) - len(b))
+
+
+def main() -> None:
+    """Run the command line; an input that cannot be used ends with one line and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"backprop-rules: {error}", err=True)
+        sys.exit(USAGE)

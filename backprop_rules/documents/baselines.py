@@ -1,0 +1,117 @@
+"""Recorded training runs: every step's loss, gradients and parameters, as hexadecimal floats beside their decimals."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.documents.program import Program, Step
+from backprop_rules.errors import InputError
+
+# Beside the sources in a checkout, inside the package in an installed wheel.
+FOLDERS = (
+    Path(__file__).parents[2] / "tests" / "baselines",
+    Path(__file__).parents[1] / "baselines",
+)
+RERECORD = "Record it anew with 'backprop-rules baselines update' if the change is meant."
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """A recorded run: its inputs, and each step's values by name."""
+
+    inputs: dict[str, Tensor]
+    steps: list[dict[str, Tensor]]
+
+
+def folder() -> Path:
+    """Return the folder that holds the baselines."""
+    return next((path for path in FOLDERS if path.is_dir()), FOLDERS[0])
+
+
+def path_of(program: Program, where: Path | None = None) -> Path:
+    """Return the file of a program's baseline."""
+    return (where or folder()) / f"{program.name}.json"
+
+
+def load(program: Program, where: Path | None = None) -> Baseline:
+    """Return a program's baseline; InputError if it is missing, corrupt, or of another program or dtype."""
+    path = path_of(program, where)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{program.name}: the baseline {path.name} cannot be read: {error.strerror}. {RERECORD}") from None
+    try:
+        record = json.loads(text)
+        dtype = str(program.dtype).removeprefix("torch.")
+        for what, wanted in (("program", program.name), ("dtype", dtype)):
+            if record[what] != wanted:
+                raise InputError(f"{program.name}: the baseline {path.name} is of {what} {record[what]}, not {wanted}.")
+        return Baseline(
+            _decoded(record["inputs"], program.dtype), [_decoded(step, program.dtype) for step in record["steps"]]
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{program.name}: the baseline {path.name} is corrupt ({reason}). {RERECORD}") from None
+
+
+def record(program: Program, inputs: Mapping[str, Tensor]) -> str:
+    """Return the text of the baseline that the program gives from these inputs."""
+    steps = [_encoded(step.values()) for step in program.run(inputs)]
+    document = {
+        "program": program.name,
+        "document": program.document,
+        "torch": str(torch.__version__),
+        "dtype": str(program.dtype).removeprefix("torch."),
+        "learning_rate": program.learning_rate,
+        "compared": "bit for bit" if program.fixed else "by membership in the computed enclosure",
+        "inputs": _encoded(inputs),
+        "steps": steps,
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a baseline so that no file is lost or cut off half-way."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".json.new")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _encoded(values: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {
+        name: {
+            "shape": list(value.shape),
+            "hex": [v.hex() for v in value.flatten().tolist()],
+            "decimal": value.flatten().tolist(),
+        }
+        for name, value in values.items()
+    }
+
+
+def _decoded(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
+    decoded = {}
+    for name, entry in values.items():
+        numbers = [float.fromhex(digits) for digits in entry["hex"]]
+        if numbers != entry["decimal"]:
+            raise ValueError(f"{name}: the hexadecimal and the decimal numbers differ")
+        decoded[name] = torch.tensor(numbers, dtype=dtype).reshape(entry["shape"])
+    return decoded
+
+
+def recorded_step(baseline: Baseline, program: Program, index: int) -> Step:
+    """Return a step of the baseline as a Step."""
+    values = baseline.steps[index]
+    return Step(
+        values["loss"],
+        {name: values[f"gradient of {name}"] for name in program.parameters},
+        {name: values[f"parameter {name}"] for name in program.parameters},
+    )

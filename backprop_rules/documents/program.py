@@ -1,0 +1,87 @@
+"""A document's program: a forward and a handwritten backward in terms of the catalogue's rules, and its steps."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A computation that a document carries out step by step.
+
+    `forward(values)` returns the intermediate values by name, `loss` among them; `backward(values)`
+    takes the inputs and those and returns a gradient for each of `parameters`. `inputs()` makes the
+    inputs, initial parameters included; `samples(inputs)` gives the inputs of each step. The
+    gradients named in `wrong` are what the document computes, though they are not the gradients.
+    Where each step is a fixed sequence of correctly rounded scalar operations, `fixed` is True, and
+    every machine computes the same bits.
+    """
+
+    name: str
+    document: str
+    dtype: torch.dtype
+    parameters: tuple[str, ...]
+    inputs: Callable[[], dict[str, Tensor]]
+    samples: Callable[[Tensors], Sequence[Tensors]]
+    forward: Callable[[Tensors], dict[str, Tensor]]
+    backward: Callable[[Tensors], dict[str, Tensor]]
+    learning_rate: float | None = None
+    fixed: bool = True
+    wrong: tuple[str, ...] = ()
+
+    def step(self, parameters: Tensors, sample: Tensors) -> "Step":
+        """Return one step's loss, gradients and parameters after the update, from the parameters before it."""
+        values = {**sample, **parameters}
+        values.update(self.forward(values))
+        gradients = self.backward(values)
+        return Step(values["loss"], gradients, self.updated(parameters, gradients))
+
+    def updated(self, parameters: Tensors, gradients: Tensors) -> dict[str, Tensor]:
+        """Return the parameters after a step of gradient descent; the same ones without a learning rate."""
+        if self.learning_rate is None:
+            return dict(parameters)
+        return {name: w - self.learning_rate * gradients[name] for name, w in parameters.items()}
+
+    def by_autograd(self, parameters: Tensors, sample: Tensors) -> "Step":
+        """Return the step as torch's autograd makes it of the same forward."""
+        leaves = {name: w.detach().clone().requires_grad_() for name, w in parameters.items()}
+        loss = self.forward({**sample, **leaves})["loss"]
+        found = torch.autograd.grad(loss.sum(), list(leaves.values()))
+        gradients = dict(zip(leaves, found, strict=True))
+        with torch.no_grad():
+            return Step(loss.detach(), gradients, self.updated(parameters, gradients))
+
+    def run(self, inputs: Tensors) -> Iterator["Step"]:
+        """Yield the steps, one for each sample, each from the parameters that the last one left."""
+        parameters: Tensors = {name: inputs[name] for name in self.parameters}
+        for sample in self.samples(inputs):
+            step = self.step(parameters, sample)
+            yield step
+            parameters = step.parameters
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one step gives: the loss, the gradients, and the parameters after the update."""
+
+    loss: Tensor
+    gradients: dict[str, Tensor]
+    parameters: dict[str, Tensor]
+
+    def values(self) -> dict[str, Tensor]:
+        """Return all of it by name, in the order in which it is computed."""
+        return {
+            "loss": self.loss,
+            **{f"gradient of {name}": g for name, g in self.gradients.items()},
+            **{f"parameter {name}": w for name, w in self.parameters.items()},
+        }
+
+
+def tensor(values: Any, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of these values."""
+    return torch.tensor(values, dtype=dtype)

@@ -1,0 +1,132 @@
+"""A replay: each step of a program, held against autograd and against the recorded baseline."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from backprop_rules.documents.baselines import RERECORD, Baseline, load, recorded_step
+from backprop_rules.documents.program import Program, Step, Tensors
+from backprop_rules.errors import InputError
+from backprop_rules.rounding import RunningError
+
+
+class StepDiffers(AssertionError):
+    """A step of a replayed program is not what it should be: which step, which value, and both values."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How many steps were replayed, and the largest part of an enclosure's radius that a value used (0 for bits)."""
+
+    steps: int
+    used: float
+
+
+def replay(program: Program, where: Path | None = None) -> Replay:
+    """Replay a program from its baseline's inputs; StepDiffers at the first step that is not as recorded.
+
+    A program of a fixed sequence of operations must give the recorded bits, and autograd's. Any other
+    starts each step from the recorded parameters, and what was recorded, as what autograd gives,
+    must lie in the enclosure that running error analysis computes for the step.
+    """
+    baseline = load(program, where)
+    samples = _samples(program, baseline)
+    parameters: Tensors = {name: baseline.inputs[name] for name in program.parameters}
+    used = 0.0
+    strays = set(program.wrong)
+    for index, sample in enumerate(samples):
+        errors = RunningError()
+        with nullcontext() if program.fixed else errors:
+            step = program.step(parameters, sample)
+        recorded = _recorded(program, baseline, index)
+        used = max(used, _hold(program, errors, index, step, recorded, "recorded in the baseline"))
+        witness = program.by_autograd(parameters, sample)
+        strays -= _strays(program, errors, step, witness)
+        used = max(used, _hold(program, errors, index, step, witness, "found by autograd", skip=program.wrong))
+        parameters = recorded.parameters
+    if strays:
+        raise StepDiffers(
+            f"{program.name}: the gradients {sorted(strays)} are declared wrong, but autograd gives the same in every step."
+        )
+    return Replay(len(samples), used)
+
+
+def _samples(program: Program, baseline: Baseline) -> list[Tensors]:
+    missing = {*program.inputs(), *program.parameters} - set(baseline.inputs)
+    if missing:
+        raise InputError(f"{program.name}: the baseline is corrupt (no input {sorted(missing)}). {RERECORD}")
+    samples = list(program.samples(baseline.inputs))
+    if len(samples) != len(baseline.steps):
+        raise StepDiffers(
+            f"{program.name}: the baseline has {len(baseline.steps)} steps, the program {len(samples)}. {RERECORD}"
+        )
+    return samples
+
+
+def _recorded(program: Program, baseline: Baseline, index: int) -> Step:
+    try:
+        return recorded_step(baseline, program, index)
+    except KeyError as error:
+        raise InputError(f"{program.name}: the baseline is corrupt (step {index + 1} has no {error}). {RERECORD}") from None
+
+
+def _hold(
+    program: Program,
+    errors: RunningError,
+    index: int,
+    step: Step,
+    other: Step,
+    whence: str,
+    skip: tuple[str, ...] = (),
+) -> float:
+    """Raise StepDiffers if a value of `other` is not the step's; return the largest part of a radius used."""
+    used = 0.0
+    skipped = {f"{kind} {name}" for name in skip for kind in ("gradient of", "parameter")}
+    theirs = other.values()
+    for name, value in step.values().items():
+        if name in skipped:
+            continue
+        part = _part(program, errors, value, theirs[name])
+        if part > 1:
+            raise StepDiffers(_difference(program, index, name, value, theirs[name], whence))
+        used = max(used, part)
+    return used
+
+
+def _part(program: Program, errors: RunningError, value: Tensor, other: Tensor) -> float:
+    """Return |value - other| as a part of the radius allowed; infinite where it is not allowed at all."""
+    if value.shape != other.shape or value.dtype != other.dtype:
+        return float("inf")
+    if program.fixed:
+        return 0.0 if _bits(value) == _bits(other) else float("inf")
+    distance = (value.double() - other.double()).abs()
+    parts = torch.where(distance == 0, 0.0, distance / errors.radius(value))
+    return float("inf") if parts.isnan().any() else float(parts.max())
+
+
+def _bits(x: Tensor) -> list[str]:
+    return [number.hex() for number in x.flatten().tolist()]
+
+
+def _strays(program: Program, errors: RunningError, step: Step, witness: Step) -> set[str]:
+    """Return the gradients declared wrong that autograd indeed gives otherwise in this step."""
+    return {
+        name
+        for name in program.wrong
+        if _part(program, errors, step.gradients[name], witness.gradients[name]) > 1
+    }
+
+
+def _difference(program: Program, index: int, name: str, value: Tensor, other: Tensor, whence: str) -> str:
+    head = f"{program.name}, step {index + 1}: the {name}"
+    if value.shape != other.shape:
+        return f"{head} has shape {tuple(value.shape)}, but {tuple(other.shape)} was {whence}."
+    pairs = zip(value.flatten().tolist(), other.flatten().tolist(), strict=True)
+    place, ours, theirs = next((i, a, b) for i, (a, b) in enumerate(pairs) if a.hex() != b.hex())
+    return (
+        f"{head}, element {place}, is {ours!r} ({ours.hex()}), but {theirs!r} ({theirs.hex()}) was {whence}. "
+        f"Either a rule of the program or torch's arithmetic has changed. {RERECORD}"
+    )

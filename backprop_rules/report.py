@@ -1,0 +1,100 @@
+"""What was verified, as a table, and the rules as a list or as JSON."""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from backprop_rules.rule import Rule
+from backprop_rules.verify import GradientTally, ReplayResult, RuleResult
+
+HEADINGS = ("rule", "gradient", "tier", "examples", "oracles that agreed", "time")
+
+
+def table(results: Sequence[RuleResult | ReplayResult]) -> Table:
+    """Return the one table: a row for each gradient of each rule, and for each replayed program."""
+    grid = Table(*HEADINGS, box=None, pad_edge=False, header_style="bold")
+    grid.columns[3].justify = grid.columns[5].justify = "right"
+    for result in results:
+        for row in _rows(result):
+            grid.add_row(*row)
+    return grid
+
+
+def _rows(result: RuleResult | ReplayResult) -> Iterable[tuple[str | Text, ...]]:
+    seconds = f"{result.seconds:.2f} s"
+    if isinstance(result, ReplayResult):
+        evidence = Text("wrong", style="bold red") if result.problem else "autograd, baseline"
+        names = ", ".join(result.program.parameters)
+        yield result.program.name, names, "replay", f"{result.steps} steps", evidence, seconds
+        return
+    for k, (primal, tally) in enumerate(result.tallies.items()):
+        evidence = Text("wrong", style="bold red") if result.objection else _agreed(tally)
+        name, time = (result.rule.name, seconds) if k == 0 else ("", "")
+        yield name, primal, "exact", str(tally.examples), evidence, time
+
+
+def _agreed(tally: GradientTally) -> str:
+    """Name the oracles that agreed wherever they were asked, and say where one was silent."""
+    silences = {name: f" (silent at {tally.silent[name]})" if tally.silent[name] else "" for name in tally.agreed}
+    return ", ".join(name.split()[0] + silence for name, silence in silences.items()) or "none: shapes alone"
+
+
+def problems(results: Sequence[RuleResult | ReplayResult]) -> list[str]:
+    """Return what is wrong, a text each."""
+    found: list[str] = []
+    for result in results:
+        if isinstance(result, ReplayResult):
+            found += [result.problem] if result.problem else []
+        elif result.objection:
+            found.append(str(result.objection))
+    return found
+
+
+def summary(results: Sequence[RuleResult | ReplayResult], seed: int) -> str:
+    """Return the last line: how much was verified, what it cost, and how to repeat it."""
+    rules = [result for result in results if isinstance(result, RuleResult)]
+    steps = sum(result.steps for result in results if isinstance(result, ReplayResult))
+    points = sum(result.points for result in rules)
+    cost = sum(result.seconds for result in rules) / max(points, 1) * 1000
+    wrong = len(problems(results))
+    verdict = "all right" if not wrong else f"{wrong} wrong"
+    return (
+        f"{len(rules)} rules, {points} points ({cost:.1f} ms a point), {steps} recorded steps: {verdict}. "
+        f"Seed {seed}."
+    )
+
+
+def rules_table(rules: Iterable[Rule]) -> Table:
+    """Return the rules, a row each."""
+    grid = Table("rule", "chapter", "primals", "params", "what it is", box=None, pad_edge=False, header_style="bold")
+    for rule in rules:
+        primals = ", ".join(f"{name}?" if name in rule.optional else name for name in rule.primals)
+        grid.add_row(rule.name, rule.chapter, primals, ", ".join(rule.domain.params), rule.summary)
+    return grid
+
+
+def rules_json(rules: Iterable[Rule]) -> str:
+    """Return the rules as a JSON array of objects."""
+    return json.dumps([_as_dict(rule) for rule in rules], indent=2, ensure_ascii=False)
+
+
+def _as_dict(rule: Rule) -> dict[str, object]:
+    return {
+        "name": rule.name,
+        "chapter": rule.chapter,
+        "summary": rule.summary,
+        "primals": list(rule.primals),
+        "optional": sorted(rule.optional),
+        "params": list(rule.domain.params),
+        "shapes": rule.domain.shapes,
+        "dtypes": [str(dtype).removeprefix("torch.") for dtype in rule.domain.dtypes],
+        "saves": list(rule.saves),
+        "formula": rule.formula,
+        "source": rule.source,
+        "conventions": [
+            {"at": c.at, "value": c.value, "torch": c.torch, "torch_forward": c.torch_forward}
+            for c in rule.conventions
+        ],
+    }

@@ -1,0 +1,256 @@
+"""Wrong rules, one change each from the right one: what the checker must object to, by rule and mistake."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules import CATALOGUE, Rule
+
+Backward = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A wrong backward for a rule of the catalogue, and how many elements its smallest counterexample has."""
+
+    rule: str
+    mistake: str
+    backward: Backward
+    elements: int
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.mistake}"
+
+    def as_rule(self) -> Rule:
+        """Return the catalogue's rule with this backward in the place of the right one."""
+        return replace(CATALOGUE[self.rule], backward=self.backward)
+
+
+PLANTED: list[Planted] = []
+
+
+def plant(rule: str, mistake: str, elements: int) -> Callable[[Backward], Backward]:
+    def keep(backward: Backward) -> Backward:
+        PLANTED.append(Planted(rule, mistake, backward, elements))
+        return backward
+
+    return keep
+
+
+right = {name: rule.backward for name, rule in CATALOGUE.items()}
+
+
+@plant("add", "missing un-broadcast", 3)
+def _(grad_y, y, x, z, *, alpha=1):
+    return grad_y, grad_y * alpha.conjugate()
+
+
+@plant("add", "missing conjugate of the factor", 3)
+def _(grad_y, y, x, z, *, alpha=1):
+    return right["add"](grad_y, y, x, z, alpha=alpha.conjugate())
+
+
+@plant("add", "promoted dtype", 3)
+def _(grad_y, y, x, z, *, alpha=1):
+    grad_x, grad_z = right["add"](grad_y, y, x, z, alpha=alpha)
+    return grad_x.to(y.dtype), grad_z
+
+
+@plant("sub", "missing sign", 3)
+def _(grad_y, y, x, z, *, alpha=1):
+    return right["add"](grad_y, y, x, z, alpha=alpha)
+
+
+@plant("mul", "missing conjugate", 3)
+def _(grad_y, y, x, z):
+    return right["mul"](grad_y, y, x.conj(), z)
+
+
+@plant("mul", "the operand itself is returned", 3)
+def _(grad_y, y, x, z):
+    return right["mul"](torch.ones_like(grad_y), y, x, z)
+
+
+@plant("neg", "missing sign", 2)
+def _(grad_y, y, x):
+    return grad_y.clone()
+
+
+@plant("neg", "writes into the cotangent", 2)
+def _(grad_y, y, x):
+    return grad_y.neg_()
+
+
+@plant("square", "missing factor", 2)
+def _(grad_y, y, x):
+    return grad_y * x.conj()
+
+
+@plant("square", "the cotangent is squared", 2)
+def _(grad_y, y, x):
+    return grad_y * grad_y * (2 * x.conj())
+
+
+@plant("pow", "missing factor", 2)
+def _(grad_y, y, x, *, n):
+    return grad_y * (x ** (n - 1)).conj() if n else torch.zeros_like(x)
+
+
+@plant("pow", "0 * 0 ** -1 at exponent 0", 2)
+def _(grad_y, y, x, *, n):
+    return grad_y * (n * x ** float(n - 1)).conj()
+
+
+@plant("relu", "missing mask", 2)
+def _(grad_y, y, x):
+    return grad_y.clone()
+
+
+@plant("relu", "mask from the cotangent", 2)
+def _(grad_y, y, x):
+    return grad_y.clamp(min=0)
+
+
+@plant("relu", "writes into the cotangent", 2)
+def _(grad_y, y, x):
+    grad_y[y <= 0] = 0
+    return grad_y
+
+
+@plant("relu", "reads an undeclared value", 2)
+def _(grad_y, y, x):
+    return torch.where(x > 0, grad_y, 0)
+
+
+@plant("relu", "inclusive mask", 2)
+def _(grad_y, y, x):
+    return torch.where(y >= 0, grad_y, 0)
+
+
+@plant("relu", "multiplies by the mask, so that NaN spreads", 2)
+def _(grad_y, y, x):
+    return grad_y * (y > 0)
+
+
+@plant("clamp", "strict mask", 2)
+def _(grad_y, y, x, *, min=None, max=None):
+    return right["clamp"](torch.where((x == min if min is not None else x != x) | (x == max if max is not None else x != x), 0, grad_y), y, x, min=min, max=max)
+
+
+@plant("clamp", "the cotangent is clamped", 2)
+def _(grad_y, y, x, *, min=None, max=None):
+    return grad_y.clamp(min, max)
+
+
+@plant("clamp", "upper bound forgotten", 2)
+def _(grad_y, y, x, *, min=None, max=None):
+    return right["clamp"](grad_y, y, x, min=min, max=None)
+
+
+@plant("clamp_tensor", "a bound has no gradient", 3)
+def _(grad_y, y, x, min=None, max=None):
+    grad_x, _, grad_max = right["clamp_tensor"](grad_y, y, x, min, max)
+    return grad_x, None, grad_max
+
+
+@plant("clamp_tensor", "min > max forgotten", 4)
+def _(grad_y, y, x, min=None, max=None):
+    grad_x, grad_min, grad_max = right["clamp_tensor"](grad_y, y, x, min, max)
+    if min is not None and max is not None:
+        grad_max = right["clamp_tensor"](grad_y, y, x, None, max)[2]
+    return grad_x, grad_min, grad_max
+
+
+@plant("sum", "returns ones", 2)
+def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
+    return torch.ones_like(x)
+
+
+@plant("sum", "reduced axis restored in front", 3)
+def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
+    if not keepdim and isinstance(dim, int) and x.ndim and x.shape[0] == x.shape[dim] == x.shape[-1]:
+        return grad_y.unsqueeze(0).expand(x.shape).to(x.dtype)
+    return right["sum"](grad_y, y, x, dim=dim, keepdim=keepdim, dtype=dtype)
+
+
+@plant("mean", "sum instead of mean", 3)
+def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
+    return right["sum"](grad_y, y, x, dim=dim, keepdim=keepdim, dtype=dtype)
+
+
+@plant("mean", "divided by all elements", 2)
+def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
+    return right["sum"](grad_y, y, x, dim=dim, keepdim=keepdim, dtype=dtype) / x.numel()
+
+
+@plant("transpose", "not transposed back", 2)
+def _(grad_y, y, x, *, dim0, dim1):
+    return grad_y
+
+
+@plant("matmul", "missing transpose of b", 6)
+def _(grad_y, y, a, b):
+    return right["matmul"](grad_y, y, a, b.mT)[0] if b.ndim > 1 and b.shape[-1] == b.shape[-2] else right["matmul"](grad_y, y, a, b)[0], right["matmul"](grad_y, y, a, b)[1]
+
+
+@plant("matmul", "missing conjugate", 3)
+def _(grad_y, y, a, b):
+    return right["matmul"](grad_y, y, a.conj(), b)
+
+
+@plant("matmul", "missing un-broadcast", 3)
+def _(grad_y, y, a, b):
+    return (grad_y @ b.mH, a.mH @ grad_y) if a.ndim > 1 and b.ndim > 1 else right["matmul"](grad_y, y, a, b)
+
+
+@plant("matmul", "reads the cotangent as if contiguous", 3)
+def _(grad_y, y, a, b):
+    as_if = grad_y.as_strided(grad_y.shape, torch.empty(grad_y.shape).stride(), grad_y.storage_offset())
+    return right["matmul"](as_if, y, a, b)
+
+
+@plant("linear", "mean over the batch for the bias", 6)
+def _(grad_y, y, x, w, b=None):
+    grad_x, grad_w, grad_b = right["linear"](grad_y, y, x, w, b)
+    return grad_x, grad_w, None if grad_b is None else grad_b / max(1, y.numel() // max(1, b.numel()))
+
+
+CALLS = itertools.count()
+
+
+@plant("linear", "the weight's gradient grows from call to call", 4)
+def _(grad_y, y, x, w, b=None):
+    grad_x, grad_w, grad_b = right["linear"](grad_y, y, x, w, b)
+    return grad_x, grad_w + next(CALLS), grad_b
+
+
+@plant("linear", "reads only the first element of the cotangent", 4)
+def _(grad_y, y, x, w, b=None):
+    g = grad_y.reshape(-1)[:1].expand(grad_y.numel()).reshape(grad_y.shape) if grad_y.numel() else grad_y
+    return right["linear"](g, y, x, w, b)
+
+
+@plant("sum_of_squared_errors", "missing factor", 3)
+def _(grad_y, y, prediction, target):
+    grad_prediction, grad_target = right["sum_of_squared_errors"](grad_y, y, prediction, target)
+    return grad_prediction / 2, grad_target
+
+
+@plant("sum_of_squared_errors", "the cotangent is ignored", 3)
+def _(grad_y, y, prediction, target):
+    return right["sum_of_squared_errors"](torch.ones_like(grad_y), y, prediction, target)
+
+
+@plant("half_squared_error", "missing sign for the target", 3)
+def _(grad_y, y, prediction, target):
+    grad_prediction, grad_target = right["half_squared_error"](grad_y, y, prediction, target)
+    return grad_prediction, -grad_target
+
+
+@plant("half_squared_error", "detached, so that no second derivative is left", 3)
+def _(grad_y, y, prediction, target):
+    return right["half_squared_error"](grad_y, y, prediction.detach(), target.detach())
