@@ -13,9 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from backprop_rules import report
 from backprop_rules.catalogue import CATALOGUE
-from backprop_rules.documents import PROGRAMS
+from backprop_rules.documents import PROGRAMS, Program
 from backprop_rules.documents.baselines import load, path_of, record, write
 from backprop_rules.errors import InputError, unknown
+from backprop_rules.rule import Rule
 from backprop_rules.verify import (
     ReplayResult,
     RuleResult,
@@ -33,8 +34,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-baselines = typer.Typer(help="The recorded training runs of the documents.", no_args_is_help=True)
-app.add_typer(baselines, name="baselines")
+baselines_app = typer.Typer(help="The recorded training runs of the documents.", no_args_is_help=True)
+app.add_typer(baselines_app, name="baselines")
 
 WRONG, USAGE = 1, 2
 OutputFormat = StrEnum("OutputFormat", ["text", "json"])
@@ -42,32 +43,31 @@ OutputFormat = StrEnum("OutputFormat", ["text", "json"])
 
 @app.command()
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[RULE]...", help="Rules or programs; all of them if none is named.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[RULE]...", help="Rules or programs; all of them if none is named.")
+    ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Points drawn for each rule.")] = 200,
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal points.")] = 0,
     dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype; may be repeated.")] = None,
-    device: Annotated[list[str] | None, typer.Option(help="Only this device: cpu, cuda or meta; may be repeated.")] = None,
-    folder: Annotated[Path | None, typer.Option("--baselines", help="Where the recorded runs lie.")] = None,
-) -> None:  # fmt: skip
+    device: Annotated[
+        list[str] | None, typer.Option(help="Only this device: cpu, cuda or meta; may be repeated.")
+    ] = None,
+    baselines: Annotated[Path | None, typer.Option(help="The folder of the recorded training runs.")] = None,
+) -> None:
     """Verify rules at drawn points against every oracle, and replay the documents' programs.
 
     Exits 0 if all is right, 1 if anything is wrong, 2 for a usage error.
     """
-    torch.set_num_threads(1)  # the tensors are too small for more
-    for name in names or []:
-        if name not in CATALOGUE and name not in PROGRAMS:
-            raise unknown("rule or program", name, (*CATALOGUE, *PROGRAMS))
-    rules = [rule for rule in CATALOGUE.values() if not names or rule.name in names]
-    programs = [program for program in PROGRAMS.values() if not names or program.name in names]
+    rules, programs = _named(names or [])
     dtypes = [find_dtype(name) for name in dtype] if dtype else None
     devices = [find_device(name) for name in device] if device else list(devices_here())
     if dtypes and not names:
         rules = [rule for rule in rules if set(dtypes) & set(rule.domain.dtypes)]
-    console = _console()
+    torch.set_num_threads(1)  # the tensors are too small for more
     results: list[RuleResult | ReplayResult] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("verifying", total=examples * len(rules) + len(programs))
+        task = progress.add_task("warming up", total=examples * len(rules) + len(programs))
         warm_up()
         for k, rule in enumerate(rules):
             progress.update(task, description=rule.name, completed=k * examples)
@@ -75,14 +75,24 @@ def verify(
         progress.update(task, completed=len(rules) * examples)
         for program in programs:
             progress.update(task, description=program.name)
-            results.append(verify_program(program, folder))
+            results.append(verify_program(program, baselines))
             progress.advance(task)
+    console = _console()
     console.print(report.table(results))
     console.print(report.summary(results, seed), highlight=False)
     for problem in report.problems(results):
         console.print(f"\n{problem}", markup=False, highlight=False, soft_wrap=True)
     if report.problems(results):
         raise typer.Exit(WRONG)
+
+
+def _named(names: list[str]) -> tuple[list[Rule], list[Program]]:
+    """Return the rules and programs of these names, all of them if there is none."""
+    for name in names:
+        if name not in CATALOGUE and name not in PROGRAMS:
+            raise unknown("rule or program", name, (*CATALOGUE, *PROGRAMS))
+    rules = [rule for rule in CATALOGUE.values() if not names or rule.name in names]
+    return rules, [program for program in PROGRAMS.values() if not names or program.name in names]
 
 
 @app.command("list")
@@ -96,7 +106,7 @@ def list_rules(
         _console().print(report.rules_table(CATALOGUE.values()))
 
 
-@baselines.command("check")
+@baselines_app.command("check")
 def check_baselines() -> None:
     """Replay every program against its baseline; exit 1 at one that differs."""
     results = [verify_program(program) for program in PROGRAMS.values()]
@@ -107,7 +117,7 @@ def check_baselines() -> None:
         raise typer.Exit(WRONG)
 
 
-@baselines.command("update")
+@baselines_app.command("update")
 def update_baselines(
     yes: Annotated[bool, typer.Option("--yes", help="Write without asking.")] = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, Phase, assume, given, reject, seed, settings
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from torch import Tensor
@@ -82,12 +82,14 @@ def _left_out(draw: Draw, rule: Rule, shapes: list[Shape], params: Params) -> tu
     """Draw which optional primals and bounds are left out, none or all of them where the domain requires it."""
     optional = [*rule.optional, *(name for name, param in rule.domain.params.items() if isinstance(param, Bound))]
     drawn = {name for name in sorted(optional) if draw(st.booleans())}
+    choices = []
     for absent in (drawn, set[str](), set(optional)):
         kept = [None if name in absent else shape for name, shape in zip(rule.primals, shapes, strict=True)]
         values = {name: None if name in absent else value for name, value in params.items()}
         if not rule.domain.requires or rule.domain.accepts(*_zeros(kept, rule.domain.dtypes[0]), **values):
-            return kept, values
-    reject()
+            choices.append((kept, values))
+    assume(choices)
+    return choices[0]
 
 
 def _dtypes(

@@ -117,8 +117,8 @@ def point(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: A
     _check_params(rule, primals, params)
     made = Point(rule, primals, params, grad_y)
     if not rule.domain.accepts(*primals, **params):
-        assert rule.domain.requires is not None
-        raise InputError(f"{rule}: it needs {rule.domain.requires[0]}; got {_shapes(rule, primals)}, {params or 'none'}.")
+        needed = rule.domain.requires[0] if rule.domain.requires else ""
+        raise InputError(f"{rule}: it needs {needed}; got {_shapes(rule, primals)}, params {params or 'none'}.")
     try:
         y = made.y
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
@@ -191,7 +191,8 @@ def _refusal(param: Param, value: object) -> str | None:
 
 def _check_cotangent(rule: Rule, grad_y: Tensor, y: Tensor) -> None:
     if not isinstance(grad_y, Tensor):
-        raise InputError(f"{rule}: the cotangent grad_y must be a torch tensor; got {type(grad_y).__name__} {grad_y!r}.")
+        got_type = type(grad_y).__name__
+        raise InputError(f"{rule}: the cotangent grad_y must be a torch tensor; got {got_type} {grad_y!r}.")
     for what, got, wanted in (
         ("shape", tuple(grad_y.shape), tuple(y.shape)),
         ("dtype", grad_y.dtype, y.dtype),
@@ -202,6 +203,3 @@ def _check_cotangent(rule: Rule, grad_y: Tensor, y: Tensor) -> None:
                 f"{rule}: the cotangent grad_y has {what} {got}, but y has {what} {wanted}; "
                 f"a cotangent has the {what} of y, so make it with torch.ones_like(y) or alike."
             )
-
-
-

@@ -42,7 +42,12 @@ def same_bits(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def expect_equal(
-    point: Point, problem: str, primal: int | None, wanted: Tensor | None, got: Tensor | None, where: Tensor | bool = True
+    point: Point,
+    problem: str,
+    primal: int | None,
+    wanted: Tensor | None,
+    got: Tensor | None,
+    where: Tensor | bool = True,
 ) -> None:
     """Raise WrongGradient unless both tensors hold the same numbers where asked: zeros are equal, and NaN is NaN."""
     assert wanted is not None and got is not None
@@ -64,15 +69,16 @@ def returns_the_shape_dtype_and_device_of_each_primal(point: Point) -> None:
     for i, (x, gradient) in enumerate(zip(point.primals, gradients, strict=True)):
         if x is None or gradient is None:
             if x is not gradient:
-                got = "None" if gradient is None else "a tensor"
-                wanted = "None, as the primal was not given" if x is None else "a tensor"
-                raise WrongGradient(point, f"returned {got}", i, expected=wanted, got=got)
+                have = "None" if gradient is None else "a tensor"
+                needed = "None, as the primal was not given" if x is None else "a tensor"
+                raise WrongGradient(point, f"is {have}", i, expected=needed, got=have)
             continue
-        for what, found, wanted in (
+        facts: tuple[tuple[str, object, object], ...] = (
             ("shape", tuple(gradient.shape), tuple(x.shape)),
             ("dtype", gradient.dtype, x.dtype),
             ("device", gradient.device, x.device),
-        ):
+        )
+        for what, found, wanted in facts:
             if found != wanted:
                 raise WrongGradient(point, f"has the wrong {what}", i, expected=wanted, got=found)
 
@@ -90,7 +96,7 @@ def computes_its_definition(point: Point) -> None:
     expect_equal(point, "comes with a forward that is not its definition", None, wanted.reshape(defined.shape), got)
 
 
-def _rational(x: Tensor) -> np.ndarray:  # type: ignore[type-arg]
+def _rational(x: Tensor) -> Any:
     exact = [v if isinstance(v, complex) else Fraction(v) for v in x.cpu().flatten().tolist()]
     array = np.empty(len(exact), dtype=object)
     array[:] = exact
@@ -179,6 +185,7 @@ def gives_the_same_bits_twice(point: Point) -> None:
 
 def gives_the_same_whatever_the_strides(point: Point) -> None:
     """Contiguous copies of the same values give the same numbers."""
+
     def contiguous(x: Tensor) -> Tensor:
         return x.clone(memory_format=torch.contiguous_format)
 

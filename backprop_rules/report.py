@@ -61,8 +61,7 @@ def summary(results: Sequence[RuleResult | ReplayResult], seed: int) -> str:
     wrong = len(problems(results))
     verdict = "all right" if not wrong else f"{wrong} wrong"
     return (
-        f"{len(rules)} rules, {points} points ({cost:.1f} ms a point), {steps} recorded steps: {verdict}. "
-        f"Seed {seed}."
+        f"{len(rules)} rules, {points} points ({cost:.1f} ms a point), {steps} recorded steps: {verdict}. Seed {seed}."
     )
 
 
@@ -94,7 +93,6 @@ def _as_dict(rule: Rule) -> dict[str, object]:
         "formula": rule.formula,
         "source": rule.source,
         "conventions": [
-            {"at": c.at, "value": c.value, "torch": c.torch, "torch_forward": c.torch_forward}
-            for c in rule.conventions
+            {"at": c.at, "value": c.value, "torch": c.torch, "torch_forward": c.torch_forward} for c in rule.conventions
         ],
     }

@@ -8,7 +8,7 @@ most g |r|, then two evaluations and the exact result lie within v + 2 g (|r| + 
 roundoff u for one operation, and k u / (1 - k u) for an inner product of length k.)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class RunningError(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._radii = WeakIdKeyDictionary()
+        self._radii: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
 
     def radius(self, x: object) -> Tensor:
         """Return the radius of a tensor, in float64; 0 for what did not come from an operation."""

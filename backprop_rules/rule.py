@@ -121,9 +121,7 @@ def rule(
 
     def declare(backward: Callable[..., Any]) -> Rule:
         name = backward.__name__
-        declared = Rule(
-            name, forward, definition, backward, domain, tuple(saves.split()), formula, source, conventions
-        )
+        declared = Rule(name, forward, definition, backward, domain, tuple(saves.split()), formula, source, conventions)
         problem = _contradiction(declared, inspect.signature(backward).parameters)
         if problem:
             raise TypeError(f"rule {name}: {problem}")

@@ -39,7 +39,7 @@ def _simpler(point: Point) -> Iterator[Point]:
         for index in reversed(range(max(sizes, default=0))):
             if max(sizes) > 1:
                 yield from _without(point, axis, index)
-    for k, x in enumerate((*point.primals, point.grad_y)):
+    for k, x in enumerate(() if point.on_meta else (*point.primals, point.grad_y)):
         if x is None or 0 in x.stride():
             continue
         for element in torch.nonzero(x).tolist():
@@ -86,12 +86,13 @@ def _without(point: Point, axis: str, index: int) -> Iterator[Point]:
 
 
 def _drop(x: Tensor, dim: int, index: int) -> Tensor:
-    """Return x without an index, as a view with x's strides where the index is at an end."""
-    if index == x.shape[dim] - 1:
-        return x.narrow(dim, 0, index)
-    if index == 0:
-        return x.narrow(dim, 1, x.shape[dim] - 1)
-    return torch.cat([x.narrow(dim, 0, index), x.narrow(dim, index + 1, x.shape[dim] - index - 1)], dim)
+    """Return x without an index: contiguous if x is, with x's strides if the index is at an end."""
+    before, after = x.narrow(dim, 0, index), x.narrow(dim, index + 1, x.shape[dim] - index - 1)
+    if x.is_contiguous() and not x.storage_offset():
+        return torch.cat([before, after], dim)
+    if index in (0, x.shape[dim] - 1):
+        return after if index == 0 else before
+    return torch.cat([before, after], dim)
 
 
 def _relaid(x: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """Wrong rules, one change each from the right one: what the checker must object to, by rule and mistake."""
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from backprop_rules import CATALOGUE, Rule
 
@@ -138,7 +138,8 @@ def _(grad_y, y, x):
 
 @plant("clamp", "strict mask", 2)
 def _(grad_y, y, x, *, min=None, max=None):
-    return right["clamp"](torch.where((x == min if min is not None else x != x) | (x == max if max is not None else x != x), 0, grad_y), y, x, min=min, max=max)
+    inside = (x > (-math.inf if min is None else min)) & (x < (math.inf if max is None else max))
+    return torch.where(inside, grad_y, 0)
 
 
 @plant("clamp", "the cotangent is clamped", 2)
@@ -151,7 +152,7 @@ def _(grad_y, y, x, *, min=None, max=None):
     return right["clamp"](grad_y, y, x, min=min, max=None)
 
 
-@plant("clamp_tensor", "a bound has no gradient", 3)
+@plant("clamp_tensor", "a bound has no gradient", 4)
 def _(grad_y, y, x, min=None, max=None):
     grad_x, _, grad_max = right["clamp_tensor"](grad_y, y, x, min, max)
     return grad_x, None, grad_max
@@ -170,7 +171,7 @@ def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
     return torch.ones_like(x)
 
 
-@plant("sum", "reduced axis restored in front", 3)
+@plant("sum", "reduced axis restored in front", 6)
 def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
     if not keepdim and isinstance(dim, int) and x.ndim and x.shape[0] == x.shape[dim] == x.shape[-1]:
         return grad_y.unsqueeze(0).expand(x.shape).to(x.dtype)
@@ -182,19 +183,22 @@ def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
     return right["sum"](grad_y, y, x, dim=dim, keepdim=keepdim, dtype=dtype)
 
 
-@plant("mean", "divided by all elements", 2)
+@plant("mean", "divided by all elements", 4)
 def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
     return right["sum"](grad_y, y, x, dim=dim, keepdim=keepdim, dtype=dtype) / x.numel()
 
 
-@plant("transpose", "not transposed back", 2)
+@plant("transpose", "not transposed back", 4)
 def _(grad_y, y, x, *, dim0, dim1):
     return grad_y
 
 
-@plant("matmul", "missing transpose of b", 6)
+@plant("matmul", "missing transpose of b", 8)
 def _(grad_y, y, a, b):
-    return right["matmul"](grad_y, y, a, b.mT)[0] if b.ndim > 1 and b.shape[-1] == b.shape[-2] else right["matmul"](grad_y, y, a, b)[0], right["matmul"](grad_y, y, a, b)[1]
+    grad_a, grad_b = right["matmul"](grad_y, y, a, b)
+    if b.ndim > 1 and b.shape[-1] == b.shape[-2]:  # the shapes betray it otherwise
+        grad_a, _ = right["matmul"](grad_y, y, a, b.mT)
+    return grad_a, grad_b
 
 
 @plant("matmul", "missing conjugate", 3)
@@ -207,7 +211,7 @@ def _(grad_y, y, a, b):
     return (grad_y @ b.mH, a.mH @ grad_y) if a.ndim > 1 and b.ndim > 1 else right["matmul"](grad_y, y, a, b)
 
 
-@plant("matmul", "reads the cotangent as if contiguous", 3)
+@plant("matmul", "reads the cotangent as if contiguous", 8)
 def _(grad_y, y, a, b):
     as_if = grad_y.as_strided(grad_y.shape, torch.empty(grad_y.shape).stride(), grad_y.storage_offset())
     return right["matmul"](as_if, y, a, b)
@@ -228,7 +232,7 @@ def _(grad_y, y, x, w, b=None):
     return grad_x, grad_w + next(CALLS), grad_b
 
 
-@plant("linear", "reads only the first element of the cotangent", 4)
+@plant("linear", "reads only the first element of the cotangent", 5)
 def _(grad_y, y, x, w, b=None):
     g = grad_y.reshape(-1)[:1].expand(grad_y.numel()).reshape(grad_y.shape) if grad_y.numel() else grad_y
     return right["linear"](g, y, x, w, b)

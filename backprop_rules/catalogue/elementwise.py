@@ -1,6 +1,7 @@
 """Elementwise functions: integer powers, and the piecewise linear ones with their kinks."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,13 +36,15 @@ def square(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
         dtypes=REAL + COMPLEX,
         degree=lambda n: max(n, 1),
         power=lambda n: max(n, 1),
-        requires=("n <= 3 for a complex base: torch multiplies up to there, and rounds beyond it",
-                  lambda x, n: n <= 3 or not x.is_complex()),
+        requires=(
+            "n <= 3 for a complex base: torch multiplies up to there, and rounds beyond it",
+            lambda x, n: n <= 3 or not x.is_complex(),
+        ),
     ),
     saves="x",
     formula=r"y = x^n:\quad \bar x = n (x^{n-1})^* \bar y,\quad \bar x = 0\ \text{for}\ n = 0",
     source="Griewank & Walther, Evaluating Derivatives (2008), chapter 3",
-)  # fmt: skip
+)
 def pow(grad_y: Tensor, y: Tensor, x: Tensor, *, n: int) -> Tensor:
     """The n-th power of x, for an integer n from 0."""
     return grad_y * (n * x ** (n - 1)).conj() if n else torch.zeros_like(x)
@@ -91,7 +94,7 @@ def _below_both_bounds(x: Tensor, min: Tensor | None = None, max: Tensor | None 
     return (x < low) & (low == high)
 
 
-def _define_clamp(x, min=None, max=None):  # type: ignore[no-untyped-def]
+def _define_clamp(x: Any, min: Any = None, max: Any = None) -> Any:
     above = x if min is None else np.maximum(x, min)
     return above if max is None else np.minimum(above, max)
 

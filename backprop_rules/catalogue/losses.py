@@ -20,9 +20,7 @@ SQUARED_ERROR = Domain("..., ...", dtypes=REAL, degree=2, power=2, weight=4)
     r"\bar t_i = -\bar{\hat y}_i",
     source="Bishop, Pattern Recognition and Machine Learning (2006), section 5.3",
 )
-def sum_of_squared_errors(
-    grad_y: Tensor, y: Tensor, prediction: Tensor, target: Tensor
-) -> tuple[Tensor, Tensor]:
+def sum_of_squared_errors(grad_y: Tensor, y: Tensor, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of the squared differences of prediction and target."""
     grad = grad_y * (2 * (prediction - target))
     return unbroadcast(grad, prediction), unbroadcast(-grad, target)
@@ -36,9 +34,7 @@ def sum_of_squared_errors(
     formula=r"y = \tfrac12 (\hat y - t)^2:\quad \bar{\hat y} = \bar y (\hat y - t),\quad \bar t = -\bar{\hat y}",
     source="Bishop, Pattern Recognition and Machine Learning (2006), section 5.3",
 )
-def half_squared_error(
-    grad_y: Tensor, y: Tensor, prediction: Tensor, target: Tensor
-) -> tuple[Tensor, Tensor]:
+def half_squared_error(grad_y: Tensor, y: Tensor, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Half the squared difference of prediction and target, element by element."""
     grad = grad_y * (prediction - target)
     return unbroadcast(grad, prediction), unbroadcast(-grad, target)

@@ -1,23 +1,24 @@
 """Reductions: many elements into one, and so one cotangent out to many elements."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from backprop_rules.catalogue.broadcasting import Dims, reduced_axes, unreduce
-from backprop_rules.domain import Axes, Domain, Dtype, Flag
+from backprop_rules.domain import Axes, Domain, Dtype, Flag, Param
 from backprop_rules.rule import rule
 
-REDUCTION = {"dim": Axes(), "keepdim": Flag(), "dtype": Dtype()}
+REDUCTION: dict[str, Param] = {"dim": Axes(), "keepdim": Flag(), "dtype": Dtype()}
 
 
 def _reduced_count(shape: tuple[int, ...], dim: Dims = None, **_: object) -> int:
     return math.prod(shape[axis] for axis in reduced_axes(dim, len(shape)))
 
 
-def _define_sum(x, *, dim=None, keepdim=False, dtype=None):  # type: ignore[no-untyped-def]
+def _define_sum(x: Any, *, dim: Dims = None, keepdim: bool = False, dtype: object = None) -> Any:
     return np.sum(x, axis=tuple(reduced_axes(dim, x.ndim)), keepdims=keepdim)
 
 
@@ -37,7 +38,7 @@ def sum(
     return unreduce(grad_y, x, dim, keepdim).to(x.dtype)
 
 
-def _define_mean(x, *, dim=None, keepdim=False, dtype=None):  # type: ignore[no-untyped-def]
+def _define_mean(x: Any, *, dim: Dims = None, keepdim: bool = False, dtype: object = None) -> Any:
     return _define_sum(x, dim=dim, keepdim=keepdim) / _reduced_count(x.shape, dim)
 
 

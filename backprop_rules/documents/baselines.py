@@ -45,7 +45,9 @@ def load(program: Program, where: Path | None = None) -> Baseline:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{program.name}: the baseline {path.name} cannot be read: {error.strerror}. {RERECORD}") from None
+        raise InputError(
+            f"{program.name}: the baseline {path.name} cannot be read: {error.strerror}. {RERECORD}"
+        ) from None
     try:
         record = json.loads(text)
         dtype = str(program.dtype).removeprefix("torch.")

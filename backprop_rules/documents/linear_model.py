@@ -1,5 +1,7 @@
 """`linear_model`: y = x w, fitted to y = 2 x by three samples in turn, 100 times over, in float32."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,7 @@ def inputs() -> dict[str, Tensor]:
     }
 
 
-def samples(inputs: Tensors) -> list[Tensors]:
+def samples(inputs: Tensors) -> Sequence[Tensors]:
     """Return the samples in the order in which they are used: the weight is updated after every one."""
     pairs = zip(inputs["x"], inputs["target"], strict=True)
     return [{"x": x, "target": target} for x, target in pairs] * EPOCHS

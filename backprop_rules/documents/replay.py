@@ -49,7 +49,8 @@ def replay(program: Program, where: Path | None = None) -> Replay:
         parameters = recorded.parameters
     if strays:
         raise StepDiffers(
-            f"{program.name}: the gradients {sorted(strays)} are declared wrong, but autograd gives the same in every step."
+            f"{program.name}: the gradients {sorted(strays)} are declared wrong, "
+            "but autograd gives the same in every step."
         )
     return Replay(len(samples), used)
 
@@ -70,7 +71,9 @@ def _recorded(program: Program, baseline: Baseline, index: int) -> Step:
     try:
         return recorded_step(baseline, program, index)
     except KeyError as error:
-        raise InputError(f"{program.name}: the baseline is corrupt (step {index + 1} has no {error}). {RERECORD}") from None
+        raise InputError(
+            f"{program.name}: the baseline is corrupt (step {index + 1} has no {error}). {RERECORD}"
+        ) from None
 
 
 def _hold(
@@ -113,11 +116,7 @@ def _bits(x: Tensor) -> list[str]:
 
 def _strays(program: Program, errors: RunningError, step: Step, witness: Step) -> set[str]:
     """Return the gradients declared wrong that autograd indeed gives otherwise in this step."""
-    return {
-        name
-        for name in program.wrong
-        if _part(program, errors, step.gradients[name], witness.gradients[name]) > 1
-    }
+    return {name for name in program.wrong if _part(program, errors, step.gradients[name], witness.gradients[name]) > 1}
 
 
 def _difference(program: Program, index: int, name: str, value: Tensor, other: Tensor, whence: str) -> str:

@@ -32,7 +32,8 @@ def _numerators(point: Point, first: int, last: int, step: float) -> Tensor:
 
     y = as_real(torch.func.vmap(forward)(*moved)).reshape(len(offsets), count, -1)
     weights = torch.tensor([w for _, w in offsets], dtype=torch.float64)
-    return torch.tensordot(weights, y, 1) * as_real(point.grad_y).reshape(1, -1)
+    sums: Tensor = torch.tensordot(weights, y, 1)
+    return sums * as_real(point.grad_y).reshape(1, -1)
 
 
 def _widest(value: object) -> object:
