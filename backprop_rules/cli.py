@@ -77,6 +77,11 @@ def verify(
             progress.update(task, description=program.name)
             results.append(verify_program(program, baselines))
             progress.advance(task)
+    _conclude(results, seed)
+
+
+def _conclude(results: list[RuleResult | ReplayResult], seed: int) -> None:
+    """Print the table, the summary and what is wrong, if anything, and end with the exit code."""
     console = _console()
     console.print(report.table(results))
     console.print(report.summary(results, seed), highlight=False)

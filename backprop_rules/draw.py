@@ -229,6 +229,16 @@ def _factor(draw: Draw, param: Factor, complex_y: bool) -> complex:
     return complex(real, imaginary) if imaginary else real
 
 
+QUIET = settings(
+    database=None,
+    deadline=None,
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+    report_multiple_bugs=False,
+    print_blob=False,
+)
+
+
 def search(
     rule: Rule,
     check: Callable[[Point], None],
@@ -245,15 +255,7 @@ def search(
     last: list[WrongGradient] = []
 
     @seed(at)
-    @settings(
-        max_examples=examples,
-        database=None,
-        deadline=None,
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-        print_blob=False,
-    )
+    @settings(QUIET, max_examples=examples)
     @given(points(rule, dtypes, devices, sides))
     def hold(point: Point) -> None:
         try:

@@ -114,7 +114,7 @@ def point(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: A
     rule = find(rule) if isinstance(rule, str) else rule
     primals += (None,) * (len(rule.primals) - len(primals))
     _check_primals(rule, primals)
-    _check_params(rule, primals, params)
+    _check_params(rule, params)
     made = Point(rule, primals, params, grad_y)
     if not rule.domain.accepts(*primals, **params):
         needed = rule.domain.requires[0] if rule.domain.requires else ""
@@ -158,35 +158,37 @@ def _check_primals(rule: Rule, primals: tuple[Tensor | None, ...]) -> None:
             )
 
 
-def _check_params(rule: Rule, primals: tuple[Tensor | None, ...], params: Mapping[str, Any]) -> None:
+def _check_params(rule: Rule, params: Mapping[str, Any]) -> None:
     for name, value in params.items():
         if name not in rule.domain.params:
             raise unknown(f"param of {rule} named", name, rule.domain.params)
-        wanted = _refusal(rule.domain.params[name], value)
-        if wanted:
+        fits, wanted = _fits(rule.domain.params[name], value)
+        if not fits:
             raise InputError(f"{rule}: param {name} must be {wanted}; got {value!r} ({type(value).__name__}).")
+    for name in rule.required_params - set(params):
+        raise InputError(f"{rule}: param {name} is missing; it must be {_fits(rule.domain.params[name], None)[1]}.")
 
 
-def _refusal(param: Param, value: object) -> str | None:
-    """Return what the param must be, where the value is not that."""
+def _fits(param: Param, value: object) -> tuple[bool, str]:
+    """Say whether the value is one for the param, and what such a value is."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     number = whole or isinstance(value, float)
     match param:
         case Flag():
-            return None if isinstance(value, bool) else "True or False"
+            return isinstance(value, bool), "True or False"
         case Axis():
-            return None if whole else "an int"
+            return whole, "an int"
         case Axes():
             several = isinstance(value, tuple) and len(value) > 0 and all(type(axis) is int for axis in value)
-            return None if value is None or whole or several else "None, an int, or a non-empty tuple of ints"
+            return value is None or whole or several, "None, an int, or a non-empty tuple of ints"
         case Exponent():
-            return None if whole and isinstance(value, int) and value >= 0 else "an int from 0"
+            return isinstance(value, int) and whole and value >= 0, "an int from 0"
         case Factor():
-            return None if number or isinstance(value, complex) else "a number"
+            return number or isinstance(value, complex), "a number"
         case Bound():
-            return None if value is None or number else "None or a real number"
+            return value is None or number, "None or a real number"
         case Dtype():
-            return None if value is None or isinstance(value, torch.dtype) else "None or a torch.dtype"
+            return value is None or isinstance(value, torch.dtype), "None or a torch.dtype"
 
 
 def _check_cotangent(rule: Rule, grad_y: Tensor, y: Tensor) -> None:

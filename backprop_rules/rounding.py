@@ -29,7 +29,7 @@ class RunningError(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._radii: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        self._radii: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
 
     def radius(self, x: object) -> Tensor:
         """Return the radius of a tensor, in float64; 0 for what did not come from an operation."""

@@ -82,6 +82,12 @@ class Rule:
         return tuple(p.name for p in self._primals)
 
     @cached_property
+    def required_params(self) -> frozenset[str]:
+        """The names of the params that have no default."""
+        empty, parameters = inspect.Parameter.empty, inspect.signature(self.backward).parameters
+        return frozenset(name for name in self.domain.params if parameters[name].default is empty)
+
+    @cached_property
     def optional(self) -> frozenset[str]:
         """The names of the primals that may be left out."""
         return frozenset(p.name for p in self._primals if p.default is None)

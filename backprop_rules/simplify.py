@@ -22,17 +22,17 @@ def simplest(objection: WrongGradient, check: Callable[[Point], None]) -> WrongG
     point, found = objection.point, True
     while found:
         found = False
-        for simpler in _simpler(point):
+        for candidate in simpler(point):
             try:
-                check(simpler)
+                check(candidate)
             except WrongGradient as other:
                 if other.kind == objection.kind:
-                    point, objection, found = simpler, other, True
+                    point, objection, found = candidate, other, True
                     break
     return objection
 
 
-def _simpler(point: Point) -> Iterator[Point]:
+def simpler(point: Point) -> Iterator[Point]:
     """Yield the points that are one step simpler: fewer elements first, then fewer that are not zero."""
     for axis in sorted({name for names in _axis_names(point) for name in names}):
         sizes = {x.shape[d] for x, d in _with_axis(point, axis)}
@@ -42,7 +42,7 @@ def _simpler(point: Point) -> Iterator[Point]:
     for k, x in enumerate(() if point.on_meta else (*point.primals, point.grad_y)):
         if x is None or 0 in x.stride():
             continue
-        for element in torch.nonzero(x).tolist():
+        for element in torch.nonzero((x != 0) & x.isfinite()).tolist():
             zeroed = x.clone() if x.is_contiguous() else _relaid(x)
             zeroed[tuple(element)] = 0
             yield _with_tensor(point, k, zeroed)

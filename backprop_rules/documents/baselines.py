@@ -43,13 +43,13 @@ def load(program: Program, where: Path | None = None) -> Baseline:
     """Return a program's baseline; InputError if it is missing, corrupt, or of another program or dtype."""
     path = path_of(program, where)
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(
             f"{program.name}: the baseline {path.name} cannot be read: {error.strerror}. {RERECORD}"
         ) from None
     try:
-        record = json.loads(text)
+        record = json.loads(content.decode("utf-8"))
         dtype = str(program.dtype).removeprefix("torch.")
         for what, wanted in (("program", program.name), ("dtype", dtype)):
             if record[what] != wanted:

@@ -1,0 +1,35 @@
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from backprop_rules import Rule
+from backprop_rules.draw import SIDES, search
+from backprop_rules.properties import Property, check
+from backprop_rules.verify import devices_here, weighted
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("backprop_rules")
+    group.addoption("--examples", type=int, default=100, help="points drawn for each property and rule")
+    group.addoption("--points-seed", type=int, default=0, help="equal seeds draw equal points")
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)  # the tensors are too small for more
+
+
+@pytest.fixture
+def hold(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Return a function that raises the objection to the smallest point at which a rule lacks some properties."""
+
+    def held(rule: Rule, *properties: Property, sides: tuple[int, ...] = SIDES, meta: bool = False) -> None:
+        devices = [device for device in devices_here() if meta or device != "meta"]
+        examples, seed = (request.config.getoption(name) for name in ("examples", "points_seed"))
+        checked = functools.partial(check, properties=properties)
+        objection = search(rule, checked, examples, seed, devices=weighted(devices), sides=sides)
+        if objection:
+            raise objection
+
+    return held

@@ -1,0 +1,152 @@
+"""A rule is declared in one place, and is then found in the list, in the tests and in `verify`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backprop_rules import CATALOGUE, Domain, rule
+
+ROOT = Path(__file__).parents[1]
+
+CUBE = '''
+import torch
+from backprop_rules import Domain, rule
+
+@rule(
+    forward=lambda x: x * x * x, definition=lambda x: x**3, domain=Domain("...", degree=3, power=3), saves="x",
+    formula=r"y = x^3: \\bar x = 3 (x^2)^* \\bar y", source="any textbook",
+)
+def cube(grad_y, y, x):
+    """The cube of x."""
+    return grad_y * (FACTOR * x * x).conj()
+'''
+
+
+def python(tmp_path, factor, *words):
+    """Run Python with the new rule declared in a module of the user's own."""
+    (tmp_path / "my_rules.py").write_text(CUBE.replace("FACTOR", str(factor)))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+COMMAND = "import sys, my_rules; from backprop_rules.cli import main; sys.argv[0] = 'backprop-rules'; main()"
+
+
+def test_it_is_in_the_list(tmp_path):
+    done = python(tmp_path, 3, "-c", COMMAND, "list", "--output-format", "json")
+    assert "cube" in [row["name"] for row in json.loads(done.stdout)]
+
+
+def test_it_is_verified(tmp_path):
+    done = python(tmp_path, 3, "-c", COMMAND, "verify", "cube", "--examples", "50")
+    assert done.returncode == 0, done.stderr
+    assert "cube" in done.stdout
+
+
+def test_it_is_found_out_if_it_is_wrong(tmp_path):
+    done = python(tmp_path, 2, "-c", COMMAND, "verify", "cube", "--examples", "50")
+    assert done.returncode == 1
+    assert "cube: the gradient of x is wrong, 1 of 1 elements." in done.stdout
+    assert "    expected  3.0\n    got       2.0\n" in done.stdout
+
+
+def test_it_is_in_the_parametrisation_of_the_tests(tmp_path):
+    words = (
+        "-m",
+        "pytest",
+        "-p",
+        "my_rules",
+        "--collect-only",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_properties.py",
+    )
+    done = python(tmp_path, 3, *words)
+    assert done.stdout.count("[cube]") == done.stdout.count("[matmul]") >= 12, done.stdout + done.stderr
+
+
+def declare(**changes):
+    parts = {
+        "forward": torch.neg,
+        "definition": np.negative,
+        "domain": Domain("..."),
+        "saves": "",
+        "formula": "y = -x",
+        "source": "any textbook",
+        **changes,
+    }
+    return rule(**parts)
+
+
+def one(grad_y, y, x):
+    """The negative of x."""
+
+
+def two(grad_y, y, x, z):
+    """The negative of x."""
+
+
+def cotangent_last(y, x, grad_y):
+    """The negative of x."""
+
+
+def with_a_param(grad_y, y, x, *, dim):
+    """The negative of x."""
+
+
+def undocumented(grad_y, y, x):
+    pass
+
+
+def neg(grad_y, y, x):
+    """The negative of x."""
+
+
+CONTRADICTIONS = {
+    "two primals, one shape": (
+        declare(),
+        two,
+        "rule two: backward has the primals ('x', 'z'), but the domain has the shapes '...'",
+    ),
+    "arguments in another order": (
+        declare(),
+        cotangent_last,
+        "rule cotangent_last: backward must begin with (grad_y, y, ...), not (y, x, grad_y)",
+    ),
+    "a param that the domain does not have": (
+        declare(),
+        with_a_param,
+        "rule with_a_param: backward has the params ['dim'], but the domain has []",
+    ),
+    "saves what is not there": (
+        declare(saves="x w"),
+        one,
+        "rule one: saves names ['w'], but there is only y, x",
+    ),
+    "no docstring": (declare(), undocumented, "rule undocumented: a rule needs a docstring, a formula and a source"),
+    "no formula": (declare(formula=""), one, "rule one: a rule needs a docstring, a formula and a source"),
+    "a name that is taken": (
+        declare(),
+        neg,
+        "rule neg: the catalogue has a rule of that name already, in backprop_rules.catalogue.arithmetic",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_a_declaration_that_contradicts_itself_is_refused(case):
+    declaration, backward, message = CONTRADICTIONS[case]
+    before = dict(CATALOGUE)
+    with pytest.raises(TypeError) as refusal:
+        declaration(backward)
+    assert str(refusal.value) == message
+    assert before == CATALOGUE

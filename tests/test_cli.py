@@ -1,0 +1,217 @@
+"""The command line, typed as a user would."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from planted import PLANTED
+
+from backprop_rules import CATALOGUE, cli
+from backprop_rules.documents import PROGRAMS
+from backprop_rules.documents.baselines import folder
+from backprop_rules.verify import devices_here
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Return a function that runs a command line and returns exit code, output and errors."""
+    monkeypatch.delenv("CI", raising=False)
+
+    def command(*words):
+        monkeypatch.setattr("sys.argv", ["backprop-rules", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return command
+
+
+def test_verify_prints_a_row_for_each_gradient_and_exits_0(run):
+    code, out, _ = run("verify", "matmul", "linear_model", "--examples", "20", "--seed", "3")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["rule", "gradient", "tier", "examples", "oracles", "that", "agreed", "time"]
+    assert re.fullmatch(r"matmul +a +exact +20 +reverse, forward, central +\d+\.\d\d s", lines[1].strip())
+    assert re.fullmatch(r"b +exact +20 +reverse, forward, central", lines[2].strip())
+    assert re.fullmatch(r"linear_model +w +replay +300 steps +autograd, baseline +\d+\.\d\d s", lines[3].strip())
+    assert re.fullmatch(
+        r"1 rules, 20 points \(\d+\.\d ms a point\), 300 recorded steps: all right\. Seed 3\.", lines[4]
+    )
+
+
+def test_verify_without_names_takes_every_rule_and_program(run):
+    code, out, _ = run("verify", "--examples", "1")
+    assert code == 0
+    first_words = {line.split()[0] for line in out.splitlines() if line[:1].strip()}
+    assert first_words >= {*CATALOGUE, *PROGRAMS}
+
+
+def test_verify_of_a_wrong_rule_prints_the_counterexample_and_exits_1(run, monkeypatch):
+    planted = next(p for p in PLANTED if str(p) == "mean: sum instead of mean")
+    monkeypatch.setitem(CATALOGUE, "mean", planted.as_rule())
+    code, out, _ = run("verify", "mean", "--examples", "100")
+    assert code == 1
+    assert "1 wrong. Seed 0." in out
+    assert out.endswith(
+        """
+mean: the gradient of x is wrong at [0], 2 of 2 elements.
+    expected  0.5
+    got       1.0
+    against   reverse mode, forward mode, central differences
+The smallest counterexample found:
+    x = torch.tensor([0.0, 0.0], dtype=torch.float64)
+    dim = None
+    keepdim = False
+    dtype = None
+    grad_y = torch.tensor(1.0, dtype=torch.float64)
+The rule's formula: y_i = \\tfrac1n \\sum_{j=1}^n x_{ij}:\\quad \\bar x_{ij} = \\tfrac1n \\bar y_i
+"""
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float64", "torch.bfloat16", "complex64"])
+def test_verify_takes_a_dtype(run, dtype):
+    code, out, _ = run("verify", "add", "--examples", "10", "--dtype", dtype, "--device", "cpu")
+    assert code == 0
+    assert "10 points" in out
+
+
+def test_verify_of_meta_tensors_checks_shapes_alone(run):
+    code, out, _ = run("verify", "neg", "--examples", "5", "--device", "meta")
+    assert code == 0
+    assert "none: shapes alone" in out
+
+
+USAGE_ERRORS = {
+    "unknown rule": (
+        ("verify", "matmull"),
+        "backprop-rules: there is no rule or program 'matmull'. Did you mean 'matmul'? Known: ",
+    ),
+    "unknown dtype": (
+        ("verify", "--dtype", "float23"),
+        "backprop-rules: there is no dtype 'float23'. Did you mean 'float32'? Known: bfloat16, complex128, complex64, "
+        "float16, float32, float64.",
+    ),
+    "unknown device": (
+        ("verify", "--device", "gpu"),
+        "backprop-rules: there is no device 'gpu'. Known: cpu, cuda, meta.",
+    ),
+    "dtype outside the domain": (
+        ("verify", "relu", "--dtype", "complex64"),
+        "backprop-rules: relu: none of the dtypes asked for is in its domain: float64, float32, float16, bfloat16.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", USAGE_ERRORS)
+def test_a_usage_error_is_one_line_and_exits_2(run, case):
+    words, message = USAGE_ERRORS[case]
+    code, out, err = run(*words)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "words", [("verify", "--examples", "0"), ("verify", "--seed", "x"), ("verfy",), ("list", "-o")]
+)
+def test_what_the_parser_refuses_exits_2(run, words):
+    code, _, err = run(*words)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+def test_a_device_that_is_not_here_is_refused(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, err = run("verify", "--device", "cuda")
+    assert code == 2
+    assert "the device 'cuda' cannot be used: torch " in err
+    assert "finds no CUDA GPU here. Devices here: cpu, meta." in err
+
+
+def test_a_cuda_device_is_used_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert devices_here() == ("cpu", "cuda", "meta")
+
+
+def test_a_missing_baseline_is_reported_and_exits_1(run, tmp_path):
+    code, out, _ = run("verify", "linear_model", "--baselines", str(tmp_path))
+    assert code == 1
+    assert "linear_model: the baseline linear_model.json cannot be read: No such file or directory." in out
+
+
+def test_list_shows_every_rule(run):
+    code, out, _ = run("list")
+    assert code == 0
+    assert all(re.search(rf"^{name} ", out, re.MULTILINE) for name in CATALOGUE)
+
+
+def test_list_as_json_is_an_array_of_objects(run):
+    code, out, _ = run("list", "--output-format", "json")
+    assert code == 0
+    rows = json.loads(out)
+    assert [row["name"] for row in rows] == list(CATALOGUE)
+    for row in rows:
+        assert {"name", "chapter", "primals", "params", "formula", "source"} <= set(row)
+        assert row["primals"]
+        assert all(isinstance(row[key], str) and row[key] for key in ("name", "chapter", "formula", "source"))
+
+
+def test_the_command_without_words_shows_its_help(run):
+    code, out, err = run()
+    assert code == 2
+    assert "verify" in out + err
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    shutil.copytree(folder(), tmp_path / "baselines")
+    monkeypatch.setattr("backprop_rules.documents.baselines.FOLDERS", (tmp_path / "baselines",))
+    return tmp_path / "baselines"
+
+
+def test_baselines_check_passes_on_what_is_recorded(run):
+    code, out, _ = run("baselines", "check")
+    assert code == 0
+    assert "linear_model" in out
+
+
+def test_baselines_check_finds_a_changed_one(run, recorded):
+    path = recorded / "one_parameter_regression.json"
+    path.write_text(path.read_text().replace("1.46", "1.47"))
+    code, _, err = run("baselines", "check")
+    assert code == 1
+    assert "one_parameter_regression: the baseline one_parameter_regression.json is corrupt" in err
+
+
+def test_baselines_update_says_what_differs_and_writes_only_if_told_to(run, recorded, monkeypatch):
+    path = recorded / "one_parameter_regression.json"
+    right = path.read_text()
+    path.write_text(right.replace('"torch"', '"torch_version"'))
+    monkeypatch.setattr("typer.confirm", lambda question: False)
+    code, out, _ = run("baselines", "update")
+    assert code == 0
+    assert "one_parameter_regression.json: 1 lines differ." in out
+    assert path.read_text() != right
+    code, out, _ = run("baselines", "update", "--yes")
+    assert code == 0
+    assert out.endswith("1 files written.\n")
+    assert json.loads(path.read_text())["steps"] == json.loads(right)["steps"]
+
+
+def test_baselines_update_refuses_where_ci_is_set(run, recorded, monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    code, _, err = run("baselines", "update", "--yes")
+    assert code == 2
+    assert "baselines are not rewritten where CI is set" in err
+
+
+def test_a_test_run_leaves_the_baselines_alone(run, recorded):
+    before = {path.name: path.read_bytes() for path in recorded.iterdir()}
+    run("verify", *PROGRAMS)
+    run("baselines", "check")
+    assert before == {path.name: path.read_bytes() for path in recorded.iterdir()}

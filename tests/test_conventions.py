@@ -1,0 +1,68 @@
+"""Kinks: what is declared is what is there, and the installed torch is where the declaration says it is."""
+
+import pytest
+import torch
+
+from backprop_rules import CATALOGUE
+from backprop_rules.draw import search
+from backprop_rules.oracles import OneSidedDifferences, ReverseMode
+from backprop_rules.oracles.oracle import Silent
+from backprop_rules.rule import installed
+
+kinked = pytest.mark.parametrize("rule", [rule for rule in CATALOGUE.values() if rule.conventions], ids=str)
+conventions = pytest.mark.parametrize(
+    ("rule", "convention"),
+    [(rule, c) for rule in CATALOGUE.values() for c in rule.conventions],
+    ids=lambda value: getattr(value, "at", str(value)),
+)
+
+
+def points_on(rule, convention):
+    found = []
+
+    def keep(point):
+        outputs = convention.where(*point.primals, **point.params)
+        if outputs.any():
+            found.append(point.only(outputs))
+
+    search(rule, keep, 400)
+    return found
+
+
+@conventions
+def test_the_rules_choice_lies_between_the_one_sided_derivatives(rule, convention):
+    for point in points_on(rule, convention):
+        enclosures = OneSidedDifferences().enclosures(point)
+        assert all(enclosures[i].outside(point.gradients[i]) is None for i in point.given)
+
+
+@conventions
+def test_the_installed_torch_makes_the_choice_exactly_where_it_is_declared_to(rule, convention):
+    follows = []
+    for point in points_on(rule, convention):
+        try:
+            enclosures = ReverseMode().enclosures(point)
+        except Silent:
+            continue
+        follows.append(all(enclosures[i].outside(point.gradients[i]) is None for i in point.given))
+    assert follows
+    assert all(follows) == installed(convention.torch)
+
+
+def test_versions_are_compared_as_pep_440_says():
+    assert installed(">=1.0")
+    assert not installed("<1.0")
+    assert not installed(None)
+
+
+@kinked
+def test_differences_find_no_kink_that_is_not_declared(rule):
+    def smooth_elsewhere(point):
+        mask = torch.zeros_like(point.y, dtype=torch.bool)
+        for convention in rule.conventions:
+            mask |= convention.where(*point.primals, **point.params)
+        elsewhere = point.only(~mask)
+        for enclosure in OneSidedDifferences().enclosures(elsewhere):
+            assert enclosure is None or torch.equal(enclosure.lo, enclosure.hi)
+
+    search(rule, smooth_elsewhere, 400)

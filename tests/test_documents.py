@@ -1,0 +1,181 @@
+"""The documents' programs: what they print, what autograd says, and what was recorded."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from backprop_rules import InputError
+from backprop_rules.documents import PROGRAMS
+from backprop_rules.documents.baselines import folder, load, path_of, record
+from backprop_rules.documents.replay import StepDiffers, replay
+
+every_program = pytest.mark.parametrize("program", PROGRAMS.values(), ids=lambda program: program.name)
+
+
+@pytest.fixture
+def copied(tmp_path):
+    shutil.copytree(folder(), tmp_path / "baselines")
+    return tmp_path / "baselines"
+
+
+def change(where, program, edit):
+    path = path_of(program, where)
+    record = json.loads(path.read_text())
+    edit(record)
+    path.write_text(json.dumps(record))
+
+
+def nudge(entry, by):
+    """Change the first number of an entry by that many units in the last place of its dtype."""
+    x = torch.tensor(entry["decimal"][0], dtype=torch.float32 if by > 0 else torch.float64)
+    for _ in range(abs(by)):
+        x = torch.nextafter(x, torch.tensor(torch.inf, dtype=x.dtype))
+    entry["decimal"][0], entry["hex"][0] = x.item(), x.item().hex()
+
+
+@every_program
+def test_every_step_agrees_with_autograd_and_the_baseline(program):
+    assert replay(program).steps == len(program.samples(program.inputs()))
+
+
+@every_program
+def test_recording_again_gives_the_recorded_steps_within_their_enclosures(program, tmp_path):
+    inputs = load(program).inputs
+    path_of(program, tmp_path).write_text(record(program, inputs))
+    assert replay(program, tmp_path).steps
+
+
+@every_program
+def test_the_programs_use_no_autograd(program):
+    inputs = load(program).inputs
+    with torch.inference_mode():
+        assert all(not w.requires_grad for step in program.run(inputs) for w in step.values().values())
+
+
+def test_the_linear_model_ends_where_the_document_does():
+    *_, last = PROGRAMS["linear_model"].run(load(PROGRAMS["linear_model"]).inputs)
+    assert (4 * last.parameters["w"]).item() == 7.999998569488525
+
+
+def test_the_one_parameter_regression_has_the_documents_numbers():
+    first, second = PROGRAMS["one_parameter_regression"].run(load(PROGRAMS["one_parameter_regression"]).inputs)
+    assert (first.loss.item(), first.gradients["w"].item(), first.parameters["w"].item()) == (0.5, -1.0, 1.1)
+    printed = [f"{value.item():.4f}" for value in (second.loss, second.gradients["w"], second.parameters["w"])]
+    assert printed == ["1.6200", "-3.6000", "1.4600"]
+
+
+def test_the_matmul_derivatives_are_the_documents_formulas():
+    for case in ("scalar", "vector"):
+        inputs = load(PROGRAMS[f"matmul_derivatives_{case}"]).inputs
+        (step,) = PROGRAMS[f"matmul_derivatives_{case}"].run(inputs)
+        assert torch.equal(step.gradients["x"], -inputs["w"].sum(1)[None])
+        assert torch.equal(step.gradients["w"], -inputs["x"].T.expand(4, inputs["w"].shape[1]))
+
+
+def test_the_rule_printed_for_the_two_layer_network_is_not_the_gradient():
+    right, printed = (PROGRAMS[f"two_layer_network{suffix}"] for suffix in ("", "_as_printed"))
+    inputs = load(right).inputs
+    assert all(torch.equal(inputs[name], load(printed).inputs[name]) for name in inputs)
+    step, wrong_step = next(right.run(inputs)), next(printed.run(inputs))
+    assert torch.equal(step.gradients["w2"], wrong_step.gradients["w2"])
+    assert not torch.equal(step.gradients["w1"], wrong_step.gradients["w1"])
+
+
+def test_a_gradient_declared_wrong_must_be_wrong(copied):
+    import dataclasses
+
+    right = PROGRAMS["two_layer_network"]
+    slandered = dataclasses.replace(right, wrong=("w1",))
+    with pytest.raises(StepDiffers, match=r"the gradients \['w1'\] are declared wrong, but autograd gives the same"):
+        replay(slandered, copied)
+
+
+def test_the_printed_rule_not_declared_wrong_is_found_out(copied):
+    import dataclasses
+
+    honest = dataclasses.replace(PROGRAMS["two_layer_network_as_printed"], wrong=())
+    with pytest.raises(StepDiffers, match="step 1: the gradient of w1, element .* was found by autograd"):
+        replay(honest, copied)
+
+
+def test_one_changed_bit_in_a_fixed_program_is_found_with_its_step(copied):
+    program = PROGRAMS["linear_model"]
+    change(copied, program, lambda record: nudge(record["steps"][16]["gradient of w"], 1))
+    with pytest.raises(StepDiffers) as difference:
+        replay(program, copied)
+    text = str(difference.value)
+    assert text.startswith("linear_model, step 17: the gradient of w, element 0, is ")
+    assert "was recorded in the baseline" in text
+    assert "backprop-rules baselines update" in text
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient of w1", "parameter w2"])
+def test_a_value_outside_the_computed_enclosure_is_found_with_its_step(copied, name):
+    program = PROGRAMS["two_layer_network"]
+
+    def enlarge(record):
+        entry = record["steps"][3][name]
+        k = max(range(len(entry["decimal"])), key=lambda k: abs(entry["decimal"][k]))
+        value = torch.tensor(entry["decimal"][k] * (1 + 1e-5), dtype=torch.float32).item()
+        entry["decimal"][k], entry["hex"][k] = value, value.hex()
+
+    change(copied, program, enlarge)
+    with pytest.raises(StepDiffers, match=f"two_layer_network, step 4: the {name}, element"):
+        replay(program, copied)
+
+
+def test_a_value_in_the_computed_enclosure_is_accepted(copied):
+    program = PROGRAMS["two_layer_network"]
+    change(copied, program, lambda record: nudge(record["steps"][3]["loss"], 1))
+    assert 0 < replay(program, copied).used <= 1
+
+
+def test_a_missing_step_is_found(copied):
+    program = PROGRAMS["linear_model"]
+    change(copied, program, lambda record: record["steps"].pop())
+    with pytest.raises(StepDiffers, match="the baseline has 299 steps, the program 300"):
+        replay(program, copied)
+
+
+CORRUPTIONS = {
+    "missing": (lambda path: path.unlink(), "cannot be read: No such file or directory"),
+    "cut off": (lambda path: path.write_text(path.read_text()[:1000]), "is corrupt (JSONDecodeError"),
+    "no object": (lambda path: path.write_text("[]"), "is corrupt (TypeError"),
+    "not text": (lambda path: path.write_bytes(b"\xff\xfe\x00"), "is corrupt (UnicodeDecodeError"),
+}
+
+
+@pytest.mark.parametrize("case", CORRUPTIONS)
+def test_a_missing_or_corrupt_baseline_gets_one_clear_error(copied, case):
+    spoil, message = CORRUPTIONS[case]
+    program = PROGRAMS["linear_model"]
+    spoil(path_of(program, copied))
+    with pytest.raises(InputError) as refusal:
+        replay(program, copied)
+    text = str(refusal.value)
+    assert text.startswith("linear_model: the baseline linear_model.json ")
+    assert message in text
+    assert "Record it anew with 'backprop-rules baselines update'" in text
+
+
+EDITS = {
+    "another program": (lambda r: r.update(program="other"), "is of program other, not linear_model"),
+    "another dtype": (lambda r: r.update(dtype="float64"), "is of dtype float64, not float32"),
+    "a missing input": (lambda r: r["inputs"].pop("x"), "no input ['x']"),
+    "a missing value": (lambda r: r["steps"][1].pop("loss"), "step 2 has no 'loss'"),
+    "hex that is none": (lambda r: r["steps"][0]["loss"].update(hex=["zz"]), "is corrupt (ValueError"),
+    "decimals that differ": (lambda r: r["steps"][0]["loss"].update(decimal=[2.0]), "the hexadecimal and the decimal"),
+    "a wrong shape": (lambda r: r["steps"][0]["loss"].update(shape=[7]), "is corrupt (RuntimeError"),
+}
+
+
+@pytest.mark.parametrize("case", EDITS)
+def test_a_baseline_that_contradicts_itself_gets_one_clear_error(copied, case):
+    edit, message = EDITS[case]
+    program = PROGRAMS["linear_model"]
+    change(copied, program, edit)
+    with pytest.raises(InputError) as refusal:
+        replay(program, copied)
+    assert message in str(refusal.value)

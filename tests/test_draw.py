@@ -1,0 +1,112 @@
+"""What is drawn: every kind of shape, dtype, layout and tie, and points that shrink to the simplest one."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from backprop_rules import CATALOGUE
+from backprop_rules.draw import search
+from backprop_rules.objection import WrongGradient
+from backprop_rules.oracles.oracle import at_kinks
+from backprop_rules.verify import weighted
+
+every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
+
+
+def drawn(rule, examples=400, **limits):
+    points = []
+    assert search(rule, points.append, examples, **limits) is None
+    return points
+
+
+@every_rule
+def test_every_dtype_of_the_domain_is_drawn(rule):
+    assert {x.dtype for point in drawn(rule) for x in point.tensors} == set(rule.domain.dtypes)
+
+
+@every_rule
+def test_every_layout_is_drawn_of_primals_and_cotangents(rule):
+    seen = Counter()
+    for point in drawn(rule):
+        for role, tensors in (("primal", point.tensors), ("cotangent", (point.grad_y,))):
+            for x in tensors:
+                seen[role, "contiguous"] += x.is_contiguous() and x.numel() > 1
+                seen[role, "stride 0"] += any(n > 1 and s == 0 for n, s in zip(x.shape, x.stride(), strict=True))
+                seen[role, "offset"] += x.storage_offset() > 0
+                seen[role, "transposed"] += x.ndim > 1 and x.mT.is_contiguous() and not x.is_contiguous()
+    missing = {key for key, count in seen.items() if not count}
+    # A 0-d cotangent has no strides: a rule whose y is always 0-d can only be given an offset.
+    always_0d = all(point.y.ndim == 0 for point in drawn(rule, 50))
+    assert not {key for key in missing if not (always_0d and key[0] == "cotangent")}
+
+
+@every_rule
+def test_empty_tensors_and_sides_of_one_are_drawn(rule):
+    points = drawn(rule)
+    assert any(x.numel() == 0 for point in points for x in point.tensors)
+    assert any(1 in x.shape for point in points for x in point.tensors)
+    core = all(names[-1] != "..." for names in [rule.domain.shapes.split(",")[0].split()])
+    assert core or any(x.ndim == 0 for point in points for x in point.tensors)
+
+
+@every_rule
+def test_primals_that_broadcast_are_drawn_in_different_shapes(rule):
+    if rule.domain.shapes.count("...") < 2:
+        return
+    points = drawn(rule)
+    assert any(len({x.ndim for x in point.tensors}) > 1 for point in points)
+    assert any(
+        x.shape != point.tensors[0].shape and x.ndim == point.tensors[0].ndim for point in points for x in point.tensors
+    )
+
+
+@every_rule
+def test_every_optional_primal_is_left_out_and_given(rule):
+    points = drawn(rule, 100)
+    for i, name in enumerate(rule.primals):
+        given = {point.primals[i] is not None for point in points}
+        assert given == ({True, False} if name in rule.optional else {True})
+
+
+@every_rule
+def test_ties_are_drawn_on_purpose(rule):
+    if rule.conventions:
+        points = drawn(rule)
+        for convention in rule.conventions:
+            ties = sum(bool(convention.where(*point.primals, **point.params).any()) for point in points)
+            assert ties >= len(points) / 50, convention.at
+        assert sum(bool(at_kinks(point).any()) for point in points) >= len(points) / 5
+
+
+@every_rule
+def test_wide_and_narrow_grids_are_drawn(rule):
+    sizes = [x.abs().max().item() / point.spacing for point in drawn(rule) for x in point.tensors if x.numel()]
+    assert max(sizes) > 1000
+    assert min(sizes) == 0
+
+
+@every_rule
+def test_meta_tensors_are_drawn_where_asked_for(rule):
+    points = drawn(rule, 100, devices=weighted(["cpu", "meta"]))
+    assert {point.grad_y.device.type for point in points} == {"cpu", "meta"}
+
+
+@every_rule
+def test_equal_seeds_draw_equal_points_and_others_do_not(rule):
+    first, again, other = (list(map(str, drawn(rule, 30, at=seed))) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+@every_rule
+def test_a_check_that_always_fails_shrinks_to_zeros_of_side_one(rule):
+    def fails(point):
+        raise WrongGradient(point, "fails")
+
+    objection = search(rule, fails, 20)
+    assert objection is not None
+    for x in (*objection.point.tensors, objection.point.grad_y):
+        assert x.numel() == 1
+        assert x.dtype == torch.float64
+        assert x.is_contiguous()
+        assert not x.any()

@@ -1,0 +1,63 @@
+"""The rules of the house that a machine can read."""
+
+import ast
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backprop_rules import CATALOGUE, Rule
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*ROOT.glob("backprop_rules/**/*.py"), *ROOT.glob("tests/**/*.py"), ROOT / "conftest.py"])
+# Spelled so that this file does not hold the words itself.
+CHOSEN_TOLERANCES = re.compile(r"\b(" + "|".join(("atol", "rtol", "allclose", "isclose", "approx")) + r")\b")
+
+every_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@every_source
+def test_no_tolerance_is_chosen(path):
+    assert not CHOSEN_TOLERANCES.findall(path.read_text())
+
+
+@every_source
+def test_functions_have_at_most_40_lines(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= 40, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("backprop_rules/catalogue/*.py")), ids=lambda path: path.stem)
+def test_chapters_have_at_most_200_lines(path):
+    assert len(path.read_text().splitlines()) <= 200
+
+
+def test_a_rule_has_at_most_10_fields():
+    assert len(dataclasses.fields(Rule)) <= 10
+
+
+def test_no_test_of_the_properties_names_a_rule():
+    text = (ROOT / "tests" / "test_properties.py").read_text()
+    assert not [name for name in CATALOGUE if re.search(rf"['\"]{name}['\"]", text)]
+
+
+def test_importing_the_package_loads_neither_hypothesis_nor_the_command_line():
+    code = (
+        "import sys, backprop_rules; print([m for m in ('hypothesis', 'typer', 'rich', 'pytest') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_package_takes_under_150_ms_beside_torch():
+    code = "import torch, time; start = time.process_time(); import backprop_rules; print(time.process_time() - start)"
+    runs = [
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        for _ in range(3)
+    ]
+    assert min(float(run.stdout) for run in runs) < 0.150

@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from backprop_rules import layout
+
+SHAPES = [(), (3,), (2, 3), (2, 1, 3), (0, 2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("arrange", [layout.transposed, layout.sliced, torch.clone])
+def test_an_arranged_tensor_has_the_same_values_and_code_that_makes_it_again(arrange, shape):
+    x = torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
+    arranged = arrange(x)
+    assert torch.equal(arranged, x)
+    again = eval(layout.code(arranged), {"torch": torch, "layout": layout})
+    assert torch.equal(again, x)
+    assert again.dtype == x.dtype
+    assert again.storage_offset() == arranged.storage_offset()
+    if x.numel() > 1:
+        assert again.stride() == arranged.stride()
+
+
+@pytest.mark.parametrize(("axis", "small"), [(0, (1, 3)), (1, (2, 1)), (2, (1, 1))])
+def test_an_expanded_tensor_has_stride_zero_and_code_that_makes_it_again(axis, small):
+    assert layout.expanded_axes((2, 3), axis) == small
+    x = torch.ones(small, dtype=torch.bfloat16).expand(2, 3)
+    again = eval(layout.code(x), {"torch": torch})
+    assert again.stride() == x.stride()
+    assert torch.equal(again, x)
+
+
+def test_the_gaps_of_a_sliced_tensor_are_nan():
+    x = layout.sliced(torch.ones(2))
+    assert x.as_strided((5,), (1,), 0).isnan().tolist() == [True, False, True, False, True]
+
+
+def test_a_meta_tensor_has_code_without_values():
+    assert layout.code(torch.empty(2, device="meta")) == "torch.empty((2,), dtype=torch.float32, device='meta')"
