@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import settings
 
 from backprop_rules import Rule
 from backprop_rules.draw import SIDES, search
@@ -18,6 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # the tensors are too small for more
+    settings.register_profile("backprop_rules", deadline=None)  # a first call of torch may load for seconds
+    settings.load_profile("backprop_rules")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakIdKeyDictionary
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from backprop_rules.grid import precision
 
@@ -28,8 +28,8 @@ class RunningError(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._radii: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._radii: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
 
     def radius(self, x: object) -> Tensor:
         """Return the radius of a tensor, in float64; 0 for what did not come from an operation."""

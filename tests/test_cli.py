@@ -97,7 +97,7 @@ USAGE_ERRORS = {
     ),
     "unknown device": (
         ("verify", "--device", "gpu"),
-        "backprop-rules: there is no device 'gpu'. Known: cpu, cuda, meta.",
+        "backprop-rules: there is no device 'gpu'. Did you mean 'cpu'? Known: cpu, cuda, meta.",
     ),
     "dtype outside the domain": (
         ("verify", "relu", "--dtype", "complex64"),

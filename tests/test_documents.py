@@ -1,5 +1,6 @@
 """The documents' programs: what they print, what autograd says, and what was recorded."""
 
+import dataclasses
 import json
 import shutil
 
@@ -84,8 +85,6 @@ def test_the_rule_printed_for_the_two_layer_network_is_not_the_gradient():
 
 
 def test_a_gradient_declared_wrong_must_be_wrong(copied):
-    import dataclasses
-
     right = PROGRAMS["two_layer_network"]
     slandered = dataclasses.replace(right, wrong=("w1",))
     with pytest.raises(StepDiffers, match=r"the gradients \['w1'\] are declared wrong, but autograd gives the same"):
@@ -93,10 +92,8 @@ def test_a_gradient_declared_wrong_must_be_wrong(copied):
 
 
 def test_the_printed_rule_not_declared_wrong_is_found_out(copied):
-    import dataclasses
-
     honest = dataclasses.replace(PROGRAMS["two_layer_network_as_printed"], wrong=())
-    with pytest.raises(StepDiffers, match="step 1: the gradient of w1, element .* was found by autograd"):
+    with pytest.raises(StepDiffers, match=r"step 1: the gradient of w1, element .* was found by autograd"):
         replay(honest, copied)
 
 

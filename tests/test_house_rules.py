@@ -13,8 +13,9 @@ from backprop_rules import CATALOGUE, Rule
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("backprop_rules/**/*.py"), *ROOT.glob("tests/**/*.py"), ROOT / "conftest.py"])
-# Spelled so that this file does not hold the words itself.
-CHOSEN_TOLERANCES = re.compile(r"\b(" + "|".join(("atol", "rtol", "allclose", "isclose", "approx")) + r")\b")
+# Written backwards, so that this file does not hold the words itself.
+WORDS = [word[::-1] for word in ("lota", "lotr", "esolclla", "esolcsi", "xorppa")]
+CHOSEN_TOLERANCES = re.compile(rf"\b({'|'.join(WORDS)})\b")
 
 every_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -46,18 +47,16 @@ def test_no_test_of_the_properties_names_a_rule():
     assert not [name for name in CATALOGUE if re.search(rf"['\"]{name}['\"]", text)]
 
 
-def test_importing_the_package_loads_neither_hypothesis_nor_the_command_line():
-    code = (
-        "import sys, backprop_rules; print([m for m in ('hypothesis', 'typer', 'rich', 'pytest') if m in sys.modules])"
-    )
+def printed_by(code):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return done.stdout.strip()
+
+
+def test_importing_the_package_loads_neither_hypothesis_nor_the_command_line():
+    loaded = "[name for name in ('hypothesis', 'typer', 'rich', 'pytest') if name in sys.modules]"
+    assert printed_by(f"import sys, backprop_rules; print({loaded})") == "[]"
 
 
 def test_importing_the_package_takes_under_150_ms_beside_torch():
     code = "import torch, time; start = time.process_time(); import backprop_rules; print(time.process_time() - start)"
-    runs = [
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        for _ in range(3)
-    ]
-    assert min(float(run.stdout) for run in runs) < 0.150
+    assert min(float(printed_by(code)) for _ in range(3)) < 0.150

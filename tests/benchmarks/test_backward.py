@@ -1,6 +1,6 @@
 """The time of every rule's backward beside that of autograd's backward of the same operation.
 
-Run: pytest tests/benchmarks --benchmark-only --benchmark-group-by=param:rule,param:size
+Run: pytest tests/benchmarks/test_backward.py --benchmark-group-by=param:rule,param:side
 """
 
 import pytest
@@ -43,11 +43,3 @@ def test_autograds_backward(benchmark, rule, side):
     leaves = [x.requires_grad_() for x in point.primals]
     y = rule.forward(*leaves, **point.params)
     benchmark(torch.autograd.grad, y, leaves, point.grad_y, retain_graph=True)
-
-
-@every_rule
-def test_drawing_a_point(benchmark, rule):
-    """Time Hypothesis and the drawing of 100 points."""
-    from backprop_rules.draw import search
-
-    benchmark.pedantic(search, (rule, lambda point: None, 100), rounds=3)

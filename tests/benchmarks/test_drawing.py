@@ -1,0 +1,14 @@
+"""The time that Hypothesis and the drawing of 100 points take, for every rule.
+
+Run: pytest tests/benchmarks/test_drawing.py
+"""
+
+import pytest
+
+from backprop_rules import CATALOGUE
+from backprop_rules.draw import search
+
+
+@pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
+def test_drawing_100_points(benchmark, rule):
+    benchmark.pedantic(search, (rule, lambda point: None, 100), rounds=3)
