@@ -14,6 +14,7 @@ from torch import Tensor
 
 from backprop_rules import layout
 from backprop_rules.domain import BATCH, Axes, Axis, Bound, Domain, Dtype, Exponent, Factor, Flag, Param, axes_of
+from backprop_rules.errors import InputError
 from backprop_rules.grid import DOUBLE, Grid, odd_part, widest
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point
@@ -97,7 +98,7 @@ def _dtypes(
 ) -> tuple[list[torch.dtype], Params, int]:
     """Draw a dtype for each primal, and for the params, among those in which the rule computes exactly."""
     domain, given_shapes = rule.domain, [shape for shape in shapes if shape is not None]
-    sizes = [rule.forward(*_zeros(shapes, domain.dtypes[0]), **params).numel(), *map(math.prod, given_shapes)]
+    sizes = [_outputs(rule, shapes, params), *map(math.prod, given_shapes)]
     unit = _unit(domain, given_shapes[0], params)
 
     def width(*some: torch.dtype) -> int:
@@ -118,6 +119,18 @@ def _dtypes(
             same_kind = [d for d in domain.dtypes if d.is_complex == own[0].is_complex and width(*own, d)]
             params = {**params, name: _pick(draw, [None, *same_kind])}
     return own, params, width(*own, *(value for value in params.values() if isinstance(value, torch.dtype)))
+
+
+def _outputs(rule: Rule, shapes: Sequence[Shape | None], params: Params) -> int:
+    """Return the number of elements of y; InputError if the forward does not take what its domain promises."""
+    try:
+        return rule.forward(*_zeros(shapes, rule.domain.dtypes[0]), **params).numel()
+    except Exception as error:
+        given = ", ".join(f"{name} of shape {shape}" for name, shape in zip(rule.primals, shapes, strict=True))
+        raise InputError(
+            f"{rule}: its forward raises {type(error).__name__} for {given}, {params or 'no params'}, which its domain "
+            f"'{rule.domain.shapes}' accepts: {(str(error).splitlines() or [''])[0]}. Change the one or the other."
+        ) from error
 
 
 def _unit(domain: Domain, shape: Shape, params: Params) -> int:

@@ -91,6 +91,10 @@ def computes_its_definition(point: Point) -> None:
         values = [complex(v) if point.y.is_complex() else float(v) for v in defined.flat]
     except ZeroDivisionError:
         defined, values = np.empty(point.y.shape), [math.nan] * point.y.numel()
+    except Exception as error:
+        raise WrongGradient(
+            point, f"has a definition that raises {type(error).__name__}", where=f": {error}"
+        ) from error
     wanted = torch.tensor(values, dtype=torch.complex128 if point.y.is_complex() else torch.float64)
     got = point.y.cpu().to(wanted.dtype)
     expect_equal(point, "comes with a forward that is not its definition", None, wanted.reshape(defined.shape), got)

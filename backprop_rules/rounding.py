@@ -62,7 +62,7 @@ Radius = Callable[[object], Tensor]
 MOVES = {aten.t, aten.transpose, aten.permute, aten.view, aten._unsafe_view, aten.expand, aten.unsqueeze,
          aten.squeeze, aten.detach, aten.clone, aten.alias}  # fmt: skip
 # Operations that make a tensor of known values.
-EXACT = {aten.lift_fresh, aten.ones_like, aten.zeros_like, aten.full, aten.scalar_tensor, aten._to_copy}
+EXACT = {aten.lift_fresh, aten.ones_like, aten.zeros_like, aten.full, aten.scalar_tensor}
 
 
 def _double(x: Any) -> Tensor:
@@ -143,9 +143,16 @@ def _one_lipschitz(radius: Radius, result: Tensor, a: Tensor, *_: Any, **__: Any
     return radius(a)
 
 
+def _cast(radius: Radius, result: Tensor, a: Tensor, **_: Any) -> Tensor:
+    if not result.dtype.is_floating_point or not a.dtype.is_floating_point:
+        return radius(a)
+    narrower = precision(result.dtype) < precision(a.dtype)
+    return _rounded(result, radius(a), _double(a).abs()) if narrower else radius(a)
+
+
 FORMULAS: dict[Any, Callable[..., Tensor]] = {
     aten.add: _sum_of_two, aten.sub: _sum_of_two, aten.mul: _product, aten.pow: _power, aten.mm: _matrix_product,
     aten.sum: _sum, aten.ge: _ambiguous, aten.le: _ambiguous, aten.gt: _ambiguous, aten.lt: _ambiguous,
     aten.bitwise_and: _either_ambiguous, aten.where: _where, aten.clamp: _one_lipschitz, aten.neg: _one_lipschitz,
-    aten.relu: _one_lipschitz,
+    aten.relu: _one_lipschitz, aten._to_copy: _cast,
 }  # fmt: skip

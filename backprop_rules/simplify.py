@@ -79,9 +79,13 @@ def _without(point: Point, axis: str, index: int) -> Iterator[Point]:
         old, new = (odd_part(divisor(tuple(p.tensors[0].shape), **p.params)) for p in (point, moved))
         if old % new:
             return
+    try:
+        shape = moved.y.shape
+    except (RuntimeError, IndexError, ValueError):
+        return  # the forward does not take what is left
     dropped = [_drop(point.grad_y, d, index) for d, n in enumerate(point.grad_y.shape) if index < n]
     for grad_y in (point.grad_y, *dropped):
-        if grad_y.shape == moved.y.shape:
+        if grad_y.shape == shape:
             yield replace(moved, grad_y=grad_y)
 
 

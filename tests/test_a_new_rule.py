@@ -1,5 +1,6 @@
 """A rule is declared in one place, and is then found in the list, in the tests and in `verify`."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from backprop_rules import CATALOGUE, Domain, rule
+from backprop_rules import CATALOGUE, Domain, InputError, rule
+from backprop_rules.verify import verify_rule
 
 ROOT = Path(__file__).parents[1]
 
@@ -150,3 +152,34 @@ def test_a_declaration_that_contradicts_itself_is_refused(case):
         declaration(backward)
     assert str(refusal.value) == message
     assert before == CATALOGUE
+
+
+@pytest.mark.parametrize(
+    ("definition", "words"),
+    [
+        (lambda x: x, "neg: comes with a forward that is not its definition."),
+        (lambda x: x.exp(), "neg: has a definition that raises AttributeError: "),
+    ],
+)
+def test_a_right_gradient_of_the_wrong_function_is_found_out(definition, words):
+    wrong = dataclasses.replace(CATALOGUE["neg"], definition=definition)
+    assert str(verify_rule(wrong, 50).objection).startswith(words)
+
+
+def test_a_forward_that_does_not_take_its_domain_is_refused():
+    square_only = dataclasses.replace(CATALOGUE["neg"], forward=lambda x: x @ x)
+    with pytest.raises(InputError) as refusal:
+        verify_rule(square_only, 50)
+    assert str(refusal.value).startswith(
+        "neg: its forward raises RuntimeError for x of shape (), no params, which its domain"
+    )
+    assert str(refusal.value).endswith("Change the one or the other.")
+
+
+@pytest.mark.parametrize("forgotten", ["x = 0", "x = the only bound"])
+def test_a_kink_that_is_not_declared_is_found_out(forgotten):
+    (rule,) = [r for r in CATALOGUE.values() if forgotten in [c.at for c in r.conventions]]
+    kept = tuple(c for c in rule.conventions if c.at != forgotten)
+    objection = verify_rule(dataclasses.replace(rule, conventions=kept), 300).objection
+    assert objection is not None
+    assert "central differences" in objection.oracles

@@ -81,3 +81,13 @@ def test_an_operation_without_a_formula_is_refused():
     ones = torch.ones(1)
     with pytest.raises(NotImplementedError, match=r"aten\.exp"), RunningError():
         torch.exp(ones)
+
+
+@given(st.floats(-1e30, 1e30))
+def test_a_cast_to_fewer_bits_is_a_rounding(x):
+    wide = torch.tensor([x], dtype=torch.float64)
+    with RunningError() as errors:
+        narrow = wide.to(torch.float32)
+        wide_again = narrow.to(torch.float64)
+    assert abs(Fraction(narrow.item()) - Fraction(x)) <= Fraction(errors.radius(narrow).item())
+    assert torch.equal(errors.radius(wide_again), errors.radius(narrow))
