@@ -5,7 +5,7 @@ import torch
 
 from backprop_rules import CATALOGUE
 from backprop_rules.draw import search
-from backprop_rules.oracles import OneSidedDifferences, ReverseMode
+from backprop_rules.oracles import ForwardMode, OneSidedDifferences, ReverseMode
 from backprop_rules.oracles.oracle import Silent
 from backprop_rules.rule import installed
 
@@ -36,17 +36,22 @@ def test_the_rules_choice_lies_between_the_one_sided_derivatives(rule, conventio
         assert all(enclosures[i].outside(point.gradients[i]) is None for i in point.given)
 
 
+MODES = {"reverse": (ReverseMode(), "torch"), "forward": (ForwardMode(), "torch_forward")}
+
+
 @conventions
-def test_the_installed_torch_makes_the_choice_exactly_where_it_is_declared_to(rule, convention):
+@pytest.mark.parametrize("mode", MODES)
+def test_the_installed_torch_makes_the_choice_exactly_where_it_is_declared_to(rule, convention, mode):
+    oracle, versions = MODES[mode]
     follows = []
     for point in points_on(rule, convention):
         try:
-            enclosures = ReverseMode().enclosures(point)
+            enclosures = oracle.enclosures(point)
         except Silent:
             continue
         follows.append(all(enclosures[i].outside(point.gradients[i]) is None for i in point.given))
     assert follows
-    assert all(follows) == installed(convention.torch)
+    assert all(follows) == installed(getattr(convention, versions))
 
 
 def test_versions_are_compared_as_pep_440_says():

@@ -99,9 +99,7 @@ def _define_clamp(x: Any, min: Any = None, max: Any = None) -> Any:
     return above if max is None else np.minimum(above, max)
 
 
-CONSTANT = Convention(
-    "x = min = max", "0: y is max for every x near it, so the gradient of x is zero", _on_both_bounds, None, None
-)
+CONSTANT = "0: y is max for every x near it, so the gradient of x is zero"
 
 
 @rule(
@@ -118,7 +116,7 @@ CONSTANT = Convention(
     source="PyTorch, pull request 7049 (the closed interval) and issue 195931 (open from 2.14 on)",
     conventions=(
         Convention("x = min or x = max", "1: the cotangent passes at a bound", _on_bound, "<2.14", "<2.14"),
-        CONSTANT,
+        Convention("x = min = max", CONSTANT, _on_both_bounds, ">=2.14", ">=2.14"),
     ),
 )
 def clamp(grad_y: Tensor, y: Tensor, x: Tensor, *, min: Number = None, max: Number = None) -> Tensor:
@@ -143,7 +141,7 @@ def clamp(grad_y: Tensor, y: Tensor, x: Tensor, *, min: Number = None, max: Numb
         Convention("x = min or x = max", "1 for x, 0 for the bound", _on_one_of_two_bounds, "<2.14", "<2.14"),
         Convention("x = the only bound", "1 for x, 0 for the bound", _on_the_only_bound, "<2.14", None),
         Convention("x < min = max", "0 for both bounds", _below_both_bounds, "<2.14", None),
-        CONSTANT,
+        Convention("x = min = max", CONSTANT, _on_both_bounds, None, None),
     ),
 )
 def clamp_tensor(

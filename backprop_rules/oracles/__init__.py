@@ -6,4 +6,11 @@ from backprop_rules.oracles.oracle import Oracle
 
 ORACLES: tuple[Oracle, ...] = (ReverseMode(), ForwardMode(), CentralDifferences(), OneSidedDifferences())
 
-__all__ = ["ORACLES", "Oracle"]
+__all__ = [
+    "ORACLES",
+    "CentralDifferences",
+    "ForwardMode",
+    "OneSidedDifferences",
+    "Oracle",
+    "ReverseMode",
+]
