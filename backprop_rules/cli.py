@@ -1,5 +1,6 @@
 """The command line: `backprop-rules verify`, `list` and `baselines`."""
 
+import importlib
 import os
 import sys
 from enum import StrEnum
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+import backprop_rules
 from backprop_rules import report
 from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.documents import PROGRAMS, Program
@@ -29,8 +31,6 @@ from backprop_rules.verify import (
 )
 
 app = typer.Typer(
-    help="Backward rules, held against independent oracles without a chosen tolerance.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -39,6 +39,22 @@ app.add_typer(baselines_app, name="baselines")
 
 WRONG, USAGE = 1, 2
 OutputFormat = StrEnum("OutputFormat", ["text", "json"])
+Baselines = Annotated[Path | None, typer.Option(help="The folder of the recorded training runs.")]
+Module = Annotated[
+    str | None, typer.Option("--import", metavar="MODULE", help="A module of yours that declares rules.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def common(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Backward rules, held against independent oracles without a chosen tolerance."""
+    if version:
+        typer.echo(f"backprop-rules {backprop_rules.__version__}, torch {torch.__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(USAGE)
 
 
 @app.command()
@@ -52,12 +68,14 @@ def verify(
     device: Annotated[
         list[str] | None, typer.Option(help="Only this device: cpu, cuda or meta; may be repeated.")
     ] = None,
-    baselines: Annotated[Path | None, typer.Option(help="The folder of the recorded training runs.")] = None,
+    baselines: Baselines = None,
+    module: Module = None,
 ) -> None:
     """Verify rules at drawn points against every oracle, and replay the documents' programs.
 
     Exits 0 if all is right, 1 if anything is wrong, 2 for a usage error.
     """
+    _import(module)
     rules, programs = _named(names or [])
     dtypes = [find_dtype(name) for name in dtype] if dtype else None
     devices = [find_device(name) for name in device] if device else list(devices_here())
@@ -91,6 +109,17 @@ def _conclude(results: list[RuleResult | ReplayResult], seed: int) -> None:
         raise typer.Exit(WRONG)
 
 
+def _import(module: str | None) -> None:
+    """Import a module of the user's, from the current folder as from anywhere, so that its rules are declared."""
+    if module is None:
+        return
+    sys.path.insert(0, os.getcwd())
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"the module '{module}' cannot be imported: {error}.") from error
+
+
 def _named(names: list[str]) -> tuple[list[Rule], list[Program]]:
     """Return the rules and programs of these names, all of them if there is none."""
     for name in names:
@@ -103,8 +132,10 @@ def _named(names: list[str]) -> tuple[list[Rule], list[Program]]:
 @app.command("list")
 def list_rules(
     output_format: Annotated[OutputFormat, typer.Option(help="A table, or an array of objects.")] = OutputFormat.text,
+    module: Module = None,
 ) -> None:
     """List the rules of the catalogue."""
+    _import(module)
     if output_format is OutputFormat.json:
         typer.echo(report.rules_json(CATALOGUE.values()))
     else:
@@ -112,9 +143,9 @@ def list_rules(
 
 
 @baselines_app.command("check")
-def check_baselines() -> None:
+def check_baselines(baselines: Baselines = None) -> None:
     """Replay every program against its baseline; exit 1 at one that differs."""
-    results = [verify_program(program) for program in PROGRAMS.values()]
+    results = [verify_program(program, baselines) for program in PROGRAMS.values()]
     _console().print(report.table(results))
     for problem in report.problems(results):
         typer.echo(f"\n{problem}", err=True)
@@ -140,14 +171,14 @@ def update_baselines(
         old = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         if old != text:
             different = _lines_that_differ(old, text)
-            typer.echo(f"{path.name}: {different} lines differ." if old else f"{path.name}: new.")
+            typer.echo(f"{path.name}: {report.counted(different, 'line')} changed." if old else f"{path.name}: new.")
             changed.append((path, text))
     if not changed:
         typer.echo("Every baseline is as recorded.")
-    elif yes or typer.confirm(f"Write {len(changed)} files?"):
+    elif yes or typer.confirm(f"Write {report.counted(len(changed), 'file')}?"):
         for path, text in changed:
             write(path, text)
-        typer.echo(f"{len(changed)} files written.")
+        typer.echo(f"{report.counted(len(changed), 'file')} written.")
 
 
 def _console() -> Console:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from backprop_rules.errors import InputError
+
 REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 COMPLEX = (torch.complex128, torch.complex64)
 BATCH = "..."
@@ -76,6 +78,12 @@ class Domain:
     divisor: Callable[..., int] | None = None
     promotes: bool = False
     requires: tuple[str, Callable[..., bool]] | None = None
+
+    def __post_init__(self) -> None:
+        strangers = [dtype for dtype in self.dtypes if dtype not in REAL + COMPLEX]
+        if strangers or not self.dtypes:
+            known = ", ".join(map(str, REAL + COMPLEX))
+            raise InputError(f"a domain's dtypes must be of {known}; got {strangers or 'none'}.")
 
     def count(self, which: str, params: Mapping[str, Any]) -> int:
         """Return `degree`, `power` or `weight` at these params."""

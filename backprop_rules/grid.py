@@ -88,9 +88,12 @@ def widest(
     the numbers of elements of y and of the primals, `dtypes` theirs. In a sum that makes one element
     of size s stand iterations / s terms, since each element takes part in equally many.
     """
+    complex_ = any(dtype.is_complex for dtype in dtypes)
+    if complex_ and unit > 1:
+        return 0  # torch divides a complex number by a real one with several roundings, exact for powers of two alone
     degree, power = domain.count("degree", params), domain.count("power", params)
     terms = domain.count("weight", params) * iterations
-    if any(dtype.is_complex for dtype in dtypes):
+    if complex_:
         # A complex product has two real products a component, or, by three multiplications, as much as four.
         terms *= 4 ** (degree - 1)
     # The first derivative multiplies a coefficient by at most `power`. The second multiplies it by at most

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+MANY = 16  # more zeros than these are not written out
 LAYOUTS = ("contiguous", "transposed", "sliced", "expanded")
 
 
@@ -34,7 +35,7 @@ def code(x: Tensor) -> str:
     stretched = [i for i, n in enumerate(x.shape) if n > 1 and x.stride(i) == 0]
     small = x[tuple(slice(0, 1) if i in stretched else slice(None) for i in range(x.ndim))]
     made = f"torch.tensor({small.tolist()}, dtype={x.dtype}{device})"
-    if small.numel() == 0 and small.ndim > 1:
+    if (small.numel() == 0 and small.ndim > 1) or (small.numel() > MANY and not small.any()):
         made = f"torch.zeros({tuple(small.shape)}, dtype={x.dtype}{device})"
     if stretched:
         return f"{made}.expand({tuple(x.shape)})"

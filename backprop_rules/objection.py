@@ -61,6 +61,11 @@ class WrongGradient(AssertionError):
             lines += [f"    expected  {self.expected}", f"    got       {self.got}"]
         if self.oracles:
             lines += [f"    against   {', '.join(self.oracles)}"]
+        if self.oracles and all(oracle.endswith("differences") for oracle in self.oracles):
+            lines += [
+                "Only differences of the forward disagree. If the rule is right, then its domain is not: the forward",
+                "rounds, or it is no polynomial, or the degree or power that the domain states is too low.",
+            ]
         lines += ["The smallest counterexample found:"]
         lines += [f"    {line}" for line in str(self.point).splitlines()]
         lines += [f"The rule's formula: {rule.formula}"]

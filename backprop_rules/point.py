@@ -81,9 +81,13 @@ class Point:
         return replace(self, grad_y=torch.where(torch.as_tensor(outputs), self.grad_y, 0))
 
     def __str__(self) -> str:
-        lines = [f"{name} = {code(x)}" for name, x in zip(self.rule.primals, self.primals, strict=True)]
-        lines += [f"{name} = {value!r}" for name, value in self.params.items()]
-        return "\n".join([*lines, f"grad_y = {code(self.grad_y)}"])
+        named = zip((*self.rule.primals, "grad_y"), (*self.primals, self.grad_y), strict=True)
+        made = {name: code(x) for name, x in named}
+        made.update({name: repr(value) for name, value in self.params.items()})
+        made["grad_y"] = made.pop("grad_y")  # last
+        lines = [f"{name} = {value}" for name, value in made.items()]
+        laid_out = any("layout." in line for line in lines)
+        return "\n".join(["import torch", *["from backprop_rules import layout"] * laid_out, *lines])
 
 
 def code(x: Tensor | None) -> str:
@@ -111,7 +115,11 @@ def vjp(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: Any
 
 def point(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: Any) -> Point:
     """Return the checked point: see `vjp` for what is refused."""
+    if not isinstance(rule, str | Rule):
+        raise InputError(f"a rule is given by its name, as in vjp('matmul', ...); got {rule!r}.")
     rule = find(rule) if isinstance(rule, str) else rule
+    for name in set(params) & set(rule.primals):
+        raise InputError(f"{rule}: primal {name} is given by position, after grad_y: {', '.join(rule.primals)}.")
     primals += (None,) * (len(rule.primals) - len(primals))
     _check_primals(rule, primals)
     _check_params(rule, params)

@@ -304,6 +304,7 @@ def _expect_same_bits(point: Point, got: Gradients, problem: str, wanted: Gradie
 PROPERTIES: tuple[Property, ...] = (
     writes_to_none_of_its_arguments,
     returns_the_shape_dtype_and_device_of_each_primal,
+    computes_its_definition,
     agrees_with_every_oracle,
     is_linear_in_the_cotangent,
     is_the_adjoint_of_forward_mode,
@@ -313,11 +314,10 @@ PROPERTIES: tuple[Property, ...] = (
     is_batched_by_vmap_as_by_a_loop,
     has_the_right_second_derivative,
     lets_nan_and_inf_reach_only_what_they_influence,
-    computes_its_definition,
 )
 
 # A wrong value is plainer than what else it makes wrong.
-PLAINEST = PROPERTIES[:3]
+PLAINEST = PROPERTIES[:4]
 
 
 def check(point: Point, properties: tuple[Property, ...] = PROPERTIES) -> None:

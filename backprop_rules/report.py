@@ -27,7 +27,7 @@ def _rows(result: RuleResult | ReplayResult) -> Iterable[tuple[str | Text, ...]]
     if isinstance(result, ReplayResult):
         evidence = Text("wrong", style="bold red") if result.problem else "autograd, baseline"
         names = ", ".join(result.program.parameters)
-        yield result.program.name, names, "replay", f"{result.steps} steps", evidence, seconds
+        yield result.program.name, names, "replay", counted(result.steps, "step"), evidence, seconds
         return
     for k, (primal, tally) in enumerate(result.tallies.items()):
         evidence = Text("wrong", style="bold red") if result.objection else _agreed(tally)
@@ -52,6 +52,11 @@ def problems(results: Sequence[RuleResult | ReplayResult]) -> list[str]:
     return found
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number with its noun, in the plural but for 1."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def summary(results: Sequence[RuleResult | ReplayResult], seed: int) -> str:
     """Return the last line: how much was verified, what it cost, and how to repeat it."""
     rules = [result for result in results if isinstance(result, RuleResult)]
@@ -61,7 +66,8 @@ def summary(results: Sequence[RuleResult | ReplayResult], seed: int) -> str:
     wrong = len(problems(results))
     verdict = "all right" if not wrong else f"{wrong} wrong"
     return (
-        f"{len(rules)} rules, {points} points ({cost:.1f} ms a point), {steps} recorded steps: {verdict}. Seed {seed}."
+        f"{counted(len(rules), 'rule')}, {counted(points, 'point')} ({cost:.1f} ms a point), "
+        f"{counted(steps, 'recorded step')}: {verdict}. Seed {seed}."
     )
 
 

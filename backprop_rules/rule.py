@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import Domain, axes_of
-from backprop_rules.errors import unknown
+from backprop_rules.errors import InputError, unknown
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -121,7 +121,7 @@ def rule(
 ) -> Callable[[Callable[..., Any]], Rule]:
     """Declare the decorated backward a rule of the catalogue, under the function's own name.
 
-    `saves` is the names that the backward reads, separated by blanks. Raises TypeError where the
+    `saves` is the names that the backward reads, separated by blanks. Raises InputError where the
     declaration contradicts itself, so that a slip shows when the catalogue is imported.
     """
 
@@ -130,7 +130,7 @@ def rule(
         declared = Rule(name, forward, definition, backward, domain, tuple(saves.split()), formula, source, conventions)
         problem = _contradiction(declared, inspect.signature(backward).parameters)
         if problem:
-            raise TypeError(f"rule {name}: {problem}")
+            raise InputError(f"rule {name}: {problem}")
         CATALOGUE[name] = declared
         return declared
 

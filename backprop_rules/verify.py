@@ -125,7 +125,8 @@ def verify_rule(
     places = weighted(devices or devices_here())
     objection = search(rule, held, examples, seed, dtypes, places)
     if objection:
-        plain = search(rule, lambda point: check(point, PLAINEST), examples, seed, dtypes, places)
+        real = [device for device in places if device != "meta"] or places
+        plain = search(rule, lambda point: check(point, PLAINEST), examples, seed, dtypes, real)
         result.objection = simplest(plain or objection, check)
     result.seconds = time.perf_counter() - started
     return result

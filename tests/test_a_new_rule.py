@@ -148,7 +148,7 @@ CONTRADICTIONS = {
 def test_a_declaration_that_contradicts_itself_is_refused(case):
     declaration, backward, message = CONTRADICTIONS[case]
     before = dict(CATALOGUE)
-    with pytest.raises(TypeError) as refusal:
+    with pytest.raises(InputError) as refusal:
         declaration(backward)
     assert str(refusal.value) == message
     assert before == CATALOGUE
