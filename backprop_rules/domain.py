@@ -38,7 +38,7 @@ class Exponent:
 
 @dataclass(frozen=True)
 class Factor:
-    """A param that is a whole number of at most `largest`; for complex results it may have an imaginary part."""
+    """A param that is a whole number of at most `largest`, or its half or quarter; complex where y may be."""
 
     largest: int
 

@@ -1,7 +1,9 @@
 """Points drawn by Hypothesis: the only module that imports it."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -15,22 +17,23 @@ from torch import Tensor
 from backprop_rules import layout
 from backprop_rules.domain import BATCH, Axes, Axis, Bound, Domain, Dtype, Exponent, Factor, Flag, Param, axes_of
 from backprop_rules.errors import InputError
-from backprop_rules.grid import DOUBLE, Grid, odd_part, widest
+from backprop_rules.grid import DOUBLE, Grid, Room, odd_part, room
 from backprop_rules.objection import WrongGradient
-from backprop_rules.point import Point
+from backprop_rules.point import Point, probe
 from backprop_rules.rule import Rule
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Shape = tuple[int, ...]
+LOW = np.uint64(2**56 - 1)
 # Bytes in the shortest string from which a tensor is drawn.
 SHORT = 64
 Params = dict[str, Any]
 T = TypeVar("T")
 
-# The first is the simplest, to which a counterexample shrinks; 9 is past the length of a vector register.
-SIDES = (1, 2, 3, 4, 5, 9, 0)
+# The first is the simplest, to which a counterexample shrinks; 9 and 17 are past the length of a vector register.
+SIDES = (1, 2, 3, 4, 5, 9, 0, 17)
 # How many batch axes, beside named axes and without: a batch of one hides a missing sum.
-CORE_RANKS, RANKS = (0, 1, 2, 1), (0, 1, 2, 3, 2)
+CORE_RANKS, RANKS = (0, 1, 2, 1, 3), (0, 1, 2, 3, 2, 4)
 # Narrow grids draw ties, zeros and equal elements on purpose; the widest use every bit.
 WIDTHS = (1, 2, 8, 2**DOUBLE)
 # The largest iteration space: what keeps the differences, quadratic in it, within milliseconds.
@@ -62,21 +65,52 @@ def points(
     every, iterations = _shapes(draw, rule, sides)
     params = {name: _param(draw, param, every[0]) for name, param in rule.domain.params.items()}
     shapes, params = _left_out(draw, rule, every, params)
-    own, params, widest_grid = _dtypes(draw, rule, shapes, params, iterations, dtypes or rule.domain.dtypes)
-    width = min(widest_grid, _pick(draw, WIDTHS))
+    own, params, space = _dtypes(draw, rule, shapes, params, iterations, dtypes or rule.domain.dtypes)
+    width = min(space.width, _pick(draw, WIDTHS))
     grid = Grid(width, draw(_whole(0, width.bit_length() - 1)), _unit(rule.domain, every[0], params))
-    for name, param in rule.domain.params.items():
-        if isinstance(param, Bound) and params[name] is not None:
-            params[name] = grid.spacing * draw(_whole(-width, width))
-        elif isinstance(param, Factor):
-            params[name] = _factor(draw, param, any(dtype.is_complex for dtype in own))
     device = _pick(draw, devices)
+    if device == "cuda" and grid.unit > 1:
+        device = "cpu"  # a GPU may divide by a number as it multiplies by the rounded reciprocal
     primals = tuple(
         None if shape is None else tensor(draw, shape, dtype, grid, device)
         for shape, dtype in zip(shapes, own, strict=True)
     )
+    if rule.conventions:
+        primals = _tied(draw, primals, grid)
+    for name, param in rule.domain.params.items():
+        if isinstance(param, Bound) and params[name] is not None:
+            params[name] = _bound(draw, primals[0], grid)
+        elif isinstance(param, Factor):
+            params[name] = _factor(draw, param, any(dtype.is_complex for dtype in own))
     y = Point(rule, primals, params, torch.empty(0), grid.spacing).y
-    return Point(rule, primals, params, tensor(draw, tuple(y.shape), y.dtype, grid, device), grid.spacing)
+    wide = replace(grid, width=min(space.for_cotangent(width), _pick(draw, WIDTHS)))
+    return Point(rule, primals, params, tensor(draw, tuple(y.shape), y.dtype, wide, device), grid.spacing)
+
+
+def _tied(draw: Draw, primals: tuple[Tensor | None, ...], grid: Grid) -> tuple[Tensor | None, ...]:
+    """Draw whether the later primals, bounds say, lie on the first one's elements and next to them."""
+    first = primals[0]
+    assert first is not None
+
+    def near(start: int, x: Tensor) -> Tensor:
+        aligned = torch.broadcast_to(first, np.broadcast_shapes(first.shape, x.shape))
+        aligned = aligned[(0,) * (aligned.ndim - x.ndim)][tuple(slice(0, n) for n in x.shape)]
+        return (aligned + probe(x, start) * grid.spacing).clamp(-grid.largest, grid.largest).to(x.dtype)
+
+    return first, *(
+        near(k, x) if x is not None and x.numel() and first.numel() and draw(_whole(0, 2)) == 2 else x
+        for k, x in enumerate(primals[1:])
+    )
+
+
+def _bound(draw: Draw, x: Tensor | None, grid: Grid) -> float:
+    """Draw a number on the grid, two times in three an element of x or its neighbour."""
+    offset = draw(_whole(-grid.width, grid.width))
+    if x is None or not x.numel() or x.device.type == "meta" or draw(_whole(0, 2)) == 0:
+        return float(grid.spacing * offset)
+    element = float(x.flatten()[draw(_whole(0, x.numel() - 1))])
+    neighbour: float = element + grid.spacing * max(-1, min(1, offset))
+    return min(max(neighbour, -grid.largest), grid.largest)
 
 
 def _left_out(draw: Draw, rule: Rule, shapes: list[Shape], params: Params) -> tuple[list[Shape | None], Params]:
@@ -95,16 +129,16 @@ def _left_out(draw: Draw, rule: Rule, shapes: list[Shape], params: Params) -> tu
 
 def _dtypes(
     draw: Draw, rule: Rule, shapes: list[Shape | None], params: Params, iterations: int, among: Sequence[torch.dtype]
-) -> tuple[list[torch.dtype], Params, int]:
+) -> tuple[list[torch.dtype], Params, Room]:
     """Draw a dtype for each primal, and for the params, among those in which the rule computes exactly."""
     domain, given_shapes = rule.domain, [shape for shape in shapes if shape is not None]
     sizes = [_outputs(rule, shapes, params), *map(math.prod, given_shapes)]
     unit = _unit(domain, given_shapes[0], params)
 
-    def width(*some: torch.dtype) -> int:
-        return widest(domain, params, iterations, sizes, some, unit, bool(rule.conventions))
+    def space(*some: torch.dtype) -> Room:
+        return room(domain, params, iterations, sizes, some, unit, bool(rule.conventions))
 
-    allowed = [dtype for dtype in domain.dtypes if dtype in among and width(dtype)]
+    allowed = [dtype for dtype in domain.dtypes if dtype in among and space(dtype).width]
     if domain.requires:
         allowed = [dtype for dtype in allowed if domain.accepts(*_zeros(shapes, dtype), **params)]
     assume(allowed)
@@ -113,12 +147,12 @@ def _dtypes(
         mixed = [_pick(draw, allowed) for _ in shapes]
         # torch may promote to a dtype outside the domain: float16 and a complex number make complex32.
         ends = (torch.zeros(shape, dtype=d) for shape, d in zip(given_shapes, mixed, strict=True))
-        own = mixed if width(*mixed) and torch.result_type(*ends) in domain.dtypes else own
+        own = mixed if space(*mixed).width and torch.result_type(*ends) in domain.dtypes else own
     for name, param in domain.params.items():
         if isinstance(param, Dtype):
-            same_kind = [d for d in domain.dtypes if d.is_complex == own[0].is_complex and width(*own, d)]
+            same_kind = [d for d in domain.dtypes if d.is_complex == own[0].is_complex and space(*own, d).width]
             params = {**params, name: _pick(draw, [None, *same_kind])}
-    return own, params, width(*own, *(value for value in params.values() if isinstance(value, torch.dtype)))
+    return own, params, space(*own, *(value for value in params.values() if isinstance(value, torch.dtype)))
 
 
 def _outputs(rule: Rule, shapes: Sequence[Shape | None], params: Params) -> int:
@@ -163,13 +197,17 @@ def tensor(draw: Draw, shape: Shape, dtype: torch.dtype, grid: Grid, device: str
 def _whole_numbers(draw: Draw, count: int, width: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
     """Draw that many integers from -width to width; the bytes 0, 1, 2, ... are 0, 1, -1, ..., so that they shrink."""
     choices = 2 * width + 1
-    size = next(n for n in (1, 2, 4, 8) if choices <= 256**n)
+    size = 1 if choices <= 256 else 8
     # Small tensors take a string of one length, so that their values outlive a change of shape in shrinking, and
     # the last byte goes to the first element: shrinking moves what is not zero to the end of a string.
     length = max(SHORT, count * size)
     data = draw(st.binary(min_size=length, max_size=length))
-    ranks = (np.frombuffer(data, dtype=f">u{size}")[::-1][:count] % choices).astype(np.int64)
+    numbers = np.frombuffer(data, dtype=f">u{size}")[::-1][:count]
+    ranks = ((numbers & LOW) % choices).astype(np.int64)
     sizes = (ranks + 1) >> 1
+    if size == 8:
+        # The first byte says how many bits to drop: a wide grid has small numbers beside large ones.
+        sizes >>= (numbers >> 56).astype(np.int64) % width.bit_length()
     return np.where(ranks & 1, sizes, -sizes).astype(np.float64)
 
 
@@ -232,13 +270,14 @@ def _axes(draw: Draw, ndim: int) -> int | tuple[int, ...] | None:
     if kind == 1:
         return int(draw(_whole(-ndim, ndim - 1)))
     chosen, backwards = draw(_whole(1, 2**ndim - 1)), draw(_whole(0, 2**ndim - 1))
-    return tuple(axis - ndim * (backwards >> axis & 1) for axis in range(ndim) if chosen >> axis & 1)
+    axes = [axis - ndim * (backwards >> axis & 1) for axis in range(ndim) if chosen >> axis & 1]
+    return tuple(axes[::-1] if draw(st.booleans()) else axes)
 
 
 def _factor(draw: Draw, param: Factor, complex_y: bool) -> complex:
     whole = _whole(-param.largest, param.largest)
-    real = draw(whole)
-    imaginary = draw(whole) if complex_y else 0
+    halvings = draw(_whole(0, 2))
+    real, imaginary = draw(whole) / 2**halvings, draw(whole) / 2**halvings if complex_y else 0
     return complex(real, imaginary) if imaginary else real
 
 
@@ -280,7 +319,10 @@ def search(
                 raise
 
     try:
-        hold()
+        with warnings.catch_warnings():
+            # torch's own forward mode of mixed dtypes passes through complex32 under vmap, and says so.
+            warnings.filterwarnings("ignore", "ComplexHalf support is experimental")
+            hold()
     except WrongGradient as objection:
         return objection
     except Flaky:

@@ -34,6 +34,11 @@ class Grid:
         """The distance of neighbouring values; a power of two, times the odd part of what the rule divides by."""
         return self.unit * 2.0**-self.scale
 
+    @property
+    def largest(self) -> float:
+        """The largest value."""
+        return self.width * self.spacing
+
 
 @cache
 def precision(dtype: torch.dtype) -> int:
@@ -73,7 +78,27 @@ def odd_part(n: int) -> int:
     return n // (n & -n) if n else 1
 
 
-def widest(
+@dataclass(frozen=True)
+class Room:
+    """How wide the grid may be for a call: `product` bounds the product of `degree` sizes, `limit` each primal's."""
+
+    product: int
+    limit: int
+    degree: int
+    unit: int
+
+    @property
+    def width(self) -> int:
+        """The largest width for primals and cotangent alike; 0 if there is none."""
+        return max(0, min(self.limit, _root(self.product, self.degree) // self.unit))
+
+    def for_cotangent(self, width: int) -> int:
+        """Return the largest width for the cotangent, where the primals have this one: it comes in only once."""
+        others: int = (self.unit * width) ** (self.degree - 1)
+        return self.product // others // self.unit
+
+
+def room(
     domain: Domain,
     params: Mapping[str, Any],
     iterations: int,
@@ -81,8 +106,8 @@ def widest(
     dtypes: Sequence[torch.dtype],
     unit: int = 1,
     kinks: bool = False,
-) -> int:
-    """Return the largest width at which the rule, its derivative and every oracle compute exactly; 0 if none does.
+) -> Room:
+    """Return the room in which the rule, its derivative and every oracle compute exactly.
 
     `iterations` is the number of points of the iteration space (m n p for a matrix product), `sizes`
     the numbers of elements of y and of the primals, `dtypes` theirs. In a sum that makes one element
@@ -90,7 +115,8 @@ def widest(
     """
     complex_ = any(dtype.is_complex for dtype in dtypes)
     if complex_ and unit > 1:
-        return 0  # torch divides a complex number by a real one with several roundings, exact for powers of two alone
+        # torch divides a complex number by a real one with several roundings, exact for powers of two alone.
+        return Room(0, 0, 1, unit)
     degree, power = domain.count("degree", params), domain.count("power", params)
     terms = domain.count("weight", params) * iterations
     if complex_:
@@ -100,19 +126,25 @@ def widest(
     # power (degree - 1) with respect to a primal and by degree with respect to the cotangent. The last
     # factor 2 is for the sum of two cotangents, in the property of linearity.
     slope = 2 * max(power, degree, power * (degree - 1))
-    limits = [_root(2 ** min(map(precision, dtypes)) // (slope * _per_element(terms, sizes)), degree) // unit]
-    stencils = [(*central(power), 1)]
-    if kinks:
-        stencils += [(-power, 0, refinement(power)), (0, power, refinement(power))]
-    for first, last, fine in stencils:
+    products = [2 ** min(map(precision, dtypes)) // (slope * _per_element(terms, sizes))]
+    limits = []
+    for first, last, fine in _stencils(power, kinks):
         # On the grid refined by `fine` a step has the length `unit`. The oracle adds |weights| values of y ...
         weights, denominator = stencil(first, last)
         total = sum(map(abs, weights)) * _per_element(terms, sizes[:1])
         limits.append((_root(2**DOUBLE // total, degree) - unit * max(-first, last)) // (fine * unit))
         # ... and has denominator * step * gradient before it divides. Sums over all outputs and inputs at once,
         # as in the property of the adjoint, are allowed for: `terms`, not terms per element.
-        limits.append(_root(2**DOUBLE // (slope * terms * denominator * unit * fine**degree), degree) // unit)
-    return max(0, min(limits))
+        products.append(2**DOUBLE // (slope * terms * denominator * unit * fine**degree))
+    return Room(min(products), min(limits), degree, unit)
+
+
+def _stencils(power: int, kinks: bool) -> list[tuple[int, int, int]]:
+    """Return the first and last offset, and the refinement of the step, of each stencil that an oracle uses."""
+    stencils = [(*central(power), 1)]
+    if kinks:
+        stencils += [(-power, 0, refinement(power)), (0, power, refinement(power))]
+    return stencils
 
 
 def _per_element(terms: int, sizes: Sequence[int]) -> int:

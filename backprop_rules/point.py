@@ -109,8 +109,15 @@ def vjp(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: Any
     per primal, each of its primal's shape, dtype and device, and None for one that is None. Raises
     InputError for an unknown rule or param, for a primal that is no floating-point or complex
     tensor, for shapes that do not fit, and for a cotangent of another shape, dtype or device.
+
+    As in torch, a gradient may share memory with the cotangent or with another gradient: clone it
+    before you write into it.
     """
-    return point(rule, grad_y, *primals, **params).gradients
+    made = point(rule, grad_y, *primals, **params)
+    try:
+        return made.gradients
+    except BackwardRaised as error:
+        raise InputError(f"{made.rule}: its backward raises {': '.join(error.args)}.") from error
 
 
 def point(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: Any) -> Point:
@@ -123,19 +130,22 @@ def point(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: A
     primals += (None,) * (len(rule.primals) - len(primals))
     _check_primals(rule, primals)
     _check_params(rule, params)
+    _check_kinds(rule, primals, params)
     made = Point(rule, primals, params, grad_y)
     if not rule.domain.accepts(*primals, **params):
         needed = rule.domain.requires[0] if rule.domain.requires else ""
         raise InputError(f"{rule}: it needs {needed}; got {_shapes(rule, primals)}, params {params or 'none'}.")
     try:
         y = made.y
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # whatever torch makes of it
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{rule}: the primals do not fit together: {_shapes(rule, primals)}"
             f"{''.join(f', {name}={value!r}' for name, value in params.items())}. "
             f"They must match '{rule.domain.shapes}'. torch says: {reason}"
         ) from None
+    if y.dtype not in rule.domain.dtypes:
+        raise InputError(f"{rule}: these primals make y of dtype {y.dtype}, which has no gradient here.")
     _check_cotangent(rule, grad_y, y)
     return made
 
@@ -164,6 +174,26 @@ def _check_primals(rule: Rule, primals: tuple[Tensor | None, ...]) -> None:
                 f"{rule}: primal {name} has dtype {x.dtype}, which has no gradient here; it takes {accepted}. "
                 f"Convert it, as in {name}.to({rule.domain.dtypes[0]})."
             )
+
+
+def _check_kinds(rule: Rule, primals: tuple[Tensor | None, ...], params: Mapping[str, Any]) -> None:
+    given = [(name, x) for name, x in zip(rule.primals, primals, strict=True) if x is not None]
+    for name, x in given:
+        if x.layout is not torch.strided or x.is_nested:
+            raise InputError(f"{rule}: primal {name} must be a dense tensor; got {x.layout}. Use {name}.to_dense().")
+        if x.dtype != given[0][1].dtype and not rule.domain.promotes:
+            raise InputError(
+                f"{rule}: primal {name} has dtype {x.dtype}, but {given[0][0]} has dtype {given[0][1].dtype}; "
+                f"it takes primals of one dtype. Convert one, as in {name}.to({given[0][0]}.dtype)."
+            )
+    for name, value in params.items():
+        if isinstance(value, torch.dtype) and value.is_complex != given[0][1].is_complex():
+            raise InputError(
+                f"{rule}: param {name} is {value}, but {given[0][0]} has dtype {given[0][1].dtype}; "
+                "both must be real or both complex."
+            )
+        if isinstance(value, torch.dtype) and value not in rule.domain.dtypes:
+            raise InputError(f"{rule}: param {name} is {value}, which has no gradient here.")
 
 
 def _check_params(rule: Rule, params: Mapping[str, Any]) -> None:

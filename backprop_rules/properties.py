@@ -36,7 +36,7 @@ def same_bits(a: Tensor | None, b: Tensor | None) -> bool:
         return a is b
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    a, b = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in (a, b))
+    a, b = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x.resolve_neg() for x in (a, b))
     whole = {8: torch.int64, 4: torch.int32, 2: torch.int16}[a.element_size()]
     return torch.equal(a.contiguous().view(whole), b.contiguous().view(whole))
 
@@ -73,6 +73,8 @@ def returns_the_shape_dtype_and_device_of_each_primal(point: Point) -> None:
                 needed = "None, as the primal was not given" if x is None else "a tensor"
                 raise WrongGradient(point, f"is {have}", i, expected=needed, got=have)
             continue
+        if not isinstance(gradient, Tensor):
+            raise WrongGradient(point, "is no tensor", i, expected="a tensor", got=repr(gradient))
         facts: tuple[tuple[str, object, object], ...] = (
             ("shape", tuple(gradient.shape), tuple(x.shape)),
             ("dtype", gradient.dtype, x.dtype),
@@ -247,7 +249,7 @@ def has_the_right_second_derivative(point: Point) -> None:
 
 
 def lets_nan_and_inf_reach_only_what_they_influence(point: Point) -> None:
-    """A NaN or infinity in one element of the cotangent leaves the gradients that it cannot influence alone.
+    """A NaN or infinity in one element of the cotangent reaches the gradients that it influences, and no other.
 
     An element is influenced where the gradient of that output alone is not zero just beside the point,
     and beside the factors among the params: 0 times NaN is NaN, and rightly so.
@@ -264,20 +266,28 @@ def lets_nan_and_inf_reach_only_what_they_influence(point: Point) -> None:
     influenced = [torch.zeros_like(g, dtype=torch.bool) for _, g in given(point, point.gradients)]
     for side in (1, -1) if point.rule.conventions else (1,):
         beside = [_moved(x, side * point.spacing / 4, i) for i, x in enumerate(point.primals)]
-        params = {name: _shifted(point, name, value, side / 4) for name, value in point.params.items()}
+        params = {name: _shifted(point, name, value, side / 10) for name, value in point.params.items()}
         moved = replace(point, primals=tuple(beside), params=params)
         there = given(moved, moved.backward(unit.to(moved.y.dtype), moved.y, *beside))
         influenced = [mask | (g != 0) for mask, (_, g) in zip(influenced, there, strict=True)]
     grad_y = torch.where(place != 0, place, point.grad_y).to(point.grad_y.dtype)
     reached = given(point, point.backward(grad_y, point.y, *point.primals))
-    for (i, gradient), (_, got), mask in zip(given(point, point.gradients), reached, influenced, strict=True):
-        astray = ~mask & ~got.isfinite()
+    moved_by_unit = given(point, point.backward(unit.to(point.grad_y.dtype), point.y, *point.primals))
+    poisoned = replace(point, grad_y=grad_y)
+    for (i, gradient), (_, got), (_, moves), mask in zip(
+        given(point, point.gradients), reached, moved_by_unit, influenced, strict=True
+    ):
+        astray, swallowed = ~mask & ~got.isfinite(), (moves != 0) & got.isfinite()
         if astray.any():
             problem = "lets NaN or infinity of grad_y reach what that element of grad_y does not influence"
-            raise WrongGradient.unequal(replace(point, grad_y=grad_y), problem, i, gradient, got, astray)
+            raise WrongGradient.unequal(poisoned, problem, i, gradient, got, astray)
+        if swallowed.any():
+            problem = "swallows NaN or infinity of grad_y where that element of grad_y comes in"
+            raise WrongGradient.unequal(poisoned, problem, i, torch.full_like(got, math.nan), got, swallowed)
 
 
 def _shifted(point: Point, name: str, value: Any, distance: float) -> Any:
+    """Return a factor moved a little, to where no drawn factor lies: they come in quarters."""
     return value + distance if isinstance(point.rule.domain.params[name], Factor) else value
 
 

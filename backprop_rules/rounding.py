@@ -44,8 +44,10 @@ class RunningError(TorchDispatchMode):
         """Compute the operation and its radius."""
         result = func(*args, **(kwargs or {}))
         packet = func.overloadpacket
-        if packet in MOVES:
-            radius = func(self.radius(args[0]), *args[1:], **(kwargs or {})) if len(args) else self.radius(None)
+        if result.is_complex() or result.dtype in (torch.float16, torch.bfloat16):
+            raise NotImplementedError(f"no formula for the rounding of {func} in {result.dtype}")
+        if packet in MOVES and result.dtype == args[0].dtype:
+            radius = func(self.radius(args[0]), *args[1:], **(kwargs or {}))
         elif packet in FORMULAS:
             radius = FORMULAS[packet](self.radius, result, *args, **(kwargs or {}))
         elif packet in EXACT:
@@ -80,6 +82,8 @@ def _up(radius: Tensor) -> Tensor:
 def _rounded(result: Tensor, varies: Tensor, magnitude: Tensor, length: int = 1) -> Tensor:
     """Return the radius of a result of that many roundings, whose exact value varies by `varies`."""
     unit = length * 2.0 ** -precision(result.dtype)
+    if unit >= 1:
+        raise NotImplementedError(f"a sum of {length} terms has no bound in {result.dtype}")
     # Below the smallest normal number a result may be rounded to a multiple of the smallest one, or to zero.
     underflow = length * torch.finfo(result.dtype).smallest_normal
     return _up(varies + 2 * (unit / (1 - unit) * (magnitude + varies) + underflow))
@@ -117,6 +121,8 @@ def _matrix_product(radius: Radius, result: Tensor, a: Tensor, b: Tensor) -> Ten
 
 
 def _sum(radius: Radius, result: Tensor, a: Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
+    if result.dtype != a.dtype:
+        raise NotImplementedError("no formula for the rounding of a sum in another dtype")
     count = a.numel() // max(1, result.numel())
     size, varies = (x.sum(dim, keepdim) for x in (_double(a).abs(), radius(a)))
     return _rounded(result, varies, size, max(1, count - 1))
@@ -124,7 +130,7 @@ def _sum(radius: Radius, result: Tensor, a: Tensor, dim: Any = None, keepdim: bo
 
 def _ambiguous(radius: Radius, result: Tensor, a: Any, b: Any) -> Tensor:
     """Return 1 where the operands are closer than their radii, so that either branch may be taken."""
-    close = (_double(a) - _double(b)).abs() <= _up(radius(a) + radius(b))
+    close = (_scalar(a, a) - _scalar(b, a)).abs() <= _up(radius(a) + radius(b))
     # Operands that are known exactly compare exactly.
     return (close & (radius(a) + radius(b) > 0)).double()
 
@@ -139,15 +145,15 @@ def _where(radius: Radius, result: Tensor, condition: Tensor, a: Any, b: Any) ->
     return torch.where(radius(condition) > 0, _up(either), chosen)
 
 
-def _one_lipschitz(radius: Radius, result: Tensor, a: Tensor, *_: Any, **__: Any) -> Tensor:
+def _one_lipschitz(radius: Radius, result: Tensor, a: Tensor, *others: Any, **named: Any) -> Tensor:
+    if any(isinstance(other, Tensor) for other in (*others, *named.values())):
+        raise NotImplementedError("no formula for the rounding of a clamp with tensor bounds")
     return radius(a)
 
 
 def _cast(radius: Radius, result: Tensor, a: Tensor, **_: Any) -> Tensor:
-    if not result.dtype.is_floating_point or not a.dtype.is_floating_point:
-        return radius(a)
-    narrower = precision(result.dtype) < precision(a.dtype)
-    return _rounded(result, radius(a), _double(a).abs()) if narrower else radius(a)
+    wider = (a.dtype, result.dtype) == (torch.float32, torch.float64) or a.dtype in (torch.bool, result.dtype)
+    return radius(a) if wider else _rounded(result, radius(a), _double(a).abs())
 
 
 FORMULAS: dict[Any, Callable[..., Tensor]] = {

@@ -95,7 +95,7 @@ class Rule:
     def gradients(self, grad_y: Tensor, y: Tensor, *primals: Tensor | None, **params: Any) -> Gradients:
         """Return what `backward` returns, always as a tuple."""
         result = self.backward(grad_y, y, *primals, **params)
-        return result if isinstance(result, tuple) else (result,)
+        return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
 CATALOGUE: dict[str, Rule] = {}

@@ -80,6 +80,16 @@ def _(grad_y, y, x):
     return grad_y.clone()
 
 
+@plant("neg", "swallows NaN", 2)
+def _(grad_y, y, x):
+    return -torch.where(grad_y.isfinite(), grad_y, 0)
+
+
+@plant("neg", "returns a list of numbers", 2)
+def _(grad_y, y, x):
+    return [0.0]
+
+
 @plant("neg", "writes into the cotangent", 2)
 def _(grad_y, y, x):
     return grad_y.neg_()
@@ -142,6 +152,12 @@ def _(grad_y, y, x, *, min=None, max=None):
     return torch.where(inside, grad_y, 0)
 
 
+@plant("clamp", "bounds rounded to bfloat16", 2)
+def _(grad_y, y, x, *, min=None, max=None):
+    low, high = (None if b is None else torch.tensor(b).bfloat16().item() for b in (min, max))
+    return right["clamp"](grad_y, y, x, min=low, max=high)
+
+
 @plant("clamp", "the cotangent is clamped", 2)
 def _(grad_y, y, x, *, min=None, max=None):
     return grad_y.clamp(min, max)
@@ -178,6 +194,21 @@ def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
     return right["sum"](grad_y, y, x, dim=dim, keepdim=keepdim, dtype=dtype)
 
 
+@plant("sum", "axes restored in the order in which they are named", 2)
+def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
+    if isinstance(dim, tuple) and x.ndim and not keepdim:
+        for axis in dim:
+            grad_y = grad_y.unsqueeze(axis % x.ndim)
+        return grad_y.expand(x.shape).to(x.dtype)
+    return right["sum"](grad_y, y, x, dim=dim, keepdim=keepdim, dtype=dtype)
+
+
+@plant("sum", "the cotangent goes through float32", 2)
+def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
+    narrow = grad_y.to(torch.complex64 if grad_y.is_complex() else torch.float32).to(grad_y.dtype)
+    return right["sum"](narrow, y, x, dim=dim, keepdim=keepdim, dtype=dtype)
+
+
 @plant("mean", "sum instead of mean", 3)
 def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
     return right["sum"](grad_y, y, x, dim=dim, keepdim=keepdim, dtype=dtype)
@@ -211,10 +242,26 @@ def _(grad_y, y, a, b):
     return (grad_y @ b.mH, a.mH @ grad_y) if a.ndim > 1 and b.ndim > 1 else right["matmul"](grad_y, y, a, b)
 
 
-@plant("matmul", "reads the cotangent as if contiguous", 8)
+@plant("matmul", "reads the cotangent as if contiguous", 5)
 def _(grad_y, y, a, b):
     as_if = grad_y.as_strided(grad_y.shape, torch.empty(grad_y.shape).stride(), grad_y.storage_offset())
     return right["matmul"](as_if, y, a, b)
+
+
+@plant("matmul", "float64 through float32", 3)
+def _(grad_y, y, a, b):
+    if grad_y.dtype != torch.float64:
+        return right["matmul"](grad_y, y, a, b)
+    narrow = right["matmul"](grad_y.float(), y.float(), a.float(), b.float())
+    return tuple(gradient.double() for gradient in narrow)
+
+
+@plant("linear", "the bias's gradient is summed in float32", 4)
+def _(grad_y, y, x, w, b=None):
+    grad_x, grad_w, grad_b = right["linear"](grad_y, y, x, w, b)
+    if grad_b is not None and grad_b.dtype == torch.float64:
+        grad_b = grad_y.float().sum_to_size(b.shape).double()
+    return grad_x, grad_w, grad_b
 
 
 @plant("linear", "mean over the batch for the bias", 6)

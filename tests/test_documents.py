@@ -160,7 +160,7 @@ def test_a_missing_or_corrupt_baseline_gets_one_clear_error(copied, case):
 EDITS = {
     "another program": (lambda r: r.update(program="other"), "is of program other, not linear_model"),
     "another dtype": (lambda r: r.update(dtype="float64"), "is of dtype float64, not float32"),
-    "a missing input": (lambda r: r["inputs"].pop("x"), "no input ['x']"),
+    "a missing input": (lambda r: r["inputs"].pop("x"), "no input 'x'"),
     "a missing value": (lambda r: r["steps"][1].pop("loss"), "step 2 has no 'loss'"),
     "hex that is none": (lambda r: r["steps"][0]["loss"].update(hex=["zz"]), "is corrupt (ValueError"),
     "decimals that differ": (lambda r: r["steps"][0]["loss"].update(decimal=[2.0]), "the hexadecimal and the decimal"),

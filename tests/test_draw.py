@@ -28,7 +28,7 @@ def test_every_dtype_of_the_domain_is_drawn(rule):
 @every_rule
 def test_every_layout_is_drawn_of_primals_and_cotangents(rule):
     seen = Counter()
-    for point in drawn(rule):
+    for point in drawn(rule, 1000):
         for role, tensors in (("primal", point.tensors), ("cotangent", (point.grad_y,))):
             for x in tensors:
                 seen[role, "contiguous"] += x.is_contiguous() and x.numel() > 1

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backprop_rules import CATALOGUE, Domain
-from backprop_rules.grid import Grid, central, odd_part, precision, refinement, stencil, widest
+from backprop_rules.grid import Grid, central, odd_part, precision, refinement, room, stencil
 
 
 @pytest.mark.parametrize("power", range(1, 9))
@@ -61,22 +61,32 @@ def product_sum(terms, width, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("terms", [1, 2, 7, 16])
 def test_the_width_of_a_product_leaves_sums_exact_and_16_times_as_much_does_not(dtype, terms):
-    width = widest(Domain("n, n", degree=2), {}, terms, [1, terms, terms], [dtype])
+    width = room(Domain("n, n", degree=2), {}, terms, [1, terms, terms], [dtype]).width
     assert width == 0 or product_sum(terms, width, dtype)
     # 16 times the width takes 8 bits more than were left free for the second derivative and the sum of two cotangents.
     assert not product_sum(terms, max(width, 1) * 16 + 1, dtype)
 
 
 def test_a_sum_too_long_for_a_dtype_has_no_grid_in_it():
-    width = functools.partial(widest, Domain("...", divisor=lambda shape: 1), {}, 1000, [1, 1000])
-    assert width([torch.bfloat16]) == 0
-    assert width([torch.float32]) > 0
+    space = functools.partial(room, Domain("...", divisor=lambda shape: 1), {}, 1000, [1, 1000])
+    assert space([torch.bfloat16]).width == 0
+    assert space([torch.float32]).width > 0
 
 
 def test_float64_leaves_wide_grids_at_small_sizes():
     for rule in CATALOGUE.values():
         params = {name: 2 if name == "n" else None for name in rule.domain.params}
-        assert widest(rule.domain, params, 4, [4, 4], [torch.float64], kinks=bool(rule.conventions)) > 2**16, rule
+        space = room(rule.domain, params, 4, [4, 4], [torch.float64], kinks=bool(rule.conventions))
+        assert space.width > 2**16, rule
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_narrow_primal_leaves_the_cotangent_the_rest_of_the_room(dtype):
+    space = room(Domain("..., ...", degree=2), {}, 4, [4, 4, 4], [dtype])
+    assert space.for_cotangent(1) == space.product > space.width
+    assert space.for_cotangent(space.width) >= space.width
+    # Both factors at their largest, summed over the four terms and for two cotangents, still fit.
+    assert 2 * space.for_cotangent(space.width) * space.width <= 2 ** precision(dtype)
 
 
 def test_the_spacing_is_a_power_of_two_times_the_unit():

@@ -8,7 +8,8 @@ from backprop_rules.domain import Domain, Factor
 from backprop_rules.rule import rule
 
 # A factor a + ib with |a|, |b| <= 3 multiplies a component by 3 twice and adds the two: at most 6, and 1 for x itself.
-SCALED = Domain("..., ...", params={"alpha": Factor(3)}, weight=7, promotes=True)
+# It may come in quarters, of which there are four times as many.
+SCALED = Domain("..., ...", params={"alpha": Factor(3)}, weight=4 * 7, promotes=True)
 
 
 @rule(

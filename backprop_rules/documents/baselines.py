@@ -57,7 +57,7 @@ def load(program: Program, where: Path | None = None) -> Baseline:
         return Baseline(
             _decoded(record["inputs"], program.dtype), [_decoded(step, program.dtype) for step in record["steps"]]
         )
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         reason = f"{type(error).__name__}: {error}"
@@ -82,10 +82,13 @@ def record(program: Program, inputs: Mapping[str, Tensor]) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a baseline so that no file is lost or cut off half-way."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".json.new")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise InputError(f"the baseline {path.name} cannot be written: {error.strerror}.") from error
 
 
 def _encoded(values: Mapping[str, Tensor]) -> dict[str, Any]:

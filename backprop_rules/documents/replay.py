@@ -56,9 +56,11 @@ def replay(program: Program, where: Path | None = None) -> Replay:
 
 
 def _samples(program: Program, baseline: Baseline) -> list[Tensors]:
-    missing = {*program.inputs(), *program.parameters} - set(baseline.inputs)
-    if missing:
-        raise InputError(f"{program.name}: the baseline is corrupt (no input {sorted(missing)}). {RERECORD}")
+    for name, example in program.inputs().items():
+        found = baseline.inputs.get(name)
+        if found is None or found.shape != example.shape:
+            what = "no input" if found is None else f"shape {tuple(found.shape)}, not {tuple(example.shape)}, for input"
+            raise InputError(f"{program.name}: the baseline is corrupt ({what} '{name}'). {RERECORD}")
     samples = list(program.samples(baseline.inputs))
     if len(samples) != len(baseline.steps):
         raise StepDiffers(
@@ -106,7 +108,8 @@ def _part(program: Program, errors: RunningError, value: Tensor, other: Tensor) 
     if program.fixed:
         return 0.0 if _bits(value) == _bits(other) else float("inf")
     distance = (value.double() - other.double()).abs()
-    parts = torch.where(distance == 0, 0.0, distance / errors.radius(value))
+    same = (value == other) | (value.isnan() & other.isnan())
+    parts = torch.where(same, 0.0, distance / errors.radius(value))
     return float("inf") if parts.isnan().any() else float(parts.max())
 
 

@@ -53,7 +53,8 @@ def directions(point: Point) -> list[Tensor]:
     sizes = [shape.numel() for shape in shapes]
     count = sum(sizes)
     columns = torch.eye(count, dtype=torch.float64).split(sizes, dim=1)
-    moves = [c.reshape(count, *shape).contiguous() for c, shape in zip(columns, shapes, strict=True)]
+    moves = [c.reshape(count, *shape).clone() for c, shape in zip(columns, shapes, strict=True)]
+    # view_as_complex takes no odd offset, not even of an empty tensor, and so the clones.
     return [torch.view_as_complex(m) if x.is_complex() else m for m, x in zip(moves, point.tensors, strict=True)]
 
 
