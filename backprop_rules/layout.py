@@ -1,6 +1,7 @@
 """Memory layouts: the same values, laid out in the ways that break a backward which reads as if contiguous."""
 
 import math
+import re
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -34,7 +35,8 @@ def code(x: Tensor) -> str:
         return f"torch.empty({tuple(x.shape)}, dtype={x.dtype}{device})"
     stretched = [i for i, n in enumerate(x.shape) if n > 1 and x.stride(i) == 0]
     small = x[tuple(slice(0, 1) if i in stretched else slice(None) for i in range(x.ndim))]
-    made = f"torch.tensor({small.tolist()}, dtype={x.dtype}{device})"
+    values = re.sub(r"\b(nan|inf)\b", r"torch.\1", str(small.tolist()))
+    made = f"torch.tensor({values}, dtype={x.dtype}{device})"
     if (small.numel() == 0 and small.ndim > 1) or (small.numel() > MANY and not small.any()):
         made = f"torch.zeros({tuple(small.shape)}, dtype={x.dtype}{device})"
     if stretched:

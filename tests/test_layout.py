@@ -36,3 +36,13 @@ def test_the_gaps_of_a_sliced_tensor_are_nan():
 
 def test_a_meta_tensor_has_code_without_values():
     assert layout.code(torch.empty(2, device="meta")) == "torch.empty((2,), dtype=torch.float32, device='meta')"
+
+
+def test_nan_and_infinity_have_code_that_makes_them_again():
+    x = torch.tensor([torch.nan, -torch.inf, 1.0])
+    assert layout.code(x) == "torch.tensor([torch.nan, -torch.inf, 1.0], dtype=torch.float32)"
+    assert torch.equal(eval(layout.code(x), {"torch": torch}).isnan(), x.isnan())
+
+
+def test_many_zeros_are_not_written_out():
+    assert layout.code(torch.zeros(5, 5)) == "torch.zeros((5, 5), dtype=torch.float32)"

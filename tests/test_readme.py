@@ -1,0 +1,62 @@
+"""What the README says is so."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backprop_rules import CATALOGUE
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def run(tmp_path, *words):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if "@rule" in b], ids=["cube", "times_square"])
+def test_the_rules_that_it_shows_are_right(tmp_path, block):
+    (tmp_path / "my_rules.py").write_text(block)
+    (name,) = re.findall(r"def (\w+)\(", block)
+    done = run(tmp_path, "-m", "backprop_rules", "verify", "--import", "my_rules", name, "--examples", "50")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_wrong_cube_is_found_out_as_it_says(tmp_path):
+    (tmp_path / "my_rules.py").write_text(BLOCKS[0].replace("3 * x * x", "2 * x * x"))
+    done = run(tmp_path, "-m", "backprop_rules", "verify", "--import", "my_rules", "cube", "--examples", "50")
+    assert done.returncode == 1
+    assert "expected  3.0\n    got       2.0\n" in done.stdout
+    assert "x = torch.tensor(1.0, dtype=torch.float64)\n    grad_y = torch.tensor(1.0" in done.stdout
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if "@rule" not in b], ids=["vjp", "my_relu"])
+def test_the_programs_that_it_shows_run(tmp_path, block):
+    (tmp_path / "program.py").write_text(block)
+    done = run(tmp_path, "program.py")
+    assert done.returncode == 0, done.stderr
+    if "my_relu" in block:
+        assert done.stdout.startswith("relu: the gradient of x reads more than it declares to save (y).")
+
+
+def test_its_table_of_kinks_is_the_declared_one():
+    for rule in CATALOGUE.values():
+        for c in rule.conventions:
+            row = f"| `{rule}` | {c.at} | {c.value} | {c.torch or 'none'} | {c.torch_forward or 'none'} |"
+            assert row in README
+
+
+def test_the_counterexample_that_it_shows_is_the_one_that_the_tests_expect():
+    (shown,) = re.findall(r"```text\n(mean: .*?)```", README, re.DOTALL)
+    assert shown in (ROOT / "tests" / "test_cli.py").read_text().replace("\\\\", "\\")
+
+
+def test_its_rows_are_those_of_the_catalogue():
+    assert [name for name in CATALOGUE if not re.search(rf"^{name} +\w+ +exact", README, re.MULTILINE)] == []
