@@ -35,7 +35,7 @@ SIDES = (1, 2, 3, 4, 5, 9, 0, 17)
 # How many batch axes, beside named axes and without: a batch of one hides a missing sum.
 CORE_RANKS, RANKS = (0, 1, 2, 1, 3), (0, 1, 2, 3, 2, 4)
 # Narrow grids draw ties, zeros and equal elements on purpose; the widest use every bit.
-WIDTHS = (1, 2, 8, 2**DOUBLE)
+WIDTHS = (1, 2, 8, 2**DOUBLE, 2**DOUBLE)
 # The largest iteration space: what keeps the differences, quadratic in it, within milliseconds.
 LARGEST = 300
 
@@ -116,7 +116,7 @@ def _bound(draw: Draw, x: Tensor | None, grid: Grid) -> float:
 def _left_out(draw: Draw, rule: Rule, shapes: list[Shape], params: Params) -> tuple[list[Shape | None], Params]:
     """Draw which optional primals and bounds are left out, none or all of them where the domain requires it."""
     optional = [*rule.optional, *(name for name, param in rule.domain.params.items() if isinstance(param, Bound))]
-    drawn = {name for name in sorted(optional) if draw(st.booleans())}
+    drawn = {name for name in sorted(optional) if draw(_whole(0, 2)) == 2}
     choices = []
     for absent in (drawn, set[str](), set(optional)):
         kept = [None if name in absent else shape for name, shape in zip(rule.primals, shapes, strict=True)]
