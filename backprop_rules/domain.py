@@ -14,6 +14,11 @@ COMPLEX = (torch.complex128, torch.complex64)
 BATCH = "..."
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the dtype's name as users type it: float32 for torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
 @dataclass(frozen=True)
 class Flag:
     """A param that is True or False."""

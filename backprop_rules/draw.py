@@ -9,13 +9,27 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, Phase, assume, given, seed, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import seed as seeded
 from hypothesis import strategies as st
-from hypothesis.errors import Flaky
+from hypothesis.errors import Flaky, Unsatisfiable
 from torch import Tensor
 
 from backprop_rules import layout
-from backprop_rules.domain import BATCH, Axes, Axis, Bound, Domain, Dtype, Exponent, Factor, Flag, Param, axes_of
+from backprop_rules.domain import (
+    BATCH,
+    Axes,
+    Axis,
+    Bound,
+    Domain,
+    Dtype,
+    Exponent,
+    Factor,
+    Flag,
+    Param,
+    axes_of,
+    dtype_name,
+)
 from backprop_rules.errors import InputError
 from backprop_rules.grid import DOUBLE, Grid, Room, odd_part, room
 from backprop_rules.objection import WrongGradient
@@ -24,11 +38,13 @@ from backprop_rules.rule import Rule
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Shape = tuple[int, ...]
-LOW = np.uint64(2**56 - 1)
-# Bytes in the shortest string from which a tensor is drawn.
-SHORT = 64
 Params = dict[str, Any]
 T = TypeVar("T")
+
+# Bytes in the shortest string from which a tensor is drawn.
+SHORT = 64
+# The bits of a wide element that its value comes from; the eight above say how many of them to drop.
+LOW = np.uint64(2**56 - 1)
 
 # The first is the simplest, to which a counterexample shrinks; 9 and 17 are past the length of a vector register.
 SIDES = (1, 2, 3, 4, 5, 9, 0, 17)
@@ -217,12 +233,12 @@ def _shapes(draw: Draw, rule: Rule, among: Sequence[int]) -> tuple[list[Shape], 
     names = {name for primal in primals for name in primal if name != BATCH}
     missing = {name.rstrip("?") for name in sorted(names) if name.endswith("?") and draw(st.booleans())}
     present = sorted({name.rstrip("?") for name in names} - missing)
-    room, sides = LARGEST, list[int]()
+    left, sides = LARGEST, list[int]()
     for _ in range(len(present) + _pick(draw, CORE_RANKS if names else RANKS)):
         # Equal sides hide a transpose, and make it silent: a side often repeats the last one.
-        options = [n for n in (*among, *sides[-1:] * 3) if n <= room]
+        options = [n for n in (*among, *sides[-1:] * 3) if n <= left]
         sides.append(_pick(draw, options))
-        room //= max(1, sides[-1])
+        left //= max(1, sides[-1])
     sizes, batch = dict(zip(present, sides, strict=False)), tuple(sides[len(present) :])
     shared = sum(primal[0] == BATCH for primal in primals)
     shapes: list[Shape] = []
@@ -295,18 +311,18 @@ def search(
     rule: Rule,
     check: Callable[[Point], None],
     examples: int,
-    at: int = 0,
+    seed: int = 0,
     dtypes: Sequence[torch.dtype] | None = None,
     devices: Sequence[str] = ("cpu",),
     sides: Sequence[int] = SIDES,
 ) -> WrongGradient | None:
     """Return the objection at the smallest point found at which the check fails, None where it never does.
 
-    `at` is the seed: equal seeds draw equal points.
+    Equal seeds draw equal points. Raises InputError where no point can be drawn.
     """
     last: list[WrongGradient] = []
 
-    @seed(at)
+    @seeded(seed)
     @settings(QUIET, max_examples=examples)
     @given(points(rule, dtypes, devices, sides))
     def hold(point: Point) -> None:
@@ -325,7 +341,17 @@ def search(
             hold()
     except WrongGradient as objection:
         return objection
+    except Unsatisfiable as error:
+        raise _nothing_drawn(rule, dtypes) from error
     except Flaky:
         # The rule answers otherwise when asked again; the last failure shown is still a failure.
         return last[-1]
     return None
+
+
+def _nothing_drawn(rule: Rule, dtypes: Sequence[torch.dtype] | None) -> InputError:
+    among = ", ".join(map(dtype_name, dtypes or rule.domain.dtypes))
+    return InputError(
+        f"{rule}: no point could be drawn on which nothing rounds: the sums are too long, or the degree too high, "
+        f"for {among}. Check the degree and the weight of its domain."
+    )

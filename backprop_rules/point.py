@@ -1,17 +1,19 @@
 """A point: a rule with the primals, params and cotangent at which it is held against the oracles."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from backprop_rules import layout
-from backprop_rules.domain import Axes, Axis, Bound, Dtype, Exponent, Factor, Flag, Param
+from backprop_rules.domain import Axes, Axis, Bound, Dtype, Exponent, Factor, Flag, Param, dtype_name
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.rule import Gradients, Rule, find
+
+T = TypeVar("T")
 
 # The only numbers that tangents and second cotangents need: -1, 0 and 1 in an order without symmetry.
 PROBE = torch.tensor([1.0, -1, -1, 0, 1, 1, -1, 0, 0, 1, -1], dtype=torch.float64).repeat(100)
@@ -29,7 +31,7 @@ class Point:
     primals: tuple[Tensor | None, ...]
     params: Mapping[str, Any]
     grad_y: Tensor
-    spacing: float = field(default=1.0)
+    spacing: float = 1.0
 
     @cached_property
     def y(self) -> Tensor:
@@ -64,9 +66,9 @@ class Point:
         """The primals that are there."""
         return tuple(x for x in self.primals if x is not None)
 
-    def placed(self, tensors: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
-        """Return the primals with others in the places of those that are there."""
-        others = iter(tensors)
+    def placed(self, values: Iterable[T]) -> tuple[T | None, ...]:
+        """Return one value for each primal that is there, in its place, and None for the others."""
+        others = iter(values)
         return tuple(None if x is None else next(others) for x in self.primals)
 
     @cached_property
@@ -169,7 +171,7 @@ def _check_primals(rule: Rule, primals: tuple[Tensor | None, ...]) -> None:
                 f"Use torch.as_tensor({name})."
             )
         elif x.dtype not in rule.domain.dtypes:
-            accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in rule.domain.dtypes)
+            accepted = ", ".join(map(dtype_name, rule.domain.dtypes))
             raise InputError(
                 f"{rule}: primal {name} has dtype {x.dtype}, which has no gradient here; it takes {accepted}. "
                 f"Convert it, as in {name}.to({rule.domain.dtypes[0]})."

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from backprop_rules.domain import Factor
 from backprop_rules.enclosure import as_real
 from backprop_rules.objection import WrongGradient
-from backprop_rules.oracles import ORACLES
+from backprop_rules.oracles import ForwardMode, ReverseMode
 from backprop_rules.point import BackwardRaised, Point, probe
 from backprop_rules.rule import Gradients
 from backprop_rules.verdict import judge
@@ -131,7 +131,7 @@ def is_the_adjoint_of_forward_mode(point: Point) -> None:
     """<grad_y, J t> = sum over the primals of <gradient, t>, both sums formed exactly in float64."""
     if not any(x.numel() for x in point.tensors):
         return  # J has no columns, and torch's J t may be 0/0, as for the mean of nothing.
-    spoken = point.only(ORACLES[1].speaks_for(point))
+    spoken = point.only(ForwardMode().speaks_for(point))
     tangents = [probe(x, start) * point.spacing for start, x in enumerate(spoken.tensors)]
     with forward_ad.dual_level():
         # torch cannot write a tangent beside a primal whose elements share memory.
@@ -171,9 +171,10 @@ def reads_only_what_it_saves(point: Point) -> None:
 def writes_to_none_of_its_arguments(point: Point) -> None:
     """Neither the cotangent nor y nor a primal has another value, or was written to, after the call."""
     names = ("grad_y", "y", *point.rule.primals)
-    arguments = [None if x is None else x.clone() for x in (point.grad_y, point.y, *point.primals)]
+    grad_y, y, primals = point.grad_y.clone(), point.y.clone(), point.placed(x.clone() for x in point.tensors)
+    arguments = (grad_y, y, *primals)
     before = [None if x is None else (x.clone(), x._version) for x in arguments]
-    point.backward(*arguments)  # type: ignore[arg-type]
+    point.backward(grad_y, y, *primals)
     for name, x, old in zip(names, arguments, before, strict=True):
         if x is not None and old is not None and (x._version != old[1] or not same_bits(x, old[0])):
             raise WrongGradient(point, f"writes to its argument {name}", expected=old[0].tolist(), got=x.tolist())
@@ -203,10 +204,10 @@ def gives_the_same_whatever_the_strides(point: Point) -> None:
 
 def is_batched_by_vmap_as_by_a_loop(point: Point) -> None:
     """vmap over two points at once gives the two results that a loop gives."""
-    primals = [None if x is None else torch.stack([x, -x]) for x in point.primals]
-    axes = tuple(None if x is None else 0 for x in primals)
+    primals = point.placed(torch.stack([x, -x]) for x in point.tensors)
+    second = point.placed(-x for x in point.tensors)
+    axes = point.placed(0 for _ in point.tensors)
     grads = torch.stack([point.grad_y, probe(point.grad_y) * point.spacing])
-    second = tuple(None if x is None else x[1] for x in primals)
     with torch.no_grad():
         ys = torch.stack([point.y, point.forward(*second)])
         looped = [point.gradients, point.backward(grads[1], ys[1], *second)]
@@ -222,7 +223,7 @@ def is_batched_by_vmap_as_by_a_loop(point: Point) -> None:
 
 def has_the_right_second_derivative(point: Point) -> None:
     """Differentiated by torch, the backward gives what torch's own double backward gives."""
-    outputs = ORACLES[0].speaks_for(point)
+    outputs = ReverseMode().speaks_for(point)
     spoken = point.only(outputs)
 
     def second(gradients: Iterable[Tensor], variables: list[Tensor]) -> tuple[Tensor, ...]:
@@ -257,12 +258,10 @@ def lets_nan_and_inf_reach_only_what_they_influence(point: Point) -> None:
     count = point.grad_y.numel()
     if not count:
         return
-    middle = count // 2
-    place = torch.zeros(count, dtype=torch.float64)
-    place[max(middle - 1, 0)], place[middle] = math.inf, math.nan
-    place = place.reshape(point.grad_y.shape).to(point.grad_y.device)
-    # Two numbers whose sum has no reason to cancel.
-    unit = torch.where(place.isnan(), 1.0, torch.where(place.isinf(), 0.6180339887498949, 0.0))
+    element = torch.zeros(count, dtype=torch.bool, device=point.grad_y.device)
+    element[count // 2] = True
+    element = element.reshape(point.grad_y.shape)
+    unit = element.to(point.grad_y.dtype)
     influenced = [torch.zeros_like(g, dtype=torch.bool) for _, g in given(point, point.gradients)]
     for side in (1, -1) if point.rule.conventions else (1,):
         beside = [_moved(x, side * point.spacing / 4, i) for i, x in enumerate(point.primals)]
@@ -270,20 +269,23 @@ def lets_nan_and_inf_reach_only_what_they_influence(point: Point) -> None:
         moved = replace(point, primals=tuple(beside), params=params)
         there = given(moved, moved.backward(unit.to(moved.y.dtype), moved.y, *beside))
         influenced = [mask | (g != 0) for mask, (_, g) in zip(influenced, there, strict=True)]
-    grad_y = torch.where(place != 0, place, point.grad_y).to(point.grad_y.dtype)
-    reached = given(point, point.backward(grad_y, point.y, *point.primals))
-    moved_by_unit = given(point, point.backward(unit.to(point.grad_y.dtype), point.y, *point.primals))
-    poisoned = replace(point, grad_y=grad_y)
-    for (i, gradient), (_, got), (_, moves), mask in zip(
-        given(point, point.gradients), reached, moved_by_unit, influenced, strict=True
-    ):
-        astray, swallowed = ~mask & ~got.isfinite(), (moves != 0) & got.isfinite()
-        if astray.any():
-            problem = "lets NaN or infinity of grad_y reach what that element of grad_y does not influence"
-            raise WrongGradient.unequal(poisoned, problem, i, gradient, got, astray)
-        if swallowed.any():
-            problem = "swallows NaN or infinity of grad_y where that element of grad_y comes in"
-            raise WrongGradient.unequal(poisoned, problem, i, torch.full_like(got, math.nan), got, swallowed)
+    comes_in = [g != 0 for _, g in given(point, point.backward(unit, point.y, *point.primals))]
+    for special in (math.nan, math.inf):
+        grad_y = torch.where(element, special, point.grad_y)
+        poisoned = replace(point, grad_y=grad_y)
+        reached = given(point, point.backward(grad_y, point.y, *point.primals))
+        for (i, got), may, must in zip(reached, influenced, comes_in, strict=True):
+            _expect_reach(poisoned, i, got, may, must)
+
+
+def _expect_reach(poisoned: Point, i: int, got: Tensor, may: Tensor, must: Tensor) -> None:
+    astray, swallowed = ~may & ~got.isfinite(), must & got.isfinite()
+    if astray.any():
+        problem = "lets NaN or infinity of grad_y reach what that element of grad_y does not influence"
+        raise WrongGradient.unequal(poisoned, problem, i, torch.zeros_like(got), got, astray)
+    if swallowed.any():
+        problem = "swallows NaN or infinity of grad_y where that element of grad_y comes in"
+        raise WrongGradient.unequal(poisoned, problem, i, torch.full_like(got, math.nan), got, swallowed)
 
 
 def _shifted(point: Point, name: str, value: Any, distance: float) -> Any:
@@ -296,7 +298,9 @@ def _moved(x: Tensor | None, distance: float, seed: int) -> Tensor | None:
     if x is None:
         return None
     wide = x.to(torch.complex128 if x.is_complex() else torch.float64)
-    # The fractional parts of multiples of the golden ratio are all different, and none is 0.
+    # The fractional parts of multiples of an irrational number are all different, and none is 0, so that no two
+    # equal elements stay equal. They survive the sum: where the derivative depends on x, the degree is 2 or more,
+    # and a grid on which nothing rounds leaves at least half of float64's bits below its spacing.
     parts = torch.frac((torch.arange(1, x.numel() + 1, device=x.device).double() + seed / 7) * 1.618033988749895)
     return wide + distance * parts.reshape(x.shape).to(wide)
 

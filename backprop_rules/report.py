@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from backprop_rules.domain import dtype_name
 from backprop_rules.rule import Rule
 from backprop_rules.verify import GradientTally, ReplayResult, RuleResult
 
@@ -94,7 +95,7 @@ def _as_dict(rule: Rule) -> dict[str, object]:
         "optional": sorted(rule.optional),
         "params": list(rule.domain.params),
         "shapes": rule.domain.shapes,
-        "dtypes": [str(dtype).removeprefix("torch.") for dtype in rule.domain.dtypes],
+        "dtypes": [dtype_name(dtype) for dtype in rule.domain.dtypes],
         "saves": list(rule.saves),
         "formula": rule.formula,
         "source": rule.source,

@@ -10,6 +10,7 @@ import torch
 
 from backprop_rules.documents import Program
 from backprop_rules.documents.replay import StepDiffers, replay
+from backprop_rules.domain import COMPLEX, REAL, dtype_name
 from backprop_rules.draw import search
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.objection import WrongGradient
@@ -19,17 +20,7 @@ from backprop_rules.rule import Rule
 from backprop_rules.simplify import simplest
 from backprop_rules.verdict import judge
 
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        torch.float64,
-        torch.float32,
-        torch.float16,
-        torch.bfloat16,
-        torch.complex128,
-        torch.complex64,
-    )
-}
+DTYPES = {dtype_name(dtype): dtype for dtype in REAL + COMPLEX}
 
 
 @dataclass
@@ -112,7 +103,7 @@ def verify_rule(
     any, is to the smallest counterexample that Hypothesis found.
     """
     if dtypes is not None and not set(dtypes) & set(rule.domain.dtypes):
-        names = ", ".join(str(d).removeprefix("torch.") for d in rule.domain.dtypes)
+        names = ", ".join(map(dtype_name, rule.domain.dtypes))
         raise InputError(f"{rule}: none of the dtypes asked for is in its domain: {names}.")
     result = RuleResult(rule, {name: GradientTally() for name in rule.primals})
 

@@ -183,3 +183,9 @@ def test_a_kink_that_is_not_declared_is_found_out(forgotten):
     objection = verify_rule(dataclasses.replace(rule, conventions=kept), 300).objection
     assert objection is not None
     assert "central differences" in objection.oracles
+
+
+def test_a_domain_in_which_everything_rounds_is_refused_and_not_passed():
+    endless = dataclasses.replace(CATALOGUE["neg"], domain=Domain("...", weight=2**60))
+    with pytest.raises(InputError, match="neg: no point could be drawn on which nothing rounds"):
+        verify_rule(endless, 20)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.catalogue.broadcasting import unbroadcast
-from backprop_rules.domain import COMPLEX, REAL, Bound, Domain, Exponent
+from backprop_rules.domain import REAL, Bound, Domain, Exponent
 from backprop_rules.rule import Convention, rule
 
 Number = float | None
@@ -33,7 +33,6 @@ def square(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     domain=Domain(
         "...",
         params={"n": Exponent(6)},
-        dtypes=REAL + COMPLEX,
         degree=lambda n: max(n, 1),
         power=lambda n: max(n, 1),
         requires=(

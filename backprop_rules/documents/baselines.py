@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.documents.program import Program, Step
+from backprop_rules.domain import dtype_name
 from backprop_rules.errors import InputError
 
 # Beside the sources in a checkout, inside the package in an installed wheel.
@@ -50,7 +51,7 @@ def load(program: Program, where: Path | None = None) -> Baseline:
         ) from None
     try:
         record = json.loads(content.decode("utf-8"))
-        dtype = str(program.dtype).removeprefix("torch.")
+        dtype = dtype_name(program.dtype)
         for what, wanted in (("program", program.name), ("dtype", dtype)):
             if record[what] != wanted:
                 raise InputError(f"{program.name}: the baseline {path.name} is of {what} {record[what]}, not {wanted}.")
@@ -71,7 +72,7 @@ def record(program: Program, inputs: Mapping[str, Tensor]) -> str:
         "program": program.name,
         "document": program.document,
         "torch": str(torch.__version__),
-        "dtype": str(program.dtype).removeprefix("torch."),
+        "dtype": dtype_name(program.dtype),
         "learning_rate": program.learning_rate,
         "compared": "bit for bit" if program.fixed else "by membership in the computed enclosure",
         "inputs": _encoded(inputs),

@@ -124,11 +124,12 @@ def _strays(program: Program, errors: RunningError, step: Step, witness: Step) -
 
 def _difference(program: Program, index: int, name: str, value: Tensor, other: Tensor, whence: str) -> str:
     head = f"{program.name}, step {index + 1}: the {name}"
-    if value.shape != other.shape:
-        return f"{head} has shape {tuple(value.shape)}, but {tuple(other.shape)} was {whence}."
+    ours, theirs = ((tuple(x.shape), x.dtype) for x in (value, other))
+    if ours != theirs:
+        return f"{head} has shape and dtype {ours}, but {theirs} was {whence}."
     pairs = zip(value.flatten().tolist(), other.flatten().tolist(), strict=True)
-    place, ours, theirs = next((i, a, b) for i, (a, b) in enumerate(pairs) if a.hex() != b.hex())
+    place, a, b = next((i, a, b) for i, (a, b) in enumerate(pairs) if a.hex() != b.hex())
     return (
-        f"{head}, element {place}, is {ours!r} ({ours.hex()}), but {theirs!r} ({theirs.hex()}) was {whence}. "
+        f"{head}, element {place}, is {a!r} ({a.hex()}), but {b!r} ({b.hex()}) was {whence}. "
         f"Either a rule of the program or torch's arithmetic has changed. {RERECORD}"
     )

@@ -4,6 +4,8 @@ It runs twice: with the document's own backward rule, which clamps the cotangent
 by the sign of the hidden layer, and with the right one.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -59,7 +61,7 @@ def _to_the_hidden_layer(v: Tensors) -> tuple[Tensor, Tensor]:
     return grad_active, grad_w2
 
 
-def _program(name: str, backward: object, wrong: tuple[str, ...] = ()) -> Program:
+def _program(name: str, backward: Callable[[Tensors], dict[str, Tensor]], wrong: tuple[str, ...] = ()) -> Program:
     return Program(
         name,
         "two_layer_network.md",
@@ -68,7 +70,7 @@ def _program(name: str, backward: object, wrong: tuple[str, ...] = ()) -> Progra
         inputs,
         samples,
         forward,
-        backward,  # type: ignore[arg-type]
+        backward,
         learning_rate=1e-6,
         fixed=False,
         wrong=wrong,

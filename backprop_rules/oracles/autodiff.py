@@ -6,18 +6,15 @@ import torch
 from torch import Tensor
 
 from backprop_rules.enclosure import Enclosure, as_real
-from backprop_rules.oracles.oracle import Silent, by_primal, directions
+from backprop_rules.oracles.oracle import Silent, at_kinks, by_primal, directions
 from backprop_rules.point import Point
 from backprop_rules.rule import Convention, installed
 
 
 def _followed(point: Point, versions: Callable[[Convention], str | None]) -> Tensor | bool:
     """Return a mask of y's shape: every output but those on a kink where the installed torch chooses otherwise."""
-    mask: Tensor | bool = True
-    for convention in point.rule.conventions:
-        if not installed(versions(convention)):
-            mask = mask & ~convention.where(*point.primals, **point.params)
-    return mask
+    others = [convention for convention in point.rule.conventions if not installed(versions(convention))]
+    return ~at_kinks(point, others) if others else True
 
 
 class ReverseMode:
@@ -37,8 +34,7 @@ class ReverseMode:
             gradients = torch.autograd.grad(y, leaves, point.grad_y)
         except RuntimeError as error:
             raise Silent(f"torch's backward raises: {error}") from error
-        enclosures = iter([Enclosure.exactly(gradient) for gradient in gradients])
-        return tuple(None if x is None else next(enclosures) for x in point.primals)
+        return point.placed(map(Enclosure.exactly, gradients))
 
 
 class ForwardMode:

@@ -50,7 +50,7 @@ class CentralDifferences:
 
     def speaks_for(self, point: Point) -> Tensor | bool:
         """Every output but those on a kink."""
-        return ~at_kinks(point) if point.rule.conventions else True
+        return ~at_kinks(point, point.rule.conventions) if point.rule.conventions else True
 
     def enclosures(self, point: Point) -> tuple[Enclosure | None, ...]:
         """Return the differences, as enclosures of no width."""

@@ -1,5 +1,6 @@
 """What every oracle is: it says for which outputs it can speak, and encloses the gradient that they cause."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Protocol
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from backprop_rules.enclosure import Enclosure, real_shape
 from backprop_rules.point import Point
+from backprop_rules.rule import Convention
 
 
 class Silent(Exception):
@@ -34,10 +36,10 @@ class Oracle(Protocol):
         ...
 
 
-def at_kinks(point: Point) -> Tensor:
-    """Return a mask of y's shape: the outputs at which the rule declares a kink."""
+def at_kinks(point: Point, conventions: Iterable[Convention]) -> Tensor:
+    """Return a mask of y's shape: the outputs that stand on one of these kinks of the rule."""
     mask = torch.zeros_like(point.y, dtype=torch.bool)
-    for convention in point.rule.conventions:
+    for convention in conventions:
         mask = mask | convention.where(*point.primals, **point.params)
     return mask
 
@@ -63,5 +65,4 @@ def by_primal(point: Point, lo: Tensor, hi: Tensor) -> tuple[Enclosure | None, .
     shapes = [real_shape(x) for x in point.tensors]
     sizes = [shape.numel() for shape in shapes]
     bounds = zip(shapes, lo.split(sizes), hi.split(sizes), strict=True)
-    enclosures = iter([Enclosure(low.reshape(shape), high.reshape(shape)) for shape, low, high in bounds])
-    return tuple(None if x is None else next(enclosures) for x in point.primals)
+    return point.placed(Enclosure(low.reshape(shape), high.reshape(shape)) for shape, low, high in bounds)
