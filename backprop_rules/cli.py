@@ -1,6 +1,7 @@
 """The command line: `backprop-rules verify`, `list` and `baselines`."""
 
 import importlib
+import itertools
 import os
 import sys
 from enum import StrEnum
@@ -18,7 +19,8 @@ from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.documents import PROGRAMS, Program
 from backprop_rules.documents.baselines import load, path_of, record, write
 from backprop_rules.errors import InputError, unknown
-from backprop_rules.rule import Rule
+from backprop_rules.rule import Rule, find
+from backprop_rules.special import table
 from backprop_rules.verify import (
     ReplayResult,
     RuleResult,
@@ -26,7 +28,7 @@ from backprop_rules.verify import (
     find_device,
     find_dtype,
     verify_program,
-    verify_rule,
+    verify_rules,
     warm_up,
 )
 
@@ -68,6 +70,10 @@ def verify(
     device: Annotated[
         list[str] | None, typer.Option(help="Only this device: cpu, cuda or meta; may be repeated.")
     ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Rules verified at a time; one for each core if not said.")] = None,
+    tightness: Annotated[
+        bool, typer.Option("--tightness", help="Show how much of the allowance for rounding the errors took up.")
+    ] = False,
     baselines: Baselines = None,
     module: Module = None,
 ) -> None:
@@ -85,23 +91,23 @@ def verify(
     results: list[RuleResult | ReplayResult] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("warming up", total=examples * len(rules) + len(programs))
+        task = progress.add_task("verifying", total=len(rules) + len(programs))
         warm_up()
-        for k, rule in enumerate(rules):
-            progress.update(task, description=rule.name, completed=k * examples)
-            results.append(verify_rule(rule, examples, seed, dtypes, devices, lambda: progress.advance(task)))
-        progress.update(task, completed=len(rules) * examples)
-        for program in programs:
-            progress.update(task, description=program.name)
-            results.append(verify_program(program, baselines))
+        for result in itertools.chain(
+            verify_rules(rules, examples, seed, dtypes, devices, jobs or os.cpu_count() or 1),
+            (verify_program(program, baselines) for program in programs),
+        ):
+            results.append(result)
             progress.advance(task)
-    _conclude(results, seed)
+    _conclude(results, seed, tightness)
 
 
-def _conclude(results: list[RuleResult | ReplayResult], seed: int) -> None:
+def _conclude(results: list[RuleResult | ReplayResult], seed: int, tightness: bool) -> None:
     """Print the table, the summary and what is wrong, if anything, and end with the exit code."""
     console = _console()
     console.print(report.table(results))
+    if tightness:
+        console.print(report.tightness(results))
     console.print(report.summary(results, seed), highlight=False)
     for problem in report.problems(results):
         console.print(f"\n{problem}", markup=False, highlight=False, soft_wrap=True)
@@ -127,6 +133,24 @@ def _named(names: list[str]) -> tuple[list[Rule], list[Program]]:
             raise unknown("rule or program", name, (*CATALOGUE, *PROGRAMS))
     rules = [rule for rule in CATALOGUE.values() if not names or rule.name in names]
     return rules, [program for program in PROGRAMS.values() if not names or program.name in names]
+
+
+@app.command()
+def special(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RULE]...", help="Rules; all of them if none is named.")] = None,
+    module: Module = None,
+) -> None:
+    """Show the gradients at zeros of either sign, infinities and NaN, and hold them against the definition.
+
+    Exits 1 where a gradient is not the derivative, or its limit.
+    """
+    _import(module)
+    wrong = 0
+    for rule in [find(name) for name in names] if names else CATALOGUE.values():
+        _console().print(report.special_table(rule))
+        wrong += sum(not row.right for row in table(rule))
+    if wrong:
+        raise typer.Exit(WRONG)
 
 
 @app.command("list")

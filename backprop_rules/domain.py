@@ -1,5 +1,6 @@
-"""The inputs that a rule accepts, as data: shapes, dtypes, params, and the degree of the polynomial it computes."""
+"""The inputs that a rule accepts, as data: shapes, dtypes, params, values, and the degree of a polynomial."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -35,10 +36,36 @@ class Axes:
 
 
 @dataclass(frozen=True)
-class Exponent:
-    """A param that is an integer from 0 to `largest`."""
+class Whole:
+    """A param that is an integer from 0; it is drawn up to `largest`."""
 
     largest: int
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """A param that is a real number; in the exact tier it is drawn as an integer from 0 to `largest`."""
+
+    largest: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A param that is one of these values."""
+
+    options: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Positive:
+    """A param that is a positive real number."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """A param that is any integer, often an index into the named axis."""
+
+    axis: str
 
 
 @dataclass(frozen=True)
@@ -58,26 +85,48 @@ class Dtype:
     """A param that is None or the dtype to compute in: real for a real primal, complex for a complex one."""
 
 
-Param = Flag | Axis | Axes | Exponent | Factor | Bound | Dtype
+Param = Flag | Axis | Axes | Whole | Exponent | Choice | Positive | Label | Factor | Bound | Dtype
 Count = int | Callable[..., int]
 
 
 @dataclass(frozen=True)
+class Mask:
+    """What a primal without a gradient holds: True and False."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a primal without a gradient holds: indices into the named axis, from 0."""
+
+    axis: str
+
+
+Interval = tuple[float, float]
+EVERYWHERE: Interval = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
 class Domain:
-    """The inputs of a rule whose forward is, piece by piece, a polynomial with rational coefficients.
+    """The inputs of a rule.
 
     `shapes` lists the named axes of each primal, as in "... m? n, ... n p?": equal names have equal
     sizes, a name with a question mark may be missing (then its primal has no batch axes), and "..."
-    stands for batch axes, which broadcast. `degree` is the total degree in all primals together,
-    `power` the highest power of a single element, `weight` the sum of the absolute coefficients of
+    stands for batch axes, which broadcast. `indices` says what the primals without a gradient hold,
+    and `values` gives the closed interval in which the function of a primal is differentiable, where
+    that is not everywhere.
+
+    The rest is for the exact tier. `degree` is the total degree in all primals together of the
+    polynomial that forward is, piece by piece, and None where it is none; `power` is the highest power of a single element, `weight` the sum of the absolute coefficients of
     the terms that one point of the iteration space adds to a sum, and `divisor` the number that a
-    sum is divided by. Each may be a function of the params, the divisor of the first shape as well.
+    sum is divided by. `values` and these may be functions of the params, the divisor of the first shape as well.
     """
 
     shapes: str
     params: Mapping[str, Param] = field(default_factory=dict)
     dtypes: tuple[torch.dtype, ...] = REAL + COMPLEX
-    degree: Count = 1
+    indices: Mapping[str, Mask | Index] = field(default_factory=dict)
+    values: Mapping[str, Interval | Callable[..., Interval]] = field(default_factory=dict)
+    degree: Count | None = 1
     power: Count = 1
     weight: Count = 1
     divisor: Callable[..., int] | None = None
@@ -95,9 +144,35 @@ class Domain:
         value: Count = getattr(self, which)
         return value if isinstance(value, int) else value(**params)
 
+    def interval(self, primal: str, params: Mapping[str, Any]) -> Interval:
+        """Return the interval of that primal's values at these params."""
+        found = self.values.get(primal, EVERYWHERE)
+        return found if isinstance(found, tuple) else found(**params)
+
     def accepts(self, *primals: torch.Tensor | None, **params: Any) -> bool:
         """Say whether the requirement that the signature alone cannot state is met."""
         return self.requires is None or self.requires[1](*primals, **params)
+
+
+def kinds_of(param: Param) -> tuple[Any, ...]:
+    """Return values of a param that make its function behave in different ways, the plainest first."""
+    match param:
+        case Exponent():
+            return (2, 1, 0, 0.5, -1)
+        case Choice(options):
+            return options
+        case Flag():
+            return (False,)
+        case Axis():
+            return (-1,)
+        case Whole() | Factor():
+            return (1,)
+        case Positive() | Bound():
+            return (1.0,)
+        case Label():
+            return (-100,)
+        case Axes() | Dtype():
+            return (None,)
 
 
 @cache

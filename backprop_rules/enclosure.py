@@ -1,5 +1,6 @@
 """The only comparison: membership of a gradient in the set that holds the true derivative."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,10 @@ def real_shape(x: Tensor) -> torch.Size:
 
 @dataclass(frozen=True)
 class Enclosure:
-    """For each element of a gradient the interval [lo, hi] that holds it, in float64 (see `as_real`)."""
+    """For each element of a gradient the interval [lo, hi] that holds it, in float64 (see `as_real`).
+
+    The interval from -inf to inf claims nothing, and holds NaN as well.
+    """
 
     lo: Tensor
     hi: Tensor
@@ -45,6 +49,12 @@ class Enclosure:
         inside = (self.lo <= real) & (real <= self.hi)
         if inside.all():
             return None
-        inside = inside | (real.isnan() & self.lo.isnan() & self.hi.isnan())
+        claims_nothing = (self.lo == -math.inf) & (self.hi == math.inf)
+        inside = inside | claims_nothing | (real.isnan() & self.lo.isnan() & self.hi.isnan())
         outside = ~(inside.all(-1) if value.is_complex() else inside)
         return outside if outside.any() else None
+
+    @property
+    def proves(self) -> Tensor:
+        """A mask of the elements of which it says something: it does not hold zero beside other numbers."""
+        return (self.lo > 0) | (self.hi < 0) | (self.lo == self.hi)

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 MANY = 16  # more zeros than these are not written out
@@ -17,8 +18,10 @@ def transposed(x: Tensor) -> Tensor:
 
 
 def sliced(x: Tensor) -> Tensor:
-    """Return x's values as every second element, from an offset, of a buffer that is NaN elsewhere."""
-    buffer = x.new_full([2 * n + 1 for n in x.shape] or [2], math.nan)
+    """Return x's values as every second element, from an offset, of a buffer that is NaN, or far out, elsewhere."""
+    inexact = x.is_floating_point() or x.is_complex()
+    gap = math.nan if inexact else True if x.dtype is torch.bool else torch.iinfo(x.dtype).max
+    buffer = x.new_full([2 * n + 1 for n in x.shape] or [2], gap)
     view = buffer[(slice(1, None, 2),) * x.ndim] if x.ndim else buffer[1]
     return view.copy_(x)
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.enclosure import Enclosure
 from backprop_rules.point import Point
 from backprop_rules.verdict import Verdict
 
@@ -41,17 +42,21 @@ class WrongGradient(AssertionError):
         return cls(point, kind, primal, where=where, expected=expected[element].item(), got=got[element].item())
 
     @classmethod
-    def outside(cls, verdict: Verdict, oracles: tuple[str, ...]) -> "WrongGradient":
+    def outside(
+        cls, verdict: Verdict, oracles: tuple[str, ...], kind: str = "is wrong", primal: int | None = -1
+    ) -> "WrongGradient":
         """Return the objection to a gradient outside an enclosure, with the first element that is."""
         gradient, enclosure, wrong = verdict.gradient, verdict.enclosure, verdict.outside
         assert gradient is not None and enclosure is not None and wrong is not None
         where, element = _first(wrong)
-        lo, hi = (_value(bound, element, gradient) for bound in (enclosure.lo, enclosure.hi))
-        expected = lo if lo == hi else f"from {lo} to {hi}"
+        expected = _interval(enclosure, element, gradient)
         where += f", {int(wrong.sum())} of {wrong.numel()} elements"
         got = gradient[element].item()
-        point, primal = verdict.point, verdict.primal
-        return cls(point, "is wrong", primal, where=where, expected=expected, got=got, oracles=oracles)
+        point, primal = verdict.point, verdict.primal if primal == -1 else primal
+        return cls(point, kind, primal, where=where, expected=expected, got=got, oracles=oracles)
+
+    def _advice(self) -> list[str]:
+        return []
 
     def __str__(self) -> str:
         rule = self.point.rule
@@ -61,15 +66,40 @@ class WrongGradient(AssertionError):
             lines += [f"    expected  {self.expected}", f"    got       {self.got}"]
         if self.oracles:
             lines += [f"    against   {', '.join(self.oracles)}"]
-        if self.oracles and all(oracle.endswith("differences") for oracle in self.oracles):
-            lines += [
-                "Only differences of the forward disagree. If the rule is right, then its domain is not: the forward",
-                "rounds, or it is no polynomial, or the degree or power that the domain states is too low.",
-            ]
+        lines += self._advice()
         lines += ["The smallest counterexample found:"]
         lines += [f"    {line}" for line in str(self.point).splitlines()]
         lines += [f"The rule's formula: {rule.formula}"]
         return "\n".join(lines)
+
+
+class OraclesDisagree(WrongGradient):
+    """Two oracles contradict each other at a point, so that the rule cannot be judged there."""
+
+    @classmethod
+    def between(cls, one: Verdict, other: Verdict, apart: Tensor) -> "OraclesDisagree":
+        """Return the objection to two enclosures that are disjoint where the mask says so."""
+        assert one.gradient is not None and one.enclosure is not None and other.enclosure is not None
+        where, element = _first(apart)
+        expected, got = (
+            f"{_interval(v.enclosure, element, one.gradient)} by {v.oracle}" for v in (one, other) if v.enclosure
+        )
+        kind = "cannot be judged, as two oracles contradict each other"
+        got = f"{got}; the rule gives {one.gradient[element].item()}"
+        oracles = (one.oracle, other.oracle)
+        return cls(one.point, kind, one.primal, where=where, expected=expected, got=got, oracles=oracles)
+
+    def _advice(self) -> list[str]:
+        return [
+            "Not the rule's backward is at fault here, but one of the oracles, or what the rule declares. On the grid, forward",
+            "must be a polynomial of the degree and power that the domain states, must not round, and every kink must be among",
+            "the conventions; off the grid, definition must be the same function. If all that holds, the checker is wrong.",
+        ]
+
+
+def _interval(enclosure: Enclosure, element: tuple[int, ...], like: Tensor) -> str:
+    lo, hi = (_value(bound, element, like) for bound in (enclosure.lo, enclosure.hi))
+    return f"{lo}" if lo == hi else f"from {lo} to {hi}"
 
 
 def _first(wrong: Tensor) -> tuple[str, tuple[int, ...]]:

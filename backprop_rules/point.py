@@ -9,7 +9,22 @@ import torch
 from torch import Tensor
 
 from backprop_rules import layout
-from backprop_rules.domain import Axes, Axis, Bound, Dtype, Exponent, Factor, Flag, Param, dtype_name
+from backprop_rules.domain import (
+    Axes,
+    Axis,
+    Bound,
+    Choice,
+    Dtype,
+    Exponent,
+    Factor,
+    Flag,
+    Index,
+    Label,
+    Param,
+    Positive,
+    Whole,
+    dtype_name,
+)
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.rule import Gradients, Rule, find
 
@@ -25,13 +40,22 @@ class BackwardRaised(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """One call of a rule's backward. `spacing` is the distance between neighbouring values of the grid."""
+    """One call of a rule's backward.
+
+    `spacing` is the distance between neighbouring values of the exact tier's grid, on which nothing
+    rounds; None in the bounded tier, where values are any and roundings are bounded.
+    """
 
     rule: Rule
     primals: tuple[Tensor | None, ...]
     params: Mapping[str, Any]
     grad_y: Tensor
-    spacing: float = 1.0
+    spacing: float | None = 1.0
+
+    @property
+    def tier(self) -> str:
+        """The tier of evidence: exact or bounded."""
+        return "bounded" if self.spacing is None else "exact"
 
     @cached_property
     def y(self) -> Tensor:
@@ -58,18 +82,23 @@ class Point:
 
     @cached_property
     def given(self) -> tuple[int, ...]:
-        """The positions of the primals that are there; an optional one may be None."""
-        return tuple(i for i, x in enumerate(self.primals) if x is not None)
+        """The positions of the primals that have a gradient and are there; an optional one may be None."""
+        return tuple(i for i in self.rule.differentiable if self.primals[i] is not None)
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The primals that are there."""
-        return tuple(x for x in self.primals if x is not None)
+        """The primals that have a gradient and are there."""
+        return tuple(x for x in map(self.primals.__getitem__, self.given) if x is not None)
 
-    def placed(self, values: Iterable[T]) -> tuple[T | None, ...]:
-        """Return one value for each primal that is there, in its place, and None for the others."""
+    def placed(self, tensors: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
+        """Return the primals with these tensors in the place of `tensors`."""
+        others = iter(tensors)
+        return tuple(next(others) if i in self.given else x for i, x in enumerate(self.primals))
+
+    def per_gradient(self, values: Iterable[T]) -> tuple[T | None, ...]:
+        """Return one value for each primal that has a gradient and is there, in its place, None for the others."""
         others = iter(values)
-        return tuple(None if x is None else next(others) for x in self.primals)
+        return tuple(next(others) if i in self.given else None for i in range(len(self.primals)))
 
     @cached_property
     def on_meta(self) -> bool:
@@ -170,6 +199,8 @@ def _check_primals(rule: Rule, primals: tuple[Tensor | None, ...]) -> None:
                 f"{rule}: primal {name} must be a torch tensor; got {type(x).__name__} {x!r}. "
                 f"Use torch.as_tensor({name})."
             )
+        elif name in rule.domain.indices:
+            _check_indices(rule, name, x)
         elif x.dtype not in rule.domain.dtypes:
             accepted = ", ".join(map(dtype_name, rule.domain.dtypes))
             raise InputError(
@@ -178,11 +209,24 @@ def _check_primals(rule: Rule, primals: tuple[Tensor | None, ...]) -> None:
             )
 
 
+def _check_indices(rule: Rule, name: str, x: Tensor) -> None:
+    """Refuse a primal without a gradient that is not the mask, or not the indices, that it must be."""
+    holds = rule.domain.indices[name]
+    wanted = torch.int64 if isinstance(holds, Index) else torch.bool
+    if x.dtype != wanted:
+        what = "indices" if isinstance(holds, Index) else "a mask"
+        raise InputError(
+            f"{rule}: primal {name} holds {what}, of dtype {wanted}; got {x.dtype}. Convert it, as in {name}.to({wanted})."
+        )
+
+
 def _check_kinds(rule: Rule, primals: tuple[Tensor | None, ...], params: Mapping[str, Any]) -> None:
-    given = [(name, x) for name, x in zip(rule.primals, primals, strict=True) if x is not None]
-    for name, x in given:
+    named = [(name, x) for name, x in zip(rule.primals, primals, strict=True) if x is not None]
+    given = [(name, x) for name, x in named if name not in rule.domain.indices]
+    for name, x in named:
         if x.layout is not torch.strided or x.is_nested:
             raise InputError(f"{rule}: primal {name} must be a dense tensor; got {x.layout}. Use {name}.to_dense().")
+    for name, x in given:
         if x.dtype != given[0][1].dtype and not rule.domain.promotes:
             raise InputError(
                 f"{rule}: primal {name} has dtype {x.dtype}, but {given[0][0]} has dtype {given[0][1].dtype}; "
@@ -216,12 +260,20 @@ def _fits(param: Param, value: object) -> tuple[bool, str]:
     match param:
         case Flag():
             return isinstance(value, bool), "True or False"
+        case Choice(options):
+            return any(value == option for option in options), f"one of {', '.join(map(repr, options))}"
+        case Positive():
+            return isinstance(value, int | float) and number and value > 0, "a positive number"
+        case Label():
+            return whole, "an int"
+        case Exponent():
+            return number, "a real number"
         case Axis():
             return whole, "an int"
         case Axes():
             several = isinstance(value, tuple) and len(value) > 0 and all(type(axis) is int for axis in value)
             return value is None or whole or several, "None, an int, or a non-empty tuple of ints"
-        case Exponent():
+        case Whole():
             return isinstance(value, int) and whole and value >= 0, "an int from 0"
         case Factor():
             return number or isinstance(value, complex), "a number"

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from backprop_rules.domain import Factor
+from backprop_rules.bounds import bounds
 from backprop_rules.enclosure import as_real
-from backprop_rules.objection import WrongGradient
-from backprop_rules.oracles import ForwardMode, ReverseMode
+from backprop_rules.objection import OraclesDisagree, WrongGradient
+from backprop_rules.oracles import ForwardMode, ReverseMode, certified, directional
+from backprop_rules.oracles.oracle import Silent
 from backprop_rules.point import BackwardRaised, Point, probe
 from backprop_rules.rule import Gradients
-from backprop_rules.verdict import judge
+from backprop_rules.verdict import Verdict, contradiction, judge
 
 Property = Callable[[Point], None]
 
@@ -37,7 +38,7 @@ def same_bits(a: Tensor | None, b: Tensor | None) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     a, b = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x.resolve_neg() for x in (a, b))
-    whole = {8: torch.int64, 4: torch.int32, 2: torch.int16}[a.element_size()]
+    whole = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}[a.element_size()]
     return torch.equal(a.contiguous().view(whole), b.contiguous().view(whole))
 
 
@@ -48,14 +49,23 @@ def expect_equal(
     wanted: Tensor | None,
     got: Tensor | None,
     where: Tensor | bool = True,
+    at: Point | None = None,
 ) -> None:
-    """Raise WrongGradient unless both tensors hold the same numbers where asked: zeros are equal, and NaN is NaN."""
+    """Raise WrongGradient unless both tensors hold the same numbers where asked: zeros are equal, and NaN is NaN.
+
+    In the bounded tier they may be as far apart as two evaluations of that gradient `at` a point may be.
+    """
     assert wanted is not None and got is not None
     if wanted.shape != got.shape:
         raise WrongGradient(point, problem, primal, expected=tuple(wanted.shape), got=tuple(got.shape))
     if torch.equal(wanted, got):
         return
     wrong = ~((wanted == got) | (wanted.isnan() & got.isnan())) & torch.as_tensor(where, device=got.device)
+    if point.tier == "bounded" and primal is not None and wrong.any():
+        radius = bounds(at or point, evaluations=2).gradients[primal]
+        assert radius is not None
+        wide = torch.complex128 if got.is_complex() else torch.float64
+        wrong = wrong & ~(((wanted.to(wide) - got.to(wide)).abs() <= radius) | radius.isinf())
     if wrong.any():
         raise WrongGradient.unequal(point, problem, primal, wanted, got, wrong)
 
@@ -67,12 +77,14 @@ def returns_the_shape_dtype_and_device_of_each_primal(point: Point) -> None:
     if len(gradients) != len(names):
         raise WrongGradient(point, f"returned {len(gradients)} gradients for the {len(names)} primals {names}")
     for i, (x, gradient) in enumerate(zip(point.primals, gradients, strict=True)):
-        if x is None or gradient is None:
-            if x is not gradient:
+        if i not in point.given or gradient is None:
+            if i in point.given or gradient is not None:
                 have = "None" if gradient is None else "a tensor"
-                needed = "None, as the primal was not given" if x is None else "a tensor"
+                reason = "was not given" if x is None else "has no gradient"
+                needed = "a tensor" if i in point.given else f"None, as the primal {reason}"
                 raise WrongGradient(point, f"is {have}", i, expected=needed, got=have)
             continue
+        assert x is not None
         if not isinstance(gradient, Tensor):
             raise WrongGradient(point, "is no tensor", i, expected="a tensor", got=repr(gradient))
         facts: tuple[tuple[str, object, object], ...] = (
@@ -86,8 +98,11 @@ def returns_the_shape_dtype_and_device_of_each_primal(point: Point) -> None:
 
 
 def computes_its_definition(point: Point) -> None:
-    """A right gradient of the wrong function is wrong: y must equal the definition in rational arithmetic."""
-    primals = [None if x is None else _rational(x) for x in point.primals]
+    """A right gradient of the wrong function is wrong: y must equal the definition, but for its rounding."""
+    if point.tier == "bounded":
+        _lies_around_its_definition(point)
+        return
+    primals = [x if x is None else _rational(x) if i in point.given else x.cpu().numpy() for i, x in enumerate(point.primals)]
     try:
         defined = np.asarray(point.rule.definition(*primals, **point.params), dtype=object)
         values = [complex(v) if point.y.is_complex() else float(v) for v in defined.flat]
@@ -102,6 +117,24 @@ def computes_its_definition(point: Point) -> None:
     expect_equal(point, "comes with a forward that is not its definition", None, wanted.reshape(defined.shape), got)
 
 
+def _lies_around_its_definition(point: Point) -> None:
+    try:
+        balls = certified.certify(point).y
+    except Silent:
+        return
+    except Exception as error:
+        raise WrongGradient(
+            point, f"has a definition that raises {type(error).__name__}", where=f": {error}"
+        ) from error
+    if len(balls) != point.y.numel() * (2 if point.y.is_complex() else 1):
+        raise WrongGradient(point, "comes with a forward of another size than its definition", got=point.y.numel())
+    enclosure = certified.enclosure(balls, bounds(point).y, point.y)
+    outside = enclosure.outside(point.y)
+    if outside is not None:
+        verdict = Verdict("certified", 0, point, point.y, enclosure, outside)
+        raise WrongGradient.outside(verdict, ("certified",), "comes with a forward that is not its definition", None)
+
+
 def _rational(x: Tensor) -> Any:
     exact = [v if isinstance(v, complex) else Fraction(v) for v in x.cpu().flatten().tolist()]
     array = np.empty(len(exact), dtype=object)
@@ -111,13 +144,25 @@ def _rational(x: Tensor) -> Any:
 
 def agrees_with_every_oracle(point: Point) -> None:
     """Every gradient lies in the enclosure of every oracle, for the outputs that the oracle speaks for."""
-    wrong = [verdict for verdict in judge(point) if verdict.disagrees]
+    verdicts = judge(point)
+    wrong = [verdict for verdict in verdicts if verdict.disagrees and not verdict.witness]
+    apart = contradiction(verdicts) if wrong else None
+    if apart:
+        raise OraclesDisagree.between(*apart)
     for first in wrong[:1]:
         raise WrongGradient.outside(first, tuple(v.oracle for v in wrong if v.primal == first.primal))
 
 
 def is_linear_in_the_cotangent(point: Point) -> None:
-    """backward(g + h) = backward(g) + backward(h), bit for bit, since the grid leaves room for the sum."""
+    """backward(g + h) = backward(g) + backward(h), bit for bit, since the grid leaves room for the sum.
+
+    Where sums round, backward(-g) = -backward(g): rounding to nearest knows no sign.
+    """
+    if point.tier == "bounded":
+        opposite = point.backward(-point.grad_y, point.y, *point.primals)
+        for i, gradient in given(point, point.gradients):
+            expect_equal(point, "does not change sign with the cotangent", i, -gradient, opposite[i])
+        return
     other = probe(point.grad_y) * point.spacing
     sums = point.backward(point.grad_y + other, point.y, *point.primals)
     others = point.backward(other, point.y, *point.primals)
@@ -129,6 +174,9 @@ def is_linear_in_the_cotangent(point: Point) -> None:
 
 def is_the_adjoint_of_forward_mode(point: Point) -> None:
     """<grad_y, J t> = sum over the primals of <gradient, t>, both sums formed exactly in float64."""
+    if point.tier == "bounded":
+        _changes_as_the_forward_does(point)
+        return
     if not any(x.numel() for x in point.tensors):
         return  # J has no columns, and torch's J t may be 0/0, as for the mean of nothing.
     spoken = point.only(ForwardMode().speaks_for(point))
@@ -148,6 +196,25 @@ def is_the_adjoint_of_forward_mode(point: Point) -> None:
         raise WrongGradient(spoken, "is not the adjoint of the forward-mode derivative", expected=wanted, got=got)
 
 
+def _changes_as_the_forward_does(point: Point) -> None:
+    """Hold <gradients, t> against two values of the forward along t, and the certified derivative with it."""
+    along = directional.directions(point)
+    try:
+        differences = directional.derivative_along(point, along)
+        truth = certified.inner([balls for balls in certified.certify(point).gradients if balls is not None], along)
+    except Silent:
+        return
+    if not differences.is_finite() or not truth.is_finite():
+        return
+    if not differences.overlaps(truth):
+        raise OraclesDisagree(
+            point,
+            "cannot be judged, as two oracles contradict each other",
+            expected=f"{truth} along {[t.tolist() for t in along]} by the certified derivative",
+            got=f"{differences} by differences of the forward",
+        )
+
+
 def _inner(a: Tensor, b: Tensor) -> float:
     if a.is_complex() != b.is_complex():
         a, b = a.real, b.real
@@ -158,7 +225,9 @@ def reads_only_what_it_saves(point: Point) -> None:
     """With NaN in y and the primals that it does not save, the result has the same bits."""
 
     def poisoned(name: str, x: Tensor | None) -> Tensor | None:
-        return x if x is None or name in point.rule.saves else torch.full_like(x, math.nan)
+        if x is None or name in point.rule.saves:
+            return x
+        return torch.full_like(x, math.nan) if name not in point.rule.domain.indices else torch.zeros_like(x)
 
     y = poisoned("y", point.y)
     assert y is not None
@@ -171,7 +240,7 @@ def reads_only_what_it_saves(point: Point) -> None:
 def writes_to_none_of_its_arguments(point: Point) -> None:
     """Neither the cotangent nor y nor a primal has another value, or was written to, after the call."""
     names = ("grad_y", "y", *point.rule.primals)
-    grad_y, y, primals = point.grad_y.clone(), point.y.clone(), point.placed(x.clone() for x in point.tensors)
+    grad_y, y, primals = point.grad_y.clone(), point.y.clone(), [None if x is None else x.clone() for x in point.primals]
     arguments = (grad_y, y, *primals)
     before = [None if x is None else (x.clone(), x._version) for x in arguments]
     point.backward(grad_y, y, *primals)
@@ -196,7 +265,7 @@ def gives_the_same_whatever_the_strides(point: Point) -> None:
     def contiguous(x: Tensor) -> Tensor:
         return x.clone(memory_format=torch.contiguous_format)
 
-    primals = point.placed(map(contiguous, point.tensors))
+    primals = [None if x is None else contiguous(x) for x in point.primals]
     again = point.backward(contiguous(point.grad_y), contiguous(point.y), *primals)
     for i, gradient in given(point, point.gradients):
         expect_equal(point, "depends on the strides of its arguments", i, again[i], gradient)
@@ -204,25 +273,32 @@ def gives_the_same_whatever_the_strides(point: Point) -> None:
 
 def is_batched_by_vmap_as_by_a_loop(point: Point) -> None:
     """vmap over two points at once gives the two results that a loop gives."""
-    primals = point.placed(torch.stack([x, -x]) for x in point.tensors)
-    second = point.placed(-x for x in point.tensors)
-    axes = point.placed(0 for _ in point.tensors)
-    grads = torch.stack([point.grad_y, probe(point.grad_y) * point.spacing])
+    turned = [None if x is None else x.flip(tuple(range(x.ndim))) for x in point.primals]
+    primals = [None if x is None or r is None else torch.stack([x, r]) for x, r in zip(point.primals, turned, strict=True)]
+    axes = [None if x is None else 0 for x in primals]
+    grads = torch.stack([point.grad_y, _flipped_sign(point)])
+    second = replace(point, primals=tuple(turned), grad_y=grads[1])
     with torch.no_grad():
-        ys = torch.stack([point.y, point.forward(*second)])
-        looped = [point.gradients, point.backward(grads[1], ys[1], *second)]
+        ys = torch.stack([point.y, second.y])
 
         def backward(grad_y: Tensor, y: Tensor, *some: Tensor | None) -> tuple[Tensor, ...]:
             return tuple(gradient for _, gradient in given(point, point.backward(grad_y, y, *some)))
 
         batched = torch.func.vmap(backward, in_dims=(0, 0, *axes))(grads, ys, *primals)
     for i, both in zip(point.given, batched, strict=True):
-        for k in (0, 1):
-            expect_equal(point, "is not batched by vmap as by a loop", i, looped[k][i], both[k])
+        for k, one in enumerate((point, second)):
+            expect_equal(point, "is not batched by vmap as by a loop", i, one.gradients[i], both[k], at=one)
+
+
+def _flipped_sign(point: Point) -> Tensor:
+    """Return another cotangent, as large as the point's: each element kept, turned or left out."""
+    return probe(point.grad_y) * (point.grad_y.abs() if point.spacing is None else point.spacing)
 
 
 def has_the_right_second_derivative(point: Point) -> None:
-    """Differentiated by torch, the backward gives what torch's own double backward gives."""
+    """Differentiated by torch, the backward gives what torch's own double backward gives, bit for bit on the grid."""
+    if point.tier == "bounded":
+        return
     outputs = ReverseMode().speaks_for(point)
     spoken = point.only(outputs)
 
@@ -252,30 +328,30 @@ def has_the_right_second_derivative(point: Point) -> None:
 def lets_nan_and_inf_reach_only_what_they_influence(point: Point) -> None:
     """A NaN or infinity in one element of the cotangent reaches the gradients that it influences, and no other.
 
-    An element is influenced where the gradient of that output alone is not zero just beside the point,
-    and beside the factors among the params: 0 times NaN is NaN, and rightly so.
+    An element is influenced if, by the definition, that output was made from it: 0 times NaN is NaN, and rightly so.
     """
     count = point.grad_y.numel()
     if not count:
+        return
+    try:
+        influenced = certified.reached(point, count // 2)
+    except Silent:
         return
     element = torch.zeros(count, dtype=torch.bool, device=point.grad_y.device)
     element[count // 2] = True
     element = element.reshape(point.grad_y.shape)
     unit = element.to(point.grad_y.dtype)
-    influenced = [torch.zeros_like(g, dtype=torch.bool) for _, g in given(point, point.gradients)]
-    for side in (1, -1) if point.rule.conventions else (1,):
-        beside = [_moved(x, side * point.spacing / 4, i) for i, x in enumerate(point.primals)]
-        params = {name: _shifted(point, name, value, side / 10) for name, value in point.params.items()}
-        moved = replace(point, primals=tuple(beside), params=params)
-        there = given(moved, moved.backward(unit.to(moved.y.dtype), moved.y, *beside))
-        influenced = [mask | (g != 0) for mask, (_, g) in zip(influenced, there, strict=True)]
     comes_in = [g != 0 for _, g in given(point, point.backward(unit, point.y, *point.primals))]
     for special in (math.nan, math.inf):
         grad_y = torch.where(element, special, point.grad_y)
         poisoned = replace(point, grad_y=grad_y)
         reached = given(point, point.backward(grad_y, point.y, *point.primals))
-        for (i, got), may, must in zip(reached, influenced, comes_in, strict=True):
-            _expect_reach(poisoned, i, got, may, must)
+        for (i, got), must in zip(reached, comes_in, strict=True):
+            may = influenced[i]
+            assert may is not None
+            # What is not finite without the poison says nothing.
+            said = point.gradients[i].isfinite()
+            _expect_reach(poisoned, i, torch.where(said, got, 0), may.to(got.device), must & said)
 
 
 def _expect_reach(poisoned: Point, i: int, got: Tensor, may: Tensor, must: Tensor) -> None:
@@ -286,23 +362,6 @@ def _expect_reach(poisoned: Point, i: int, got: Tensor, may: Tensor, must: Tenso
     if swallowed.any():
         problem = "swallows NaN or infinity of grad_y where that element of grad_y comes in"
         raise WrongGradient.unequal(poisoned, problem, i, torch.full_like(got, math.nan), got, swallowed)
-
-
-def _shifted(point: Point, name: str, value: Any, distance: float) -> Any:
-    """Return a factor moved a little, to where no drawn factor lies: they come in quarters."""
-    return value + distance if isinstance(point.rule.domain.params[name], Factor) else value
-
-
-def _moved(x: Tensor | None, distance: float, seed: int) -> Tensor | None:
-    """Return x in float64 or complex128, each element moved by its own part of the distance."""
-    if x is None:
-        return None
-    wide = x.to(torch.complex128 if x.is_complex() else torch.float64)
-    # The fractional parts of multiples of an irrational number are all different, and none is 0, so that no two
-    # equal elements stay equal. They survive the sum: where the derivative depends on x, the degree is 2 or more,
-    # and a grid on which nothing rounds leaves at least half of float64's bits below its spacing.
-    parts = torch.frac((torch.arange(1, x.numel() + 1, device=x.device).double() + seed / 7) * 1.618033988749895)
-    return wide + distance * parts.reshape(x.shape).to(wide)
 
 
 def _expect_same_bits(point: Point, got: Gradients, problem: str, wanted: Gradients | None = None) -> None:

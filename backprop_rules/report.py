@@ -1,6 +1,9 @@
 """What was verified, as a table, and the rules as a list or as JSON."""
 
 import json
+import math
+import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from rich.table import Table
@@ -8,6 +11,8 @@ from rich.text import Text
 
 from backprop_rules.domain import dtype_name
 from backprop_rules.rule import Rule
+from backprop_rules.special import Limit
+from backprop_rules.special import table as table_of_special_values
 from backprop_rules.verify import GradientTally, ReplayResult, RuleResult
 
 HEADINGS = ("rule", "gradient", "tier", "examples", "oracles that agreed", "time")
@@ -30,16 +35,37 @@ def _rows(result: RuleResult | ReplayResult) -> Iterable[tuple[str | Text, ...]]
         names = ", ".join(result.program.parameters)
         yield result.program.name, names, "replay", counted(result.steps, "step"), evidence, seconds
         return
-    for k, (primal, tally) in enumerate(result.tallies.items()):
-        evidence = Text("wrong", style="bold red") if result.objection else _agreed(tally)
+    for k, ((primal, tier), tally) in enumerate(result.tallies.items()):
+        evidence = Text("wrong", style="bold red") if result.objection else _evidence(tally)
         name, time = (result.rule.name, seconds) if k == 0 else ("", "")
-        yield name, primal, "exact", str(tally.examples), evidence, time
+        yield name, primal, tier, str(tally.examples), evidence, time
 
 
-def _agreed(tally: GradientTally) -> str:
-    """Name the oracles that agreed wherever they were asked, and say where one was silent."""
-    silences = {name: f" (silent at {tally.silent[name]})" if tally.silent[name] else "" for name in tally.agreed}
-    return ", ".join(name.split()[0] + silence for name, silence in silences.items()) or "none: shapes alone"
+def _evidence(tally: GradientTally) -> str:
+    """Name the oracles that agreed wherever they were asked, and say where one was silent, or torch lay outside."""
+    notes = []
+    for name in tally.agreed | tally.silent | tally.astray:
+        said = [f"{word} at {some[name]}" for word, some in (("silent", tally.silent), ("outside", tally.astray)) if some[name]]
+        notes.append(name.split()[0] + (f" ({', '.join(said)})" if said else ""))
+    if tally.elements:
+        notes.append(f"{tally.proved / tally.elements:.0%} proved")
+    return ", ".join(notes) or "none: shapes alone"
+
+
+def tightness(results: Sequence[RuleResult | ReplayResult]) -> Table:
+    """Return how much of the radius the errors took up, by rule and dtype: the largest part seen, and the median."""
+    grid = Table("rule", "dtype", "points", "largest err / radius", "median", box=None, pad_edge=False, header_style="bold")
+    for column in grid.columns[2:]:
+        column.justify = "right"
+    for result in results:
+        parts: defaultdict[str, list[float]] = defaultdict(list)
+        for tally in result.tallies.values() if isinstance(result, RuleResult) else ():
+            for dtype, used in tally.used.items():
+                parts[dtype_name(dtype)] += used
+        for name, used in parts.items():
+            numbers = (f"{max(used):.3f}", f"{statistics.median(used):.3f}")
+            grid.add_row(result.rule.name if isinstance(result, RuleResult) else "", name, str(len(used)), *numbers)
+    return grid
 
 
 def problems(results: Sequence[RuleResult | ReplayResult]) -> list[str]:
@@ -70,6 +96,29 @@ def summary(results: Sequence[RuleResult | ReplayResult], seed: int) -> str:
         f"{counted(len(rules), 'rule')}, {counted(points, 'point')} ({cost:.1f} ms a point), "
         f"{counted(steps, 'recorded step')}: {verdict}. Seed {seed}."
     )
+
+
+def special_table(rule: Rule) -> Table:
+    """Return the gradients at special values, a row each."""
+    grid = Table("rule", "params", "at", "gradient of", "definition", "gradient", "torch", box=None, pad_edge=False, header_style="bold")
+    for row in table_of_special_values(rule):
+        params = ", ".join(f"{name}={value}" for name, value in row.point.params.items())
+        got = f"{row.gradient:.6g}" if row.right else Text(f"{row.gradient:.6g}, wrong", style="bold red")
+        where = f"{row.at} = {row.value}"
+        grid.add_row(rule.name, params, where, rule.primals[row.primal], _limit(row.limit), got, f"{row.torchs:.6g}")
+    return grid
+
+
+def _limit(limit: Limit) -> str:
+    match limit:
+        case None:
+            return "no limit"
+        case (low, high):
+            if low == -math.inf and high == math.inf:
+                return "no bound"
+            return f"{low:.6g}" if f"{low:.6g}" == f"{high:.6g}" else f"from {low:.6g} to {high:.6g}"
+        case _:
+            return f"limit {limit:.6g}"
 
 
 def rules_table(rules: Iterable[Rule]) -> Table:

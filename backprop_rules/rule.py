@@ -61,6 +61,10 @@ class Rule:
     def __str__(self) -> str:
         return self.name
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the rule by its name, as functions without one cannot be."""
+        return find, (self.name,)
+
     @property
     def chapter(self) -> str:
         """The last part of the module's name in which the rule is declared."""
@@ -91,6 +95,16 @@ class Rule:
     def optional(self) -> frozenset[str]:
         """The names of the primals that may be left out."""
         return frozenset(p.name for p in self._primals if p.default is None)
+
+    @property
+    def reference(self) -> "Rule":
+        """The catalogue's rule of this name, whose roundings are the ones to be allowed for; itself if there is none."""
+        return CATALOGUE.get(self.name, self)
+
+    @cached_property
+    def differentiable(self) -> tuple[int, ...]:
+        """The positions of the primals that have a gradient: all but masks and indices."""
+        return tuple(i for i, name in enumerate(self.primals) if name not in self.domain.indices)
 
     def gradients(self, grad_y: Tensor, y: Tensor, *primals: Tensor | None, **params: Any) -> Gradients:
         """Return what `backward` returns, always as a tuple."""
@@ -147,6 +161,9 @@ def _contradiction(rule: Rule, parameters: Mapping[str, inspect.Parameter]) -> s
     keyword_only = {n for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
     if keyword_only != set(rule.domain.params):
         return f"backward has the params {sorted(keyword_only)}, but the domain has {sorted(rule.domain.params)}"
+    unknown_primals = {*rule.domain.indices, *rule.domain.values} - set(rule.primals)
+    if unknown_primals:
+        return f"the domain speaks of {sorted(unknown_primals)}, but the primals are {', '.join(rule.primals)}"
     strangers = set(rule.saves) - {"y", *rule.primals}
     if strangers:
         return f"saves names {sorted(strangers)}, but there is only y, {', '.join(rule.primals)}"

@@ -1,12 +1,16 @@
 """What each oracle says of each gradient at a point."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
+from backprop_rules.bounds import bounds
 from backprop_rules.enclosure import Enclosure
-from backprop_rules.oracles import ORACLES
+from backprop_rules.oracles import ORACLES, ReverseMode, certified
 from backprop_rules.oracles.oracle import Silent
 from backprop_rules.point import Point
 
@@ -17,7 +21,9 @@ class Verdict:
 
     `point` is the point that it was asked at, with the cotangent zero where the oracle cannot speak;
     `outside` marks the elements of `gradient` that do not lie in the enclosure, None where all do.
-    Gradient and enclosure are None where the oracle is silent.
+    Gradient and enclosure are None where the oracle is silent. The verdict on a `witness` is on
+    torch's gradient, not on the rule's. `used` is how much of the radius each element took up, where
+    rounding is allowed for.
     """
 
     oracle: str
@@ -26,6 +32,8 @@ class Verdict:
     gradient: Tensor | None = None
     enclosure: Enclosure | None = None
     outside: Tensor | None = None
+    witness: bool = False
+    used: Tensor | None = None
 
     @property
     def agrees(self) -> bool:
@@ -41,6 +49,10 @@ class Verdict:
 @lru_cache(maxsize=1)
 def judge(point: Point) -> list[Verdict]:
     """Return every oracle's verdict on every gradient, the oracles in their order; the last answer is kept."""
+    return _by_enclosures(point) if point.tier == "exact" else _by_proof(point)
+
+
+def _by_enclosures(point: Point) -> list[Verdict]:
     verdicts: list[Verdict] = []
     for oracle in ORACLES:
         outputs = oracle.speaks_for(point)
@@ -57,3 +69,45 @@ def judge(point: Point) -> list[Verdict]:
             assert gradient is not None and enclosure is not None
             verdicts.append(Verdict(oracle.name, i, spoken, gradient, enclosure, enclosure.outside(gradient)))
     return verdicts
+
+
+def _by_proof(point: Point) -> list[Verdict]:
+    """Return the verdicts of the certified derivative, allowing for rounding, on the rule and on torch's gradient."""
+    try:
+        balls = certified.certify(point).gradients
+    except Silent:
+        return [Verdict("certified", i, point) for i in point.given]
+    radii = bounds(point).gradients
+    try:
+        theirs = ReverseMode().gradients(point)
+    except Silent:
+        theirs = (None,) * len(balls)
+    verdicts: list[Verdict] = []
+    for i in point.given:
+        gradient, witness, truth, radius = point.gradients[i], theirs[i], balls[i], radii[i]
+        assert gradient is not None and truth is not None and radius is not None
+        enclosure = certified.enclosure(truth, radius, gradient)
+        used = certified.distance(truth, gradient) / (torch.stack([radius] * 2, -1) if gradient.is_complex() else radius).cpu()
+        verdicts.append(
+            Verdict("certified", i, point, gradient, enclosure, enclosure.outside(gradient), used=used.nan_to_num(0.0))
+        )
+        if witness is None:
+            verdicts.append(Verdict("reverse mode", i, point, witness=True))
+        else:
+            verdicts.append(
+                Verdict("reverse mode", i, point, witness, enclosure, enclosure.outside(witness), witness=True)
+            )
+    return verdicts
+
+
+def contradiction(verdicts: Sequence[Verdict]) -> tuple[Verdict, Verdict, Tensor] | None:
+    """Return two verdicts on the same gradient whose enclosures are disjoint, and where; None if there are none."""
+    spoken = [v for v in verdicts if v.enclosure is not None and not v.witness]
+    for one, other in itertools.combinations(spoken, 2):
+        same = one.primal == other.primal and torch.equal(one.point.grad_y, other.point.grad_y)
+        if same and one.enclosure and other.enclosure:
+            apart = (one.enclosure.lo > other.enclosure.hi) | (other.enclosure.lo > one.enclosure.hi)
+            if apart.any():
+                complex_ = one.gradient is not None and one.gradient.is_complex()
+                return one, other, apart.any(-1) if complex_ else apart
+    return None

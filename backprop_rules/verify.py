@@ -1,43 +1,70 @@
 """Verification: a rule at drawn points against every oracle and property, and a program against its baseline."""
 
+import multiprocessing
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from backprop_rules import special
 from backprop_rules.documents import Program
 from backprop_rules.documents.replay import StepDiffers, replay
 from backprop_rules.domain import COMPLEX, REAL, dtype_name
-from backprop_rules.draw import search
+from backprop_rules.draw import search, tiers_of
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point
 from backprop_rules.properties import PLAINEST, check
 from backprop_rules.rule import Rule
 from backprop_rules.simplify import simplest
-from backprop_rules.verdict import judge
+from backprop_rules.verdict import Verdict, judge
 
+# Hypothesis keeps a tree of all that it drew in a run: long runs are cut, and each part has a seed of its own.
+RUN, SEEDS = 1000, 1 << 32
 DTYPES = {dtype_name(dtype): dtype for dtype in REAL + COMPLEX}
 
 
 @dataclass
 class GradientTally:
-    """How many points asked for the gradient of one primal, and how often each oracle agreed or was silent."""
+    """How many points of a tier asked for the gradient of one primal, and how often each oracle agreed or was silent.
+
+    `astray` counts the points at which a witness lies outside of the enclosure. In the bounded tier
+    `elements` counts the elements asked for, `proved` those of which the enclosure says something,
+    and `used` holds the largest part of the radius that one of these took up, a number a point, by dtype.
+    """
 
     examples: int = 0
     agreed: Counter[str] = field(default_factory=Counter)
     silent: Counter[str] = field(default_factory=Counter)
+    astray: Counter[str] = field(default_factory=Counter)
+    elements: int = 0
+    proved: int = 0
+    used: defaultdict[torch.dtype, list[float]] = field(default_factory=partial(defaultdict, list))
+
+    def add(self, verdict: Verdict) -> None:
+        """Count a verdict."""
+        kind = self.agreed if verdict.agrees else self.astray if verdict.disagrees else self.silent
+        kind[verdict.oracle] += 1
+        if verdict.used is not None and verdict.gradient is not None and verdict.enclosure is not None:
+            proves = verdict.enclosure.proves
+            self.elements += proves.numel()
+            self.proved += int(proves.sum())
+            rounds = verdict.used[proves & (verdict.enclosure.lo < verdict.enclosure.hi)]
+            if rounds.numel():
+                self.used[verdict.gradient.dtype].append(float(rounds.max()))
 
 
 @dataclass
 class RuleResult:
-    """What came of one rule: its tallies by primal, the number of points, the seconds, and the objection if any."""
+    """What came of one rule: its tallies by primal and tier, the number of points, the seconds, the objection if any."""
 
     rule: Rule
-    tallies: dict[str, GradientTally]
+    tallies: dict[tuple[str, str], GradientTally]
     points: int = 0
     seconds: float = 0.0
     objection: WrongGradient | None = None
@@ -95,41 +122,67 @@ def verify_rule(
     seed: int = 0,
     dtypes: Sequence[torch.dtype] | None = None,
     devices: Sequence[str] | None = None,
-    each: Callable[[], None] = lambda: None,
 ) -> RuleResult:
     """Hold a rule against every oracle and every property at that many drawn points.
 
-    `each` is called after every point. Equal seeds give equal points; the result's objection, if
-    any, is to the smallest counterexample that Hypothesis found.
+    Equal seeds give equal points; the result's objection, if any, is to the smallest counterexample found.
     """
     if dtypes is not None and not set(dtypes) & set(rule.domain.dtypes):
         names = ", ".join(map(dtype_name, rule.domain.dtypes))
         raise InputError(f"{rule}: none of the dtypes asked for is in its domain: {names}.")
-    result = RuleResult(rule, {name: GradientTally() for name in rule.primals})
+    result = RuleResult(rule, {(rule.primals[i], t): GradientTally() for t in tiers_of(rule) for i in rule.differentiable})
 
     def held(point: Point) -> None:
         check(point)
         _count(point, result)
-        each()
 
     started = time.perf_counter()
     places = weighted(devices or devices_here())
-    objection = search(rule, held, examples, seed, dtypes, places)
-    if objection:
-        real = [device for device in places if device != "meta"] or places
-        plain = search(rule, lambda point: check(point, PLAINEST), examples, seed, dtypes, real)
-        result.objection = simplest(plain or objection, check)
+    for done in range(0, examples, RUN):
+        objection = search(rule, held, min(RUN, examples - done), seed + done * SEEDS, dtypes, places)
+        if objection:
+            real = [device for device in places if device != "meta"] or places
+            plain = search(rule, lambda point: check(point, PLAINEST), examples, seed, dtypes, real)
+            result.objection = simplest(plain or objection, check)
+            break
+    result.objection = result.objection or _at_special_values(rule)
     result.seconds = time.perf_counter() - started
     return result
 
 
+def _at_special_values(rule: Rule) -> WrongGradient | None:
+    try:
+        special.check(rule)
+    except WrongGradient as objection:
+        return objection
+    return None
+
+
+def verify_rules(
+    rules: Sequence[Rule],
+    examples: int,
+    seed: int = 0,
+    dtypes: Sequence[torch.dtype] | None = None,
+    devices: Sequence[str] | None = None,
+    jobs: int = 1,
+) -> Iterator[RuleResult]:
+    """Yield what comes of each rule, in order; `jobs` rules are verified at a time, each in a process of its own."""
+    one = partial(verify_rule, examples=examples, seed=seed, dtypes=dtypes, devices=devices)
+    # A process that is forked cannot use a GPU that its parent has used, and rules with lambdas need a fork.
+    if jobs == 1 or "cuda" in (devices or devices_here()) or "fork" not in multiprocessing.get_all_start_methods():
+        yield from map(one, rules)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
+        yield from pool.map(one, rules)
+
+
 def _count(point: Point, result: RuleResult) -> None:
     result.points += 1
+    names = point.rule.primals
     for i in point.given:
-        result.tallies[point.rule.primals[i]].examples += 1
+        result.tallies[names[i], point.tier].examples += 1
     for verdict in [] if point.on_meta else judge(point):
-        tally = result.tallies[point.rule.primals[verdict.primal]]
-        (tally.agreed if verdict.agrees else tally.silent)[verdict.oracle] += 1
+        result.tallies[names[verdict.primal], point.tier].add(verdict)
 
 
 def verify_program(program: Program, baselines: Path | None = None) -> ReplayResult:

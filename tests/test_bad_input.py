@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from backprop_rules import InputError, vjp
+from backprop_rules import CATALOGUE, InputError, vjp
 
 X = torch.ones(2, 3)
 G = torch.ones(2, 2)
@@ -40,20 +40,19 @@ REFUSALS = {
     ),
     "unknown rule": (
         lambda: vjp("matmull", G, X, X),
-        "there is no rule 'matmull'. Did you mean 'matmul'? Known: add, clamp, clamp_tensor, half_squared_error, linear, "
-        "matmul, mean, mul, neg, pow, relu, square, sub, sum, sum_of_squared_errors, transpose.",
+        f"there is no rule 'matmull'. Did you mean 'matmul'? Known: {', '.join(sorted(CATALOGUE))}.",
     ),
     "unknown param": (
         lambda: vjp("sum", torch.ones(()), X, dims=0),
         "there is no param of sum named 'dims'. Did you mean 'dim'? Known: dim, dtype, keepdim.",
     ),
     "param of another type": (
-        lambda: vjp("pow", X, X, n=2.5),
-        "pow: param n must be an int from 0; got 2.5 (float).",
+        lambda: vjp("pow", X, X, n="2"),
+        "pow: param n must be a real number; got '2' (str).",
     ),
     "missing param": (
         lambda: vjp("pow", X, X),
-        "pow: param n is missing; it must be an int from 0.",
+        "pow: param n is missing; it must be a real number.",
     ),
     "cotangent of another shape": (
         lambda: vjp("sum", torch.ones(3), X, dim=1),

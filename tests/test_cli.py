@@ -34,10 +34,12 @@ def test_verify_prints_a_row_for_each_gradient_and_exits_0(run):
     assert code == 0
     lines = out.splitlines()
     assert lines[0].split() == ["rule", "gradient", "tier", "examples", "oracles", "that", "agreed", "time"]
-    assert re.fullmatch(r"matmul +a +exact +20 +reverse, forward, central +\d+\.\d\d s", lines[1].strip())
-    assert re.fullmatch(r"b +exact +20 +reverse, forward, central", lines[2].strip())
-    assert re.fullmatch(r"linear_model +w +replay +300 steps +autograd, baseline +\d+\.\d\d s", lines[3].strip())
-    assert re.fullmatch(r"1 rule, 20 points \(\d+\.\d ms a point\), 300 recorded steps: all right\. Seed 3\.", lines[4])
+    assert re.fullmatch(r"matmul +a +exact +10 +reverse, forward, central +\d+\.\d\d s", lines[1].strip())
+    assert re.fullmatch(r"b +exact +10 +reverse, forward, central", lines[2].strip())
+    assert re.fullmatch(r"a +bounded +10 +certified, reverse, \d+% proved", lines[3].strip())
+    assert re.fullmatch(r"b +bounded +10 +certified, reverse, \d+% proved", lines[4].strip())
+    assert re.fullmatch(r"linear_model +w +replay +300 steps +autograd, baseline +\d+\.\d\d s", lines[5].strip())
+    assert re.fullmatch(r"1 rule, 20 points \(\d+\.\d ms a point\), 300 recorded steps: all right\. Seed 3\.", lines[6])
 
 
 def test_verify_without_names_takes_every_rule_and_program(run):

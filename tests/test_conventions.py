@@ -4,20 +4,25 @@ import pytest
 import torch
 
 from backprop_rules import CATALOGUE
-from backprop_rules.draw import search
+from backprop_rules.draw import search, tiers_of
 from backprop_rules.oracles import ForwardMode, OneSidedDifferences, ReverseMode
 from backprop_rules.oracles.oracle import Silent, at_kinks
 from backprop_rules.rule import installed
+from backprop_rules.verdict import judge
 
-kinked = pytest.mark.parametrize("rule", [rule for rule in CATALOGUE.values() if rule.conventions], ids=str)
-conventions = pytest.mark.parametrize(
-    ("rule", "convention"),
-    [(rule, c) for rule in CATALOGUE.values() for c in rule.conventions],
-    ids=lambda value: getattr(value, "at", str(value)),
-)
+exact = [rule for rule in CATALOGUE.values() if rule.conventions and "exact" in tiers_of(rule)]
+kinked = pytest.mark.parametrize("rule", exact, ids=str)
 
 
-def points_on(rule, convention):
+def parametrised(rules):
+    pairs = [(rule, c) for rule in rules for c in rule.conventions]
+    return pytest.mark.parametrize(("rule", "convention"), pairs, ids=lambda value: getattr(value, "at", str(value)))
+
+
+conventions = parametrised(exact)
+
+
+def points_on(rule, convention, tier="exact"):
     found = []
 
     def keep(point):
@@ -25,7 +30,7 @@ def points_on(rule, convention):
         if outputs.any():
             found.append(point.only(outputs))
 
-    search(rule, keep, 400)
+    search(rule, keep, 400, tiers=[tier])
     return found
 
 
@@ -36,6 +41,16 @@ def test_the_rules_choice_lies_between_the_one_sided_derivatives(rule, conventio
     for point in points:
         enclosures = OneSidedDifferences().enclosures(point)
         assert all(enclosures[i].outside(point.gradients[i]) is None for i in point.given)
+
+
+@parametrised(rule for rule in CATALOGUE.values() if rule.conventions)
+def test_the_rules_choice_lies_in_the_certified_hull_as_torchs_does(rule, convention):
+    points = points_on(rule, convention, "bounded")
+    assert points
+    for point in points:
+        for verdict in judge(point):
+            silent = verdict.gradient is None
+            assert verdict.agrees or (verdict.witness and (silent or not installed(convention.torch))), verdict
 
 
 MODES = {"reverse": (ReverseMode(), "torch"), "forward": (ForwardMode(), "torch_forward")}
@@ -69,4 +84,4 @@ def test_differences_find_no_kink_that_is_not_declared(rule):
         for enclosure in OneSidedDifferences().enclosures(elsewhere):
             assert enclosure is None or torch.equal(enclosure.lo, enclosure.hi)
 
-    search(rule, smooth_elsewhere, 400)
+    search(rule, smooth_elsewhere, 400, tiers=["exact"])

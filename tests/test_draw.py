@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from backprop_rules import CATALOGUE
-from backprop_rules.draw import search
+from backprop_rules.domain import COMPLEX, REAL
+from backprop_rules.draw import search, tiers_of
 from backprop_rules.objection import WrongGradient
 from backprop_rules.oracles.oracle import at_kinks
 from backprop_rules.verify import weighted
 
+exact = [rule for rule in CATALOGUE.values() if "exact" in tiers_of(rule)]
 every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
 
 
@@ -44,7 +46,7 @@ def test_every_layout_is_drawn_of_primals_and_cotangents(rule):
 @every_rule
 def test_empty_tensors_and_sides_of_one_are_drawn(rule):
     points = drawn(rule)
-    assert any(x.numel() == 0 for point in points for x in point.tensors)
+    assert any(x.numel() == 0 for point in points for x in point.tensors) or rule.domain.requires
     assert any(1 in x.shape for point in points for x in point.tensors)
     if "..." in [shape.strip() for shape in rule.domain.shapes.split(",")]:
         assert any(x.ndim == 0 for point in points for x in point.tensors)
@@ -67,20 +69,42 @@ def test_every_optional_primal_is_left_out_and_given(rule):
         assert given == ({True, False} if name in rule.optional else {True})
 
 
-@pytest.mark.parametrize("rule", [rule for rule in CATALOGUE.values() if rule.conventions], ids=str)
+@pytest.mark.parametrize("rule", [rule for rule in exact if rule.conventions], ids=str)
 def test_ties_are_drawn_on_purpose(rule):
-    points = drawn(rule)
+    points = drawn(rule, tiers=["exact"])
     for convention in rule.conventions:
         ties = sum(bool(convention.where(*point.primals, **point.params).any()) for point in points)
         assert ties >= len(points) / 50, convention.at
     assert sum(bool(at_kinks(point, rule.conventions).any()) for point in points) >= len(points) / 5
 
 
-@every_rule
+@pytest.mark.parametrize("rule", exact, ids=str)
 def test_wide_and_narrow_grids_are_drawn(rule):
-    sizes = [x.abs().max().item() / point.spacing for point in drawn(rule) for x in point.tensors if x.numel()]
+    points = drawn(rule, tiers=["exact"])
+    sizes = [x.abs().max().item() / point.spacing for point in points for x in point.tensors if x.numel()]
     assert max(sizes) > 1000
     assert min(sizes) == 0
+
+
+@pytest.mark.parametrize("dtype", REAL + COMPLEX, ids=str)
+def test_values_of_any_magnitude_are_drawn(dtype):
+    finfo = torch.finfo(dtype)
+    points = drawn(CATALOGUE["neg"], 1000, tiers=["bounded"], dtypes=[dtype])
+    tensors = [torch.view_as_real(p.tensors[0]) if dtype.is_complex else p.tensors[0] for p in points]
+    values = torch.cat([x.flatten().double() for x in tensors])
+    assert values.isfinite().all()
+    assert values.abs().max() > finfo.max / 4
+    assert ((values != 0) & (values.abs() < finfo.smallest_normal)).any()
+    assert {torch.signbit(v).item() for v in values[values == 0]} == {True, False}
+    assert max(len(set(torch.frexp(x.flatten())[1].tolist())) for x in tensors) > 10
+
+
+@every_rule
+def test_values_lie_where_the_domain_says(rule):
+    for point in drawn(rule, 200, tiers=["bounded"]):
+        for i, x in zip(point.given, point.tensors, strict=True):
+            low, high = rule.domain.interval(rule.primals[i], point.params)
+            assert x.is_complex() or ((low <= x) & (x <= high)).all()
 
 
 @every_rule

@@ -75,6 +75,8 @@ def test_a_sum_too_long_for_a_dtype_has_no_grid_in_it():
 
 def test_float64_leaves_wide_grids_at_small_sizes():
     for rule in CATALOGUE.values():
+        if rule.domain.degree is None:
+            continue  # no polynomial
         params = {name: 2 if name == "n" else None for name in rule.domain.params}
         space = room(rule.domain, params, 4, [4, 4], [torch.float64], kinks=bool(rule.conventions))
         assert space.width > 2**16, rule

@@ -1,4 +1,4 @@
-"""Arithmetic: the four operations that do not divide, with broadcasting and type promotion."""
+"""Arithmetic: addition, subtraction, multiplication and division, with broadcasting and type promotion."""
 
 import torch
 from torch import Tensor
@@ -50,6 +50,20 @@ def sub(grad_y: Tensor, y: Tensor, x: Tensor, z: Tensor, *, alpha: complex = 1) 
 def mul(grad_y: Tensor, y: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Product of x and z, element by element."""
     return unbroadcast(grad_y * z.conj(), x), unbroadcast(grad_y * x.conj(), z)
+
+
+@rule(
+    forward=torch.div,
+    definition=lambda x, z: x / z,
+    domain=Domain("..., ...", degree=None, promotes=True),
+    saves="y z",
+    formula=r"y = x / z:\quad \bar x = \bar y / z^*,\quad \bar z = -\bar x y^*",
+    source="Griewank & Walther, Evaluating Derivatives (2008), chapter 3",
+)
+def div(grad_y: Tensor, y: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """x divided by z, element by element."""
+    grad_x = grad_y / z.conj()
+    return unbroadcast(grad_x, x), unbroadcast(-grad_x * y.conj(), z)
 
 
 @rule(

@@ -1,5 +1,6 @@
-"""What broadcasting and reducing do to a shape, undone for the gradient."""
+"""What rules share: broadcasting and reducing undone for the gradient, and infinity where zero takes it back."""
 
+import torch
 from torch import Tensor
 
 Dims = int | tuple[int, ...] | None
@@ -31,3 +32,9 @@ def unreduce(grad_y: Tensor, x: Tensor, dim: Dims, keepdim: bool) -> Tensor:
         for axis in reduced_axes(dim, x.ndim):
             grad_y = grad_y.unsqueeze(axis)
     return grad_y.expand(x.shape)
+
+
+def finite(x: Tensor) -> Tensor:
+    """Return x with the largest finite number in the place of infinity, for factors of what is 0 there: inf * 0 is NaN."""
+    largest = torch.finfo(x.dtype).max
+    return x.clamp(-largest, largest)

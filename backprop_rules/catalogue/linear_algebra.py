@@ -5,21 +5,8 @@ import torch
 from torch import Tensor
 
 from backprop_rules.catalogue.broadcasting import unbroadcast
-from backprop_rules.domain import Axis, Domain
+from backprop_rules.domain import Domain
 from backprop_rules.rule import rule
-
-
-@rule(
-    forward=torch.transpose,
-    definition=lambda x, *, dim0, dim1: np.swapaxes(x, dim0, dim1) if x.ndim else x,
-    domain=Domain("...", params={"dim0": Axis(), "dim1": Axis()}),
-    saves="",
-    formula=r"Y = X^\top:\quad \bar X = \bar Y^\top",
-    source="Giles, Collected Matrix Derivative Results (2008), section 2.2",
-)
-def transpose(grad_y: Tensor, y: Tensor, x: Tensor, *, dim0: int, dim1: int) -> Tensor:
-    """x with two of its axes swapped."""
-    return grad_y.transpose(dim0, dim1)
 
 
 @rule(

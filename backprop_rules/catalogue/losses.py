@@ -1,10 +1,14 @@
-"""Losses: the two squared errors that the documents train with."""
+"""Losses: the squared errors, two of which the documents train with, and the cross-entropy."""
+
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from backprop_rules.catalogue.broadcasting import unbroadcast
-from backprop_rules.domain import REAL, Domain
+from backprop_rules.catalogue.normalisation import define_log_softmax
+from backprop_rules.domain import REAL, Choice, Domain, Index, Label
 from backprop_rules.rule import rule
 
 # (x - t)^2 = x^2 - 2 x t + t^2: the absolute coefficients sum to 4.
@@ -38,3 +42,73 @@ def half_squared_error(grad_y: Tensor, y: Tensor, prediction: Tensor, target: Te
     """Half the squared difference of prediction and target, element by element."""
     grad = grad_y * (prediction - target)
     return unbroadcast(grad, prediction), unbroadcast(-grad, target)
+
+
+REDUCTIONS = Choice(("none", "mean", "sum"))
+
+
+def _reduced(losses: Any, reduction: str, count: Any) -> Any:
+    """Return the losses, their sum, or their sum divided by the count."""
+    if reduction == "none":
+        return losses
+    return losses.sum() if reduction == "sum" else losses.sum() / count
+
+
+@rule(
+    forward=lambda prediction, target, *, reduction="mean": _reduced(
+        (prediction - target).square(), reduction, torch.broadcast_shapes(prediction.shape, target.shape).numel()
+    ),
+    definition=lambda prediction, target, *, reduction="mean": _reduced(
+        (prediction - target) ** 2, reduction, np.broadcast(prediction, target).size
+    ),
+    domain=Domain("..., ...", params={"reduction": REDUCTIONS}, dtypes=REAL, degree=None),
+    saves="prediction target",
+    formula=r"y = \tfrac1n \sum_i (\hat y_i - t_i)^2:\quad \bar{\hat y}_i = \tfrac2n \bar y (\hat y_i - t_i),\quad "
+    r"\bar t_i = -\bar{\hat y}_i",
+    source="Bishop, Pattern Recognition and Machine Learning (2006), section 5.3",
+)
+def mean_squared_error(
+    grad_y: Tensor, y: Tensor, prediction: Tensor, target: Tensor, *, reduction: str = "mean"
+) -> tuple[Tensor, Tensor]:
+    """Mean, sum, or neither, of the squared differences of prediction and target."""
+    error = prediction - target
+    grad = grad_y * (2 * error)
+    if reduction == "mean":
+        grad = grad / error.numel()
+    return unbroadcast(grad, prediction), unbroadcast(-grad, target)
+
+
+def _define_cross_entropy(x: Any, target: Any, *, reduction: str = "mean", ignore_index: int = -100) -> Any:
+    kept = target != ignore_index
+    picked = np.take_along_axis(define_log_softmax(x, dim=-1), np.where(kept, target, 0)[..., None], -1)[..., 0]
+    return _reduced(np.where(kept, -picked, 0), reduction, np.sum(kept))
+
+
+@rule(
+    forward=lambda x, target, *, reduction="mean", ignore_index=-100: torch.nn.functional.cross_entropy(
+        x, target, reduction=reduction, ignore_index=ignore_index
+    ),
+    definition=_define_cross_entropy,
+    domain=Domain(
+        "n? c, n?",
+        params={"reduction": REDUCTIONS, "ignore_index": Label("c")},
+        indices={"target": Index("c")},
+        dtypes=REAL,
+        degree=None,
+    ),
+    saves="x target",
+    formula=r"y = -\tfrac1n \sum_i \ln p_{i t_i},\ p_i = \operatorname{softmax} x_i:\quad "
+    r"\bar x_{ik} = \tfrac1n \bar y\,(p_{ik} - [k = t_i])",
+    source="Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4",
+)
+def cross_entropy(
+    grad_y: Tensor, y: Tensor, x: Tensor, target: Tensor, *, reduction: str = "mean", ignore_index: int = -100
+) -> tuple[Tensor, None]:
+    """Negative logarithm of the softmax of x at the target class, averaged, summed or neither."""
+    kept = target != ignore_index
+    hit = torch.arange(x.shape[-1], device=x.device) == torch.where(kept, target, 0).unsqueeze(-1)
+    log_p = torch.log_softmax(x, -1)
+    grad = torch.where(hit, torch.expm1(log_p), torch.exp(log_p))  # p - 1 would be 0 where p is near 1
+    if reduction == "mean":
+        grad_y = grad_y / kept.sum()
+    return torch.where(kept.unsqueeze(-1), grad * grad_y.unsqueeze(-1), 0), None

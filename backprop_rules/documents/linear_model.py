@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.catalogue.arithmetic import mul, sub
-from backprop_rules.catalogue.elementwise import square
+from backprop_rules.catalogue.powers import square
 from backprop_rules.documents.program import Program, Tensors, tensor
 
 EPOCHS = 100

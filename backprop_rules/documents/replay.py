@@ -38,7 +38,7 @@ def replay(program: Program, where: Path | None = None) -> Replay:
     used = 0.0
     strays = set(program.wrong)
     for index, sample in enumerate(samples):
-        errors = RunningError()
+        errors = RunningError(evaluations=2)
         with nullcontext() if program.fixed else errors:
             step = program.step(parameters, sample)
         recorded = _recorded(program, baseline, index)

@@ -1,5 +1,6 @@
 """The oracles: independent sources of enclosures, in the order in which they are listed."""
 
+from backprop_rules.oracles import certified, directional
 from backprop_rules.oracles.autodiff import ForwardMode, ReverseMode
 from backprop_rules.oracles.differences import CentralDifferences, OneSidedDifferences
 from backprop_rules.oracles.oracle import Oracle
@@ -13,4 +14,6 @@ __all__ = [
     "OneSidedDifferences",
     "Oracle",
     "ReverseMode",
+    "certified",
+    "directional",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor
 from backprop_rules.enclosure import Enclosure, as_real
 from backprop_rules.oracles.oracle import Silent, at_kinks, by_primal, directions
 from backprop_rules.point import Point
-from backprop_rules.rule import Convention, installed
+from backprop_rules.rule import Convention, Gradients, installed
 
 
 def _followed(point: Point, versions: Callable[[Convention], str | None]) -> Tensor | bool:
@@ -28,13 +28,16 @@ class ReverseMode:
 
     def enclosures(self, point: Point) -> tuple[Enclosure | None, ...]:
         """Return torch's gradients, as enclosures of no width."""
+        return tuple(None if gradient is None else Enclosure.exactly(gradient) for gradient in self.gradients(point))
+
+    def gradients(self, point: Point) -> Gradients:
+        """Return torch's gradients."""
         leaves = [x.detach().requires_grad_() for x in point.tensors]
         y = point.forward(*point.placed(leaves))
         try:
-            gradients = torch.autograd.grad(y, leaves, point.grad_y)
+            return point.per_gradient(torch.autograd.grad(y, leaves, point.grad_y))
         except RuntimeError as error:
             raise Silent(f"torch's backward raises: {error}") from error
-        return point.placed(map(Enclosure.exactly, gradients))
 
 
 class ForwardMode:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from backprop_rules.enclosure import Enclosure, as_real
 from backprop_rules.grid import central, refinement, stencil
-from backprop_rules.oracles.oracle import at_kinks, by_primal, directions
+from backprop_rules.oracles.oracle import at_kinks, by_primal, directions, widest
 from backprop_rules.point import Point
 
 
 def _numerators(point: Point, first: int, last: int, step: float) -> Tensor:
     """Return, for each direction and each output, grad_y times the weighted sum of y, in one call of the forward."""
-    params = {name: _widest(value) for name, value in point.params.items()}
+    params = {name: widest(value) for name, value in point.params.items()}
     offsets = [(k, w) for k, w in zip(range(first, last + 1), stencil(first, last)[0], strict=True) if w]
     moves = directions(point)
     count = len(moves[0])
@@ -34,13 +34,6 @@ def _numerators(point: Point, first: int, last: int, step: float) -> Tensor:
     weights = torch.tensor([w for _, w in offsets], dtype=torch.float64)
     sums: Tensor = torch.tensordot(weights, y, 1)
     return sums * as_real(point.grad_y).reshape(1, -1)
-
-
-def _widest(value: object) -> object:
-    """Return a param, a dtype to compute in made as wide as it gets."""
-    if isinstance(value, torch.dtype):
-        return torch.complex128 if value.is_complex else torch.float64
-    return value
 
 
 class CentralDifferences:

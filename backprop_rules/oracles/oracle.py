@@ -65,4 +65,11 @@ def by_primal(point: Point, lo: Tensor, hi: Tensor) -> tuple[Enclosure | None, .
     shapes = [real_shape(x) for x in point.tensors]
     sizes = [shape.numel() for shape in shapes]
     bounds = zip(shapes, lo.split(sizes), hi.split(sizes), strict=True)
-    return point.placed(Enclosure(low.reshape(shape), high.reshape(shape)) for shape, low, high in bounds)
+    return point.per_gradient(Enclosure(low.reshape(shape), high.reshape(shape)) for shape, low, high in bounds)
+
+
+def widest(value: object) -> object:
+    """Return a param, a dtype to compute in made as wide as it gets."""
+    if isinstance(value, torch.dtype):
+        return torch.complex128 if value.is_complex else torch.float64
+    return value

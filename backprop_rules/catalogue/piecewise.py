@@ -1,4 +1,4 @@
-"""Elementwise functions: integer powers, and the piecewise linear ones with their kinks."""
+"""Piecewise linear functions, with their kinks: the larger, the smaller, the one between, the absolute value."""
 
 import math
 from typing import Any
@@ -8,59 +8,74 @@ import torch
 from torch import Tensor
 
 from backprop_rules.catalogue.broadcasting import unbroadcast
-from backprop_rules.domain import REAL, Bound, Domain, Exponent
+from backprop_rules.domain import REAL, Bound, Domain, Mask
 from backprop_rules.rule import Convention, rule
 
 Number = float | None
 
 
 @rule(
-    forward=torch.square,
-    definition=lambda x: x * x,
-    domain=Domain("...", degree=2, power=2),
-    saves="x",
-    formula=r"y = x^2:\quad \bar x = 2 x^* \bar y",
-    source="Goodfellow, Bengio & Courville, Deep Learning (2016), section 6.5",
-)
-def square(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """The square of x."""
-    return grad_y * (2 * x.conj())
-
-
-@rule(
-    forward=lambda x, *, n: torch.pow(x, n),
-    definition=lambda x, *, n: x**n,
-    domain=Domain(
-        "...",
-        params={"n": Exponent(6)},
-        degree=lambda n: max(n, 1),
-        power=lambda n: max(n, 1),
-        requires=(
-            "n <= 3 for a complex base: torch multiplies up to there, and rounds beyond it",
-            lambda x, n: n <= 3 or not x.is_complex(),
-        ),
-    ),
-    saves="x",
-    formula=r"y = x^n:\quad \bar x = n (x^{n-1})^* \bar y,\quad \bar x = 0\ \text{for}\ n = 0",
-    source="Griewank & Walther, Evaluating Derivatives (2008), chapter 3",
-)
-def pow(grad_y: Tensor, y: Tensor, x: Tensor, *, n: int) -> Tensor:
-    """The n-th power of x, for an integer n from 0."""
-    return grad_y * (n * x ** (n - 1)).conj() if n else torch.zeros_like(x)
-
-
-@rule(
-    forward=torch.relu,
-    definition=lambda x: np.maximum(x, 0),
+    forward=torch.abs,
+    definition=np.abs,
     domain=Domain("...", dtypes=REAL),
-    saves="y",
-    formula=r"y = \max(x, 0):\quad \bar x = \bar y\,[y > 0]",
-    source="Goodfellow, Bengio & Courville, Deep Learning (2016), section 6.3",
-    conventions=(Convention("x = 0", "0: the cotangent does not pass", lambda x: x == 0, ">=1.0", ">=1.0"),),
+    saves="x",
+    formula=r"y = |x|:\quad \bar x = \bar y\,\operatorname{sign} x",
+    source="Boyd & Vandenberghe, Subgradients (2022), section 3.1",
+    conventions=(Convention("x = 0", "0: the middle of -1 and 1", lambda x: x == 0, ">=1.0", ">=1.0"),),
 )
-def relu(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """The positive part of x."""
-    return torch.where(y > 0, grad_y, 0)
+def abs(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The absolute value of x."""
+    return grad_y * torch.sign(x)
+
+
+def _tie(x: Tensor, z: Tensor) -> Tensor:
+    return x == z
+
+
+@rule(
+    forward=torch.maximum,
+    definition=np.maximum,
+    domain=Domain("..., ...", dtypes=REAL),
+    saves="x z",
+    formula=r"y = \max(x, z):\quad \bar x = \bar y\,([x > z] + \tfrac12 [x = z]),\quad "
+    r"\bar z = \bar y\,([z > x] + \tfrac12 [x = z])",
+    source="Boyd & Vandenberghe, Subgradients (2022), section 3.4",
+    conventions=(Convention("x = z", "one half each", _tie, ">=1.7", ">=1.11"),),
+)
+def maximum(grad_y: Tensor, y: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The larger of x and z."""
+    half = torch.where(x == z, grad_y / 2, 0)
+    return unbroadcast(torch.where(x > z, grad_y, half), x), unbroadcast(torch.where(z > x, grad_y, half), z)
+
+
+@rule(
+    forward=torch.minimum,
+    definition=np.minimum,
+    domain=Domain("..., ...", dtypes=REAL),
+    saves="x z",
+    formula=r"y = \min(x, z):\quad \bar x = \bar y\,([x < z] + \tfrac12 [x = z]),\quad "
+    r"\bar z = \bar y\,([z < x] + \tfrac12 [x = z])",
+    source="Boyd & Vandenberghe, Subgradients (2022), section 3.4",
+    conventions=(Convention("x = z", "one half each", _tie, ">=1.7", ">=1.11"),),
+)
+def minimum(grad_y: Tensor, y: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The smaller of x and z."""
+    half = torch.where(x == z, grad_y / 2, 0)
+    return unbroadcast(torch.where(x < z, grad_y, half), x), unbroadcast(torch.where(z < x, grad_y, half), z)
+
+
+@rule(
+    forward=torch.where,
+    definition=np.where,
+    domain=Domain("..., ..., ...", indices={"condition": Mask()}, promotes=True),
+    saves="condition",
+    formula=r"y = [c]\, x + [\lnot c]\, z:\quad \bar x = [c]\, \bar y,\quad \bar z = [\lnot c]\, \bar y",
+    source="Griewank & Walther, Evaluating Derivatives (2008), chapter 14",
+)
+def where(grad_y: Tensor, y: Tensor, condition: Tensor, x: Tensor, z: Tensor) -> tuple[None, Tensor, Tensor]:
+    """x where the condition holds, z elsewhere."""
+    grad_x, grad_z = torch.where(condition, grad_y, 0), torch.where(condition, 0, grad_y)
+    return None, unbroadcast(grad_x, x), unbroadcast(grad_z, z)
 
 
 def _interval(x: Tensor, min: Tensor | Number, max: Tensor | Number) -> tuple[Tensor, Tensor]:

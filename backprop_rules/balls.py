@@ -1,0 +1,239 @@
+"""Numbers of ball arithmetic that remember how they were made, so that a textbook definition certifies its derivative.
+
+A definition in NumPy notation runs on an array of such numbers. Each holds a ball (FLINT's `arb`, or `acb` if
+complex), which contains the exact value, and for each number that it was made from a ball that contains the
+partial derivative; those of the elementary functions are the coefficients of degree one of FLINT's own power
+series. Going through the numbers backwards multiplies the partial derivatives along every path and adds the
+paths up, in ball arithmetic: the result is an enclosure, with proof, of the gradient. Running the definition
+on power series directly would take one run for each element of each primal; this takes one for all.
+
+At a tie of a maximum the exact values are equal, and each operand's partial derivative is the interval from
+0 to 1, the hull of its one-sided derivatives. (Griewank & Walther, Evaluating Derivatives, 2nd ed., chapters 3
+and 14; Johansson, Arb: efficient arbitrary-precision midpoint-radius interval arithmetic, 2017.)
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from flint import acb, acb_series, arb, arb_series
+
+Ball = Any  # arb or acb: FLINT comes without types
+Array = np.ndarray[Any, np.dtype[Any]]
+
+ZERO, ONE = arb(0), arb(1)
+UNIT = arb(0.5, 0.5)  # the interval from 0 to 1
+
+
+class Undecided(ArithmeticError):
+    """A comparison of two balls that overlap, whose exact values may be equal."""
+
+
+class Number:
+    """A ball, and the numbers it was made from, each with a ball for the partial derivative."""
+
+    __slots__ = ("adjoint", "parents", "tape", "value")
+
+    def __init__(self, value: Ball, tape: list["Number"], parents: Sequence[tuple["Number", Ball]] = ()) -> None:
+        self.value, self.tape, self.parents, self.adjoint = value, tape, parents, ZERO
+        tape.append(self)
+
+    def _binary(self, other: object, value: Ball, mine: Ball, theirs: Ball) -> "Number":
+        if isinstance(other, Number):
+            return Number(value, self.tape, ((self, mine), (other, theirs)))
+        return Number(value, self.tape, ((self, mine),))
+
+    def __add__(self, other: Any) -> "Number":
+        return self._binary(other, self.value + ball(other), ONE, ONE)
+
+    def __sub__(self, other: Any) -> "Number":
+        return self._binary(other, self.value - ball(other), ONE, -ONE)
+
+    def __mul__(self, other: Any) -> "Number":
+        b = ball(other)
+        return self._binary(other, self.value * b, b, self.value)
+
+    def __truediv__(self, other: Any) -> "Number":
+        b = ball(other)
+        quotient, inverse = self.value / b, 1 / b
+        return self._binary(other, quotient, inverse, -quotient * inverse)
+
+    def __neg__(self) -> "Number":
+        return Number(-self.value, self.tape, ((self, -ONE),))
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __rsub__(self, other: Any) -> "Number":
+        return -self + other
+
+    def __rtruediv__(self, other: Any) -> "Number":
+        inverse = 1 / self.value
+        quotient = ball(other) * inverse
+        return Number(quotient, self.tape, ((self, -quotient * inverse),))
+
+    def __pow__(self, exponent: Any) -> "Number":
+        a, p = self.value, ball(exponent)
+        if p == 0:  # x^0 = 1 for every x
+            return self._binary(exponent, ONE, ZERO, a.log())
+        if a == 0 and p > 0:  # 0^p = 0 for every p > 0, and FLINT's logarithm has no answer
+            return self._binary(exponent, ZERO, ONE if p == 1 else ZERO if p > 1 else arb.nan(), ZERO)
+        n = p.unique_fmpz() if isinstance(p, arb) else None
+        power, below = (a**n, a ** (n - 1)) if n is not None else (a**p, a ** (p - 1))
+        return self._binary(exponent, power, p * below, power * a.log() if isinstance(exponent, Number) else None)
+
+    def __abs__(self) -> "Number":
+        return maximum(self, -self)
+
+    def _compare(self, other: Any, certainly: Callable[[Ball, Ball], bool]) -> bool:
+        a, b = self.value, ball(other)
+        if certainly(a, b):
+            return True
+        if a.overlaps(b):
+            raise Undecided("two balls overlap: write the choice as a maximum, a minimum or an absolute value")
+        return False
+
+    def __lt__(self, other: Any) -> bool:
+        return self._compare(other, lambda a, b: a < b)
+
+    def __gt__(self, other: Any) -> bool:
+        return self._compare(other, lambda a, b: a > b)
+
+    __le__, __ge__ = __lt__, __gt__
+
+    def conjugate(self) -> "Number":
+        """The number itself if it is real; definitions are holomorphic."""
+        if isinstance(self.value, acb):
+            raise Undecided("the conjugate has no complex derivative")
+        return self
+
+    def _function(self, series: Callable[[Any], Any]) -> "Number":
+        """Return FLINT's power series of a function at this number: its value, and its derivative."""
+        kind = acb_series if isinstance(self.value, acb) else arb_series
+        found = series(kind([self.value, 1], prec=2))
+        return Number(found[0], self.tape, ((self, found[1]),))
+
+    def exp(self) -> "Number":
+        """The exponential."""
+        value = self.value.exp()
+        return Number(value, self.tape, ((self, value),))
+
+    def log(self) -> "Number":
+        """The natural logarithm."""
+        return self._function(lambda s: s.log())
+
+    def sqrt(self) -> "Number":
+        """The square root."""
+        return self._function(lambda s: s.sqrt())
+
+    def sin(self) -> "Number":
+        """The sine."""
+        return self._function(lambda s: s.sin())
+
+    def cos(self) -> "Number":
+        """The cosine."""
+        return self._function(lambda s: s.cos())
+
+    def erf(self) -> "Number":
+        """The error function."""
+        return self._function(lambda s: s.erf())
+
+    def erfc(self) -> "Number":
+        """One less the error function."""
+        return self._function(lambda s: s.erfc())
+
+    def ndtr(self) -> "Number":
+        """The distribution function of the normal distribution, erfc(-x / sqrt 2) / 2."""
+        return (-self / arb(2).sqrt()).erfc() / 2
+
+    # FLINT has no power series of the next three; its functions of balls are accurate near 0 and far out.
+
+    def expm1(self) -> "Number":
+        """One less than the exponential; its derivative is the exponential."""
+        return Number(self.value.expm1(), self.tape, ((self, self.value.exp()),))
+
+    def log1p(self) -> "Number":
+        """The logarithm of one more; its derivative is the inverse of one more."""
+        return Number(self.value.log1p(), self.tape, ((self, 1 / (1 + self.value)),))
+
+    def tanh(self) -> "Number":
+        """The hyperbolic tangent; its derivative is the square of the hyperbolic secant."""
+        return Number(self.value.tanh(), self.tape, ((self, self.value.sech() ** 2),))
+
+
+def ball(x: Any) -> Ball:
+    """Return the ball of a number, or the exact ball of a constant."""
+    if isinstance(x, Number):
+        return x.value
+    if isinstance(x, np.generic):
+        x = x.item()
+    return x if isinstance(x, arb | acb) else acb(x) if isinstance(x, complex) else arb(x)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """Return the larger; at a tie each has as derivative anything from 0 to 1."""
+    if not isinstance(a, Number) and not isinstance(b, Number):
+        return max(a, b)
+    x, y = ball(a), ball(b)
+    if x > y:
+        return a
+    if y > x:
+        return b
+    if a is b:
+        return a
+    made_from = [(operand, UNIT) for operand in (a, b) if isinstance(operand, Number)]
+    return Number(x.max(y), made_from[0][0].tape, made_from)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """Return the smaller; at a tie each has as derivative anything from 0 to 1."""
+    return -maximum(-a, -b)
+
+
+REPLACED = {
+    np.maximum: np.frompyfunc(maximum, 2, 1, identity=None),
+    np.minimum: np.frompyfunc(minimum, 2, 1, identity=None),
+}
+
+
+class Balls(np.ndarray[Any, np.dtype[Any]]):
+    """An array of numbers on which NumPy's maximum and minimum know of ties."""
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        plain = [x.view(np.ndarray) if isinstance(x, Balls) else x for x in inputs]
+        return as_balls(getattr(REPLACED.get(ufunc, ufunc), method)(*plain, **options))
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return as_balls(super().__array_function__(func, types, args, kwargs))
+
+
+def as_balls(x: Any) -> Any:
+    """Return an array of objects, or a number, as `Balls`, and anything else as it is."""
+    if isinstance(x, Number):
+        x = np.array(x, dtype=object)
+    return x.view(Balls) if isinstance(x, np.ndarray) and x.dtype == object else x
+
+
+def leaves(values: Sequence[Any], shape: Sequence[int], tape: list[Number]) -> Balls:
+    """Return an array of numbers that were made from nothing, with these values."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = [Number(ball(v), tape) for v in values]
+    found: Balls = array.reshape(shape).view(Balls)
+    return found
+
+
+def outputs(y: Any) -> Iterator[Any]:
+    """Yield the elements of what a definition returned, in order: numbers, or constants."""
+    yield from np.asarray(y, dtype=object).view(np.ndarray).flat
+
+
+def pull_back(y: Any, cotangent: Sequence[complex], tape: list[Number]) -> None:
+    """Leave in every number's `adjoint` the gradient of the real inner product of the cotangent and y."""
+    for element, weight in zip(outputs(y), cotangent, strict=True):
+        if isinstance(element, Number):
+            element.adjoint += ball(weight)
+    for number in reversed(tape):
+        if number.adjoint is ZERO:
+            continue
+        for parent, partial in number.parents:
+            along = partial.conjugate() if isinstance(partial, acb) else partial
+            parent.adjoint += along * number.adjoint

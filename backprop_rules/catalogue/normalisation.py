@@ -1,0 +1,115 @@
+"""Normalisation: softmax and its logarithm, the logarithm of a sum of exponentials, and the layer norm."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backprop_rules.catalogue.broadcasting import finite, reduced_axes, unbroadcast, unreduce
+from backprop_rules.domain import REAL, Axis, Domain, Flag, Positive
+from backprop_rules.rule import rule
+
+
+def _exponentials(x: Any, dim: int) -> tuple[Any, Any, Any]:
+    """Return the maximum along an axis, the exponentials of what lies below it, and their sum."""
+    axes = tuple(reduced_axes(dim, x.ndim))
+    top = np.max(x, axis=axes, keepdims=True)
+    powers = np.exp(x - top)
+    return top, powers, np.sum(powers, axis=axes, keepdims=True)
+
+
+def _define_softmax(x: Any, *, dim: int) -> Any:
+    _, powers, total = _exponentials(x, dim)
+    return powers / total
+
+
+def define_log_softmax(x: Any, *, dim: int) -> Any:
+    """The logarithm of softmax, in NumPy notation."""
+    top, _, total = _exponentials(x, dim)
+    return x - (top + np.log(total))
+
+
+def _define_logsumexp(x: Any, *, dim: int, keepdim: bool = False) -> Any:
+    top, _, total = _exponentials(x, dim)
+    y = top + np.log(total)
+    return y if keepdim or not x.ndim else np.squeeze(y, dim)
+
+
+ALONG = Domain("...", params={"dim": Axis()}, dtypes=REAL, degree=None)
+
+
+@rule(
+    forward=torch.softmax,
+    definition=_define_softmax,
+    domain=ALONG,
+    saves="y",
+    formula=r"y_i = \frac{e^{x_i}}{\sum_j e^{x_j}}:\quad \bar x_i = y_i (\bar y_i - \sum_j \bar y_j y_j)",
+    source="Goodfellow, Bengio & Courville, Deep Learning (2016), section 6.2",
+)
+def softmax(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int) -> Tensor:
+    """The exponentials of x, divided by their sum along an axis."""
+    return y * (grad_y - (grad_y * y).sum(dim, keepdim=True))
+
+
+@rule(
+    forward=torch.log_softmax,
+    definition=define_log_softmax,
+    domain=ALONG,
+    saves="y",
+    formula=r"y_i = x_i - \ln \sum_j e^{x_j}:\quad \bar x_i = \bar y_i - e^{y_i} \sum_j \bar y_j",
+    source="Goodfellow, Bengio & Courville, Deep Learning (2016), section 6.2",
+)
+def log_softmax(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int) -> Tensor:
+    """The logarithm of softmax along an axis."""
+    return grad_y - torch.exp(y) * grad_y.sum(dim, keepdim=True)
+
+
+@rule(
+    forward=torch.logsumexp,
+    definition=_define_logsumexp,
+    domain=Domain("...", params={"dim": Axis(), "keepdim": Flag()}, dtypes=REAL, degree=None),
+    saves="x",
+    formula=r"y = \ln \sum_j e^{x_j}:\quad \bar x_i = \frac{e^{x_i}}{\sum_j e^{x_j}}\, \bar y",
+    source="Boyd & Vandenberghe, Convex Optimization (2004), section 3.1.5",
+)
+def logsumexp(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int, keepdim: bool = False) -> Tensor:
+    """The logarithm of the sum of the exponentials of x along an axis."""
+    return unreduce(grad_y, x, dim, keepdim) * torch.softmax(finite(x), dim)
+
+
+def _define_layer_norm(x: Any, weight: Any = None, bias: Any = None, *, eps: float = 1e-5) -> Any:
+    n = x.shape[-1]
+    centred = x - np.sum(x, -1, keepdims=True) / n
+    y = centred / (np.sum(centred * centred, -1, keepdims=True) / n + eps) ** 0.5
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+@rule(
+    forward=lambda x, weight=None, bias=None, *, eps=1e-5: torch.nn.functional.layer_norm(
+        x, x.shape[-1:], weight, bias, eps
+    ),
+    definition=_define_layer_norm,
+    domain=Domain("... n, n, n", params={"eps": Positive()}, dtypes=REAL, degree=None),
+    saves="x weight",
+    formula=r"y = w \hat x + b,\ \hat x = (x - \mu) / s,\ s = \sqrt{\sigma^2 + \epsilon}:\quad "
+    r"\bar{\hat x} = w \bar y,\quad \bar x = \tfrac1s (\bar{\hat x} - \operatorname{mean} \bar{\hat x} - "
+    r"\hat x \operatorname{mean}(\hat x \bar{\hat x})),\quad \bar w = \sum \hat x \bar y,\quad \bar b = \sum \bar y",
+    source="Ba, Kiros & Hinton, Layer Normalization (2016), section 3 and supplement",
+)
+def layer_norm(
+    grad_y: Tensor, y: Tensor, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None,
+    *, eps: float = 1e-5,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+    """x less its mean, divided by its standard deviation along the last axis, times weight, plus bias."""
+    centred = x - x.mean(-1, keepdim=True)
+    scale = torch.rsqrt((centred * centred).mean(-1, keepdim=True) + eps)
+    normal = centred * scale
+    g = grad_y if weight is None else grad_y * weight
+    grad_x = scale * (g - g.mean(-1, keepdim=True) - normal * (normal * g).mean(-1, keepdim=True))
+    return (
+        grad_x,
+        None if weight is None else unbroadcast(grad_y * normal, weight),
+        None if bias is None else unbroadcast(grad_y, bias),
+    )

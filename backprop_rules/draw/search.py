@@ -1,0 +1,93 @@
+"""The search for a point at which a check fails, and its shrinking to the smallest."""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as seeded
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky, Unsatisfiable
+
+from backprop_rules.draw.bounded import bounded_points
+from backprop_rules.draw.exact import exact_points
+from backprop_rules.draw.shapes import SIDES
+from backprop_rules.errors import InputError
+from backprop_rules.objection import WrongGradient
+from backprop_rules.point import Point
+from backprop_rules.rule import Rule
+
+TIERS = ("exact", "bounded")
+QUIET = settings(
+    database=None,
+    deadline=None,
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+    report_multiple_bugs=False,
+    print_blob=False,
+)
+
+
+def tiers_of(rule: Rule) -> tuple[str, ...]:
+    """Return the tiers in which points of the rule can be drawn: exact only for polynomials."""
+    return TIERS if rule.domain.degree is not None else TIERS[1:]
+
+
+def search(
+    rule: Rule,
+    check: Callable[[Point], None],
+    examples: int,
+    seed: int = 0,
+    dtypes: Sequence[torch.dtype] | None = None,
+    devices: Sequence[str] = ("cpu",),
+    sides: Sequence[int] = SIDES,
+    tiers: Sequence[str] = TIERS,
+) -> WrongGradient | None:
+    """Return the objection at the smallest point found at which the check fails, None where it never does.
+
+    The examples are shared among the tiers that the rule has. `dtypes`, `devices`, `sides` and
+    `tiers` limit what is drawn. Equal seeds draw equal points. Raises InputError where none can be drawn.
+    """
+    drawn_in = {"exact": exact_points, "bounded": bounded_points}
+    own = [tier for tier in tiers_of(rule) if tier in tiers]
+    for k, tier in enumerate(own):
+        share = (examples + k) // len(own)
+        objection = _search(drawn_in[tier](rule, dtypes, devices, sides), check, share, seed, rule) if share else None
+        if objection:
+            return objection
+    return None
+
+
+def _search(
+    points: st.SearchStrategy[Point], check: Callable[[Point], None], examples: int, seed: int, rule: Rule
+) -> WrongGradient | None:
+    last: list[WrongGradient] = []
+
+    @seeded(seed)
+    @settings(QUIET, max_examples=examples)
+    @given(points)
+    def hold(point: Point) -> None:
+        try:
+            check(point)
+        except WrongGradient as objection:
+            # Shrinking must not slip from one mistake to another, say from a wrong value to a wrong dtype.
+            if not last or objection.kind == last[0].kind:
+                last.append(objection)
+                raise
+
+    try:
+        with warnings.catch_warnings():
+            # torch's own forward mode of mixed dtypes passes through complex32 under vmap, and says so.
+            warnings.filterwarnings("ignore", "ComplexHalf support is experimental")
+            hold()
+    except WrongGradient as objection:
+        return objection
+    except Unsatisfiable as error:
+        raise InputError(
+            f"{rule}: no point could be drawn on which nothing rounds: the sums are too long, or the degree too high, "
+            f"for the dtypes asked for. Check the degree and the weight of its domain."
+        ) from error
+    except Flaky:
+        # The rule answers otherwise when asked again; the last failure shown is still a failure.
+        return last[-1]
+    return None

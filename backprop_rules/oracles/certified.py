@@ -1,0 +1,202 @@
+"""Enclosures with proof: the definition in ball arithmetic, at the exact values of the primals.
+
+It shares no code with torch and none with the rule.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from flint import acb, arb, ctx
+from torch import Tensor
+
+from backprop_rules.balls import ZERO, Ball, Number, Undecided, ball, leaves, outputs, pull_back
+from backprop_rules.enclosure import Enclosure, real_shape
+from backprop_rules.grid import precision
+from backprop_rules.oracles.oracle import Silent
+from backprop_rules.point import Point
+
+BITS = 128  # where the search for enough bits begins
+MOST_BITS = 1 << 14  # where it is given up: what is undecided then is said to be
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """Balls that hold the exact y and the exact gradients, as flat lists of real numbers (see `as_real`)."""
+
+    y: list[arb]
+    gradients: tuple[list[arb] | None, ...]
+
+
+@lru_cache(maxsize=1)
+def certify(point: Point) -> Certificate:
+    """Return balls narrower than half a unit in the last place of y's and of each primal's dtype.
+
+    Wider ones remain at kinks, where they hold every derivative between the one-sided ones, and where
+    the definition itself has no value. Raises Silent where the definition compares what cannot be told apart.
+    """
+    bits, found, before = BITS, _evaluate(point, BITS), math.inf
+    while True:
+        widest = max((_excess(balls, dtype) for balls, dtype in _with_dtypes(point, found)), default=0.0)
+        # Twice the bits narrow what is only rounding; what they do not narrow is a set, or undefined.
+        if widest <= 1 or bits >= MOST_BITS or (bits > BITS and not widest < before):
+            return found
+        bits, before = 2 * bits, widest
+        found = _evaluate(point, bits)
+
+
+def _with_dtypes(point: Point, found: Certificate) -> Iterable[tuple[list[arb], torch.dtype]]:
+    yield found.y, point.y.dtype
+    for balls, x in zip(found.gradients, point.primals, strict=True):
+        if balls is not None and x is not None:
+            yield balls, x.dtype
+
+
+def _excess(balls: Sequence[arb], dtype: torch.dtype) -> float:
+    """Return the largest width in units of half the last place of the dtype; infinity where there is no value."""
+    smallest, bits = torch.finfo(dtype).smallest_normal, precision(dtype)
+    widest = 0.0
+    for b in balls:
+        if b.is_exact():
+            continue
+        size, radius = abs(float(b.mid())), float(b.rad())
+        if math.isnan(radius) or math.isnan(size) or math.isinf(radius):
+            return math.inf
+        half_unit = math.ldexp(1.0, math.frexp(max(size, smallest))[1] - bits - 1) if math.isfinite(size) else math.inf
+        # A unit below float64's range is as good as its smallest number.
+        widest = max(widest, 2 * radius / max(half_unit, math.ulp(0.0)))
+    return widest
+
+
+def _evaluate(point: Point, bits: int) -> Certificate:
+    tape: list[Number] = []
+    with ctx.workprec(bits):
+        arrays, y = _run(point, tape)
+        pull_back(y, _exact(point.grad_y), tape)
+        ys = _parts((ball(element) for element in outputs(y)), point.y)
+        gradients = [_parts((leaf.adjoint for leaf in outputs(arrays[i])), point.primals[i]) for i in point.given]
+    return Certificate(ys, point.per_gradient(gradients))
+
+
+def derivative_over(point: Point, directions: Sequence[Tensor], step: float) -> arb:
+    """Return a ball that holds the derivative of <grad_y, y> along the directions everywhere up to a step from here."""
+    tape: list[Number] = []
+    with ctx.workprec(BITS):
+        boxes = []
+        for x, direction in zip(point.tensors, directions, strict=True):
+            sides = [ball(v) + arb(0, step * abs(t)) for v, t in zip(_exact(_real(x)), _exact(direction), strict=True)]
+            values = [acb(*pair) for pair in zip(sides[::2], sides[1::2], strict=True)] if x.is_complex() else sides
+            boxes.append(leaves(values, x.shape, tape))
+        arrays, y = _run(point, tape, boxes)
+        pull_back(y, _exact(point.grad_y), tape)
+        gradients = [_parts((leaf.adjoint for leaf in outputs(arrays[i])), point.primals[i]) for i in point.given]
+        return inner(gradients, directions)
+
+
+def gradients_at(point: Point, values: Sequence[Sequence[Ball]], grad_y: Sequence[float]) -> list[list[arb]]:
+    """Return the balls of the gradients where the primals have these values, which may be any balls."""
+    tape: list[Number] = []
+    with ctx.workprec(BITS):
+        made = [leaves(some, x.shape, tape) for some, x in zip(values, point.tensors, strict=True)]
+        arrays, y = _run(point, tape, made)
+        pull_back(y, grad_y, tape)
+        return [_parts((leaf.adjoint for leaf in outputs(arrays[i])), point.primals[i]) for i in point.given]
+
+
+def inner(gradients: Sequence[Sequence[arb]], directions: Sequence[Tensor]) -> arb:
+    """Return a ball that holds the inner product of gradients and directions."""
+    pairs = (zip(balls, _exact(t), strict=True) for balls, t in zip(gradients, directions, strict=True))
+    total: arb = sum((b * arb(t) for pair in pairs for b, t in pair if t), arb(0))
+    return total
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
+def _run(point: Point, tape: list[Number], boxes: Sequence[Any] | None = None) -> tuple[list[Any], Any]:
+    """Return the primals as arrays of numbers, or as they are if they have no gradient, and the definition of them."""
+    made = iter(boxes if boxes is not None else [leaves(_exact(x), x.shape, tape) for x in point.tensors])
+    arrays = [
+        next(made) if i in point.given else x if x is None else x.cpu().numpy() for i, x in enumerate(point.primals)
+    ]
+    try:
+        with np.errstate(all="ignore"):
+            return arrays, point.rule.definition(*arrays, **point.params)
+    except (Undecided, ValueError, ZeroDivisionError) as error:
+        raise Silent(f"the definition has no value: {error}") from error
+
+
+def reached(point: Point, output: int) -> tuple[Tensor | None, ...]:
+    """Return a mask for each gradient: the elements that, by the definition, the output of that number was made from.
+
+    What a maximum or a choice passes over did not make it; what was multiplied by zero did.
+    """
+    tape: list[Number] = []
+    arrays, y = _run(point, tape)
+    unit = [0] * point.y.numel()
+    unit[output] = 1
+    pull_back(y, unit, tape)
+    masks = (
+        torch.tensor([leaf.adjoint is not ZERO for leaf in outputs(arrays[i])], dtype=torch.bool).reshape(x.shape)
+        for i, x in zip(point.given, point.tensors, strict=True)
+    )
+    return point.per_gradient(masks)
+
+
+def _exact(x: Tensor) -> list[Any]:
+    """Return the elements as Python numbers: every dtype's values are float64's as well."""
+    numbers: list[Any] = x.detach().cpu().resolve_conj().flatten().tolist()
+    return numbers
+
+
+def _parts(balls: Iterable[Ball], like: Tensor | None) -> list[arb]:
+    """Return the balls as real ones: real and imaginary parts in turn if `like` is complex, real parts if not."""
+    assert like is not None
+    if not like.is_complex():
+        return [b.real if isinstance(b, acb) else b for b in balls]
+    return [part for b in map(acb, balls) for part in (b.real, b.imag)]
+
+
+def enclosure(balls: Sequence[arb], radius: Tensor, like: Tensor) -> Enclosure:
+    """Return the enclosure of all that lies within `radius`, a real tensor of like's shape, of the balls.
+
+    Where it reaches past the dtype's largest finite number it holds infinity as well.
+    """
+    radii = radius.detach().cpu().reshape(-1).tolist()
+    if like.is_complex():
+        radii = [r for r in radii for _ in range(2)]
+    largest = torch.finfo(like.dtype).max
+    bounds = [_bounds(b, r, largest) for b, r in zip(balls, radii, strict=True)]
+    both = torch.tensor(bounds, dtype=torch.float64).reshape(-1, 2)
+    return Enclosure(both[:, 0].reshape(real_shape(like)), both[:, 1].reshape(real_shape(like)))
+
+
+def _bounds(b: arb, radius: float, largest: float) -> tuple[float, float]:
+    if not (b.is_finite() and math.isfinite(radius)):
+        return -math.inf, math.inf
+    lower, upper = b.lower() - radius, b.upper() + radius
+    lo, hi = float(lower), float(upper)
+    if arb(lo) > lower:
+        lo = math.nextafter(lo, -math.inf)
+    if arb(hi) < upper:
+        hi = math.nextafter(hi, math.inf)
+    if hi >= largest:
+        hi = math.inf
+    if lo <= -largest:
+        lo = -math.inf
+    return min(lo, largest), max(hi, -largest)
+
+
+def distance(balls: Sequence[arb], value: Tensor) -> Tensor:
+    """Return how far each element certainly lies from its ball, rounded to the nearest float64; 0 inside it."""
+    real = _real(value)
+    gaps = [
+        float(abs(ball(v) - b).abs_lower()) if b.is_finite() and math.isfinite(v) else 0.0
+        for v, b in zip(_exact(real), balls, strict=True)
+    ]
+    return torch.tensor(gaps, dtype=torch.float64).reshape(real.shape)

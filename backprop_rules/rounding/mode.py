@@ -1,0 +1,167 @@
+"""The mode that keeps a radius beside every tensor that torch computes."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from backprop_rules.rounding import arithmetic, choices, functions, fused, moves, products, reductions
+from backprop_rules.rounding.operation import Operation
+from backprop_rules.rounding.units import computed_in, flushing
+
+aten = torch.ops.aten
+
+FORMULAS: dict[Any, Callable[..., Any]] = {
+    **moves.FORMULAS, **arithmetic.FORMULAS, **functions.FORMULAS, **reductions.FORMULAS, **products.FORMULAS,
+    **choices.FORMULAS,
+}  # fmt: skip
+# Of these torch has decompositions that say less: x is finite where x == x and |x| != inf.
+UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape}
+
+
+@cache
+def _composite(func: Any) -> bool:
+    """Say whether torch makes the operation of others, which come here one by one."""
+    return func._can_decompose() and func.overloadpacket not in UNDIVIDED
+
+
+class RunningError(TorchDispatchMode):
+    """While it is entered, keep a radius beside every tensor that torch computes on the CPU or on CUDA.
+
+    With `evaluations` = 1 the exact value of the same formula, for exact operands, lies within the radius of
+    the computed one. With 2 so does what any other floating-point evaluation of the formula gives, in any
+    order of its sums. The radius is infinite where anything can be: after an overflow, or where a divisor
+    may be zero. Raises NotImplementedError at an operation whose rounding it does not know.
+    """
+
+    def __init__(self, evaluations: int = 1) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._evaluations = evaluations
+        self._flushes = False
+        # Tensors are kept with their radii, so that no other comes to have the same id.
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+        # The storages that were made here, and those into which more than one tensor looks.
+        self._own: set[int] = set()
+        self._viewed: set[int] = set()
+
+    def __enter__(self) -> "RunningError":
+        self._flushes = flushing()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def radius(self, x: object) -> Tensor:
+        """Return the radius of a tensor, in float64; 0 for what did not come from an operation."""
+        if not isinstance(x, Tensor):
+            return torch.zeros((), dtype=torch.float64)
+        radius = self._radius(x)
+        return torch.zeros(x.shape, dtype=torch.float64, device=x.device) if radius is None else radius
+
+    def _radius(self, x: Tensor) -> Tensor | None:
+        known = self._known.get(id(x))
+        return None if known is None else known[1]
+
+    def _exactly(self, x: Tensor) -> Tensor:
+        """Return the same values as if they were exact."""
+        same = x.clone()
+        self._known.pop(id(same), None)
+        return same
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Compute the operation and its radius."""
+        named = kwargs or {}
+        packet = func.overloadpacket
+        if _composite(func):
+            with self:
+                return func.decompose(*args, **named)
+        if func._schema.is_mutable:
+            return self._write(func, args, named)
+        result = func(*args, **named)
+        if not isinstance(result, Tensor | tuple | list):
+            return self._taken_out(func, result, args)
+        if func.is_view and isinstance(args[0], Tensor):
+            self._viewed.add(args[0].untyped_storage().data_ptr())
+        op = Operation(func, result, self._radius, self._evaluations, self._flushes)
+        reference = fused.REFERENCES.get(packet)
+        if reference is None and args and isinstance(args[0], Tensor) and args[0].is_complex():
+            reference = fused.COMPLEX_REFERENCES.get(packet)
+        if self._whole(result, args):
+            radius = None
+        elif reference is not None:
+            radius = self._decomposed(op, reference, args, named)
+        elif packet in FORMULAS:
+            radius = FORMULAS[packet](op, *args, **named)
+        else:
+            raise op.refuse()
+        self._keep(result, radius)
+        return result
+
+    def _whole(self, result: Any, args: Any) -> bool:
+        """Say whether integers make integers, which is exact."""
+        results = [result] if isinstance(result, Tensor) else result
+        if any(x.is_floating_point() or x.is_complex() for x in results):
+            return False
+        tensors = [x for x in args if isinstance(x, Tensor)]
+        return all(not (x.is_floating_point() or x.is_complex()) and self._radius(x) is None for x in tensors)
+
+    def _keep(self, result: Any, radius: Any) -> None:
+        if not isinstance(result, Tensor):
+            for one, its in zip(result, radius if radius is not None else [None] * len(result), strict=True):
+                self._keep(one, its)
+            return
+        if radius is not None:
+            radius = torch.as_tensor(radius, dtype=torch.float64).nan_to_num(torch.inf, torch.inf)
+            if radius.shape != result.shape:
+                radius = radius.expand(result.shape)
+            self._known[id(result)] = (result, radius)
+        elif result.layout == torch.strided:
+            self._own.add(result.untyped_storage().data_ptr())
+
+    def _taken_out(self, func: Any, result: Any, args: Any) -> Any:
+        """Return a Python number or boolean, of which no radius can be kept."""
+        radii = [self._radius(x) for x in args if isinstance(x, Tensor)]
+        if any(radius is not None and radius.any() for radius in radii):
+            raise NotImplementedError(
+                f"no radius can be kept beside the Python number that {func} takes out of a tensor"
+            )
+        return result
+
+    def _write(self, func: Any, args: Any, named: Any) -> Any:
+        """Write into a tensor that was made here, and into which no other tensor looks."""
+        if func.overloadpacket == aten.detach_:
+            return args[0]
+        name = func._schema.name.removeprefix("aten::")
+        packet = getattr(aten, name.removesuffix("_"), None)
+        written = args[0] if args else None
+        if packet is None or not name.endswith("_") or not isinstance(written, Tensor) or not self._unshared(written):
+            raise NotImplementedError(f"no formula for the rounding of {func}, which writes into a tensor in use")
+        with self:
+            made = getattr(packet, func._overloadname)(*args, **named).to(written.dtype).expand(written.shape)
+        written.copy_(made)
+        self._known.pop(id(written), None)
+        self._keep(written, self._radius(made))
+        return written
+
+    def _unshared(self, x: Tensor) -> bool:
+        storage = x.untyped_storage().data_ptr()
+        return storage not in self._viewed and (storage in self._own or id(x) in self._known)
+
+    def _decomposed(self, op: Operation, reference: Callable[..., Any], args: Any, named: Any) -> Any:
+        def wide(x: Any) -> Any:
+            if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
+                return x
+            if self._evaluations == 2:
+                return x.to(computed_in(x.dtype))
+            return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+        if args[0].numel() == 0:
+            return None if isinstance(op.result, Tensor) else [None] * len(op.result)
+        with self:
+            found = reference(self._exactly, *map(wide, args), **named)
+        if isinstance(found, Tensor):
+            return fused.distance(op, op.result, found, self._radius(found))
+        return [fused.distance(op, y, z, self._radius(z)) for y, z in zip(op.result, found, strict=True)]

@@ -1,0 +1,251 @@
+"""Each operation's radius holds the exact value, whatever the magnitudes, and is not much wider than that."""
+
+import math
+import random
+
+import flint
+import numpy as np
+import pytest
+import torch
+from flint import acb, arb
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from backprop_rules.rounding import RunningError
+
+REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+COMPLEX = (torch.complex128, torch.complex64)
+PRECISION = 3000  # bits: a sum of the largest and the smallest float64 takes 2100, and the balls need some below
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def exact(x):
+    numbers = [acb(v.real, v.imag) if isinstance(v, complex) else arb(v) for v in x.flatten().tolist()]
+    array = np.empty(len(numbers), dtype=object)
+    array[:] = numbers
+    return array.reshape(tuple(x.shape))
+
+
+def each(f):
+    """Return a function of numbers as one of arrays."""
+
+    def mapped(*arrays):
+        arrays = np.broadcast_arrays(*arrays)
+        result = np.empty(arrays[0].shape, dtype=object)
+        for i in np.ndindex(result.shape):
+            result[i] = f(*(a[i] for a in arrays))
+        return result
+
+    return mapped
+
+
+def larger(v, w):
+    return v if v > w else w
+
+
+def rows(f):
+    return lambda x: np.array([f(row) for row in x], dtype=object)
+
+
+def softmax(x):
+    e = each(lambda v: v.exp())(x)
+    return e / e.sum(-1, keepdims=True)
+
+
+def variance(x, correction):
+    return ((x - x.mean(-1, keepdims=True)) ** 2).sum(-1) / arb(x.shape[-1] - correction)
+
+
+def layer_norm(x):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(variance(x, 0) + arb(1e-5))[:, None]
+
+
+def tanh_gelu(v):
+    return v * (1 + ((2 / arb.pi()).sqrt() * (v + arb(0.044715) * v**3)).tanh()) / 2
+
+
+def running(combine):
+    return lambda x: np.frompyfunc(combine, 2, 1).accumulate(x, axis=-1, dtype=object)
+
+
+def first_column(x):
+    return torch.zeros(x.shape, dtype=torch.long)
+
+
+ANY, REAL_ONLY, POSITIVE = "any", "real", "positive"
+root, exp, log = (each(lambda v, name=name: getattr(v, name)()) for name in ("sqrt", "exp", "log"))
+# name: the function of torch, the same of arrays of exact numbers, how many operands, and which numbers
+CASES = {
+    "add": (torch.add, np.add, 2, ANY),
+    "sub": (torch.sub, np.subtract, 2, ANY),
+    "mul": (torch.mul, np.multiply, 2, ANY),
+    "div": (torch.div, np.divide, 2, ANY),
+    "reciprocal": (torch.reciprocal, lambda a: 1 / a, 1, ANY),
+    "square": (torch.square, lambda a: a * a, 1, ANY),
+    "add alpha": (lambda a, b: torch.add(a, b, alpha=0.3), lambda a, b: a + arb(0.3) * b, 2, ANY),
+    "add number": (lambda a: a + 0.1, lambda a: a + arb(0.1), 1, ANY),
+    "number sub": (lambda a: 0.1 - a, lambda a: arb(0.1) - a, 1, ANY),
+    "mul number": (lambda a: 0.7 * a * 0.1, lambda a: arb(0.7) * a * arb(0.1), 1, ANY),
+    "mul power of two": (lambda a: a * 2 - a * 0.5, lambda a: a * arb(1.5), 1, ANY),
+    "div number": (lambda a: a / 0.3, lambda a: a / arb(0.3), 1, ANY),
+    "number div": (lambda a: 0.3 / a, lambda a: arb(0.3) / a, 1, ANY),
+    "abs": (torch.abs, each(abs), 1, ANY),
+    "neg": (torch.neg, np.negative, 1, ANY),
+    "sgn": (torch.sgn, each(lambda v: v / abs(v) if v != 0 else v), 1, ANY),
+    "conj": (lambda a: a.conj() * a, each(lambda v: abs(v) ** 2), 1, ANY),
+    "pow 5": (lambda a: a**5, lambda a: a**5, 1, REAL_ONLY),
+    "pow 3": (lambda a: a**3, lambda a: a**3, 1, REAL_ONLY),
+    "pow -2": (lambda a: a**-2, lambda a: 1 / (a * a), 1, REAL_ONLY),
+    "pow 0.5": (lambda a: a**0.5, root, 1, POSITIVE),
+    "pow -0.5": (lambda a: a**-0.5, lambda a: 1 / root(a), 1, POSITIVE),
+    "pow -1.3": (lambda a: a**-1.3, each(lambda v: v ** arb(-1.3)), 1, POSITIVE),
+    "pow tensor": (torch.pow, each(lambda v, w: v**w), 2, POSITIVE),
+    "pow of number": (lambda a: torch.pow(1.7, a), each(lambda v: arb(1.7) ** v), 1, REAL_ONLY),
+    "exp": (torch.exp, exp, 1, ANY),
+    "expm1": (torch.expm1, each(lambda v: v.expm1()), 1, REAL_ONLY),
+    "exp2": (torch.exp2, each(lambda v: arb(2) ** v), 1, REAL_ONLY),
+    "log": (torch.log, log, 1, POSITIVE),
+    "log1p": (torch.log1p, each(lambda v: v.log1p()), 1, POSITIVE),
+    "log2": (torch.log2, lambda a: log(a) / arb(2).log(), 1, POSITIVE),
+    "log10": (torch.log10, lambda a: log(a) / arb(10).log(), 1, POSITIVE),
+    "sqrt": (torch.sqrt, root, 1, POSITIVE),
+    "rsqrt": (torch.rsqrt, lambda a: 1 / root(a), 1, POSITIVE),
+    "sin": (torch.sin, each(lambda v: v.sin()), 1, REAL_ONLY),
+    "cos": (torch.cos, each(lambda v: v.cos()), 1, REAL_ONLY),
+    "tanh": (torch.tanh, each(lambda v: v.tanh()), 1, REAL_ONLY),
+    "sigmoid": (torch.sigmoid, each(lambda v: 1 / (1 + (-v).exp())), 1, REAL_ONLY),
+    "erf": (torch.erf, each(lambda v: v.erf()), 1, REAL_ONLY),
+    "erfc": (torch.erfc, each(lambda v: v.erfc()), 1, REAL_ONLY),
+    "maximum": (torch.maximum, each(larger), 2, REAL_ONLY),
+    "relu": (torch.relu, each(lambda v: larger(v, arb(0))), 1, REAL_ONLY),
+    "clamp": (lambda a: a.clamp(-0.1, 0.7), each(lambda v: -larger(-larger(v, arb(-0.1)), arb(-0.7))), 1, REAL_ONLY),
+    "amax": (lambda a: a.amax(-1), rows(max), 1, REAL_ONLY),
+    "min": (lambda a: a.min(-1).values, rows(min), 1, REAL_ONLY),
+    "where": (
+        lambda a, b: torch.where(a > b, a * 3, b - a),
+        each(lambda v, w: v * 3 if v > w else w - v),
+        2,
+        REAL_ONLY,
+    ),
+    "mask": (
+        lambda a, b: a * ((a > 0) & ~(b > 1)) + b.masked_fill(b <= 0, 2.5),
+        each(lambda v, w: (v if v > 0 and not w > 1 else v * 0) + (w if w > 0 else arb(2.5))),
+        2,
+        REAL_ONLY,
+    ),
+    "sum": (lambda a: a.sum(-1), lambda a: a.sum(-1), 1, ANY),
+    "sum of all": (lambda a: a.t().sum(), lambda a: np.array(a.sum()), 1, ANY),
+    "mean": (lambda a: a.mean(-1), lambda a: a.sum(-1) / a.shape[-1], 1, ANY),
+    "cumsum": (lambda a: a.cumsum(-1), running(lambda v, w: v + w), 1, ANY),
+    "prod": (lambda a: a.prod(-1), lambda a: a.prod(-1), 1, REAL_ONLY),
+    "cumprod": (lambda a: a.cumprod(-1), running(lambda v, w: v * w), 1, REAL_ONLY),
+    "mm": (lambda a, b: a @ b.t(), lambda a, b: a.dot(b.T), 2, ANY),
+    "bmm": (lambda a, b: (a[None] @ b.t()[None])[0], lambda a, b: a.dot(b.T), 2, ANY),
+    "mv": (lambda a, b: a @ b[0], lambda a, b: a.dot(b[0]), 2, ANY),
+    "dot": (lambda a, b: torch.dot(a[0], b[0]), lambda a, b: np.array(a[0].dot(b[0])), 2, ANY),
+    "linear": (lambda a, b: functional.linear(a, b, b[:, 0]), lambda a, b: a.dot(b.T) + b[:, 0], 2, ANY),
+    "einsum": (lambda a, b: torch.einsum("ij,ij->i", a, b), lambda a, b: (a * b).sum(-1), 2, ANY),
+    "var": (lambda a: a.var(-1, correction=0), lambda a: variance(a, 0), 1, REAL_ONLY),
+    "norm 1": (lambda a: torch.linalg.vector_norm(a, 1, -1), lambda a: abs(a).sum(-1), 1, ANY),
+    "norm 2": (lambda a: torch.linalg.vector_norm(a, 2, -1), lambda a: root((abs(a) ** 2).sum(-1)), 1, ANY),
+    "norm inf": (lambda a: torch.linalg.vector_norm(a, math.inf, -1), lambda a: rows(max)(abs(a)), 1, REAL_ONLY),
+    "softmax": (lambda a: a.softmax(-1), softmax, 1, REAL_ONLY),
+    "log_softmax": (lambda a: a.log_softmax(-1), lambda a: log(softmax(a)), 1, REAL_ONLY),
+    "logsumexp": (lambda a: a.logsumexp(-1), lambda a: log(exp(a).sum(-1)), 1, REAL_ONLY),
+    "logaddexp": (torch.logaddexp, lambda a, b: log(exp(a) + exp(b)), 2, REAL_ONLY),
+    "layer_norm": (lambda a: functional.layer_norm(a, a.shape[-1:]), layer_norm, 1, REAL_ONLY),
+    "gelu": (functional.gelu, each(lambda v: v * (1 + (v / arb(2).sqrt()).erf()) / 2), 1, REAL_ONLY),
+    "gelu tanh": (lambda a: functional.gelu(a, approximate="tanh"), each(tanh_gelu), 1, REAL_ONLY),
+    "silu": (functional.silu, each(lambda v: v / (1 + (-v).exp())), 1, REAL_ONLY),
+    "softplus": (functional.softplus, each(lambda v: v if v > 20 else v.exp().log1p()), 1, REAL_ONLY),
+    "mse_loss": (functional.mse_loss, lambda a, b: np.array(((a - b) ** 2).mean()), 2, REAL_ONLY),
+    "nll_loss": (
+        lambda a: functional.nll_loss(a, first_column(a)[:, 0]),
+        lambda a: np.array(-a[:, 0].mean()),
+        1,
+        REAL_ONLY,
+    ),
+    "scatter_add": (
+        lambda a, b: a.scatter_add(1, first_column(a), b),
+        lambda a, b: np.concatenate([(a[:, 0] + b.sum(-1))[:, None], a[:, 1:]], 1),
+        2,
+        ANY,
+    ),
+    "index_add": (
+        lambda a, b: a.index_add(0, first_column(a)[:, 0], b),
+        lambda a, b: np.concatenate([(a[0] + b.sum(0))[None], a[1:]]),
+        2,
+        ANY,
+    ),
+    "moves": (
+        lambda a, b: torch.stack([torch.cat([a, b]).flip(0).t().reshape(-1).roll(1)]).expand(2, -1)[:, 1:],
+        lambda a, b: np.stack([np.roll(np.concatenate([a, b])[::-1].T.reshape(-1), 1)[1:]] * 2),
+        2,
+        ANY,
+    ),
+    "gather": (lambda a: a.gather(1, first_column(a)) + a[[0] * len(a)], lambda a: a[:, :1] + a[[0] * len(a)], 1, ANY),
+    "narrowing": (lambda a: a.to(torch.float32).to(torch.bfloat16), lambda a: a, 1, REAL_ONLY),
+    "promotion": (lambda a: a * torch.tensor(0.1, dtype=torch.float64), lambda a: a * arb(0.1), 1, REAL_ONLY),
+}
+# What operands are: exact, rounded once, or, after cancellation, with radii that may be as large as themselves.
+OPERANDS = (lambda a, b: a, lambda a, b: a + b, lambda a, b: a * b, lambda a, b: (a + b) - b)
+CORRECTLY_ROUNDED = ("add", "sub", "mul", "div", "reciprocal", "square")
+
+
+def drawn(generator, shape, dtype, spread, positive):
+    if dtype.is_complex:
+        return torch.complex(*(drawn(generator, shape, dtype.to_real(), spread, positive) for _ in range(2)))
+    info = torch.finfo(dtype)
+    low, high = math.log2(info.smallest_normal) + math.log2(info.eps), math.log2(info.max)
+    reaches = {"near": (-4, 4), "middle": (low / 3, high / 3), "all": (low, high), "subnormal": (low, low + 4)}
+    low, high = reaches[spread]
+    x = torch.exp2(torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low) + low)
+    if not positive:
+        x = x * torch.randint(-8, 9, shape, generator=generator).sign()  # now and then 0
+    return x.to(dtype)
+
+
+def worst(name, dtype, seed, evaluations=1):
+    """Return the largest part of a finite radius that an error takes; more than 1 if one is outside."""
+    function, exactly, operands, numbers = CASES[name]
+    generator, choose = torch.Generator().manual_seed(seed), random.Random(seed)
+    shape, spread = (
+        choose.choice([(1, 1), (2, 3), (3, 5), (2, 17)]),
+        choose.choice(["near", "middle", "all", "subnormal"]),
+    )
+    made = [choose.choice(OPERANDS) for _ in range(operands)]
+    draw = [[drawn(generator, shape, dtype, spread, numbers == POSITIVE) for _ in range(2)] for _ in range(operands)]
+    with RunningError(evaluations) as errors:
+        y = function(*(make(a, b) for make, (a, b) in zip(made, draw, strict=True)))
+    radius = errors.radius(y)
+    assert radius.shape == y.shape and radius.dtype == torch.float64 and (radius >= 0).all()
+    if radius.isinf().all():
+        return 0
+    with flint.ctx.workprec(PRECISION):
+        true = exactly(*(make(exact(a), exact(b)) for make, (a, b) in zip(made, draw, strict=True)))
+        return max(map(part, exact(y).ravel(), np.asarray(true).ravel(), radius.flatten().tolist()))
+
+
+def part(y, true, radius):
+    if math.isinf(radius):
+        return 0
+    error = abs(y - true)
+    assert error <= radius, f"{y.str(20)} is {error.str(5)} from {true.str(20)}, outside the radius {radius!r}"
+    return float((error / radius).mid()) if radius else 0
+
+
+@pytest.mark.parametrize("dtype", REAL + COMPLEX, ids=str)
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=12)
+@given(seed=seeds)
+def test_the_radius_holds_the_exact_value(name, dtype, seed):
+    if not dtype.is_complex or CASES[name][3] == ANY:
+        worst(name, dtype, seed)
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+@pytest.mark.parametrize("name", CORRECTLY_ROUNDED)
+def test_the_radius_of_a_rounding_is_attained(name, dtype):
+    assert max(worst(name, dtype, seed) for seed in range(40)) > 1 / 2
