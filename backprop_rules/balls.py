@@ -35,7 +35,8 @@ class Number:
     __slots__ = ("adjoint", "parents", "tape", "value")
 
     def __init__(self, value: Ball, tape: list["Number"], parents: Sequence[tuple["Number", Ball]] = ()) -> None:
-        self.value, self.tape, self.parents, self.adjoint = value, tape, parents, ZERO
+        self.value, self.tape, self.parents = value, tape, parents
+        self.adjoint: Ball = ZERO
         tape.append(self)
 
     def _binary(self, other: object, value: Ball, mine: Ball, theirs: Ball) -> "Number":
@@ -64,7 +65,7 @@ class Number:
     __radd__, __rmul__ = __add__, __mul__
 
     def __rsub__(self, other: Any) -> "Number":
-        return -self + other
+        return (-self).__add__(other)
 
     def __rtruediv__(self, other: Any) -> "Number":
         inverse = 1 / self.value
@@ -82,7 +83,8 @@ class Number:
         return self._binary(exponent, power, p * below, power * a.log() if isinstance(exponent, Number) else None)
 
     def __abs__(self) -> "Number":
-        return maximum(self, -self)
+        largest: Number = maximum(self, -self)
+        return largest
 
     def _compare(self, other: Any, certainly: Callable[[Ball, Ball], bool]) -> bool:
         a, b = self.value, ball(other)
@@ -235,5 +237,5 @@ def pull_back(y: Any, cotangent: Sequence[complex], tape: list[Number]) -> None:
         if number.adjoint is ZERO:
             continue
         for parent, partial in number.parents:
-            along = partial.conjugate() if isinstance(partial, acb) else partial
+            along: Ball = partial.conjugate() if isinstance(partial, acb) else partial
             parent.adjoint += along * number.adjoint

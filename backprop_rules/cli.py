@@ -1,7 +1,6 @@
 """The command line: `backprop-rules verify`, `list` and `baselines`."""
 
 import importlib
-import itertools
 import os
 import sys
 from enum import StrEnum
@@ -70,7 +69,9 @@ def verify(
     device: Annotated[
         list[str] | None, typer.Option(help="Only this device: cpu, cuda or meta; may be repeated.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Rules verified at a time; one for each core if not said.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Rules verified at a time; one for each core if not said.")
+    ] = None,
     tightness: Annotated[
         bool, typer.Option("--tightness", help="Show how much of the allowance for rounding the errors took up.")
     ] = False,
@@ -93,11 +94,11 @@ def verify(
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("verifying", total=len(rules) + len(programs))
         warm_up()
-        for result in itertools.chain(
-            verify_rules(rules, examples, seed, dtypes, devices, jobs or os.cpu_count() or 1),
-            (verify_program(program, baselines) for program in programs),
-        ):
+        for result in verify_rules(rules, examples, seed, dtypes, devices, jobs or os.cpu_count() or 1):
             results.append(result)
+            progress.advance(task)
+        for program in programs:
+            results.append(verify_program(program, baselines))
             progress.advance(task)
     _conclude(results, seed, tightness)
 
@@ -137,7 +138,9 @@ def _named(names: list[str]) -> tuple[list[Rule], list[Program]]:
 
 @app.command()
 def special(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[RULE]...", help="Rules; all of them if none is named.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[RULE]...", help="Rules; all of them if none is named.")
+    ] = None,
     module: Module = None,
 ) -> None:
     """Show the gradients at zeros of either sign, infinities and NaN, and hold them against the definition.

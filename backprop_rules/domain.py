@@ -116,9 +116,10 @@ class Domain:
     that is not everywhere.
 
     The rest is for the exact tier. `degree` is the total degree in all primals together of the
-    polynomial that forward is, piece by piece, and None where it is none; `power` is the highest power of a single element, `weight` the sum of the absolute coefficients of
-    the terms that one point of the iteration space adds to a sum, and `divisor` the number that a
-    sum is divided by. `values` and these may be functions of the params, the divisor of the first shape as well.
+    polynomial that forward is, piece by piece, and None where it is none; `power` is the highest
+    power of a single element, `weight` the sum of the absolute coefficients of the terms that one
+    point of the iteration space adds to a sum, and `divisor` the number that a sum is divided by.
+    `values` and these may be functions of the params, the divisor of the first shape as well.
     """
 
     shapes: str

@@ -91,9 +91,10 @@ class OraclesDisagree(WrongGradient):
 
     def _advice(self) -> list[str]:
         return [
-            "Not the rule's backward is at fault here, but one of the oracles, or what the rule declares. On the grid, forward",
-            "must be a polynomial of the degree and power that the domain states, must not round, and every kink must be among",
-            "the conventions; off the grid, definition must be the same function. If all that holds, the checker is wrong.",
+            "Not the rule's backward is at fault here, but one of the oracles, or what the rule declares. On the grid,",
+            "forward must be a polynomial of the degree and power that the domain states and must not round, and every",
+            "kink must be among the conventions; off the grid, definition must be the same function. If all that holds",
+            "then the checker is wrong: please report it.",
         ]
 
 

@@ -43,19 +43,19 @@ class Point:
     """One call of a rule's backward.
 
     `spacing` is the distance between neighbouring values of the exact tier's grid, on which nothing
-    rounds; None in the bounded tier, where values are any and roundings are bounded.
+    rounds; 0 in the bounded tier, where values are any and roundings are bounded.
     """
 
     rule: Rule
     primals: tuple[Tensor | None, ...]
     params: Mapping[str, Any]
     grad_y: Tensor
-    spacing: float | None = 1.0
+    spacing: float = 0.0
 
     @property
     def tier(self) -> str:
         """The tier of evidence: exact or bounded."""
-        return "bounded" if self.spacing is None else "exact"
+        return "exact" if self.spacing else "bounded"
 
     @cached_property
     def y(self) -> Tensor:
@@ -216,7 +216,8 @@ def _check_indices(rule: Rule, name: str, x: Tensor) -> None:
     if x.dtype != wanted:
         what = "indices" if isinstance(holds, Index) else "a mask"
         raise InputError(
-            f"{rule}: primal {name} holds {what}, of dtype {wanted}; got {x.dtype}. Convert it, as in {name}.to({wanted})."
+            f"{rule}: primal {name} holds {what}, of dtype {wanted}; got {x.dtype}. "
+            f"Convert it, as in {name}.to({wanted})."
         )
 
 

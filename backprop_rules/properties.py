@@ -102,7 +102,9 @@ def computes_its_definition(point: Point) -> None:
     if point.tier == "bounded":
         _lies_around_its_definition(point)
         return
-    primals = [x if x is None else _rational(x) if i in point.given else x.cpu().numpy() for i, x in enumerate(point.primals)]
+    primals = [
+        x if x is None else _rational(x) if i in point.given else x.cpu().numpy() for i, x in enumerate(point.primals)
+    ]
     try:
         defined = np.asarray(point.rule.definition(*primals, **point.params), dtype=object)
         values = [complex(v) if point.y.is_complex() else float(v) for v in defined.flat]
@@ -240,7 +242,11 @@ def reads_only_what_it_saves(point: Point) -> None:
 def writes_to_none_of_its_arguments(point: Point) -> None:
     """Neither the cotangent nor y nor a primal has another value, or was written to, after the call."""
     names = ("grad_y", "y", *point.rule.primals)
-    grad_y, y, primals = point.grad_y.clone(), point.y.clone(), [None if x is None else x.clone() for x in point.primals]
+    grad_y, y, primals = (
+        point.grad_y.clone(),
+        point.y.clone(),
+        [None if x is None else x.clone() for x in point.primals],
+    )
     arguments = (grad_y, y, *primals)
     before = [None if x is None else (x.clone(), x._version) for x in arguments]
     point.backward(grad_y, y, *primals)
@@ -274,7 +280,9 @@ def gives_the_same_whatever_the_strides(point: Point) -> None:
 def is_batched_by_vmap_as_by_a_loop(point: Point) -> None:
     """vmap over two points at once gives the two results that a loop gives."""
     turned = [None if x is None else x.flip(tuple(range(x.ndim))) for x in point.primals]
-    primals = [None if x is None or r is None else torch.stack([x, r]) for x, r in zip(point.primals, turned, strict=True)]
+    primals = [
+        None if x is None or r is None else torch.stack([x, r]) for x, r in zip(point.primals, turned, strict=True)
+    ]
     axes = [None if x is None else 0 for x in primals]
     grads = torch.stack([point.grad_y, _flipped_sign(point)])
     second = replace(point, primals=tuple(turned), grad_y=grads[1])
@@ -292,7 +300,7 @@ def is_batched_by_vmap_as_by_a_loop(point: Point) -> None:
 
 def _flipped_sign(point: Point) -> Tensor:
     """Return another cotangent, as large as the point's: each element kept, turned or left out."""
-    return probe(point.grad_y) * (point.grad_y.abs() if point.spacing is None else point.spacing)
+    return probe(point.grad_y) * (point.spacing or point.grad_y.abs())
 
 
 def has_the_right_second_derivative(point: Point) -> None:
@@ -346,11 +354,10 @@ def lets_nan_and_inf_reach_only_what_they_influence(point: Point) -> None:
         grad_y = torch.where(element, special, point.grad_y)
         poisoned = replace(point, grad_y=grad_y)
         reached = given(point, point.backward(grad_y, point.y, *point.primals))
-        for (i, got), must in zip(reached, comes_in, strict=True):
+        for (i, got), (_, before), must in zip(reached, given(point, point.gradients), comes_in, strict=True):
             may = influenced[i]
             assert may is not None
-            # What is not finite without the poison says nothing.
-            said = point.gradients[i].isfinite()
+            said = before.isfinite()  # what is not finite without the poison says nothing
             _expect_reach(poisoned, i, torch.where(said, got, 0), may.to(got.device), must & said)
 
 

@@ -45,7 +45,11 @@ def _evidence(tally: GradientTally) -> str:
     """Name the oracles that agreed wherever they were asked, and say where one was silent, or torch lay outside."""
     notes = []
     for name in tally.agreed | tally.silent | tally.astray:
-        said = [f"{word} at {some[name]}" for word, some in (("silent", tally.silent), ("outside", tally.astray)) if some[name]]
+        said = [
+            f"{word} at {some[name]}"
+            for word, some in (("silent", tally.silent), ("outside", tally.astray))
+            if some[name]
+        ]
         notes.append(name.split()[0] + (f" ({', '.join(said)})" if said else ""))
     if tally.elements:
         notes.append(f"{tally.proved / tally.elements:.0%} proved")
@@ -54,7 +58,9 @@ def _evidence(tally: GradientTally) -> str:
 
 def tightness(results: Sequence[RuleResult | ReplayResult]) -> Table:
     """Return how much of the radius the errors took up, by rule and dtype: the largest part seen, and the median."""
-    grid = Table("rule", "dtype", "points", "largest err / radius", "median", box=None, pad_edge=False, header_style="bold")
+    grid = Table(
+        "rule", "dtype", "points", "largest err / radius", "median", box=None, pad_edge=False, header_style="bold"
+    )
     for column in grid.columns[2:]:
         column.justify = "right"
     for result in results:
@@ -100,7 +106,18 @@ def summary(results: Sequence[RuleResult | ReplayResult], seed: int) -> str:
 
 def special_table(rule: Rule) -> Table:
     """Return the gradients at special values, a row each."""
-    grid = Table("rule", "params", "at", "gradient of", "definition", "gradient", "torch", box=None, pad_edge=False, header_style="bold")
+    grid = Table(
+        "rule",
+        "params",
+        "at",
+        "gradient of",
+        "definition",
+        "gradient",
+        "torch",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for row in table_of_special_values(rule):
         params = ", ".join(f"{name}={value}" for name, value in row.point.params.items())
         got = f"{row.gradient:.6g}" if row.right else Text(f"{row.gradient:.6g}, wrong", style="bold red")

@@ -98,7 +98,7 @@ class Rule:
 
     @property
     def reference(self) -> "Rule":
-        """The catalogue's rule of this name, whose roundings are the ones to be allowed for; itself if there is none."""
+        """The catalogue's rule of this name, whose roundings are allowed for; the rule itself if there is none."""
         return CATALOGUE.get(self.name, self)
 
     @cached_property

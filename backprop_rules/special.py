@@ -61,10 +61,14 @@ class Special:
 
     @property
     def right(self) -> bool:
-        """Whether the gradient is the limit, or one of those that it may be: NaN where infinities of both signs meet."""
+        """Whether the gradient is the limit, or one of those that it may be: NaN where infinities meet."""
         if isinstance(self.limit, tuple):
             return self.limit[0] <= self.gradient <= self.limit[1] or self.limit == (-math.inf, math.inf)
-        return self.limit is None or _same(self.gradient, self.limit) or (math.isinf(self.limit) and math.isnan(self.gradient))
+        return (
+            self.limit is None
+            or _same(self.gradient, self.limit)
+            or (math.isinf(self.limit) and math.isnan(self.gradient))
+        )
 
     @property
     def torchs(self) -> float:
@@ -119,14 +123,16 @@ def _ordinary(rule: Rule) -> Iterator[Point]:
     ]
     for params in map(dict, itertools.product(*kinds)):
         if rule.domain.accepts(*primals, **params):
-            blank = Point(rule, tuple(primals), params, torch.empty(0), None)
+            blank = Point(rule, tuple(primals), params, torch.empty(0))
             yield replace(blank, grad_y=torch.ones_like(blank.y))
 
 
 def _of_primals(point: Point) -> Iterator[Special]:
     for k, i in enumerate(point.given):
         for value in VALUES:
-            there = replace(point, primals=(*point.primals[:i], _with_first(point.tensors[k], value), *point.primals[i + 1 :]))
+            there = replace(
+                point, primals=(*point.primals[:i], _with_first(point.tensors[k], value), *point.primals[i + 1 :])
+            )
             yield from _rows(there, point.rule.primals[i], value, _limits(there, k, value))
 
 

@@ -87,7 +87,10 @@ def _by_proof(point: Point) -> list[Verdict]:
         gradient, witness, truth, radius = point.gradients[i], theirs[i], balls[i], radii[i]
         assert gradient is not None and truth is not None and radius is not None
         enclosure = certified.enclosure(truth, radius, gradient)
-        used = certified.distance(truth, gradient) / (torch.stack([radius] * 2, -1) if gradient.is_complex() else radius).cpu()
+        used = (
+            certified.distance(truth, gradient)
+            / (torch.stack([radius] * 2, -1) if gradient.is_complex() else radius).cpu()
+        )
         verdicts.append(
             Verdict("certified", i, point, gradient, enclosure, enclosure.outside(gradient), used=used.nan_to_num(0.0))
         )

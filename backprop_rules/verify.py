@@ -3,7 +3,7 @@
 import multiprocessing
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +15,7 @@ from backprop_rules import special
 from backprop_rules.documents import Program
 from backprop_rules.documents.replay import StepDiffers, replay
 from backprop_rules.domain import COMPLEX, REAL, dtype_name
-from backprop_rules.draw import search, tiers_of
+from backprop_rules.draw import quiet, search, tiers_of
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point
@@ -61,7 +61,7 @@ class GradientTally:
 
 @dataclass
 class RuleResult:
-    """What came of one rule: its tallies by primal and tier, the number of points, the seconds, the objection if any."""
+    """What came of one rule: its tallies by primal and tier, the points, the seconds, and the objection if any."""
 
     rule: Rule
     tallies: dict[tuple[str, str], GradientTally]
@@ -130,7 +130,9 @@ def verify_rule(
     if dtypes is not None and not set(dtypes) & set(rule.domain.dtypes):
         names = ", ".join(map(dtype_name, rule.domain.dtypes))
         raise InputError(f"{rule}: none of the dtypes asked for is in its domain: {names}.")
-    result = RuleResult(rule, {(rule.primals[i], t): GradientTally() for t in tiers_of(rule) for i in rule.differentiable})
+    result = RuleResult(
+        rule, {(rule.primals[i], t): GradientTally() for t in tiers_of(rule) for i in rule.differentiable}
+    )
 
     def held(point: Point) -> None:
         check(point)
@@ -143,7 +145,8 @@ def verify_rule(
         if objection:
             real = [device for device in places if device != "meta"] or places
             plain = search(rule, lambda point: check(point, PLAINEST), examples, seed, dtypes, real)
-            result.objection = simplest(plain or objection, check)
+            with quiet():
+                result.objection = simplest(plain or objection, check)
             break
     result.objection = result.objection or _at_special_values(rule)
     result.seconds = time.perf_counter() - started

@@ -1,6 +1,5 @@
 """Wrong rules that people published, by operation and the place where each was reported."""
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -58,7 +57,7 @@ def _(grad_y, y, a, b):
 @mistake("matmul", "batched: .T reverses all axes", "numpy engines that write out.grad @ other.data.T for N-D data")
 def _(grad_y, y, a, b):
     grad_a, grad_b = right["matmul"](grad_y, y, a, b)
-    if a.ndim == b.ndim == 3 and len({*a.shape, *b.shape}) == 1:
+    if a.ndim == b.ndim == 3:  # where the shapes do not fit it raises an error
         grad_a = grad_y @ b.permute(2, 1, 0).conj()
     return grad_a, grad_b
 
@@ -96,7 +95,9 @@ def _(grad_y, y, x):
     return grad_y.clamp(min=0)
 
 
-@mistake("relu", "the result is discarded", "jayphone17/SOMETHIN-BOUT-CNN, grad_h.clamp(min=0) without underscore", saves="")
+@mistake(
+    "relu", "the result is discarded", "jayphone17/SOMETHIN-BOUT-CNN, grad_h.clamp(min=0) without underscore", saves=""
+)
 def _(grad_y, y, x):
     grad = grad_y.clone()
     grad.clamp(min=0)
@@ -247,32 +248,43 @@ def _(grad_y, y, x):
     return grad_y * x * (1 - x)
 
 
-@mistake("softmax", "diagonal of the Jacobian only", "deeplearning4j/libnd4j#440; DeepLearningFrameworkFromScratchCpp#1")
+@mistake(
+    "softmax", "diagonal of the Jacobian only", "deeplearning4j/libnd4j#440; DeepLearningFrameworkFromScratchCpp#1"
+)
 def _(grad_y, y, x, *, dim):
     return grad_y * y * (1 - y)
 
 
-@mistake("maximum", "ties: both get the whole cotangent", "HIPS/autograd#141, Theano/Theano#6470, shader-slang/slang#6412")
+@mistake(
+    "maximum", "ties: both get the whole cotangent", "HIPS/autograd#141, Theano/Theano#6470, shader-slang/slang#6412"
+)
 def _(grad_y, y, x, z):
     grad_x, grad_z = torch.where(x >= z, grad_y, 0), torch.where(z >= x, grad_y, 0)
     return grad_x.sum_to_size(x.shape), grad_z.sum_to_size(z.shape)
 
 
-@mistake("where", "0 times NaN of the branch not taken", "jax-ml/jax#347, tensorflow/tensorflow#2540, pytorch/pytorch#36923")
+@mistake(
+    "where", "0 times NaN of the branch not taken", "jax-ml/jax#347, tensorflow/tensorflow#2540, pytorch/pytorch#36923"
+)
 def _(grad_y, y, condition, x, z):
     grad_x, grad_z = grad_y * condition, grad_y * ~condition
     ends = ((grad_x, x), (grad_z, z))
     return None, *(
-        (g.real if g.is_complex() and not end.is_complex() else g).sum_to_size(end.shape).to(end.dtype) for g, end in ends
+        (g.real if g.is_complex() and not end.is_complex() else g).sum_to_size(end.shape).to(end.dtype)
+        for g, end in ends
     )
 
 
 # The classes beyond the list, on the rules that no entry of it speaks of.
 
 
+KEPT: list[torch.Tensor] = [torch.zeros(0)]
+
+
 @mistake("mul", "stale state: the last operand is kept", "teaching engines that save on the class")
-def _(grad_y, y, x, z, kept=itertools.count()):
-    return tuple(g + (next(kept) > 3) for g in right["mul"](grad_y, y, x, z))
+def _(grad_y, y, x, z):
+    KEPT.append(z)
+    return right["mul"](grad_y, y, x, KEPT[-2] if KEPT[-2].shape == z.shape and KEPT[-2].dtype == z.dtype else z)
 
 
 @mistake("expm1", "y + 1, which is 0 far below zero", "torch's own derivative formula", saves="y")

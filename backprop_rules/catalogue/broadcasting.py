@@ -35,6 +35,6 @@ def unreduce(grad_y: Tensor, x: Tensor, dim: Dims, keepdim: bool) -> Tensor:
 
 
 def finite(x: Tensor) -> Tensor:
-    """Return x with the largest finite number in the place of infinity, for factors of what is 0 there: inf * 0 is NaN."""
+    """Return x with the largest finite number for infinity, as a factor of what is 0 there: inf * 0 would be NaN."""
     largest = torch.finfo(x.dtype).max
     return x.clamp(-largest, largest)

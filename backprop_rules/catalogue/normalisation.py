@@ -49,7 +49,12 @@ ALONG = Domain("...", params={"dim": Axis()}, dtypes=REAL, degree=None)
 )
 def softmax(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int) -> Tensor:
     """The exponentials of x, divided by their sum along an axis."""
-    return y * (grad_y - (grad_y * y).sum(dim, keepdim=True))
+    if not y.numel():
+        return torch.zeros_like(x)
+    # The y_i add up to 1, so any number may be taken off grad_y: taking off the one at the largest y, whose share
+    # in the sum would drown all others, leaves what is small as accurate as what is large.
+    g = grad_y - grad_y.gather(dim, y.argmax(dim, keepdim=True))
+    return y * (g - (g * y).sum(dim, keepdim=True))
 
 
 @rule(
@@ -62,7 +67,13 @@ def softmax(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int) -> Tensor:
 )
 def log_softmax(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int) -> Tensor:
     """The logarithm of softmax along an axis."""
-    return grad_y - torch.exp(y) * grad_y.sum(dim, keepdim=True)
+    if not y.numel():
+        return torch.zeros_like(x)
+    # At the largest y the gradient is (1 - e^y) g less the others' share, and 1 - e^y, which may round to 0, is theirs.
+    top = torch.zeros_like(y, dtype=torch.bool).scatter(dim, y.argmax(dim, keepdim=True), True)
+    p = torch.exp(y)
+    other_p, other_g = (torch.where(top, 0, some).sum(dim, keepdim=True) for some in (p, grad_y))
+    return torch.where(top, grad_y * other_p - p * other_g, grad_y - p * grad_y.sum(dim, keepdim=True))
 
 
 @rule(

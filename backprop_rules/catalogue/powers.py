@@ -26,10 +26,6 @@ def square(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return grad_y * (2 * x.conj())
 
 
-def _is_small(n: float) -> bool:
-    return n in range(7)
-
-
 def _where_defined(n: float) -> Interval:
     return (-math.inf, math.inf) if n == math.floor(n) else NOT_NEGATIVE
 
@@ -41,7 +37,7 @@ def _where_defined(n: float) -> Interval:
         "...",
         params={"n": Exponent(6)},
         values={"x": _where_defined},
-        degree=lambda n: max(n, 1) if _is_small(n) else None,
+        degree=lambda n: max(n, 1),
         power=lambda n: max(n, 1),
         requires=(
             "a whole n from 0 to 3 for a complex base: torch multiplies up to there, and takes logarithms beyond",

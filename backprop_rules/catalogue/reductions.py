@@ -97,7 +97,7 @@ def _define_var(x: Any, *, dim: int, correction: int = 1, keepdim: bool = False)
         degree=None,
         requires=(
             "more elements along the axis than the correction",
-            lambda x, dim, correction=1, keepdim=False: x.numel() and _reduced_count(x.shape, dim) > correction,
+            lambda x, dim, correction=1, keepdim=False: _reduced_count(x.shape, dim) > correction,
         ),
     ),
     saves="x",
@@ -114,7 +114,9 @@ def _define_norm(x: Any, *, p: float, dim: Dims = None, keepdim: bool = False) -
     axes = tuple(reduced_axes(dim, x.ndim))
     if p == 1:
         return np.sum(np.abs(x), axis=axes, keepdims=keepdim)
-    return np.max(np.abs(x), axis=axes, keepdims=keepdim) if p > 2 else np.sum(x * x, axis=axes, keepdims=keepdim) ** 0.5
+    return (
+        np.max(np.abs(x), axis=axes, keepdims=keepdim) if p > 2 else np.sum(x * x, axis=axes, keepdims=keepdim) ** 0.5
+    )
 
 
 def _at_zero_or_tie(x: Tensor, *, p: float, dim: Dims = None, keepdim: bool = False) -> Tensor:
@@ -123,9 +125,7 @@ def _at_zero_or_tie(x: Tensor, *, p: float, dim: Dims = None, keepdim: bool = Fa
     if p == 1:
         return zero.sum(axes, keepdim=keepdim) > 0
     largest = x.abs() == x.abs().amax(axes, keepdim=True) if x.numel() else zero
-    return (zero.logical_not().sum(axes, keepdim=keepdim) == 0) | (
-        (largest.sum(axes, keepdim=keepdim) > 1) & (p > 2)
-    )
+    return (zero.logical_not().sum(axes, keepdim=keepdim) == 0) | ((largest.sum(axes, keepdim=keepdim) > 1) & (p > 2))
 
 
 @rule(

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from backprop_rules.catalogue.piecewise import clamp
 from backprop_rules.catalogue.linear_algebra import matmul
 from backprop_rules.catalogue.losses import sum_of_squared_errors
+from backprop_rules.catalogue.piecewise import clamp
 from backprop_rules.documents.program import Program, Tensors
 
 EPOCHS = 20

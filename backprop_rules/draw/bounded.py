@@ -48,10 +48,10 @@ def bounded_points(
     if rule.conventions:
         primals = _tied(draw, primals)
     params = {name: _value(draw, rule, name, params[name], primals, own[0]) for name in rule.domain.params}
-    y = Point(rule, primals, params, torch.empty(0), None).y
+    y = Point(rule, primals, params, torch.empty(0)).y
     everywhere = (-torch.inf, torch.inf)
     grad_y = tensor(draw, tuple(y.shape), y.dtype, of_any_magnitude(draw, y.dtype, everywhere), device)
-    return Point(rule, primals, params, grad_y, None)
+    return Point(rule, primals, params, grad_y)
 
 
 def _tied(draw: Draw, primals: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

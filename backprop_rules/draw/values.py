@@ -23,7 +23,7 @@ SHORT = 64
 LOW = np.uint64(2**56 - 1)
 
 
-def tensor(draw: Draw, shape: Shape, dtype: torch.dtype, numbers: Callable[[int], Numbers], device: str) -> Tensor:
+def tensor(draw: Draw, shape: Shape, dtype: torch.dtype, numbers: Callable[[int], Any], device: str) -> Tensor:
     """Draw a tensor in some memory layout; `numbers(n)` gives n values, or whole numbers for indices."""
     arrangement = pick(draw, layout.LAYOUTS)
     small = shape
@@ -102,5 +102,5 @@ def _folded(x: Numbers, within: Interval) -> Numbers:
     low, high = within
     if low == 0:
         return np.abs(x)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         return np.where((x < low) | (x > high), 1 / x, x) if within != (-math.inf, math.inf) else x

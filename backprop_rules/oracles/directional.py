@@ -30,7 +30,8 @@ def directions(point: Point) -> list[Tensor]:
         real = as_real(x)
         sizes = torch.ldexp(torch.ones_like(real), torch.frexp(real).exponent - 1)
         along = probe(real, start) * torch.where(real == 0, torch.ones_like(real), sizes)
-        exact = ((real + STEP * along) - real == STEP * along) & (real - (real - STEP * along) == STEP * along)
+        step = STEP * along
+        exact = (step / STEP == along) & ((real + step) - real == step) & (real - (real - step) == step)
         found.append(torch.where(exact & real.isfinite(), along, 0))
     return found
 

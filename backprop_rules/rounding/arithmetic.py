@@ -86,7 +86,17 @@ def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) ->
     """A / b, within (r_a + |a / b| r_b) / (|b| - r_b) of the exact operands' quotient."""
     if rounding_mode is not None:
         raise op.refuse(f"in the mode {rounding_mode}")
+    if (
+        isinstance(b, int | float)
+        and b
+        and math.isfinite(b)
+        and abs(math.frexp(b)[0]) == 0.5
+        and not op.result.is_complex()
+    ):
+        return product(op, a, 1 / b)
     x, y = op.operand(a), op.operand(b)
+    if not isinstance(y.size, Tensor) and y.size == 0:
+        return torch.full_like(op.size, INFINITE)
     k, floor = 0.5, 0.0
     if op.result.is_complex():
         # Smith: with t = d / c, |t| <= 1, the parts of the numerator are off by u (|a| + 3 |t b|), and so it by
@@ -115,8 +125,13 @@ def over(size: Any, radius: Radius, divisor: Operand) -> Any:
 
 
 def reciprocal(op: Operation, a: Tensor) -> Any:
-    """1 / a."""
-    return quotient(op, 1, a)
+    """1 / a; for a complex a its conjugate over |a|^2, which may overflow or underflow where 1 / a does neither."""
+    error = quotient(op, 1, a)
+    if not op.result.is_complex():
+        return error
+    squared = op.operand(a).size ** 2
+    inside = (squared > 2 * unit(component(op.dtype)).normal) & (squared < torch.finfo(component(op.dtype)).max / 2)
+    return torch.where(inside, error, INFINITE)
 
 
 def relative(x: Operand) -> Any:
@@ -128,7 +143,7 @@ def power(op: Operation, a: Any, exponent: Any) -> Any:
     """A to the exponent, within |a^p| (exp(|p| (-log(1 - r / |a|)) + r_p |log |a||) - 1) of the exact operands'."""
     number = not isinstance(exponent, Tensor)
     if op.result.is_complex():
-        return _whole_power(op, a, exponent)
+        raise op.refuse("for a complex exponent")
     if number and exponent in (0, 1):
         return op.operand(a).radius if exponent else None
     if number and exponent in (2, -1):
@@ -165,14 +180,6 @@ def _power_error(op: Operation, exponent: float) -> Tensor:
     if op.dtype in NARROW:
         return op.rounded(None) * roundings + overflow
     return op.rounded(None, k) + overflow
-
-
-def _whole_power(op: Operation, a: Any, exponent: Any) -> Tensor | None:
-    if isinstance(exponent, Tensor) or exponent not in (0, 1, 2):
-        raise op.refuse("for a complex base and any exponent but 0, 1 and 2")
-    if exponent == 2:
-        return product(op, a, a)
-    return None if exponent == 0 else op.radius(a)
 
 
 def cast(op: Operation, a: Tensor, **_: Any) -> Any:

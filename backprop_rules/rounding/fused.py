@@ -181,8 +181,20 @@ REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.log_sigmoid_forward: log_sigmoid, aten.softplus: softplus, aten.mse_loss: mse_loss,
     aten.nll_loss_forward: nll_loss,
 }  # fmt: skip
+
+
 # The same for complex operands alone.
-COMPLEX_REFERENCES: dict[Any, Callable[..., Any]] = {aten.abs: absolute, aten.sgn: sgn}
+def whole_power(exactly: Callable[[Tensor], Tensor], x: Tensor, exponent: Any) -> Tensor:
+    """x to the power 0, 1, 2 or 3; torch takes logarithms for the others."""
+    if isinstance(exponent, Tensor) or exponent not in range(4):
+        raise NotImplementedError(f"no formula for the rounding of a complex base to the power {exponent}")
+    power = torch.ones_like(x)
+    for _ in range(int(exponent)):
+        power = power * x
+    return power
+
+
+COMPLEX_REFERENCES: dict[Any, Callable[..., Any]] = {aten.abs: absolute, aten.sgn: sgn, aten.pow: whole_power}
 
 
 def distance(op: Operation, found: Tensor, reference: Tensor, radius: Tensor | None) -> Tensor:

@@ -20,6 +20,8 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
 }  # fmt: skip
 # Of these torch has decompositions that say less: x is finite where x == x and |x| != inf.
 UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape}
+# These write a shape, and no value.
+RESHAPING = {aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_}
 
 
 @cache
@@ -137,6 +139,11 @@ class RunningError(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         packet = getattr(aten, name.removesuffix("_"), None)
         written = args[0] if args else None
+        if packet is not None and func.overloadpacket in RESHAPING:
+            radius = self._radius(args[0])
+            func(*args, **named)
+            self._keep(args[0], None if radius is None else packet(radius, *args[1:], **named))
+            return args[0]
         if packet is None or not name.endswith("_") or not isinstance(written, Tensor) or not self._unshared(written):
             raise NotImplementedError(f"no formula for the rounding of {func}, which writes into a tensor in use")
         with self:
