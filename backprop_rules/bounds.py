@@ -1,11 +1,12 @@
 """How far rounding may take the forward and the gradients of a point, by running error analysis."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from backprop_rules.oracles.oracle import widest
 from backprop_rules.point import Point
 from backprop_rules.rounding import RunningError
 
@@ -29,3 +30,14 @@ def bounds(point: Point, evaluations: int = 1) -> Bounds:
         y = rule.forward(*point.primals, **point.params)
         gradients = rule.gradients(point.grad_y, y, *point.primals, **point.params)
     return Bounds(errors.radius(y), tuple(None if g is None else errors.radius(g) for g in gradients))
+
+
+def in_float64(point: Point) -> Point:
+    """Return the point at the same values in float64 or complex128, for the catalogue's rule."""
+
+    def wide(x: Tensor) -> Tensor:
+        return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+    params = {name: widest(value) for name, value in point.params.items()}
+    primals = point.placed(map(wide, point.tensors))
+    return replace(point, rule=point.rule.reference, primals=primals, params=params, grad_y=wide(point.grad_y))

@@ -38,6 +38,23 @@ class Enclosure:
         """Return the enclosure that holds this value (a tensor of any dtype) and no other."""
         return cls(as_real(value), as_real(value))
 
+    @classmethod
+    def around(cls, value: Tensor, radius: Tensor, dtype: torch.dtype) -> "Enclosure":
+        """Return the enclosure of all that lies within the radius of the value, infinity where that is past the dtype.
+
+        `radius` is real and has the value's shape; the ends are rounded outwards.
+        """
+        real = as_real(value)
+        reach = radius.unsqueeze(-1) if value.is_complex() else radius
+        lo, hi = (
+            (real - reach).nextafter(real.new_tensor(-math.inf)),
+            (real + reach).nextafter(real.new_tensor(math.inf)),
+        )
+        largest = torch.finfo(dtype).max
+        nowhere = lo.isnan() | hi.isnan() | reach.isinf()
+        lo = torch.where(nowhere | (lo <= -largest), -math.inf, lo.clamp(max=largest))
+        return cls(lo, torch.where(nowhere | (hi >= largest), math.inf, hi.clamp(min=-largest)))
+
     def outside(self, value: Tensor) -> Tensor | None:
         """Return a mask of the elements that do not lie inside, None where all do; NaN lies only inside NaN.
 

@@ -6,6 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+import torch
 from rich.table import Table
 from rich.text import Text
 
@@ -133,6 +134,8 @@ def _limit(limit: Limit) -> str:
         case (low, high):
             if low == -math.inf and high == math.inf:
                 return "no bound"
+            if max(-low, high) < torch.finfo(torch.float64).smallest_normal:
+                return "0"  # but for underflow
             return f"{low:.6g}" if f"{low:.6g}" == f"{high:.6g}" else f"from {low:.6g} to {high:.6g}"
         case _:
             return f"limit {limit:.6g}"

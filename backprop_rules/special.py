@@ -29,7 +29,7 @@ from backprop_rules.rule import Rule
 VALUES = (0.0, -0.0, math.inf, -math.inf, math.nan)
 # Exponents of the numbers that run to infinity, or their negatives to zero: past float64's range; and within it, for
 # functions whose exponential of a larger number FLINT does not form.
-FAR, NEAR = (1 << 12, 1 << 14), (40, 50)
+FAR, NEAR = (1 << 16, 1 << 18), (40, 50)
 SIDE = 2
 
 
@@ -170,8 +170,8 @@ def _limits(point: Point, k: int, value: float) -> list[Limit]:
 
 
 def _limit(point: Point, j: int, ball: arb, value: float, runs: Sequence[float | None]) -> Limit:
-    # FLINT's value at infinity itself may be a wide ball; a run towards it says more.
-    if ball.is_finite() and (not math.isinf(value) or ball.is_exact()):
+    # FLINT's value at infinity itself may be a wide ball: a run towards it says more.
+    if ball.is_finite() and not math.isinf(value):
         i = point.given[j]
         gradient, radius = point.tensors[j].view(-1)[:1], bounds(point).gradients[i]
         assert radius is not None

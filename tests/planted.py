@@ -305,3 +305,111 @@ def _(grad_y, y, prediction, target):
 @plant("half_squared_error", "detached, so that no second derivative is left", 3)
 def _(grad_y, y, prediction, target):
     return right["half_squared_error"](grad_y, y, prediction.detach(), target.detach())
+
+
+@plant("div", "z in the place of its square", 3)
+def _(grad_y, y, x, z):
+    grad_x, grad_z = right["div"](grad_y, y, x, z)
+    return grad_x, grad_z * z.conj()
+
+
+@plant("reciprocal", "missing sign", 2)
+def _(grad_y, y, x):
+    return grad_y * y.conj() * y.conj()
+
+
+@plant("sqrt", "missing factor", 2)
+def _(grad_y, y, x):
+    return grad_y / y
+
+
+@plant("rsqrt", "one factor y too few", 2)
+def _(grad_y, y, x):
+    return grad_y * y * y * -0.5
+
+
+@plant("exp", "the cotangent is ignored", 2)
+def _(grad_y, y, x):
+    return y.clone()
+
+
+@plant("exp", "through bfloat16", 2)
+def _(grad_y, y, x):
+    return (grad_y.bfloat16() * y.bfloat16()).to(y.dtype)
+
+
+@plant("log", "the inverse of x rounded first, to float16", 2)
+def _(grad_y, y, x):
+    return grad_y * (1 / x).half().to(x.dtype)
+
+
+@plant("log1p", "the derivative of log", 2)
+def _(grad_y, y, x):
+    return grad_y / x
+
+
+@plant("sin", "the derivative is sin", 2)
+def _(grad_y, y, x):
+    return grad_y * torch.sin(x)
+
+
+@plant("cos", "missing sign", 2)
+def _(grad_y, y, x):
+    return grad_y * torch.sin(x)
+
+
+@plant("erf", "the constant to four digits", 2)
+def _(grad_y, y, x):
+    return grad_y * (1.128 * torch.exp(-x * x))
+
+
+@plant("abs", "the sign of the cotangent", 2)
+def _(grad_y, y, x):
+    return x * torch.sign(grad_y)
+
+
+@plant("minimum", "the gradients of maximum", 3)
+def _(grad_y, y, x, z):
+    return right["maximum"](grad_y, y, x, z)
+
+
+@plant("softplus", "linear above the threshold 20", 2)
+def _(grad_y, y, x):
+    return torch.where(x > 20, grad_y, right["softplus"](grad_y, y, x))
+
+
+@plant("silu", "missing product rule", 2)
+def _(grad_y, y, x):
+    return grad_y * torch.sigmoid(x)
+
+
+@plant("gelu", "the derivative of its approximation by tanh", 2)
+def _(grad_y, y, x):
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        approximation = torch.nn.functional.gelu(leaf, approximate="tanh")
+        return torch.autograd.grad(approximation, leaf, grad_y)[0]
+
+
+@plant("log_softmax", "missing softmax", 4)
+def _(grad_y, y, x, *, dim):
+    return grad_y - grad_y.sum(dim, keepdim=True)
+
+
+@plant("logsumexp", "exponentials without their sum", 2)
+def _(grad_y, y, x, *, dim, keepdim=False):
+    return right["logsumexp"](grad_y, y, x, dim=dim, keepdim=keepdim) * 2
+
+
+@plant("concatenate", "cut in the middle", 8)
+def _(grad_y, y, x, z):
+    half = grad_y.shape[1] // 2
+    return grad_y[:, :half], grad_y[:, half:]
+
+
+@plant("layer_norm", "the mean of the squares forgotten", 4)
+def _(grad_y, y, x, weight=None, bias=None, *, eps=1e-5):
+    _, grad_weight, grad_bias = right["layer_norm"](grad_y, y, x, weight, bias, eps=eps)
+    g = grad_y if weight is None else grad_y * weight
+    scale = torch.rsqrt(x.var(-1, correction=0, keepdim=True) + eps)
+    return scale * (g - g.mean(-1, keepdim=True)), grad_weight, grad_bias

@@ -2,6 +2,7 @@
 
 import pytest
 from planted import PLANTED
+from real_mistakes import MISTAKES
 
 from backprop_rules import CATALOGUE
 from backprop_rules.objection import WrongGradient
@@ -25,4 +26,4 @@ def test_a_planted_mistake_is_objected_to_with_a_minimal_counterexample(planted)
 
 
 def test_every_rule_has_a_planted_mistake():
-    assert {planted.rule for planted in PLANTED} == set(CATALOGUE)
+    assert {planted.rule for planted in (*PLANTED, *MISTAKES)} == set(CATALOGUE)

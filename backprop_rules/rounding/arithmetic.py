@@ -107,6 +107,9 @@ def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) ->
         # The kernel multiplies by the reciprocal of a number that lies on the CPU.
         k, floor = 1, 2 * op.unit.tiny * (1 + x.size)
     plain = op.rounded(None, k) + floor
+    if op.result.is_complex() and isinstance(y.size, Tensor):
+        # |c + d t| <= sqrt(2) |b| may overflow, and its inverse is 0 then.
+        plain = torch.where(y.size > torch.finfo(component(op.dtype)).max / 2, INFINITE, plain)
     # 0 / b is 0, but for b = 0
     error = plain if op.flushes else torch.where((op.size == 0) & (x.size == 0), 0.0, plain)
     if x.radius is None and y.radius is None:

@@ -1,0 +1,137 @@
+"""The certified derivative: what it claims is so, it finds what torch gets wrong, and contradictions blame the checker."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flint import arb
+
+from backprop_rules import CATALOGUE
+from backprop_rules.draw import search
+from backprop_rules.objection import OraclesDisagree
+from backprop_rules.oracles import certified, directional
+from backprop_rules.oracles.oracle import Silent
+from backprop_rules.point import point
+from backprop_rules.properties import check
+from backprop_rules.verdict import judge
+
+every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
+
+
+def at(name, *primals, dtype=torch.float64, **params):
+    primals = tuple(torch.tensor(x, dtype=dtype) for x in primals)
+    return point(name, torch.ones_like(CATALOGUE[name].forward(*primals, **params)), *primals, **params)
+
+
+def verdicts(made):
+    return {v.oracle: v for v in judge(made)}
+
+
+# Where torch's own formula loses the derivative: the point, and the derivative to the digits that float64 has.
+LOST = [
+    (at("expm1", -40.0), math.exp(-40)),
+    (at("sigmoid", 40.0), 4.248354255291589e-18),
+    (at("tanh", 25.0), 4 * math.exp(-50)),
+]
+
+
+@pytest.mark.parametrize(("made", "derivative"), LOST, ids=lambda value: str(getattr(value, "rule", "")))
+def test_where_torchs_gradient_is_wrong_the_rule_is_right_and_torch_is_said_to_be_outside(made, derivative):
+    (gradient,) = made.gradients
+    assert abs(gradient.item() - derivative) <= 4 * math.ulp(derivative)
+    assert verdicts(made)["certified"].agrees
+    assert verdicts(made)["reverse mode"].disagrees
+    check(made)
+
+
+def test_an_enclosure_is_narrower_than_half_a_unit_of_its_dtype():
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        made = at("tanh", [0.1, -3.0, 1e-30, 20.0], dtype=dtype)
+        for ball, x in zip(certified.certify(made).gradients[0], made.gradients[0].double().tolist(), strict=True):
+            assert 2 * float(ball.rad()) <= math.ldexp(torch.finfo(dtype).eps, math.frexp(x)[1] - 1) / 2
+
+
+def test_more_bits_are_taken_where_terms_cancel():
+    made = at("log1p", [1e-300])
+    made = replace(made, rule=replace(made.rule, definition=lambda x: np.log(1 + x)))
+    (ball,) = certified.certify(made).y
+    assert float(ball.mid()) == 1e-300
+    assert float(ball.rad()) < 1e-316
+
+
+def test_a_definition_without_a_value_is_not_judged():
+    assert not verdicts(at("sqrt", [0.0]))["certified"].enclosure.proves.any()
+    never = replace(CATALOGUE["exp"], definition=lambda x: np.exp(x) if x.flat[0] > 0 else x)
+    with pytest.raises(Silent):
+        certified.certify(replace(at("exp", [0.0]), rule=never))
+
+
+def test_infinity_is_held_only_by_what_reaches_past_the_largest_number():
+    for value, holds in ((709.0, False), (709.9, True)):
+        made = at("exp", [value])
+        (ball,) = certified.certify(made).gradients[0]
+        enclosure = certified.enclosure([ball], torch.zeros(1, dtype=torch.float64), made.gradients[0])
+        assert (enclosure.outside(torch.tensor([math.inf], dtype=torch.float64)) is None) is holds
+
+
+def test_nan_lies_in_no_enclosure_that_claims_something():
+    made = at("exp", [1.0])
+    enclosure = certified.enclosure(certified.certify(made).y, torch.zeros(1, dtype=torch.float64), made.y)
+    assert enclosure.outside(torch.tensor([math.nan], dtype=torch.float64)) is not None
+
+
+@every_rule
+def test_differences_of_the_forward_hold_the_certified_derivative_and_are_of_use(rule):
+    useful = []
+
+    def narrow(made):
+        along = directional.directions(made)
+        try:
+            truth = certified.inner([b for b in certified.certify(made).gradients if b is not None], along)
+            differences = directional.derivative_along(made, along)
+        except Silent:
+            return
+        if differences.is_finite() and truth.is_finite() and abs(truth) > 0:
+            assert differences.overlaps(truth)
+            useful.append(bool(differences.rad() < abs(truth)))
+
+    search(rule, narrow, 60, tiers=["bounded"])
+    assert any(useful)
+
+
+def test_where_two_oracles_contradict_each_other_the_checker_is_blamed(monkeypatch):
+    made = at("exp", [1.0, 2.0])
+    monkeypatch.setattr(certified, "inner", lambda *_: arb(7))
+    with pytest.raises(OraclesDisagree) as objection:
+        check(made)
+    text = str(objection.value)
+    assert text.startswith("exp: cannot be judged, as two oracles contradict each other.\n    expected  7.0")
+    assert "Not the rule's backward is at fault here" in text
+    assert "the checker is wrong: please report it" in text
+
+
+def test_what_a_wrong_degree_makes_wrong_is_not_blamed_on_the_backward():
+    square = CATALOGUE["square"]
+    linear = replace(square, domain=replace(square.domain, degree=1, power=1))
+    made = replace(point(linear, torch.ones(1), torch.tensor([0.5])), spacing=0.5)
+    shifted = replace(made, rule=replace(linear, forward=lambda x: x * x * x, definition=lambda x: x * x * x))
+    with pytest.raises(OraclesDisagree) as objection:
+        check(shifted)
+    assert set(objection.value.oracles) == {"reverse mode", "central differences"}
+
+
+def test_a_large_product_is_judged_without_ball_arithmetic():
+    generator = torch.Generator().manual_seed(0)
+    x, w, b, g = (
+        torch.randn(shape, generator=generator).bfloat16() for shape in ((8, 1024), (1024, 1024), (1024,), (8, 1024))
+    )
+    made = point("linear", g, x, w, b)
+    found = judge(made)
+    assert [v.oracle for v in found] == ["float64 reference"] * 3
+    assert all(v.agrees for v in found)
+    assert found[1].enclosure.proves.float().mean() > 0.9
+    wrong = made.gradients[1].clone()
+    wrong[5, 7] *= 1.125
+    assert found[1].enclosure.outside(wrong).sum() == 1

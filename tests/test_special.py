@@ -1,0 +1,94 @@
+"""Special values: the catalogue's gradients are the limits of the definition, and what misses them is objected to."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from backprop_rules import CATALOGUE, special
+from backprop_rules.objection import WrongGradient
+
+every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
+
+
+@every_rule
+def test_every_gradient_at_a_special_value_is_the_derivative_or_its_limit(rule):
+    special.check(rule)
+    rows = special.table(rule)
+    assert {str(row.value) for row in rows} == {"0.0", "-0.0", "inf", "-inf", "nan"}
+    assert {row.at for row in rows} == {*(rule.primals[i] for i in rule.differentiable), "grad_y"}
+
+
+def rows(name, at, value, **params):
+    return [
+        row
+        for row in special.table(CATALOGUE[name])
+        if row.at == at and str(row.value) == str(value) and params.items() <= row.point.params.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "params", "limit"),
+    [
+        ("sqrt", 0.0, {}, math.inf),
+        ("log", 0.0, {}, math.inf),
+        ("log", math.inf, {}, 0.0),
+        ("tanh", math.inf, {}, 0.0),
+        ("sigmoid", -math.inf, {}, 0.0),
+        ("silu", math.inf, {}, 1.0),
+        ("gelu", math.inf, {}, 1.0),
+        ("logsumexp", math.inf, {}, 1.0),
+        ("norm", math.inf, {"p": 2}, 1.0),
+        ("exp", math.nan, {}, math.nan),
+        ("sin", math.inf, {}, None),
+        ("pow", 0.0, {"n": 0.5}, math.inf),
+    ],
+)
+def test_limits_are_found_in_the_definition(name, value, params, limit):
+    (row,) = rows(name, "x", value, **params)
+    assert row.limit == limit or (math.isnan(limit) and math.isnan(row.limit))
+    assert row.right
+
+
+def test_powers_of_zero_have_the_slopes_of_polynomials():
+    for n, slope in ((0, 0.0), (1, 1.0), (2, 0.0)):
+        (row,) = rows("pow", "x", 0.0, n=n)
+        assert row.limit[0] <= slope <= row.limit[1]
+        assert row.gradient == slope
+
+
+def test_at_a_kink_the_definition_leaves_an_interval():
+    (row,) = rows("relu", "x", 0.0)
+    assert row.chosen
+    assert row.limit[0] <= 0 < 0.99 < row.limit[1]
+
+
+def test_torchs_own_answer_is_there_to_compare_with():
+    (row,) = rows("relu", "x", math.nan)
+    assert (row.gradient, row.torchs) == (0.0, 1.0)
+
+
+def passes_nan(grad_y, y, x):
+    return torch.where(x <= 0, 0, grad_y)
+
+
+def spreads_infinity(grad_y, y, x):
+    return grad_y * (torch.sigmoid(x) * (1 + x * torch.sigmoid(-x)))
+
+
+@pytest.mark.parametrize(
+    ("name", "backward", "kind", "expected", "got"),
+    [
+        ("relu", passes_nan, "is wrong where x is nan", 0.0, 1.0),
+        ("silu", spreads_infinity, "is wrong where x is inf", 1.0, math.nan),
+    ],
+)
+def test_what_misses_a_special_value_is_objected_to(name, backward, kind, expected, got):
+    wrong = replace(CATALOGUE[name], backward=backward, saves=("x",))
+    with pytest.raises(WrongGradient) as objection:
+        special.check(wrong)
+    assert objection.value.kind == kind
+    assert objection.value.expected == expected
+    assert objection.value.got == got or (math.isnan(got) and math.isnan(objection.value.got))
+    assert "torch.tensor([" in str(objection.value)
