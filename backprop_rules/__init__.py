@@ -8,4 +8,4 @@ from backprop_rules.point import vjp
 from backprop_rules.rule import Convention, Rule, find, rule
 
 __all__ = ["CATALOGUE", "Convention", "Domain", "InputError", "Rule", "find", "rule", "unbroadcast", "vjp"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

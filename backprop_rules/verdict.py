@@ -14,7 +14,6 @@ from backprop_rules.oracles import ORACLES, ReverseMode, certified
 from backprop_rules.oracles.oracle import Silent
 from backprop_rules.point import Point
 
-
 # More elements than these would take ball arithmetic, with an object for each number, minutes.
 MANY = 1 << 15
 

@@ -1,4 +1,4 @@
-"""The certified derivative: what it claims is so, it finds what torch gets wrong, and contradictions blame the checker."""
+"""The certified derivative: its claims are so, it finds what torch gets wrong, and contradictions blame the checker."""
 
 import math
 from dataclasses import replace
@@ -44,6 +44,13 @@ def test_where_torchs_gradient_is_wrong_the_rule_is_right_and_torch_is_said_to_b
     assert verdicts(made)["certified"].agrees
     assert verdicts(made)["reverse mode"].disagrees
     check(made)
+
+
+def test_powers_of_negative_numbers_have_the_gradients_of_monomials():
+    made = at("pow_tensor", [-2.0, -2.0, -2.0, -0.5], [2.0, 3.0, -1.0, 0.0])
+    assert made.gradients[0].tolist() == [-4.0, 12.0, -0.25, 0.0]
+    assert made.gradients[1].isnan().all()  # x^n has no value beside a whole n
+    assert verdicts(made)["certified"].agrees
 
 
 def test_an_enclosure_is_narrower_than_half_a_unit_of_its_dtype():

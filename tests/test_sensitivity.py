@@ -43,7 +43,7 @@ def layer_norm(dtype):
 
 
 POINTS = {"linear, weight": linear, "softmax": softmax, "layer_norm": layer_norm}
-# What is asked for: in float64 a part of 1e-12, in float32 of 1e-5; in the narrow dtypes the rounding to storage decides.
+# The parts asked for; in the narrow dtypes the rounding to storage decides what is caught.
 ASKED = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 

@@ -63,7 +63,7 @@ def pow(grad_y: Tensor, y: Tensor, x: Tensor, *, n: float) -> Tensor:
     source="Griewank & Walther, Evaluating Derivatives (2008), chapter 3; PyTorch, issue 27134 (base 0)",
 )
 def pow_tensor(grad_y: Tensor, y: Tensor, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-    """x to the power n, two tensors."""
+    """x to the power n, two tensors; a negative x has a gradient where n is whole, and n has none there."""
     # With base 1 in their places, 0 * 0^(-1) and 0 * ln 0 are the zeros that they stand for.
     grad_x = grad_y * (finite(n) * torch.where(n == 0, 1, x) ** (n - 1))
     grad_n = grad_y * (y * torch.log(torch.where((x == 0) & (n >= 0), 1, x)))

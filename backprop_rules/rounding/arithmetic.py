@@ -121,10 +121,13 @@ def over(size: Any, radius: Radius, divisor: Operand) -> Any:
     """Return how far the exact operands' quotient may lie from these operands', of at most that size."""
     if divisor.radius is None:
         return radius / divisor.size
-    above = size * divisor.radius if radius is None else size * divisor.radius + radius
     below = divisor.size - divisor.radius
+    # The product of size and radius could underflow where the quotient does not.
+    apart = size * (divisor.radius / below)
+    if radius is not None:
+        apart = apart + radius / below
     # The exact divisor may be zero; the difference is off by 2^-53 in proportion to itself.
-    return torch.where(below > 0, above / below, INFINITE) if isinstance(below, Tensor) else above / below
+    return torch.where(below > 0, apart, INFINITE) if isinstance(below, Tensor) else apart
 
 
 def reciprocal(op: Operation, a: Tensor) -> Any:
@@ -161,6 +164,8 @@ def power(op: Operation, a: Any, exponent: Any) -> Any:
         logs = p.grown() * -torch.log1p(-torch.as_tensor(relative(x), dtype=torch.float64))
     if p.radius is not None:
         logs = logs + p.radius * torch.as_tensor(x.size, dtype=torch.float64).log().abs()
+        # The power of a negative number changes its sign with the parity of the exponent.
+        logs = torch.where(torch.as_tensor(a, device=op.result.device) < 0, INFINITE, logs)
     varies = size * torch.expm1(op.up(logs))
     if number and exponent > 0 and p.radius is None:
         # Near zero the power itself is small, wherever the exact operand is.
