@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -63,7 +64,7 @@ def verify(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[RULE]...", help="Rules or programs; all of them if none is named.")
     ] = None,
-    examples: Annotated[int, typer.Option(min=1, help="Points drawn for each rule.")] = 200,
+    examples: Annotated[int, typer.Option(min=1, help="Points drawn for each rule.")] = 400,
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal points.")] = 0,
     dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype; may be repeated.")] = None,
     device: Annotated[
@@ -89,18 +90,23 @@ def verify(
     if dtypes and not names:
         rules = [rule for rule in rules if set(dtypes) & set(rule.domain.dtypes)]
     torch.set_num_threads(1)  # the tensors are too small for more
+    warm_up()
+    verified = verify_rules(rules, examples, seed, dtypes, devices, jobs or os.cpu_count() or 1)
+    replayed = (verify_program(program, baselines) for program in programs)
+    results = _followed((verified, replayed), len(rules) + len(programs))
+    _conclude(results, seed, tightness)
+
+
+def _followed(parts: Iterable[Iterable[RuleResult | ReplayResult]], total: int) -> list[RuleResult | ReplayResult]:
+    """Return all results, with a bar that shows how many there are."""
     results: list[RuleResult | ReplayResult] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("verifying", total=len(rules) + len(programs))
-        warm_up()
-        for result in verify_rules(rules, examples, seed, dtypes, devices, jobs or os.cpu_count() or 1):
+        task = progress.add_task("verifying", total=total)
+        for result in (result for part in parts for result in part):
             results.append(result)
             progress.advance(task)
-        for program in programs:
-            results.append(verify_program(program, baselines))
-            progress.advance(task)
-    _conclude(results, seed, tightness)
+    return results
 
 
 def _conclude(results: list[RuleResult | ReplayResult], seed: int, tightness: bool) -> None:

@@ -33,7 +33,12 @@ def simplest(objection: WrongGradient, check: Callable[[Point], None]) -> WrongG
 
 
 def simpler(point: Point) -> Iterator[Point]:
-    """Yield the points that are one step simpler: fewer elements first, then fewer that are not zero."""
+    """Yield the points that are one step simpler: fewer primals, then fewer elements, then fewer that are not zero."""
+    for i, name in enumerate(point.rule.primals):
+        if name in point.rule.optional and point.primals[i] is not None:
+            left = replace(point, primals=(*point.primals[:i], None, *point.primals[i + 1 :]))
+            if point.rule.domain.accepts(*left.primals, **left.params):
+                yield left
     for axis in sorted({name for names in _axis_names(point) for name in names}):
         sizes = {x.shape[d] for x, d in _with_axis(point, axis)}
         for index in reversed(range(max(sizes, default=0))):

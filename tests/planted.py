@@ -168,7 +168,7 @@ def _(grad_y, y, x, *, min=None, max=None):
     return right["clamp"](grad_y, y, x, min=min, max=None)
 
 
-@plant("clamp_tensor", "a bound has no gradient", 4)
+@plant("clamp_tensor", "a bound has no gradient", 3)
 def _(grad_y, y, x, min=None, max=None):
     grad_x, _, grad_max = right["clamp_tensor"](grad_y, y, x, min, max)
     return grad_x, None, grad_max
@@ -273,7 +273,7 @@ def _(grad_y, y, x, w, b=None):
 CALLS = itertools.count()
 
 
-@plant("linear", "the weight's gradient grows from call to call", 4)
+@plant("linear", "the weight's gradient grows from call to call", 3)
 def _(grad_y, y, x, w, b=None):
     grad_x, grad_w, grad_b = right["linear"](grad_y, y, x, w, b)
     return grad_x, grad_w + next(CALLS), grad_b
