@@ -78,7 +78,7 @@ class Number:
             return self._binary(exponent, ONE, ZERO, a.log())
         if a == 0 and p > 0:  # 0^p = 0 for every p > 0, and FLINT's logarithm has no answer
             return self._binary(exponent, ZERO, ONE if p == 1 else ZERO if p > 1 else arb.nan(), ZERO)
-        n = p.unique_fmpz() if isinstance(p, arb) else None
+        n = p.unique_fmpz() if isinstance(p, arb) and p.is_exact() else None
         power, below = (a**n, a ** (n - 1)) if n is not None else (a**p, a ** (p - 1))
         return self._binary(exponent, power, p * below, power * a.log() if isinstance(exponent, Number) else None)
 
@@ -95,12 +95,20 @@ class Number:
         return False
 
     def __lt__(self, other: Any) -> bool:
-        return self._compare(other, lambda a, b: a < b)
+        return self._compare(other, lambda a, b: bool(a < b))
 
     def __gt__(self, other: Any) -> bool:
-        return self._compare(other, lambda a, b: a > b)
+        return self._compare(other, lambda a, b: bool(a > b))
 
+    def __eq__(self, other: object) -> bool:
+        return self._compare(other, lambda a, b: False)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    # A branch that is taken at equality alone has the derivative of neither side: equal is undecided.
     __le__, __ge__ = __lt__, __gt__
+    __hash__ = object.__hash__
 
     def conjugate(self) -> "Number":
         """The number itself if it is real; definitions are holomorphic."""
@@ -228,10 +236,14 @@ def outputs(y: Any) -> Iterator[Any]:
     yield from np.asarray(y, dtype=object).view(np.ndarray).flat
 
 
-def pull_back(y: Any, cotangent: Sequence[complex], tape: list[Number]) -> None:
-    """Leave in every number's `adjoint` the gradient of the real inner product of the cotangent and y."""
+def pull_back(y: Any, cotangent: Sequence[complex | None], tape: list[Number]) -> None:
+    """Leave in every number's `adjoint` the gradient of the real inner product of the cotangent and y.
+
+    A number from which no path leads to an output keeps the `ZERO` that it was made with; an output whose
+    weight is None is left out.
+    """
     for element, weight in zip(outputs(y), cotangent, strict=True):
-        if isinstance(element, Number):
+        if isinstance(element, Number) and weight is not None:
             element.adjoint += ball(weight)
     for number in reversed(tape):
         if number.adjoint is ZERO:

@@ -6,6 +6,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from backprop_rules.errors import InputError
+from backprop_rules.grid import precision
 from backprop_rules.oracles.oracle import widest
 from backprop_rules.point import Point
 from backprop_rules.rounding import RunningError
@@ -26,9 +28,17 @@ def bounds(point: Point, evaluations: int = 1) -> Bounds:
     With two evaluations, how far it may be from what another order of the same operations gives.
     """
     rule = point.rule.reference
-    with torch.no_grad(), RunningError(evaluations) as errors:
-        y = rule.forward(*point.primals, **point.params)
-        gradients = rule.gradients(point.grad_y, y, *point.primals, **point.params)
+    own = [x.dtype for x in (*point.tensors, point.grad_y)]
+    asked = [value for value in point.params.values() if isinstance(value, torch.dtype)]
+    try:
+        with torch.no_grad(), RunningError(evaluations, min(map(precision, [*own, *asked]))) as errors:
+            y = rule.forward(*point.primals, **point.params)
+            gradients = rule.gradients(point.grad_y, y, *point.primals, **point.params)
+    except NotImplementedError as error:
+        raise InputError(
+            f"{rule}: how far it may round is not known: {error}. Write it with other operations of torch, or ask for "
+            f"a formula for this one."
+        ) from error
     return Bounds(errors.radius(y), tuple(None if g is None else errors.radius(g) for g in gradients))
 
 

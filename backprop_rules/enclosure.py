@@ -52,8 +52,8 @@ class Enclosure:
         )
         largest = torch.finfo(dtype).max
         nowhere = lo.isnan() | hi.isnan() | reach.isinf()
-        lo = torch.where(nowhere | (lo <= -largest), -math.inf, lo.clamp(max=largest))
-        return cls(lo, torch.where(nowhere | (hi >= largest), math.inf, hi.clamp(min=-largest)))
+        lo = torch.where(nowhere | (lo < -largest), -math.inf, lo)
+        return cls(lo, torch.where(nowhere | (hi > largest), math.inf, hi))
 
     def outside(self, value: Tensor) -> Tensor | None:
         """Return a mask of the elements that do not lie inside, None where all do; NaN lies only inside NaN.

@@ -17,6 +17,7 @@ from backprop_rules.objection import OraclesDisagree, WrongGradient
 from backprop_rules.oracles import ForwardMode, ReverseMode, certified, directional
 from backprop_rules.oracles.oracle import Silent
 from backprop_rules.point import BackwardRaised, Point, probe
+from backprop_rules.rounding import Narrower
 from backprop_rules.rule import Gradients
 from backprop_rules.verdict import Verdict, contradiction, judge
 
@@ -199,7 +200,10 @@ def is_the_adjoint_of_forward_mode(point: Point) -> None:
 
 
 def _changes_as_the_forward_does(point: Point) -> None:
-    """Hold <gradients, t> against two values of the forward along t, and the certified derivative with it."""
+    """The certified derivative, in which the gradients lie, changes the forward along a direction as it does change.
+
+    Where it does not, one of the two oracles is wrong.
+    """
     along = directional.directions(point)
     try:
         differences = directional.derivative_along(point, along)
@@ -407,6 +411,8 @@ def check(point: Point, properties: tuple[Property, ...] = PROPERTIES) -> None:
             continue
         try:
             holds(point)
+        except Narrower as error:
+            raise WrongGradient(point, f"computes in {error}, which is narrower than its arguments") from error
         except BackwardRaised as error:
             name, text = error.args
             raise WrongGradient(point, f"backward raises {name}", where=f": {text}") from error

@@ -3,8 +3,8 @@
 One primal's first element, or the cotangent's, takes each special value in turn; everything else is an ordinary
 number. Where the definition has a derivative there, the gradient must be that. Where it has none, it must be the
 limit, if there is one: the derivative at numbers that run into the special value is the same in float64 however far
-they have run. NaN must come out as NaN, unless the definition does not depend on it. What is left is a choice, such
-as at a kink, and the catalogue's choice is the answer.
+they have run. NaN must come out as NaN, unless the definition does not depend on it, or chooses between it and
+something else. What is left is a choice, such as at a kink, and the catalogue's choice is the answer.
 """
 
 import itertools
@@ -124,7 +124,10 @@ def _ordinary(rule: Rule) -> Iterator[Point]:
     for params in map(dict, itertools.product(*kinds)):
         if rule.domain.accepts(*primals, **params):
             blank = Point(rule, tuple(primals), params, torch.empty(0))
-            yield replace(blank, grad_y=torch.ones_like(blank.y))
+            # Without symmetry, so that no gradient is zero because two cotangents are equal.
+            yield replace(
+                blank, grad_y=1 + torch.arange(blank.y.numel(), dtype=torch.float64).reshape(blank.y.shape) / 4
+            )
 
 
 def _of_primals(point: Point) -> Iterator[Special]:
@@ -190,7 +193,8 @@ def _run_to(point: Point, k: int, value: float, exponents: tuple[int, int]) -> l
         values = _values(point)
         values[k][0] = arb(sign) * arb(2) ** (exponent if math.isinf(value) else -exponent)
         balls = certified.gradients_at(point, values, point.grad_y.flatten().tolist())
-        found.append([float(some[0]) if some[0].is_finite() else math.nan for some in balls])
+        narrow = (some[0].is_finite() and certified.width(some[0], torch.float64) <= 1 for some in balls)
+        found.append([float(some[0]) if known else math.nan for some, known in zip(balls, narrow, strict=True)])
     return [a if a == b else None for a, b in zip(*found, strict=True)]
 
 

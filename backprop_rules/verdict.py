@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 from backprop_rules.bounds import bounds, in_float64
 from backprop_rules.enclosure import Enclosure
 from backprop_rules.oracles import ORACLES, ReverseMode, certified
-from backprop_rules.oracles.oracle import Silent
+from backprop_rules.oracles.oracle import Silent, at_kinks
 from backprop_rules.point import Point
+from backprop_rules.rule import CATALOGUE
 
 # More elements than these would take ball arithmetic, with an object for each number, minutes.
 MANY = 1 << 15
@@ -76,6 +77,8 @@ def _by_enclosures(point: Point) -> list[Verdict]:
 
 def _by_wide_reference(point: Point) -> list[Verdict]:
     """Return the verdicts of the catalogue's rule in float64: for tensors too large to form one ball after another."""
+    if point.rule.name not in CATALOGUE:
+        return [Verdict("float64 reference", i, point) for i in point.given]
     wide = in_float64(point)
     radii, exact = bounds(point).gradients, bounds(wide).gradients
     verdicts = []
@@ -118,6 +121,22 @@ def _by_proof(point: Point) -> list[Verdict]:
             verdicts.append(
                 Verdict("reverse mode", i, point, witness, enclosure, enclosure.outside(witness), witness=True)
             )
+    return verdicts + _at_conventions(point)
+
+
+def _at_conventions(point: Point) -> list[Verdict]:
+    """Return the verdicts of the catalogue's choice on the outputs that stand on a kink, for another rule."""
+    reference = point.rule.reference
+    if point.rule.backward is reference.backward or not reference.conventions:
+        return []
+    spoken = point.only(at_kinks(point, reference.conventions))
+    chosen, radii = replace(spoken, rule=reference).gradients, bounds(spoken, evaluations=2).gradients
+    verdicts = []
+    for i in point.given:
+        gradient, answer, radius = spoken.gradients[i], chosen[i], radii[i]
+        assert gradient is not None and answer is not None and radius is not None
+        enclosure = Enclosure.around(answer, radius.cpu(), gradient.dtype)
+        verdicts.append(Verdict("the convention", i, spoken, gradient, enclosure, enclosure.outside(gradient)))
     return verdicts
 
 

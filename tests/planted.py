@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from backprop_rules import CATALOGUE, Rule
+from backprop_rules.catalogue.broadcasting import unreduce
 
 Backward = Callable[..., Any]
 
@@ -405,6 +406,31 @@ def _(grad_y, y, x, *, dim, keepdim=False):
 def _(grad_y, y, x, z):
     half = grad_y.shape[1] // 2
     return grad_y[:, :half], grad_y[:, half:]
+
+
+@plant("softmax", "a NaN in one row reaches them all", 6)
+def _(grad_y, y, x, *, dim):
+    return right["softmax"](grad_y, y, x, dim=dim) + (grad_y * 0).sum()
+
+
+@plant("norm", "the tied elements do not share", 3)
+def _(grad_y, y, x, *, p, dim=None, keepdim=False):
+    if p <= 2:
+        return right["norm"](grad_y, y, x, p=p, dim=dim, keepdim=keepdim)
+    g, largest = (unreduce(some, x, dim, keepdim) for some in (grad_y, y))
+    return torch.where(x.abs() == largest, g * torch.sign(x), 0)
+
+
+@plant("norm", "something else at the zero vector", 2)
+def _(grad_y, y, x, *, p, dim=None, keepdim=False):
+    g, size = (unreduce(some, x, dim, keepdim) for some in (grad_y, y))
+    gradient = right["norm"](grad_y, y, x, p=p, dim=dim, keepdim=keepdim)
+    return torch.where(size == 0, g, gradient) if p == 2 else gradient
+
+
+@plant("sigmoid", "a quarter near zero", 2)
+def _(grad_y, y, x):
+    return torch.where(x.abs() < 1e-3, grad_y / 4, right["sigmoid"](grad_y, y, x))
 
 
 @plant("layer_norm", "the mean of the squares forgotten", 4)

@@ -13,6 +13,8 @@ import torch
 
 from backprop_rules import CATALOGUE, Domain, InputError, rule
 from backprop_rules.objection import OraclesDisagree
+from backprop_rules.point import point
+from backprop_rules.verdict import judge
 from backprop_rules.verify import verify_rule
 
 ROOT = Path(__file__).parents[1]
@@ -185,6 +187,44 @@ def test_a_kink_that_is_not_declared_is_found_out(forgotten):
     objection = verify_rule(dataclasses.replace(rule, conventions=kept), 300).objection
     assert isinstance(objection, OraclesDisagree)
     assert "every\nkink must be among the conventions" in str(objection)
+
+
+ROUNDS = Domain("...", dtypes=(torch.float64,), degree=None)
+
+
+def own(backward, **changes):
+    return dataclasses.replace(CATALOGUE["exp"], name="mine", backward=backward, domain=ROUNDS, **changes)
+
+
+def test_a_rule_of_ones_own_is_not_excused_for_computing_in_fewer_bits():
+    def detour(grad_y, y, x):
+        return (grad_y * torch.exp(x.half())).to(x.dtype)
+
+    assert verify_rule(own(detour, saves=("x",)), 50).objection.kind == (
+        "computes in float16, which is narrower than its arguments"
+    )
+
+
+def test_an_operation_whose_rounding_is_not_known_is_refused_in_words():
+    unknown = own(lambda grad_y, y, x: grad_y * torch.atan(x), saves=("x",))
+    with pytest.raises(
+        InputError, match=r"mine: how far it may round is not known: .*aten\.atan.* Write it with other"
+    ):
+        verify_rule(unknown, 20)
+
+
+def test_a_definition_that_raises_is_objected_to():
+    def broken(x):
+        raise ValueError("no such shape")
+
+    objection = verify_rule(own(CATALOGUE["exp"].backward, definition=broken), 20).objection
+    assert "has a definition that raises ValueError: no such shape." in str(objection)
+
+
+def test_a_rule_of_ones_own_is_no_witness_for_itself_where_tensors_are_large():
+    twice = own(lambda grad_y, y, x: 2 * grad_y * y)
+    x = torch.zeros(40000, dtype=torch.float64)
+    assert not any(verdict.agrees for verdict in judge(point(twice, torch.ones_like(x), x)))
 
 
 def test_a_domain_in_which_everything_rounds_is_refused_and_not_passed():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flint import acb, arb, ctx
 
-from backprop_rules.balls import Undecided, leaves, outputs, pull_back
+from backprop_rules.balls import ZERO, Undecided, leaves, outputs, pull_back
 
 
 def gradient(definition, values, shape, cotangent=None):
@@ -92,6 +92,9 @@ def test_maxima_of_arrays_without_axes_know_of_ties_too():
 def test_a_comparison_of_what_cannot_be_told_apart_is_refused():
     with pytest.raises(Undecided, match="write the choice as a maximum"):
         gradient(lambda x: 1.0 if x[0] > 1 else 0.0, [1.0], (1,))
+    with pytest.raises(Undecided):
+        gradient(lambda x: np.where(x == 0, 0, x), [0.0], (1,))
+    assert gradient(lambda x: np.where(x == 0, 0, x), [0.5], (1,))[1] == [1]
     assert gradient(lambda x: x * (2.0 if x[0] > 1 else 1.0), [1.5], (1,))[1] == [2]
 
 
@@ -100,6 +103,21 @@ def test_powers_of_zero(exponent, slope):
     _, found = gradient(lambda x: x[0] ** x[1], [0.0, exponent], (2,))
     assert found[0] == slope
     assert exponent == 0 or found[1] == 0
+
+
+def test_an_exponent_that_is_a_ball_keeps_its_width():
+    tape = []
+    (x,), (n,) = leaves([arb(10)], (1,), tape), leaves([arb(1, 0.5)], (1,), tape)
+    pull_back(x**n, [1], tape)
+    assert x.adjoint.contains(arb(0.75) * arb(10) ** arb(-0.25))
+    assert n.adjoint.contains(arb(10) ** arb(1.25) * arb(10).log())
+
+
+def test_no_path_leads_from_what_is_passed_over():
+    tape = []
+    x = leaves([1.0, 3.0], (2,), tape)
+    pull_back(np.maximum(x[0:1], x[1:2]) * 0.0, [1], tape)
+    assert [leaf.adjoint is ZERO for leaf in outputs(x)] == [True, False]
 
 
 def test_a_cancellation_is_seen_in_the_width():

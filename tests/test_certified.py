@@ -53,6 +53,20 @@ def test_powers_of_negative_numbers_have_the_gradients_of_monomials():
     assert verdicts(made)["certified"].agrees
 
 
+def test_a_bound_is_rounded_to_the_dtype_of_what_it_bounds_as_torch_does():
+    check(at("clamp", [0.69921875, 0.5], dtype=torch.bfloat16, min=0.7))
+
+
+def test_a_kink_beside_it_leaves_no_element_less_certain():
+    made = at("relu", [0.0, -600.0])
+    made = replace(
+        made, rule=replace(made.rule, definition=lambda x: np.abs(x) * [1, 0] + (1 + np.exp(x) - 1) * [0, 1])
+    )
+    ball = certified.certify(made).gradients[0][1]
+    assert abs(float(ball.mid()) - math.exp(-600)) <= math.ulp(math.exp(-600))
+    assert certified.width(ball, torch.float64) <= 1
+
+
 def test_an_enclosure_is_narrower_than_half_a_unit_of_its_dtype():
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         made = at("tanh", [0.1, -3.0, 1e-30, 20.0], dtype=dtype)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backprop_rules.catalogue.broadcasting import finite
+from backprop_rules.catalogue.broadcasting import finite, in_float32
 from backprop_rules.domain import REAL, Domain
 from backprop_rules.rule import Convention, rule
 
@@ -38,6 +38,7 @@ def _sigmoid(x: Any) -> Any:
     formula=r"y = \frac{1}{1 + e^{-x}}:\quad \bar x = \sigma(x)\, \sigma(-x)\, \bar y",
     source="Bishop, Pattern Recognition and Machine Learning (2006), section 4.3",
 )
+@in_float32
 def sigmoid(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """The logistic function of x."""
     return grad_y * (torch.sigmoid(x) * torch.sigmoid(-x))  # y (1 - y) is 0 far above zero
@@ -51,6 +52,7 @@ def sigmoid(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     formula=r"y = \tanh x:\quad \bar x = \bar y\, (1 - y^2) = 4\, \sigma(2x)\, \sigma(-2x)\, \bar y",
     source="Bishop, Pattern Recognition and Machine Learning (2006), section 5.1",
 )
+@in_float32
 def tanh(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """The hyperbolic tangent of x."""
     return grad_y * (4 * (torch.sigmoid(2 * x) * torch.sigmoid(-2 * x)))  # 1 - y^2 is 0 far from zero
@@ -64,6 +66,7 @@ def tanh(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     formula=r"y = \ln(1 + e^x):\quad \bar x = \sigma(x)\, \bar y",
     source="Dugas et al., Incorporating Second-Order Functional Knowledge (2000), section 3",
 )
+@in_float32
 def softplus(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """The logarithm of one and the exponential of x, without the threshold that torch.nn.functional has."""
     return grad_y * torch.sigmoid(x)
@@ -77,6 +80,7 @@ def softplus(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     formula=r"y = x\, \sigma(x):\quad \bar x = \sigma(x)\, (1 + x\, \sigma(-x))\, \bar y",
     source="Elfwing, Uchibe & Doya, Sigmoid-Weighted Linear Units (2018), section 2",
 )
+@in_float32
 def silu(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """x times its logistic function."""
     return grad_y * (torch.sigmoid(x) * (1 + finite(x) * torch.sigmoid(-x)))
@@ -90,6 +94,8 @@ def silu(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     formula=r"y = x\, \Phi(x):\quad \bar x = (\Phi(x) + x\, \varphi(x))\, \bar y",
     source="Hendrycks & Gimpel, Gaussian Error Linear Units (2016), section 2",
 )
+@in_float32
 def gelu(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """x times the distribution function of the normal distribution."""
-    return grad_y * (torch.erfc(x * -math.sqrt(0.5)) / 2 + finite(x) * (torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)))
+    x = x.clamp(-40, 40)  # e^(-40^2 / 2) is 0 in every dtype, and x^2 might overflow
+    return grad_y * (torch.erfc(x * -math.sqrt(0.5)) / 2 + x * (torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)))

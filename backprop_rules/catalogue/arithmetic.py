@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from backprop_rules.catalogue.broadcasting import unbroadcast
+from backprop_rules.catalogue.broadcasting import in_float32, unbroadcast
 from backprop_rules.domain import Domain, Factor
 from backprop_rules.rule import rule
 
@@ -60,6 +60,7 @@ def mul(grad_y: Tensor, y: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor
     formula=r"y = x / z:\quad \bar x = \bar y / z^*,\quad \bar z = -\bar x y^*",
     source="Griewank & Walther, Evaluating Derivatives (2008), chapter 3",
 )
+@in_float32
 def div(grad_y: Tensor, y: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """x divided by z, element by element."""
     grad_x = grad_y / z.conj()

@@ -1,4 +1,8 @@
-"""What rules share: broadcasting and reducing undone for the gradient, and infinity where zero takes it back."""
+"""What rules share: broadcasting and reducing undone for the gradient, float32 inside, infinity kept from zero."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +36,28 @@ def unreduce(grad_y: Tensor, x: Tensor, dim: Dims, keepdim: bool) -> Tensor:
         for axis in reduced_axes(dim, x.ndim):
             grad_y = grad_y.unsqueeze(axis)
     return grad_y.expand(x.shape)
+
+
+def in_float32(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a backward of several operations compute float16 and bfloat16 in float32, and round its gradients once.
+
+    Otherwise each operation would round to 11 or 8 bits, and a square would overflow at 256.
+    """
+
+    def wide(x: Tensor | None) -> Tensor | None:
+        return x.float() if x is not None and x.dtype in (torch.float16, torch.bfloat16) else x
+
+    @functools.wraps(backward)
+    def computed(grad_y: Tensor, y: Tensor, *primals: Tensor | None, **params: Any) -> Any:
+        found = backward(wide(grad_y), wide(y), *map(wide, primals), **params)
+        single = isinstance(found, Tensor)
+        gradients = tuple(
+            g if g is None or x is None else g.to(x.dtype)
+            for g, x in zip((found,) if single else found, primals, strict=True)
+        )
+        return gradients[0] if single else gradients
+
+    return computed
 
 
 def finite(x: Tensor) -> Tensor:

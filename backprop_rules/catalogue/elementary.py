@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backprop_rules.catalogue.broadcasting import in_float32
 from backprop_rules.domain import REAL, Domain
 from backprop_rules.rule import rule
 
@@ -96,6 +97,8 @@ def cos(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     formula=r"y = \operatorname{erf} x:\quad \bar x = \tfrac{2}{\sqrt\pi} e^{-x^2} \bar y",
     source="DLMF, NIST Digital Library of Mathematical Functions, section 7.2",
 )
+@in_float32
 def erf(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """The error function of x."""
+    x = x.clamp(-28, 28)  # e^(-28^2) is 0 in every dtype, and x^2 might overflow
     return grad_y * (2 / math.sqrt(math.pi) * torch.exp(-x * x))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backprop_rules.catalogue.broadcasting import unbroadcast
+from backprop_rules.catalogue.broadcasting import in_float32, unbroadcast
 from backprop_rules.catalogue.normalisation import define_log_softmax
 from backprop_rules.domain import REAL, Choice, Domain, Index, Label
 from backprop_rules.rule import rule
@@ -67,14 +67,13 @@ def _reduced(losses: Any, reduction: str, count: Any) -> Any:
     r"\bar t_i = -\bar{\hat y}_i",
     source="Bishop, Pattern Recognition and Machine Learning (2006), section 5.3",
 )
+@in_float32
 def mean_squared_error(
     grad_y: Tensor, y: Tensor, prediction: Tensor, target: Tensor, *, reduction: str = "mean"
 ) -> tuple[Tensor, Tensor]:
     """Mean, sum, or neither, of the squared differences of prediction and target."""
     error = prediction - target
-    grad = grad_y * (2 * error)
-    if reduction == "mean":
-        grad = grad / error.numel()
+    grad = (grad_y / error.numel() if reduction == "mean" else grad_y) * (2 * error)
     return unbroadcast(grad, prediction), unbroadcast(-grad, target)
 
 
@@ -101,6 +100,7 @@ def _define_cross_entropy(x: Any, target: Any, *, reduction: str = "mean", ignor
     r"\bar x_{ik} = \tfrac1n \bar y\,(p_{ik} - [k = t_i])",
     source="Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4",
 )
+@in_float32
 def cross_entropy(
     grad_y: Tensor, y: Tensor, x: Tensor, target: Tensor, *, reduction: str = "mean", ignore_index: int = -100
 ) -> tuple[Tensor, None]:

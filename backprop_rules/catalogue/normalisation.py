@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backprop_rules.catalogue.broadcasting import finite, reduced_axes, unbroadcast, unreduce
+from backprop_rules.catalogue.broadcasting import finite, in_float32, reduced_axes, unbroadcast, unreduce
 from backprop_rules.domain import REAL, Axis, Domain, Flag, Positive
 from backprop_rules.rule import rule
 
@@ -47,6 +47,7 @@ ALONG = Domain("...", params={"dim": Axis()}, dtypes=REAL, degree=None)
     formula=r"y_i = \frac{e^{x_i}}{\sum_j e^{x_j}}:\quad \bar x_i = y_i (\bar y_i - \sum_j \bar y_j y_j)",
     source="Goodfellow, Bengio & Courville, Deep Learning (2016), section 6.2",
 )
+@in_float32
 def softmax(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int) -> Tensor:
     """The exponentials of x, divided by their sum along an axis."""
     if not y.numel():
@@ -65,6 +66,7 @@ def softmax(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int) -> Tensor:
     formula=r"y_i = x_i - \ln \sum_j e^{x_j}:\quad \bar x_i = \bar y_i - e^{y_i} \sum_j \bar y_j",
     source="Goodfellow, Bengio & Courville, Deep Learning (2016), section 6.2",
 )
+@in_float32
 def log_softmax(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int) -> Tensor:
     """The logarithm of softmax along an axis."""
     if not y.numel():
@@ -84,6 +86,7 @@ def log_softmax(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int) -> Tensor:
     formula=r"y = \ln \sum_j e^{x_j}:\quad \bar x_i = \frac{e^{x_i}}{\sum_j e^{x_j}}\, \bar y",
     source="Boyd & Vandenberghe, Convex Optimization (2004), section 3.1.5",
 )
+@in_float32
 def logsumexp(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int, keepdim: bool = False) -> Tensor:
     """The logarithm of the sum of the exponentials of x along an axis."""
     return unreduce(grad_y, x, dim, keepdim) * torch.softmax(finite(x), dim)
@@ -109,6 +112,7 @@ def _define_layer_norm(x: Any, weight: Any = None, bias: Any = None, *, eps: flo
     r"\hat x \operatorname{mean}(\hat x \bar{\hat x})),\quad \bar w = \sum \hat x \bar y,\quad \bar b = \sum \bar y",
     source="Ba, Kiros & Hinton, Layer Normalization (2016), section 3 and supplement",
 )
+@in_float32
 def layer_norm(
     grad_y: Tensor, y: Tensor, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None,
     *, eps: float = 1e-5,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backprop_rules.catalogue.broadcasting import finite, unbroadcast
+from backprop_rules.catalogue.broadcasting import finite, in_float32, unbroadcast
 from backprop_rules.domain import REAL, Domain, Exponent, Interval
 from backprop_rules.rule import rule
 
@@ -62,10 +62,11 @@ def pow(grad_y: Tensor, y: Tensor, x: Tensor, *, n: float) -> Tensor:
     r"\bar x = 0\ \text{for}\ n = 0,\quad \bar n = 0\ \text{for}\ x = 0 \le n",
     source="Griewank & Walther, Evaluating Derivatives (2008), chapter 3; PyTorch, issue 27134 (base 0)",
 )
+@in_float32
 def pow_tensor(grad_y: Tensor, y: Tensor, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     """x to the power n, two tensors; a negative x has a gradient where n is whole, and n has none there."""
     # With base 1 in their places, 0 * 0^(-1) and 0 * ln 0 are the zeros that they stand for.
-    grad_x = grad_y * (finite(n) * torch.where(n == 0, 1, x) ** (n - 1))
+    grad_x = grad_y * (finite(n) * torch.where((n == 0) & (1 / x).isinf(), 1, x) ** (n - 1))
     grad_n = grad_y * (y * torch.log(torch.where((x == 0) & (n >= 0), 1, x)))
     return unbroadcast(grad_x, x), unbroadcast(grad_n, n)
 
@@ -104,6 +105,7 @@ def sqrt(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     formula=r"y = x^{-1/2}:\quad \bar x = -\tfrac12 y^3 \bar y",
     source="Griewank & Walther, Evaluating Derivatives (2008), chapter 3",
 )
+@in_float32
 def rsqrt(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """One divided by the square root of x."""
     return grad_y * y * y * y * -0.5

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backprop_rules.catalogue.broadcasting import Dims, reduced_axes, unreduce
+from backprop_rules.catalogue.broadcasting import Dims, in_float32, reduced_axes, unreduce
 from backprop_rules.domain import REAL, Axes, Axis, Choice, Domain, Dtype, Flag, Param, Whole
 from backprop_rules.rule import Convention, rule
 
@@ -71,6 +71,7 @@ def _define_prod(x: Any, *, dim: int, keepdim: bool = False) -> Any:
     formula=r"y = \prod_j x_j:\quad \bar x_i = \bar y \prod_{j \ne i} x_j",
     source="Griewank & Walther, Evaluating Derivatives (2008), section 3.3 (Speelpenning's product)",
 )
+@in_float32
 def prod(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int, keepdim: bool = False) -> Tensor:
     """Product of the elements of x along an axis; y / x would not do where x is zero."""
     rows = torch.atleast_1d(x)
@@ -104,10 +105,11 @@ def _define_var(x: Any, *, dim: int, correction: int = 1, keepdim: bool = False)
     formula=r"y = \tfrac{1}{n - c} \sum_j (x_j - \mu)^2:\quad \bar x_i = \tfrac{2}{n - c} (x_i - \mu)\, \bar y",
     source="Bishop, Pattern Recognition and Machine Learning (2006), section 1.2.4",
 )
+@in_float32
 def var(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int, correction: int = 1, keepdim: bool = False) -> Tensor:
     """Variance of the elements of x along an axis, with n - correction in the place of n."""
     n = _reduced_count(x.shape, dim)
-    return unreduce(grad_y, x, dim, keepdim) * ((x - x.mean(dim, keepdim=True)) * 2 / (n - correction))
+    return unreduce(grad_y, x, dim, keepdim) * ((x - x.mean(dim, keepdim=True)) / ((n - correction) / 2))
 
 
 def _define_norm(x: Any, *, p: float, dim: Dims = None, keepdim: bool = False) -> Any:
@@ -146,12 +148,18 @@ def _at_zero_or_tie(x: Tensor, *, p: float, dim: Dims = None, keepdim: bool = Fa
         Convention("x = 0, or a tie for p = inf", "0; tied elements share", _at_zero_or_tie, ">=1.9", ">=1.11"),
     ),
 )
+@in_float32
 def norm(grad_y: Tensor, y: Tensor, x: Tensor, *, p: float, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """The p-norm of the elements of x, for p = 1, 2 or inf."""
     g, y = unreduce(grad_y, x, dim, keepdim), unreduce(y, x, dim, keepdim)
     if p == 1:
         return g * torch.sign(x)
     if p == 2:
-        return g * torch.where(y.isinf() & x.isinf(), torch.sign(x), x / torch.where(y == 0, 1, y))
-    largest = x.abs() == y
-    return torch.where(largest, g * torch.sign(x) / largest.sum(reduced_axes(dim, x.ndim), keepdim=True), 0)
+        # Divided by the largest element, squares neither overflow nor vanish; of infinities only the sign is left.
+        axes = reduced_axes(dim, x.ndim)
+        largest = x.abs().amax(axes, keepdim=True) if x.numel() else x
+        u = torch.where(x.isinf(), torch.sign(x), x / torch.where(largest == 0, 1, largest))
+        size = torch.sqrt((u * u).sum(axes, keepdim=True))
+        return g * (u / torch.where(size == 0, 1, size))
+    tied = x.abs() == y
+    return torch.where(tied, g * torch.sign(x) / tied.sum(reduced_axes(dim, x.ndim), keepdim=True), 0)

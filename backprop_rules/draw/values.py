@@ -80,7 +80,8 @@ def of_any_magnitude(draw: Draw, dtype: torch.dtype, within: Interval) -> Callab
     bits, top = precision(dtype), math.frexp(finfo.max)[1] - 1
     bottom = math.frexp(finfo.smallest_normal)[1] - bits
     centre = pick(draw, (0, 0, 0, 1, draw(whole(bottom, top))))
-    spread = pick(draw, (1, 3, 8, top))
+    # Up to the powers where a series would be cut, or where 1 + x is 1, and up to all that there are.
+    spread = pick(draw, (1, 3, 8, bits // 2, bits, top))
 
     def numbers(count: int) -> Numbers:
         words = _bytes(draw, count, 8).astype(np.uint64)

@@ -15,6 +15,7 @@ from flint import acb, arb, ctx
 from torch import Tensor
 
 from backprop_rules.balls import ZERO, Ball, Number, Undecided, ball, leaves, outputs, pull_back
+from backprop_rules.domain import Bound
 from backprop_rules.enclosure import Enclosure, real_shape
 from backprop_rules.grid import precision
 from backprop_rules.oracles.oracle import Silent
@@ -39,14 +40,16 @@ def certify(point: Point) -> Certificate:
     Wider ones remain at kinks, where they hold every derivative between the one-sided ones, and where
     the definition itself has no value. Raises Silent where the definition compares what cannot be told apart.
     """
-    bits, found, before = BITS, _evaluate(point, BITS), math.inf
-    while True:
-        widest = max((_excess(balls, dtype) for balls, dtype in _with_dtypes(point, found)), default=0.0)
-        # Twice the bits narrow what is only rounding; what they do not narrow is a set, or undefined.
-        if widest <= 1 or bits >= MOST_BITS or (bits > BITS and not widest < before):
-            return found
-        bits, before = 2 * bits, widest
+    bits, found = BITS, _evaluate(point, BITS)
+    widths = _widths(point, found)
+    while bits < MOST_BITS and any(width > 1 for width in widths):
+        bits, before = 2 * bits, widths
         found = _evaluate(point, bits)
+        widths = _widths(point, found)
+        # Twice the bits narrow what is only rounding; what they do not narrow is a set, or undefined.
+        if not any(new < old and old > 1 for new, old in zip(widths, before, strict=True)):
+            break
+    return found
 
 
 def _with_dtypes(point: Point, found: Certificate) -> Iterable[tuple[list[arb], torch.dtype]]:
@@ -56,20 +59,23 @@ def _with_dtypes(point: Point, found: Certificate) -> Iterable[tuple[list[arb], 
             yield balls, x.dtype
 
 
-def _excess(balls: Sequence[arb], dtype: torch.dtype) -> float:
-    """Return the largest width in units of half the last place of the dtype; infinity where there is no value."""
-    smallest, bits = torch.finfo(dtype).smallest_normal, precision(dtype)
-    widest = 0.0
-    for b in balls:
-        if b.is_exact():
-            continue
-        size, radius = abs(float(b.mid())), float(b.rad())
-        if math.isnan(radius) or math.isnan(size) or math.isinf(radius):
-            return math.inf
-        half_unit = math.ldexp(1.0, math.frexp(max(size, smallest))[1] - bits - 1) if math.isfinite(size) else math.inf
-        # A unit below float64's range is as good as its smallest number.
-        widest = max(widest, 2 * radius / max(half_unit, math.ulp(0.0)))
-    return widest
+def _widths(point: Point, found: Certificate) -> list[float]:
+    """Return every ball's width in units of half the last place of its dtype; infinity where there is no value."""
+    return [width(b, dtype) for balls, dtype in _with_dtypes(point, found) for b in balls]
+
+
+def width(b: arb, dtype: torch.dtype) -> float:
+    """Return the ball's width in units of half the last place of the dtype; infinity where there is no value."""
+    if b.is_exact():
+        return 0.0
+    size, radius = abs(float(b.mid())), float(b.rad())
+    if math.isnan(radius) or math.isnan(size) or math.isinf(radius):
+        return math.inf
+    if math.isinf(size):
+        return 0.0
+    place = math.frexp(max(size, torch.finfo(dtype).smallest_normal))[1] - precision(dtype) - 1
+    # A unit below float64's range is as good as its smallest number.
+    return 2 * radius / max(math.ldexp(1.0, place), math.ulp(0.0))
 
 
 def _evaluate(point: Point, bits: int) -> Certificate:
@@ -124,10 +130,20 @@ def _run(point: Point, tape: list[Number], boxes: Sequence[Any] | None = None) -
     arrays = [
         next(made) if i in point.given else x if x is None else x.cpu().numpy() for i, x in enumerate(point.primals)
     ]
+    kinds = point.rule.domain.params
+    params = {
+        # torch rounds a bound to the dtype of what it bounds.
+        name: float(point.tensors[0].new_tensor(v)) if isinstance(kinds[name], Bound) and v is not None else v
+        for name, v in point.params.items()
+    }
     try:
         with np.errstate(all="ignore"):
-            return arrays, point.rule.definition(*arrays, **point.params)
-    except (Undecided, ValueError, ZeroDivisionError) as error:
+            return arrays, point.rule.definition(*arrays, **params)
+    except (Undecided, ZeroDivisionError) as error:
+        raise Silent(f"the definition has no value: {error}") from error
+    except ValueError as error:
+        if "zero-size array" not in str(error):
+            raise
         raise Silent(f"the definition has no value: {error}") from error
 
 
@@ -138,9 +154,7 @@ def reached(point: Point, output: int) -> tuple[Tensor | None, ...]:
     """
     tape: list[Number] = []
     arrays, y = _run(point, tape)
-    unit = [0] * point.y.numel()
-    unit[output] = 1
-    pull_back(y, unit, tape)
+    pull_back(y, [1 if k == output else None for k in range(point.y.numel())], tape)
     masks = (
         torch.tensor([leaf.adjoint is not ZERO for leaf in outputs(arrays[i])], dtype=torch.bool).reshape(x.shape)
         for i, x in zip(point.given, point.tensors, strict=True)
@@ -185,11 +199,8 @@ def _bounds(b: arb, radius: float, largest: float) -> tuple[float, float]:
         lo = math.nextafter(lo, -math.inf)
     if arb(hi) < upper:
         hi = math.nextafter(hi, math.inf)
-    if hi >= largest:
-        hi = math.inf
-    if lo <= -largest:
-        lo = -math.inf
-    return min(lo, largest), max(hi, -largest)
+    # A right result may be infinite where the exact one reaches past the largest number.
+    return (-math.inf if lo < -largest else lo), (math.inf if hi > largest else hi)
 
 
 def distance(balls: Sequence[arb], value: Tensor) -> Tensor:

@@ -7,6 +7,6 @@ length k, some ulps for a function of the vendor's. (Higham, Accuracy and Stabil
 2nd ed., sections 2.2, 3.1, 3.3 and 3.6.)
 """
 
-from backprop_rules.rounding.mode import RunningError
+from backprop_rules.rounding.mode import Narrower, RunningError
 
-__all__ = ["RunningError"]
+__all__ = ["Narrower", "RunningError"]

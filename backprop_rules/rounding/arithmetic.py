@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.rounding.operation import INFINITE, Operand, Operation, Radius, plus
-from backprop_rules.rounding.units import NARROW, component, gamma, unit, widens
+from backprop_rules.rounding.units import FEW, NARROW, component, gamma, unit, widens
 from backprop_rules.rounding.vendor import ulps
 
 aten = torch.ops.aten
@@ -169,7 +169,7 @@ def power(op: Operation, a: Any, exponent: Any) -> Any:
     varies = size * torch.expm1(op.up(logs))
     if number and exponent > 0 and p.radius is None:
         # Near zero the power itself is small, wherever the exact operand is.
-        varies = torch.fmin(varies.nan_to_num(INFINITE), torch.pow(x.grown(), exponent) * (1 + 2.0**-48) + size)
+        varies = torch.fmin(varies.nan_to_num(INFINITE), torch.pow(x.grown(), exponent) * FEW + size)
     return op.up(error + varies)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.rounding.operation import Operand, Operation, Radius, plus
+from backprop_rules.rounding.units import FEW
 
 aten = torch.ops.aten
 
@@ -111,7 +112,7 @@ def where(op: Operation, condition: Tensor, a: Any, b: Any) -> Radius:
     chosen = torch.where(condition, r_x, r_y)
     if ambiguous is None:
         return chosen
-    other = _apart(a, b) * (1 + 2.0**-50) + torch.where(condition, r_y, r_x)
+    other = _apart(a, b) * FEW + torch.where(condition, r_y, r_x)
     return torch.where(ambiguous > 0, torch.maximum(chosen, other), chosen)
 
 
@@ -162,7 +163,7 @@ def extreme(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False) ->
     if not keepdim:
         for axis in sorted(d % a.ndim for d in dims) if a.ndim else ():
             values = values.unsqueeze(axis)
-    reach = _reach(x, a, values) * (1 + 2.0**-50)
+    reach = _reach(x, a, values) * FEW
     radius = torch.amax(reach, dims, keepdim) if a.ndim else reach
     return (radius, None) if isinstance(op.result, tuple) else radius
 

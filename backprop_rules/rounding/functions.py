@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backprop_rules.rounding.arithmetic import relative
 from backprop_rules.rounding.operation import Operand, Operation
-from backprop_rules.rounding.units import NARROW
+from backprop_rules.rounding.units import FEW, NARROW
 from backprop_rules.rounding.vendor import ulps
 
 aten = torch.ops.aten
@@ -28,7 +28,7 @@ def _exp2(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 
 def _expm1(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     # exp(a) <= 1 + |expm1(a)|; and exp(a) itself, right to a few units, where that is smaller.
-    return torch.fmin(1 + size, a.double().exp() * (1 + 2.0**-48)) * torch.expm1(x.radius)
+    return torch.fmin(1 + size, a.double().exp() * FEW) * torch.expm1(x.radius)
 
 
 def _log(x: Operand, size: Tensor, a: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def _one_lipschitz_in_one(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 
 def _tanh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     # tanh(a + d) - tanh(a) = (1 - tanh(a)^2) tanh(d) / (1 + tanh(a) tanh(d)), with 1 - tanh^2 = 4 e / (1 + e)^2.
-    e, t = torch.exp(-2 * x.size) * (1 + 2.0**-48), torch.tanh(x.radius)
+    e, t = torch.exp(-2 * x.size) * FEW, torch.tanh(x.radius)
     return torch.fmin(4 * e / (1 + e).square() * t / (1 - t), torch.tensor(2.0, dtype=torch.float64))
 
 
@@ -74,7 +74,7 @@ def _sigmoid(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 
 def _erf(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     nearest = (x.size - x.radius).clamp_min(0)
-    slope = (2 / math.sqrt(math.pi)) * torch.exp(-nearest.square()) * (1 + 2.0**-48)
+    slope = (2 / math.sqrt(math.pi)) * torch.exp(-nearest.square()) * FEW
     return torch.fmin(x.radius * slope, torch.tensor(2.0, dtype=torch.float64))
 
 
@@ -93,7 +93,7 @@ def _vendors_error(op: Operation, a: Tensor, name: str) -> Tensor:
         # For float32 torch's vectors have Abramowitz & Stegun's 7.1.26, with five digits more than nothing near
         # zero. In float64 there is a documented function to compare with.
         reference = torch.erf(a.double())
-        return op.up((op.result.double() - reference).abs() + reference.abs() * 2.0**-48)  # type: ignore[no-any-return]
+        return op.up((op.result.double() - reference).abs() + reference.abs() * (FEW - 1))  # type: ignore[no-any-return]
     # In narrow dtypes it is 1 / sqrt(a), with both operations rounded to the narrow dtype.
     return error * 2.1 if name == "rsqrt" and op.dtype in NARROW else error
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.rounding.operation import Operation
-from backprop_rules.rounding.units import unit
+from backprop_rules.rounding.units import FEW, unit
 
 aten = torch.ops.aten
 
@@ -183,7 +183,6 @@ REFERENCES: dict[Any, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-# The same for complex operands alone.
 def whole_power(exactly: Callable[[Tensor], Tensor], x: Tensor, exponent: Any) -> Tensor:
     """x to the power 0, 1, 2 or 3; torch takes logarithms for the others."""
     if isinstance(exponent, Tensor) or exponent not in range(4):
@@ -194,13 +193,14 @@ def whole_power(exactly: Callable[[Tensor], Tensor], x: Tensor, exponent: Any) -
     return power
 
 
+# The same for complex operands alone.
 COMPLEX_REFERENCES: dict[Any, Callable[..., Any]] = {aten.abs: absolute, aten.sgn: sgn, aten.pow: whole_power}
 
 
 def distance(op: Operation, found: Tensor, reference: Tensor, radius: Tensor | None) -> Tensor:
     """Return |y - z| + r, where y is not finite infinity."""
     wide = torch.complex128 if found.is_complex() else torch.float64
-    apart = (found.to(wide) - reference.to(wide)).abs() * (1 + 2.0**-50)
+    apart = (found.to(wide) - reference.to(wide)).abs() * FEW
     if op.flushes:
         apart = apart + 2 * unit(found.dtype).normal
     return apart if radius is None else apart + radius

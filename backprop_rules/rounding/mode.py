@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from backprop_rules.grid import precision
 from backprop_rules.rounding import arithmetic, choices, functions, fused, moves, products, reductions
 from backprop_rules.rounding.operation import Operation
 from backprop_rules.rounding.units import computed_in, flushing
@@ -24,6 +25,14 @@ UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape}
 RESHAPING = {aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_}
 
 
+# The floating-point dtypes, whose precision is asked for.
+UNIT = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64)
+
+
+class Narrower(Exception):
+    """An operation computes in the named dtype, which has fewer bits than what it is asked for."""
+
+
 @cache
 def _composite(func: Any) -> bool:
     """Say whether torch makes the operation of others, which come here one by one."""
@@ -36,18 +45,20 @@ class RunningError(TorchDispatchMode):
     With `evaluations` = 1 the exact value of the same formula, for exact operands, lies within the radius of
     the computed one. With 2 so does what any other floating-point evaluation of the formula gives, in any
     order of its sums. The radius is infinite where anything can be: after an overflow, or where a divisor
-    may be zero. Raises NotImplementedError at an operation whose rounding it does not know.
+    may be zero. Raises NotImplementedError at an operation whose rounding it does not know, and Narrower at
+    one whose result has fewer bits than `least_bits`: what is lost there is no rounding to be allowed for.
     """
 
-    def __init__(self, evaluations: int = 1) -> None:
+    def __init__(self, evaluations: int = 1, least_bits: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._evaluations = evaluations
+        self._evaluations, self._least_bits = evaluations, least_bits
         self._flushes = False
         # Tensors are kept with their radii, so that no other comes to have the same id.
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
-        # The storages that were made here, and those into which more than one tensor looks.
-        self._own: set[int] = set()
-        self._viewed: set[int] = set()
+        # The storages that were made here, and those into which more than one tensor looks; kept, so that no other
+        # comes to have the same address.
+        self._own: dict[int, Any] = {}
+        self._viewed: dict[int, Any] = {}
 
     def __enter__(self) -> "RunningError":
         self._flushes = flushing()
@@ -85,8 +96,11 @@ class RunningError(TorchDispatchMode):
         result = func(*args, **named)
         if not isinstance(result, Tensor | tuple | list):
             return self._taken_out(func, result, args)
+        if isinstance(result, Tensor) and result.dtype in UNIT and precision(result.dtype) < self._least_bits:
+            raise Narrower(str(result.dtype).removeprefix("torch."))
         if func.is_view and isinstance(args[0], Tensor):
-            self._viewed.add(args[0].untyped_storage().data_ptr())
+            storage = args[0].untyped_storage()
+            self._viewed[storage.data_ptr()] = storage
         op = Operation(func, result, self._radius, self._evaluations, self._flushes)
         reference = fused.REFERENCES.get(packet)
         if reference is None and args and isinstance(args[0], Tensor) and args[0].is_complex():
@@ -121,7 +135,8 @@ class RunningError(TorchDispatchMode):
                 radius = radius.expand(result.shape)
             self._known[id(result)] = (result, radius)
         elif result.layout == torch.strided:
-            self._own.add(result.untyped_storage().data_ptr())
+            storage = result.untyped_storage()
+            self._own[storage.data_ptr()] = storage
 
     def _taken_out(self, func: Any, result: Any, args: Any) -> Any:
         """Return a Python number or boolean, of which no radius can be kept."""
@@ -155,7 +170,7 @@ class RunningError(TorchDispatchMode):
 
     def _unshared(self, x: Tensor) -> bool:
         storage = x.untyped_storage().data_ptr()
-        return storage not in self._viewed and (storage in self._own or id(x) in self._known)
+        return not x.numel() or (storage not in self._viewed and (storage in self._own or id(x) in self._known))
 
     def _decomposed(self, op: Operation, reference: Callable[..., Any], args: Any, named: Any) -> Any:
         def wide(x: Any) -> Any:

@@ -12,12 +12,12 @@ aten = torch.ops.aten
 
 # The radius of the first argument goes the same way as its values.
 ALIKE = {
-    aten.t, aten.transpose, aten.permute, aten.expand, aten.unsqueeze, aten.squeeze, aten.detach, aten.clone,
+    aten.t, aten.transpose, aten.permute, aten.expand, aten.unsqueeze, aten.squeeze, aten.clone,
     aten.alias, aten.select, aten.slice, aten.split, aten.split_with_sizes, aten.unbind, aten.diagonal, aten.flip,
     aten.roll, aten.repeat, aten.gather, aten.index_select, aten.index, aten.take, aten.tril, aten.triu, aten.unfold,
     aten.diag_embed, aten.rot90, aten.narrow_copy, aten.lift_fresh, aten.lift_fresh_copy, aten.masked_select,
-    aten.take_along_dim, aten.movedim, aten.contiguous, aten.resolve_conj, aten.resolve_neg, aten._conj, aten.real,
-    aten.imag, aten._conj_physical, aten._neg_view, aten.expand_copy, aten.view_copy,
+    aten.take_along_dim, aten.movedim, aten.contiguous, aten.real,
+    aten.imag, aten._neg_view, aten.expand_copy, aten.view_copy,
 }  # fmt: skip
 # Of a new shape, whatever the strides.
 RESHAPED = {aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten._reshape_copy}

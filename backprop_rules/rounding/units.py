@@ -9,6 +9,10 @@ from torch import Tensor
 
 from backprop_rules.grid import precision
 
+# Covers what a bound formed in float64 by an exponential, a power or a hypotenuse of at most 5 ulps (see vendor.py)
+# and a few elementary operations may itself be off: 16 times 2^-52.
+FEW = 1 + 2.0**-48
+
 # torch loads these into float32, computes, and rounds once on storing (at::opmath_type, at::acc_type).
 NARROW = (torch.float16, torch.bfloat16)
 
@@ -82,7 +86,7 @@ def widens(source: torch.dtype, target: torch.dtype) -> bool:
 def magnitude(x: Tensor) -> Tensor:
     """Return |x| in float64; for complex numbers rounded up, so that it is no less."""
     if x.is_complex():
-        return x.to(torch.complex128).abs() * (1 + 2.0**-50)  # hypot is right to a few units of 2^-53
+        return x.to(torch.complex128).abs() * FEW  # hypot is right to a few units of 2^-53
     return x.double().abs()
 
 
