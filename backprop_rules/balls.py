@@ -7,6 +7,9 @@ series. Going through the numbers backwards multiplies the partial derivatives a
 paths up, in ball arithmetic: the result is an enclosure, with proof, of the gradient. Running the definition
 on power series directly would take one run for each element of each primal; this takes one for all.
 
+With a power series of two terms in the place of every ball, x + t v, the same run gives second derivatives: the
+gradient is a series too, and its coefficient of degree one is the gradient's derivative along v.
+
 At a tie of a maximum the exact values are equal, and each operand's partial derivative is the interval from
 0 to 1, the hull of its one-sided derivatives. (Griewank & Walther, Evaluating Derivatives, 2nd ed., chapters 3
 and 14; Johansson, Arb: efficient arbitrary-precision midpoint-radius interval arithmetic, 2017.)
@@ -74,6 +77,14 @@ class Number:
 
     def __pow__(self, exponent: Any) -> "Number":
         a, p = self.value, ball(exponent)
+        if isinstance(p, arb_series):
+            logarithm = a.log()
+            power = (p * logarithm).exp()
+            return self._binary(exponent, power, p * power / a, power * logarithm)
+        if isinstance(a, arb_series):
+            n = p.unique_fmpz() if p.is_exact() else None
+            steps = p if n is None else int(n)
+            return self._binary(exponent, a**steps, p * a ** (steps - 1) if p != 0 else ZERO, None)
         if p == 0:  # x^0 = 1 for every x
             return self._binary(exponent, ONE, ZERO, a.log())
         if a == 0 and p > 0:  # 0^p = 0 for every p > 0, and FLINT's logarithm has no answer
@@ -87,7 +98,7 @@ class Number:
         return largest
 
     def _compare(self, other: Any, certainly: Callable[[Ball, Ball], bool]) -> bool:
-        a, b = self.value, ball(other)
+        a, b = head(self.value), head(ball(other))
         if certainly(a, b):
             return True
         if a.overlaps(b):
@@ -118,9 +129,20 @@ class Number:
 
     def _function(self, series: Callable[[Any], Any]) -> "Number":
         """Return FLINT's power series of a function at this number: its value, and its derivative."""
+        if isinstance(self.value, arb_series):
+            found = series(arb_series([self.value[0], 1, 0], prec=3))
+            return self._known(found[0], found[1], lambda: 2 * found[2])
         kind = acb_series if isinstance(self.value, acb) else arb_series
         found = series(kind([self.value, 1], prec=2))
         return Number(found[0], self.tape, ((self, found[1]),))
+
+    def _known(self, value: Ball, first: Ball, second: Callable[[], Ball]) -> "Number":
+        """Return a function of this number from its value and its derivatives at the ball, or the series' head."""
+        if not isinstance(self.value, arb_series):
+            return Number(value, self.tape, ((self, first),))
+        step = self.value[1]
+        along = arb_series([value, first * step], prec=2), arb_series([first, second() * step], prec=2)
+        return Number(along[0], self.tape, ((self, along[1]),))
 
     def exp(self) -> "Number":
         """The exponential."""
@@ -159,15 +181,18 @@ class Number:
 
     def expm1(self) -> "Number":
         """One less than the exponential; its derivative is the exponential."""
-        return Number(self.value.expm1(), self.tape, ((self, self.value.exp()),))
+        x = head(self.value)
+        return self._known(x.expm1(), x.exp(), x.exp)
 
     def log1p(self) -> "Number":
         """The logarithm of one more; its derivative is the inverse of one more."""
-        return Number(self.value.log1p(), self.tape, ((self, 1 / (1 + self.value)),))
+        x = head(self.value)
+        return self._known(x.log1p(), 1 / (1 + x), lambda: -1 / (1 + x) ** 2)
 
     def tanh(self) -> "Number":
         """The hyperbolic tangent; its derivative is the square of the hyperbolic secant."""
-        return Number(self.value.tanh(), self.tape, ((self, self.value.sech() ** 2),))
+        x = head(self.value)
+        return self._known(x.tanh(), x.sech() ** 2, lambda: -2 * x.tanh() * x.sech() ** 2)
 
 
 def ball(x: Any) -> Ball:
@@ -176,20 +201,27 @@ def ball(x: Any) -> Ball:
         return x.value
     if isinstance(x, np.generic):
         x = x.item()
-    return x if isinstance(x, arb | acb) else acb(x) if isinstance(x, complex) else arb(x)
+    return x if isinstance(x, arb | acb | arb_series) else acb(x) if isinstance(x, complex) else arb(x)
+
+
+def head(value: Ball) -> Ball:
+    """Return the ball of a number: the constant term, if it is a series."""
+    return value[0] if isinstance(value, arb_series) else value
 
 
 def maximum(a: Any, b: Any) -> Any:
     """Return the larger; at a tie each has as derivative anything from 0 to 1."""
     if not isinstance(a, Number) and not isinstance(b, Number):
         return max(a, b)
-    x, y = ball(a), ball(b)
+    x, y = head(ball(a)), head(ball(b))
     if x > y:
         return a
     if y > x:
         return b
     if a is b:
         return a
+    if any(isinstance(ball(operand), arb_series) for operand in (a, b)):
+        raise Undecided("at a tie there is no second derivative")
     made_from = [(operand, UNIT) for operand in (a, b) if isinstance(operand, Number)]
     return Number(x.max(y), made_from[0][0].tape, made_from)
 

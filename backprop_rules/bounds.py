@@ -1,7 +1,8 @@
 """How far rounding may take the forward and the gradients of a point, by running error analysis."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from backprop_rules.grid import precision
 from backprop_rules.oracles.oracle import widest
 from backprop_rules.point import Point
 from backprop_rules.rounding import RunningError
+from backprop_rules.rule import Gradients, Rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,44 @@ def bounds(point: Point, evaluations: int = 1) -> Bounds:
             f"a formula for this one."
         ) from error
     return Bounds(errors.radius(y), tuple(None if g is None else errors.radius(g) for g in gradients))
+
+
+# What gives gradients that torch can differentiate, from a point, the cotangent, y and the primals.
+First = Callable[[Point, Tensor, Tensor, tuple[Tensor | None, ...]], Sequence[Tensor | None]]
+
+
+def gradients_of(rule: Rule, point: Point, grad_y: Tensor, y: Tensor, primals: tuple[Tensor | None, ...]) -> Gradients:
+    """Return the rule's own gradients."""
+    return rule.gradients(grad_y, y, *primals, **point.params)
+
+
+def torchs_gradients(point: Point, grad_y: Tensor, y: Tensor, primals: tuple[Tensor | None, ...]) -> Gradients:
+    """Return those of torch's reverse mode."""
+    leaves = [x for i in point.given if (x := primals[i]) is not None]
+    return point.per_gradient(torch.autograd.grad(y, leaves, grad_y, create_graph=True, materialize_grads=True))
+
+
+def second_gradients(point: Point, tangents: Sequence[Tensor], first: First) -> list[Tensor]:
+    """Return the gradients of <gradients, tangents> by the cotangent and by each primal, by torch's reverse mode."""
+    grad_y, *leaves = variables = [x.detach().requires_grad_() for x in (point.grad_y, *point.tensors)]
+    primals = point.placed(leaves)
+    gradients = first(point, grad_y, point.forward(*primals), primals)
+    pairs = zip((gradients[i] for i in point.given), tangents, strict=True)
+    live = [(g, t) for g, t in pairs if g is not None and g.requires_grad]
+    if not live:
+        return [torch.zeros_like(v) for v in variables]
+    some, along = zip(*live, strict=True)
+    return list(torch.autograd.grad(some, variables, along, materialize_grads=True))
+
+
+def second_bounds(point: Point, tangents: Sequence[Tensor]) -> list[Tensor]:
+    """Return how far rounding may take the second gradients of the catalogue's rule.
+
+    Raises NotImplementedError where it is not known.
+    """
+    with RunningError() as errors:
+        found = second_gradients(point, tangents, partial(gradients_of, point.rule.reference))
+        return [errors.radius(gradient) for gradient in found]
 
 
 def in_float64(point: Point) -> Point:

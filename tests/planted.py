@@ -408,7 +408,7 @@ def _(grad_y, y, x, z):
     return grad_y[:, :half], grad_y[:, half:]
 
 
-@plant("softmax", "a NaN in one row reaches them all", 6)
+@plant("softmax", "a NaN in one row reaches them all", 4)
 def _(grad_y, y, x, *, dim):
     return right["softmax"](grad_y, y, x, dim=dim) + (grad_y * 0).sum()
 
@@ -421,7 +421,7 @@ def _(grad_y, y, x, *, p, dim=None, keepdim=False):
     return torch.where(x.abs() == largest, g * torch.sign(x), 0)
 
 
-@plant("norm", "something else at the zero vector", 2)
+@plant("norm", "something else at the zero vector", 3)
 def _(grad_y, y, x, *, p, dim=None, keepdim=False):
     g, size = (unreduce(some, x, dim, keepdim) for some in (grad_y, y))
     gradient = right["norm"](grad_y, y, x, p=p, dim=dim, keepdim=keepdim)
@@ -431,6 +431,22 @@ def _(grad_y, y, x, *, p, dim=None, keepdim=False):
 @plant("sigmoid", "a quarter near zero", 2)
 def _(grad_y, y, x):
     return torch.where(x.abs() < 1e-3, grad_y / 4, right["sigmoid"](grad_y, y, x))
+
+
+@plant("exp", "detached, so that the second derivative is lost", 2)
+def _(grad_y, y, x):
+    return grad_y * y.detach()
+
+
+@plant("layer_norm", "detached, so that the second derivative is lost", 4)
+def _(grad_y, y, x, weight=None, bias=None, *, eps=1e-5):
+    return right["layer_norm"](grad_y, y, x.detach(), weight, bias, eps=eps)
+
+
+@plant("pow_tensor", "a base of 1 wherever the exponent is 0", 3)
+def _(grad_y, y, x, n):
+    grad_x = grad_y * (n * torch.where(n == 0, 1, x) ** (n - 1))
+    return grad_x.sum_to_size(x.shape).to(x.dtype), right["pow_tensor"](grad_y, y, x, n)[1]
 
 
 @plant("layer_norm", "the mean of the squares forgotten", 4)

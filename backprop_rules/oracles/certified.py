@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flint import acb, arb, ctx
+from flint import acb, arb, arb_series, ctx
 from torch import Tensor
 
 from backprop_rules.balls import ZERO, Ball, Number, Undecided, ball, leaves, outputs, pull_back
@@ -111,6 +111,30 @@ def gradients_at(point: Point, values: Sequence[Sequence[Ball]], grad_y: Sequenc
         arrays, y = _run(point, tape, made)
         pull_back(y, grad_y, tape)
         return [_parts((leaf.adjoint for leaf in outputs(arrays[i])), point.primals[i]) for i in point.given]
+
+
+def second_order(point: Point, directions: Sequence[Tensor]) -> tuple[list[arb], list[list[arb]]]:
+    """Return balls of y's derivative along the directions, and of the gradients' derivatives along them.
+
+    For real primals. Raises Silent where the definition has no value, or a kink.
+    """
+    tape: list[Number] = []
+    with ctx.workprec(2 * BITS):
+        made = [
+            leaves([arb_series([v, t], prec=2) for v, t in zip(_exact(x), _exact(along), strict=True)], x.shape, tape)
+            for x, along in zip(point.tensors, directions, strict=True)
+        ]
+        try:
+            arrays, y = _run(point, tape, made)
+        except ValueError as error:  # FLINT refuses a series with a pole
+            raise Silent(f"the definition has no series: {error}") from error
+        pull_back(y, _exact(point.grad_y), tape)
+        pushed = [_slope(ball(element)) for element in outputs(y)]
+        return pushed, [[_slope(leaf.adjoint) for leaf in outputs(arrays[i])] for i in point.given]
+
+
+def _slope(series: Any) -> arb:
+    return series[1] if isinstance(series, arb_series) else arb(0)
 
 
 def inner(gradients: Sequence[Sequence[arb]], directions: Sequence[Tensor]) -> arb:

@@ -174,12 +174,28 @@ def nll_loss(
     return losses.sum() / total if reduction == 1 else losses.sum(), total
 
 
+def sigmoid_backward(exactly: Known, grad: Tensor, y: Tensor) -> Tensor:
+    """The gradient through y, the sigmoid."""
+    return grad * (y * (1 - y))
+
+
+def softmax_backward(exactly: Known, grad: Tensor, y: Tensor, dim: int, dtype: Any) -> Tensor:
+    """The gradient through y, the softmax."""
+    return y * grad - y * (y * grad).sum(dim, keepdim=True)
+
+
+def log_softmax_backward(exactly: Known, grad: Tensor, y: Tensor, dim: int, dtype: Any) -> Tensor:
+    """The gradient through y, the logarithm of the softmax."""
+    return grad - y.exp() * grad.sum(dim, keepdim=True)
+
+
 REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.linalg_vector_norm: norm, aten.var: var, aten._softmax: softmax, aten._log_softmax: log_softmax,
     aten.logsumexp: logsumexp, aten.logaddexp: logaddexp, aten.native_layer_norm: layer_norm, aten.gelu: gelu,
     aten.silu: silu, aten.std: std, aten.var_mean: var_mean, aten.addcmul: addcmul, aten.leaky_relu: leaky_relu,
     aten.log_sigmoid_forward: log_sigmoid, aten.softplus: softplus, aten.mse_loss: mse_loss,
-    aten.nll_loss_forward: nll_loss,
+    aten.nll_loss_forward: nll_loss, aten.sigmoid_backward: sigmoid_backward,
+    aten._softmax_backward_data: softmax_backward, aten._log_softmax_backward_data: log_softmax_backward,
 }  # fmt: skip
 
 

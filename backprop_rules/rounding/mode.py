@@ -33,6 +33,10 @@ class Narrower(Exception):
     """An operation computes in the named dtype, which has fewer bits than what it is asked for."""
 
 
+def _place(x: Tensor) -> tuple[Any, ...]:
+    return x.data_ptr(), x.dtype, x.shape, x.stride()
+
+
 @cache
 def _composite(func: Any) -> bool:
     """Say whether torch makes the operation of others, which come here one by one."""
@@ -55,6 +59,8 @@ class RunningError(TorchDispatchMode):
         self._flushes = False
         # Tensors are kept with their radii, so that no other comes to have the same id.
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
+        # What autograd saves comes back as another tensor in the same place.
+        self._placed: dict[tuple[Any, ...], Tensor] = {}
         # The storages that were made here, and those into which more than one tensor looks; kept, so that no other
         # comes to have the same address.
         self._own: dict[int, Any] = {}
@@ -74,7 +80,9 @@ class RunningError(TorchDispatchMode):
 
     def _radius(self, x: Tensor) -> Tensor | None:
         known = self._known.get(id(x))
-        return None if known is None else known[1]
+        if known is not None:
+            return known[1]
+        return self._placed.get(_place(x)) if self._placed and x.layout == torch.strided else None
 
     def _exactly(self, x: Tensor) -> Tensor:
         """Return the same values as if they were exact."""
@@ -134,6 +142,7 @@ class RunningError(TorchDispatchMode):
             if radius.shape != result.shape:
                 radius = radius.expand(result.shape)
             self._known[id(result)] = (result, radius)
+            self._placed[_place(result)] = radius
         elif result.layout == torch.strided:
             storage = result.untyped_storage()
             self._own[storage.data_ptr()] = storage
