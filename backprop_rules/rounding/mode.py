@@ -84,10 +84,14 @@ class RunningError(TorchDispatchMode):
             return known[1]
         return self._placed.get(_place(x)) if self._placed and x.layout == torch.strided else None
 
+    def _forget(self, x: Tensor) -> None:
+        self._known.pop(id(x), None)
+        self._placed.pop(_place(x), None)
+
     def _exactly(self, x: Tensor) -> Tensor:
         """Return the same values as if they were exact."""
         same = x.clone()
-        self._known.pop(id(same), None)
+        self._forget(same)
         return same
 
     def __torch_dispatch__(
@@ -173,7 +177,7 @@ class RunningError(TorchDispatchMode):
         with self:
             made = getattr(packet, func._overloadname)(*args, **named).to(written.dtype).expand(written.shape)
         written.copy_(made)
-        self._known.pop(id(written), None)
+        self._forget(written)
         self._keep(written, self._radius(made))
         return written
 
