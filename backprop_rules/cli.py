@@ -128,9 +128,14 @@ def _import(module: str | None) -> None:
         return
     sys.path.insert(0, os.getcwd())
     try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"the module '{module}' cannot be imported: {error}.") from error
+        importlib.import_module(module.removesuffix(".py"))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the module '{module}' cannot be imported: {type(error).__name__}: {error}. It is named without .py and "
+            "without its folder, which must be the current one or on the path."
+        ) from error
 
 
 def _named(names: list[str]) -> tuple[list[Rule], list[Program]]:

@@ -1,5 +1,6 @@
 """A point: a rule with the primals, params and cotangent at which it is held against the oracles."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from backprop_rules import layout
 from backprop_rules.domain import (
+    BATCH,
     Axes,
     Axis,
     Bound,
@@ -23,6 +25,7 @@ from backprop_rules.domain import (
     Param,
     Positive,
     Whole,
+    axes_of,
     dtype_name,
 )
 from backprop_rules.errors import InputError, unknown
@@ -175,10 +178,40 @@ def point(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: A
             f"{''.join(f', {name}={value!r}' for name, value in params.items())}. "
             f"They must match '{rule.domain.shapes}'. torch says: {reason}"
         ) from None
+    if not _matches(rule, primals):
+        raise InputError(
+            f"{rule}: the primals do not match '{rule.domain.shapes}': {_shapes(rule, primals)}. torch's forward takes "
+            f"them, the rule does not: bring them to one of these shapes first."
+        )
     if y.dtype not in rule.domain.dtypes:
         raise InputError(f"{rule}: these primals make y of dtype {y.dtype}, which has no gradient here.")
     _check_cotangent(rule, grad_y, y)
     return made
+
+
+def _matches(rule: Rule, primals: tuple[Tensor | None, ...]) -> bool:
+    """Say whether the primals have the axes of the domain's shapes, with some of the optional ones left out."""
+    named = axes_of(rule.domain.shapes)
+    optional = sorted({name for names in named for name in names if name.endswith("?")})
+    choices = itertools.product((False, True), repeat=len(optional))
+    return any(
+        _fit(named, primals, {n for n, out in zip(optional, left_out, strict=True) if out}) for left_out in choices
+    )
+
+
+def _fit(named: tuple[tuple[str, ...], ...], primals: tuple[Tensor | None, ...], missing: set[str]) -> bool:
+    sizes: dict[str, int] = {}
+    for names, x in zip(named, primals, strict=True):
+        core = [name.rstrip("?") for name in names if name != BATCH and name not in missing]
+        batched = BATCH in names and not missing & set(names)
+        if x is None:
+            continue
+        if x.ndim < len(core) or (x.ndim > len(core) and not batched):
+            return False
+        for name, size in zip(core, x.shape[x.ndim - len(core) :], strict=True):
+            if sizes.setdefault(name, size) != size:
+                return False
+    return True
 
 
 def _shapes(rule: Rule, primals: tuple[Tensor | None, ...]) -> str:

@@ -98,9 +98,10 @@ def summary(results: Sequence[RuleResult | ReplayResult], seed: int) -> str:
     points = sum(result.points for result in rules)
     cost = sum(result.seconds for result in rules) / max(points, 1) * 1000
     wrong = len(problems(results))
+    pace = f" ({cost:.1f} ms a point)" if points else ""
     verdict = "all right" if not wrong else f"{wrong} wrong"
     return (
-        f"{counted(len(rules), 'rule')}, {counted(points, 'point')} ({cost:.1f} ms a point), "
+        f"{counted(len(rules), 'rule')}, {counted(points, 'point')}{pace}, "
         f"{counted(steps, 'recorded step')}: {verdict}. Seed {seed}."
     )
 

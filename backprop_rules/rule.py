@@ -1,7 +1,7 @@
 """The one data type: a differentiable function, its handwritten backward rule, and what is known about both."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -142,7 +142,7 @@ def rule(
     def declare(backward: Callable[..., Any]) -> Rule:
         name = backward.__name__
         declared = Rule(name, forward, definition, backward, domain, tuple(saves.split()), formula, source, conventions)
-        problem = _contradiction(declared, inspect.signature(backward).parameters)
+        problem = _contradiction(declared)
         if problem:
             raise InputError(f"rule {name}: {problem}")
         CATALOGUE[name] = declared
@@ -151,16 +151,28 @@ def rule(
     return declare
 
 
-def _contradiction(rule: Rule, parameters: Mapping[str, inspect.Parameter]) -> str | None:
-    if rule.name in CATALOGUE:
-        return f"the catalogue has a rule of that name already, in {CATALOGUE[rule.name].backward.__module__}"
+def misfit(rule: Rule) -> str | None:
+    """Say how the backward's signature does not fit the rule, None if it does."""
+    parameters = inspect.signature(rule.backward).parameters
     if list(parameters)[:2] != ["grad_y", "y"]:
         return f"backward must begin with (grad_y, y, ...), not ({', '.join(parameters)})"
     if len(rule.primals) != len(axes_of(rule.domain.shapes)):
         return f"backward has the primals {rule.primals}, but the domain has the shapes '{rule.domain.shapes}'"
     keyword_only = {n for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
     if keyword_only != set(rule.domain.params):
-        return f"backward has the params {sorted(keyword_only)}, but the domain has {sorted(rule.domain.params)}"
+        return (
+            f"backward has the params {sorted(keyword_only)}, but the domain has {sorted(rule.domain.params)}; "
+            "they are keyword-only, after an asterisk"
+        )
+    return None
+
+
+def _contradiction(rule: Rule) -> str | None:
+    if rule.name in CATALOGUE:
+        return f"the catalogue has a rule of that name already, in {CATALOGUE[rule.name].backward.__module__}"
+    problem = misfit(rule)
+    if problem:
+        return problem
     unknown_primals = {*rule.domain.indices, *rule.domain.values} - set(rule.primals)
     if unknown_primals:
         return f"the domain speaks of {sorted(unknown_primals)}, but the primals are {', '.join(rule.primals)}"

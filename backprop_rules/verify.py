@@ -20,7 +20,7 @@ from backprop_rules.errors import InputError, unknown
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point
 from backprop_rules.properties import PLAINEST, check
-from backprop_rules.rule import Rule
+from backprop_rules.rule import Rule, misfit
 from backprop_rules.simplify import simplest
 from backprop_rules.verdict import Verdict, judge
 
@@ -127,6 +127,9 @@ def verify_rule(
 
     Equal seeds give equal points; the result's objection, if any, is to the smallest counterexample found.
     """
+    problem = misfit(rule)
+    if problem:
+        raise InputError(f"{rule}: {problem}.")
     if dtypes is not None and not set(dtypes) & set(rule.domain.dtypes):
         names = ", ".join(map(dtype_name, rule.domain.dtypes))
         raise InputError(f"{rule}: none of the dtypes asked for is in its domain: {names}.")

@@ -130,7 +130,8 @@ CONTRADICTIONS = {
     "a param that the domain does not have": (
         declare(),
         with_a_param,
-        "rule with_a_param: backward has the params ['dim'], but the domain has []",
+        "rule with_a_param: backward has the params ['dim'], but the domain has []; they are keyword-only, after an "
+        "asterisk",
     ),
     "saves what is not there": (
         declare(saves="x w"),
@@ -225,6 +226,16 @@ def test_a_rule_of_ones_own_is_no_witness_for_itself_where_tensors_are_large():
     twice = own(lambda grad_y, y, x: 2 * grad_y * y)
     x = torch.zeros(40000, dtype=torch.float64)
     assert not any(verdict.agrees for verdict in judge(point(twice, torch.ones_like(x), x)))
+
+
+def test_a_backward_of_another_signature_is_refused_in_words():
+    for backward, words in (
+        (lambda grad_y, y, x, dim=-1: grad_y, "softmax: backward has the primals"),
+        (lambda grad_y, y: grad_y, "softmax: backward has the primals"),
+        (lambda grad_y, y, x: grad_y, "they are keyword-only, after an asterisk"),
+    ):
+        with pytest.raises(InputError, match=words):
+            verify_rule(dataclasses.replace(CATALOGUE["softmax"], backward=backward), 5)
 
 
 def test_a_domain_in_which_everything_rounds_is_refused_and_not_passed():

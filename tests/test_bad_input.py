@@ -38,6 +38,15 @@ REFUSALS = {
         "sum: the primals do not fit together: x has shape (2, 3), dim=5. They must match '...'. torch says: "
         "Dimension out of range (expected to be in range of [-2, 1], but got 5)",
     ),
+    "shapes that torch takes and the rule does not": (
+        lambda: vjp("cross_entropy", torch.ones(()), torch.zeros(2, 3, 3), torch.zeros(2, 3, dtype=torch.int64)),
+        "cross_entropy: the primals do not match 'n? c, n?': x has shape (2, 3, 3), target has shape (2, 3). torch's "
+        "forward takes them, the rule does not: bring them to one of these shapes first.",
+    ),
+    "a mask in the place of indices": (
+        lambda: vjp("gather", torch.ones(1, 1, 1), torch.ones(1, 2, 1), torch.ones(1, 1, 1, dtype=torch.bool)),
+        "gather: primal index holds indices, of dtype torch.int64; got torch.bool. Convert it, as in index.to(torch.int64).",
+    ),
     "unknown rule": (
         lambda: vjp("matmull", G, X, X),
         f"there is no rule 'matmull'. Did you mean 'matmul'? Known: {', '.join(sorted(CATALOGUE))}.",
