@@ -141,8 +141,11 @@ def _of_primals(point: Point) -> Iterator[Special]:
 
 def _of_cotangent(point: Point) -> Iterator[Special]:
     unit = [1.0, *[0.0] * (point.grad_y.numel() - 1)]
-    slopes = [balls[0] for balls in certified.gradients_at(point, _values(point), unit)]
-    masks = certified.reached(point, 0)
+    try:
+        slopes = [balls[0] for balls in certified.gradients_at(point, _values(point), unit)]
+        masks = certified.reached(point, 0)
+    except Silent:
+        return  # the definition has no value even at ordinary numbers
     reached = [bool(_first(mask)) for mask in masks if mask is not None]
     without = _limits(replace(point, grad_y=_with_first(point.grad_y, 0.0)), 0, 0.0)
     for value in VALUES:

@@ -7,8 +7,8 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backprop_rules.domain import Bound, Dtype, Factor, Interval
-from backprop_rules.draw.exact import draw_dtypes, draw_factor, draw_without_gradient
+from backprop_rules.domain import EVERYWHERE, Bound, Dtype, Factor, Interval
+from backprop_rules.draw.exact import at_the_shape_of, draw_dtypes, draw_factor, draw_without_gradient
 from backprop_rules.draw.shapes import SIDES, Draw, accepts, draw_param, draw_shapes, left_out, outputs, pick, whole
 from backprop_rules.draw.values import of_any_magnitude, tensor
 from backprop_rules.point import Point
@@ -49,8 +49,7 @@ def bounded_points(
         primals = _tied(draw, primals)
     params = {name: _value(draw, rule, name, params[name], primals, own[0]) for name in rule.domain.params}
     y = Point(rule, primals, params, torch.empty(0)).y
-    everywhere = (-torch.inf, torch.inf)
-    grad_y = tensor(draw, tuple(y.shape), y.dtype, of_any_magnitude(draw, y.dtype, everywhere), device)
+    grad_y = tensor(draw, tuple(y.shape), y.dtype, of_any_magnitude(draw, y.dtype, EVERYWHERE), device)
     return Point(rule, primals, params, grad_y)
 
 
@@ -59,12 +58,10 @@ def _tied(draw: Draw, primals: tuple[Tensor | None, ...]) -> tuple[Tensor | None
     first = primals[0]
     assert first is not None
 
-    def on_first(x: Tensor) -> Tensor:
-        aligned = torch.broadcast_to(first, torch.broadcast_shapes(first.shape, x.shape))
-        return aligned[(0,) * (aligned.ndim - x.ndim)][tuple(slice(0, n) for n in x.shape)].to(x)
-
     return first, *(
-        on_first(x) if x is not None and x.numel() and first.numel() and draw(whole(0, 2)) == 2 else x
+        at_the_shape_of(x, first).to(x)
+        if x is not None and x.numel() and first.numel() and draw(whole(0, 2)) == 2
+        else x
         for x in primals[1:]
     )
 

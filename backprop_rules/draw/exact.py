@@ -86,14 +86,20 @@ def tied(draw: Draw, primals: tuple[Tensor | None, ...], grid: Grid) -> tuple[Te
     assert first is not None
 
     def near(start: int, x: Tensor) -> Tensor:
-        aligned = torch.broadcast_to(first, np.broadcast_shapes(first.shape, x.shape))
-        aligned = aligned[(0,) * (aligned.ndim - x.ndim)][tuple(slice(0, n) for n in x.shape)]
-        return (aligned + probe(x, start) * grid.spacing).clamp(-grid.largest, grid.largest).to(x.dtype)
+        return (
+            (at_the_shape_of(x, first) + probe(x, start) * grid.spacing).clamp(-grid.largest, grid.largest).to(x.dtype)
+        )
 
     return first, *(
         near(k, x) if x is not None and x.numel() and first.numel() and draw(whole(0, 2)) == 2 else x
         for k, x in enumerate(primals[1:])
     )
+
+
+def at_the_shape_of(x: Tensor, first: Tensor) -> Tensor:
+    """Return those elements of the first primal that stand where x broadcasts to, in x's shape."""
+    aligned = torch.broadcast_to(first, np.broadcast_shapes(first.shape, x.shape))
+    return aligned[(0,) * (aligned.ndim - x.ndim)][tuple(slice(0, n) for n in x.shape)]
 
 
 def _bound(draw: Draw, x: Tensor | None, grid: Grid) -> float:
