@@ -198,3 +198,14 @@ def test_a_large_product_takes_a_few_products_of_its_size():
     with RunningError() as errors:
         result = (a / 3) @ a
     assert errors.radius(result).shape == (512, 512)
+
+
+def test_a_sum_that_overflows_in_another_order_may_be_anything_in_that():
+    terms = torch.tensor([2.5e38, -2.5e38, 2.5e38])
+    with RunningError() as once:
+        here = terms.sum()
+        assert here.isfinite()
+    with RunningError(evaluations=2) as twice:
+        there = terms.sum()
+    assert once.radius(here).isfinite()
+    assert twice.radius(there).isinf()

@@ -159,6 +159,10 @@ class Operation:
             storage = unit(self.dtype, self.flushes)
             error = error + (self.size * storage.u).clamp_min(storage.tiny)
             factor += storage.u
+        if self.evaluations == 2:
+            # In another order a partial sum may be as large as all terms together, and overflow.
+            largest = torch.finfo(self.dtype if narrow else self.unit_dtype).max
+            error = error.masked_fill(self.up(size, length) > largest, torch.inf)
         return self.total(None if varies is None else self.up(varies, length), error, factor, length)
 
 
