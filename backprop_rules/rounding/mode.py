@@ -66,6 +66,11 @@ class RunningError(TorchDispatchMode):
         self._own: dict[int, Any] = {}
         self._viewed: dict[int, Any] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do without torch's compiler: keeping it out of every call takes seconds of imports, and time at each."""
+        return False
+
     def __enter__(self) -> "RunningError":
         self._flushes = flushing()
         super().__enter__()  # type: ignore[no-untyped-call]

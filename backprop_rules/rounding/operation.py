@@ -144,10 +144,19 @@ class Operation:
         """The unit of the dtype in which the operation is computed."""
         return unit(self.unit_dtype, self.flushes)
 
-    def summed(self, varies: Radius, size: Tensor, length: int, underflows: float = 0, narrow: bool = False) -> Tensor:
+    def summed(
+        self,
+        varies: Radius,
+        size: Tensor,
+        length: int,
+        underflows: float = 0,
+        narrow: bool = False,
+        divisor: float = 1,
+    ) -> Tensor:
         """Return the radius of a sum of that many roundings, whose terms' sizes add up to `size`.
 
-        `narrow` says that the sum is accumulated in the dtype of the result, not in a wider one.
+        `narrow` says that the sum is accumulated in the dtype of the result, not in a wider one, and
+        `divisor` by what it was divided in the end.
         """
         used = unit(self.dtype, self.flushes) if narrow else self.unit
         factor = gamma(length, used.u)
@@ -162,7 +171,7 @@ class Operation:
         if self.evaluations == 2:
             # In another order a partial sum may be as large as all terms together, and overflow.
             largest = torch.finfo(self.dtype if narrow else self.unit_dtype).max
-            error = error.masked_fill(self.up(size, length) > largest, torch.inf)
+            error = error.masked_fill(self.up(size, length) * divisor > largest, torch.inf)
         return self.total(None if varies is None else self.up(varies, length), error, factor, length)
 
 

@@ -39,7 +39,8 @@ def mean(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False, dtype
     whole = count & (count - 1) == 0
     # A complex number, too, is multiplied by the reciprocal, and either part may underflow.
     extra = 0 if whole else 1 + (op.result.is_cuda or op.result.is_complex())
-    return op.summed(varies, x.size.mean(dim, keepdim), count - 1 + extra, 1 + op.result.is_complex())
+    terms = count - 1 + extra
+    return op.summed(varies, x.size.mean(dim, keepdim), terms, 1 + op.result.is_complex(), divisor=count)
 
 
 def cumsum(op: Operation, a: Tensor, dim: int, dtype: Any = None) -> Tensor | None:
