@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from backprop_rules.errors import InputError
+from backprop_rules.errors import RoundingUnknown
 from backprop_rules.grid import precision
 from backprop_rules.oracles.oracle import widest
 from backprop_rules.point import Point
@@ -24,24 +24,51 @@ class Bounds:
 
 
 @lru_cache(maxsize=2)
-def bounds(point: Point, evaluations: int = 1) -> Bounds:
+def attainable(point: Point, evaluations: int = 1) -> Bounds:
     """Return how far a right rule may be from the exact values: those of the catalogue's rule, in this dtype.
 
     With two evaluations, how far it may be from what another order of the same operations gives.
     """
-    rule = point.rule.reference
+    rules = point.rule.references
+    for rule in rules:
+        try:
+            return _followed(rule, point, evaluations)
+        except NotImplementedError as error:
+            if rule is rules[-1]:
+                raise RoundingUnknown(
+                    f"{rule}: how far it may round is not known: {error}. Write it with other operations of torch, or "
+                    f"ask for a formula for this one."
+                ) from error
+    raise AssertionError("a rule has a reference")
+
+
+@lru_cache(maxsize=2)
+def bounds(point: Point, evaluations: int = 1) -> Bounds:
+    """Return the same for a rule that may be less accurate, as others of its references are."""
+    found = attainable(point, evaluations)
+    for rule in point.rule.references[1:]:
+        try:
+            other = _followed(rule, point, evaluations)
+        except Exception:  # an operation that cannot be followed, or a backward that raises: no excuse
+            continue
+        found = Bounds(found.y, tuple(map(_wider, found.gradients, other.gradients)))
+    return found
+
+
+def _followed(rule: Rule, point: Point, evaluations: int) -> Bounds:
     own = [x.dtype for x in (*point.tensors, point.grad_y)]
     asked = [value for value in point.params.values() if isinstance(value, torch.dtype)]
-    try:
-        with torch.no_grad(), RunningError(evaluations, min(map(precision, [*own, *asked]))) as errors:
-            y = rule.forward(*point.primals, **point.params)
-            gradients = rule.gradients(point.grad_y, y, *point.primals, **point.params)
-    except NotImplementedError as error:
-        raise InputError(
-            f"{rule}: how far it may round is not known: {error}. Write it with other operations of torch, or ask for "
-            f"a formula for this one."
-        ) from error
+    with torch.no_grad(), RunningError(evaluations, min(map(precision, [*own, *asked]))) as errors:
+        y = rule.forward(*point.primals, **point.params)
+        gradients = rule.gradients(point.grad_y, y, *point.primals, **point.params)
     return Bounds(errors.radius(y), tuple(None if g is None else errors.radius(g) for g in gradients))
+
+
+def _wider(radius: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Return the larger radius; one that is infinite shows no result to be near, and excuses none."""
+    if radius is None or other is None or other.shape != radius.shape:
+        return radius
+    return torch.where(other.isfinite(), torch.maximum(radius, other), radius)
 
 
 # What gives gradients that torch can differentiate, from a point, the cotangent, y and the primals.

@@ -1,4 +1,4 @@
-"""The command line: `backprop-rules verify`, `list` and `baselines`."""
+"""The command line: `backprop-rules verify`, `check`, `special`, `list` and `baselines`."""
 
 import importlib
 import os
@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 import backprop_rules
 from backprop_rules import report
 from backprop_rules.catalogue import CATALOGUE
+from backprop_rules.checker import Report
+from backprop_rules.checker.target import check_and_remember, exit_code, imported
 from backprop_rules.documents import PROGRAMS, Program
 from backprop_rules.documents.baselines import load, path_of, record, write
 from backprop_rules.errors import InputError, unknown
@@ -41,6 +43,9 @@ app.add_typer(baselines_app, name="baselines")
 
 WRONG, USAGE = 1, 2
 OutputFormat = StrEnum("OutputFormat", ["text", "json"])
+CheckFormat = StrEnum("CheckFormat", ["full", "json", "github"])
+Framework = StrEnum("Framework", ["torch", "numpy", "jax"])
+Convention = StrEnum("Convention", {"torch": "torch", "catalogue": "catalogue", "any": "any-subgradient"})
 Baselines = Annotated[Path | None, typer.Option(help="The folder of the recorded training runs.")]
 Module = Annotated[
     str | None, typer.Option("--import", metavar="MODULE", help="A module of yours that declares rules.")
@@ -165,6 +170,65 @@ def special(
         wrong += sum(not row.right for row in table(rule))
     if wrong:
         raise typer.Exit(WRONG)
+
+
+@app.command("check")
+def check_backward(
+    target: Annotated[
+        str, typer.Argument(metavar="MODULE:FUNCTION", help="Your backward, f(grad_y, *primals, **params).")
+    ],
+    rule: Annotated[str | None, typer.Option(help="The rule of the catalogue that it is to be.")] = None,
+    forward: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:FUNCTION", help="What it differentiates, in torch, if that is no rule."),
+    ] = None,
+    definition: Annotated[
+        str | None, typer.Option(metavar="MODULE:FUNCTION", help="The same in NumPy notation.")
+    ] = None,
+    example: Annotated[
+        str | None, typer.Option(metavar="MODULE:TUPLE", help="One call of forward: a tuple of arrays.")
+    ] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype; may be repeated.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")] = None,
+    framework: Annotated[Framework | None, typer.Option(help="What arrays the function takes.")] = None,
+    convention: Annotated[Convention, typer.Option(help="The choice to make at kinks.")] = Convention.torch,
+    max_examples: Annotated[int, typer.Option(min=1, help="Points drawn for each tier.")] = 400,
+    seed: Annotated[int, typer.Option(help="Equal seeds draw equal points.")] = 0,
+    case: Annotated[Path | None, typer.Option(help="Try this saved case, and no other.")] = None,
+    output_format: Annotated[CheckFormat, typer.Option(help="Text, JSON, or annotations.")] = CheckFormat.full,
+) -> None:
+    """Check your own backward; a failing case is saved, and tried first next time.
+
+    Exits 0 if it is right, 1 if it is wrong, 2 for a usage error, 4 if nothing can be said, 5 if nothing was checked.
+    """
+    named = {"forward": forward, "definition": definition, "example": example}
+    options = {name: imported(place) for name, place in named.items() if place is not None}
+    torch.set_num_threads(1)  # the tensors are too small for more
+    report = check_and_remember(
+        target,
+        case,
+        rule=rule,
+        dtypes=dtype,
+        devices=device or ["cpu"],
+        framework=framework.value if framework else None,
+        convention=convention.value.replace("-", " "),
+        max_examples=max_examples,
+        seed=seed,
+        **options,
+    )
+    _show(report, target, output_format)
+    raise typer.Exit(exit_code(report))
+
+
+def _show(report: Report, target: str, output_format: CheckFormat) -> None:
+    if output_format is CheckFormat.json:
+        typer.echo(report.to_json())
+    elif output_format is CheckFormat.github:
+        level = "notice" if report.passed else "error"
+        text = str(report).replace("%", "%25").replace("\n", "%0A")
+        typer.echo(f"::{level} title={target}::{text}")
+    else:
+        typer.echo(str(report))
 
 
 @app.command("list")

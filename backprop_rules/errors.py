@@ -8,6 +8,10 @@ class InputError(ValueError):
     """An input that cannot be used: what happened, both values, the likely cause, what to do next."""
 
 
+class RoundingUnknown(InputError):
+    """An operation whose rounding cannot be bounded, so that nothing can be said of what it gives."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """Return the error for a name that is not among the known ones, with the nearest of them."""
     names = sorted(known)

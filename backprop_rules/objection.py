@@ -1,5 +1,6 @@
 """A wrong gradient, told so that the reader can see and replay it."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from backprop_rules.enclosure import Enclosure
 from backprop_rules.point import Point
 from backprop_rules.verdict import Verdict
+
+MOST_PLACES = 300  # beyond, rounding to so many decimal places overflows
 
 
 class WrongGradient(AssertionError):
@@ -100,7 +103,13 @@ class OraclesDisagree(WrongGradient):
 
 def _interval(enclosure: Enclosure, element: tuple[int, ...], like: Tensor) -> str:
     lo, hi = (_value(bound, element, like) for bound in (enclosure.lo, enclosure.hi))
-    return f"{lo}" if lo == hi else f"from {lo} to {hi}"
+    if lo == hi:
+        return f"{lo}"
+    if not isinstance(lo, complex) and not isinstance(hi, complex) and math.isfinite(hi - lo):
+        # As many digits as tell the ends apart.
+        places = 2 - math.floor(math.log10(hi - lo))
+        lo, hi = (v if places > MOST_PLACES else round(v, places) + 0.0 for v in (lo, hi))
+    return f"from {lo} to {hi}"
 
 
 def _first(wrong: Tensor) -> tuple[str, tuple[int, ...]]:

@@ -101,6 +101,11 @@ class Rule:
         """The catalogue's rule of this name, whose roundings are allowed for; the rule itself if there is none."""
         return CATALOGUE.get(self.name, self)
 
+    @property
+    def references(self) -> tuple["Rule", ...]:
+        """The rules whose roundings are allowed for."""
+        return (self.reference,)
+
     @cached_property
     def differentiable(self) -> tuple[int, ...]:
         """The positions of the primals that have a gradient: all but masks and indices."""

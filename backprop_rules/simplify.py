@@ -5,6 +5,7 @@ of the cotangent in one step. Here an index is dropped from an axis of every ten
 elements are set to zero, as long as the point still fails in the same way.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -45,12 +46,15 @@ def simpler(point: Point) -> Iterator[Point]:
             if max(sizes) > 1:
                 yield from _without(point, axis, index)
     for k, x in enumerate(() if point.on_meta else (*point.primals, point.grad_y)):
-        if x is None or 0 in x.stride():
+        if x is None or 0 in x.stride() or not (x.is_floating_point() or x.is_complex()):
             continue
         for element in torch.nonzero((x != 0) & x.isfinite()).tolist():
-            zeroed = x.clone() if x.is_contiguous() else _relaid(x)
-            zeroed[tuple(element)] = 0
-            yield _with_tensor(point, k, zeroed)
+            # Off the grid, what must not be zero is plainer as 1 or -1.
+            value = float(x[tuple(element)].real)
+            for plainer in (0.0,) if point.spacing or abs(value) == 1 else (0.0, math.copysign(1.0, value)):
+                changed = x.clone() if x.is_contiguous() else _relaid(x)
+                changed[tuple(element)] = plainer
+                yield _with_tensor(point, k, changed)
 
 
 def _axis_names(point: Point) -> list[list[str]]:

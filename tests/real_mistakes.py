@@ -1,7 +1,7 @@
 """Wrong rules that people published, by operation and the place where each was reported."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,8 @@ class Mistake:
     reported: str
     backward: Backward
     saves: str | None
+    example: Sequence[Any]
+    params: dict[str, Any]
 
     def __str__(self) -> str:
         return f"{self.rule}: {self.what}"
@@ -35,10 +37,58 @@ class Mistake:
 
 MISTAKES: list[Mistake] = []
 
+# One ordinary call of each function: shapes, arrays that are no such thing, and params.
+CALLS: dict[str, tuple[Any, ...]] = {
+    "matmul": ((2, 3, 4), (4, 5)),
+    "linear": ((2, 5, 4), (3, 4), (3,)),
+    "relu": ((2, 3),),
+    "clamp": ((2, 3), {"min": -0.5, "max": 1.0}),
+    "clamp_tensor": ((3,), (3,), (3,)),
+    "pow": ((3,), {"n": 0}),
+    "pow_tensor": ((2, 3), (3,)),
+    "sum": ((3, 3), {"dim": 1}),
+    "mean": ((2, 3), {"dim": -1}),
+    "add": ((4, 5), (4, 1)),
+    "sub": ((2, 3), (2, 3)),
+    "mul": ((2, 3), (2, 3)),
+    "mean_squared_error": ((4, 3), (4, 3), {"reduction": "mean"}),
+    "sigmoid": ((2, 3),),
+    "tanh": ((2, 3),),
+    "expm1": ((2, 3),),
+    "softmax": ((2, 3), {"dim": -1}),
+    "maximum": ((2, 3), (2, 3)),
+    "where": (torch.tensor([True, False, True]), (3,), (3,)),
+    "index_select": ((3, 4), torch.tensor([1, 1, 3])),
+    "gather": ((3, 4), torch.tensor([[0, 0], [1, 3], [2, 2]])),
+    "prod": ((2, 3), {"dim": 1}),
+    "cross_entropy": ((3, 4), torch.tensor([1, 3, -100]), {"reduction": "mean"}),
+    "layer_norm": ((2, 4), (4,), (4,)),
+    "var": ((3, 4), {"dim": 1}),
+    "norm": ((3, 4), {"p": 2, "dim": 1}),
+}
 
-def mistake(rule: str, what: str, reported: str, saves: str | None = None) -> Callable[[Backward], Backward]:
+
+def mistake(
+    rule: str,
+    what: str,
+    reported: str,
+    saves: str | None = None,
+    call: tuple[Any, ...] | None = None,
+    dtype: torch.dtype | tuple[torch.dtype, ...] = torch.float64,
+) -> Callable[[Backward], Backward]:
     def keep(backward: Backward) -> Backward:
-        MISTAKES.append(Mistake(rule, what, reported, backward, saves))
+        *arrays, params = call or CALLS[rule]
+        if not isinstance(params, dict):
+            arrays, params = [*arrays, params], {}
+        numbers = torch.Generator().manual_seed(0)
+        dtypes = dtype if isinstance(dtype, tuple) else (dtype,) * len(arrays)
+        example = [
+            x if torch.is_tensor(x) else torch.randn(x, generator=numbers, dtype=d)
+            for x, d in zip(arrays, dtypes, strict=True)
+        ]
+        if rule == "pow_tensor":
+            example = [x.abs() for x in example]
+        MISTAKES.append(Mistake(rule, what, reported, backward, saves, example, params))
         return backward
 
     return keep
@@ -54,7 +104,12 @@ def _(grad_y, y, a, b):
     return right["matmul"](grad_y, y, a, b)[0], a.mH @ grad_y
 
 
-@mistake("matmul", "batched: .T reverses all axes", "numpy engines that write out.grad @ other.data.T for N-D data")
+@mistake(
+    "matmul",
+    "batched: .T reverses all axes",
+    "numpy engines that write out.grad @ other.data.T for N-D data",
+    call=((3, 3, 3), (3, 3, 3)),
+)
 def _(grad_y, y, a, b):
     grad_a, grad_b = right["matmul"](grad_y, y, a, b)
     if a.ndim == b.ndim == 3:  # where the shapes do not fit it raises an error
@@ -62,7 +117,7 @@ def _(grad_y, y, a, b):
     return grad_a, grad_b
 
 
-@mistake("matmul", "matvec: .T of a vector does nothing", "harvard-edge/cs249r_book#1781")
+@mistake("matmul", "matvec: .T of a vector does nothing", "harvard-edge/cs249r_book#1781", call=((3, 3), (3,)))
 def _(grad_y, y, a, b):
     grad_a, grad_b = right["matmul"](grad_y, y, a, b)
     if a.ndim == 2 and b.ndim == 1 and a.shape[0] == a.shape[1]:
@@ -77,12 +132,16 @@ def _(grad_y, y, a, b):
     return right["matmul"](grad_y, y, a, b)
 
 
-@mistake("matmul", "complex: missing conjugate", "tensorflow/tensorflow#4859")
+@mistake(
+    "matmul", "complex: missing conjugate", "tensorflow/tensorflow#4859", call=((3, 3), (3, 3)), dtype=torch.complex128
+)
 def _(grad_y, y, a, b):
     return right["matmul"](grad_y, y, a.conj(), b.conj())
 
 
-@mistake("matmul", "contraction over an empty axis: uninitialised result", "pytorch/pytorch#172439")
+@mistake(
+    "matmul", "contraction over an empty axis: uninitialised result", "pytorch/pytorch#172439", call=((2, 3), (3, 4))
+)
 def _(grad_y, y, a, b):
     grad_a, grad_b = right["matmul"](grad_y, y, a, b)
     if a.numel() == 0 or grad_y.numel() == 0:
@@ -147,7 +206,7 @@ def _(grad_y, y, x, n):
     return grad_x, (grad_y * y * torch.log(x)).sum_to_size(n.shape).to(n.dtype)
 
 
-@mistake("pow", "exp((n - 1) log x) behind a mask for x <= 0", "tenstorrent/tt-metal#54439")
+@mistake("pow", "exp((n - 1) log x) behind a mask for x <= 0", "tenstorrent/tt-metal#54439", call=((3,), {"n": 2}))
 def _(grad_y, y, x, *, n):
     if x.is_complex() or n == 0:
         return right["pow"](grad_y, y, x, n=n)
@@ -160,7 +219,12 @@ def _(grad_y, y, x, n):
     return right["pow_tensor"](grad_y, y, *full)
 
 
-@mistake("pow_tensor", "float32 base, float64 exponent: gradient of the base in float64", "chainer/chainer a32c02af1a")
+@mistake(
+    "pow_tensor",
+    "float32 base, float64 exponent: gradient of the base in float64",
+    "chainer/chainer a32c02af1a",
+    dtype=(torch.float32, torch.float64),
+)
 def _(grad_y, y, x, n):
     grad_x, grad_n = right["pow_tensor"](grad_y, y, x, n)
     return grad_x.to(y.dtype), grad_n
@@ -190,7 +254,9 @@ def _(grad_y, y, x, z, *, alpha=1):
     return (grad_y.to(x.dtype) if not grad_y.numel() and x.numel() else grad_x), grad_z
 
 
-@mistake("linear", "bias reduced over the first axis only", "ooples/AiDotNet.Tensors#234")
+@mistake(
+    "linear", "bias reduced over the first axis only", "ooples/AiDotNet.Tensors#234", call=((2, 5, 4), (3, 4), (3,))
+)
 def _(grad_y, y, x, w, b=None):
     grad_x, grad_w, grad_b = right["linear"](grad_y, y, x, w, b)
     return grad_x, grad_w, grad_y.sum(0) if b is not None and grad_y.ndim > b.ndim else grad_b
@@ -202,13 +268,13 @@ def _(grad_y, y, x, w, b=None):
     return grad_x, grad_w, None if grad_b is None else grad_b / max(1, y.numel() // max(1, b.numel()))
 
 
-@mistake("linear", "square weight: transposed", "iamtrask/Grokking-Deep-Learning#22")
+@mistake("linear", "square weight: transposed", "iamtrask/Grokking-Deep-Learning#22", call=((5, 4), (4, 4)))
 def _(grad_y, y, x, w, b=None):
     grad_x, grad_w, grad_b = right["linear"](grad_y, y, x, w, b)
     return grad_x, grad_w.mT if w.ndim == 2 and w.shape[0] == w.shape[1] else grad_w, grad_b
 
 
-@mistake("linear", "one output unit and an expanded cotangent: zeros", "pytorch/pytorch#189565")
+@mistake("linear", "one output unit and an expanded cotangent: zeros", "pytorch/pytorch#189565", call=((6, 5), (1, 5)))
 def _(grad_y, y, x, w, b=None):
     grad_x, grad_w, grad_b = right["linear"](grad_y, y, x, w, b)
     if w.ndim == 2 and w.shape[0] == 1 and grad_y.numel() > 1 and 0 in grad_y.stride():
@@ -237,7 +303,9 @@ def _(grad_y, y, prediction, target, *, reduction="mean"):
     return tuple(grad / 2 for grad in grads)
 
 
-@mistake("mean_squared_error", "broadcasting: missing un-broadcast", "deep-learning-from-scratch-3#20")
+@mistake(
+    "mean_squared_error", "broadcasting: missing un-broadcast", "deep-learning-from-scratch-3#20", call=((4, 1), (4,))
+)
 def _(grad_y, y, prediction, target, *, reduction="mean"):
     full = torch.broadcast_tensors(prediction, target)
     return right["mean_squared_error"](grad_y, y, *full, reduction=reduction)
@@ -256,7 +324,10 @@ def _(grad_y, y, x, *, dim):
 
 
 @mistake(
-    "maximum", "ties: both get the whole cotangent", "HIPS/autograd#141, Theano/Theano#6470, shader-slang/slang#6412"
+    "maximum",
+    "ties: both get the whole cotangent",
+    "HIPS/autograd#141, Theano/Theano#6470, shader-slang/slang#6412",
+    call=((2, 3), (2, 3)),
 )
 def _(grad_y, y, x, z):
     grad_x, grad_z = torch.where(x >= z, grad_y, 0), torch.where(z >= x, grad_y, 0)
@@ -334,7 +405,12 @@ def _(grad_y, y, x, weight=None, bias=None, *, eps=1e-5):
     return grad_y * scale * (1 if weight is None else weight), grad_weight, grad_bias
 
 
-@mistake("var", "divided by n whatever the correction", "numpy's ddof = 0 beside torch's 1")
+@mistake(
+    "var",
+    "divided by n whatever the correction",
+    "numpy's ddof = 0 beside torch's 1",
+    call=((3, 4), {"dim": 1, "correction": 1}),
+)
 def _(grad_y, y, x, *, dim, correction=1, keepdim=False):
     return right["var"](grad_y, y, x, dim=dim, correction=0, keepdim=keepdim)
 

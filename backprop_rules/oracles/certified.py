@@ -78,6 +78,11 @@ def width(b: arb, dtype: torch.dtype) -> float:
     return 2 * radius / max(math.ldexp(1.0, place), math.ulp(0.0))
 
 
+def is_a_set(b: arb, dtype: torch.dtype) -> bool:
+    """Say whether the ball holds several numbers of the dtype, as the derivatives at a kink do."""
+    return b.is_finite() and math.isfinite(float(b.abs_upper())) and width(b, dtype) > 1
+
+
 def _evaluate(point: Point, bits: int) -> Certificate:
     tape: list[Number] = []
     with ctx.workprec(bits):

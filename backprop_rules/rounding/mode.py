@@ -129,7 +129,7 @@ class RunningError(TorchDispatchMode):
         elif packet in FORMULAS:
             radius = FORMULAS[packet](op, *args, **named)
         else:
-            raise op.refuse()
+            radius = self._by_torchs_own_parts(op, args, named)
         self._keep(result, radius)
         return result
 
@@ -189,6 +189,20 @@ class RunningError(TorchDispatchMode):
     def _unshared(self, x: Tensor) -> bool:
         storage = x.untyped_storage().data_ptr()
         return not x.numel() or (storage not in self._viewed and (storage in self._own or id(x) in self._known))
+
+    def _by_torchs_own_parts(self, op: Operation, args: Any, named: Any) -> Any:
+        """Return the radius of an operation without a formula, by the smaller ones that torch makes it of."""
+        from torch._decomp import decomposition_table
+
+        parts = decomposition_table.get(op.func)
+        if parts is None or not args or not isinstance(args[0], Tensor):
+            raise op.refuse()
+        if isinstance(op.result, Tensor) and not op.result.numel():
+            return None
+        try:
+            return self._decomposed(op, lambda _, *some, **rest: parts(*some, **rest), args, named)
+        except NotImplementedError as error:
+            raise op.refuse(f"nor of its parts: {error}") from error
 
     def _decomposed(self, op: Operation, reference: Callable[..., Any], args: Any, named: Any) -> Any:
         def wide(x: Any) -> Any:

@@ -1,0 +1,340 @@
+"""What is asked of somebody's backward at a point, and how grave it is if the answer is no."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from backprop_rules.bounds import bounds, in_float64
+from backprop_rules.checker.kinks import is_a_subgradient
+from backprop_rules.checker.subject import Subject
+from backprop_rules.enclosure import Enclosure, as_real
+from backprop_rules.grid import DOUBLE, precision
+from backprop_rules.objection import OraclesDisagree, WrongGradient
+from backprop_rules.oracles import ReverseMode, certified
+from backprop_rules.oracles.oracle import Silent
+from backprop_rules.point import BackwardRaised, Point, probe
+from backprop_rules.properties import (
+    Property,
+    computes_its_definition,
+    expect_equal,
+    gives_the_same_whatever_the_strides,
+    is_linear_in_the_cotangent,
+    reads_only_what_it_saves,
+    returns_the_shape_dtype_and_device_of_each_primal,
+    same_bits,
+    writes_to_none_of_its_arguments,
+)
+from backprop_rules.rounding import Narrower
+from backprop_rules.verdict import Verdict, contradiction, judge
+
+INACCURATE = "is the right function, but inaccurate"
+ANOTHER_CHOICE = "makes another choice at a kink"
+CONVENTIONS = ("torch", "catalogue", "any subgradient")
+
+
+def lies_in_every_enclosure(point: Point) -> None:
+    """Every gradient is the derivative, but for roundings that it may have."""
+    verdicts = [v for v in judge(point) if not v.witness and v.oracle != "the convention"]
+    wrong = [verdict for verdict in verdicts if verdict.disagrees]
+    apart = contradiction(verdicts) if wrong else None
+    if apart:
+        raise OraclesDisagree.between(*apart)
+    if wrong and _only_rounds(point, wrong):
+        return
+    if wrong:
+        first = wrong[0]
+        raise WrongGradient.outside(first, tuple(v.oracle for v in wrong if v.primal == first.primal))
+
+
+def _only_rounds(point: Point, wrong: Sequence[Verdict]) -> bool:
+    """Say whether a function whose operations nobody can follow is right in float64, at the same values.
+
+    Then what is wrong in a narrower dtype is rounding; and that is excused as long as some digit is right.
+    """
+    if not (isinstance(point.rule, Subject) and point.rule.framework == "jax"):
+        return False
+    if any(precision(x.dtype) == DOUBLE for x in point.tensors):
+        return False
+    wide = replace(in_float64(point), rule=point.rule)
+    if any(v.disagrees and not v.witness and v.oracle != "the convention" for v in judge(wide)):
+        return False
+    for verdict in wrong:
+        enclosure, gradient, outside = verdict.enclosure, verdict.gradient, verdict.outside
+        assert enclosure is not None and gradient is not None and outside is not None
+        real = as_real(gradient)
+        away = torch.maximum(enclosure.lo - real, real - enclosure.hi)
+        near = away < torch.minimum(enclosure.lo.abs(), enclosure.hi.abs())
+        if not near[outside.cpu()].all():
+            return False
+    return True
+
+
+def is_no_nan_where_the_derivative_is_a_number(point: Point) -> None:
+    """NaN is no rounding, though torch's own gradient may be NaN too: 0 times infinity, or the root of a negative.
+
+    Asked where nothing is so large or small that it overflows on the way.
+    """
+    if not all(map(_ordinary, (*point.tensors, point.grad_y, point.y))):
+        return
+    for verdict in judge(point):
+        gradient = verdict.gradient
+        if verdict.oracle != "certified" or gradient is None or not gradient.isnan().any():
+            continue
+        balls = certified.certify(point).gradients[verdict.primal] or []
+        exact = certified.enclosure(balls, torch.zeros_like(gradient, dtype=torch.float64).real, gradient)
+        known = exact.lo.isfinite() & exact.hi.isfinite()
+        outside = gradient.isnan() & (known.all(-1) if gradient.is_complex() else known).to(gradient.device)
+        if outside.any():
+            raise WrongGradient.outside(replace(verdict, enclosure=exact, outside=outside), ("certified",))
+
+
+def _ordinary(x: Tensor) -> bool:
+    """Say whether the product of any four of the elements, or of their inverses, stays in the dtype's range."""
+    size = as_real(x).abs()
+    size = size[size != 0]
+    limit = torch.finfo(x.dtype).max ** 0.25
+    return bool(((size < limit) & (size > 1 / limit)).all())
+
+
+def makes_a_possible_choice(point: Point) -> None:
+    """At a kink, the gradients of all primals together are the limit, or a mean of limits, from around."""
+    for verdict in _at_kinks(point):
+        if not is_a_subgradient(point):
+            assert verdict.gradient is not None and verdict.enclosure is not None
+            everything = replace(verdict, outside=_wide(verdict.enclosure, verdict.gradient))
+            kind = "is no subgradient: not the mean of the gradients around the tie"
+            raise WrongGradient.outside(everything, ("certified",), kind)
+        return
+
+
+def is_as_accurate_as_can_be(point: Point) -> None:
+    """No gradient of which the accurate form says something has an error as large as itself.
+
+    Asked in the widest dtype alone: in a narrower one every operation may round, and near a zero of the
+    derivative that is all there is. What a cotangent of ordinary size mends is underflow, and excused.
+    """
+    if not all(precision(x.dtype) == max(map(precision, point.rule.domain.dtypes)) for x in point.tensors):
+        return
+    lost = list(_lost(point))
+    if lost and any(v.primal == lost[0].primal for v in _lost(replace(point, grad_y=_of_ordinary_size(point.grad_y)))):
+        raise WrongGradient.outside(lost[0], ("certified",), INACCURATE)
+
+
+def _lost(point: Point) -> Iterator[Verdict]:
+    """Yield what is inside its own rounding's enclosure, which says nothing where the accurate form's does."""
+    for verdict in judge(point):
+        strict, loose, gradient = verdict.attainable, verdict.enclosure, verdict.gradient
+        if verdict.disagrees or strict is None or loose is None or gradient is None:
+            continue
+        nothing = strict.proves & ~loose.proves
+        if gradient.is_complex():
+            nothing = nothing.all(-1)
+        outside = strict.outside(gradient)
+        if outside is not None and (outside & nothing).any():
+            yield replace(verdict, enclosure=strict, outside=outside & nothing)
+
+
+def _of_ordinary_size(grad_y: Tensor) -> Tensor:
+    """Return the cotangent times the power of two that makes its largest element about 1."""
+    real = as_real(grad_y)
+    largest = float(real.abs().nan_to_num(0, 0, 0).max()) if real.numel() else 0.0
+    return grad_y * 2.0 ** -math.frexp(largest)[1] if largest else grad_y
+
+
+def makes_the_choice_of(convention: str, point: Point) -> None:
+    """At a kink, the gradient is the one that the convention names: torch's, or the catalogue's, or either.
+
+    Where torch's own is no derivative, as for clamp at x = min = max, the catalogue's answer is as good.
+    """
+    declared = {v.primal: v for v in judge(point) if v.oracle == "the convention"}
+    if convention == "catalogue" and point.rule.conventions:
+        for verdict in declared.values():
+            if verdict.disagrees:
+                raise WrongGradient.outside(verdict, (verdict.oracle,), ANOTHER_CHOICE)
+        return
+    _is_a_number_where_torchs_is(point)
+    for verdict in _at_kinks(point):
+        theirs = _as_torch_does(point, verdict)
+        also = declared.get(verdict.primal)
+        if theirs is None or not theirs.disagrees or (also is not None and also.agrees):
+            continue
+        raise WrongGradient.outside(theirs, (theirs.oracle,), ANOTHER_CHOICE)
+
+
+def _is_a_number_where_torchs_is(point: Point) -> None:
+    """Where nothing is claimed of the gradient, as there is no derivative, it is no NaN if torch chooses a number."""
+    ordinary = all(bool(x.isfinite().all()) for x in (*point.tensors, point.grad_y, point.y))
+    for verdict in judge(point) if ordinary else ():
+        enclosure, gradient = verdict.enclosure, verdict.gradient
+        if verdict.oracle != "certified" or enclosure is None or gradient is None or not gradient.isnan().any():
+            continue
+        try:
+            theirs = ReverseMode().gradients(point)[verdict.primal]
+        except Silent:
+            continue
+        assert theirs is not None
+        apart = gradient.isnan() & theirs.isfinite()
+        if apart.any():
+            chosen = replace(verdict, enclosure=Enclosure.exactly(theirs), outside=apart)
+            raise WrongGradient.outside(chosen, ("torch's reverse mode",), f"{ANOTHER_CHOICE}: NaN")
+
+
+def _as_torch_does(point: Point, verdict: Verdict) -> Verdict | None:
+    """Return the verdict of torch's own gradient on the elements at kinks, None where it is no possible choice."""
+    try:
+        theirs = ReverseMode().gradients(point)[verdict.primal]
+    except Silent:
+        return None
+    radius = bounds(point, evaluations=2).gradients[verdict.primal]
+    gradient, enclosure = verdict.gradient, verdict.enclosure
+    assert gradient is not None and enclosure is not None and theirs is not None and radius is not None
+    if enclosure.outside(theirs) is not None:
+        return None
+    chosen = Enclosure.around(theirs, radius.cpu(), gradient.dtype)
+    outside = chosen.outside(gradient)
+    apart = None if outside is None else outside & _wide(enclosure, gradient).to(outside.device)
+    return Verdict(
+        "torch's reverse mode",
+        verdict.primal,
+        point,
+        gradient,
+        chosen,
+        apart if apart is not None and apart.any() else None,
+    )
+
+
+def _at_kinks(point: Point) -> Iterator[Verdict]:
+    """Yield the verdicts whose enclosure is as wide as a kink makes it for some element."""
+    for verdict in judge(point):
+        enclosure, gradient = verdict.enclosure, verdict.gradient
+        if verdict.oracle != "certified" or not verdict.agrees or gradient is None or enclosure is None:
+            continue
+        if _wide(enclosure, gradient).any() and _tied(point, verdict.primal):
+            yield verdict
+
+
+def _wide(enclosure: Enclosure, gradient: Tensor) -> Tensor:
+    """Return a mask of the elements whose enclosure has a width and is no claim about nothing."""
+    wide = (enclosure.lo < enclosure.hi) & enclosure.lo.isfinite() & enclosure.hi.isfinite()
+    return wide.any(-1) if gradient.is_complex() else wide
+
+
+def _tied(point: Point, primal: int) -> bool:
+    """Say whether the exact gradient itself is a set of several numbers."""
+    balls = certified.certify(point).gradients[primal] or []
+    dtype = point.gradients[primal].dtype  # type: ignore[union-attr]
+    return any(certified.is_a_set(b, dtype) for b in balls)
+
+
+def keeps_nothing_between_calls(point: Point) -> None:
+    """A call in between, with another cotangent and other primals, changes neither the next result nor the last."""
+    first = point.gradients
+    kept = tuple(None if gradient is None else gradient.clone() for gradient in first)
+    others = point.placed(torch.where(x == 0, 1, x / 2).to(x.dtype) for x in point.tensors)
+    between = replace(point, primals=others, grad_y=probe(point.grad_y))
+    try:
+        between.backward(between.grad_y, between.y, *others)
+    except (BackwardRaised, RuntimeError):
+        return  # of that, the points that are drawn tell
+    problems = "has its result overwritten by the next call", "does not give the same bits twice"
+    again = point.backward(point.grad_y, point.y, *point.primals)
+    for problem, found in zip(problems, (first, again), strict=True):
+        for i in point.given:
+            if not same_bits(kept[i], found[i]):
+                expect_equal(point, problem, i, kept[i], found[i])
+
+
+def answers_nan(point: Point) -> None:
+    """Where a primal is NaN its gradient is NaN, or zero, or what torch gives."""
+    for k, i in enumerate(point.given):
+        x = point.tensors[k]
+        if not x.numel() or x.device.type == "meta":
+            continue
+        poisoned = x.clone(memory_format=torch.contiguous_format)
+        poisoned.view(-1)[0] = math.nan
+        there = replace(point, primals=(*point.primals[:i], poisoned, *point.primals[i + 1 :]))
+        try:
+            theirs = ReverseMode().gradients(there)[i]
+        except Silent:
+            return
+        radius, gradient = bounds(there).gradients[i], there.gradients[i]
+        assert theirs is not None and gradient is not None and radius is not None
+        if gradient.shape != x.shape:
+            return
+        got, chosen, reach = (t.reshape(-1)[0] for t in (gradient, theirs, radius.to(gradient.device)))
+        near = abs(got - chosen) <= reach
+        if not (got.isnan() or got == 0 or near or not reach.isfinite() or chosen.isnan()):
+            kind = "passes the cotangent where the primal is NaN"
+            where = (torch.arange(gradient.numel(), device=gradient.device) == 0).reshape(gradient.shape)
+            raise WrongGradient.unequal(there, kind, i, theirs, gradient, where)
+
+
+# In the order in which they are asked: what makes the later questions meaningless first.
+GRAVE: tuple[Property, ...] = (
+    writes_to_none_of_its_arguments,
+    returns_the_shape_dtype_and_device_of_each_primal,
+    computes_its_definition,
+    lies_in_every_enclosure,
+    is_no_nan_where_the_derivative_is_a_number,
+    makes_a_possible_choice,
+    is_linear_in_the_cotangent,
+    keeps_nothing_between_calls,
+    gives_the_same_whatever_the_strides,
+    answers_nan,
+)
+
+
+def shared_memory(point: Point) -> list[str]:
+    """Return a note for each pair among the gradients and the cotangent that share memory: torch allows it."""
+    named = {f"the gradient of {point.rule.primals[i]}": point.gradients[i] for i in point.given}
+    places: dict[int, str] = (
+        {point.grad_y.untyped_storage().data_ptr(): "the cotangent"} if point.grad_y.numel() else {}
+    )
+    notes = []
+    for name, gradient in named.items():
+        if gradient is None or not gradient.numel() or point.on_meta:
+            continue
+        place = gradient.untyped_storage().data_ptr()
+        if place in places:
+            notes.append(f"{name} shares memory with {places[place]}: who adds to one in place changes the other")
+        places.setdefault(place, name)
+    return notes
+
+
+def shares_no_memory(point: Point) -> None:
+    """No gradient shares memory with another, or with the cotangent."""
+    for note in shared_memory(point):
+        raise WrongGradient(point, note)
+
+
+def grave(declares: bool, strict_memory: bool) -> tuple[Property, ...]:
+    """Return what makes a backward wrong: what is read or shared only where that was asked for."""
+    return (*GRAVE, *[reads_only_what_it_saves] * declares, *[shares_no_memory] * strict_memory)
+
+
+def slight(convention: str) -> tuple[Property, ...]:
+    """Return what makes a right backward not quite what was asked for."""
+    if convention == "any subgradient":
+        return (is_as_accurate_as_can_be,)
+    return (is_as_accurate_as_can_be, partial(makes_the_choice_of, convention))
+
+
+def ask(point: Point, properties: Sequence[Property]) -> None:
+    """Raise WrongGradient for the first of the properties that fails."""
+    for holds in properties:
+        if point.on_meta and holds is not returns_the_shape_dtype_and_device_of_each_primal:
+            continue
+        try:
+            holds(point)
+        except Narrower as error:
+            raise WrongGradient(point, f"computes in {error}, which is narrower than its arguments") from error
+        except BackwardRaised as error:
+            name, text = error.args
+            raise WrongGradient(point, f"backward raises {name}", where=f": {text}") from error
+
+
+Ask = Callable[[Point], None]

@@ -1,0 +1,348 @@
+"""The reference oracle: hold anyone's backward against the definition of what it differentiates."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.catalogue import CATALOGUE
+from backprop_rules.checker.case import load
+from backprop_rules.checker.diagnosis import diagnosed
+from backprop_rules.checker.evidence import (
+    ANOTHER_CHOICE,
+    CONVENTIONS,
+    INACCURATE,
+    Ask,
+    ask,
+    grave,
+    shared_memory,
+    slight,
+)
+from backprop_rules.checker.hunt import kinks_near
+from backprop_rules.checker.report import Report
+from backprop_rules.checker.subject import Subject, against_a_function, against_a_rule, rule_named
+from backprop_rules.domain import Choice
+from backprop_rules.draw import quiet, search
+from backprop_rules.errors import InputError, RoundingUnknown, unknown
+from backprop_rules.frameworks import as_torch, framework_of
+from backprop_rules.objection import OraclesDisagree, WrongGradient
+from backprop_rules.point import BackwardRaised, Point
+from backprop_rules.rule import Rule
+from backprop_rules.simplify import simplest
+from backprop_rules.verdict import judge
+from backprop_rules.verify import find_device, find_dtype
+
+FRAMEWORKS = ("torch", "numpy", "jax")
+# What a right backward may be told of.
+SLIGHT = (INACCURATE, ANOTHER_CHOICE)
+# What a backward of another function than the one that it is held against fails: a mistake of the question.
+NOT_ITS_FUNCTION = "comes with a forward that is not its definition"
+
+
+def check(
+    backward: Callable[..., Any],
+    rule: str | Rule | None = None,
+    *,
+    forward: Callable[..., Any] | None = None,
+    definition: Callable[..., Any] | None = None,
+    example: Sequence[Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    dtypes: Sequence[Any] | None = None,
+    devices: Sequence[str] = ("cpu",),
+    max_examples: int = 400,
+    seed: int = 0,
+    convention: str = "torch",
+    framework: str | None = None,
+    saves: Sequence[str] | None = None,
+    strict_memory: bool = False,
+    cases: Sequence[Path] = (),
+    only_cases: bool = False,
+    raise_on_failure: bool = True,
+) -> Report:
+    r"""Hold a backward against the definition of what it differentiates, at drawn points, and name its mistake.
+
+    $\bar x = J^T \bar y$: `backward(grad_y, *primals, **params)` returns one gradient, or a tuple of
+    them, each of its primal's shape. It is held against a rule of the catalogue, or against any
+    function: `forward` in torch, or `definition` in NumPy notation, with one call of it, `example`, whose
+    ranks, equal sizes and dtypes the drawn points share. An argument named y gets the output.
+
+    `cases` are files of saved points to try first. Raises WrongGradient, whose text is the report, unless
+    `raise_on_failure` is False; and InputError for what cannot be checked. Source of the bounds: Higham,
+    Accuracy and Stability of Numerical Algorithms (2002), chapter 3.
+    """
+    asked = Asked(dtypes, devices, 0 if only_cases else max_examples, seed, convention, saves, strict_memory)
+    subject, first = _question(backward, rule, forward, definition, example, params or {}, framework, saves)
+    with quiet():
+        report = examine(subject, asked, first, [load(case, subject) for case in cases])
+    if raise_on_failure and not report.passed:
+        raise report.error()
+    return report
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a backward: where it is tried, how often, and which choice it is to make at kinks."""
+
+    dtypes: Sequence[Any] | None = None
+    devices: Sequence[str] = ("cpu",)
+    max_examples: int = 400
+    seed: int = 0
+    convention: str = "torch"
+    saves: Sequence[str] | None = None
+    strict_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if self.convention not in CONVENTIONS:
+            raise unknown("convention", self.convention, CONVENTIONS)
+        if self.max_examples < 0:
+            raise InputError(f"max_examples must be a number of points; got {self.max_examples}.")
+        for device in self.devices:
+            find_device(device)
+
+    def dtypes_for(self, rule: Rule) -> list[torch.dtype] | None:
+        """Return the dtypes to try; InputError if the rule has none of them."""
+        if self.dtypes is None:
+            return None
+        found = [d if isinstance(d, torch.dtype) else find_dtype(str(d)) for d in self.dtypes]
+        if not set(found) & set(rule.domain.dtypes):
+            names = ", ".join(map(str, rule.domain.dtypes))
+            raise InputError(f"{rule}: none of the dtypes asked for is among {names}.")
+        return found
+
+
+def _question(
+    backward: Callable[..., Any],
+    rule: str | Rule | None,
+    forward: Callable[..., Any] | None,
+    definition: Callable[..., Any] | None,
+    example: Sequence[Any] | None,
+    params: Mapping[str, Any],
+    framework: str | None,
+    saves: Sequence[str] | None,
+) -> tuple[Subject, tuple[Tensor | None, ...] | None]:
+    """Return the subject, and the primals of the example if there is one."""
+    if not callable(backward):
+        raise InputError(f"a backward is a function; got {type(backward).__name__} {backward!r}.")
+    kind = framework or (framework_of(example[0]) if example is not None and len(example) else "torch")
+    if kind not in FRAMEWORKS:
+        raise unknown("framework", kind, FRAMEWORKS)
+    primals = None if example is None else tuple(_tensor(k, x) for k, x in enumerate(example))
+    if rule is not None:
+        if forward is not None or definition is not None:
+            raise InputError("a rule says what its function is: give rule, or forward and definition, not both.")
+        subject = against_a_rule(backward, rule_named(rule), params, kind)
+    elif forward is None and definition is None:
+        raise InputError(
+            "nothing to hold the backward against: give the name of a rule, as in check(f, rule='linear'), or the "
+            "function, as in check(f, forward=function, example=(x, w))."
+        )
+    elif not primals:
+        raise InputError("an example is missing: one call of the function, as in example=(x, w), to draw others from.")
+    else:
+        subject = against_a_function(backward, forward, definition, primals, params, kind)
+    if saves is not None:
+        strangers = sorted(set(saves) - {"y", *subject.primals})
+        if strangers:
+            raise InputError(
+                f"{subject}: saves names {strangers[0]}, but there is only y, {', '.join(subject.primals)}."
+            )
+        subject = replace(subject, saves=tuple(saves))
+    return subject, primals
+
+
+def _tensor(k: int, x: Any) -> Any:
+    return x if x is None or isinstance(x, int | float | complex | str) else as_torch(x, f"argument {k} of the example")
+
+
+NO_DERIVATIVE = (
+    "at no point does an enclosure say anything: the function has no finite derivative where it was tried, or its "
+    "definition no value. Give an example inside its domain."
+)
+
+
+@dataclass
+class Tally:
+    """What was seen: the points, and of how many elements the enclosures say something."""
+
+    points: int = 0
+    dtypes: dict[torch.dtype, int] = field(default_factory=dict)
+    elements: int = 0
+    proved: int = 0
+    failures: list[WrongGradient] = field(default_factory=list)
+    notes: set[str] = field(default_factory=set)
+    why: str = NO_DERIVATIVE
+
+    def tried(self, point: Point) -> None:
+        """Count a point."""
+        self.points += 1
+        for dtype in {x.dtype for x in point.tensors}:
+            self.dtypes[dtype] = self.dtypes.get(dtype, 0) + 1
+
+    def passed(self, point: Point) -> None:
+        """Count what the enclosures say of a point that passed."""
+        for verdict in [] if point.on_meta else judge(point):
+            if verdict.enclosure is not None and not verdict.witness and verdict.oracle != "the convention":
+                self.elements += verdict.enclosure.proves.numel()
+                self.proved += int(verdict.enclosure.proves.sum())
+
+
+def examine(
+    subject: Subject,
+    asked: Asked,
+    first: tuple[Tensor | None, ...] | None = None,
+    cases: Sequence[Point] = (),
+) -> Report:
+    """Return the report on a subject: hold it to what makes a backward wrong, then to what is less."""
+    started = time.perf_counter()
+    tally, objection = Tally(), None
+    before = [*cases, *_try_once(subject, first)]
+    try:
+        objection = _searched(subject, partial(_hold, tally, asked, 0), asked, before)
+    except RoundingUnknown as error:
+        tally.proved, tally.why = 0, str(error)
+    if objection is None and tally.failures:
+        # Nothing is wrong, but something is not quite as asked: find the smallest point of that.
+        tally.failures.clear()
+        objection = _searched(subject, partial(_hold, tally, asked, 1), asked, before)
+    if objection is not None and objection.kind == NOT_ITS_FUNCTION:
+        raise InputError(
+            f"{subject}: forward and definition are different functions, so nothing can be said.\n{objection}"
+        )
+    if objection is not None:
+        _more_like(objection, subject, tally, asked)
+    mistake = diagnosed(tally.failures, objection) if objection else None
+    return Report(
+        subject=subject,
+        verdict=_verdict(objection, tally),
+        objection=mistake.objection if mistake else objection,
+        mistake=mistake,
+        points=tally.points,
+        proved=tally.proved / tally.elements if tally.elements else 0.0,
+        dtypes=tuple(tally.dtypes),
+        devices=tuple(asked.devices),
+        seed=asked.seed,
+        seconds=time.perf_counter() - started,
+        notes=tuple(sorted(tally.notes)),
+        why=tally.why,
+    )
+
+
+def _hold(tally: Tally, asked: Asked, slightly: int, point: Point) -> None:
+    """Ask what is to be asked at a point, as one where roundings are allowed for, and keep count.
+
+    What is slight is only kept, not raised, unless it is asked for.
+    """
+    point = replace(point, spacing=0.0)
+    tally.tried(point)
+    try:
+        if not slightly:
+            ask(point, grave(asked.saves is not None, asked.strict_memory))
+        ask(point, slight(asked.convention))
+    except WrongGradient as objection:
+        tally.failures.append(objection)
+        if slightly or not objection.kind.startswith(SLIGHT):
+            raise
+    tally.passed(point)
+    tally.notes.update(shared_memory(point))
+
+
+def _searched(subject: Subject, held: Ask, asked: Asked, first: Sequence[Point]) -> WrongGradient | None:
+    """Return the objection at the smallest point found: among these, near kinks that nobody declared, or drawn."""
+    objection = _first_of(first, held)
+    if objection is None and asked.max_examples:
+        objection = search(subject, held, asked.max_examples, asked.seed, asked.dtypes_for(subject), asked.devices)
+        if objection is None and subject.name not in CATALOGUE:
+            objection = _first_of((near for point in first for near in kinks_near(point)), held)
+    if objection is None:
+        return None
+    with quiet():
+        return simplest(objection, held)
+
+
+# Points drawn on top, so that a mistake is not named after the one point at which it was first seen.
+MORE = 48
+
+
+def _more_like(objection: WrongGradient, subject: Subject, tally: Tally, asked: Asked) -> None:
+    """Put failing points of the same kind, of other sizes, in front of those that were found on the way."""
+    found: list[WrongGradient] = []
+
+    def held(point: Point) -> None:
+        try:
+            _hold(Tally(), asked, int(objection.kind.startswith(SLIGHT)), point)
+        except WrongGradient as other:
+            if other.kind == objection.kind and other.primal == objection.primal:
+                found.append(other)
+
+    search(subject, held, MORE, asked.seed + 1, asked.dtypes_for(subject), asked.devices)
+    tally.failures[:0] = found
+
+
+def _first_of(points: Iterable[Point], held: Ask) -> WrongGradient | None:
+    with quiet():
+        for point in points:
+            try:
+                held(point)
+            except WrongGradient as objection:
+                return objection
+    return None
+
+
+def _try_once(subject: Subject, first: tuple[Tensor | None, ...] | None) -> list[Point]:
+    """Return the example as a point; InputError for a backward that cannot be called there at all."""
+    if first is None:
+        return []
+    params = {name: kind.options[0] for name, kind in subject.domain.params.items() if isinstance(kind, Choice)}
+    try:
+        there = Point(subject, first, params, torch.empty(0))
+        point = replace(there, grad_y=_cotangent(there.y))
+    except Exception as error:
+        raise InputError(f"{subject}: the forward raises {type(error).__name__} for the example: {error}") from error
+    try:
+        gradients = point.gradients
+    except BackwardRaised as error:
+        raise InputError(
+            f"{subject}: the backward raises {': '.join(error.args)}, for the example itself. It is called as "
+            f"f(grad_y, {', '.join(subject.primals)})."
+        ) from error
+    if len(gradients) != len(subject.primals):
+        raise InputError(
+            f"{subject}: the backward returns {len(gradients)} gradients for {len(subject.primals)} primals, "
+            f"{', '.join(subject.primals)}: one for each is needed, None for one without."
+        )
+    return [point, *_special(point)]
+
+
+def _special(point: Point) -> Iterator[Point]:
+    """Yield the example with ties and zeros in it: one primal zero, or one row of it, or all primals alike."""
+    for i in point.given:
+        x = point.primals[i]
+        assert x is not None
+        first_row = x.clone()
+        first_row[:1] = 0
+        for there in (torch.zeros_like(x), torch.ones_like(x), *([first_row] if x.ndim else [])):
+            yield replace(point, primals=(*point.primals[:i], there, *point.primals[i + 1 :]))
+    first = point.tensors[0]
+    alike = [first.clone().to(x.dtype) if x.shape == first.shape else x for x in point.tensors]
+    if len(alike) > 1:
+        yield replace(point, primals=point.placed(alike))
+
+
+def _cotangent(y: Tensor) -> Tensor:
+    """Return a cotangent in which no two elements are alike."""
+    return (1 + torch.arange(y.numel()).reshape(y.shape) / 4).to(y)
+
+
+def _verdict(objection: WrongGradient | None, tally: Tally) -> str:
+    if objection is None:
+        return "right" if tally.proved else "inconclusive"
+    if isinstance(objection, OraclesDisagree):
+        return "inconclusive"
+    if objection.kind == INACCURATE:
+        return "inaccurate"
+    return "convention" if objection.kind.startswith(ANOTHER_CHOICE) else "wrong"

@@ -1,0 +1,289 @@
+"""What is checked: somebody's backward, made into a rule that the oracles can be asked about."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.arrays import on_tensors
+from backprop_rules.checker.example import generalised
+from backprop_rules.domain import Choice, Domain
+from backprop_rules.errors import InputError
+from backprop_rules.frameworks import carried
+from backprop_rules.rule import Gradients, Rule, find
+from backprop_rules.translate import definition_of
+
+Function = Callable[..., Any]
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+EMPTY = inspect.Parameter.empty
+
+
+@dataclass(frozen=True, eq=False)
+class Subject(Rule):
+    """A backward that is not of the catalogue, what it is held against, and whose roundings excuse it.
+
+    `against` has the accuracy that is asked for: the catalogue's rule, or torch's own backward of the
+    function. A right backward may round more than that: as much as one of the `excuses`, such as its
+    own operations followed one by one.
+    """
+
+    against: Rule | None = None
+    excuses: tuple[Rule, ...] = ()
+    framework: str = "torch"
+
+    @property
+    def reference(self) -> Rule:
+        """The rule whose accuracy is asked for."""
+        return self.against or self
+
+    @property
+    def references(self) -> tuple[Rule, ...]:
+        """The rules whose roundings are allowed for, the accurate one first."""
+        return (self.reference, *self.excuses)
+
+
+def against_a_rule(backward: Function, right: Rule, params: Mapping[str, Any], framework: str) -> Subject:
+    """Return the subject of a backward for a rule of the catalogue.
+
+    It takes the rule's primals, or without the optional ones, and the rule's params or some of them;
+    a param that it does not take keeps its default.
+    """
+    called = _Called(backward, right.primals, right.domain.params)
+    kinds = dict(right.domain.params)
+    for name in kinds:
+        if name in params:
+            kinds[name] = Choice((params[name],))
+        elif not called.takes(name):
+            kinds[name] = Choice((_default(right, name, backward),))
+    strangers = sorted(set(params) - set(kinds))
+    if strangers:
+        raise InputError(f"{right}: it has no param {strangers[0]}; its params are {', '.join(kinds) or 'none'}.")
+    return _subject(
+        called,
+        right,
+        replace(right.domain, params=kinds, requires=_without(right, called.primals)),
+        framework,
+        excuses=(by_autograd(right),),
+        against=right,
+    )
+
+
+def against_a_function(
+    backward: Function,
+    forward: Function | None,
+    definition: Function | None,
+    example: Sequence[Any],
+    params: Mapping[str, Any],
+    framework: str,
+) -> Subject:
+    """Return the subject of a backward for any function, given in torch, in NumPy notation, or both."""
+    given = forward or definition
+    assert given is not None
+    name = getattr(backward, "__name__", "backward").strip("<>")
+    function = forward or on_tensors(given)
+    names = _names_of(given, len(example))
+    domain = generalised(name, names, example, params, function)
+    right = Rule(
+        name,
+        function,
+        definition or definition_of(function),
+        _with_signature(_torchs_own(function), names, frozenset(), domain),
+        domain,
+        ("y", *names),
+        _described(given, names, params),
+        "",
+    )
+    return _subject(_Called(backward, names, domain.params), right, domain, framework, excuses=(), against=right)
+
+
+def by_autograd(right: Rule) -> Rule:
+    """Return the rule with torch's own backward of its forward."""
+    own = _with_signature(_torchs_own(right.forward), right.primals, right.optional, right.domain)
+    return replace(right, backward=own)
+
+
+def _torchs_own(forward: Function) -> Function:
+    def backward(grad_y: Tensor, y: Tensor, *primals: Tensor | None, **params: Any) -> Gradients:
+        inexact = [x is not None and (x.is_floating_point() or x.is_complex()) for x in primals]
+        with torch.enable_grad():
+            leaves = [
+                x.detach().requires_grad_() if x is not None and live else x
+                for x, live in zip(primals, inexact, strict=True)
+            ]
+            y = forward(*leaves, **params)
+            asked = [x for x, live in zip(leaves, inexact, strict=True) if x is not None and live]
+            found = iter(torch.autograd.grad(y, asked, grad_y, materialize_grads=True))
+        return tuple(next(found) if live else None for live in inexact)
+
+    return backward
+
+
+class _Called:
+    """How a user's backward is called: with how many primals, with y or without, and with which params."""
+
+    def __init__(self, function: Function, primals: Sequence[str], params: Mapping[str, Any]) -> None:
+        try:
+            signature = list(inspect.signature(function).parameters.values())
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{function!r} cannot be a backward: {error}. Give a function of Python.") from error
+        self.function, self.rest = function, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature)
+        self.names = {p.name for p in signature}
+        positional = [p for p in signature if p.kind in POSITIONAL and p.name not in params]
+        self.wants_y = len(positional) > 1 and positional[1].name == "y" and "y" not in primals
+        own = positional[1 + self.wants_y :]
+        many = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in signature)
+        if not positional and not many:
+            raise InputError(f"{_named(function)} takes no cotangent: a backward is called as f(grad_y, *primals).")
+        required = [p for p in own if p.default is EMPTY]
+        if len(required) > len(primals) or (len(own) < len(primals) and not many and not own):
+            raise InputError(
+                f"{_named(function)} takes {len(own)} primals ({', '.join(p.name for p in own) or 'none'}), but there "
+                f"are {len(primals)}: {', '.join(primals)}. A backward is called as f(grad_y, *primals, **params)."
+            )
+        count = len(primals) if many else min(len(own), len(primals))
+        self.primals = tuple(primals[:count])
+        self.may_be_left_out = frozenset(primals) if many else frozenset(
+            name for name, p in zip(primals, own, strict=False) if p.default is not EMPTY
+        )  # fmt: skip
+
+    def takes(self, param: str) -> bool:
+        """Say whether the function has a param of that name."""
+        return self.rest or param in self.names
+
+    def __call__(self, grad_y: Any, y: Any, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
+        some = {name: value for name, value in params.items() if self.takes(name)}
+        return self.function(*((grad_y, y) if self.wants_y else (grad_y,)), *primals[: len(self.primals)], **some)
+
+
+def _subject(
+    called: _Called, right: Rule, domain: Domain, framework: str, *, excuses: tuple[Rule, ...], against: Rule
+) -> Subject:
+    names = right.primals
+    optional = right.optional & (called.may_be_left_out | (set(names) - set(called.primals)))
+
+    def backward_of(function: Function) -> Function:
+        def backward(grad_y: Tensor, y: Tensor, *primals: Tensor | None, **params: Any) -> Any:
+            found = function(grad_y, y, primals, params)
+            return _placed(found, primals, right)
+
+        return _with_signature(backward, names, optional, domain)
+
+    through = called if framework == "torch" else _carried(called, framework)
+    own: tuple[Rule, ...] = ()
+    if framework != "jax":  # whose operations nobody follows
+        followed = called if framework == "torch" else _on_tensors(called)
+        own = (replace(right, domain=domain, backward=backward_of(followed)),)
+    return Subject(
+        right.name,
+        right.forward,
+        right.definition,
+        backward_of(through),
+        domain,
+        ("y", *names),
+        right.formula,
+        right.source,
+        right.conventions,
+        against=against,
+        excuses=(*own, *excuses),
+        framework=framework,
+    )
+
+
+def _carried(called: _Called, framework: str) -> Function:
+    def through(grad_y: Tensor, y: Tensor, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
+        def function(grad_y: Any, y: Any, *some: Any) -> Any:
+            return called(grad_y, y, some, params)
+
+        return carried(function, framework)(grad_y, y, *primals)
+
+    return through
+
+
+def _on_tensors(called: _Called) -> Function:
+    def through(grad_y: Tensor, y: Tensor, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
+        return on_tensors(lambda grad_y, y, *some: called(grad_y, y, some, params))(grad_y, y, *primals)
+
+    return through
+
+
+def _placed(found: Any, primals: Sequence[Tensor | None], right: Rule) -> Any:
+    """Return the gradients, None put in for the primals that have none if the function left those out."""
+    several = isinstance(found, tuple | list)
+    gradients = list(found) if several else [found]
+    while len(gradients) > len(primals) and gradients[-1] is None:
+        del gradients[-1]  # of an optional primal that was not given
+    if len(gradients) == len(primals):
+        return tuple(gradients)
+    asked = [i for i in right.differentiable if primals[i] is not None]
+    if len(gradients) != len(asked):
+        return tuple(gradients) if several else found
+    placed: list[Any] = [None] * len(primals)
+    for i, gradient in zip(asked, gradients, strict=True):
+        placed[i] = gradient
+    return tuple(placed)
+
+
+def _with_signature(function: Function, primals: Sequence[str], optional: frozenset[str], domain: Domain) -> Function:
+    kind = inspect.Parameter
+    plain = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in ("grad_y", "y")]
+    own = [kind(name, kind.POSITIONAL_OR_KEYWORD, default=None if name in optional else EMPTY) for name in primals]
+    params = [kind(name, kind.KEYWORD_ONLY) for name in domain.params]
+    function.__signature__ = inspect.Signature([*plain, *own, *params])  # type: ignore[attr-defined]
+    return function
+
+
+def _without(right: Rule, taken: Sequence[str]) -> tuple[str, Callable[..., bool]] | None:
+    """Return the rule's requirement, and that no primal is given which the backward does not take."""
+    left = set(right.primals) - set(taken)
+    if not left:
+        return right.domain.requires
+    if left - right.optional:
+        raise InputError(
+            f"{right}: the backward takes the primals {', '.join(taken) or 'none'}, but the rule has "
+            f"{', '.join(right.primals)}. A backward is called as f(grad_y, *primals, **params)."
+        )
+    positions = [right.primals.index(name) for name in left]
+
+    def accepts(*primals: Tensor | None, **params: Any) -> bool:
+        return all(primals[i] is None for i in positions) and right.domain.accepts(*primals, **params)
+
+    return f"no {' or '.join(sorted(left))}, which the backward does not take", accepts
+
+
+def _default(right: Rule, param: str, backward: Function) -> Any:
+    value = inspect.signature(right.backward).parameters[param].default
+    if value is EMPTY:
+        raise InputError(
+            f"{right}: {_named(backward)} has no param {param}, which the rule needs. Add it, as in "
+            f"def {_named(backward)}(grad_y, {', '.join(right.primals)}, *, {param})."
+        )
+    return value
+
+
+def _names_of(function: Function, count: int) -> tuple[str, ...]:
+    """Return names for the primals: those of the function's arguments, where it has enough of them."""
+    try:
+        own = [p.name for p in inspect.signature(function).parameters.values() if p.kind in POSITIONAL][:count]
+    except (TypeError, ValueError):
+        own = []
+    if len(own) < count or {"y", "grad_y"} & set(own):
+        own = ["x"] if count == 1 else [f"x{k}" for k in range(1, count + 1)]
+    return tuple(own)
+
+
+def _described(function: Function, names: Sequence[str], params: Mapping[str, Any]) -> str:
+    arguments = ", ".join([*names, *(f"{name}={value!r}" for name, value in params.items())])
+    name = _named(function)
+    return f"y = {'forward' if name == '<lambda>' else name}({arguments})"
+
+
+def _named(function: Function) -> str:
+    return str(getattr(function, "__name__", repr(function)))
+
+
+def rule_named(name: str | Rule) -> Rule:
+    """Return the rule of that name; InputError, with the nearest name, if there is none."""
+    return name if isinstance(name, Rule) else find(name)

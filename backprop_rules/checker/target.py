@@ -1,0 +1,63 @@
+"""Targets on the command line: functions named as module:function, and the cases on which they failed last time."""
+
+import importlib
+import os
+import re
+import sys
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from backprop_rules.checker.case import save
+from backprop_rules.checker.report import Report
+from backprop_rules.checker.run import check
+from backprop_rules.errors import InputError
+
+CASES = Path(".backprop_rules")
+CODES = {"right": 0, "inconclusive": 4}
+WRONG, NOTHING = 1, 5
+
+
+def imported(place: str) -> Any:
+    """Return what a name like package.module:attribute stands for; InputError if there is no such thing."""
+    module, colon, attribute = place.partition(":")
+    if not colon or not attribute:
+        raise InputError(f"'{place}' names no function: write package.module:function.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module.removesuffix(".py"))
+    except Exception as error:
+        raise InputError(
+            f"the module '{module}' cannot be imported: {type(error).__name__}: {error}. It is named without .py and "
+            "without its folder, which must be the current one or on the path."
+        ) from error
+    try:
+        return reduce(getattr, attribute.split("."), found)
+    except AttributeError:
+        names = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
+        raise InputError(
+            f"the module '{module}' has no '{attribute}'. It has: {', '.join(sorted(names)) or 'no function'}."
+        ) from None
+
+
+def check_and_remember(target: str, case: Path | None, **options: Any) -> Report:
+    """Return the report on a target, its failing case of last time tried first; a new one is saved."""
+    backward = imported(target)
+    place = CASES / (re.sub(r"\W+", "-", target) + ".json")
+    if case is not None and not case.is_file():
+        raise InputError(f"there is no file {case}. Cases are saved in {CASES} when a check fails.")
+    tried = case or (place if place.is_file() else None)
+    report = check(
+        backward, **options, cases=[tried] if tried else [], only_cases=case is not None, raise_on_failure=False
+    )
+    if case is None and report.objection is not None:
+        save(report.objection.point, place)
+    elif case is None and report.passed:
+        place.unlink(missing_ok=True)
+    return report
+
+
+def exit_code(report: Report) -> int:
+    """Return 0 for right, 1 for wrong, 4 for inconclusive, 5 if nothing was checked."""
+    return NOTHING if not report.points else CODES.get(report.verdict, WRONG)

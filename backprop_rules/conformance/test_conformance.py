@@ -1,0 +1,67 @@
+"""Every function of the target that has a rule's name is checked as that rule's backward."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from backprop_rules import CATALOGUE, InputError
+from backprop_rules.errors import unknown
+from backprop_rules.pytest_plugin import Failed, checked, told
+
+
+def target(config: pytest.Config) -> ModuleType:
+    """Return the module of backward functions that the command line names."""
+    name = config.getoption("--backprop-target")
+    if not name:
+        raise pytest.UsageError(
+            "the conformance suite needs --backprop-target MODULE, the module of your backward functions"
+        )
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise pytest.UsageError(
+            f"--backprop-target: {name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+
+
+def known_failures(config: pytest.Config) -> set[str]:
+    """Return the rules that are known to fail."""
+    path = config.getoption("--backprop-xfails-file")
+    if not path:
+        return set()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise pytest.UsageError(f"--backprop-xfails-file: {error}") from error
+    names = {line.partition("#")[0].strip() for line in lines} - {""}
+    for name in names - set(CATALOGUE):
+        raise pytest.UsageError(f"--backprop-xfails-file: {unknown('rule', name, CATALOGUE)}")
+    return names
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a test of each rule."""
+    target(metafunc.config)
+    known = known_failures(metafunc.config)
+    metafunc.parametrize(
+        "rule",
+        [pytest.param(n, marks=pytest.mark.xfail(raises=Failed, strict=True) if n in known else ()) for n in CATALOGUE],
+    )
+
+
+def test_backward(rule: str, request: pytest.FixtureRequest) -> None:
+    """The function of that name is the rule's backward."""
+    backward = getattr(target(request.config), rule, None)
+    if not callable(backward):
+        pytest.skip(f"{request.config.getoption('--backprop-target')} has no function {rule}")
+    try:
+        report = checked(request.config, backward, rule)
+    except InputError as error:
+        pytest.fail(str(error), pytrace=False)
+    try:
+        told(request.node, report)
+    except Failed as failure:
+        failure.__traceback__ = None
+        raise

@@ -1,0 +1,155 @@
+"""The pytest plugin: a function that is a backward becomes a test, by a mark.
+
+@pytest.mark.backprop_rule("linear", dtypes=["float32"])
+def my_linear_backward(grad_y, x, w, b): ...
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:  # loaded only where a test needs them: pytest starts for other projects as well
+    from backprop_rules.checker import Report
+
+MARK = "backprop_rule"
+REPORTS = pytest.StashKey[list[dict[str, Any]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    group = parser.getgroup(
+        "backprop-rules", "backward functions held against the definitions of what they differentiate"
+    )
+    group.addoption("--backprop-device", action="append", metavar="DEVICE", help="only this device; may be repeated")
+    group.addoption("--backprop-dtype", action="append", metavar="DTYPE", help="only this dtype; may be repeated")
+    group.addoption("--backprop-max-examples", type=int, metavar="N", help="points drawn for each backward and tier")
+    group.addoption("--backprop-seed", type=int, metavar="N", help="equal seeds draw equal points")
+    group.addoption("--backprop-report", metavar="FILE", help="write all reports to this file, as JSON")
+    group.addoption(
+        "--backprop-target", metavar="MODULE", help="the module of backward functions, for the conformance suite"
+    )
+    group.addoption("--backprop-xfails-file", metavar="FILE", help="names of rules that are known to fail, a line each")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark, and see early that the report can be written."""
+    config.addinivalue_line(
+        "markers",
+        f"{MARK}(rule, **options): this function is a backward; check it, with the options of backprop_rules.check",
+    )
+    config.stash[REPORTS] = []
+    path = config.getoption("--backprop-report")
+    if path and not Path(path).absolute().parent.is_dir():
+        raise pytest.UsageError(f"--backprop-report: there is no folder {Path(path).absolute().parent}")
+
+
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> "pytest.Item | None":
+    """Collect a marked function, whatever its name."""
+    marks = [mark for mark in getattr(obj, "pytestmark", []) if getattr(mark, "name", None) == MARK]
+    if not marks or not callable(obj) or not isinstance(collector, pytest.Module):
+        return None
+    item: pytest.Item = BackwardItem.from_parent(collector, name=name, backward=obj, mark=marks[0])
+    for mark in getattr(obj, "pytestmark", []):
+        item.add_marker(mark)
+    return item
+
+
+class BackwardItem(pytest.Item):
+    """The test of one backward."""
+
+    def __init__(self, *, backward: Any, mark: pytest.Mark, **named: Any) -> None:
+        super().__init__(**named)
+        self.backward, self.mark = backward, mark
+
+    def runtest(self) -> None:
+        """Check the backward."""
+        from backprop_rules.errors import InputError
+
+        try:
+            report = checked(self.config, self.backward, *self.mark.args, **self.mark.kwargs)
+        except (InputError, TypeError) as error:
+            raise Refused(f"{self.name}: {error}") from error
+        told(self, report)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Show the report, and no traceback through the checker."""
+        if isinstance(excinfo.value, Refused | Failed):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """Say where the function is."""
+        code = getattr(self.backward, "__code__", None)
+        return self.path, None if code is None else code.co_firstlineno - 1, self.name
+
+
+class Failed(Exception):
+    """A backward that is not right; the text is the report."""
+
+
+class Refused(Exception):
+    """A question that cannot be asked."""
+
+
+def checked(config: pytest.Config, backward: Any, rule: Any = None, **options: Any) -> "Report":
+    """Return the report on a backward, the command line's options before those of the mark."""
+    from backprop_rules.checker import check
+
+    for option, name in (
+        ("dtype", "dtypes"),
+        ("device", "devices"),
+        ("max-examples", "max_examples"),
+        ("seed", "seed"),
+    ):
+        value = config.getoption(f"--backprop-{option}")
+        if value is not None:
+            options[name] = value
+    return check(backward, rule, **{**options, "raise_on_failure": False})
+
+
+def told(item: pytest.Item, report: "Report") -> None:
+    """Put what was found into the item's properties, and fail if there is an objection."""
+    tier = "bounded" if report.objection is None else report.objection.point.tier
+    item.user_properties += [("rule", report.subject.name), ("tier", tier), ("seed", report.seed)]
+    item.stash[FOUND] = {"test": item.nodeid, **report.to_dict()}
+    if not report.passed:
+        raise Failed(str(report))
+
+
+FOUND = pytest.StashKey[dict[str, Any]]()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterable[None]:
+    """Send what was found along with pytest's own report, from one process of several to the first."""
+    outcome = yield
+    if call.when == "call" and FOUND in item.stash:
+        outcome.get_result().backprop_found = item.stash[FOUND]  # type: ignore[attr-defined]
+
+
+class _Collected:
+    """Keeps what was found, in the process that writes it down."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what came along."""
+        found = getattr(report, "backprop_found", None)
+        if found is not None:
+            self.config.stash[REPORTS].append(found)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Listen for reports."""
+    session.config.pluginmanager.register(_Collected(session.config), "backprop-rules-collected")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write all reports."""
+    path = session.config.getoption("--backprop-report")
+    if path and not hasattr(session.config, "workerinput"):
+        Path(path).write_text(json.dumps(session.config.stash[REPORTS], indent=2) + "\n", encoding="utf-8")
