@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from backprop_rules.enclosure import as_real
 from backprop_rules.errors import RoundingUnknown
 from backprop_rules.grid import precision
 from backprop_rules.oracles.oracle import widest
@@ -45,30 +46,41 @@ def attainable(point: Point, evaluations: int = 1) -> Bounds:
 @lru_cache(maxsize=2)
 def bounds(point: Point, evaluations: int = 1) -> Bounds:
     """Return the same for a rule that may be less accurate, as others of its references are."""
-    found = attainable(point, evaluations)
+    found, ordinary = attainable(point, evaluations), of_ordinary_size(point)
     for rule in point.rule.references[1:]:
         try:
             other = _followed(rule, point, evaluations)
         except Exception:  # an operation that cannot be followed, or a backward that raises: no excuse
             continue
-        found = Bounds(found.y, tuple(map(_wider, found.gradients, other.gradients)))
+        pairs = zip(found.gradients, other.gradients, strict=True)
+        found = Bounds(found.y, tuple(_wider(own, its, ordinary) for own, its in pairs))
     return found
+
+
+def of_ordinary_size(point: Point) -> bool:
+    """Say whether the product of any four elements, or of their inverses, stays in their dtype's range."""
+    for x in (*point.tensors, point.grad_y, point.y):
+        size = as_real(x).abs()
+        size, limit = size[size != 0], torch.finfo(x.dtype).max ** 0.25
+        if not ((size < limit) & (size > 1 / limit)).all():  # nor is NaN
+            return False
+    return True
 
 
 def _followed(rule: Rule, point: Point, evaluations: int) -> Bounds:
     own = [x.dtype for x in (*point.tensors, point.grad_y)]
     asked = [value for value in point.params.values() if isinstance(value, torch.dtype)]
-    with torch.no_grad(), RunningError(evaluations, min(map(precision, [*own, *asked]))) as errors:
+    with torch.no_grad(), RunningError(evaluations, min(map(precision, [*own, *asked])), point.rule.flushes) as errors:
         y = rule.forward(*point.primals, **point.params)
         gradients = rule.gradients(point.grad_y, y, *point.primals, **point.params)
     return Bounds(errors.radius(y), tuple(None if g is None else errors.radius(g) for g in gradients))
 
 
-def _wider(radius: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """Return the larger radius; one that is infinite shows no result to be near, and excuses none."""
+def _wider(radius: Tensor | None, other: Tensor | None, ordinary: bool) -> Tensor | None:
+    """Return the larger radius; one that is infinite among numbers of ordinary size, by no overflow, excuses none."""
     if radius is None or other is None or other.shape != radius.shape:
         return radius
-    return torch.where(other.isfinite(), torch.maximum(radius, other), radius)
+    return torch.where(other.isfinite(), torch.maximum(radius, other), radius if ordinary else other)
 
 
 # What gives gradients that torch can differentiate, from a point, the cotangent, y and the primals.

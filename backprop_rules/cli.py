@@ -172,29 +172,32 @@ def special(
         raise typer.Exit(WRONG)
 
 
+Target = Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="Your backward, f(grad_y, *primals, **params).")]
+Named = Annotated[str | None, typer.Option(help="The rule of the catalogue that it is to be.")]
+Forward = Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="What it differentiates, in torch.")]
+Defined = Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="The same in NumPy notation.")]
+Example = Annotated[str | None, typer.Option(metavar="MODULE:TUPLE", help="One call of forward: a tuple of arrays.")]
+Dtypes = Annotated[list[str] | None, typer.Option(help="Only this dtype; may be repeated.")]
+Devices = Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")]
+Frameworks = Annotated[Framework | None, typer.Option(help="What arrays the function takes.")]
+Choices = Annotated[Convention, typer.Option(help="The choice to make at kinks.")]
+Case = Annotated[Path | None, typer.Option(help="Try this saved case, and no other.")]
+
+
 @app.command("check")
 def check_backward(
-    target: Annotated[
-        str, typer.Argument(metavar="MODULE:FUNCTION", help="Your backward, f(grad_y, *primals, **params).")
-    ],
-    rule: Annotated[str | None, typer.Option(help="The rule of the catalogue that it is to be.")] = None,
-    forward: Annotated[
-        str | None,
-        typer.Option(metavar="MODULE:FUNCTION", help="What it differentiates, in torch, if that is no rule."),
-    ] = None,
-    definition: Annotated[
-        str | None, typer.Option(metavar="MODULE:FUNCTION", help="The same in NumPy notation.")
-    ] = None,
-    example: Annotated[
-        str | None, typer.Option(metavar="MODULE:TUPLE", help="One call of forward: a tuple of arrays.")
-    ] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype; may be repeated.")] = None,
-    device: Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")] = None,
-    framework: Annotated[Framework | None, typer.Option(help="What arrays the function takes.")] = None,
-    convention: Annotated[Convention, typer.Option(help="The choice to make at kinks.")] = Convention.torch,
-    max_examples: Annotated[int, typer.Option(min=1, help="Points drawn for each tier.")] = 400,
+    target: Target,
+    rule: Named = None,
+    forward: Forward = None,
+    definition: Defined = None,
+    example: Example = None,
+    dtype: Dtypes = None,
+    device: Devices = None,
+    framework: Frameworks = None,
+    convention: Choices = Convention.torch,
+    max_examples: Annotated[int, typer.Option(min=1, help="Points drawn.")] = 400,
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal points.")] = 0,
-    case: Annotated[Path | None, typer.Option(help="Try this saved case, and no other.")] = None,
+    case: Case = None,
     output_format: Annotated[CheckFormat, typer.Option(help="Text, JSON, or annotations.")] = CheckFormat.full,
 ) -> None:
     """Check your own backward; a failing case is saved, and tried first next time.
@@ -202,11 +205,13 @@ def check_backward(
     Exits 0 if it is right, 1 if it is wrong, 2 for a usage error, 4 if nothing can be said, 5 if nothing was checked.
     """
     named = {"forward": forward, "definition": definition, "example": example}
+    words = "".join(f" --{name} {value}" for name, value in {"rule": rule, **named}.items() if value is not None)
     options = {name: imported(place) for name, place in named.items() if place is not None}
     torch.set_num_threads(1)  # the tensors are too small for more
     report = check_and_remember(
         target,
         case,
+        words,
         rule=rule,
         dtypes=dtype,
         devices=device or ["cpu"],

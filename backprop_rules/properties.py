@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 
 from backprop_rules.bounds import bounds, gradients_of, second_bounds, second_gradients, torchs_gradients
 from backprop_rules.enclosure import as_real
+from backprop_rules.errors import InputError
 from backprop_rules.objection import OraclesDisagree, WrongGradient
 from backprop_rules.oracles import ForwardMode, ReverseMode, certified, directional
 from backprop_rules.oracles.oracle import Silent
@@ -130,6 +131,8 @@ def _lies_around_its_definition(point: Point) -> None:
         balls = certified.certify(point).y
     except Silent:
         return
+    except InputError:
+        raise
     except Exception as error:
         raise WrongGradient(
             point, f"has a definition that raises {type(error).__name__}", where=f": {error}"

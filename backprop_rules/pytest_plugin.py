@@ -53,7 +53,8 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
         return None
     item: pytest.Item = BackwardItem.from_parent(collector, name=name, backward=obj, mark=marks[0])
     for mark in getattr(obj, "pytestmark", []):
-        item.add_marker(mark)
+        item.own_markers.append(mark)
+        item.keywords[mark.name] = mark
     return item
 
 

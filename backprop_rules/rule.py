@@ -106,6 +106,11 @@ class Rule:
         """The rules whose roundings are allowed for."""
         return (self.reference,)
 
+    @property
+    def flushes(self) -> bool:
+        """Whether the backward may take subnormal numbers for zero, even where torch does not."""
+        return False
+
     @cached_property
     def differentiable(self) -> tuple[int, ...]:
         """The positions of the primals that have a gradient: all but masks and indices."""

@@ -78,9 +78,10 @@ def alike(known, other, rule):
 def test_every_mistake_is_caught_and_named(name):
     rule, unnamed = CATALOGUE[name], []
     for known in applicable(rule):
-        report = check(planted(known, rule), name, dtypes=WIDEST[name], max_examples=60, raise_on_failure=False)
+        report = check(planted(known, rule), name, dtypes=WIDEST[name], max_examples=40, raise_on_failure=False)
         got = report.mistake and report.mistake.name
-        if report.passed or not (got == known.name or (got in NAMED and alike(known, NAMED[got], rule))):
+        names = (got or "").split(" or ")
+        if report.passed or not any(n == known.name or (n in NAMED and alike(known, NAMED[n], rule)) for n in names):
             unnamed.append((known.name, report.verdict, got))
     assert not unnamed
 

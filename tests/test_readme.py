@@ -38,15 +38,24 @@ def test_the_wrong_cube_is_found_out_as_it_says(tmp_path):
     assert "x = torch.tensor(1.0, dtype=torch.float64)\n    grad_y = torch.tensor(1.0" in done.stdout
 
 
-@pytest.mark.parametrize("block", [b for b in BLOCKS if "@rule" not in b], ids=["vjp", "my_relu", "my_exp"])
+@pytest.mark.parametrize(
+    "block",
+    [b for b in BLOCKS if "@rule" not in b],
+    ids=["vjp", "my_relu", "any function", "MyExp", "pytest"],
+)
 def test_the_programs_that_it_shows_run(tmp_path, block):
-    (tmp_path / "program.py").write_text(block)
-    done = run(tmp_path, "program.py")
+    (tmp_path / "test_program.py").write_text(block)
+    if "import pytest" in block:
+        done = run(tmp_path, "-m", "pytest", "-q", "-p", "backprop_rules.pytest_plugin", "test_program.py")
+        assert "1 passed" in done.stdout, done.stdout
+        return
+    done = run(tmp_path, "test_program.py")
     assert done.returncode == 0, done.stderr
-    if "my_relu" in block:
-        assert done.stdout.startswith("relu: the gradient of x reads more than it declares to save (y).")
+    if "clamp" in block:
+        (shown,) = re.findall(r"```text\n(relu: .*?)```", README, re.DOTALL)
+        assert done.stdout.rpartition(" proved")[0] == shown.rpartition(" proved")[0]
     if "MyExp" in block:
-        assert done.stdout == "None\n"
+        assert done.stdout == "right\n"
 
 
 def test_its_table_of_kinks_is_the_declared_one():

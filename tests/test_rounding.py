@@ -210,3 +210,14 @@ def test_a_sum_that_overflows_in_another_order_may_be_anything_in_that(total):
     assert here.isfinite()
     assert once.radius(here).isfinite()
     assert twice.radius(there).isinf()
+
+
+def test_a_comparison_with_what_overflowed_on_the_way_is_ambiguous():
+    x = torch.tensor([3e38])
+    with RunningError() as errors:
+        lost = x * 10 - x * 10
+        mask = lost > 0
+        chosen = torch.where(mask, torch.ones(1), torch.zeros(1))
+    assert lost.isnan()
+    assert errors.radius(mask) > 0
+    assert errors.radius(chosen) >= 1

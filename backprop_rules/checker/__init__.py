@@ -1,6 +1,6 @@
 """The reference oracle for people who write their own backward: one function, and the report that it returns."""
 
 from backprop_rules.checker.report import CheckFailed, Report
-from backprop_rules.checker.run import Asked, check, examine
+from backprop_rules.checker.run import Asked, check, check_function, examine
 
-__all__ = ["Asked", "CheckFailed", "Report", "check", "examine"]
+__all__ = ["Asked", "CheckFailed", "Report", "check", "check_function", "examine"]

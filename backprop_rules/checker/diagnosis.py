@@ -87,8 +87,12 @@ def diagnosed(failures: Sequence[WrongGradient], objection: WrongGradient) -> Mi
 
 # Kinds of objections to the numbers alone, and to what a prediction of the bank may explain.
 NUMBERS = ("is wrong", "does not change sign with the cotangent")
-CHOICES = ("makes another choice", "is no subgradient")
-VALUES = (*NUMBERS, *CHOICES, "has the wrong shape", "depends on the strides")
+ANOTHER, NONE = "makes another choice", "is no subgradient"
+VALUES = (*NUMBERS, ANOTHER, NONE, "has the wrong shape", "depends on the strides")
+
+
+def _at_ties(objection: WrongGradient) -> bool:
+    return objection.kind.startswith((ANOTHER, NONE))
 
 
 def _of_values(objection: WrongGradient) -> bool:
@@ -133,8 +137,9 @@ def _matched(failures: Sequence[WrongGradient], objection: WrongGradient) -> Mis
     seen = [s for s in seen if not _near(s, s.case.right)] or seen
     if not seen:
         return None
-    choice = objection.kind.startswith(CHOICES)
-    bank = [known for known in BANK if known.name.endswith("at ties") or not choice]
+    bank = sorted(BANK, key=lambda known: not known.name.endswith("at ties")) if _at_ties(objection) else BANK
+    if objection.kind.startswith(ANOTHER):
+        bank = [known for known in bank if known.name.endswith("at ties")]
     found = [(known.name, known.words) for known in bank if _explains(known, seen)]
     if not found:
         found = _by_constant(seen) or _by_count(seen) or _by_param(seen) or _by_nan(seen)

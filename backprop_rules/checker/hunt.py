@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from backprop_rules.bounds import in_float64
 from backprop_rules.oracles import ReverseMode
 from backprop_rules.oracles.oracle import Silent
 from backprop_rules.point import Point
@@ -15,6 +16,8 @@ from backprop_rules.point import Point
 LADDER = [*sorted(sign * 2.0**k for sign in (1, -1) for k in range(-8, 9)), 0.0]
 # Halvings after which the change of a smooth derivative has dwindled, and that of a jump has not.
 SMOOTH = 10
+# Corners that are looked at, those next to zero first.
+MANY = 12
 WHOLE = {
     torch.float64: torch.int64,
     torch.float32: torch.int32,
@@ -42,7 +45,8 @@ class _Line:
 
     def derivative(self, ordinal: int) -> float:
         """Return torch's derivative of <grad_y, y> by the element."""
-        gradient = ReverseMode().gradients(self.at(ordinal))[self.primal]
+        # In float64: in a narrow dtype every step to the next float is a jump.
+        gradient = ReverseMode().gradients(in_float64(self.at(ordinal)))[self.primal]
         assert gradient is not None
         return float(gradient.reshape(-1)[self.element])
 
@@ -54,10 +58,10 @@ def kinks_near(point: Point) -> Iterator[Point]:
         if x.dtype in WHOLE and x.numel():
             line = _Line(point, i, x.numel() // 2)
             try:
-                corners = list(_corners(line, x.dtype))
+                corners = sorted(_corners(line, x.dtype), key=lambda corner: abs(corner[0]))
             except Silent:
                 continue
-            for low, high in corners:
+            for low, high in corners[:MANY]:
                 yield from (line.at(ordinal) for ordinal in (low - 1, low, high, high + 1))
 
 

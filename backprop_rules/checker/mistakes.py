@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from backprop_rules.domain import kinds_of
 from backprop_rules.oracles import certified
@@ -212,14 +213,59 @@ def _masked_by_the_cotangent(c: Case) -> Tensor | None:
     return c.g.clamp(min=0) if _masks(c) and not c.g.is_complex() else None
 
 
+class _Clamped(torch.autograd.Function):
+    """Whatever was computed, with a cotangent that is clamped at zero on its way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, None]:
+        return grad_y.clamp(min=0), None
+
+
+MASKS = {
+    torch.relu, Tensor.relu, torch.nn.functional.relu, torch.clamp, Tensor.clamp, torch.clamp_min, Tensor.clamp_min,
+}  # fmt: skip
+
+
+class _Mistaken(TorchFunctionMode):
+    """Gives every mask inside of a function the backward that clamps the cotangent."""
+
+    used = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func not in MASKS:
+            return found
+        self.used = True
+        return _Clamped.apply(args[0], found.detach())  # type: ignore[no-untyped-call]
+
+
+def _masked_inside(c: Case) -> Tensor | None:
+    """The gradient of a network in which every activation passes on the positive part of its cotangent."""
+    if any(x.is_complex() for x in (c.g, *c.point.tensors)):
+        return None
+    with torch.enable_grad(), _Mistaken() as mode:
+        leaves = [x.detach().requires_grad_() for x in c.point.tensors]
+        y = c.point.forward(*c.point.placed(leaves))
+    if not mode.used or not y.requires_grad:
+        return None
+    found = torch.autograd.grad(y, leaves, c.g, materialize_grads=True)
+    return found[c.point.given.index(c.primal)]
+
+
 def _passed_on(c: Case) -> Tensor | None:
     return c.g.clone() if c.elementwise else None
 
 
 def _masks(c: Case) -> bool:
     """Say whether the rule passes the cotangent of some elements and not of others."""
-    passes = (c.right == c.g) & (c.g != 0)
-    return c.elementwise and len(c.point.given) == 1 and bool(passes.any() and (passes | (c.right == 0)).all())
+    if not c.elementwise or len(c.point.given) != 1 or not ((c.right == c.g) | (c.right == 0)).all():
+        return False
+    elsewhere = c.gradient(primals=c.at(primal=-c.x))
+    return any(t is not None and bool(((t == c.g) & (c.g != 0)).any()) for t in (c.right, elsewhere))
 
 
 def _at_ties(passes: bool) -> Predict:
@@ -307,7 +353,7 @@ def _reversed_operand(x: Tensor) -> Tensor:
 
 
 def _statistics_constant(c: Case) -> Tensor | None:
-    if not c.elementwise or c.primal or not c.x.ndim or c.x.is_complex():
+    if not c.elementwise or c.primal or not c.x.ndim or not c.x.numel() or c.x.is_complex():
         return None
     weight, bias = (*c.point.primals[1:], None, None)[:2]
     eps = c.point.params.get("eps", 1e-5)
@@ -357,6 +403,11 @@ BANK: tuple[Known, ...] = (
         "masked by the cotangent",
         "the cotangent is clamped at zero where it should be masked by the input (the pre-activation)",
         _masked_by_the_cotangent,
+    ),
+    Known(
+        "masked by the cotangent",
+        "the cotangent is clamped at zero where it should be masked by the pre-activation, inside of the function",
+        _masked_inside,
     ),
     Known(
         "passed on unchanged",

@@ -47,6 +47,7 @@ class Report:
     seconds: float
     notes: tuple[str, ...] = ()
     why: str = ""
+    replay: str = ""
 
     @property
     def passed(self) -> bool:
@@ -66,6 +67,7 @@ class Report:
             lines += [f"    {_call(self.objection.point)}"]
         elif self.verdict == "inconclusive":
             lines += [f"    why       {self.why}"]
+        lines += [f"    replay    {self.replay}"] if self.replay else []
         lines += [f"    note      {note}" for note in self.notes]
         if self.objection is not None and self.subject.formula:
             lines += [f"The function: {self.subject.formula}"]
@@ -107,6 +109,7 @@ class Report:
             "seed": self.seed,
             "seconds": self.seconds,
             "notes": list(self.notes),
+            "replay": self.replay,
             "mistake": None if self.mistake is None else {"name": self.mistake.name, "words": self.mistake.words},
             "objection": None,
         }

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from backprop_rules.checker.case import load
 from backprop_rules.checker.diagnosis import diagnosed
 from backprop_rules.checker.evidence import (
     ANOTHER_CHOICE,
+    ANSWERS_NAN,
     CONVENTIONS,
     INACCURATE,
     Ask,
@@ -23,6 +25,7 @@ from backprop_rules.checker.evidence import (
     shared_memory,
     slight,
 )
+from backprop_rules.checker.function import of_the_function, own_backward
 from backprop_rules.checker.hunt import kinks_near
 from backprop_rules.checker.report import Report
 from backprop_rules.checker.subject import Subject, against_a_function, against_a_rule, rule_named
@@ -32,14 +35,15 @@ from backprop_rules.errors import InputError, RoundingUnknown, unknown
 from backprop_rules.frameworks import as_torch, framework_of
 from backprop_rules.objection import OraclesDisagree, WrongGradient
 from backprop_rules.point import BackwardRaised, Point
+from backprop_rules.properties import Property
 from backprop_rules.rule import Rule
 from backprop_rules.simplify import simplest
 from backprop_rules.verdict import judge
 from backprop_rules.verify import find_device, find_dtype
 
 FRAMEWORKS = ("torch", "numpy", "jax")
-# What a right backward may be told of.
-SLIGHT = (INACCURATE, ANOTHER_CHOICE)
+# What is told only of a backward that is right but for that.
+SLIGHT = (INACCURATE, ANOTHER_CHOICE, ANSWERS_NAN)
 # What a backward of another function than the one that it is held against fails: a mistake of the question.
 NOT_ITS_FUNCTION = "comes with a forward that is not its definition"
 
@@ -77,8 +81,35 @@ def check(
     """
     asked = Asked(dtypes, devices, 0 if only_cases else max_examples, seed, convention, saves, strict_memory)
     subject, first = _question(backward, rule, forward, definition, example, params or {}, framework, saves)
-    with quiet():
+    with quiet(), np.errstate(all="ignore"):
         report = examine(subject, asked, first, [load(case, subject) for case in cases])
+    if raise_on_failure and not report.passed:
+        raise report.error()
+    return report
+
+
+def check_function(
+    function: Any,
+    rule: str | Rule | None = None,
+    *,
+    framework: str = "torch",
+    raise_on_failure: bool = True,
+    forward: Callable[..., Any] | None = None,
+    definition: Callable[..., Any] | None = None,
+    example: Sequence[Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Report:
+    """Hold a torch.autograd.Function, or a JAX function, against the definition of what it is to compute.
+
+    Its own backward is called directly, as in `check`, whose options this has; torch functions are also
+    held to their output, and to the same gradients through autograd.
+    """
+    backward = own_backward(function, framework)
+    subject, first = _question(backward, rule, forward, definition, example, params or {}, framework, None)
+    asked = Asked(**options, extra=of_the_function(function) if framework == "torch" else ())
+    with quiet(), np.errstate(all="ignore"):
+        report = examine(subject, asked, first)
     if raise_on_failure and not report.passed:
         raise report.error()
     return report
@@ -95,6 +126,7 @@ class Asked:
     convention: str = "torch"
     saves: Sequence[str] | None = None
     strict_memory: bool = False
+    extra: tuple[Property, ...] = ()
 
     def __post_init__(self) -> None:
         if self.convention not in CONVENTIONS:
@@ -238,11 +270,13 @@ def _hold(tally: Tally, asked: Asked, slightly: int, point: Point) -> None:
     What is slight is only kept, not raised, unless it is asked for.
     """
     point = replace(point, spacing=0.0)
+    try:
+        _ = point.y
+    except Exception:  # a forward that does not take these values, such as the inverse of a singular matrix
+        return
     tally.tried(point)
     try:
-        if not slightly:
-            ask(point, grave(asked.saves is not None, asked.strict_memory))
-        ask(point, slight(asked.convention))
+        ask(point, (*grave(asked.saves is not None, asked.strict_memory), *asked.extra, *slight(asked.convention)))
     except WrongGradient as objection:
         tally.failures.append(objection)
         if slightly or not objection.kind.startswith(SLIGHT):
@@ -258,10 +292,7 @@ def _searched(subject: Subject, held: Ask, asked: Asked, first: Sequence[Point])
         objection = search(subject, held, asked.max_examples, asked.seed, asked.dtypes_for(subject), asked.devices)
         if objection is None and subject.name not in CATALOGUE:
             objection = _first_of((near for point in first for near in kinks_near(point)), held)
-    if objection is None:
-        return None
-    with quiet():
-        return simplest(objection, held)
+    return simplest(objection, held) if objection is not None and asked.max_examples else objection
 
 
 # Points drawn on top, so that a mistake is not named after the one point at which it was first seen.

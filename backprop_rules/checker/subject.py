@@ -40,6 +40,11 @@ class Subject(Rule):
         return self.against or self
 
     @property
+    def flushes(self) -> bool:
+        """Whether subnormal numbers may be taken for zero, as XLA does."""
+        return self.framework == "jax"
+
+    @property
     def references(self) -> tuple[Rule, ...]:
         """The rules whose roundings are allowed for, the accurate one first."""
         return (self.reference, *self.excuses)

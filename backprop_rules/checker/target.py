@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import sys
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,11 @@ def imported(place: str) -> Any:
         ) from None
 
 
-def check_and_remember(target: str, case: Path | None, **options: Any) -> Report:
-    """Return the report on a target, its failing case of last time tried first; a new one is saved."""
+def check_and_remember(target: str, case: Path | None, words: str, **options: Any) -> Report:
+    """Return the report on a target, its failing case of last time tried first; a new one is saved.
+
+    `words` are the rest of the command line that replays it.
+    """
     backward = imported(target)
     place = CASES / (re.sub(r"\W+", "-", target) + ".json")
     if case is not None and not case.is_file():
@@ -53,6 +57,7 @@ def check_and_remember(target: str, case: Path | None, **options: Any) -> Report
     )
     if case is None and report.objection is not None:
         save(report.objection.point, place)
+        report = replace(report, replay=f"backprop-rules check {target}{words} --case {place}")
     elif case is None and report.passed:
         place.unlink(missing_ok=True)
     return report

@@ -37,7 +37,7 @@ def comparison(op: Operation, a: Any, b: Any) -> Any:
     radius = plus(x.radius, y.radius)
     if radius is None:
         return None
-    close = _apart(a, b) * DOWN <= radius
+    close = ~(_apart(a, b) * DOWN > radius)  # NaN, from an overflow on the way, may be anything
     return (close & (torch.as_tensor(radius) > 0)).double()
 
 
@@ -99,7 +99,7 @@ def sign(op: Operation, a: Tensor) -> Tensor | None:
     x = op.operand(a)
     if x.radius is None:
         return None
-    return torch.where((x.size <= x.radius) & (torch.as_tensor(x.radius) > 0), 1 + op.size, 0.0)
+    return torch.where(~(x.size > x.radius) & (torch.as_tensor(x.radius) > 0), 1 + op.size, 0.0)
 
 
 def where(op: Operation, condition: Tensor, a: Any, b: Any) -> Radius:

@@ -51,12 +51,13 @@ class RunningError(TorchDispatchMode):
     order of its sums. The radius is infinite where anything can be: after an overflow, or where a divisor
     may be zero. Raises NotImplementedError at an operation whose rounding it does not know, and Narrower at
     one whose result has fewer bits than `least_bits`: what is lost there is no rounding to be allowed for.
+    Subnormal numbers may be taken for zero where the processor says so, or with `flushes`.
     """
 
-    def __init__(self, evaluations: int = 1, least_bits: int = 0) -> None:
+    def __init__(self, evaluations: int = 1, least_bits: int = 0, flushes: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._evaluations, self._least_bits = evaluations, least_bits
-        self._flushes = False
+        self._flushes = flushes
         # Tensors are kept with their radii, so that no other comes to have the same id.
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
         # What autograd saves comes back as another tensor in the same place.
@@ -72,7 +73,7 @@ class RunningError(TorchDispatchMode):
         return False
 
     def __enter__(self) -> "RunningError":
-        self._flushes = flushing()
+        self._flushes = self._flushes or flushing()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 

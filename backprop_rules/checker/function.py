@@ -1,0 +1,105 @@
+"""A whole function with a backward of its own: an autograd.Function, a custom_vjp, or anything that torch can run."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.bounds import bounds
+from backprop_rules.errors import InputError
+from backprop_rules.frameworks import vjp_of_custom
+from backprop_rules.objection import WrongGradient
+from backprop_rules.point import Point
+from backprop_rules.properties import Property, same_bits
+from backprop_rules.rule import Gradients
+
+Function = Callable[..., Any]
+
+
+def own_backward(function: Any, framework: str) -> Function:
+    """Return f(grad_y, *primals, **params): the own backward, called directly, so that nothing is repaired."""
+    if framework == "jax":
+        return vjp_of_custom(function)
+    if framework != "torch":
+        raise InputError(f"check_function takes functions of torch or JAX; for {framework} give the backward to check.")
+
+    def backward(grad_y: Tensor, *primals: Tensor | None, **params: Any) -> Any:
+        y, leaves = _run(function, primals, params)
+        if y.grad_fn is None:
+            raise InputError(f"{_name(function)} returns a tensor that has no gradient: it does not use its arguments.")
+        if not _is_autograd_function(function):
+            return _by_engine(y, leaves, grad_y)
+        found = y.grad_fn.apply(grad_y)  # type: ignore[attr-defined]
+        gradients = list(found) if isinstance(found, tuple | list) else [found]
+        return tuple(gradients[: len(primals)])
+
+    backward.__name__ = _name(function)
+    backward.__signature__ = _signature(function)  # type: ignore[attr-defined]
+    return backward
+
+
+def of_the_function(function: Any) -> tuple[Property, ...]:
+    """Return what is asked of the function beside its backward: its output, and its gradients through autograd."""
+
+    def computes_the_function(point: Point) -> None:
+        y, _ = _run(function, point.primals, point.params)
+        if y.shape != point.y.shape or y.dtype != point.y.dtype:
+            expected, got = ((tuple(t.shape), t.dtype) for t in (point.y, y))
+            raise WrongGradient(point, "has a forward of another shape or dtype", expected=expected, got=got)
+        radius = bounds(point, evaluations=2).y.to(y.device)
+        wide = torch.complex128 if y.is_complex() else torch.float64
+        apart = (y.detach().to(wide) - point.y.to(wide)).abs() > radius
+        if apart.any():
+            raise WrongGradient.unequal(point, "has a forward that computes another function", None, point.y, y, apart)
+
+    def gives_the_same_through_autograd(point: Point) -> None:
+        y, leaves = _run(function, point.primals, point.params)
+        try:
+            found = _by_engine(y, leaves, point.grad_y)
+        except RuntimeError as error:
+            raise WrongGradient(point, "raises through autograd", where=f": {str(error).splitlines()[0]}") from error
+        for i in point.given:
+            direct, engine = point.gradients[i], found[i]
+            if engine is not None and not same_bits(direct, engine):
+                expected, got = (None if t is None else t.tolist() for t in (direct, engine))
+                kind = "comes out otherwise through autograd than from its own backward"
+                raise WrongGradient(point, kind, i, expected=expected, got=got)
+
+    return computes_the_function, gives_the_same_through_autograd
+
+
+def _run(function: Any, primals: tuple[Tensor | None, ...], params: Any) -> tuple[Tensor, list[Tensor | None]]:
+    live = [x is not None and (x.is_floating_point() or x.is_complex()) for x in primals]
+    with torch.enable_grad():
+        leaves = [
+            x.detach().requires_grad_() if x is not None and own else x for x, own in zip(primals, live, strict=True)
+        ]
+        if not _is_autograd_function(function):
+            return function(*leaves, **params), leaves
+        names = list(_signature(function).parameters)[1 + len(leaves) :]
+        extra = [params[name] for name in names if name in params]
+        return function.apply(*leaves, *extra), leaves
+
+
+def _by_engine(y: Tensor, leaves: list[Tensor | None], grad_y: Tensor) -> Gradients:
+    asked = [x for x in leaves if x is not None and x.requires_grad]
+    found = iter(torch.autograd.grad(y, asked, grad_y, allow_unused=True))
+    return tuple(next(found) if x is not None and x.requires_grad else None for x in leaves)
+
+
+def _is_autograd_function(function: Any) -> bool:
+    return isinstance(function, type) and issubclass(function, torch.autograd.Function)
+
+
+def _signature(function: Any) -> inspect.Signature:
+    """Return the signature of its backward: the cotangent, and what its forward takes beside ctx."""
+    own = inspect.signature(function.forward if _is_autograd_function(function) else function)
+    kind = inspect.Parameter
+    taken = [p.replace(annotation=kind.empty) for name, p in own.parameters.items() if name != "ctx"]
+    return inspect.Signature([kind("grad_y", kind.POSITIONAL_OR_KEYWORD), *taken])
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", "function"))

@@ -1,0 +1,286 @@
+"""The reference oracle: verdicts, the report, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from backprop_rules import InputError, WrongGradient, check, check_function
+from backprop_rules.checker import CheckFailed
+
+
+def relu(grad_y, x):
+    return grad_y * (x > 0)
+
+
+def clamped(grad_y, x):
+    return grad_y.clamp(min=0)
+
+
+def vector():
+    return torch.tensor([-1.5, 0.5, 2.0], dtype=torch.float64)
+
+
+def test_a_right_backward_is_right():
+    report = check(relu, "relu")
+    assert report.passed
+    assert report.verdict == "right"
+    assert report.points >= 400
+    assert str(report).startswith("relu: right.\n")
+
+
+def test_a_wrong_backward_raises_its_report():
+    with pytest.raises(WrongGradient) as raised:
+        check(clamped, "relu")
+    assert isinstance(raised.value, CheckFailed)
+    assert raised.value.report.verdict == "wrong"
+    assert str(raised.value) == str(raised.value.report)
+
+
+GOLDEN = """\
+relu: wrong.
+    what      the gradient of x is wrong, 1 of 1 elements
+    expected  0.0
+    got       1.0
+    against   certified, torch's own gradient agrees
+    right     shape, dtype and device
+    likely    the cotangent is clamped at zero where it should be masked by the input (the pre-activation)
+The smallest counterexample found:
+    import torch
+    x = torch.tensor(-1.0, dtype=torch.float64)
+    grad_y = torch.tensor(1.0, dtype=torch.float64)
+    backward(grad_y, x)
+The function: y = \\max(x, 0):\\quad \\bar x = \\bar y\\,[y > 0]
+"""
+
+
+def test_the_report_names_the_mistake_and_shows_the_smallest_counterexample():
+    text = str(check(clamped, "relu", raise_on_failure=False))
+    head, _, last = text.rpartition("\n")
+    assert head + "\n" == GOLDEN
+    assert last.endswith("Seed 0.")
+
+
+def test_the_report_is_json_and_html_too():
+    report = check(clamped, "relu", raise_on_failure=False)
+    found = json.loads(report.to_json())
+    assert found["verdict"] == "wrong"
+    assert found["mistake"]["name"] == "masked by the cotangent"
+    assert found["objection"]["primal"] == "x"
+    assert "torch.tensor(-1.0, dtype=torch.float64)" in found["objection"]["counterexample"]
+    page = report._repr_html_()
+    assert "<b>relu: wrong.</b>" in page
+    assert "grad_y" in page
+
+
+def test_the_counterexample_can_be_pasted():
+    report = check(clamped, "relu", raise_on_failure=False)
+    pasted = {}
+    exec(str(report.objection.point), pasted)
+    assert clamped(pasted["grad_y"], pasted["x"]) != relu(pasted["grad_y"], pasted["x"])
+
+
+def test_equal_seeds_give_equal_reports():
+    first, second = (check(clamped, "relu", raise_on_failure=False).to_dict() for _ in range(2))
+    assert {**first, "seconds": 0} == {**second, "seconds": 0}
+
+
+def test_inaccurate_is_told_from_wrong():
+    def tanh(grad_y, x):
+        return grad_y * (1 - torch.tanh(x) ** 2)
+
+    report = check(tanh, "tanh", raise_on_failure=False)
+    assert report.verdict == "inaccurate"
+    assert report.mistake.name == "cancellation"
+    assert not report.passed
+    # Held against torch's own derivative, which is no better, it is right.
+    assert check(tanh, forward=torch.tanh, example=(vector(),)).passed
+
+
+def inclusive(grad_y, x, *, min=None, max=None):
+    low, high = (float("-inf") if min is None else min), (float("inf") if max is None else max)
+    return torch.where((x >= low) & (x <= high), grad_y, 0)
+
+
+def strict(grad_y, x, *, min=None, max=None):
+    low, high = (float("-inf") if min is None else min), (float("inf") if max is None else max)
+    return torch.where((x > low) & (x < high), grad_y, 0)
+
+
+def test_another_choice_at_a_kink_is_a_convention():
+    assert check(inclusive, "clamp", dtypes=["float64"]).passed  # what torch 2.13 does
+    report = check(strict, "clamp", dtypes=["float64"], raise_on_failure=False)
+    assert report.verdict == "convention"
+    assert report.mistake.name == "strict at ties"
+    assert check(strict, "clamp", dtypes=["float64"], convention="any subgradient").passed
+
+
+def test_a_kink_of_an_unknown_function_is_hunted_down():
+    def corner(x):
+        return torch.where(x > 0.37, 2 * x - 0.37, x)
+
+    def at_the_corner(grad_y, x):
+        return torch.where(x > 0.37, 2 * grad_y, torch.where(x == 0.37, 5 * grad_y, grad_y))
+
+    def right(grad_y, x):
+        return torch.where(x > 0.37, 2 * grad_y, grad_y)
+
+    assert check(right, forward=corner, example=(vector(),)).passed
+    assert check(at_the_corner, forward=corner, example=(vector(),), raise_on_failure=False).verdict == "wrong"
+
+
+def test_any_function_can_be_given_by_its_definition_alone():
+    def right(grad_y, x, w):
+        return (grad_y @ w.T) * np.exp(x), np.exp(x).T @ grad_y
+
+    def transposed(grad_y, x, w):
+        return (grad_y @ w.T) * np.exp(x), (np.exp(x).T @ grad_y).T if w.shape[0] == w.shape[1] else right(
+            grad_y, x, w
+        )[1]
+
+    numbers = np.random.default_rng(0)
+    example = numbers.normal(size=(2, 3)), numbers.normal(size=(3, 3))
+    assert check(right, definition=lambda x, w: np.exp(x) @ w, example=example).passed
+    report = check(transposed, definition=lambda x, w: np.exp(x) @ w, example=example, raise_on_failure=False)
+    assert report.mistake.name == "transposed"
+
+
+def test_shared_memory_is_a_note_and_an_objection_only_where_asked_for():
+    def add(grad_y, x, z):
+        return grad_y, grad_y
+
+    options = {"forward": torch.add, "example": (vector(), vector())}
+    report = check(add, **options)
+    assert report.passed
+    assert "shares memory" in report.notes[0]
+    assert check(add, **options, strict_memory=True, raise_on_failure=False).verdict == "wrong"
+
+
+def test_what_is_read_but_was_not_saved_is_objected_to_where_it_is_declared():
+    def square(grad_y, x):
+        return 2 * x * grad_y
+
+    assert check(square, "square", dtypes=["float64"]).passed is True
+    report = check(square, "square", dtypes=["float64"], saves=["y"], raise_on_failure=False)
+    assert report.mistake.name == "not saved"
+
+
+def test_an_autograd_function_is_asked_directly_and_through_autograd():
+    class Exp(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            y = x.exp()
+            ctx.save_for_backward(y)
+            return y
+
+        @staticmethod
+        def backward(ctx, grad_y):
+            (y,) = ctx.saved_tensors
+            return grad_y * y
+
+    class Shifted(Exp):
+        @staticmethod
+        def forward(ctx, x):
+            y = Exp.forward(ctx, x)
+            return y + 1
+
+    class Unreduced(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, z):
+            return x + z
+
+        @staticmethod
+        def backward(ctx, grad_y):
+            return grad_y, grad_y  # the engine would sum the second
+
+    assert check_function(Exp, "exp").passed
+    report = check_function(Shifted, "exp", raise_on_failure=False)
+    assert report.objection.kind == "has a forward that computes another function"
+    example = torch.ones(2, 3), torch.ones(3)
+    report = check_function(Unreduced, forward=torch.add, example=example, raise_on_failure=False)
+    assert report.mistake.name == "missing un-broadcast"
+
+
+def test_where_nothing_can_be_said_it_is_inconclusive():
+    def nothing(grad_y, x):
+        return torch.full_like(x, float("nan"))
+
+    report = check(nothing, forward=lambda x: torch.sqrt(-x * x - 1), example=(vector(),), raise_on_failure=False)
+    assert report.verdict == "inconclusive"
+    assert "at no point does an enclosure say anything" in str(report)
+
+
+def two(grad_y, x, z):
+    return grad_y, grad_y
+
+
+def broken(grad_y, x):
+    raise ValueError("no such key")
+
+
+REFUSALS = {
+    "nothing to hold it against": (
+        lambda: check(relu),
+        "nothing to hold the backward against: give the name of a rule",
+    ),
+    "no example": (lambda: check(relu, forward=torch.relu), "an example is missing"),
+    "an unknown rule": (lambda: check(relu, "rellu"), "there is no rule 'rellu'. Did you mean 'relu'?"),
+    "no function": (lambda: check(3, "relu"), "a backward is a function; got int 3."),
+    "both a rule and a forward": (
+        lambda: check(relu, "relu", forward=torch.relu),
+        "give rule, or forward and definition",
+    ),
+    "a backward that raises": (
+        lambda: check(broken, forward=torch.relu, example=(vector(),)),
+        "broken: the backward raises ValueError: no such key, for the example itself.",
+    ),
+    "too many gradients": (
+        lambda: check(lambda grad_y, x: (grad_y, grad_y), forward=torch.relu, example=(vector(),)),
+        "the backward returns 2 gradients for 1 primals",
+    ),
+    "too few primals": (
+        lambda: check(relu, "matmul"),
+        "matmul: the backward takes the primals a, but the rule has a, b.",
+    ),
+    "a param that it needs": (lambda: check(relu, "softmax"), "softmax: relu has no param dim, which the rule needs."),
+    "an example of integers": (
+        lambda: check(relu, forward=torch.relu, example=(torch.tensor([1, 2]),)),
+        "relu: the example has no floating-point or complex array",
+    ),
+    "an example of numbers": (
+        lambda: check(relu, forward=torch.relu, example=(3.0,)),
+        "an example must be an array of torch, NumPy or JAX",
+    ),
+    "a forward that is not the definition": (
+        lambda: check(relu, forward=torch.relu, definition=lambda x: x * 2, example=(vector(),)),
+        "relu: forward and definition are different functions",
+    ),
+    "an unknown convention": (lambda: check(relu, "relu", convention="mine"), "there is no convention 'mine'"),
+    "a dtype that the rule has not": (
+        lambda: check(relu, "relu", dtypes=["complex64"]),
+        "none of the dtypes asked for",
+    ),
+    "a function that nobody can follow": (
+        lambda: check(relu, forward=torch.sinc, example=(vector(),)),
+        "definition",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_cannot_be_asked_is_refused_in_words(case):
+    asked, words = REFUSALS[case]
+    with pytest.raises(InputError) as refusal:
+        asked()
+    assert words in str(refusal.value)
+
+
+def test_the_params_of_a_call_are_fixed():
+    def softmax(grad_y, x, *, dim):
+        y = torch.softmax(x, dim)
+        return y * (grad_y - (grad_y * y).sum(dim, keepdim=True))
+
+    example = (torch.tensor([[0.5, 1.0, -1.0], [2.0, 0.0, 1.0]], dtype=torch.float64),)
+    assert check(softmax, forward=functional.softmax, example=example, params={"dim": 1}).passed

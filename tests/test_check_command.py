@@ -1,0 +1,122 @@
+"""`backprop-rules check`, typed as a user would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MINE = """
+import torch
+
+def right(grad_y, x):
+    return grad_y * (x > 0)
+
+def wrong(grad_y, x):
+    return grad_y.clamp(min=0)
+
+def raises(grad_y, x):
+    raise ValueError("no such key")
+
+def nothing(grad_y, x):
+    return x * float("nan")
+
+def undefined(x):
+    return torch.sqrt(-x * x - 1)
+
+call = (torch.tensor([-1.5, 0.5, 2.0]),)
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+
+    def command(*words):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        line = [sys.executable, "-m", "backprop_rules", "check", *words]
+        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    return command
+
+
+def test_a_right_backward_exits_0(run):
+    done = run("mine:right", "--rule", "relu", "--max-examples", "50")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("relu: right.\n")
+
+
+def test_a_wrong_one_exits_1_and_its_case_is_saved_replayed_and_tried_first(run, tmp_path):
+    first = run("mine:wrong", "--rule", "relu", "--max-examples", "50")
+    assert first.returncode == 1
+    (saved,) = (tmp_path / ".backprop_rules").iterdir()
+    assert (
+        f"    replay    backprop-rules check mine:wrong --rule relu --case {saved.relative_to(tmp_path)}\n"
+        in first.stdout
+    )
+    again = run("mine:wrong", "--rule", "relu", "--case", str(saved))
+    assert again.returncode == 1
+    assert "\n1 point in float64" in again.stdout
+    assert "the cotangent is clamped at zero" in run("mine:wrong", "--rule", "relu", "--max-examples", "50").stdout
+    assert run("mine:right", "--rule", "relu", "--case", str(saved)).returncode == 0
+
+
+def test_a_case_that_is_mended_is_forgotten(run, tmp_path):
+    run("mine:wrong", "--rule", "relu", "--max-examples", "50")
+    (tmp_path / "mine.py").write_text(MINE.replace("grad_y.clamp(min=0)", "grad_y * (x > 0)"))
+    assert run("mine:wrong", "--rule", "relu", "--max-examples", "50").returncode == 0
+    assert not list((tmp_path / ".backprop_rules").iterdir())
+
+
+def test_the_other_formats(run):
+    done = run("mine:wrong", "--rule", "relu", "--max-examples", "50", "--output-format", "json")
+    assert json.loads(done.stdout)["mistake"]["name"] == "masked by the cotangent"
+    done = run("mine:wrong", "--rule", "relu", "--max-examples", "50", "--output-format", "github")
+    assert done.stdout.startswith("::error title=mine:wrong::relu: wrong.%0A")
+    assert done.stdout.count("\n") == 1
+
+
+def test_a_function_that_is_no_rule(run):
+    done = run("mine:right", "--forward", "torch:relu", "--example", "mine:call", "--max-examples", "20")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_where_nothing_can_be_said_it_exits_4(run):
+    done = run("mine:nothing", "--forward", "mine:undefined", "--example", "mine:call", "--max-examples", "20")
+    assert done.returncode == 4, done.stdout + done.stderr
+
+
+REFUSALS = {
+    "a module that is not there": (
+        ("other:right", "--rule", "relu"),
+        "the module 'other' cannot be imported: ModuleNotFound",
+    ),
+    "a function that is not there": (
+        ("mine:rigth", "--rule", "relu"),
+        "the module 'mine' has no 'rigth'. It has: nothing,",
+    ),
+    "no function named": (("mine", "--rule", "relu"), "'mine' names no function: write package.module:function."),
+    "no rule": (("mine:right",), "nothing to hold the backward against"),
+    "an unknown rule": (("mine:right", "--rule", "rellu"), "there is no rule 'rellu'. Did you mean 'relu'?"),
+    "a backward that raises": (
+        ("mine:raises", "--forward", "torch:relu", "--example", "mine:call"),
+        "raises: the backward raises ValueError: no such key, for the example itself",
+    ),
+    "a case that is not there": (("mine:right", "--rule", "relu", "--case", "lost.json"), "there is no file lost.json"),
+    "a case that is none": (("mine:right", "--rule", "relu", "--case", "mine.py"), "mine.py is no saved case"),
+    "an unknown dtype": (("mine:right", "--rule", "relu", "--dtype", "float31"), "there is no dtype 'float31'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_usage_error_is_one_line_and_exits_2(run, case, tmp_path):
+    words, message = REFUSALS[case]
+    done = run(*words)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"backprop-rules: {message}")
+    assert done.stderr.count("\n") == 1
+    assert not done.stdout
+    assert not (tmp_path / ".backprop_rules").exists()

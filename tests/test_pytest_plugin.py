@@ -1,0 +1,112 @@
+"""A marked backward is a test; a module of backwards is a conformance suite."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+MARKED = """
+import pytest
+
+@pytest.mark.backprop_rule("relu", dtypes=["float64"], max_examples=30)
+def my_relu(grad_y, x):
+    return grad_y * (x > 0)
+
+@pytest.mark.backprop_rule("relu", dtypes=["float64"], max_examples=30)
+def clamped(grad_y, x):
+    return grad_y.clamp(min=0)
+"""
+
+
+@pytest.fixture
+def run(pytester, monkeypatch):
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+    def run(*words):
+        return pytester.runpytest_subprocess("-p", "backprop_rules.pytest_plugin", "-p", "no:cacheprovider", *words)
+
+    return run
+
+
+def test_a_marked_function_is_a_test_and_its_failure_is_the_report(pytester, run):
+    pytester.makepyfile(MARKED)
+    result = run()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["relu: wrong.", "*likely    the cotangent is clamped at zero*"])
+    assert "Traceback" not in result.stdout.str()
+    assert "checker/run.py" not in result.stdout.str()
+
+
+def test_the_command_line_goes_before_the_mark(pytester, run):
+    pytester.makepyfile(MARKED)
+    result = run(
+        "--backprop-dtype", "float32", "--backprop-max-examples", "20", "-k", "clamped", "--backprop-device", "cpu"
+    )
+    result.stdout.fnmatch_lines(["*dtype=torch.float32*"])
+
+
+def test_the_reports_are_written_under_xdist_too(pytester, run):
+    pytester.makepyfile(MARKED)
+    run("--backprop-report", "reports.json", "-n", "2").assert_outcomes(passed=1, failed=1)
+    reports = json.loads((pytester.path / "reports.json").read_text())
+    assert sorted(report["verdict"] for report in reports) == ["right", "wrong"]
+
+
+def test_junit_properties_carry_rule_tier_and_seed(pytester, run):
+    pytester.makepyfile(MARKED)
+    run("--junitxml", "junit.xml", "--backprop-seed", "3")
+    found = ET.parse(pytester.path / "junit.xml").getroot().iter("property")
+    assert {(p.get("name"), p.get("value")) for p in found} == {("rule", "relu"), ("tier", "bounded"), ("seed", "3")}
+
+
+def test_a_question_that_cannot_be_asked_fails_in_words(pytester, run):
+    pytester.makepyfile(MARKED.replace('"relu"', '"rellu"'))
+    result = run()
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*there is no rule 'rellu'. Did you mean 'relu'?*"])
+
+
+def test_a_report_that_cannot_be_written_is_refused_at_once(pytester, run):
+    pytester.makepyfile(MARKED)
+    result = run("--backprop-report", "nowhere/reports.json")
+    result.stderr.fnmatch_lines(["*--backprop-report: there is no folder *nowhere*"])
+
+
+BACKWARDS = """
+def relu(grad_y, x):
+    return grad_y * (x > 0)
+
+def exp(grad_y, x):
+    return grad_y * x
+"""
+SUITE = ("--pyargs", "backprop_rules.conformance", "--backprop-target", "backwards", "--backprop-max-examples", "20")
+
+
+def test_an_implementation_is_held_to_the_conformance_suite(pytester, run):
+    pytester.makepyfile(backwards=BACKWARDS)
+    pytester.syspathinsert()
+    result = run(*SUITE, "-rs", "--backprop-dtype", "float64")
+    outcomes = result.parseoutcomes()
+    assert (outcomes["passed"], outcomes["failed"]) == (1, 1)
+    assert outcomes["skipped"] >= 45
+    result.stdout.fnmatch_lines(["*backwards has no function matmul*"])
+
+
+def test_known_failures_are_named_in_a_file(pytester, run):
+    pytester.makepyfile(backwards=BACKWARDS)
+    pytester.syspathinsert()
+    (pytester.path / "known.txt").write_text("exp  # the derivative at the output\n")
+    result = run(*SUITE, "--backprop-dtype", "float64", "--backprop-xfails-file", "known.txt")
+    outcomes = result.parseoutcomes()
+    assert (outcomes["passed"], outcomes["xfailed"]) == (1, 1)
+    (pytester.path / "known.txt").write_text("expp\n")
+    result = run(*SUITE, "--backprop-xfails-file", "known.txt")
+    assert "there is no rule 'expp'. Did you mean 'exp'?" in result.stdout.str() + result.stderr.str()
+
+
+def test_a_target_that_cannot_be_imported_is_refused(run):
+    result = run("--pyargs", "backprop_rules.conformance", "--backprop-target", "no_such_module")
+    assert "no_such_module cannot be imported" in result.stdout.str() + result.stderr.str()
+    assert result.ret in (2, 4)
