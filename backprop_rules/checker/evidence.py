@@ -33,6 +33,7 @@ from backprop_rules.verdict import Verdict, contradiction, judge
 
 INACCURATE = "is the right function, but inaccurate"
 ANOTHER_CHOICE = "makes another choice at a kink"
+NO_SUBGRADIENT = "is no subgradient: not the mean of the gradients around the tie"
 ANSWERS_NAN = "passes the cotangent where the primal is NaN"
 CONVENTIONS = ("torch", "catalogue", "any subgradient")
 
@@ -111,8 +112,7 @@ def makes_a_possible_choice(point: Point) -> None:
         if not is_a_subgradient(point) and (theirs is None or theirs.disagrees):
             assert verdict.gradient is not None and verdict.enclosure is not None
             everything = replace(verdict, outside=_wide(verdict.enclosure, verdict.gradient))
-            kind = "is no subgradient: not the mean of the gradients around the tie"
-            raise WrongGradient.outside(everything, ("certified",), kind)
+            raise WrongGradient.outside(everything, ("certified",), NO_SUBGRADIENT)
         return
 
 
@@ -284,7 +284,6 @@ GRAVE: tuple[Property, ...] = (
     computes_its_definition,
     lies_in_every_enclosure,
     is_no_nan_where_the_derivative_is_a_number,
-    makes_a_possible_choice,
     is_linear_in_the_cotangent,
     keeps_nothing_between_calls,
     gives_the_same_whatever_the_strides,
@@ -322,8 +321,9 @@ def grave(declares: bool, strict_memory: bool) -> tuple[Property, ...]:
 def slight(convention: str) -> tuple[Property, ...]:
     """Return what makes a right backward not quite what was asked for."""
     if convention == "any subgradient":
-        return (is_as_accurate_as_can_be, answers_nan)
-    return (is_as_accurate_as_can_be, partial(makes_the_choice_of, convention), answers_nan)
+        return (is_as_accurate_as_can_be, makes_a_possible_choice, answers_nan)
+    choice = partial(makes_the_choice_of, convention)
+    return (is_as_accurate_as_can_be, makes_a_possible_choice, choice, answers_nan)
 
 
 def ask(point: Point, properties: Sequence[Property]) -> None:

@@ -19,6 +19,7 @@ from backprop_rules.checker.evidence import (
     ANSWERS_NAN,
     CONVENTIONS,
     INACCURATE,
+    NO_SUBGRADIENT,
     Ask,
     ask,
     grave,
@@ -43,7 +44,7 @@ from backprop_rules.verify import find_device, find_dtype
 
 FRAMEWORKS = ("torch", "numpy", "jax")
 # What is told only of a backward that is right but for that.
-SLIGHT = (INACCURATE, ANOTHER_CHOICE, ANSWERS_NAN)
+SLIGHT = (INACCURATE, ANOTHER_CHOICE, NO_SUBGRADIENT, ANSWERS_NAN)
 # What a backward of another function than the one that it is held against fails: a mistake of the question.
 NOT_ITS_FUNCTION = "comes with a forward that is not its definition"
 
