@@ -6,13 +6,16 @@ from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.catalogue.broadcasting import unbroadcast
 from backprop_rules.domain import Domain
 from backprop_rules.errors import InputError
-from backprop_rules.objection import WrongGradient
 from backprop_rules.point import vjp
 from backprop_rules.rule import Convention, Rule, find, rule
 
 
 def __getattr__(name: str) -> Any:
-    """Load the checker when it is first asked for: it draws points, and so needs Hypothesis."""
+    """Load the checker when it is first asked for: it draws points, and so needs Hypothesis, and balls."""
+    if name == "WrongGradient":
+        from backprop_rules.objection import WrongGradient
+
+        return WrongGradient
     if name in ("check", "check_function", "Report"):
         from backprop_rules import checker
 

@@ -1,7 +1,5 @@
 """The published wrong rules again, with nothing given but the forward, the backward, and one ordinary call."""
 
-import statistics
-
 import pytest
 import torch
 from real_mistakes import MISTAKES
@@ -45,7 +43,6 @@ NAMES = {
     "var": ("correction ignored",),
     "norm": ("not finite",),
 }
-SECONDS: list[float] = []
 
 
 def expected():
@@ -64,7 +61,6 @@ def test_it_is_caught_and_named(mistake, name):
         # Torch's own derivative, as accurate as its own; or a mask by multiplication, which a finite cotangent allows.
         assert report.passed
         return
-    SECONDS.append(report.seconds)
     assert not report.passed
     assert (report.mistake and report.mistake.name) == name, str(report)
 
@@ -72,11 +68,6 @@ def test_it_is_caught_and_named(mistake, name):
 def test_at_least_thirty_are_named():
     names = [name for _, name in expected() if name not in (None, "right")]
     assert len(names) >= 30
-
-
-def test_half_of_them_take_less_than_a_second():
-    if SECONDS:  # where another process ran them, it knows
-        assert statistics.median(SECONDS) < 1
 
 
 def test_the_trap_of_a_choice_whose_other_branch_is_not_finite():
