@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ET
 
 import pytest
+from plugin_words import LOADED
 
 pytest_plugins = ["pytester"]
 
@@ -25,7 +26,7 @@ def run(pytester, monkeypatch):
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
     def run(*words):
-        return pytester.runpytest_subprocess("-p", "backprop_rules.pytest_plugin", "-p", "no:cacheprovider", *words)
+        return pytester.runpytest_subprocess(*LOADED, "-p", "no:cacheprovider", *words)
 
     return run
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from plugin_words import LOADED
 
 from backprop_rules import CATALOGUE
 from backprop_rules.catalogue import CHAPTERS
@@ -46,7 +47,7 @@ def test_the_wrong_cube_is_found_out_as_it_says(tmp_path):
 def test_the_programs_that_it_shows_run(tmp_path, block):
     (tmp_path / "test_program.py").write_text(block)
     if "import pytest" in block:
-        done = run(tmp_path, "-m", "pytest", "-q", "-p", "backprop_rules.pytest_plugin", "test_program.py")
+        done = run(tmp_path, "-m", "pytest", "-q", *LOADED, "test_program.py")
         assert "1 passed" in done.stdout, done.stdout
         return
     done = run(tmp_path, "test_program.py")
