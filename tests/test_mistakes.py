@@ -11,13 +11,14 @@ import torch
 from backprop_rules import CATALOGUE
 from backprop_rules.bounds import bounds
 from backprop_rules.checker.diagnosis import diagnosed
-from backprop_rules.checker.evidence import ask, grave, slight
+from backprop_rules.checker.evidence import grave, slight
 from backprop_rules.checker.mistakes import BANK, Case, applies
 from backprop_rules.checker.run import SLIGHT
 from backprop_rules.checker.subject import against_a_rule
 from backprop_rules.draw import search
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point
+from backprop_rules.properties import check
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:var\(\)")
 
@@ -103,7 +104,7 @@ def named_by_the_checker(known, rule):
 
     def keep(point):
         try:
-            ask(replace(point, spacing=0.0), (*grave(False, False), *slight("torch")))
+            check(replace(point, spacing=0.0), (*grave(False, False), *slight("torch")))
         except WrongGradient as objection:
             if not objection.kind.startswith(SLIGHT) or known.name.endswith("at ties"):
                 failures.append(objection)

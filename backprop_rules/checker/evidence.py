@@ -28,7 +28,6 @@ from backprop_rules.properties import (
     same_bits,
     writes_to_none_of_its_arguments,
 )
-from backprop_rules.rounding import Narrower
 from backprop_rules.verdict import Verdict, contradiction, judge
 
 INACCURATE = "is the right function, but inaccurate"
@@ -324,20 +323,6 @@ def slight(convention: str) -> tuple[Property, ...]:
         return (is_as_accurate_as_can_be, makes_a_possible_choice, answers_nan)
     choice = partial(makes_the_choice_of, convention)
     return (is_as_accurate_as_can_be, makes_a_possible_choice, choice, answers_nan)
-
-
-def ask(point: Point, properties: Sequence[Property]) -> None:
-    """Raise WrongGradient for the first of the properties that fails."""
-    for holds in properties:
-        if point.on_meta and holds is not returns_the_shape_dtype_and_device_of_each_primal:
-            continue
-        try:
-            holds(point)
-        except Narrower as error:
-            raise WrongGradient(point, f"computes in {error}, which is narrower than its arguments") from error
-        except BackwardRaised as error:
-            name, text = error.args
-            raise WrongGradient(point, f"backward raises {name}", where=f": {text}") from error
 
 
 Ask = Callable[[Point], None]

@@ -137,7 +137,7 @@ def _transposed(c: Case) -> Tensor | None:
 
 
 def _reversed(c: Case) -> Tensor | None:
-    turned = c.right.permute(tuple(reversed(range(c.right.ndim))))
+    turned = _all_axes(c.right)
     return turned if c.right.ndim > 2 and turned.shape == c.right.shape else None
 
 
@@ -195,18 +195,6 @@ def _first_axis_only(c: Case) -> Tensor | None:
 def _mean_for_sum(c: Case) -> Tensor | None:
     wide = _unreduced(c)
     return None if wide is None or not c.x.numel() else c.right / max(1, wide.numel() // c.x.numel())
-
-
-def _wrong_axis(c: Case) -> Tensor | None:
-    """The cotangent of a reduction spread along the last axis, as broadcasting does without the axis restored."""
-    dim = c.point.params.get("dim")
-    if not isinstance(dim, int) or c.point.params.get("keepdim") or c.y.ndim != c.x.ndim - 1 or not c.y.ndim:
-        return None
-    if c.x.shape[dim] != c.x.shape[-1] or dim % c.x.ndim == c.x.ndim - 1:
-        other = c.x.shape[0] == c.x.shape[-1] and c.x.ndim == 2
-        if not other:
-            return None
-    return c.right.mT if c.x.ndim == 2 and c.x.shape[0] == c.x.shape[1] else None
 
 
 def _masked_by_the_cotangent(c: Case) -> Tensor | None:

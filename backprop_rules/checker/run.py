@@ -21,7 +21,6 @@ from backprop_rules.checker.evidence import (
     INACCURATE,
     NO_SUBGRADIENT,
     Ask,
-    ask,
     grave,
     shared_memory,
     slight,
@@ -33,16 +32,16 @@ from backprop_rules.checker.subject import Subject, against_a_function, against_
 from backprop_rules.domain import Choice
 from backprop_rules.draw import quiet, search
 from backprop_rules.errors import InputError, RoundingUnknown, unknown
-from backprop_rules.frameworks import as_torch, framework_of
+from backprop_rules.frameworks import FRAMEWORKS, as_torch, framework_of
 from backprop_rules.objection import OraclesDisagree, WrongGradient
 from backprop_rules.point import BackwardRaised, Point
 from backprop_rules.properties import Property
+from backprop_rules.properties import check as hold
 from backprop_rules.rule import Rule
 from backprop_rules.simplify import simplest
 from backprop_rules.verdict import judge
 from backprop_rules.verify import find_device, find_dtype
 
-FRAMEWORKS = ("torch", "numpy", "jax")
 # What is told only of a backward that is right but for that.
 SLIGHT = (INACCURATE, ANOTHER_CHOICE, NO_SUBGRADIENT, ANSWERS_NAN)
 # What a backward of another function than the one that it is held against fails: a mistake of the question.
@@ -277,7 +276,7 @@ def _hold(tally: Tally, asked: Asked, slightly: int, point: Point) -> None:
         return
     tally.tried(point)
     try:
-        ask(point, (*grave(asked.saves is not None, asked.strict_memory), *asked.extra, *slight(asked.convention)))
+        hold(point, (*grave(asked.saves is not None, asked.strict_memory), *asked.extra, *slight(asked.convention)))
     except WrongGradient as objection:
         tally.failures.append(objection)
         if slightly or not objection.kind.startswith(SLIGHT):
