@@ -242,6 +242,8 @@ class Balls(np.ndarray[Any, np.dtype[Any]]):
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         plain = [x.view(np.ndarray) if isinstance(x, Balls) else x for x in inputs]
+        if "out" in options:  # NumPy's mean divides in place
+            options["out"] = tuple(x.view(np.ndarray) if isinstance(x, Balls) else x for x in options["out"])
         return as_balls(getattr(REPLACED.get(ufunc, ufunc), method)(*plain, **options))
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:

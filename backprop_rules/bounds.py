@@ -10,9 +10,11 @@ from torch import Tensor
 from backprop_rules.enclosure import as_real
 from backprop_rules.errors import RoundingUnknown
 from backprop_rules.grid import precision
-from backprop_rules.oracles.oracle import widest
+from backprop_rules.oracles import certified
+from backprop_rules.oracles.oracle import Silent, widest
 from backprop_rules.point import Point
-from backprop_rules.rounding import RunningError
+from backprop_rules.rounding import RunningError, Sums, accumulated_in, as_computed, no_narrower_than
+from backprop_rules.rounding.units import component, computed_in
 from backprop_rules.rule import Gradients, Rule
 
 
@@ -33,7 +35,8 @@ def attainable(point: Point, evaluations: int = 1) -> Bounds:
     rules = point.rule.references
     for rule in rules:
         try:
-            return _followed(rule, point, evaluations)
+            found, ambiguous = _followed(rule, point, evaluations, _as_asked(point))
+            return _sum(found, attainable(point, 2)) if ambiguous and evaluations == 1 and len(rules) > 1 else found
         except NotImplementedError as error:
             if rule is rules[-1]:
                 raise RoundingUnknown(
@@ -44,17 +47,35 @@ def attainable(point: Point, evaluations: int = 1) -> Bounds:
 
 
 @lru_cache(maxsize=2)
-def bounds(point: Point, evaluations: int = 1) -> Bounds:
-    """Return the same for a rule that may be less accurate, as others of its references are."""
+def bounds(point: Point, evaluations: int = 1, sums: Sums | None = None) -> Bounds:
+    """Return the same for a rule that may be less accurate, as others of its references are.
+
+    Sums may be kept in torch's own dtype and in the one asked for, whichever is narrower, if `sums` does not say.
+    """
     found, ordinary = attainable(point, evaluations), of_ordinary_size(point)
-    for rule in point.rule.references[1:]:
+    asked, rules = point.rule.accumulate, point.rule.references
+    if sums is None and asked is not None:
+        sums = partial(no_narrower_than, asked)
+    for rule in rules[1:] if sums is None else rules:
         try:
-            other = _followed(rule, point, evaluations)
-        except Exception:  # an operation that cannot be followed, or a backward that raises: no excuse
+            # Its comparisons as they came out: what a choice changes is no rounding ...
+            other, ambiguous = _followed(rule, point, evaluations, sums or as_computed, decided=True)
+        except Exception:  # an operation that cannot be followed, or a backward that raises
+            if not ordinary and rule is rules[1]:
+                # Nobody knows what overflowed or vanished on its way.
+                gone = (None if g is None else torch.full_like(g, torch.inf) for g in found.gradients)
+                found = Bounds(found.y, tuple(gone))
             continue
-        pairs = zip(found.gradients, other.gradients, strict=True)
-        found = Bounds(found.y, tuple(_wider(own, its, ordinary) for own, its in pairs))
+        if ambiguous:
+            # ... unless the accurate rule, with its roundings in another order, may choose otherwise too.
+            found = _wider(found, _sum(attainable(point, 1), attainable(point, 2)), ordinary)
+        found = _wider(found, other, ordinary)
     return found
+
+
+def _sum(one: Bounds, other: Bounds) -> Bounds:
+    pairs = zip(one.gradients, other.gradients, strict=True)
+    return Bounds(one.y, tuple(None if a is None or b is None else a + b for a, b in pairs))
 
 
 def of_ordinary_size(point: Point) -> bool:
@@ -67,16 +88,68 @@ def of_ordinary_size(point: Point) -> bool:
     return True
 
 
-def _followed(rule: Rule, point: Point, evaluations: int) -> Bounds:
+def _as_asked(point: Point) -> Sums:
+    asked = point.rule.accumulate
+    return as_computed if asked is None else partial(accumulated_in, asked)
+
+
+def sums_in_their_own_dtype(point: Point) -> Bounds | None:
+    """Return the bounds of a rule that keeps its sums in the narrowest dtype there is; None if torch does too."""
+    own = min((x.dtype for x in (*point.tensors, point.grad_y)), key=lambda dtype: precision(component(dtype)))
+    return None if computed_in(own) == own else bounds(point, sums=partial(no_narrower_than, own))
+
+
+def sums_as_asked(point: Point) -> Bounds:
+    """Return the bounds of a rule that keeps its sums in the dtype asked for, and no narrower one."""
+    return bounds(point, sums=_as_asked(point))
+
+
+def _followed(
+    rule: Rule, point: Point, evaluations: int, sums: Sums = as_computed, decided: bool = False
+) -> tuple[Bounds, bool]:
+    """Return the bounds of a rule, and whether a comparison in it might come out otherwise."""
+    try:
+        return _through(rule, point, None, RunningError(evaluations, 0, point.rule.flushes, sums, decided))
+    except NotImplementedError:
+        if len(point.rule.references) == 1:
+            raise  # a rule of the catalogue shows that its forward rounds no more than it may
+    try:
+        away = certified.reach(certified.certify(point).y, point.y)
+    except Silent:
+        raise NotImplementedError("neither the forward's rounding nor its exact value is known") from None
+    return _through(rule, point, away, RunningError(evaluations, 0, point.rule.flushes, sums, decided))
+
+
+def _through(rule: Rule, point: Point, away: Tensor | None, errors: RunningError) -> tuple[Bounds, bool]:
+    """Follow the forward, unless it is known how far y is away from the exact one, and the backward."""
     own = [x.dtype for x in (*point.tensors, point.grad_y)]
     asked = [value for value in point.params.values() if isinstance(value, torch.dtype)]
-    with torch.no_grad(), RunningError(evaluations, min(map(precision, [*own, *asked])), point.rule.flushes) as errors:
-        y = rule.forward(*point.primals, **point.params)
+    least, references = min(map(precision, [*own, *asked])), point.rule.references
+    if len(references) == 1:
+        errors.least_bits = least
+    with torch.no_grad(), errors:
+        if away is None:
+            y = rule.forward(*point.primals, **point.params)
+        else:
+            errors.keep(y := point.y.clone(), away)
+        if rule is not references[0]:
+            # The reference for somebody else's backward is right whatever it computes in, and so is the forward.
+            errors.least_bits = least
         gradients = rule.gradients(point.grad_y, y, *point.primals, **point.params)
-    return Bounds(errors.radius(y), tuple(None if g is None else errors.radius(g) for g in gradients))
+    given = {x.untyped_storage().data_ptr() for x in (*point.tensors, point.grad_y, y)}
+    for g in gradients:
+        if g is not None and not errors.made(g) and g.untyped_storage().data_ptr() not in given:
+            raise NotImplementedError("a gradient is made by something else than operations of torch")
+    radii = Bounds(errors.radius(y), tuple(None if g is None else errors.radius(g) for g in gradients))
+    return radii, errors.ambiguous
 
 
-def _wider(radius: Tensor | None, other: Tensor | None, ordinary: bool) -> Tensor | None:
+def _wider(found: Bounds, other: Bounds, ordinary: bool) -> Bounds:
+    pairs = zip(found.gradients, other.gradients, strict=True)
+    return Bounds(found.y, tuple(_larger(own, its, ordinary) for own, its in pairs))
+
+
+def _larger(radius: Tensor | None, other: Tensor | None, ordinary: bool) -> Tensor | None:
     """Return the larger radius; one that is infinite among numbers of ordinary size, by no overflow, excuses none."""
     if radius is None or other is None or other.shape != radius.shape:
         return radius

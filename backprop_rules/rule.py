@@ -111,6 +111,11 @@ class Rule:
         """Whether the backward may take subnormal numbers for zero, even where torch does not."""
         return False
 
+    @property
+    def accumulate(self) -> torch.dtype | None:
+        """The dtype that sums are to be kept in; None for the one in which torch keeps them."""
+        return None
+
     @cached_property
     def differentiable(self) -> tuple[int, ...]:
         """The positions of the primals that have a gradient: all but masks and indices."""

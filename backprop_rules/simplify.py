@@ -40,7 +40,7 @@ def simpler(point: Point) -> Iterator[Point]:
             left = replace(point, primals=(*point.primals[:i], None, *point.primals[i + 1 :]))
             if point.rule.domain.accepts(*left.primals, **left.params):
                 yield left
-    for axis in sorted({name for names in _axis_names(point) for name in names}):
+    for axis in sorted({name for names in axis_names(point) for name in names}):
         sizes = {x.shape[d] for x, d in _with_axis(point, axis)}
         for index in reversed(range(max(sizes, default=0))):
             if max(sizes) > 1:
@@ -57,7 +57,7 @@ def simpler(point: Point) -> Iterator[Point]:
                 yield _with_tensor(point, k, changed)
 
 
-def _axis_names(point: Point) -> list[list[str]]:
+def axis_names(point: Point) -> list[list[str]]:
     """Return a name for each axis of each primal; batch axes are counted from the last."""
     named = []
     for names, x in zip(axes_of(point.rule.domain.shapes), point.primals, strict=True):
@@ -71,7 +71,7 @@ def _axis_names(point: Point) -> list[list[str]]:
 
 
 def _with_axis(point: Point, axis: str) -> list[tuple[Tensor, int]]:
-    found = zip(_axis_names(point), point.primals, strict=True)
+    found = zip(axis_names(point), point.primals, strict=True)
     return [(x, names.index(axis)) for names, x in found if x is not None and axis in names]
 
 
@@ -79,7 +79,7 @@ def _without(point: Point, axis: str, index: int) -> Iterator[Point]:
     """Yield the points without that index of the axis: the cotangent loses it along whichever axis fits."""
     primals = tuple(
         x if x is None or axis not in names or x.shape[names.index(axis)] <= 1 else _drop(x, names.index(axis), index)
-        for names, x in zip(_axis_names(point), point.primals, strict=True)
+        for names, x in zip(axis_names(point), point.primals, strict=True)
     )
     moved = replace(point, primals=primals)
     divisor = point.rule.domain.divisor

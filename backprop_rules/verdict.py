@@ -99,6 +99,8 @@ def _by_proof(point: Point) -> list[Verdict]:
         return _by_wide_reference(point)
     try:
         balls = certified.certify(point).gradients
+    except certified.TooMany:
+        return _by_wide_reference(point)
     except Silent:
         return [Verdict("certified", i, point) for i in point.given]
     radii = attainable(point).gradients
@@ -131,7 +133,7 @@ def _by_proof(point: Point) -> list[Verdict]:
 def _excused(verdict: Verdict, truth: Sequence[arb]) -> Verdict:
     """Return the verdict on a gradient that is less accurate than asked for: it may be so by its own roundings."""
     point, gradient, strict = verdict.point, verdict.gradient, verdict.enclosure
-    if len(point.rule.references) == 1:
+    if len(point.rule.references) == 1 and point.rule.accumulate is None:
         return verdict
     radius = bounds(point).gradients[verdict.primal]
     assert gradient is not None and radius is not None

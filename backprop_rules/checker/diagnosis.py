@@ -38,6 +38,15 @@ TOLD = {
     "reads more than it declares to save": ("not saved", "a value is read that was not saved for backward"),
     "backward raises": ("raises", "some inputs of its domain are not handled"),
     "computes in": ("low-precision detour", "a step is computed in a narrower dtype than the arguments have"),
+    "is the right function, but inaccurate: its sums are kept in a dtype as narrow": (
+        "narrow sums",
+        "sums are rounded at every step to the primals' narrow dtype, not kept in float32 and rounded once; where that "
+        "is meant, accumulate says so, as in accumulate='float16'",
+    ),
+    "is the right function, but inaccurate: its sums": (
+        "narrow sums",
+        "sums are kept in a narrower dtype than the one asked for with accumulate",
+    ),
     "is the right function, but inaccurate": (
         "cancellation",
         "digits are lost to cancellation or underflow: two nearly equal numbers are subtracted, or a product vanishes",
@@ -54,6 +63,7 @@ TOLD = {
 }
 
 
+RANDOM = ("drawn again", "random numbers are drawn in the backward: save the mask that the forward drew")
 NOT_FINITE = (
     "not finite",
     "NaN or infinity where the derivative is finite: 0 × inf, 0 / 0, an overflow, or memory never written",
@@ -73,6 +83,8 @@ def diagnosed(failures: Sequence[WrongGradient], objection: WrongGradient) -> Mi
     """Return the mistake that explains every failing point, shown at the smallest of them; None if none does."""
     alike = [f for f in failures if _alike(f, objection)]
     if objection.kind in NUMBERS and any(map(_forgetful, alike[:ENOUGH])):
+        if not any(_forgetful(failure, seed=0) for failure in alike[:ENOUGH]):
+            return Mistake(*RANDOM, objection)
         return Mistake(*TOLD["does not give the same bits twice"], objection)
     by_values = _matched(alike, objection) if _of_values(objection) else None
     if by_values is not None:
@@ -99,13 +111,18 @@ def _of_values(objection: WrongGradient) -> bool:
     return objection.kind.startswith(VALUES) and not objection.kind.endswith(": NaN")
 
 
-def _forgetful(objection: WrongGradient) -> bool:
-    """Say whether the backward answers otherwise when it is asked the same again."""
-    point = objection.point
-    try:
-        once, twice = (point.backward(point.grad_y, point.y, *point.primals) for _ in range(2))
-    except BackwardRaised:
-        return False
+def _forgetful(objection: WrongGradient, seed: int | None = None) -> bool:
+    """Say whether the backward answers otherwise when it is asked the same again, from the same random seed if any."""
+    point, found = objection.point, []
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(2):
+            if seed is not None:
+                torch.manual_seed(seed)
+            try:
+                found.append(point.backward(point.grad_y, point.y, *point.primals))
+            except BackwardRaised:
+                return False
+    once, twice = found
     return not all(same_bits(a, b) for a, b in zip(once, twice, strict=True))
 
 
@@ -135,13 +152,15 @@ def _matched(failures: Sequence[WrongGradient], objection: WrongGradient) -> Mis
     seen = [s for f in picked if (s := _seen(f, objection.primal)) is not None]
     # Where this gradient is right another one is wrong, or the next call.
     seen = [s for s in seen if not _near(s, s.case.right)] or seen
+    # Infinities and NaN are explained by many a mistake.
+    seen = [s for s in seen if s.got.isfinite().any() or not s.got.numel()]
     if not seen:
         return None
     bank = sorted(BANK, key=lambda known: not known.name.endswith("at ties")) if _at_ties(objection) else BANK
     if objection.kind.startswith(ANOTHER):
         bank = [known for known in bank if known.name.endswith("at ties")]
     found = [(known.name, known.words) for known in bank if _explains(known, seen)]
-    if not found:
+    if not found and not _at_ties(objection):
         found = _by_constant(seen) or _by_count(seen) or _by_param(seen) or _by_nan(seen)
     if not found:
         return None
@@ -155,7 +174,8 @@ def _matched(failures: Sequence[WrongGradient], objection: WrongGradient) -> Mis
 def _seen(failure: WrongGradient, primal: int) -> _Seen | None:
     point = failure.point
     if failure.kind == "does not change sign with the cotangent":
-        point = replace(point, grad_y=-point.grad_y)  # where it may be the other one that is wrong
+        # Where it may be the other one that is wrong; a cotangent that is ignored is told from one by its size.
+        point = replace(point, grad_y=-2 * point.grad_y)
     try:
         got = point.gradients[primal]
         wide = in_float64(point)
@@ -187,7 +207,7 @@ def _near(s: _Seen, predicted: Tensor) -> bool:
     # Where the one overflows the other may, or may not: the order of the factors is not known.
     finite = predicted.isfinite() & s.got.isfinite()
     if not finite.any():
-        return not (predicted.isfinite() | s.got.isfinite()).any()
+        return not predicted.numel()  # of infinities and NaN nothing is explained
     size = predicted[finite].abs().max()
     return bool(((predicted - s.got)[finite].abs() <= size * s.unit).all())
 
@@ -204,7 +224,16 @@ def _ratio(s: _Seen) -> float | None:
     return ratio if math.isfinite(ratio) and _near(s, right * ratio) else None
 
 
+def _says_something(s: _Seen) -> bool:
+    """Say whether there is a number to divide by, or one that should not be there."""
+    right, finite = s.case.right, s.got.isfinite().all() and s.case.right.isfinite().all()
+    return (
+        bool(finite) and right.numel() > 0 and (right.shape != s.got.shape or bool(((right != 0) | (s.got != 0)).any()))
+    )
+
+
 def _by_constant(seen: Sequence[_Seen]) -> list[tuple[str, str]]:
+    seen = [s for s in seen if _says_something(s)]
     ratios = [_ratio(s) for s in seen]
     # One point, or elements that are all alike, fix no constant.
     if any(r is None for r in ratios) or sum(len(s.got.unique()) > 1 for s in seen) < 2:
@@ -213,6 +242,8 @@ def _by_constant(seen: Sequence[_Seen]) -> list[tuple[str, str]]:
     if len(simple) != 1:
         return []
     (factor,) = simple
+    if factor == 1:  # nothing but rounding, or less than that
+        return []
     if any(abs(float(factor) - r) > abs(r) * s.unit for r, s in zip(ratios, seen, strict=True) if r is not None):
         return []
     return [(f"factor {factor}", f"exactly {factor} × the right one")]
@@ -220,6 +251,9 @@ def _by_constant(seen: Sequence[_Seen]) -> list[tuple[str, str]]:
 
 def _by_count(seen: Sequence[_Seen]) -> list[tuple[str, str]]:
     """A factor that is a number of elements, or its inverse: a sum in the place of a mean, or the other way."""
+    seen = [s for s in seen if _says_something(s)]
+    if not seen:
+        return []
     ratios = [_ratio(s) for s in seen]
     if any(r is None for r in ratios):
         return []

@@ -8,10 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from backprop_rules.bounds import bounds, in_float64, of_ordinary_size
+from backprop_rules.bounds import bounds, in_float64, of_ordinary_size, sums_as_asked, sums_in_their_own_dtype
 from backprop_rules.checker.kinks import is_a_subgradient
 from backprop_rules.checker.subject import Subject
+from backprop_rules.domain import dtype_name
 from backprop_rules.enclosure import Enclosure, as_real
+from backprop_rules.errors import RoundingUnknown
 from backprop_rules.grid import DOUBLE, precision
 from backprop_rules.objection import OraclesDisagree, WrongGradient
 from backprop_rules.oracles import ReverseMode, certified
@@ -31,10 +33,12 @@ from backprop_rules.properties import (
 from backprop_rules.verdict import Verdict, contradiction, judge
 
 INACCURATE = "is the right function, but inaccurate"
+NARROW_SUMS = f"{INACCURATE}: its sums are kept in a dtype as narrow as the primals'"
 ANOTHER_CHOICE = "makes another choice at a kink"
 NO_SUBGRADIENT = "is no subgradient: not the mean of the gradients around the tie"
 ANSWERS_NAN = "passes the cotangent where the primal is NaN"
 CONVENTIONS = ("torch", "catalogue", "any subgradient")
+ACCURACIES = ("torch", "catalogue")
 
 
 def lies_in_every_enclosure(point: Point) -> None:
@@ -44,11 +48,25 @@ def lies_in_every_enclosure(point: Point) -> None:
     apart = contradiction(verdicts) if wrong else None
     if apart:
         raise OraclesDisagree.between(*apart)
-    if wrong and (_only_rounds(point, wrong) or _overflows_unseen(point)):
+    if wrong and (_sums_narrowly(point, wrong) or _only_rounds(point, wrong) or _overflows_unseen(point)):
         return
     if wrong:
         first = wrong[0]
         raise WrongGradient.outside(first, tuple(v.oracle for v in wrong if v.primal == first.primal))
+
+
+def _sums_narrowly(point: Point, verdicts: Sequence[Verdict]) -> bool:
+    """Say whether these gradients may come of sums that are kept in a dtype as narrow as the primals'."""
+    wider = sums_in_their_own_dtype(point)
+    if wider is None or any(v.oracle != "certified" for v in verdicts):
+        return False
+    for verdict in verdicts:
+        radius, truth = wider.gradients[verdict.primal], certified.certify(point).gradients[verdict.primal]
+        gradient = verdict.gradient
+        assert radius is not None and truth is not None and gradient is not None
+        if certified.enclosure(truth, radius, gradient).outside(gradient) is not None:
+            return False
+    return True
 
 
 def _overflows_unseen(point: Point) -> bool:
@@ -115,17 +133,54 @@ def makes_a_possible_choice(point: Point) -> None:
         return
 
 
-def is_as_accurate_as_can_be(point: Point) -> None:
+def is_as_accurate_as_can_be(accuracy: str, dtypes: Sequence[torch.dtype] | None, point: Point) -> None:
     """No gradient of which the accurate form says something has an error as large as itself.
 
-    Asked in the widest dtype alone: in a narrower one every operation may round, and near a zero of the
-    derivative that is all there is. What a cotangent of ordinary size mends is underflow, and excused.
+    Torch's own gradient must be more accurate at the same element, if the accuracy asked for is torch's.
+    Asked in the widest dtype alone, of those that are tried: in a narrower one every operation may round, and near
+    a zero of the derivative that is all there is. And where nothing is so large or small that it overflows or
+    vanishes on the way.
     """
-    if not all(precision(x.dtype) == max(map(precision, point.rule.domain.dtypes)) for x in point.tensors):
+    widest = max(map(precision, dtypes or point.rule.domain.dtypes))
+    if any(precision(x.dtype) != widest for x in point.tensors) or not of_ordinary_size(point):
         return
-    lost = list(_lost(point))
-    if lost and any(v.primal == lost[0].primal for v in _lost(replace(point, grad_y=_of_ordinary_size(point.grad_y)))):
-        raise WrongGradient.outside(lost[0], ("certified",), INACCURATE)
+    for lost in _lost(point):
+        outside = lost.outside
+        assert outside is not None
+        if accuracy == "torch":
+            theirs = _torchs_own_outside(point, lost)
+            outside = outside if theirs is None else outside & ~theirs.to(outside.device)
+        if outside.any():
+            kind = NARROW_SUMS if _sums_narrowly(point, [lost]) else INACCURATE
+            raise WrongGradient.outside(replace(lost, outside=outside), ("certified",), kind)
+
+
+def _torchs_own_outside(point: Point, verdict: Verdict) -> Tensor | None:
+    """Return where torch's own gradient is not in the enclosure either; None if it is everywhere, or is not known."""
+    assert verdict.enclosure is not None
+    try:
+        theirs = ReverseMode().gradients(point)[verdict.primal]
+    except Silent:
+        return None
+    return None if theirs is None else verdict.enclosure.outside(theirs)
+
+
+def less_accurate_than_the_catalogue(point: Point) -> list[str]:
+    """Return a note for each gradient that lost its digits where torch's own does too."""
+    if not of_ordinary_size(point):
+        return []
+    return [
+        f"the gradient of {point.rule.primals[v.primal]} loses its digits at some points, as torch's own does: "
+        "accuracy='catalogue' objects to that"
+        for v in _lost(point)
+    ]
+
+
+def keeps_its_sums_as_torch_does(point: Point) -> None:
+    """No gradient is as far from the derivative as only sums take it that are kept in a narrow dtype."""
+    wrong = [v for v in judge(point) if v.disagrees and not v.witness and v.oracle != "the convention"]
+    if wrong and _sums_narrowly(point, wrong):
+        raise WrongGradient.outside(wrong[0], ("certified",), NARROW_SUMS)
 
 
 def _lost(point: Point) -> Iterator[Verdict]:
@@ -137,16 +192,26 @@ def _lost(point: Point) -> Iterator[Verdict]:
         nothing = strict.proves & ~loose.proves
         if gradient.is_complex():
             nothing = nothing.all(-1)
+        if not (gradient.isfinite().all() and point.y.isfinite().all()):
+            continue
         outside = strict.outside(gradient)
         if outside is not None and (outside & nothing).any():
             yield replace(verdict, enclosure=strict, outside=outside & nothing)
 
 
-def _of_ordinary_size(grad_y: Tensor) -> Tensor:
-    """Return the cotangent times the power of two that makes its largest element about 1."""
-    real = as_real(grad_y)
-    largest = float(real.abs().nan_to_num(0, 0, 0).max()) if real.numel() else 0.0
-    return grad_y * 2.0 ** -math.frexp(largest)[1] if largest else grad_y
+def keeps_its_sums_as_asked(point: Point) -> None:
+    """No gradient is further from the derivative than sums take it that are kept in the dtype asked for."""
+    for verdict in judge(point):
+        balls, gradient = certified.certify(point).gradients if verdict.oracle == "certified" else (), verdict.gradient
+        if verdict.attainable is None or gradient is None or verdict.disagrees or not balls:
+            continue
+        radius, truth = sums_as_asked(point).gradients[verdict.primal], balls[verdict.primal]
+        assert radius is not None and truth is not None
+        narrow = certified.enclosure(truth, radius, gradient)
+        outside = narrow.outside(gradient)
+        if outside is not None:
+            kind = f"{INACCURATE}: its sums are not kept in {dtype_name(point.rule.accumulate)}"
+            raise WrongGradient.outside(replace(verdict, enclosure=narrow, outside=outside), ("certified",), kind)
 
 
 def makes_the_choice_of(convention: str, point: Point) -> None:
@@ -252,7 +317,7 @@ def keeps_nothing_between_calls(point: Point) -> None:
 
 
 def answers_nan(point: Point) -> None:
-    """Where a primal is NaN its gradient is NaN, or zero, or what torch gives."""
+    """Where a primal is NaN its gradient is NaN, or zero, or what torch gives, if torch gives one of these."""
     for k, i in enumerate(point.given):
         x = point.tensors[k]
         if not x.numel() or x.device.type == "meta":
@@ -264,13 +329,17 @@ def answers_nan(point: Point) -> None:
             theirs = ReverseMode().gradients(there)[i]
         except Silent:
             return
-        radius, gradient = bounds(there).gradients[i], there.gradients[i]
+        try:
+            radius, gradient = bounds(there).gradients[i], there.gradients[i]
+        except RoundingUnknown:
+            return
         assert theirs is not None and gradient is not None and radius is not None
         if gradient.shape != x.shape:
             return
         got, chosen, reach = (t.reshape(-1)[0] for t in (gradient, theirs, radius.to(gradient.device)))
         near = abs(got - chosen) <= reach
-        if not (got.isnan() or got == 0 or near or not reach.isfinite() or chosen.isnan()):
+        free = bool(chosen.isfinite()) and chosen != 0  # torch gives some number itself
+        if not (got.isnan() or got == 0 or near or not reach.isfinite() or chosen.isnan() or free):
             kind = ANSWERS_NAN
             where = (torch.arange(gradient.numel(), device=gradient.device) == 0).reshape(gradient.shape)
             raise WrongGradient.unequal(there, kind, i, theirs, gradient, where)
@@ -317,12 +386,22 @@ def grave(declares: bool, strict_memory: bool) -> tuple[Property, ...]:
     return (*GRAVE, *[reads_only_what_it_saves] * declares, *[shares_no_memory] * strict_memory)
 
 
-def slight(convention: str) -> tuple[Property, ...]:
+def slight(
+    convention: str,
+    accuracy: str = "torch",
+    accumulate: torch.dtype | None = None,
+    dtypes: Sequence[torch.dtype] | None = None,
+) -> tuple[Property, ...]:
     """Return what makes a right backward not quite what was asked for."""
+    accurate: tuple[Property, ...] = (
+        partial(is_as_accurate_as_can_be, accuracy, dtypes),
+        keeps_its_sums_as_torch_does,
+    )
+    if accumulate is not None:
+        accurate = (*accurate, keeps_its_sums_as_asked)
     if convention == "any subgradient":
-        return (is_as_accurate_as_can_be, makes_a_possible_choice, answers_nan)
-    choice = partial(makes_the_choice_of, convention)
-    return (is_as_accurate_as_can_be, makes_a_possible_choice, choice, answers_nan)
+        return (*accurate, makes_a_possible_choice)
+    return (*accurate, makes_a_possible_choice, partial(makes_the_choice_of, convention), answers_nan)
 
 
 Ask = Callable[[Point], None]

@@ -382,6 +382,10 @@ def other_params(c: Case) -> Iterator[tuple[str, str, Tensor]]:
                     yield f"{name} ignored", f"as if {name} were {other!r} whatever it is", found
 
 
+def _summed_over_all(c: Case) -> Tensor | None:
+    return c.right.sum() if c.right.ndim else None
+
+
 BANK: tuple[Known, ...] = (
     Known("sign", "the sign is wrong: exactly -1 × the right one", _times(-1)),
     Known("factor 2", "exactly 2 × the right one", _times(2)),
@@ -437,6 +441,7 @@ BANK: tuple[Known, ...] = (
         "a sum over the axes along which this primal was broadcast is missing (un-broadcast)",
         _unreduced,
     ),
+    Known("summed over all axes", "it is summed over all axes, also over those of this primal", _summed_over_all),
     Known("first axis only", "the sum is taken over the first axis only, not over all batch axes", _first_axis_only),
     Known("mean instead of sum", "a mean is taken over the broadcast axes in the place of a sum", _mean_for_sum),
     Known(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.checker.case import load
 from backprop_rules.checker.diagnosis import diagnosed
 from backprop_rules.checker.evidence import (
+    ACCURACIES,
     ANOTHER_CHOICE,
     ANSWERS_NAN,
     CONVENTIONS,
@@ -22,14 +23,16 @@ from backprop_rules.checker.evidence import (
     NO_SUBGRADIENT,
     Ask,
     grave,
+    less_accurate_than_the_catalogue,
     shared_memory,
     slight,
 )
-from backprop_rules.checker.function import of_the_function, own_backward
+from backprop_rules.checker.function import has_its_own_backward, of_the_function, own_backward
 from backprop_rules.checker.hunt import kinks_near
 from backprop_rules.checker.report import Report
+from backprop_rules.checker.sizes import cotangent, halved, is_quick, is_related_as, quick, shapes_of, with_a_long_axis
 from backprop_rules.checker.subject import Subject, against_a_function, against_a_rule, rule_named
-from backprop_rules.domain import Choice
+from backprop_rules.domain import REAL, Choice
 from backprop_rules.draw import quiet, search
 from backprop_rules.errors import InputError, RoundingUnknown, unknown
 from backprop_rules.frameworks import FRAMEWORKS, as_torch, framework_of
@@ -45,7 +48,7 @@ from backprop_rules.verify import find_device, find_dtype
 # What is told only of a backward that is right but for that.
 SLIGHT = (INACCURATE, ANOTHER_CHOICE, NO_SUBGRADIENT, ANSWERS_NAN)
 # What a backward of another function than the one that it is held against fails: a mistake of the question.
-NOT_ITS_FUNCTION = "comes with a forward that is not its definition"
+NOT_ITS_FUNCTION = ("comes with a forward", "has a definition that raises")
 
 
 def check(
@@ -64,6 +67,8 @@ def check(
     framework: str | None = None,
     saves: Sequence[str] | None = None,
     strict_memory: bool = False,
+    accumulate: Any = None,
+    accuracy: str = "torch",
     cases: Sequence[Path] = (),
     only_cases: bool = False,
     raise_on_failure: bool = True,
@@ -75,14 +80,30 @@ def check(
     function: `forward` in torch, or `definition` in NumPy notation, with one call of it, `example`, whose
     ranks, equal sizes and dtypes the drawn points share. An argument named y gets the output.
 
-    `cases` are files of saved points to try first. Raises WrongGradient, whose text is the report, unless
-    `raise_on_failure` is False; and InputError for what cannot be checked. Source of the bounds: Higham,
-    Accuracy and Stability of Numerical Algorithms (2002), chapter 3.
+    `convention` is torch's choice at kinks, the catalogue's, or any subgradient; `accumulate` is the dtype
+    that sums are kept in, where it is not torch's. `cases` are files of saved points to
+    try first. Raises WrongGradient, whose text is the report, unless `raise_on_failure` is False; and
+    InputError for what cannot be checked. Source of the bounds: Higham, Accuracy and Stability of
+    Numerical Algorithms (2002), chapter 3.
     """
-    asked = Asked(dtypes, devices, 0 if only_cases else max_examples, seed, convention, saves, strict_memory)
+    options = {
+        "dtypes": dtypes,
+        "devices": devices,
+        "max_examples": 0 if only_cases else max_examples,
+        "seed": seed,
+        "convention": convention,
+        "saves": saves,
+        "strict_memory": strict_memory,
+        "accumulate": accumulate,
+        "accuracy": accuracy,
+    }
+    if has_its_own_backward(backward):
+        framework = framework or ("torch" if isinstance(backward, type) else "jax")
+        options["extra"] = of_the_function(backward) if framework == "torch" else ()
+        backward = own_backward(backward, framework)
     subject, first = _question(backward, rule, forward, definition, example, params or {}, framework, saves)
     with quiet(), np.errstate(all="ignore"):
-        report = examine(subject, asked, first, [load(case, subject) for case in cases])
+        report = examine(subject, Asked(**options), first, [load(case, subject) for case in cases])
     if raise_on_failure and not report.passed:
         raise report.error()
     return report
@@ -92,7 +113,7 @@ def check_function(
     function: Any,
     rule: str | Rule | None = None,
     *,
-    framework: str = "torch",
+    framework: str | None = None,
     raise_on_failure: bool = True,
     forward: Callable[..., Any] | None = None,
     definition: Callable[..., Any] | None = None,
@@ -102,17 +123,28 @@ def check_function(
 ) -> Report:
     """Hold a torch.autograd.Function, or a JAX function, against the definition of what it is to compute.
 
-    Its own backward is called directly, as in `check`, whose options this has; torch functions are also
-    held to their output, and to the same gradients through autograd.
+    Its own backward is called directly, as in `check`, whose options this has; torch functions are also held to
+    their output, to the same gradients through autograd, for some primals alone too, and twice in a row.
     """
-    backward = own_backward(function, framework)
-    subject, first = _question(backward, rule, forward, definition, example, params or {}, framework, None)
-    asked = Asked(**options, extra=of_the_function(function) if framework == "torch" else ())
+    strangers = sorted(set(options) - {field.name for field in fields(Asked)})
+    if strangers:
+        raise unknown("option", strangers[0], [field.name for field in fields(Asked)])
+    if not callable(function):
+        raise InputError(f"a function is to be checked; got {type(function).__name__} {function!r}.")
+    kind = framework or ("jax" if has_its_own_backward(function) and not isinstance(function, type) else "torch")
+    backward = own_backward(function, kind)
+    subject, first = _question(backward, rule, forward, definition, example, params or {}, kind, None)
+    asked = Asked(**options, extra=of_the_function(function) if kind == "torch" else ())
     with quiet(), np.errstate(all="ignore"):
         report = examine(subject, asked, first)
     if raise_on_failure and not report.passed:
         raise report.error()
     return report
+
+
+def several(one_or_more: Any) -> Sequence[Any]:
+    """Return a sequence: of one, if it is no sequence, or a name."""
+    return one_or_more if isinstance(one_or_more, list | tuple | set | frozenset) else (one_or_more,)
 
 
 @dataclass(frozen=True)
@@ -126,25 +158,46 @@ class Asked:
     convention: str = "torch"
     saves: Sequence[str] | None = None
     strict_memory: bool = False
+    accumulate: Any = None
+    accuracy: str = "torch"
     extra: tuple[Property, ...] = ()
 
     def __post_init__(self) -> None:
         if self.convention not in CONVENTIONS:
             raise unknown("convention", self.convention, CONVENTIONS)
-        if self.max_examples < 0:
-            raise InputError(f"max_examples must be a number of points; got {self.max_examples}.")
+        if self.accuracy not in ACCURACIES:
+            raise unknown("accuracy", self.accuracy, ACCURACIES)
+        if not isinstance(self.max_examples, int) or self.max_examples < 0:
+            raise InputError(f"max_examples must be a number of points; got {self.max_examples!r}.")
+        object.__setattr__(self, "devices", tuple(several(self.devices)))
         for device in self.devices:
             find_device(device)
+        if self.sums not in (None, *REAL):
+            raise InputError(f"accumulate is the dtype that sums are kept in, such as float32; got {self.accumulate}.")
+
+    @property
+    def sums(self) -> torch.dtype | None:
+        """The dtype that sums are kept in; None if that was not asked for."""
+        return None if self.accumulate is None else _dtype(self.accumulate)
+
+    def tried(self, rule: Rule) -> list[torch.dtype]:
+        """Return those of a rule's dtypes that are tried."""
+        asked = rule.domain.dtypes if self.dtypes is None else [_dtype(d) for d in several(self.dtypes)]
+        return [d for d in rule.domain.dtypes if d in asked]
 
     def dtypes_for(self, rule: Rule) -> list[torch.dtype] | None:
         """Return the dtypes to try; InputError if the rule has none of them."""
         if self.dtypes is None:
             return None
-        found = [d if isinstance(d, torch.dtype) else find_dtype(str(d)) for d in self.dtypes]
+        found = [_dtype(d) for d in several(self.dtypes)]
         if not set(found) & set(rule.domain.dtypes):
             names = ", ".join(map(str, rule.domain.dtypes))
             raise InputError(f"{rule}: none of the dtypes asked for is among {names}.")
         return found
+
+
+def _dtype(named: Any) -> torch.dtype:
+    return named if isinstance(named, torch.dtype) else find_dtype(str(named))
 
 
 def _question(
@@ -160,14 +213,19 @@ def _question(
     """Return the subject, and the primals of the example if there is one."""
     if not callable(backward):
         raise InputError(f"a backward is a function; got {type(backward).__name__} {backward!r}.")
+    if isinstance(backward, torch.nn.Module):
+        raise InputError("a module computes forward: give its backward, a function (grad_y, *primals).")
+    example = _sequence(example)
     kind = framework or (framework_of(example[0]) if example is not None and len(example) else "torch")
     if kind not in FRAMEWORKS:
         raise unknown("framework", kind, FRAMEWORKS)
+    if not isinstance(params, Mapping):
+        raise InputError(f"params is a dict of names and values, as in params={{'dim': 1}}; got {params!r}.")
     primals = None if example is None else tuple(_tensor(k, x) for k, x in enumerate(example))
     if rule is not None:
         if forward is not None or definition is not None:
             raise InputError("a rule says what its function is: give rule, or forward and definition, not both.")
-        subject = against_a_rule(backward, rule_named(rule), params, kind)
+        subject = against_a_rule(backward, rule_named(rule), params, kind, primals)
     elif forward is None and definition is None:
         raise InputError(
             "nothing to hold the backward against: give the name of a rule, as in check(f, rule='linear'), or the "
@@ -178,6 +236,7 @@ def _question(
     else:
         subject = against_a_function(backward, forward, definition, primals, params, kind)
     if saves is not None:
+        saves = several(saves)
         strangers = sorted(set(saves) - {"y", *subject.primals})
         if strangers:
             raise InputError(
@@ -185,6 +244,18 @@ def _question(
             )
         subject = replace(subject, saves=tuple(saves))
     return subject, primals
+
+
+def _sequence(example: Any) -> Sequence[Any] | None:
+    """Return the arguments of the example call; a single array is the only one."""
+    if example is None or isinstance(example, list | tuple):
+        return example
+    if not hasattr(example, "shape"):
+        raise InputError(
+            f"example is one call of the function, the tuple of its arrays, as in example=(x, w); got a "
+            f"{type(example).__name__}."
+        )
+    return (example,)
 
 
 def _tensor(k: int, x: Any) -> Any:
@@ -195,6 +266,20 @@ NO_DERIVATIVE = (
     "at no point does an enclosure say anything: the function has no finite derivative where it was tried, or its "
     "definition no value. Give an example inside its domain."
 )
+
+
+def _raises_when_plain(point: Point) -> bool:
+    """Say whether it is not for the layout of the arrays that the backward raises."""
+    plain = (None if x is None else x.clone(memory_format=torch.contiguous_format) for x in point.primals)
+    try:
+        point.backward(point.grad_y.clone(memory_format=torch.contiguous_format), point.y.clone(), *plain)
+    except BackwardRaised:
+        return True
+    return False
+
+
+def _ranks(point: Point) -> tuple[int | None, ...]:
+    return tuple(None if x is None else x.ndim for x in point.primals)
 
 
 @dataclass
@@ -208,6 +293,8 @@ class Tally:
     failures: list[WrongGradient] = field(default_factory=list)
     notes: set[str] = field(default_factory=set)
     why: str = NO_DERIVATIVE
+    example: Point | None = None
+    ranks: dict[tuple[int | None, ...], int] = field(default_factory=dict)
 
     def tried(self, point: Point) -> None:
         """Count a point."""
@@ -215,8 +302,36 @@ class Tally:
         for dtype in {x.dtype for x in point.tensors}:
             self.dtypes[dtype] = self.dtypes.get(dtype, 0) + 1
 
+    def excuses(self, objection: WrongGradient) -> bool:
+        """Say whether a backward raises where nobody asked for it: at empty arrays, or at sizes that do not belong."""
+        point, example = objection.point, self.example
+        raises = objection.kind.startswith("backward raises")
+        if not raises and objection.kind != "has the wrong shape":
+            return False
+        if raises and not all(x.numel() for x in point.tensors):
+            what = "empty arrays"
+        elif example is not None and not is_related_as(example, point) and (not raises or _raises_when_plain(point)):
+            what = "sizes that are not related as the example's are"
+        else:
+            return False
+        if not any(what in note for note in self.notes):
+            self.notes.add(f"{objection.kind}{objection.where} for {what}: {shapes_of(point)}")
+        return True
+
+    def hint(self, objection: WrongGradient) -> str:
+        """Return a note on the numbers of axes, if it is right for some and wrong for others."""
+        failing = {_ranks(failure.point) for failure in [*self.failures, objection]}
+        right = {ranks: count for ranks, count in self.ranks.items() if ranks not in failing}
+        if not right or self.example is not None:
+            return ""
+        most = max(right, key=lambda ranks: right[ranks])
+        named = zip(objection.point.rule.primals, most, strict=True)
+        meant = ", ".join(f"{name} has {n} {'axis' if n == 1 else 'axes'}" for name, n in named if n is not None)
+        return f"nothing was wrong where {meant} ({right[most]} points): if that is all that is meant, give an example"
+
     def passed(self, point: Point) -> None:
         """Count what the enclosures say of a point that passed."""
+        self.ranks[_ranks(point)] = self.ranks.get(_ranks(point), 0) + 1
         for verdict in [] if point.on_meta else judge(point):
             if verdict.enclosure is not None and not verdict.witness and verdict.oracle != "the convention":
                 self.elements += verdict.enclosure.proves.numel()
@@ -230,23 +345,22 @@ def examine(
     cases: Sequence[Point] = (),
 ) -> Report:
     """Return the report on a subject: hold it to what makes a backward wrong, then to what is less."""
-    started = time.perf_counter()
+    started, subject = time.perf_counter(), replace(subject, accumulate=asked.sums)
     tally, objection = Tally(), None
-    before = [*cases, *_try_once(subject, first)]
-    try:
-        objection = _searched(subject, partial(_hold, tally, asked, 0), asked, before)
-    except RoundingUnknown as error:
-        tally.proved, tally.why = 0, str(error)
+    example = _try_once(subject, first)
+    before, after = _around(example, bool(asked.max_examples))
+    before = [*cases, *before]
+    tally.example = example
+    objection = _searched(subject, partial(_hold, tally, asked, 0), asked, before, after)
     if objection is None and tally.failures:
         # Nothing is wrong, but something is not quite as asked: find the smallest point of that.
         tally.failures.clear()
-        objection = _searched(subject, partial(_hold, tally, asked, 1), asked, before)
-    if objection is not None and objection.kind == NOT_ITS_FUNCTION:
-        raise InputError(
-            f"{subject}: forward and definition are different functions, so nothing can be said.\n{objection}"
-        )
+        objection = _searched(subject, partial(_hold, tally, asked, 1), asked, before, after)
+    if objection is not None and objection.kind.startswith(NOT_ITS_FUNCTION):
+        raise InputError(f"{subject}: {_not_its_function(subject, objection)}\n{objection}")
     if objection is not None:
         _more_like(objection, subject, tally, asked)
+        tally.notes |= {hint} if (hint := tally.hint(objection)) else set()
     mistake = diagnosed(tally.failures, objection) if objection else None
     return Report(
         subject=subject,
@@ -276,24 +390,48 @@ def _hold(tally: Tally, asked: Asked, slightly: int, point: Point) -> None:
         return
     tally.tried(point)
     try:
-        hold(point, (*grave(asked.saves is not None, asked.strict_memory), *asked.extra, *slight(asked.convention)))
+        slighter = slight(asked.convention, asked.accuracy, asked.sums, asked.tried(point.rule))
+        hold(point, (*grave(asked.saves is not None, asked.strict_memory), *asked.extra, *slighter))
     except WrongGradient as objection:
+        if tally.excuses(objection):
+            return
         tally.failures.append(objection)
         if slightly or not objection.kind.startswith(SLIGHT):
             raise
+    except RoundingUnknown as error:
+        tally.why = str(error)
+        return
     tally.passed(point)
     tally.notes.update(shared_memory(point))
+    if asked.accuracy == "torch" and not point.on_meta:
+        tally.notes.update(less_accurate_than_the_catalogue(point))
 
 
-def _searched(subject: Subject, held: Ask, asked: Asked, first: Sequence[Point]) -> WrongGradient | None:
-    """Return the objection at the smallest point found: among these, near kinks that nobody declared, or drawn."""
+def _searched(
+    subject: Subject, held: Ask, asked: Asked, first: Sequence[Point], last: Sequence[Point]
+) -> WrongGradient | None:
+    """Return the objection at the smallest point found: at the first, drawn, near undeclared kinks, or at the last."""
     objection = _first_of(first, held)
     if objection is None and asked.max_examples:
         objection = search(subject, held, asked.max_examples, asked.seed, asked.dtypes_for(subject), asked.devices)
-        if objection is None and subject.name not in CATALOGUE:
-            objection = _first_of((near for point in first for near in kinks_near(point)), held)
-    return simplest(objection, held) if objection is not None and asked.max_examples else objection
+    if objection is None and asked.max_examples and subject.name not in CATALOGUE:
+        objection = _first_of((near for point in first[:HUNTED] for near in kinks_near(point)), held)
+    if objection is None:
+        objection = _first_of(last, held)
+    return _smallest(objection, held) if objection is not None and asked.max_examples else objection
 
+
+def _smallest(objection: WrongGradient, held: Ask) -> WrongGradient:
+    """Return the objection to the smallest point that fails in the same way: its axes halved first."""
+    smaller: WrongGradient | None = objection
+    while smaller is not None and not is_quick(objection.point):
+        objection, kind = smaller, smaller.kind
+        smaller = _first_of(halved(objection.point), held, kind)
+    return simplest(objection, held) if is_quick(objection.point) else objection
+
+
+# Points near which undeclared kinks are hunted: a failing one of last time, and the example.
+HUNTED = 2
 
 # Points drawn on top, so that a mistake is not named after the one point at which it was first seen.
 MORE = 48
@@ -314,24 +452,26 @@ def _more_like(objection: WrongGradient, subject: Subject, tally: Tally, asked: 
     tally.failures[:0] = found
 
 
-def _first_of(points: Iterable[Point], held: Ask) -> WrongGradient | None:
+def _first_of(points: Iterable[Point], held: Ask, kind: str | None = None) -> WrongGradient | None:
+    """Return the first objection at these points, of that kind if one is named."""
     with quiet():
         for point in points:
             try:
                 held(point)
             except WrongGradient as objection:
-                return objection
+                if kind in (None, objection.kind):
+                    return objection
     return None
 
 
-def _try_once(subject: Subject, first: tuple[Tensor | None, ...] | None) -> list[Point]:
+def _try_once(subject: Subject, first: tuple[Tensor | None, ...] | None) -> Point | None:
     """Return the example as a point; InputError for a backward that cannot be called there at all."""
     if first is None:
-        return []
+        return None
     params = {name: kind.options[0] for name, kind in subject.domain.params.items() if isinstance(kind, Choice)}
     try:
         there = Point(subject, first, params, torch.empty(0))
-        point = replace(there, grad_y=_cotangent(there.y))
+        point = replace(there, grad_y=cotangent(there.y))
     except Exception as error:
         raise InputError(f"{subject}: the forward raises {type(error).__name__} for the example: {error}") from error
     try:
@@ -346,7 +486,17 @@ def _try_once(subject: Subject, first: tuple[Tensor | None, ...] | None) -> list
             f"{subject}: the backward returns {len(gradients)} gradients for {len(subject.primals)} primals, "
             f"{', '.join(subject.primals)}: one for each is needed, None for one without."
         )
-    return [point, *_special(point)]
+    return point
+
+
+def _around(example: Point | None, several: bool) -> tuple[list[Point], list[Point]]:
+    """Return the points to try first, at the example or at a smaller one, and last: those with a long axis."""
+    if example is None:
+        return [], []
+    if not several:
+        return [example], []
+    small = quick(example)
+    return [small, *_special(small)], [*with_a_long_axis(small), *[example] * (small is not example)]
 
 
 def _special(point: Point) -> Iterator[Point]:
@@ -364,9 +514,18 @@ def _special(point: Point) -> Iterator[Point]:
         yield replace(point, primals=point.placed(alike))
 
 
-def _cotangent(y: Tensor) -> Tensor:
-    """Return a cotangent in which no two elements are alike."""
-    return (1 + torch.arange(y.numel()).reshape(y.shape) / 4).to(y)
+def _not_its_function(subject: Subject, objection: WrongGradient) -> str:
+    if objection.kind.startswith(NOT_ITS_FUNCTION[1]):
+        return (
+            "the definition raises, so nothing can be said of the backward. It runs on arrays of exact numbers: write "
+            "it with NumPy's elementary functions, sums, products, maxima and indices."
+        )
+    if subject.derived:
+        return (
+            "forward gives something else in this dtype than in exact numbers, so nothing can be said: does it depend "
+            "on the dtype, as by torch.finfo? Give its numbers as params."
+        )
+    return "forward and definition are different functions, so nothing can be said."
 
 
 def _verdict(objection: WrongGradient | None, tally: Tally) -> str:
@@ -374,6 +533,6 @@ def _verdict(objection: WrongGradient | None, tally: Tally) -> str:
         return "right" if tally.proved else "inconclusive"
     if isinstance(objection, OraclesDisagree):
         return "inconclusive"
-    if objection.kind == INACCURATE:
+    if objection.kind.startswith(INACCURATE):
         return "inaccurate"
-    return "convention" if objection.kind.startswith(ANOTHER_CHOICE) else "wrong"
+    return "convention" if objection.kind.startswith((ANOTHER_CHOICE, ANSWERS_NAN)) else "wrong"

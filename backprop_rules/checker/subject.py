@@ -27,12 +27,14 @@ class Subject(Rule):
 
     `against` has the accuracy that is asked for: the catalogue's rule, or torch's own backward of the
     function. A right backward may round more than that: as much as one of the `excuses`, such as its
-    own operations followed one by one.
+    own operations followed one by one. Sums may be kept in `accumulate` too.
     """
 
     against: Rule | None = None
     excuses: tuple[Rule, ...] = ()
     framework: str = "torch"
+    accumulate: torch.dtype | None = None
+    derived: bool = False  # whether the definition was derived from the forward
 
     @property
     def reference(self) -> Rule:
@@ -50,13 +52,19 @@ class Subject(Rule):
         return (self.reference, *self.excuses)
 
 
-def against_a_rule(backward: Function, right: Rule, params: Mapping[str, Any], framework: str) -> Subject:
-    """Return the subject of a backward for a rule of the catalogue.
+def against_a_rule(
+    backward: Function,
+    right: Rule,
+    params: Mapping[str, Any],
+    framework: str,
+    example: Sequence[Tensor | None] | None = None,
+) -> Subject:
+    """Return the subject of a backward for a rule of the catalogue: for arrays of as many axes as an example has.
 
     It takes the rule's primals, or without the optional ones, and the rule's params or some of them;
     a param that it does not take keeps its default.
     """
-    called = _Called(backward, right.primals, right.domain.params)
+    called = _Called(backward, right.primals, right.domain.params, len(right.primals) - len(right.optional))
     kinds = dict(right.domain.params)
     for name in kinds:
         if name in params:
@@ -66,10 +74,11 @@ def against_a_rule(backward: Function, right: Rule, params: Mapping[str, Any], f
     strangers = sorted(set(params) - set(kinds))
     if strangers:
         raise InputError(f"{right}: it has no param {strangers[0]}; its params are {', '.join(kinds) or 'none'}.")
+    domain = replace(right.domain, params=kinds, requires=_without(right, called.primals))
     return _subject(
         called,
         right,
-        replace(right.domain, params=kinds, requires=_without(right, called.primals)),
+        domain if example is None else _of_as_many_axes(right, domain, example),
         framework,
         excuses=(by_autograd(right),),
         against=right,
@@ -101,7 +110,9 @@ def against_a_function(
         _described(given, names, params),
         "",
     )
-    return _subject(_Called(backward, names, domain.params), right, domain, framework, excuses=(), against=right)
+    called = _Called(backward, names, domain.params, len(names))
+    subject = _subject(called, right, domain, framework, excuses=(), against=right)
+    return replace(subject, derived=definition is None)
 
 
 def by_autograd(right: Rule) -> Rule:
@@ -127,9 +138,12 @@ def _torchs_own(forward: Function) -> Function:
 
 
 class _Called:
-    """How a user's backward is called: with how many primals, with y or without, and with which params."""
+    """How a user's backward is called: with how many primals, with y or without, and with which params.
 
-    def __init__(self, function: Function, primals: Sequence[str], params: Mapping[str, Any]) -> None:
+    `least` primals are always given.
+    """
+
+    def __init__(self, function: Function, primals: Sequence[str], params: Mapping[str, Any], least: int) -> None:
         try:
             signature = list(inspect.signature(function).parameters.values())
         except (TypeError, ValueError) as error:
@@ -137,8 +151,10 @@ class _Called:
         self.function, self.rest = function, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature)
         self.names = {p.name for p in signature}
         positional = [p for p in signature if p.kind in POSITIONAL and p.name not in params]
-        self.wants_y = len(positional) > 1 and positional[1].name == "y" and "y" not in primals
-        own = positional[1 + self.wants_y :]
+        names = [p.name for p in positional]
+        # With as many arguments as there are primals, y is one of these.
+        self.y_at = names.index("y") if "y" in names[1:] and "y" not in primals and len(names) > 1 + least else None
+        own = [p for k, p in enumerate(positional) if k not in (0, self.y_at)]
         many = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in signature)
         if not positional and not many:
             raise InputError(f"{_named(function)} takes no cotangent: a backward is called as f(grad_y, *primals).")
@@ -160,7 +176,10 @@ class _Called:
 
     def __call__(self, grad_y: Any, y: Any, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
         some = {name: value for name, value in params.items() if self.takes(name)}
-        return self.function(*((grad_y, y) if self.wants_y else (grad_y,)), *primals[: len(self.primals)], **some)
+        arguments = [grad_y, *primals[: len(self.primals)]]
+        if self.y_at is not None:
+            arguments.insert(self.y_at, y)
+        return self.function(*arguments, **some)
 
 
 def _subject(
@@ -177,10 +196,8 @@ def _subject(
         return _with_signature(backward, names, optional, domain)
 
     through = called if framework == "torch" else _carried(called, framework)
-    own: tuple[Rule, ...] = ()
-    if framework != "jax":  # whose operations nobody follows
-        followed = called if framework == "torch" else _on_tensors(called)
-        own = (replace(right, domain=domain, backward=backward_of(followed)),)
+    followed = {"torch": called, "numpy": _on_tensors(called)}.get(framework, _unfollowed)
+    own = replace(right, domain=domain, backward=backward_of(followed))
     return Subject(
         right.name,
         right.forward,
@@ -192,7 +209,7 @@ def _subject(
         right.source,
         right.conventions,
         against=against,
-        excuses=(*own, *excuses),
+        excuses=(own, *excuses),
         framework=framework,
     )
 
@@ -212,6 +229,10 @@ def _on_tensors(called: _Called) -> Function:
         return on_tensors(lambda grad_y, y, *some: called(grad_y, y, some, params))(grad_y, y, *primals)
 
     return through
+
+
+def _unfollowed(*_: Any) -> Any:
+    raise NotImplementedError("nobody follows the operations of JAX")
 
 
 def _placed(found: Any, primals: Sequence[Tensor | None], right: Rule) -> Any:
@@ -256,6 +277,20 @@ def _without(right: Rule, taken: Sequence[str]) -> tuple[str, Callable[..., bool
         return all(primals[i] is None for i in positions) and right.domain.accepts(*primals, **params)
 
     return f"no {' or '.join(sorted(left))}, which the backward does not take", accepts
+
+
+def _of_as_many_axes(right: Rule, domain: Domain, example: Sequence[Tensor | None]) -> Domain:
+    ranks = [None if x is None else x.ndim for x in example]
+    if len(ranks) > len(right.primals):
+        raise InputError(f"{right}: the example has {len(ranks)} arrays; its primals are {', '.join(right.primals)}.")
+
+    def accepts(*primals: Tensor | None, **params: Any) -> bool:
+        found = [None if x is None else x.ndim for x in primals]
+        return found[: len(ranks)] == ranks and domain.accepts(*primals, **params)
+
+    complex_ = any(x is not None and x.is_complex() for x in example)
+    dtypes = tuple(d for d in domain.dtypes if d.is_complex == complex_) or domain.dtypes
+    return replace(domain, dtypes=dtypes, requires=("arrays of as many axes as the example's", accepts))
 
 
 def _default(right: Rule, param: str, backward: Function) -> Any:

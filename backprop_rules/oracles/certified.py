@@ -22,6 +22,7 @@ from backprop_rules.oracles.oracle import Silent
 from backprop_rules.point import Point
 
 BITS = 128  # where the search for enough bits begins
+MANY = 1 << 18  # numbers, of which an object is made for each: a second or two
 MOST_BITS = 1 << 14  # where it is given up: what is undecided then is said to be
 
 
@@ -33,12 +34,47 @@ class Certificate:
     gradients: tuple[list[arb] | None, ...]
 
 
-@lru_cache(maxsize=1)
+class TooMany(Silent):
+    """The definition makes more numbers than can be had in a second or two."""
+
+
+class _Tape(list[Number]):
+    """A tape on which no more than so many numbers go."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def append(self, number: Number) -> None:
+        """Add a number."""
+        if len(self) >= self.most:
+            raise TooMany(f"the definition makes more than {self.most} numbers")
+        super().append(number)
+
+
+def makes_more_than(count: int, point: Point) -> bool:
+    """Say whether the definition makes more than so many numbers; Silent where it has no value."""
+    if sum(x.numel() for x in point.tensors) > count:
+        return True
+    try:
+        with ctx.workprec(BITS):
+            _run(point, _Tape(count))
+    except TooMany:
+        return True
+    return False
+
+
+# Points for which the last answers are kept: one, and others made of it that are asked about in between.
+KEPT = 4
+
+
+@lru_cache(maxsize=KEPT)
 def certify(point: Point) -> Certificate:
     """Return balls narrower than half a unit in the last place of y's and of each primal's dtype.
 
     Wider ones remain at kinks, where they hold every derivative between the one-sided ones, and where
-    the definition itself has no value. Raises Silent where the definition compares what cannot be told apart.
+    the definition itself has no value. Raises Silent where the definition compares what cannot be told apart,
+    TooMany where it is too long.
     """
     bits, found = BITS, _evaluate(point, BITS)
     widths = _widths(point, found)
@@ -84,7 +120,7 @@ def is_a_set(b: arb, dtype: torch.dtype) -> bool:
 
 
 def _evaluate(point: Point, bits: int) -> Certificate:
-    tape: list[Number] = []
+    tape = _Tape(MANY)
     with ctx.workprec(bits):
         arrays, y = _run(point, tape)
         pull_back(y, _exact(point.grad_y), tape)
@@ -168,6 +204,10 @@ def _run(point: Point, tape: list[Number], boxes: Sequence[Any] | None = None) -
     try:
         with np.errstate(all="ignore"):
             return arrays, point.rule.definition(*arrays, **params)
+    except SystemError as error:  # what NumPy makes of an exception in the middle of a product
+        if isinstance(error.__cause__, TooMany):
+            raise error.__cause__ from None
+        raise
     except (Undecided, ZeroDivisionError) as error:
         raise Silent(f"the definition has no value: {error}") from error
     except ValueError as error:
@@ -230,6 +270,20 @@ def _bounds(b: arb, radius: float, largest: float) -> tuple[float, float]:
         hi = math.nextafter(hi, math.inf)
     # A right result may be infinite where the exact one reaches past the largest number.
     return (-math.inf if lo < -largest else lo), (math.inf if hi > largest else hi)
+
+
+def reach(balls: Sequence[arb], value: Tensor) -> Tensor:
+    """Return how far each element is at most from the numbers in its ball: infinity where that is not known."""
+    real = _real(value)
+    # Rounded to nearest on the way to float64: the next number is no less.
+    gaps = [
+        math.nextafter(float(abs(ball(v) - b).abs_upper()), math.inf)
+        if b.is_finite() and math.isfinite(v)
+        else math.inf
+        for v, b in zip(_exact(real), balls, strict=True)
+    ]
+    apart = torch.tensor(gaps, dtype=torch.float64).reshape(real.shape)
+    return apart.sum(-1) if value.is_complex() else apart
 
 
 def distance(balls: Sequence[arb], value: Tensor) -> Tensor:

@@ -8,5 +8,6 @@ length k, some ulps for a function of the vendor's. (Higham, Accuracy and Stabil
 """
 
 from backprop_rules.rounding.mode import Narrower, RunningError
+from backprop_rules.rounding.operation import Sums, accumulated_in, as_computed, no_narrower_than
 
-__all__ = ["Narrower", "RunningError"]
+__all__ = ["Narrower", "RunningError", "Sums", "accumulated_in", "as_computed", "no_narrower_than"]

@@ -172,6 +172,9 @@ def index_only(op: Operation, *_: Any, **__: Any) -> None:
     """The index of an extreme: that of the computed numbers, taken as known."""
 
 
+# What may come out otherwise for the exact operands, and so choose another branch.
+COMPARISONS = {aten.ge, aten.le, aten.gt, aten.lt, aten.eq, aten.ne, aten.sign, aten.sgn}
+
 FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.ge: comparison, aten.le: comparison, aten.gt: comparison, aten.lt: comparison, aten.eq: comparison,
     aten.ne: comparison, aten.logical_and: conjunction, aten.bitwise_and: conjunction,

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from backprop_rules.grid import precision
 from backprop_rules.rounding import arithmetic, choices, functions, fused, moves, products, reductions
-from backprop_rules.rounding.operation import Operation
+from backprop_rules.rounding.operation import Operation, Sums, as_computed
 from backprop_rules.rounding.units import computed_in, flushing
 
 aten = torch.ops.aten
@@ -51,13 +51,23 @@ class RunningError(TorchDispatchMode):
     order of its sums. The radius is infinite where anything can be: after an overflow, or where a divisor
     may be zero. Raises NotImplementedError at an operation whose rounding it does not know, and Narrower at
     one whose result has fewer bits than `least_bits`: what is lost there is no rounding to be allowed for.
-    Subnormal numbers may be taken for zero where the processor says so, or with `flushes`.
+    Subnormal numbers may be taken for zero where the processor says so, or with `flushes`; `sums` says in which
+    dtype sums are kept, from the one in which torch keeps them. `decided` takes every comparison as it comes out,
+    also where the exact operands may give the other answer.
     """
 
-    def __init__(self, evaluations: int = 1, least_bits: int = 0, flushes: bool = False) -> None:
+    def __init__(
+        self,
+        evaluations: int = 1,
+        least_bits: int = 0,
+        flushes: bool = False,
+        sums: Sums = as_computed,
+        decided: bool = False,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._evaluations, self._least_bits = evaluations, least_bits
-        self._flushes = flushes
+        self._evaluations, self.least_bits = evaluations, least_bits
+        self._flushes, self._sums, self._decided = flushes, sums, decided
+        self.ambiguous = False  # whether a comparison might come out otherwise for the exact operands
         # Tensors are kept with their radii, so that no other comes to have the same id.
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
         # What autograd saves comes back as another tensor in the same place.
@@ -83,6 +93,14 @@ class RunningError(TorchDispatchMode):
             return torch.zeros((), dtype=torch.float64)
         radius = self._radius(x)
         return torch.zeros(x.shape, dtype=torch.float64, device=x.device) if radius is None else radius
+
+    def made(self, x: Tensor) -> bool:
+        """Say whether the tensor came from an operation that was seen here, or looks into one that did."""
+        return id(x) in self._known or not x.numel() or x.untyped_storage().data_ptr() in {**self._own, **self._viewed}
+
+    def keep(self, x: Tensor, radius: Tensor) -> None:
+        """Keep a radius that is known otherwise."""
+        self._keep(x, radius)
 
     def _radius(self, x: Tensor) -> Tensor | None:
         known = self._known.get(id(x))
@@ -114,12 +132,12 @@ class RunningError(TorchDispatchMode):
         result = func(*args, **named)
         if not isinstance(result, Tensor | tuple | list):
             return self._taken_out(func, result, args)
-        if isinstance(result, Tensor) and result.dtype in UNIT and precision(result.dtype) < self._least_bits:
+        if isinstance(result, Tensor) and result.dtype in UNIT and precision(result.dtype) < self.least_bits:
             raise Narrower(str(result.dtype).removeprefix("torch."))
         if func.is_view and isinstance(args[0], Tensor):
             storage = args[0].untyped_storage()
             self._viewed[storage.data_ptr()] = storage
-        op = Operation(func, result, self._radius, self._evaluations, self._flushes)
+        op = Operation(func, result, self._radius, self._evaluations, self._flushes, self._sums)
         reference = fused.REFERENCES.get(packet)
         if reference is None and args and isinstance(args[0], Tensor) and args[0].is_complex():
             reference = fused.COMPLEX_REFERENCES.get(packet)
@@ -129,6 +147,8 @@ class RunningError(TorchDispatchMode):
             radius = self._decomposed(op, reference, args, named)
         elif packet in FORMULAS:
             radius = FORMULAS[packet](op, *args, **named)
+            if packet in choices.COMPARISONS and radius is not None and radius.any():
+                self.ambiguous, radius = True, None if self._decided else radius
         else:
             radius = self._by_torchs_own_parts(op, args, named)
         self._keep(result, radius)
@@ -137,7 +157,7 @@ class RunningError(TorchDispatchMode):
     def _whole(self, result: Any, args: Any) -> bool:
         """Say whether integers make integers, which is exact."""
         results = [result] if isinstance(result, Tensor) else result
-        if any(x.is_floating_point() or x.is_complex() for x in results):
+        if any(x is not None and (x.is_floating_point() or x.is_complex()) for x in results):
             return False
         tensors = [x for x in args if isinstance(x, Tensor)]
         return all(not (x.is_floating_point() or x.is_complex()) and self._radius(x) is None for x in tensors)
@@ -145,7 +165,8 @@ class RunningError(TorchDispatchMode):
     def _keep(self, result: Any, radius: Any) -> None:
         if not isinstance(result, Tensor):
             for one, its in zip(result, radius if radius is not None else [None] * len(result), strict=True):
-                self._keep(one, its)
+                if one is not None:
+                    self._keep(one, its)
             return
         if radius is not None:
             radius = torch.as_tensor(radius, dtype=torch.float64).nan_to_num(torch.inf, torch.inf)
@@ -219,4 +240,7 @@ class RunningError(TorchDispatchMode):
             found = reference(self._exactly, *map(wide, args), **named)
         if isinstance(found, Tensor):
             return fused.distance(op, op.result, found, self._radius(found))
-        return [fused.distance(op, y, z, self._radius(z)) for y, z in zip(op.result, found, strict=True)]
+        return [
+            None if y is None or z is None else fused.distance(op, y, z, self._radius(z))
+            for y, z in zip(op.result, found, strict=True)
+        ]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.rounding.units import Unit, computed_in, gamma, magnitude, subnormal, unit, widens
+from backprop_rules.grid import precision
+from backprop_rules.rounding.units import Unit, component, computed_in, gamma, magnitude, subnormal, unit, widens
 
 INFINITE = float("inf")
 # A formula takes fewer than 2^10 operations in float64 on numbers that are not negative, each off by 2^-53 ...
@@ -17,6 +18,25 @@ UP = 1 + 2.0**-43
 LOST = (2.0**-1064, 2.0**-1012)
 
 Radius = Any  # a tensor or a number; None where the value is known exactly
+
+# From the dtype in which an operation keeps its sums to the one in which they are said to be kept.
+Sums = Callable[[torch.dtype], torch.dtype]
+
+
+def as_computed(kept: torch.dtype) -> torch.dtype:
+    """Return the dtype itself: sums are kept as the operation keeps them."""
+    return kept
+
+
+def accumulated_in(asked: torch.dtype, kept: torch.dtype) -> torch.dtype:
+    """Return the dtype asked for: complex where the sums are."""
+    return asked.to_complex() if kept.is_complex and not asked.is_complex else asked
+
+
+def no_narrower_than(asked: torch.dtype, kept: torch.dtype) -> torch.dtype:
+    """Return the narrower one of the dtype asked for and the operation's own, either of which is allowed."""
+    asked = accumulated_in(asked, kept)
+    return min(kept, asked, key=lambda dtype: precision(component(dtype)))
 
 
 class Operand:
@@ -53,10 +73,16 @@ class Operation:
     """An operation that was computed, while its radius is being found."""
 
     def __init__(
-        self, func: Any, result: Any, known: Callable[[Tensor], Tensor | None], evaluations: int, flushes: bool
+        self,
+        func: Any,
+        result: Any,
+        known: Callable[[Tensor], Tensor | None],
+        evaluations: int,
+        flushes: bool,
+        sums: Sums = as_computed,
     ):
         self.func, self.result, self.known = func, result, known
-        self.evaluations, self.flushes = evaluations, flushes
+        self.evaluations, self.flushes, self.sums = evaluations, flushes, sums
 
     @cached_property
     def size(self) -> Tensor:
@@ -144,6 +170,10 @@ class Operation:
         """The unit of the dtype in which the operation is computed."""
         return unit(self.unit_dtype, self.flushes)
 
+    def accumulator(self, narrow: bool = False) -> torch.dtype:
+        """Return the dtype in which sums are kept; `narrow` says that the operation keeps them in the result's."""
+        return self.sums(self.dtype if narrow else self.unit_dtype)
+
     def summed(
         self,
         varies: Radius,
@@ -158,19 +188,23 @@ class Operation:
         `narrow` says that the sum is accumulated in the dtype of the result, not in a wider one, and
         `divisor` by what it was divided in the end.
         """
-        used = unit(self.dtype, self.flushes) if narrow else self.unit
+        kept = self.accumulator(narrow)
+        used = unit(kept, self.flushes)
+        if not widens(self.dtype if narrow else self.unit_dtype, kept):
+            # Narrower than the operation's own: each term is rounded to it, and the first one too.
+            length, underflows = length + 1, underflows + length + 1
         factor = gamma(length, used.u)
         error = self.up(size * factor, length) + self.size * 0  # NaN where the result is not finite
         lost = underflows + 2 * length * self.flushes
         if lost:
             error = error + lost * used.tiny
-        if computed_in(self.dtype) != self.dtype and not narrow:
+        if not widens(kept, self.dtype):
             storage = unit(self.dtype, self.flushes)
             error = error + (self.size * storage.u).clamp_min(storage.tiny)
             factor += storage.u
-        if self.evaluations == 2:
-            # In another order a partial sum may be as large as all terms together, and overflow.
-            largest = torch.finfo(self.dtype if narrow else self.unit_dtype).max
+        if self.evaluations == 2 or self.sums is not as_computed:
+            # In another order, or in fewer bits, a partial sum may be as large as all terms together, and overflow.
+            largest = torch.finfo(kept).max
             error = error.masked_fill(self.up(size, length) * divisor > largest, torch.inf)
         return self.total(None if varies is None else self.up(varies, length), error, factor, length)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.rounding.operation import Operation, plus
-from backprop_rules.rounding.units import NARROW, gamma, unit
+from backprop_rules.rounding.units import NARROW, gamma, unit, widens
 
 aten = torch.ops.aten
 
@@ -24,7 +24,7 @@ def sum(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False, dtype:
     varies = None if x.radius is None else x.radius.sum(dim, keepdim)
     if count <= 1 or not (op.result.is_floating_point() or op.result.is_complex()):
         return None if varies is None else op.up(varies)  # whole numbers, too, such as the count of a mask
-    if count == 2:
+    if count == 2 and widens(op.unit_dtype, op.accumulator()):
         return op.rounded(varies, underflows=2.0 * op.flushes)
     return op.summed(varies, x.size.sum(dim, keepdim), count - 1)
 
@@ -93,11 +93,12 @@ def _added(
     y_radius = none if y.radius is None else y.radius
     varies = None if known is None else add(zeros if x.radius is None else x.radius, y_radius)
     counts = add(zeros, 1.0)
-    used = unit(op.dtype, op.flushes) if narrow else op.unit
+    kept = op.accumulator(narrow)
+    used = unit(kept, op.flushes)
     factor = torch.where(counts * used.u < 1, counts * used.u / (1 - counts * used.u), math.inf)
     error = op.up(add(x.size, y.size) * torch.where(counts == 0, 0.0, factor), int(counts.max()) if a.numel() else 0)
     error = error + counts * (used.tiny * op.flushes) + op.size * 0  # NaN where the result is not finite
-    if not narrow and op.dtype in NARROW:
+    if not widens(kept, op.dtype):
         storage = unit(op.dtype, op.flushes)
         error = torch.where(counts == 0, 0.0, error + (op.size * storage.u).clamp_min(storage.tiny))
     return op.total(varies, error, float(factor.max()) if a.numel() else 0)

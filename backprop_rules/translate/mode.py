@@ -158,6 +158,8 @@ class Exactly(TorchDispatchMode):
         if _composite(func):
             with self:
                 return func.decompose(*args, **named)
+        if packet == aten.detach:
+            return self._constant(args[0])
         if func.is_view or packet in table.ALIASES or packet in table.CREATED:
             return func(*args, **named)
         if packet in table.EMPTY:
@@ -168,6 +170,14 @@ class Exactly(TorchDispatchMode):
         if func._schema.is_mutable:
             return self._write(func, args, named)
         return self._computed(func, args, named)
+
+    def _constant(self, x: Tensor) -> Tensor:
+        """Return the same numbers, from which no derivative goes back."""
+        result = x.clone()
+        if self.holds(x):
+            cut = np.frompyfunc(lambda v: Number(v.value, v.tape) if isinstance(v, Number) else v, 1, 1)
+            self.keep(result, np.asarray(cut(self.numbers(x)), dtype=object))
+        return result
 
     def whole(self, func: Any, args: Any, named: Any) -> Any:
         """Compute an operation that torch would make of others."""

@@ -521,7 +521,7 @@ WRITTEN = {aten.constant_pad_nd: 2, aten.scatter: 3, aten.index_fill: 3}
 JOINED = {aten.cat, aten.stack, aten.block_diag}
 
 
-ALIASES = {aten._unsafe_view, aten._reshape_alias, aten.lift_fresh, aten.lift, aten.alias, aten.detach}
+ALIASES = {aten._unsafe_view, aten._reshape_alias, aten.lift_fresh, aten.lift, aten.alias}
 EMPTY = {
     aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided, aten.empty_permuted
 }  # fmt: skip
