@@ -109,7 +109,7 @@ def _followed(
 ) -> tuple[Bounds, bool]:
     """Return the bounds of a rule, and whether a comparison in it might come out otherwise."""
     try:
-        return _through(rule, point, None, RunningError(evaluations, 0, point.rule.flushes, sums, decided))
+        return _through(rule, point, None, RunningError(evaluations, 0, point.rule.flushes, decided=decided), sums)
     except NotImplementedError:
         if len(point.rule.references) == 1:
             raise  # a rule of the catalogue shows that its forward rounds no more than it may
@@ -117,11 +117,11 @@ def _followed(
         away = certified.reach(certified.certify(point).y, point.y)
     except Silent:
         raise NotImplementedError("neither the forward's rounding nor its exact value is known") from None
-    return _through(rule, point, away, RunningError(evaluations, 0, point.rule.flushes, sums, decided))
+    return _through(rule, point, away, RunningError(evaluations, 0, point.rule.flushes, decided=decided), sums)
 
 
-def _through(rule: Rule, point: Point, away: Tensor | None, errors: RunningError) -> tuple[Bounds, bool]:
-    """Follow the forward, unless it is known how far y is away from the exact one, and the backward."""
+def _through(rule: Rule, point: Point, away: Tensor | None, errors: RunningError, sums: Sums) -> tuple[Bounds, bool]:
+    """Follow the forward, unless it is known how far y is away from the exact one, and the backward with its sums."""
     own = [x.dtype for x in (*point.tensors, point.grad_y)]
     asked = [value for value in point.params.values() if isinstance(value, torch.dtype)]
     least, references = min(map(precision, [*own, *asked])), point.rule.references
@@ -132,6 +132,7 @@ def _through(rule: Rule, point: Point, away: Tensor | None, errors: RunningError
             y = rule.forward(*point.primals, **point.params)
         else:
             errors.keep(y := point.y.clone(), away)
+        errors.sums = sums
         if rule is not references[0]:
             # The reference for somebody else's backward is right whatever it computes in, and so is the forward.
             errors.least_bits = least

@@ -17,7 +17,7 @@ import backprop_rules
 from backprop_rules import report
 from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.checker import Report
-from backprop_rules.checker.target import check_and_remember, exit_code, imported
+from backprop_rules.checker.target import check_and_remember, exit_code, imported, place_of
 from backprop_rules.documents import PROGRAMS, Program
 from backprop_rules.documents.baselines import load, path_of, record, write
 from backprop_rules.errors import InputError, unknown
@@ -46,6 +46,7 @@ OutputFormat = StrEnum("OutputFormat", ["text", "json"])
 CheckFormat = StrEnum("CheckFormat", ["full", "json", "github"])
 Framework = StrEnum("Framework", ["torch", "numpy", "jax"])
 Convention = StrEnum("Convention", {"torch": "torch", "catalogue": "catalogue", "any": "any-subgradient"})
+Accuracy = StrEnum("Accuracy", ["torch", "catalogue"])
 Baselines = Annotated[Path | None, typer.Option(help="The folder of the recorded training runs.")]
 Module = Annotated[
     str | None, typer.Option("--import", metavar="MODULE", help="A module of yours that declares rules.")
@@ -195,6 +196,12 @@ def check_backward(
     device: Devices = None,
     framework: Frameworks = None,
     convention: Choices = Convention.torch,
+    accuracy: Annotated[
+        Accuracy, typer.Option(help="As accurate as torch's own, or as the catalogue's.")
+    ] = Accuracy.torch,
+    accumulate: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="The dtype that sums are kept in, if it is not torch's.")
+    ] = None,
     max_examples: Annotated[int, typer.Option(min=1, help="Points drawn.")] = 400,
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal points.")] = 0,
     case: Case = None,
@@ -216,7 +223,9 @@ def check_backward(
         dtypes=dtype,
         devices=device or ["cpu"],
         framework=framework.value if framework else None,
-        convention=convention.value.replace("-", " "),
+        convention=convention.value,
+        accuracy=accuracy.value,
+        accumulate=accumulate,
         max_examples=max_examples,
         seed=seed,
         **options,
@@ -231,7 +240,7 @@ def _show(report: Report, target: str, output_format: CheckFormat) -> None:
     elif output_format is CheckFormat.github:
         level = "notice" if report.passed else "error"
         text = str(report).replace("%", "%25").replace("\n", "%0A")
-        typer.echo(f"::{level} title={target}::{text}")
+        typer.echo(f"::{level} {place_of(target)}title={target}::{text}")
     else:
         typer.echo(str(report))
 

@@ -105,7 +105,11 @@ def _interval(enclosure: Enclosure, element: tuple[int, ...], like: Tensor) -> s
     lo, hi = (_value(bound, element, like) for bound in (enclosure.lo, enclosure.hi))
     if lo == hi:
         return f"{lo}"
-    if not isinstance(lo, complex) and not isinstance(hi, complex) and math.isfinite(hi - lo):
+    if isinstance(lo, complex) or isinstance(hi, complex):
+        return f"from {lo} to {hi}"
+    if lo <= 0 <= hi and max(-lo, hi) < torch.finfo(like.dtype).smallest_normal:
+        return "0.0"
+    if math.isfinite(hi - lo):
         # As many digits as tell the ends apart.
         places = 2 - math.floor(math.log10(hi - lo))
         lo, hi = (v if places > MOST_PLACES else round(v, places) + 0.0 for v in (lo, hi))

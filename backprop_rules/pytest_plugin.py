@@ -44,13 +44,22 @@ def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--backprop-report")
     if path and not Path(path).absolute().parent.is_dir():
         raise pytest.UsageError(f"--backprop-report: there is no folder {Path(path).absolute().parent}")
+    if path and Path(path).is_dir():
+        raise pytest.UsageError(f"--backprop-report: {path} is a folder; name a file")
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> "pytest.Item | None":
     """Collect a marked function, whatever its name."""
     marks = [mark for mark in getattr(obj, "pytestmark", []) if getattr(mark, "name", None) == MARK]
-    if not marks or not callable(obj) or not isinstance(collector, pytest.Module):
+    if not marks:
         return None
+    others = {mark.name for mark in obj.pytestmark} & {"parametrize", "usefixtures"}  # type: ignore[attr-defined]
+    if not callable(obj) or not isinstance(collector, pytest.Module) or others:
+        where = f"which {others.pop()} does not go with" if others else "which is in a class"
+        raise collector.CollectError(
+            f"{MARK} marks functions of a module; {name}, {where}, would not be checked: make it a function of its "
+            "own, with what varies in the mark, as in params={'dim': 1}"
+        )
     item: pytest.Item = BackwardItem.from_parent(collector, name=name, backward=obj, mark=marks[0])
     for mark in getattr(obj, "pytestmark", []):
         item.own_markers.append(mark)
@@ -72,7 +81,7 @@ class BackwardItem(pytest.Item):
         try:
             report = checked(self.config, self.backward, *self.mark.args, **self.mark.kwargs)
         except (InputError, TypeError) as error:
-            raise Refused(f"{self.name}: {error}") from error
+            raise Refused(f"{self.name}: {error}") from None
         told(self, report)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
@@ -87,8 +96,8 @@ class BackwardItem(pytest.Item):
         return self.path, None if code is None else code.co_firstlineno - 1, self.name
 
 
-class Failed(Exception):
-    """A backward that is not right; the text is the report."""
+class Failed(pytest.fail.Exception):  # type: ignore[misc, name-defined]
+    """A backward that is not right; the text is the report, shown without a traceback."""
 
 
 class Refused(Exception):
@@ -117,7 +126,17 @@ def told(item: pytest.Item, report: "Report") -> None:
     item.user_properties += [("rule", report.subject.name), ("tier", tier), ("seed", report.seed)]
     item.stash[FOUND] = {"test": item.nodeid, **report.to_dict()}
     if not report.passed:
-        raise Failed(str(report))
+        raise Failed(_headed(report), pytrace=False)
+
+
+def _headed(report: "Report") -> str:
+    """Return the report, its finding in the first line, which is all that pytest's summary shows."""
+    objection = report.objection
+    if objection is None or objection.got is None:
+        return str(report)
+    title, _, rest = str(report).partition("\n")
+    likely = f" ({report.mistake.name})" if report.mistake else ""
+    return f"{title.rstrip('.')}: {objection.got} in the place of {objection.expected}{likely}.\n{rest}"
 
 
 FOUND = pytest.StashKey[dict[str, Any]]()

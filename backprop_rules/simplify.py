@@ -17,6 +17,9 @@ from backprop_rules.grid import odd_part
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point
 
+# Elements, or indices of an axis, that are simplified one by one; of more than these, many at a time.
+MANY = 32
+
 
 def simplest(objection: WrongGradient, check: Callable[[Point], None]) -> WrongGradient:
     """Return the objection to a point that no single step makes simpler without mending it."""
@@ -42,13 +45,20 @@ def simpler(point: Point) -> Iterator[Point]:
                 yield left
     for axis in sorted({name for names in axis_names(point) for name in names}):
         sizes = {x.shape[d] for x, d in _with_axis(point, axis)}
-        for index in reversed(range(max(sizes, default=0))):
+        # A long axis is left as it is: each index would be tried again after every other step.
+        for index in reversed(range(max(sizes, default=0) if max(sizes, default=0) <= MANY else 0)):
             if max(sizes) > 1:
                 yield from _without(point, axis, index)
     for k, x in enumerate(() if point.on_meta else (*point.primals, point.grad_y)):
         if x is None or 0 in x.stride() or not (x.is_floating_point() or x.is_complex()):
             continue
-        for element in torch.nonzero((x != 0) & x.isfinite()).tolist():
+        elements = torch.nonzero((x != 0) & x.isfinite())
+        if len(elements) > MANY:
+            for part in elements.chunk(2) + elements.chunk(8):
+                changed = x.clone() if x.is_contiguous() else _relaid(x)
+                changed[tuple(part.T)] = 0
+                yield _with_tensor(point, k, changed)
+        for element in elements[:MANY].tolist():
             # Off the grid, what must not be zero is plainer as 1 or -1.
             value = float(x[tuple(element)].real)
             for plainer in (0.0,) if point.spacing or abs(value) == 1 else (0.0, math.copysign(1.0, value)):

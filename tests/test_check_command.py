@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_the_other_formats(run):
     done = run("mine:wrong", "--rule", "relu", "--max-examples", "50", "--output-format", "json")
     assert json.loads(done.stdout)["mistake"]["name"] == "masked by the cotangent"
     done = run("mine:wrong", "--rule", "relu", "--max-examples", "50", "--output-format", "github")
-    assert done.stdout.startswith("::error title=mine:wrong::relu: wrong.%0A")
+    assert re.match(r"::error file=mine\.py,line=\d+,title=mine:wrong::relu: wrong\.%0A", done.stdout)
     assert done.stdout.count("\n") == 1
 
 

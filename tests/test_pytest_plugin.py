@@ -35,7 +35,12 @@ def test_a_marked_function_is_a_test_and_its_failure_is_the_report(pytester, run
     pytester.makepyfile(MARKED)
     result = run()
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["relu: wrong.", "*likely    the cotangent is clamped at zero*"])
+    result.stdout.fnmatch_lines(
+        [
+            "relu: wrong: 1.0 in the place of 0.0 (masked by the cotangent).",
+            "*likely    the cotangent is clamped at zero*",
+        ]
+    )
     assert "Traceback" not in result.stdout.str()
     assert "checker/run.py" not in result.stdout.str()
 

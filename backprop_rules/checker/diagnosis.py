@@ -226,10 +226,10 @@ def _ratio(s: _Seen) -> float | None:
 
 def _says_something(s: _Seen) -> bool:
     """Say whether there is a number to divide by, or one that should not be there."""
-    right, finite = s.case.right, s.got.isfinite().all() and s.case.right.isfinite().all()
-    return (
-        bool(finite) and right.numel() > 0 and (right.shape != s.got.shape or bool(((right != 0) | (s.got != 0)).any()))
-    )
+    right = s.case.right
+    if not right.numel() or not s.got.isfinite().all() or not right.isfinite().all():
+        return False
+    return right.shape != s.got.shape or bool(((right != 0) | (s.got != 0)).any())
 
 
 def _by_constant(seen: Sequence[_Seen]) -> list[tuple[str, str]]:

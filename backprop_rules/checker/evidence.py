@@ -201,7 +201,8 @@ def _lost(point: Point) -> Iterator[Verdict]:
 
 def keeps_its_sums_as_asked(point: Point) -> None:
     """No gradient is further from the derivative than sums take it that are kept in the dtype asked for."""
-    for verdict in judge(point):
+    asked = point.rule.accumulate
+    for verdict in judge(point) if asked is not None else ():
         balls, gradient = certified.certify(point).gradients if verdict.oracle == "certified" else (), verdict.gradient
         if verdict.attainable is None or gradient is None or verdict.disagrees or not balls:
             continue
@@ -210,7 +211,8 @@ def keeps_its_sums_as_asked(point: Point) -> None:
         narrow = certified.enclosure(truth, radius, gradient)
         outside = narrow.outside(gradient)
         if outside is not None:
-            kind = f"{INACCURATE}: its sums are not kept in {dtype_name(point.rule.accumulate)}"
+            assert asked is not None
+            kind = f"{INACCURATE}: its sums are not kept in {dtype_name(asked)}"
             raise WrongGradient.outside(replace(verdict, enclosure=narrow, outside=outside), ("certified",), kind)
 
 

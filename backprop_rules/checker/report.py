@@ -8,15 +8,18 @@ from typing import Any
 
 import torch
 
+from backprop_rules import __version__
 from backprop_rules.checker.diagnosis import Mistake
 from backprop_rules.checker.subject import Subject
+from backprop_rules.checker.twins import as_jax_does
 from backprop_rules.domain import dtype_name
 from backprop_rules.grid import precision
 from backprop_rules.objection import OraclesDisagree, WrongGradient
-from backprop_rules.point import Point
+from backprop_rules.point import Point, code
 from backprop_rules.verdict import Verdict, judge
 
 PASSED = ("right",)
+MANY_ULPS = 1e4  # more than these tell a reader nothing
 SAID = {
     "right": "right",
     "wrong": "wrong",
@@ -54,6 +57,9 @@ class Report:
         """Whether there is nothing to object to."""
         return self.verdict in PASSED
 
+    def __repr__(self) -> str:
+        return f"<Report on {self.subject}: {self.verdict}, {self.points} points>"
+
     def error(self) -> "CheckFailed":
         """Return the exception whose text is this report."""
         return CheckFailed(self)
@@ -64,11 +70,11 @@ class Report:
             lines += self._what(self.objection)
             lines += ["The smallest counterexample found:"]
             lines += [f"    {line}" for line in str(self.objection.point).splitlines()]
-            lines += [f"    {_call(self.objection.point)}"]
-        elif self.verdict == "inconclusive":
-            lines += [f"    why       {self.why}"]
-        lines += [f"    replay    {self.replay}"] if self.replay else []
-        lines += [f"    note      {note}" for note in self.notes]
+            lines += [f"    {line}" for line in _call(self.objection.point)]
+        else:
+            if self.verdict == "inconclusive":
+                lines += [f"    why       {self.why}"]
+            lines += [f"    note      {note}" for note in self.notes]
         if self.objection is not None and self.subject.formula:
             lines += [f"The function: {self.subject.formula}"]
         return "\n".join([*lines, self._how_much()])
@@ -88,6 +94,12 @@ class Report:
             rows += [("why", "two oracles contradict each other, so nothing is said of the backward: please report it")]
         elif self.verdict != "inconclusive":
             rows += [("likely", self.mistake.words if self.mistake else "not recognised")]
+        if self.verdict == "convention":
+            twin = as_jax_does(objection)
+            rows += [("choice", f"JAX {twin} makes the same")] if twin else []
+            rows += [("accept", "convention='any subgradient' (--convention any-subgradient) allows any valid choice")]
+        rows += [("replay", self.replay)] if self.replay else []
+        rows += [("note", note) for note in self.notes]
         return [f"    {name:9} {text}" for name, text in rows]
 
     def _how_much(self) -> str:
@@ -108,6 +120,7 @@ class Report:
             "devices": list(self.devices),
             "seed": self.seed,
             "seconds": self.seconds,
+            "versions": {"backprop_rules": __version__, "torch": str(torch.__version__)},
             "notes": list(self.notes),
             "replay": self.replay,
             "mistake": None if self.mistake is None else {"name": self.mistake.name, "words": self.mistake.words},
@@ -118,7 +131,9 @@ class Report:
             found["objection"] = {
                 "kind": objection.kind,
                 "primal": None if objection.primal is None else self.subject.primals[objection.primal],
-                "where": objection.where.strip(),
+                "where": objection.where.strip(" ,"),
+                "right": _right(objection),
+                "witness": _witness(objection),
                 "expected": None if objection.expected is None else str(objection.expected),
                 "got": None if objection.got is None else str(objection.got),
                 "oracles": list(objection.oracles),
@@ -149,9 +164,22 @@ class CheckFailed(WrongGradient):
         return str(self.report)
 
 
-def _call(point: Point) -> str:
-    arguments = ["grad_y", *point.rule.primals, *(f"{name}={name}" for name in point.params)]
-    return f"backward({', '.join(arguments)})"
+# How an array of each framework is made of a tensor.
+MADE = {"torch": "{}", "numpy": "{}.numpy()", "jax": "jnp.from_dlpack({})"}
+
+
+def _call(point: Point) -> list[str]:
+    """Return the call as code: with what the backward takes, as its framework's arrays."""
+    subject, given = point.rule, dict(zip(point.rule.primals, point.primals, strict=True))
+    assert isinstance(subject, Subject)
+    names = subject.takes or ("grad_y", *subject.primals)
+    arguments = [
+        MADE[subject.framework].format(name) if given.get(name, 0) is not None else name
+        for name in names
+    ]  # fmt: skip
+    lines = [f"y = {code(point.y)}"] if "y" in names and "y" not in given else []
+    lines += ["import jax.numpy as jnp"] if subject.framework == "jax" else []
+    return [*lines, f"backward({', '.join([*arguments, *(f'{name}={name}' for name in subject.takes_params)])})"]
 
 
 def _ulps(objection: WrongGradient) -> str:
@@ -172,7 +200,7 @@ def _ulps(objection: WrongGradient) -> str:
     unit = max(2.0 ** (math.frexp(nearest)[1] - precision(x.dtype)), info.smallest_normal * info.eps)
     away = abs(got - nearest) / unit
     # Where no digit is right, a number of last places says nothing.
-    return f", {away:.3g} ulps away" if 0 < away < 2.0 ** precision(x.dtype) else ""
+    return f", {away:.3g} ulps away" if 0 < away < min(2.0 ** precision(x.dtype), MANY_ULPS) else ""
 
 
 def _numeric(text: object) -> bool:

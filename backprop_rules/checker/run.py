@@ -30,7 +30,16 @@ from backprop_rules.checker.evidence import (
 from backprop_rules.checker.function import has_its_own_backward, of_the_function, own_backward
 from backprop_rules.checker.hunt import kinks_near
 from backprop_rules.checker.report import Report
-from backprop_rules.checker.sizes import cotangent, halved, is_quick, is_related_as, quick, shapes_of, with_a_long_axis
+from backprop_rules.checker.sizes import (
+    cotangent,
+    halved,
+    is_quick,
+    is_related_as,
+    is_small,
+    quick,
+    shapes_of,
+    with_a_long_axis,
+)
 from backprop_rules.checker.subject import Subject, against_a_function, against_a_rule, rule_named
 from backprop_rules.domain import REAL, Choice
 from backprop_rules.draw import quiet, search
@@ -86,7 +95,8 @@ def check(
     InputError for what cannot be checked. Source of the bounds: Higham, Accuracy and Stability of
     Numerical Algorithms (2002), chapter 3.
     """
-    options = {
+    __tracebackhide__ = True  # pytest shows the caller's line and the report
+    options: dict[str, Any] = {
         "dtypes": dtypes,
         "devices": devices,
         "max_examples": 0 if only_cases else max_examples,
@@ -126,6 +136,7 @@ def check_function(
     Its own backward is called directly, as in `check`, whose options this has; torch functions are also held to
     their output, to the same gradients through autograd, for some primals alone too, and twice in a row.
     """
+    __tracebackhide__ = True
     strangers = sorted(set(options) - {field.name for field in fields(Asked)})
     if strangers:
         raise unknown("option", strangers[0], [field.name for field in fields(Asked)])
@@ -142,9 +153,9 @@ def check_function(
     return report
 
 
-def several(one_or_more: Any) -> Sequence[Any]:
+def several(one_or_more: Any) -> list[Any]:
     """Return a sequence: of one, if it is no sequence, or a name."""
-    return one_or_more if isinstance(one_or_more, list | tuple | set | frozenset) else (one_or_more,)
+    return list(one_or_more) if isinstance(one_or_more, list | tuple | set | frozenset) else [one_or_more]
 
 
 @dataclass(frozen=True)
@@ -163,6 +174,7 @@ class Asked:
     extra: tuple[Property, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "convention", self.convention.replace("-", " "))  # as the command line spells it
         if self.convention not in CONVENTIONS:
             raise unknown("convention", self.convention, CONVENTIONS)
         if self.accuracy not in ACCURACIES:
@@ -305,12 +317,13 @@ class Tally:
     def excuses(self, objection: WrongGradient) -> bool:
         """Say whether a backward raises where nobody asked for it: at empty arrays, or at sizes that do not belong."""
         point, example = objection.point, self.example
-        raises = objection.kind.startswith("backward raises")
-        if not raises and objection.kind != "has the wrong shape":
-            return False
-        if raises and not all(x.numel() for x in point.tensors):
+        raises, empty = objection.kind.startswith("backward raises"), not all(x.numel() for x in point.tensors)
+        if raises and empty:
             what = "empty arrays"
-        elif example is not None and not is_related_as(example, point) and (not raises or _raises_when_plain(point)):
+        elif example is not None and (
+            (raises and not is_related_as(example, point) and _raises_when_plain(point))
+            or (objection.kind == "has the wrong shape" and not broadcasts_as(example, point))
+        ):
             what = "sizes that are not related as the example's are"
         else:
             return False
@@ -424,7 +437,7 @@ def _searched(
 def _smallest(objection: WrongGradient, held: Ask) -> WrongGradient:
     """Return the objection to the smallest point that fails in the same way: its axes halved first."""
     smaller: WrongGradient | None = objection
-    while smaller is not None and not is_quick(objection.point):
+    while smaller is not None and not is_small(objection.point):
         objection, kind = smaller, smaller.kind
         smaller = _first_of(halved(objection.point), held, kind)
     return simplest(objection, held) if is_quick(objection.point) else objection

@@ -1,6 +1,7 @@
 """The example at other sizes: small enough to be certified at once, and longer than the blocks that a kernel reads."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from backprop_rules.domain import Index
 from backprop_rules.oracles import certified
 from backprop_rules.point import Point
-from backprop_rules.simplify import axis_names
+from backprop_rules.simplify import MANY, axis_names
 
 # Numbers that the definition may make of an example for it to be certified, and shrunk, in hundredths of a second.
 QUICK = 1 << 12
@@ -24,6 +25,11 @@ def is_quick(point: Point) -> bool:
         return not certified.makes_more_than(QUICK, point)
     except Exception:  # Silent, or a definition that raises: of that it is told where it is asked
         return True
+
+
+def is_small(point: Point) -> bool:
+    """Say whether it can be simplified one element after the other."""
+    return sum(x.numel() for x in point.tensors) <= MANY and is_quick(point)
 
 
 def quick(point: Point) -> Point:
@@ -78,6 +84,15 @@ def is_related_as(example: Point, point: Point) -> bool:
     return True
 
 
+def broadcasts_as(example: Point, point: Point) -> bool:
+    """Say whether sizes that face each other in the example, neither equal nor 1, have the same ratio at the point."""
+    for (a, p), (b, q) in itertools.combinations(zip(example.tensors, point.tensors, strict=True), 2):
+        for m, n, k, j in zip(a.shape[::-1], b.shape[::-1], p.shape[::-1], q.shape[::-1], strict=False):
+            if m != n and 1 not in (m, n) and m * j != n * k:
+                return False
+    return True
+
+
 def cotangent(y: Tensor) -> Tensor:
     """Return a cotangent in which neighbours are not alike."""
     return (1 + torch.arange(y.numel()).reshape(y.shape) % 64 / 4).to(y)
@@ -97,10 +112,11 @@ def _resized(point: Point, sizes: Mapping[str, int]) -> Point | None:
     indices = point.rule.domain.indices
     primals: list[Tensor | None] = []
     for name, names, x in zip(point.rule.primals, axis_names(point), point.primals, strict=True):
-        kind, resized = indices.get(name), x
-        for dim, axis in enumerate(names if x is not None else ()):
-            resized = _with_size(resized, dim, sizes.get(axis, x.shape[dim]))
-        primals.append(resized % sizes[kind.axis] if isinstance(kind, Index) and kind.axis in sizes else resized)
+        kind = indices.get(name)
+        resized = None if x is None else _with_sizes(x, names, sizes)
+        if resized is not None and isinstance(kind, Index) and kind.axis in sizes:
+            resized = resized % sizes[kind.axis]
+        primals.append(resized)
     try:
         if not point.rule.domain.accepts(*primals, **point.params):
             return None
@@ -108,6 +124,12 @@ def _resized(point: Point, sizes: Mapping[str, int]) -> Point | None:
         return replace(there, grad_y=cotangent(there.y))
     except Exception:  # whatever the forward raises, it does not take this
         return None
+
+
+def _with_sizes(x: Tensor, names: Sequence[str], sizes: Mapping[str, int]) -> Tensor:
+    for dim, name in enumerate(names):
+        x = _with_size(x, dim, sizes.get(name, x.shape[dim]))
+    return x
 
 
 def _with_size(x: Tensor, dim: int, size: int) -> Tensor:

@@ -34,6 +34,8 @@ class Subject(Rule):
     excuses: tuple[Rule, ...] = ()
     framework: str = "torch"
     accumulate: torch.dtype | None = None
+    takes: tuple[str, ...] = ()  # the names of its arguments, in order
+    takes_params: tuple[str, ...] = ()
     derived: bool = False  # whether the definition was derived from the forward
 
     @property
@@ -176,10 +178,14 @@ class _Called:
 
     def __call__(self, grad_y: Any, y: Any, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
         some = {name: value for name, value in params.items() if self.takes(name)}
-        arguments = [grad_y, *primals[: len(self.primals)]]
+        return self.function(*self.arguments(grad_y, y, primals[: len(self.primals)]), **some)
+
+    def arguments(self, grad_y: Any, y: Any, primals: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the positional arguments in order, y among them where it is asked for."""
+        found = [grad_y, *primals]
         if self.y_at is not None:
-            arguments.insert(self.y_at, y)
-        return self.function(*arguments, **some)
+            found.insert(self.y_at, y)
+        return tuple(found)
 
 
 def _subject(
@@ -196,8 +202,8 @@ def _subject(
         return _with_signature(backward, names, optional, domain)
 
     through = called if framework == "torch" else _carried(called, framework)
-    followed = {"torch": called, "numpy": _on_tensors(called)}.get(framework, _unfollowed)
-    own = replace(right, domain=domain, backward=backward_of(followed))
+    ways: dict[str, Function] = {"torch": called, "numpy": _on_tensors(called), "jax": _unfollowed}
+    own = replace(right, domain=domain, backward=backward_of(ways[framework]))
     return Subject(
         right.name,
         right.forward,
@@ -211,6 +217,8 @@ def _subject(
         against=against,
         excuses=(own, *excuses),
         framework=framework,
+        takes=called.arguments("grad_y", "y", called.primals),
+        takes_params=tuple(name for name in domain.params if called.takes(name)),
     )
 
 

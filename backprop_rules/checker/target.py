@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -52,15 +53,22 @@ def check_and_remember(target: str, case: Path | None, words: str, **options: An
     if case is not None and not case.is_file():
         raise InputError(f"there is no file {case}. Cases are saved in {CASES} when a check fails.")
     tried = case or (place if place.is_file() else None)
-    report = check(
-        backward, **options, cases=[tried] if tried else [], only_cases=case is not None, raise_on_failure=False
-    )
+    with redirect_stdout(sys.stderr):  # what the backward prints is no part of the report
+        report = check(
+            backward, **options, cases=[tried] if tried else [], only_cases=case is not None, raise_on_failure=False
+        )
     if case is None and report.objection is not None:
         save(report.objection.point, place)
         report = replace(report, replay=f"backprop-rules check {target}{words} --case {place}")
     elif case is None and report.passed:
         place.unlink(missing_ok=True)
     return report
+
+
+def place_of(target: str) -> str:
+    """Return where a target is, for an annotation: its file and line, nothing if it has none."""
+    code = getattr(imported(target), "__code__", None)
+    return "" if code is None else f"file={os.path.relpath(code.co_filename)},line={code.co_firstlineno},"
 
 
 def exit_code(report: Report) -> int:

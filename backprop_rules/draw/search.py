@@ -42,6 +42,7 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", "ComplexHalf support is experimental")
         # A variance over an axis that is long enough, in a tensor that is empty along another.
         warnings.filterwarnings("ignore", r"var\(\): degrees of freedom")
+        warnings.filterwarnings("ignore", r"(Mean of empty slice|Degrees of freedom <= 0)")  # NumPy's
         yield
 
 

@@ -66,7 +66,7 @@ class RunningError(TorchDispatchMode):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._evaluations, self.least_bits = evaluations, least_bits
-        self._flushes, self._sums, self._decided = flushes, sums, decided
+        self._flushes, self.sums, self._decided = flushes, sums, decided
         self.ambiguous = False  # whether a comparison might come out otherwise for the exact operands
         # Tensors are kept with their radii, so that no other comes to have the same id.
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
@@ -137,7 +137,7 @@ class RunningError(TorchDispatchMode):
         if func.is_view and isinstance(args[0], Tensor):
             storage = args[0].untyped_storage()
             self._viewed[storage.data_ptr()] = storage
-        op = Operation(func, result, self._radius, self._evaluations, self._flushes, self._sums)
+        op = Operation(func, result, self._radius, self._evaluations, self._flushes, self.sums)
         reference = fused.REFERENCES.get(packet)
         if reference is None and args and isinstance(args[0], Tensor) and args[0].is_complex():
             reference = fused.COMPLEX_REFERENCES.get(packet)
