@@ -31,6 +31,7 @@ from backprop_rules.checker.function import has_its_own_backward, of_the_functio
 from backprop_rules.checker.hunt import kinks_near
 from backprop_rules.checker.report import Report
 from backprop_rules.checker.sizes import (
+    broadcasts_as,
     cotangent,
     halved,
     is_quick,
