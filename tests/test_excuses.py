@@ -246,3 +246,21 @@ def test_a_function_must_give_each_gradient_alone(asked_for, verdict, monkeypatc
 )  # fmt: skip
 def test_the_mistake_is_named_rightly(backward, forward, example, name):
     assert asked(backward, forward=forward, example=example).mistake.name == name
+
+
+def test_the_operations_of_jax_are_followed():
+    import jax.numpy as jnp
+
+    def half_more_in_float32(grad_y, x):
+        return grad_y * jnp.cos(x) * (1.5 if x.dtype == jnp.float32 else 1)
+
+    def softmax(grad_y, x):
+        e = jnp.exp(x - x.max(-1, keepdims=True))
+        y = e / e.sum(-1, keepdims=True)
+        return y * (grad_y - (grad_y * y).sum(-1, keepdims=True))
+
+    options = {"framework": "jax", "max_examples": 30}
+    assert asked(half_more_in_float32, forward=torch.sin, example=(X.float(),), **options).mistake.name == "factor 3/2"
+    for dtype in (torch.float32, torch.bfloat16):
+        forward, example = (lambda x: torch.softmax(x, -1)), (X.to(dtype),)
+        assert asked(softmax, forward=forward, example=example, **options).passed

@@ -238,7 +238,10 @@ def _question(
     if rule is not None:
         if forward is not None or definition is not None:
             raise InputError("a rule says what its function is: give rule, or forward and definition, not both.")
-        subject = against_a_rule(backward, rule_named(rule), params, kind, primals)
+        right = rule_named(rule)
+        if primals is not None:  # optional ones may be left out at the end
+            primals += (None,) * (len(right.primals) - len(primals))
+        subject = against_a_rule(backward, right, params, kind, primals)
     elif forward is None and definition is None:
         raise InputError(
             "nothing to hold the backward against: give the name of a rule, as in check(f, rule='linear'), or the "

@@ -13,6 +13,7 @@ from backprop_rules.checker.example import generalised
 from backprop_rules.domain import Choice, Domain
 from backprop_rules.errors import InputError
 from backprop_rules.frameworks import carried
+from backprop_rules.jaxprs import on_tensors_by_jax
 from backprop_rules.rule import Gradients, Rule, find
 from backprop_rules.translate import definition_of
 
@@ -202,7 +203,7 @@ def _subject(
         return _with_signature(backward, names, optional, domain)
 
     through = called if framework == "torch" else _carried(called, framework)
-    ways: dict[str, Function] = {"torch": called, "numpy": _on_tensors(called), "jax": _unfollowed}
+    ways: dict[str, Function] = {"torch": called, "numpy": _on_tensors(called), "jax": _by_jax(called)}
     own = replace(right, domain=domain, backward=backward_of(ways[framework]))
     return Subject(
         right.name,
@@ -239,8 +240,11 @@ def _on_tensors(called: _Called) -> Function:
     return through
 
 
-def _unfollowed(*_: Any) -> Any:
-    raise NotImplementedError("nobody follows the operations of JAX")
+def _by_jax(called: _Called) -> Function:
+    def through(grad_y: Tensor, y: Tensor, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
+        return on_tensors_by_jax(lambda grad_y, y, *some: called(grad_y, y, some, params))(grad_y, y, *primals)
+
+    return through
 
 
 def _placed(found: Any, primals: Sequence[Tensor | None], right: Rule) -> Any:
