@@ -87,7 +87,12 @@ def is_followed(point: Point) -> bool:
 
 
 def of_ordinary_size(point: Point) -> bool:
-    """Say whether the product of any four elements, or of their inverses, stays in their dtype's range."""
+    """Say whether the product of any four elements, or of their inverses, stays in their dtype's range.
+
+    A term of a gradient is the cotangent times a first derivative: of products, quotients and roots that takes the
+    cotangent, y and no more than two primals, or one twice. Where these stay in range, nothing but a roundabout way
+    overflows; elsewhere a right formula may, by the order of its factors.
+    """
     for x in (*point.tensors, point.grad_y, point.y):
         size = as_real(x).abs()
         size, limit = size[size != 0], torch.finfo(x.dtype).max ** 0.25

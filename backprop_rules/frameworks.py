@@ -72,6 +72,10 @@ def as_torch(x: object, name: str) -> Tensor:
         found = tensor_of(x)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
+    if isinstance(found, Tensor) and found.layout != torch.strided:
+        raise InputError(
+            f"{name}: it is a sparse tensor, {found.layout}; gradients of dense ones are checked. Use x.to_dense()."
+        )
     if not isinstance(found, Tensor):
         raise InputError(f"{name}: it holds no values that torch can hold; got {type(x).__name__} {x!r}.")
     return found

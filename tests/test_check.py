@@ -265,6 +265,49 @@ REFUSALS = {
         lambda: check(relu, "relu", dtypes=["complex64"]),
         "none of the dtypes asked for",
     ),
+    "a forward of two outputs": (
+        lambda: check(relu, forward=lambda x: (x, x), example=(vector(),)),
+        "the forward returns a tuple. It must return one floating-point or complex tensor",
+    ),
+    "a forward of NumPy arrays": (
+        lambda: check(relu, forward=np.linalg.inv, example=(vector(),)),
+        "a function of NumPy arrays is a definition",
+    ),
+    "a forward of whole numbers": (
+        lambda: check(relu, forward=torch.argmax, example=(vector(),)),
+        "the forward returns a tensor of torch.int64, which has no gradient",
+    ),
+    "a definition that raises": (
+        lambda: check(relu, definition=np.log10, example=(np.ones(3),)),
+        "the definition raises, so nothing can be said of the backward",
+    ),
+    "a forward that depends on the dtype": (
+        lambda: check(
+            lambda g, x: g / (x + 1),
+            forward=lambda x: torch.log(x + 1 + torch.finfo(x.dtype).eps),
+            example=(vector().float(),),
+        ),
+        "does it depend on the dtype, as by torch.finfo?",
+    ),
+    "an example that is no call": (
+        lambda: check(relu, forward=torch.relu, example={"x": vector()}),
+        "example is one call of the function, the tuple of its arrays, as in example=(x, w); got a dict.",
+    ),
+    "a sparse example": (
+        lambda: check(relu, forward=torch.relu, example=(torch.eye(3).to_sparse(),)),
+        "its layout is torch.sparse_coo",
+    ),
+    "params that are no names": (lambda: check(relu, "relu", params=[1]), "params is a dict of names and values"),
+    "a rule that is no name": (lambda: check(relu, torch.relu), "rule is the name of a rule, as in rule='linear'"),
+    "part of a point": (lambda: check(relu, "relu", max_examples=1.5), "max_examples must be a number of points"),
+    "a module": (lambda: check(torch.nn.ReLU(), "relu"), "a module computes forward: give its backward"),
+    "an unknown option": (
+        lambda: check_function(relu, "relu", max_example=3),
+        "there is no option 'max_example'. Did you mean 'max_examples'?",
+    ),
+    "a function without a signature": (lambda: check_function(torch.exp, "exp"), "Wrap it in a lambda."),
+    "sums in whole numbers": (lambda: check(relu, "relu", accumulate="int64"), "there is no dtype 'int64'"),
+    "an unknown accuracy": (lambda: check(relu, "relu", accuracy="high"), "there is no accuracy 'high'"),
     "a function that nobody can follow": (
         lambda: check(relu, forward=torch.sinc, example=(vector(),)),
         "definition",

@@ -264,3 +264,16 @@ def test_the_operations_of_jax_are_followed():
     for dtype in (torch.float32, torch.bfloat16):
         forward, example = (lambda x: torch.softmax(x, -1)), (X.to(dtype),)
         assert asked(softmax, forward=forward, example=example, **options).passed
+
+
+def test_the_report_says_which_framework_makes_the_choice():
+    def half_at_a_bound(grad_y, x, *, min=None, max=None):
+        low, high = (-math.inf if min is None else min), (math.inf if max is None else max)
+        return grad_y * (((x > low) & (x < high)) + 0.5 * ((x == low) | (x == high)))
+
+    options = {"dtypes": "float64", "params": {"min": -1.0, "max": 1.0}}
+    report = asked(half_at_a_bound, "clamp", **options)
+    assert report.verdict == "convention"
+    assert "makes the same" in str(report)
+    assert "convention='any subgradient'" in str(report)
+    assert asked(half_at_a_bound, "clamp", convention="any-subgradient", **options).passed

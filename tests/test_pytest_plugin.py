@@ -116,3 +116,58 @@ def test_a_target_that_cannot_be_imported_is_refused(run):
     result = run("--pyargs", "backprop_rules.conformance", "--backprop-target", "no_such_module")
     assert "no_such_module cannot be imported" in result.stdout.str() + result.stderr.str()
     assert result.ret in (2, 4)
+
+
+IN_A_CLASS = """
+import pytest
+
+class TestMine:
+    @pytest.mark.backprop_rule("relu")
+    def relu(self, grad_y, x):
+        return grad_y * (x > 0)
+"""
+VARIED = """
+import pytest
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.backprop_rule("relu")
+def relu(grad_y, x):
+    return grad_y * (x > 0)
+"""
+
+
+@pytest.mark.parametrize("text", [IN_A_CLASS, VARIED])
+def test_a_mark_that_would_not_be_asked_is_an_error(text, pytester, run):
+    pytester.makepyfile(text)
+    result = run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*backprop_rule marks functions of a module; relu*would not be checked*"])
+
+
+def test_a_target_without_a_rule_s_name_is_refused(pytester, run):
+    pytester.makepyfile(backwards="from torch import exp, sin\n")
+    pytester.syspathinsert()
+    result = run(*SUITE)
+    assert result.ret != 0
+    assert "defines no function that is named after a rule" in result.stdout.str() + result.stderr.str()
+
+
+def test_an_autograd_function_can_be_marked(pytester, run):
+    pytester.makepyfile(
+        """
+        import pytest
+        import torch
+
+        @pytest.mark.backprop_rule("exp", dtypes=["float64"], max_examples=20)
+        class MyExp(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                ctx.save_for_backward(x.exp())
+                return x.exp()
+
+            @staticmethod
+            def backward(ctx, grad_y):
+                return grad_y * ctx.saved_tensors[0]
+        """
+    )
+    run().assert_outcomes(passed=1)

@@ -151,7 +151,10 @@ def _is_autograd_function(function: Any) -> bool:
 
 def _signature(function: Any) -> inspect.Signature:
     """Return the signature of its backward: the cotangent, and what its forward takes beside ctx."""
-    own = inspect.signature(function.forward if _is_autograd_function(function) else function)
+    try:
+        own = inspect.signature(function.forward if _is_autograd_function(function) else function)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{_name(function)} has no signature to be called by: {error}. Wrap it in a lambda.") from None
     kind = inspect.Parameter
     taken = [p.replace(annotation=kind.empty) for p in own.parameters.values()]
     if _is_autograd_function(function) and _takes_ctx(function):

@@ -486,11 +486,21 @@ def _try_once(subject: Subject, first: tuple[Tensor | None, ...] | None) -> Poin
     if first is None:
         return None
     params = {name: kind.options[0] for name, kind in subject.domain.params.items() if isinstance(kind, Choice)}
+    there = Point(subject, first, params, torch.empty(0))
     try:
-        there = Point(subject, first, params, torch.empty(0))
-        point = replace(there, grad_y=cotangent(there.y))
+        y = there.y
     except Exception as error:
-        raise InputError(f"{subject}: the forward raises {type(error).__name__} for the example: {error}") from error
+        raise InputError(
+            f"{subject}: the forward raises {type(error).__name__} for the example: {error}. It is called with torch "
+            "tensors; a function of NumPy arrays is a definition, as in definition=np.exp."
+        ) from error
+    if not isinstance(y, Tensor) or not (y.is_floating_point() or y.is_complex()):
+        got = f"a tensor of {y.dtype}, which has no gradient" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+        raise InputError(
+            f"{subject}: the forward returns {got}. It must return one floating-point or complex tensor: check one "
+            "output at a time, and give a function of NumPy arrays as the definition."
+        )
+    point = replace(there, grad_y=cotangent(y))
     try:
         gradients = point.gradients
     except BackwardRaised as error:

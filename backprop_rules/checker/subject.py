@@ -338,4 +338,6 @@ def _named(function: Function) -> str:
 
 def rule_named(name: str | Rule) -> Rule:
     """Return the rule of that name; InputError, with the nearest name, if there is none."""
+    if not isinstance(name, str | Rule):
+        raise InputError(f"rule is the name of a rule, as in rule='linear'; got {name!r}.")
     return name if isinstance(name, Rule) else find(name)

@@ -48,6 +48,7 @@ def bounded_points(
     if rule.conventions:
         primals = _tied(draw, primals)
     params = {name: _value(draw, rule, name, params[name], primals, own[0]) for name in rule.domain.params}
+    assume(rule.domain.accepts(*primals, **params))  # some functions take not every layout
     y = Point(rule, primals, params, torch.empty(0)).y
     grad_y = tensor(draw, tuple(y.shape), y.dtype, of_any_magnitude(draw, y.dtype, EVERYWHERE), device)
     return Point(rule, primals, params, grad_y)
