@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -185,6 +185,12 @@ Choices = Annotated[Convention, typer.Option(help="The choice to make at kinks."
 Case = Annotated[Path | None, typer.Option(help="Try this saved case, and no other.")]
 
 
+Accurate = Annotated[Accuracy, typer.Option(help="As accurate as torch's own, or as the catalogue's.")]
+Sums = Annotated[
+    str | None, typer.Option(metavar="DTYPE", help="The dtype that sums are kept in, if it is not torch's.")
+]
+
+
 @app.command("check")
 def check_backward(
     target: Target,
@@ -196,12 +202,8 @@ def check_backward(
     device: Devices = None,
     framework: Frameworks = None,
     convention: Choices = Convention.torch,
-    accuracy: Annotated[
-        Accuracy, typer.Option(help="As accurate as torch's own, or as the catalogue's.")
-    ] = Accuracy.torch,
-    accumulate: Annotated[
-        str | None, typer.Option(metavar="DTYPE", help="The dtype that sums are kept in, if it is not torch's.")
-    ] = None,
+    accuracy: Accurate = Accuracy.torch,
+    accumulate: Sums = None,
     max_examples: Annotated[int, typer.Option(min=1, help="Points drawn.")] = 400,
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal points.")] = 0,
     case: Case = None,
@@ -211,15 +213,12 @@ def check_backward(
 
     Exits 0 if it is right, 1 if it is wrong, 2 for a usage error, 4 if nothing can be said, 5 if nothing was checked.
     """
-    named = {"forward": forward, "definition": definition, "example": example}
-    words = "".join(f" --{name} {value}" for name, value in {"rule": rule, **named}.items() if value is not None)
-    options = {name: imported(place) for name, place in named.items() if place is not None}
+    words, options = _held(rule=rule, forward=forward, definition=definition, example=example)
     torch.set_num_threads(1)  # the tensors are too small for more
     report = check_and_remember(
         target,
         case,
         words,
-        rule=rule,
         dtypes=dtype,
         devices=device or ["cpu"],
         framework=framework.value if framework else None,
@@ -232,6 +231,13 @@ def check_backward(
     )
     _show(report, target, output_format)
     raise typer.Exit(exit_code(report))
+
+
+def _held(*, rule: str | None, **places: str | None) -> tuple[str, dict[str, Any]]:
+    """Return what a backward is held against: as words that name it again, and as arguments."""
+    named = {"rule": rule, **places}
+    words = "".join(f" --{name} {value}" for name, value in named.items() if value is not None)
+    return words, {"rule": rule, **{name: imported(place) for name, place in places.items() if place is not None}}
 
 
 def _show(report: Report, target: str, output_format: CheckFormat) -> None:

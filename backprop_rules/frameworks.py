@@ -74,7 +74,7 @@ def as_torch(x: object, name: str) -> Tensor:
         raise InputError(f"{name}: {error}") from None
     if isinstance(found, Tensor) and found.layout != torch.strided:
         raise InputError(
-            f"{name}: it is a sparse tensor, {found.layout}; gradients of dense ones are checked. Use x.to_dense()."
+            f"{name}: its layout is {found.layout}, and gradients of dense tensors are checked: give x.to_dense()."
         )
     if not isinstance(found, Tensor):
         raise InputError(f"{name}: it holds no values that torch can hold; got {type(x).__name__} {x!r}.")

@@ -37,7 +37,7 @@ def test_a_marked_function_is_a_test_and_its_failure_is_the_report(pytester, run
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "relu: wrong: 1.0 in the place of 0.0 (masked by the cotangent).",
+            "relu: wrong: * in the place of * (masked by the cotangent).",
             "*likely    the cotangent is clamped at zero*",
         ]
     )

@@ -97,27 +97,10 @@ def check(
     Numerical Algorithms (2002), chapter 3.
     """
     __tracebackhide__ = True  # pytest shows the caller's line and the report
-    options: dict[str, Any] = {
-        "dtypes": dtypes,
-        "devices": devices,
-        "max_examples": 0 if only_cases else max_examples,
-        "seed": seed,
-        "convention": convention,
-        "saves": saves,
-        "strict_memory": strict_memory,
-        "accumulate": accumulate,
-        "accuracy": accuracy,
-    }
-    if has_its_own_backward(backward):
-        framework = framework or ("torch" if isinstance(backward, type) else "jax")
-        options["extra"] = of_the_function(backward) if framework == "torch" else ()
-        backward = own_backward(backward, framework)
-    subject, first = _question(backward, rule, forward, definition, example, params or {}, framework, saves)
-    with quiet(), np.errstate(all="ignore"):
-        report = examine(subject, Asked(**options), first, [load(case, subject) for case in cases])
-    if raise_on_failure and not report.passed:
-        raise report.error()
-    return report
+    examples = 0 if only_cases else max_examples
+    asked = Asked(dtypes, devices, examples, seed, convention, saves, strict_memory, accumulate, accuracy)
+    held = (rule, forward, definition, example, params or {}, framework)
+    return _answered(asked, cases, raise_on_failure, backward, held)
 
 
 def check_function(
@@ -143,12 +126,30 @@ def check_function(
         raise unknown("option", strangers[0], [field.name for field in fields(Asked)])
     if not callable(function):
         raise InputError(f"a function is to be checked; got {type(function).__name__} {function!r}.")
-    kind = framework or ("jax" if has_its_own_backward(function) and not isinstance(function, type) else "torch")
-    backward = own_backward(function, kind)
-    subject, first = _question(backward, rule, forward, definition, example, params or {}, kind, None)
-    asked = Asked(**options, extra=of_the_function(function) if kind == "torch" else ())
+    held = (rule, forward, definition, example, params or {}, framework)
+    backward, held, asked = _own(function, held, Asked(**options))
+    return _answered(asked, (), raise_on_failure, backward, held)
+
+
+Held = tuple[Any, ...]  # what a backward is held against, and the framework: as _question takes it
+
+
+def _own(function: Any, held: Held, asked: "Asked") -> tuple[Callable[..., Any], Held, "Asked"]:
+    """Return the own backward of a function, and what else is asked of such a one."""
+    framework = held[-1] or ("jax" if has_its_own_backward(function) and not isinstance(function, type) else "torch")
+    extra = of_the_function(function) if framework == "torch" else ()
+    return own_backward(function, framework), (*held[:-1], framework), replace(asked, extra=extra)
+
+
+def _answered(
+    asked: "Asked", cases: Sequence[Path], raise_on_failure: bool, backward: Callable[..., Any], held: Held
+) -> Report:
+    __tracebackhide__ = True
+    if has_its_own_backward(backward):
+        backward, held, asked = _own(backward, held, asked)
+    subject, first = _question(backward, held, asked.saves)
     with quiet(), np.errstate(all="ignore"):
-        report = examine(subject, asked, first)
+        report = examine(subject, asked, first, [load(case, subject) for case in cases])
     if raise_on_failure and not report.passed:
         raise report.error()
     return report
@@ -214,16 +215,10 @@ def _dtype(named: Any) -> torch.dtype:
 
 
 def _question(
-    backward: Callable[..., Any],
-    rule: str | Rule | None,
-    forward: Callable[..., Any] | None,
-    definition: Callable[..., Any] | None,
-    example: Sequence[Any] | None,
-    params: Mapping[str, Any],
-    framework: str | None,
-    saves: Sequence[str] | None,
+    backward: Callable[..., Any], held: Held, saves: Sequence[str] | None
 ) -> tuple[Subject, tuple[Tensor | None, ...] | None]:
     """Return the subject, and the primals of the example if there is one."""
+    rule, forward, definition, example, params, framework = held
     if not callable(backward):
         raise InputError(f"a backward is a function; got {type(backward).__name__} {backward!r}.")
     if isinstance(backward, torch.nn.Module):
@@ -251,15 +246,14 @@ def _question(
         raise InputError("an example is missing: one call of the function, as in example=(x, w), to draw others from.")
     else:
         subject = against_a_function(backward, forward, definition, primals, params, kind)
-    if saves is not None:
-        saves = several(saves)
-        strangers = sorted(set(saves) - {"y", *subject.primals})
-        if strangers:
-            raise InputError(
-                f"{subject}: saves names {strangers[0]}, but there is only y, {', '.join(subject.primals)}."
-            )
-        subject = replace(subject, saves=tuple(saves))
-    return subject, primals
+    return subject if saves is None else _saving(subject, several(saves)), primals
+
+
+def _saving(subject: Subject, saves: Sequence[str]) -> Subject:
+    strangers = sorted(set(saves) - {"y", *subject.primals})
+    if strangers:
+        raise InputError(f"{subject}: saves names {strangers[0]}, but there is only y, {', '.join(subject.primals)}.")
+    return replace(subject, saves=tuple(saves))
 
 
 def _sequence(example: Any) -> Sequence[Any] | None:

@@ -22,7 +22,7 @@ from backprop_rules.oracles.oracle import Silent
 from backprop_rules.point import Point
 
 BITS = 128  # where the search for enough bits begins
-MANY = 1 << 18  # numbers, of which an object is made for each: a second or two
+MANY = 1 << 20  # numbers, of which an object is made for each: some seconds
 MOST_BITS = 1 << 14  # where it is given up: what is undecided then is said to be
 
 
