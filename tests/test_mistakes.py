@@ -12,8 +12,8 @@ from backprop_rules import CATALOGUE
 from backprop_rules.bounds import bounds
 from backprop_rules.checker.diagnosis import diagnosed
 from backprop_rules.checker.evidence import grave, slight
+from backprop_rules.checker.examine import SLIGHT
 from backprop_rules.checker.mistakes import BANK, Case, applies
-from backprop_rules.checker.run import SLIGHT
 from backprop_rules.checker.subject import against_a_rule
 from backprop_rules.draw import search
 from backprop_rules.objection import WrongGradient
