@@ -1,0 +1,90 @@
+"""What the evidence is made of: points that Hypothesis draws and shrinks, errors that are caught, rules that are verified.
+
+Everything here computes with whole numbers in float64, so that nothing rounds and `==` decides.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from hypothesis import find, settings
+from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
+from torch import Tensor
+
+from backprop_rules.rule import Rule
+from backprop_rules.verify import verify_rule
+
+POINTS = 200  # drawn in search of a counterexample; equal in every run
+Statement = Callable[..., bool]
+
+
+def counterexample(statement: Statement, **shapes: str) -> dict[str, Tensor] | None:
+    """Return the smallest point found at which the statement is false, None where it is true at every point drawn.
+
+    The shapes are sizes and letters, 'n d' or '2 d'; a letter stands for one size, from 1 to 3,
+    wherever it occurs, and the elements are whole numbers from -3 to 3.
+    """
+
+    def false_there(point: dict[str, Tensor]) -> bool:
+        return not statement(**point)
+
+    quiet = settings(database=None, derandomize=True, max_examples=POINTS)
+    try:
+        return find(_points(shapes), false_there, settings=quiet)
+    except NoSuchExample:
+        return None
+
+
+@st.composite
+def _points(draw: Callable[..., Any], shapes: dict[str, str]) -> dict[str, Tensor]:
+    words = {word for text in shapes.values() for word in text.split()}
+    sizes = {word: int(word) if word.isdigit() else draw(st.integers(1, 3)) for word in sorted(words)}
+    point = {}
+    for name, text in shapes.items():
+        shape = [sizes[word] for word in text.split()]
+        count = torch.Size(shape).numel()
+        numbers = draw(st.lists(st.integers(-3, 3), min_size=count, max_size=count))
+        point[name] = torch.tensor(numbers, dtype=torch.float64).reshape(shape)
+    return point
+
+
+def told(point: dict[str, Tensor] | None) -> str:
+    """Return a point as code, or that there is none."""
+    if point is None:
+        return f"no counterexample among {POINTS} points"
+    return ", ".join(f"{name} = {as_code(x)}" for name, x in point.items())
+
+
+def as_code(x: Any) -> str:
+    """Return a tensor as nested lists, with whole numbers without a decimal point."""
+    if isinstance(x, Tensor):
+        x = x.tolist()
+    if isinstance(x, list):
+        return f"[{', '.join(map(as_code, x))}]"
+    return str(int(x)) if isinstance(x, float) and x.is_integer() else str(x)
+
+
+def gradients(function: Callable[..., Tensor], *primals: Tensor, grad_y: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Return the gradient of the function's value for each primal, as torch's autograd finds it."""
+    leaves = [x.detach().clone().requires_grad_() for x in primals]
+    return torch.autograd.grad(function(*leaves), leaves, grad_y)
+
+
+def refused(call: Callable[[], Any]) -> str | None:
+    """Return the first line of the error that the call ends in, None if it ends in none."""
+    try:
+        call()
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return None
+
+
+def verified(rule: Rule, points: int = 40) -> tuple[bool, str]:
+    """Say whether the rule agrees with every oracle at so many points, and by which tiers."""
+    result = verify_rule(rule, points, dtypes=[torch.float64], devices=["cpu"])
+    tiers = sorted({tier for _, tier in result.tallies})
+    outcome = "agrees with every oracle" if result.objection is None else str(result.objection).splitlines()[0]
+    return result.objection is None, f"the rule {rule} {outcome} at {result.points} points ({', '.join(tiers)})"
+
+
