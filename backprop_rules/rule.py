@@ -1,11 +1,14 @@
 """The one data type: a differentiable function, its handwritten backward rule, and what is known about both."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,6 +63,15 @@ class Rule:
 
     def __str__(self) -> str:
         return self.name
+
+    def __call__(self, *primals: Any, **params: Any) -> Any:
+        """Return the function's value: `forward` of tensors, `definition` of NumPy's arrays; `recorded` keeps it."""
+        defined = any(isinstance(x, np.ndarray) for x in primals)
+        y = (self.definition if defined else self.forward)(*primals, **params)
+        record = _record.get()
+        if record is not None:
+            record.append(Application(self, primals, params, y))
+        return y
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the rule by its name, as functions without one cannot be."""
@@ -125,6 +137,30 @@ class Rule:
         """Return what `backward` returns, always as a tuple."""
         result = self.backward(grad_y, y, *primals, **params)
         return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+@dataclass(frozen=True, eq=False)
+class Application:
+    """A rule that was called: with these primals and params, to give y."""
+
+    rule: Rule
+    primals: tuple[Any, ...]
+    params: dict[str, Any]
+    y: Any
+
+
+_record: ContextVar[list[Application] | None] = ContextVar("record", default=None)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Application]]:
+    """Yield a list to which every call of a rule is added, in order, until the end of the block."""
+    record: list[Application] = []
+    token = _record.set(record)
+    try:
+        yield record
+    finally:
+        _record.reset(token)
 
 
 CATALOGUE: dict[str, Rule] = {}

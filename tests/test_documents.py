@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import shutil
+from fractions import Fraction
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ import torch
 from backprop_rules import InputError
 from backprop_rules.documents import PROGRAMS
 from backprop_rules.documents.baselines import folder, load, path_of, record
+from backprop_rules.documents.certified import held
+from backprop_rules.documents.drift import drift
 from backprop_rules.documents.replay import StepDiffers, replay
 
 every_program = pytest.mark.parametrize("program", PROGRAMS.values(), ids=lambda program: program.name)
@@ -85,8 +89,13 @@ def test_the_rule_printed_for_the_two_layer_network_is_not_the_gradient():
 
 
 def test_a_gradient_declared_wrong_must_be_wrong(copied):
+    def masked(v):
+        grad_prediction = 2 * (v["prediction"] - v["target"])
+        grad_hidden = (grad_prediction @ v["w2"].T) * (v["hidden"] > 0)
+        return {"w1": v["x"].T @ grad_hidden, "w2": v["active"].T @ grad_prediction}
+
     right = PROGRAMS["two_layer_network"]
-    slandered = dataclasses.replace(right, wrong=("w1",))
+    slandered = dataclasses.replace(right, wrong=("w1",), backward=masked)
     with pytest.raises(StepDiffers, match=r"the gradients \['w1'\] are declared wrong, but autograd gives the same"):
         replay(slandered, copied)
 
@@ -134,6 +143,55 @@ def test_a_missing_step_is_found(copied):
     change(copied, program, lambda record: record["steps"].pop())
     with pytest.raises(StepDiffers, match="the baseline has 299 steps, the program 300"):
         replay(program, copied)
+
+
+def test_a_true_run_recorded_otherwise_is_found_with_its_step(copied):
+    program = PROGRAMS["linear_model"]
+
+    def move(record):
+        entry = record["steps"][7]["gradient of w"]["true"]
+        entry["lo"] = entry["hi"] = [math.nextafter(float.fromhex(entry["hi"][0]), math.inf).hex()]
+
+    change(copied, program, move)
+    with pytest.raises(StepDiffers, match="step 8: the recorded enclosure of the true gradient of w has no number in"):
+        replay(program, copied)
+
+
+@every_program
+def test_every_step_is_as_near_the_true_one_as_its_roundings_allow(program):
+    inputs = load(program).inputs
+    parameters = {name: inputs[name] for name in program.parameters}
+    for sample, step in zip(program.samples(inputs), program.run(inputs), strict=True):
+        for found in (step, program.by_autograd(parameters, sample)):
+            if found is step or not program.wrong:
+                assert held(program, parameters, sample, found.values()) is None
+        parameters = step.parameters
+
+
+@every_program
+def test_a_value_that_is_too_far_from_the_true_one_is_named(program):
+    inputs = load(program).inputs
+    parameters = {name: inputs[name] for name in program.parameters}
+    sample, step = program.samples(inputs)[0], next(program.run(inputs))
+    for name, value in step.values().items():
+        off = value + value.abs().max() * 2.0**-16
+        assert held(program, parameters, sample, {**step.values(), name: off}) == name
+
+
+def test_the_linear_model_stands_still_because_its_updates_are_too_small():
+    program = PROGRAMS["linear_model"]
+    baseline = load(program)
+    found = drift(program, baseline.inputs, list(program.run(baseline.inputs)), baseline.true)
+    assert (found.lost.step, found.standstill.step, found.count) == (130, 151, 160)
+    for lost in (found.lost, found.standstill):
+        assert 0 < abs(lost.update) <= lost.half == 2.0**-24
+    (gap,) = [gap for gap in found.gaps if gap.name == "parameter w"]
+    assert (gap.found, gap.units) == (2 - 3 * 2.0**-23, (gap.lo - gap.found) * 2**23)
+    # The document's recurrence, with no rounding at all: 2 - w is multiplied by 1 - x^2 / 50 in every step.
+    left = Fraction(1)
+    for k, true in enumerate(baseline.true):
+        left *= 1 - Fraction((1, 4, 9)[k % 3], 50)
+        assert Fraction(true["parameter w"].lo.item()) <= 2 - left <= Fraction(true["parameter w"].hi.item())
 
 
 CORRUPTIONS = {

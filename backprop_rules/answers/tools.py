@@ -1,4 +1,4 @@
-"""What the evidence is made of: points that Hypothesis draws and shrinks, errors that are caught, rules that are verified.
+"""What the evidence is made of: points that Hypothesis draws and shrinks, errors that are caught, rules verified.
 
 Everything here computes with whole numbers in float64, so that nothing rounds and `==` decides.
 """
@@ -86,5 +86,3 @@ def verified(rule: Rule, points: int = 40) -> tuple[bool, str]:
     tiers = sorted({tier for _, tier in result.tallies})
     outcome = "agrees with every oracle" if result.objection is None else str(result.objection).splitlines()[0]
     return result.objection is None, f"the rule {rule} {outcome} at {result.points} points ({', '.join(tiers)})"
-
-

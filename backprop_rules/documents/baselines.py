@@ -1,4 +1,7 @@
-"""Recorded training runs: every step's loss, gradients and parameters, as hexadecimal floats beside their decimals."""
+"""Recorded training runs: every step's loss, gradients and parameters, and beside each the enclosure of the true one.
+
+Numbers are hexadecimal, so that every bit is there, and decimal, so that they can be read.
+"""
 
 import json
 import os
@@ -10,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.documents.certified import true_run
 from backprop_rules.documents.program import Program, Step
 from backprop_rules.domain import dtype_name
+from backprop_rules.enclosure import Enclosure
 from backprop_rules.errors import InputError
 
 # Beside the sources in a checkout, inside the package in an installed wheel.
@@ -24,10 +29,11 @@ RERECORD = "Record it anew with 'backprop-rules baselines update' if the change 
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """A recorded run: its inputs, and each step's values by name."""
+    """A recorded run: its inputs, each step's values by name, and the enclosures of the true run's values."""
 
     inputs: dict[str, Tensor]
     steps: list[dict[str, Tensor]]
+    true: list[dict[str, Enclosure]]
 
 
 def folder() -> Path:
@@ -56,7 +62,9 @@ def load(program: Program, where: Path | None = None) -> Baseline:
             if record[what] != wanted:
                 raise InputError(f"{program.name}: the baseline {path.name} is of {what} {record[what]}, not {wanted}.")
         return Baseline(
-            _decoded(record["inputs"], program.dtype), [_decoded(step, program.dtype) for step in record["steps"]]
+            _decoded(record["inputs"], program.dtype),
+            [_decoded(step, program.dtype) for step in record["steps"]],
+            [_enclosures(step) for step in record["steps"]],
         )
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
@@ -68,6 +76,9 @@ def load(program: Program, where: Path | None = None) -> Baseline:
 def record(program: Program, inputs: Mapping[str, Tensor]) -> str:
     """Return the text of the baseline that the program gives from these inputs."""
     steps = [_encoded(step.values()) for step in program.run(inputs)]
+    for step, true in zip(steps, true_run(program, inputs), strict=True):
+        for name, entry in step.items():
+            entry["true"] = {end: [v.hex() for v in x.flatten().tolist()] for end, x in _ends(true[name]).items()}
     document = {
         "program": program.name,
         "document": program.document,
@@ -111,6 +122,18 @@ def _decoded(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]
             raise ValueError(f"{name}: the hexadecimal and the decimal numbers differ")
         decoded[name] = torch.tensor(numbers, dtype=dtype).reshape(entry["shape"])
     return decoded
+
+
+def _ends(enclosure: Enclosure) -> dict[str, Tensor]:
+    return {"lo": enclosure.lo, "hi": enclosure.hi}
+
+
+def _enclosures(values: Mapping[str, Any]) -> dict[str, Enclosure]:
+    def end(entry: Any, which: str) -> Tensor:
+        numbers = [float.fromhex(digits) for digits in entry["true"][which]]
+        return torch.tensor(numbers, dtype=torch.float64).reshape(entry["shape"])
+
+    return {name: Enclosure(end(entry, "lo"), end(entry, "hi")) for name, entry in values.items()}
 
 
 def recorded_step(baseline: Baseline, program: Program, index: int) -> Step:

@@ -29,9 +29,9 @@ def samples(inputs: Tensors) -> Sequence[Tensors]:
 
 def forward(v: Tensors) -> dict[str, Tensor]:
     """Predict, and square the error."""
-    prediction = mul.forward(v["x"], v["w"])
-    error = sub.forward(prediction, v["target"])
-    return {"prediction": prediction, "error": error, "loss": square.forward(error)}
+    prediction = mul(v["x"], v["w"])
+    error = sub(prediction, v["target"])
+    return {"prediction": prediction, "error": error, "loss": square(error)}
 
 
 def backward(v: Tensors) -> dict[str, Tensor]:

@@ -28,9 +28,9 @@ def samples(inputs: Tensors) -> list[Tensors]:
 
 def forward(v: Tensors) -> dict[str, Tensor]:
     """Multiply, and take for L the linear function whose derivative with respect to y is the cotangent."""
-    y = matmul.forward(v["x"], v["w"])
-    weighted = mul.forward(v["grad_y"], y)
-    return {"y": y, "weighted": weighted, "loss": total.forward(weighted)}
+    y = matmul(v["x"], v["w"])
+    weighted = mul(v["grad_y"], y)
+    return {"y": y, "weighted": weighted, "loss": total(weighted)}
 
 
 def backward(v: Tensors) -> dict[str, Tensor]:

@@ -26,12 +26,12 @@ def samples(inputs: Tensors) -> list[Tensors]:
 
 def forward(v: Tensors) -> dict[str, Tensor]:
     """Predict, and halve the squared error."""
-    product = mul.forward(v["w"], v["x"])
-    prediction = add.forward(product, v["b"])
+    product = mul(v["w"], v["x"])
+    prediction = add(product, v["b"])
     return {
         "product": product,
         "prediction": prediction,
-        "loss": half_squared_error.forward(prediction, v["target"]),
+        "loss": half_squared_error(prediction, v["target"]),
     }
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
+Values = Mapping[str, Any]  # tensors, or arrays of the numbers of ball arithmetic
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +29,8 @@ class Program:
     parameters: tuple[str, ...]
     inputs: Callable[[], dict[str, Tensor]]
     samples: Callable[[Tensors], Sequence[Tensors]]
-    forward: Callable[[Tensors], dict[str, Tensor]]
-    backward: Callable[[Tensors], dict[str, Tensor]]
+    forward: Callable[[Values], dict[str, Any]]
+    backward: Callable[[Values], dict[str, Any]]
     learning_rate: float | None = None
     fixed: bool = True
     wrong: tuple[str, ...] = ()

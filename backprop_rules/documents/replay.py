@@ -1,4 +1,4 @@
-"""A replay: each step of a program, held against autograd and against the recorded baseline."""
+"""A replay: each step of a program, held against autograd, the true step, and the recorded baseline."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.documents.baselines import RERECORD, Baseline, load, recorded_step
+from backprop_rules.documents.certified import held, true_run
 from backprop_rules.documents.program import Program, Step, Tensors
 from backprop_rules.errors import InputError
 from backprop_rules.rounding import RunningError
@@ -30,7 +31,9 @@ def replay(program: Program, where: Path | None = None) -> Replay:
 
     A program of a fixed sequence of operations must give the recorded bits, and autograd's. Any other
     starts each step from the recorded parameters, and what was recorded, as what autograd gives,
-    must lie in the enclosure that running error analysis computes for the step.
+    must lie in the enclosure that running error analysis computes for the step. What was recorded must
+    also lie as close to the true step as its roundings allow, and the recorded enclosures of the true run
+    must have numbers in common with those that are computed now.
     """
     baseline = load(program, where)
     samples = _samples(program, baseline)
@@ -46,7 +49,14 @@ def replay(program: Program, where: Path | None = None) -> Replay:
         witness = program.by_autograd(parameters, sample)
         strays -= _strays(program, errors, step, witness)
         used = max(used, _hold(program, errors, index, step, witness, "found by autograd", skip=program.wrong))
+        stray = held(program, parameters, sample, recorded.values())
+        if stray:
+            raise StepDiffers(
+                f"{program.name}, step {index + 1}: the {stray} that was recorded in the baseline is farther from the "
+                f"true one, computed in ball arithmetic, than the roundings of the step allow. {RERECORD}"
+            )
         parameters = recorded.parameters
+    _hold_the_true_run(program, baseline)
     if strays:
         raise StepDiffers(
             f"{program.name}: the gradients {sorted(strays)} are declared wrong, "
@@ -67,6 +77,18 @@ def _samples(program: Program, baseline: Baseline) -> list[Tensors]:
             f"{program.name}: the baseline has {len(baseline.steps)} steps, the program {len(samples)}. {RERECORD}"
         )
     return samples
+
+
+def _hold_the_true_run(program: Program, baseline: Baseline) -> None:
+    """Raise StepDiffers at a recorded enclosure that has no number in common with the one computed now."""
+    for index, (now, then) in enumerate(zip(true_run(program, baseline.inputs), baseline.true, strict=True)):
+        for name, new in now.items():
+            old = then[name]
+            if new.lo.shape != old.lo.shape or ((new.hi < old.lo) | (old.hi < new.lo)).any():
+                raise StepDiffers(
+                    f"{program.name}, step {index + 1}: the recorded enclosure of the true {name} has no number in "
+                    f"common with the one that is computed now, so one of the two does not hold it. {RERECORD}"
+                )
 
 
 def _recorded(program: Program, baseline: Baseline, index: int) -> Step:

@@ -31,10 +31,10 @@ def samples(inputs: Tensors) -> list[Tensors]:
 
 def forward(v: Tensors) -> dict[str, Tensor]:
     """Two layers with a clamp at zero between them, and the loss."""
-    hidden = matmul.forward(v["x"], v["w1"])
-    active = clamp.forward(hidden, min=0)
-    prediction = matmul.forward(active, v["w2"])
-    loss = sum_of_squared_errors.forward(prediction, v["target"])
+    hidden = matmul(v["x"], v["w1"])
+    active = clamp(hidden, min=0)
+    prediction = matmul(active, v["w2"])
+    loss = sum_of_squared_errors(prediction, v["target"])
     return {"hidden": hidden, "active": active, "prediction": prediction, "loss": loss}
 
 
@@ -47,11 +47,11 @@ def backward(v: Tensors) -> dict[str, Tensor]:
 
 
 def backward_as_printed(v: Tensors) -> dict[str, Tensor]:
-    """Go back as the document does: where the cotangent is negative, rather than the hidden layer, it is lost."""
-    grad_active, grad_w2 = _to_the_hidden_layer(v)
-    grad_hidden = grad_active.clamp(min=0)
-    _, grad_w1 = matmul.backward(grad_hidden, v["hidden"], v["x"], v["w1"])
-    return {"w1": grad_w1, "w2": grad_w2}
+    """Go back by the document's own lines: the negative elements of the cotangent are lost, wherever they are."""
+    grad_prediction = 2 * (v["prediction"] - v["target"])
+    grad_w2 = v["active"].T @ grad_prediction
+    grad_hidden = clamp(grad_prediction @ v["w2"].T, min=0)
+    return {"w1": v["x"].T @ grad_hidden, "w2": grad_w2}
 
 
 def _to_the_hidden_layer(v: Tensors) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from backprop_rules.answers.claim import Seen
-from backprop_rules.answers.tools import as_code, counterexample, gradients, refused, told
+from backprop_rules.answers.tools import counterexample, gradients, refused, told
 
 
 def order_of_the_factors_for_w2() -> Seen:

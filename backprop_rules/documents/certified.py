@@ -1,0 +1,112 @@
+"""The true run of a program: every step in ball arithmetic, from the exact inputs, with an enclosure of every value.
+
+The forward is made of the rules' definitions and the gradients are pulled back through them, so that nothing
+of torch and no handwritten rule takes part; a gradient that the document computes wrongly is followed as the
+document has it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import torch
+from flint import arb, ctx, fmpq
+from torch import Tensor
+
+from backprop_rules.balls import Number, ball, leaves, outputs, pull_back
+from backprop_rules.documents.program import Program, Tensors
+from backprop_rules.enclosure import Enclosure
+from backprop_rules.oracles.certified import BITS, enclosure, width
+from backprop_rules.rounding import RunningError
+
+Balls = Any  # NumPy's array of arb
+
+MOST_BITS = 1 << 16
+
+
+def true_step(program: Program, parameters: Mapping[str, Balls], sample: Tensors, rate: arb | None) -> dict[str, Balls]:
+    """Return the balls of one step's loss, gradients and updated parameters, by the names that `Step.values` has."""
+    tape: list[Number] = []
+    given = {**{name: exactly(x) for name, x in sample.items()}, **parameters}
+    values = {name: leaves(list(x.flat), x.shape, tape) for name, x in given.items()}
+    values.update(program.forward(values))
+    loss = list(outputs(values["loss"]))
+    if program.wrong:
+        found = {name: _balls(g) for name, g in program.backward(values).items()}
+    else:
+        pull_back(values["loss"], [1] * len(loss), tape)
+        found = {name: _adjoints(values[name]) for name in parameters}
+    return {
+        "loss": _balls(values["loss"]),
+        **{f"gradient of {name}": found[name] for name in parameters},
+        **{f"parameter {name}": w if rate is None else w - rate * found[name] for name, w in parameters.items()},
+    }
+
+
+def true_run(program: Program, inputs: Tensors) -> list[dict[str, Enclosure]]:
+    """Return an enclosure of every value of every step, as narrow as float64 can say it.
+
+    The learning rate is the decimal number that the document writes. The balls grow from step to step; the
+    whole run is done again with twice the bits until none is wider than half a unit in the last place of float64.
+    """
+    samples, bits = program.samples(inputs), BITS
+    while True:
+        with ctx.workprec(bits):
+            steps = list(_steps(program, inputs, samples))
+        balls = (b for step in steps for x in step.values() for b in x.flat)
+        if bits >= MOST_BITS or all(width(b, torch.float64) <= 1 for b in balls):
+            return [{name: as_enclosure(x) for name, x in step.items()} for step in steps]
+        bits *= 2
+
+
+def _steps(program: Program, inputs: Tensors, samples: Sequence[Tensors]) -> Iterator[dict[str, Balls]]:
+    parameters = {name: exactly(inputs[name]) for name in program.parameters}
+    decimal = program.learning_rate and Decimal(repr(program.learning_rate)).as_integer_ratio()
+    rate = arb(fmpq(*decimal)) if decimal else None
+    for sample in samples:
+        step = true_step(program, parameters, sample, rate)
+        yield step
+        parameters = {name: step[f"parameter {name}"] for name in parameters}
+
+
+def held(program: Program, parameters: Tensors, sample: Tensors, found: Mapping[str, Tensor]) -> str | None:
+    """Return the name of a value that is farther from the true one of this step than its roundings allow, None if none.
+
+    The step begins at these parameters, exactly, with the learning rate that the machine has.
+    """
+    errors = RunningError()
+    with errors:
+        values = program.step(parameters, sample).values()
+    rate = None if program.learning_rate is None else arb(program.learning_rate)
+    with ctx.workprec(BITS):
+        true = true_step(program, {name: exactly(w) for name, w in parameters.items()}, sample, rate)
+    for name, value in values.items():
+        if enclosure(list(true[name].flat), errors.radius(value), value).outside(found[name]) is not None:
+            return name
+    return None
+
+
+def exactly(x: Tensor) -> Balls:
+    """Return the tensor's values as balls of radius zero."""
+    return _array([arb(v) for v in x.flatten().tolist()], x.shape)
+
+
+def as_enclosure(balls: Balls) -> Enclosure:
+    """Return the balls as intervals of float64, rounded outwards."""
+    like = torch.empty(balls.shape, dtype=torch.float64)
+    return enclosure(list(balls.flat), torch.zeros_like(like), like)
+
+
+def _balls(x: Any) -> Balls:
+    return _array([ball(element) for element in outputs(x)], np.shape(x))
+
+
+def _adjoints(x: Any) -> Balls:
+    return _array([number.adjoint for number in outputs(x)], np.shape(x))
+
+
+def _array(balls: Sequence[arb], shape: Sequence[int]) -> Balls:
+    made = np.empty(len(balls), dtype=object)
+    made[:] = balls
+    return made.reshape(tuple(shape))

@@ -1,0 +1,131 @@
+"""How far a run in floating point is from the true one, and why: the updates that were too small to be made."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from backprop_rules.documents.program import Program, Step
+from backprop_rules.domain import dtype_name
+from backprop_rules.enclosure import Enclosure
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The element of a value that is farthest from the true one, in units in the last place of the program's dtype."""
+
+    name: str
+    element: int
+    found: float
+    lo: float
+    hi: float
+    units: float
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An update that changed nothing: it is no more than half of the distance to the next number on its way.
+
+    `step` counts from 1; `update` is what was to be taken from the parameter, `half` that half distance.
+    """
+
+    step: int
+    name: str
+    element: int
+    value: float
+    update: float
+    half: float
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The gaps after the last step, the first update that was lost, and the step from which on all were.
+
+    `lost` and `standstill` are None where there is no such step; `count` of `updates` not zero were lost.
+    """
+
+    program: Program
+    steps: int
+    gaps: tuple[Gap, ...]
+    lost: Lost | None
+    standstill: Lost | None
+    count: int
+    updates: int
+
+    def __str__(self) -> str:
+        dtype = dtype_name(self.program.dtype)
+        lines = [f"{self.program.name}: {self.steps} steps in {dtype}, beside the true run"]
+        lines += [
+            f"  {gap.name}, element {gap.element}: {gap.found!r}; the true one lies in [{gap.lo!r}, {gap.hi!r}]; "
+            f"{gap.units:.3g} units in the last place apart"
+            for gap in self.gaps
+        ]
+        if self.lost:
+            lines.append(f"  {self.count} of {self.updates} updates changed nothing, first in {_told(self.lost)}")
+        if self.standstill:
+            lines.append(f"  nothing changes any more from step {self.standstill.step} on: in {_told(self.standstill)}")
+        return "\n".join(lines)
+
+
+def _told(lost: Lost) -> str:
+    return (
+        f"step {lost.step}, where {lost.update!r} is to be taken from {lost.name} = {lost.value!r}, no more than half "
+        f"of the distance to the next number, {lost.half!r}"
+    )
+
+
+def drift(program: Program, inputs: dict[str, Tensor], steps: list[Step], true: list[dict[str, Enclosure]]) -> Drift:
+    """Return how far the steps, which began at these inputs, are from the true ones, and which updates were lost."""
+    losses = list(_lost(program, inputs, steps))
+    moved = [k + 1 for k, before in enumerate(_before(program, inputs, steps)) if _moves(before, steps[k])]
+    after = [lost for lost in losses if lost.step > max(moved, default=0)]
+    values = steps[-1].values()
+    gaps = (farthest(name, values[name], true[-1][name]) for name in values)
+    return Drift(
+        program,
+        len(steps),
+        tuple(gap for gap in gaps if gap),
+        losses[0] if losses else None,
+        after[0] if after else None,
+        len(losses),
+        sum(int((g != 0).sum()) for step in steps for g in step.gradients.values()) if program.learning_rate else 0,
+    )
+
+
+def farthest(name: str, found: Tensor, true: Enclosure) -> Gap | None:
+    """Return the element that is farthest from its enclosure, None if every one lies inside."""
+    x = found.double()
+    apart = torch.maximum(true.lo - x, x - true.hi).clamp(min=0)
+    units = (apart / unit(found)).flatten()
+    if not units.any():
+        return None
+    k = int(units.argmax())
+    here = [float(x.flatten()[k]) for x in (found, true.lo, true.hi, units)]
+    return Gap(name, k, *here)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Return the unit in the last place of each element's dtype there, in float64."""
+    return torch.nextafter(x.abs(), x.new_tensor(math.inf)).double() - x.abs().double()
+
+
+def _before(program: Program, inputs: dict[str, Tensor], steps: list[Step]) -> list[dict[str, Tensor]]:
+    return [{name: inputs[name] for name in program.parameters}, *(step.parameters for step in steps[:-1])]
+
+
+def _moves(before: dict[str, Tensor], step: Step) -> bool:
+    return any(not w.equal(step.parameters[name]) for name, w in before.items())
+
+
+def _lost(program: Program, inputs: dict[str, Tensor], steps: list[Step]) -> Iterator[Lost]:
+    if program.learning_rate is None:
+        return
+    for k, (before, step) in enumerate(zip(_before(program, inputs, steps), steps, strict=True)):
+        for name, w in before.items():
+            update = program.learning_rate * step.gradients[name]
+            nearest = torch.nextafter(w, w - update.sign())
+            half = (nearest.double() - w.double()).abs() / 2
+            for i in torch.nonzero(((update != 0) & (w == step.parameters[name])).flatten()).flatten().tolist():
+                yield Lost(k + 1, name, i, *(float(x.flatten()[i]) for x in (w, update, half)))

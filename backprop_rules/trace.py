@@ -1,0 +1,210 @@
+"""The computation graph of a composition of rules: what was computed, and the sweep back through it.
+
+The mechanism is a list of the rules that were called, each with its primals and its y. The sweep goes
+through it from the end, hands each rule the cotangent that has arrived at its y, and adds what the rule
+returns to what has arrived at its primals. (Griewank & Walther, Evaluating Derivatives, 2nd ed., section 3.2.)
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.errors import InputError
+from backprop_rules.rule import Application, Rule, recorded
+
+
+@dataclass(frozen=True, eq=False)
+class Edge:
+    """The way from a node to one of its primals: which primal of the rule, which node, what gradient goes along it."""
+
+    primal: str
+    source: str
+    gradient: Tensor
+    jacobian: Tensor
+
+
+@dataclass(eq=False)
+class Node:
+    """A value in the computation: an input, a constant, or what a rule made of other nodes.
+
+    `arrives` is the gradient of the end with respect to the value, the sum over all nodes that were made
+    from it; None where the end does not depend on it. `edges` are the ways back to the primals, each with
+    the gradient that leaves along it and the local derivative: a Jacobian of shape (*y.shape, *x.shape).
+    """
+
+    name: str
+    value: Tensor
+    made_by: Application | None = None
+    sources: tuple[str | None, ...] = ()
+    arrives: Tensor | None = None
+    edges: list[Edge] = field(default_factory=list)
+
+    @property
+    def computed(self) -> str:
+        """How it was computed, as code; empty for an input."""
+        if self.made_by is None:
+            return ""
+        primals = ["None" if name is None else name for name in self.sources]
+        params = [f"{name}={value!r}" for name, value in self.made_by.params.items()]
+        return f"{self.made_by.rule}({', '.join(primals + params)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A computation graph, in the order in which it was computed, swept backwards from its last node."""
+
+    nodes: dict[str, Node]
+
+    @property
+    def y(self) -> Node:
+        """The node at the end."""
+        return next(reversed(self.nodes.values()))
+
+    @property
+    def gradients(self) -> dict[str, Tensor | None]:
+        """The gradient of each input; None where the end does not depend on it."""
+        return {name: node.arrives for name, node in self.nodes.items() if node.made_by is None}
+
+
+def trace(function: Callable[..., Any], *primals: Tensor, grad_y: Tensor | None = None, **named: Tensor) -> Trace:
+    """Return the computation graph of a composition of rules, swept backwards.
+
+    x̄ = Σ J_kᵀ ȳ_k, over all the y_k that were made from x. `function` calls rules of the catalogue as
+    functions, as in `clamp(matmul(x, w), min=0)`, and returns y, or a dict that names values, y the last.
+    `grad_y` has y's shape; it may be left out where y has one element, and is 1 then.
+
+    Raises InputError where a value was computed from the inputs by something that is no rule, or was
+    changed in place, and where grad_y is missing or has another shape. Source: Griewank & Walther,
+    Evaluating Derivatives, 2nd ed., section 3.2.
+    """
+    inputs = {**_by_name(function, primals), **named}
+    leaves = {name: _leaf(name, x) for name, x in inputs.items()}
+    with recorded() as applications, torch.enable_grad():
+        found = function(*(leaves[name] for name in _names(function, len(primals))), **{n: leaves[n] for n in named})
+    names = dict(found) if isinstance(found, Mapping) else {"y": found}
+    graph = _Graph(leaves, names)
+    for application in applications:
+        graph.add(application)
+    y = list(names.values())[-1]
+    graph.known(y, "the end")
+    return Trace(_swept(graph.nodes, graph.known(y, "the end"), grad_y))
+
+
+def _names(function: Callable[..., Any], count: int) -> list[str]:
+    names = list(inspect.signature(function).parameters)
+    return names[:count] if len(names) >= count else [f"x{k + 1}" for k in range(count)]
+
+
+def _by_name(function: Callable[..., Any], primals: Sequence[Tensor]) -> dict[str, Tensor]:
+    return dict(zip(_names(function, len(primals)), primals, strict=True))
+
+
+def _leaf(name: str, x: Any) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise InputError(f"trace: {name} is {type(x).__name__}, not a tensor. Write torch.tensor({x!r}).")
+    differentiable = x.is_floating_point() or x.is_complex()
+    return x.detach().clone().requires_grad_(differentiable)
+
+
+class _Graph:
+    """The nodes by name, and the name of each tensor that is one."""
+
+    def __init__(self, leaves: Mapping[str, Tensor], names: Mapping[str, Tensor]) -> None:
+        self.nodes = {name: Node(name, x) for name, x in leaves.items()}
+        self._name_of = {id(x): name for name, x in leaves.items()}
+        self._given = {id(x): name for name, x in names.items()}
+        self._versions = {id(x): x._version for x in leaves.values()}
+
+    def known(self, x: Tensor, where: str) -> str:
+        """Return the tensor's name, a new one if it is a constant."""
+        if not isinstance(x, Tensor):
+            raise InputError(f"trace: {where} is {type(x).__name__}, not a tensor: give numbers as params, by name.")
+        if id(x) not in self._name_of:
+            if x.grad_fn is not None:
+                raise InputError(
+                    f"trace: {where} was computed from the inputs by torch ({x.grad_fn.name()}), not by a rule, so "
+                    "that its gradient would be lost. Call the rule of the catalogue in its place: 'backprop-rules "
+                    "list' names them, and @rule declares your own."
+                )
+            self._take(self._fresh("constant"), x)
+        if x._version != self._versions[id(x)]:
+            raise InputError(
+                f"trace: {self._name_of[id(x)]} was changed in place after it was computed, so that its value, and the "
+                "gradients that need it, are lost. Make a new tensor instead."
+            )
+        return self._name_of[id(x)]
+
+    def add(self, application: Application) -> None:
+        """Add the node that a rule made."""
+        rule = application.rule
+        labels = [f"the primal {name} of {rule}" for name in rule.primals]
+        sources = tuple(
+            None if x is None else self.known(x, label) for x, label in zip(application.primals, labels, strict=False)
+        )
+        name = self._given.get(id(application.y)) or self._fresh(rule.name)
+        self._take(name, application.y, application, sources)
+
+    def _take(
+        self, name: str, x: Tensor, application: Application | None = None, sources: tuple[str | None, ...] = ()
+    ) -> None:
+        self.nodes[name] = Node(name, x, application, sources)
+        self._name_of[id(x)], self._versions[id(x)] = name, x._version
+
+    def _fresh(self, stem: str) -> str:
+        taken = self.nodes.keys() | set(self._given.values())
+        return next(name for k in range(1, len(taken) + 2) if (name := f"{stem}{k}") not in taken)
+
+
+def _swept(nodes: dict[str, Node], end: str, grad_y: Tensor | None) -> dict[str, Node]:
+    """Sweep back from the end, and return the nodes up to it."""
+    names = list(nodes)
+    kept = {name: nodes[name] for name in names[: names.index(end) + 1]}
+    with torch.no_grad():
+        kept[end].arrives = _cotangent(kept[end].value.detach(), grad_y)
+        for node in reversed(kept.values()):
+            if node.made_by is not None and node.arrives is not None:
+                _through(node, kept)
+        for node in kept.values():
+            node.value = node.value.detach()
+    return kept
+
+
+def _cotangent(y: Tensor, grad_y: Tensor | None) -> Tensor:
+    if grad_y is None and y.numel() != 1:
+        raise InputError(f"trace: y has shape {tuple(y.shape)}, so that its cotangent must be given: grad_y=...")
+    if grad_y is not None and grad_y.shape != y.shape:
+        raise InputError(f"trace: grad_y has shape {tuple(grad_y.shape)}, but y has shape {tuple(y.shape)}.")
+    return torch.ones_like(y) if grad_y is None else grad_y.detach()
+
+
+def _through(node: Node, nodes: dict[str, Node]) -> None:
+    """Hand the rule what has arrived at its y, and what it returns to its primals."""
+    made_by, arrives = node.made_by, node.arrives
+    assert made_by is not None and arrives is not None
+    rule = made_by.rule
+    primals = [None if x is None else x.detach() for x in made_by.primals]
+    y = node.value.detach()
+    jacobians = _jacobians(rule, y, primals, made_by.params)
+    for i, gradient in enumerate(rule.gradients(arrives, y, *primals, **made_by.params)):
+        source = node.sources[i] if i < len(node.sources) else None
+        if gradient is None or source is None:
+            continue
+        node.edges.append(Edge(rule.primals[i], source, gradient, jacobians[i]))
+        there = nodes[source]
+        there.arrives = gradient if there.arrives is None else there.arrives + gradient
+
+
+def _jacobians(rule: Rule, y: Tensor, primals: Sequence[Tensor | None], params: dict[str, Any]) -> list[Any]:
+    """Return the local derivative for each primal: the rule's answer to each unit cotangent in turn."""
+    units = torch.eye(y.numel(), dtype=y.dtype, device=y.device).reshape(y.numel(), *y.shape)
+    rows = [rule.gradients(unit, y, *primals, **params) for unit in units]
+    return [
+        torch.stack([row[i] for row in rows]).reshape(*y.shape, *x.shape)  # type: ignore[misc]
+        if x is not None and rows and rows[0][i] is not None
+        else None
+        for i, x in enumerate(primals)
+    ]
