@@ -4,10 +4,11 @@ Everything here computes with whole numbers in float64, so that nothing rounds a
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
-from hypothesis import find, settings
+from hypothesis import HealthCheck, find, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 from torch import Tensor
@@ -15,7 +16,11 @@ from torch import Tensor
 from backprop_rules.rule import Rule
 from backprop_rules.verify import verify_rule
 
-POINTS = 200  # drawn in search of a counterexample; equal in every run
+POINTS = 100  # drawn in search of a counterexample, of each size; equal in every run
+SIZES = (1, 2, 3)  # what a letter of a shape may stand for at most; the smaller ones are tried first
+QUIET = settings(
+    database=None, derandomize=True, deadline=None, max_examples=POINTS, suppress_health_check=list(HealthCheck)
+)
 Statement = Callable[..., bool]
 
 
@@ -23,28 +28,27 @@ def counterexample(statement: Statement, **shapes: str) -> dict[str, Tensor] | N
     """Return the smallest point found at which the statement is false, None where it is true at every point drawn.
 
     The shapes are sizes and letters, 'n d' or '2 d'; a letter stands for one size, from 1 to 3,
-    wherever it occurs, and the elements are whole numbers from -3 to 3.
+    wherever it occurs, and the elements are whole numbers from -4 to 4.
     """
 
     def false_there(point: dict[str, Tensor]) -> bool:
         return not statement(**point)
 
-    quiet = settings(database=None, derandomize=True, max_examples=POINTS)
-    try:
-        return find(_points(shapes), false_there, settings=quiet)
-    except NoSuchExample:
-        return None
+    for most in SIZES:
+        with suppress(NoSuchExample):
+            return find(_points(shapes, most), false_there, settings=QUIET)
+    return None
 
 
 @st.composite
-def _points(draw: Callable[..., Any], shapes: dict[str, str]) -> dict[str, Tensor]:
+def _points(draw: Callable[..., Any], shapes: dict[str, str], most: int) -> dict[str, Tensor]:
     words = {word for text in shapes.values() for word in text.split()}
-    sizes = {word: int(word) if word.isdigit() else draw(st.integers(1, 3)) for word in sorted(words)}
+    sizes = {word: int(word) if word.isdigit() else draw(st.integers(1, most)) for word in sorted(words)}
     point = {}
     for name, text in shapes.items():
         shape = [sizes[word] for word in text.split()]
         count = torch.Size(shape).numel()
-        numbers = draw(st.lists(st.integers(-3, 3), min_size=count, max_size=count))
+        numbers = draw(st.lists(st.integers(-4, 4), min_size=count, max_size=count))
         point[name] = torch.tensor(numbers, dtype=torch.float64).reshape(shape)
     return point
 
@@ -52,7 +56,7 @@ def _points(draw: Callable[..., Any], shapes: dict[str, str]) -> dict[str, Tenso
 def told(point: dict[str, Tensor] | None) -> str:
     """Return a point as code, or that there is none."""
     if point is None:
-        return f"no counterexample among {POINTS} points"
+        return f"no counterexample among {POINTS * len(SIZES)} points"
     return ", ".join(f"{name} = {as_code(x)}" for name, x in point.items())
 
 
