@@ -13,6 +13,7 @@ from backprop_rules.checker.diagnosis import Mistake
 from backprop_rules.checker.subject import Subject
 from backprop_rules.checker.twins import as_jax_does
 from backprop_rules.domain import dtype_name
+from backprop_rules.formula import plain
 from backprop_rules.grid import precision
 from backprop_rules.objection import OraclesDisagree, WrongGradient
 from backprop_rules.point import Point, code
@@ -76,7 +77,7 @@ class Report:
                 lines += [f"    why       {self.why}"]
             lines += [f"    note      {note}" for note in self.notes]
         if self.objection is not None and self.subject.formula:
-            lines += [f"The function: {self.subject.formula}"]
+            lines += [f"The function: {plain(self.subject.formula)}"]
         return "\n".join([*lines, self._how_much()])
 
     def _what(self, objection: WrongGradient) -> list[str]:

@@ -3,10 +3,12 @@
 import importlib
 
 import torch
+from torch import Tensor
 
 from backprop_rules.bounds import bounds
 from backprop_rules.frameworks import carried, vjp_of_custom
 from backprop_rules.objection import WrongGradient
+from backprop_rules.point import Point
 
 # The functions of JAX that compute the same as the catalogue's rules with kinks.
 TWINS = {
@@ -19,12 +21,11 @@ TWINS = {
 }
 
 
-def as_jax_does(objection: WrongGradient) -> str:
-    """Return the version of JAX if it is installed and makes the same choice at this point; nothing otherwise."""
-    point, primal = objection.point, objection.primal
+def asked_of_jax(point: Point, primal: int) -> tuple[str, Tensor] | None:
+    """Return the version of JAX and the gradient that it gives; None where it is not installed, or has no such rule."""
     place = TWINS.get(point.rule.name)
-    if place is None or primal is None:
-        return ""
+    if place is None:
+        return None
     try:
         jax = importlib.import_module("jax")
         module, _, name = place.partition(":")
@@ -32,10 +33,20 @@ def as_jax_does(objection: WrongGradient) -> str:
         with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
             backward = carried(lambda g, *those: vjp_of_custom(function)(g, *those, **point.params), "jax")
             theirs = backward(point.grad_y, *(x for x in point.primals if x is not None))[primal]
-        mine, radius = point.gradients[primal], bounds(point, evaluations=2).gradients[primal]
     except Exception:  # not installed, or not for these arguments
+        return None
+    return None if theirs is None else (str(jax.__version__), theirs)
+
+
+def as_jax_does(objection: WrongGradient) -> str:
+    """Return the version of JAX if it is installed and makes the same choice at this point; nothing otherwise."""
+    point, primal = objection.point, objection.primal
+    answer = None if primal is None else asked_of_jax(point, primal)
+    if answer is None or primal is None:
         return ""
-    if mine is None or radius is None or theirs is None or theirs.shape != mine.shape:
+    version, theirs = answer
+    mine, radius = point.gradients[primal], bounds(point, evaluations=2).gradients[primal]
+    if mine is None or radius is None or theirs.shape != mine.shape:
         return ""
     near = (theirs.to(torch.float64) - mine.to(torch.float64)).abs() <= radius
-    return str(jax.__version__) if near.all() else ""
+    return version if near.all() else ""

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from backprop_rules.documents.program import Program, Step
-from backprop_rules.domain import dtype_name
 from backprop_rules.enclosure import Enclosure
 
 
@@ -53,27 +52,6 @@ class Drift:
     standstill: Lost | None
     count: int
     updates: int
-
-    def __str__(self) -> str:
-        dtype = dtype_name(self.program.dtype)
-        lines = [f"{self.program.name}: {self.steps} steps in {dtype}, beside the true run"]
-        lines += [
-            f"  {gap.name}, element {gap.element}: {gap.found!r}; the true one lies in [{gap.lo!r}, {gap.hi!r}]; "
-            f"{gap.units:.3g} units in the last place apart"
-            for gap in self.gaps
-        ]
-        if self.lost:
-            lines.append(f"  {self.count} of {self.updates} updates changed nothing, first in {_told(self.lost)}")
-        if self.standstill:
-            lines.append(f"  nothing changes any more from step {self.standstill.step} on: in {_told(self.standstill)}")
-        return "\n".join(lines)
-
-
-def _told(lost: Lost) -> str:
-    return (
-        f"step {lost.step}, where {lost.update!r} is to be taken from {lost.name} = {lost.value!r}, no more than half "
-        f"of the distance to the next number, {lost.half!r}"
-    )
 
 
 def drift(program: Program, inputs: dict[str, Tensor], steps: list[Step], true: list[dict[str, Enclosure]]) -> Drift:

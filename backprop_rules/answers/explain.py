@@ -1,0 +1,237 @@
+"""A rule explained: formula, derivation with every shape, code, a worked example, kinks, and the usual mistakes.
+
+Everything is made from the rule's declaration when it is asked for, so that a rule of your own is explained as well.
+"""
+
+import inspect
+import itertools
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.bounds import bounds
+from backprop_rules.checker.mistakes import BANK, Case, Known, applies
+from backprop_rules.checker.twins import asked_of_jax
+from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of
+from backprop_rules.draw import search
+from backprop_rules.formula import plain
+from backprop_rules.objection import WrongGradient
+from backprop_rules.oracles import ReverseMode
+from backprop_rules.oracles.certified import certify, enclosure
+from backprop_rules.pictures import text
+from backprop_rules.point import Point
+from backprop_rules.rule import Convention, Rule, installed
+from backprop_rules.symbols import WrittenOut, elements, written
+
+SIZES = (2, 3)  # of the axes of the example in turn: different ones, so that nothing fits by accident
+NUMBERS = (2.0, -1.0, 0.5, 3.0, -2.0, 1.0, -0.5, 4.0)
+SHOWN = 4  # elements that are written out; of the others it is said how many there are
+EXAMPLES = 30  # points drawn in search of each mistake
+
+
+def example(rule: Rule) -> Point:
+    """Return a point of small numbers of the rule's domain, with different sizes on different axes."""
+    named = tuple(tuple(name.rstrip("?") for name in names) for names in axes_of(rule.domain.shapes))
+    letters = list(dict.fromkeys(name for names in named for name in names if name != BATCH))
+    sizes = dict(zip(letters, itertools.cycle(SIZES), strict=False)) or {BATCH: max(SIZES)}
+    bounds_in_order = itertools.count()
+    params = {
+        name: next(bounds_in_order) if isinstance(param, Bound) else kinds_of(param)[0]
+        for name, param in rule.domain.params.items()
+    }
+    primals = tuple(
+        _values(rule, k, [sizes[name] for name in names if name in sizes], params) for k, names in enumerate(named)
+    )
+    blank = Point(rule, primals, params, torch.empty(0))
+    return replace(blank, grad_y=_numbers(tuple(blank.y.shape), [1.0, 3.0, -2.0, 5.0, -1.0, 4.0]))
+
+
+def _values(rule: Rule, k: int, shape: list[int], params: dict[str, Any]) -> Tensor:
+    name = rule.primals[k]
+    if name in rule.domain.indices:
+        counted = torch.arange(torch.Size(shape).numel()).reshape(shape)
+        return counted % min(SIZES) if isinstance(rule.domain.indices[name], Index) else counted % 2 == 0
+    low, high = rule.domain.interval(name, params)
+    inside = [v for v in NUMBERS[k:] + NUMBERS[:k] if low < v < high]
+    return _numbers(shape, inside)
+
+
+def _numbers(shape: Any, values: list[float]) -> Tensor:
+    count = torch.Size(shape).numel()
+    return torch.tensor(list(itertools.islice(itertools.cycle(values), count)), dtype=torch.float64).reshape(shape)
+
+
+def explained(rule: Rule) -> Iterator[str]:
+    """Yield what there is to say of the rule, a section at a time."""
+    point = example(rule)
+    yield f"{rule}: {rule.summary}\n    {plain(rule.formula)}\n    {rule.source}"
+    yield _section("Derivation", [f"{k}. {step}" for k, step in enumerate(derivation(point), 1)])
+    yield _section("The rule as code", _code(rule))
+    yield _section("The same in numbers, computed now in float64", worked(point))
+    yield _section("One element", one_element(point))
+    yield _section("Kinks and conventions", list(kinks(rule)) or ["It has a derivative everywhere in its domain."])
+
+
+def _section(title: str, lines: list[str]) -> str:
+    return f"\n{title}\n" + "\n".join(f"    {part}" for line in lines for part in line.splitlines())
+
+
+def derivation(point: Point) -> Iterator[str]:
+    """Yield the steps from the function to the formula, with the shapes of the example."""
+    rule, y = point.rule, _shape(point.y)
+    given = [f"{rule.primals[i]} {_shape(x)}" for i, x in enumerate(point.primals) if x is not None]
+    params = "".join(f", {name}={value!r}" for name, value in point.params.items())
+    yield f"y = {rule}({', '.join(rule.primals)}{params}) makes y {y} of {', '.join(given)}."
+    found = WrittenOut(point)
+    names = elements("y", point.y.shape)
+    yield "Element by element:\n" + _few([f"{a} = {b}" for a, b in zip(names, found.outputs(), strict=True)])
+    yield (
+        f"A number L depends on the primals through y alone. What arrives is ȳ = ∂L/∂y, of y's shape {y}. "
+        "An element of a primal\nmoves L through every element of y that it comes into: ∂L/∂x = Σ ȳᵢ · ∂yᵢ/∂x."
+    )
+    for i in point.given:
+        name, x = rule.primals[i], point.primals[i]
+        assert x is not None
+        lines = [f"∂L/∂{a} = {written(b)}" for a, b in zip(elements(name, x.shape), found.gradient(i), strict=True)]
+        yield f"For {name}, a gradient of {name}'s shape {_shape(x)}:\n{_few(lines)}"
+    read = f"{', '.join(rule.saves)}" if rule.saves else "nothing but shapes"
+    yield f"All at once: {plain(rule.formula)}.\nOf the forward pass it reads {read}."
+
+
+def _code(rule: Rule) -> list[str]:
+    """Return the backward's own lines, without the declaration above them."""
+    lines = textwrap.dedent(inspect.getsource(rule.backward)).splitlines()
+    return lines[next(k for k, line in enumerate(lines) if line.startswith("def ")) :]
+
+
+def _few(lines: list[str]) -> str:
+    more = [f"    … and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join([f"    {line}" for line in lines[:SHOWN]] + more)
+
+
+def _shape(x: Tensor) -> str:
+    return str(tuple(x.shape))
+
+
+def worked(point: Point) -> list[str]:
+    """Return the example's numbers, and whether the gradients lie in the enclosures of the true ones."""
+    named = zip((*point.rule.primals, "y", "grad_y"), (*point.primals, point.y, point.grad_y), strict=True)
+    lines = [_named(name, x) for name, x in named if x is not None]
+    lines += [f"{name} = {value!r}" for name, value in point.params.items()]
+    balls, radii = certify(point).gradients, bounds(point).gradients
+    right = True
+    for i in point.given:
+        gradient, ball, radius = point.gradients[i], balls[i], radii[i]
+        assert gradient is not None and ball is not None and radius is not None
+        lines.append(_named(f"grad_{point.rule.primals[i]}", gradient))
+        right &= enclosure(ball, radius, gradient).outside(gradient) is None
+    proof = "Each lies" if right else "NOT each lies"
+    return [*lines, f"{proof} in the enclosure of the true gradient, computed in ball arithmetic from the definition."]
+
+
+def _named(name: str, x: Tensor) -> str:
+    return f"{name} = {text(x)}".replace("\n", "\n" + " " * (len(name) + 3))
+
+
+def one_element(point: Point) -> list[str]:
+    """Return the ways that lead from one element of the first primal to y, with what comes back along each."""
+    i = point.given[0]
+    jacobian = Case(point, i).jacobian
+    assert jacobian is not None
+    chosen = int((jacobian != 0).sum(0).argmax())
+    name, value = elements(point.rule.primals[i], point.tensors[0].shape)[chosen], point.tensors[0].flatten()[chosen]
+    ways = [
+        (float(g), float(d), a)
+        for g, d, a in zip(point.grad_y.flatten(), jacobian[:, chosen], elements("y", point.y.shape), strict=True)
+    ]
+    reached = [way for way in ways if way[1]]
+    lines = [f"{name} = {value:g}, moved a little, moves L through the elements of y that it comes into:"]
+    lines += [f"    by {a}: ∂{a}/∂{name} = {d:.4g}, times ȳ = {g:g}, is {g * d:.4g}" for g, d, a in reached]
+    total = sum(g * d for g, d, _ in reached)
+    return [*lines, f"Added up: ∂L/∂{name} = {total:.4g}." if reached else f"There is none: ∂L/∂{name} = 0."]
+
+
+def kinks(rule: Rule) -> Iterator[str]:
+    """Yield each point without a derivative, the choice made there, who makes it, and the smallest example."""
+    for convention in rule.conventions:
+        yield f"Where {convention.at}: {convention.value}."
+        yield f"    torch: {_who(convention.torch)} in reverse mode, {_who(convention.torch_forward)} in forward mode;"
+        yield f"    the installed {torch.__version__} {_agrees(convention)}."
+        found = search(rule, partial(_stand_on, convention), EXAMPLES, dtypes=[torch.float64])
+        if found is not None and found.primal is not None:
+            yield f"    For {_given(found.point)} the gradient of {rule.primals[found.primal]} is"
+            yield f"    {', '.join(_choices(found.point, found.primal))}."
+
+
+def _stand_on(convention: Convention, point: Point) -> None:
+    """Raise WrongGradient where an output with a cotangent stands on the kink."""
+    mask = convention.where(*point.primals, **point.params)
+    if bool((mask & (point.grad_y != 0)).any()):
+        raise WrongGradient(point, convention.at, point.given[0])
+
+
+def _choices(point: Point, i: int) -> Iterator[str]:
+    answers = [("by this rule", point.gradients[i]), (f"torch {torch.__version__}", ReverseMode().gradients(point)[i])]
+    theirs = asked_of_jax(point, i)
+    answers += [(f"JAX {theirs[0]}", theirs[1])] if theirs else []
+    return (f"{text(gradient)} {who}" for who, gradient in answers if gradient is not None)
+
+
+def _who(versions: str | None) -> str:
+    return f"versions {versions}" if versions else "no version"
+
+
+def _agrees(convention: Convention) -> str:
+    both = installed(convention.torch), installed(convention.torch_forward)
+    return {
+        (True, True): "makes this choice in both",
+        (True, False): "makes it in reverse mode only",
+        (False, True): "makes it in forward mode only",
+        (False, False): "makes another one",
+    }[both]
+
+
+def mistakes(rule: Rule) -> Iterator[str]:
+    """Yield each mistake of the bank that can be made here, with the smallest example found that exposes it."""
+    for known in {known.name: known for known in BANK}.values():
+        found = search(rule, partial(_expose, known), EXAMPLES, dtypes=_widest(rule))
+        if found is not None and found.primal is not None:
+            yield f"\n    {known.name}: {known.words}\n" + "\n".join(f"        {line}" for line in _shown(known, found))
+
+
+def _widest(rule: Rule) -> list[torch.dtype]:
+    return [dtype for dtype in rule.domain.dtypes if dtype in (torch.float64, torch.complex128)]
+
+
+def _expose(known: Known, point: Point) -> None:
+    """Raise WrongGradient where the mistake is farther from the right gradient than rounding can be."""
+    radii = bounds(point, evaluations=2).gradients
+    for i in point.given:
+        case, radius = Case(point, i), radii[i]
+        wrong = applies(known, case)
+        if wrong is None or radius is None or not (case.right.isfinite().all() and wrong.isfinite().all()):
+            continue
+        if wrong.shape != case.right.shape or bool(((wrong - case.right).abs() > radius).any()):
+            raise WrongGradient(point, known.name, i)
+
+
+def _shown(known: Known, found: WrongGradient) -> Iterator[str]:
+    point, i = found.point, found.primal
+    assert i is not None
+    case = Case(point, i)
+    yield _given(point)
+    wrong = applies(known, case)
+    assert wrong is not None
+    yield f"gives {text(wrong)}, right is {text(case.right)} for {point.rule.primals[i]}".replace("\n", "")
+
+
+def _given(point: Point) -> str:
+    named = zip((*point.rule.primals, "grad_y"), (*point.primals, point.grad_y), strict=True)
+    given = [f"{name} = {text(x)}" for name, x in named if x is not None]
+    given += [f"{name} = {value}" for name, value in point.params.items() if value is not None]
+    return ", ".join(given).replace("\n", "")

@@ -1,0 +1,60 @@
+"""What the commands share: the application, the exit codes, the console, and modules of the user's."""
+
+import importlib
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+import backprop_rules
+from backprop_rules.errors import InputError
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+WRONG, USAGE = 1, 2
+OutputFormat = StrEnum("OutputFormat", ["text", "json"])
+Baselines = Annotated[Path | None, typer.Option(help="The folder of the recorded training runs.")]
+Module = Annotated[
+    str | None, typer.Option("--import", metavar="MODULE", help="A module of yours that declares rules.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def common(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Backward rules, held against independent oracles without a chosen tolerance."""
+    if version:
+        typer.echo(f"backprop-rules {backprop_rules.__version__}, torch {torch.__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(USAGE)
+
+
+def import_module(module: str | None) -> None:
+    """Import a module of the user's, from the current folder as from anywhere, so that its rules are declared."""
+    if module is None:
+        return
+    sys.path.insert(0, os.getcwd())
+    try:
+        importlib.import_module(module.removesuffix(".py"))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the module '{module}' cannot be imported: {type(error).__name__}: {error}. It is named without .py and "
+            "without its folder, which must be the current one or on the path."
+        ) from error
+
+
+def console() -> Console:
+    """Return the console, wide enough for the tables where the output goes to a file or another program."""
+    return Console() if sys.stdout.isatty() else Console(width=120)

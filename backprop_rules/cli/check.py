@@ -1,0 +1,93 @@
+"""The command for your own backward: `check`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from backprop_rules.checker import Report
+from backprop_rules.checker.target import check_and_remember, exit_code, imported, place_of
+from backprop_rules.cli.app import app
+
+CheckFormat = StrEnum("CheckFormat", ["full", "json", "github"])
+Framework = StrEnum("Framework", ["torch", "numpy", "jax"])
+Convention = StrEnum("Convention", {"torch": "torch", "catalogue": "catalogue", "any": "any-subgradient"})
+Accuracy = StrEnum("Accuracy", ["torch", "catalogue"])
+Target = Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="Your backward, f(grad_y, *primals, **params).")]
+Named = Annotated[str | None, typer.Option(help="The rule of the catalogue that it is to be.")]
+Forward = Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="What it differentiates, in torch.")]
+Defined = Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="The same in NumPy notation.")]
+Example = Annotated[str | None, typer.Option(metavar="MODULE:TUPLE", help="One call of forward: a tuple of arrays.")]
+Dtypes = Annotated[list[str] | None, typer.Option(help="Only this dtype; may be repeated.")]
+Devices = Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")]
+Frameworks = Annotated[Framework | None, typer.Option(help="What arrays the function takes.")]
+Choices = Annotated[Convention, typer.Option(help="The choice to make at kinks.")]
+Case = Annotated[Path | None, typer.Option(help="Try this saved case, and no other.")]
+
+
+Accurate = Annotated[Accuracy, typer.Option(help="As accurate as torch's own, or as the catalogue's.")]
+Sums = Annotated[
+    str | None, typer.Option(metavar="DTYPE", help="The dtype that sums are kept in, if it is not torch's.")
+]
+
+
+@app.command("check")
+def check_backward(
+    target: Target,
+    rule: Named = None,
+    forward: Forward = None,
+    definition: Defined = None,
+    example: Example = None,
+    dtype: Dtypes = None,
+    device: Devices = None,
+    framework: Frameworks = None,
+    convention: Choices = Convention.torch,
+    accuracy: Accurate = Accuracy.torch,
+    accumulate: Sums = None,
+    max_examples: Annotated[int, typer.Option(min=1, help="Points drawn.")] = 400,
+    seed: Annotated[int, typer.Option(help="Equal seeds draw equal points.")] = 0,
+    case: Case = None,
+    output_format: Annotated[CheckFormat, typer.Option(help="Text, JSON, or annotations.")] = CheckFormat.full,
+) -> None:
+    """Check your own backward; a failing case is saved, and tried first next time.
+
+    Exits 0 if it is right, 1 if it is wrong, 2 for a usage error, 4 if nothing can be said, 5 if nothing was checked.
+    """
+    words, options = _held(rule=rule, forward=forward, definition=definition, example=example)
+    torch.set_num_threads(1)  # the tensors are too small for more
+    report = check_and_remember(
+        target,
+        case,
+        words,
+        dtypes=dtype,
+        devices=device or ["cpu"],
+        framework=framework.value if framework else None,
+        convention=convention.value,
+        accuracy=accuracy.value,
+        accumulate=accumulate,
+        max_examples=max_examples,
+        seed=seed,
+        **options,
+    )
+    _show(report, target, output_format)
+    raise typer.Exit(exit_code(report))
+
+
+def _held(*, rule: str | None, **places: str | None) -> tuple[str, dict[str, Any]]:
+    """Return what a backward is held against: as words that name it again, and as arguments."""
+    named = {"rule": rule, **places}
+    words = "".join(f" --{name} {value}" for name, value in named.items() if value is not None)
+    return words, {"rule": rule, **{name: imported(place) for name, place in places.items() if place is not None}}
+
+
+def _show(report: Report, target: str, output_format: CheckFormat) -> None:
+    if output_format is CheckFormat.json:
+        typer.echo(report.to_json())
+    elif output_format is CheckFormat.github:
+        level = "notice" if report.passed else "error"
+        text = str(report).replace("%", "%25").replace("\n", "%0A")
+        typer.echo(f"::{level} {place_of(target)}title={target}::{text}")
+    else:
+        typer.echo(str(report))

@@ -1,0 +1,133 @@
+"""The commands of the catalogue: `verify`, `special` and `list`."""
+
+import os
+from collections.abc import Iterable
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from backprop_rules import report
+from backprop_rules.catalogue import CATALOGUE
+from backprop_rules.cli.app import WRONG, Baselines, Module, OutputFormat, app, console, import_module
+from backprop_rules.documents import PROGRAMS, Program
+from backprop_rules.errors import unknown
+from backprop_rules.rule import Rule, find
+from backprop_rules.special import table
+from backprop_rules.verify import (
+    ReplayResult,
+    RuleResult,
+    devices_here,
+    find_device,
+    find_dtype,
+    verify_program,
+    verify_rules,
+    warm_up,
+)
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[RULE]...", help="Rules or programs; all of them if none is named.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="Points drawn for each rule.")] = 400,
+    seed: Annotated[int, typer.Option(help="Equal seeds draw equal points.")] = 0,
+    dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype; may be repeated.")] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help="Only this device: cpu, cuda or meta; may be repeated.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Rules verified at a time; one for each core if not said.")
+    ] = None,
+    tightness: Annotated[
+        bool, typer.Option("--tightness", help="Show how much of the allowance for rounding the errors took up.")
+    ] = False,
+    baselines: Baselines = None,
+    module: Module = None,
+) -> None:
+    """Verify rules at drawn points against every oracle, and replay the documents' programs.
+
+    Exits 0 if all is right, 1 if anything is wrong, 2 for a usage error.
+    """
+    import_module(module)
+    rules, programs = _named(names or [])
+    dtypes = [find_dtype(name) for name in dtype] if dtype else None
+    devices = [find_device(name) for name in device] if device else list(devices_here())
+    if dtypes and not names:
+        rules = [rule for rule in rules if set(dtypes) & set(rule.domain.dtypes)]
+    torch.set_num_threads(1)  # the tensors are too small for more
+    warm_up()
+    verified = verify_rules(rules, examples, seed, dtypes, devices, jobs or os.cpu_count() or 1)
+    replayed = (verify_program(program, baselines) for program in programs)
+    results = _followed((verified, replayed), len(rules) + len(programs))
+    _conclude(results, seed, tightness)
+
+
+def _followed(parts: Iterable[Iterable[RuleResult | ReplayResult]], total: int) -> list[RuleResult | ReplayResult]:
+    """Return all results, with a bar that shows how many there are."""
+    results: list[RuleResult | ReplayResult] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("verifying", total=total)
+        for result in (result for part in parts for result in part):
+            results.append(result)
+            progress.advance(task)
+    return results
+
+
+def _conclude(results: list[RuleResult | ReplayResult], seed: int, tightness: bool) -> None:
+    """Print the table, the summary and what is wrong, if anything, and end with the exit code."""
+    out = console()
+    out.print(report.table(results))
+    if tightness:
+        out.print(report.tightness(results))
+    out.print(report.summary(results, seed), highlight=False)
+    for problem in report.problems(results):
+        out.print(f"\n{problem}", markup=False, highlight=False, soft_wrap=True)
+    if report.problems(results):
+        raise typer.Exit(WRONG)
+
+
+def _named(names: list[str]) -> tuple[list[Rule], list[Program]]:
+    """Return the rules and programs of these names, all of them if there is none."""
+    for name in names:
+        if name not in CATALOGUE and name not in PROGRAMS:
+            raise unknown("rule or program", name, (*CATALOGUE, *PROGRAMS))
+    rules = [rule for rule in CATALOGUE.values() if not names or rule.name in names]
+    return rules, [program for program in PROGRAMS.values() if not names or program.name in names]
+
+
+@app.command()
+def special(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[RULE]...", help="Rules; all of them if none is named.")
+    ] = None,
+    module: Module = None,
+) -> None:
+    """Show the gradients at zeros of either sign, infinities and NaN, and hold them against the definition.
+
+    Exits 1 where a gradient is not the derivative, or its limit.
+    """
+    import_module(module)
+    wrong = 0
+    for rule in [find(name) for name in names] if names else CATALOGUE.values():
+        console().print(report.special_table(rule))
+        wrong += sum(not row.right for row in table(rule))
+    if wrong:
+        raise typer.Exit(WRONG)
+
+
+@app.command("list")
+def list_rules(
+    output_format: Annotated[OutputFormat, typer.Option(help="A table, or an array of objects.")] = OutputFormat.text,
+    module: Module = None,
+) -> None:
+    """List the rules of the catalogue."""
+    import_module(module)
+    if output_format is OutputFormat.json:
+        typer.echo(report.rules_json(CATALOGUE.values()))
+    else:
+        console().print(report.rules_table(CATALOGUE.values()))

@@ -1,0 +1,46 @@
+"""The computation graph of a step of a document's program, beside what the document's own lines give there."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from backprop_rules.documents import PROGRAMS
+from backprop_rules.documents.baselines import load, recorded_step
+from backprop_rules.documents.program import Program, Tensors
+from backprop_rules.errors import InputError
+from backprop_rules.trace import Trace, trace
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The graph of one step, and a remark for each gradient that the document computes otherwise."""
+
+    trace: Trace
+    remarks: tuple[str, ...]
+
+
+def graph_of(program: Program, step: int) -> Graph:
+    """Return the graph of the step of that number, from 1, at the recorded parameters; InputError if there is none."""
+    baseline = load(program)
+    if not 1 <= step <= len(baseline.steps):
+        raise InputError(
+            f"{program.name} has {len(baseline.steps)} steps, and {step} is none of them. They begin at 1."
+        )
+    sample = program.samples(baseline.inputs)[step - 1]
+    before = recorded_step(baseline, program, step - 2).parameters if step > 1 else baseline.inputs
+    parameters = {name: before[name] for name in program.parameters}
+    found = trace(lambda **values: program.forward(values), **sample, **parameters)
+    alike = [other for other in PROGRAMS.values() if other.document == program.document]
+    return Graph(found, tuple(line for other in alike for line in _remarks(other, found, parameters, sample)))
+
+
+def _remarks(program: Program, found: Trace, parameters: Tensors, sample: Tensors) -> Iterator[str]:
+    """Say of each gradient that the document's program computes wrongly what it is, and what it should be."""
+    gradients = program.step(parameters, sample).gradients if program.wrong else {}
+    for name in program.wrong:
+        wrong, right = gradients[name], found.gradients[name]
+        assert right is not None
+        count = int((wrong != right).sum())
+        yield (
+            f"The lines of {program.document} give for {name}\n{wrong.tolist()}\nin the place of\n{right.tolist()}: {count} "
+            f"of {right.numel()} elements differ. Follow the ways back to {name}, and compare each with its line."
+        )
