@@ -8,6 +8,7 @@ from backprop_rules.domain import Domain
 from backprop_rules.errors import InputError
 from backprop_rules.point import vjp
 from backprop_rules.rule import Convention, Rule, find, rule
+from backprop_rules.tracing import trace
 
 
 def __getattr__(name: str) -> Any:
@@ -34,6 +35,7 @@ __all__ = [
     "check_function",
     "find",
     "rule",
+    "trace",
     "unbroadcast",
     "vjp",
 ]

@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from backprop_rules.trace import Edge, Node, Trace
+from backprop_rules.tracing import Edge, Node, Trace
 
 # Of a local derivative with more entries than this only the size is written into a picture; JSON has all.
 ENTRIES = 16

@@ -70,7 +70,7 @@ class Rule:
         y = (self.definition if defined else self.forward)(*primals, **params)
         record = _record.get()
         if record is not None:
-            record.append(Application(self, primals, params, y))
+            record.append(Application(self, primals, params, y, getattr(y, "_version", 0)))
         return y
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -141,12 +141,13 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class Application:
-    """A rule that was called: with these primals and params, to give y."""
+    """A rule that was called: with these primals and params, to give y, which had been written to so many times."""
 
     rule: Rule
     primals: tuple[Any, ...]
     params: dict[str, Any]
     y: Any
+    version: int
 
 
 _record: ContextVar[list[Application] | None] = ContextVar("record", default=None)

@@ -196,12 +196,35 @@ def test_baselines_update_says_what_differs_and_writes_only_if_told_to(run, reco
     monkeypatch.setattr("typer.confirm", lambda question: False)
     code, out, _ = run("baselines", "update")
     assert code == 0
-    assert "one_parameter_regression.json: 1 line changed." in out
+    assert "one_parameter_regression.json: 2 values changed:\n    torch: nothing → " in out
     assert path.read_text() != right
     code, out, _ = run("baselines", "update", "--yes")
     assert code == 0
     assert out.endswith("1 file written.\n")
     assert json.loads(path.read_text())["steps"] == json.loads(right)["steps"]
+
+
+def test_baselines_update_shows_the_first_values_that_change(run, recorded, monkeypatch):
+    path = recorded / "linear_model.json"
+    record = json.loads(path.read_text())
+    for step in record["steps"][16:]:
+        step["loss"].update(decimal=[0.5], hex=[(0.5).hex()])
+    record["steps"][0]["loss"]["true"]["lo"] = [(0.5).hex()]
+    path.write_text(json.dumps(record))
+    monkeypatch.setattr("typer.confirm", lambda question: False)
+    _, out, _ = run("baselines", "update")
+    first, second, third, *_, last = out[out.index("linear_model.json") :].splitlines()[:7]
+    assert first == "linear_model.json: 285 values changed:"
+    assert second == "    step 1, loss, lo of the true one: [0.5] → [1.0]"
+    assert third.startswith("    step 17, loss: [0.5] → [")
+    assert last == "    … and 280 more"
+
+
+def test_baselines_update_replaces_what_cannot_be_read(run, recorded, monkeypatch):
+    (recorded / "linear_model.json").write_text("{")
+    monkeypatch.setattr("typer.confirm", lambda question: False)
+    _, out, _ = run("baselines", "update")
+    assert "linear_model.json: 1 value changed:\n    what is there cannot be read, and is replaced as a whole" in out
 
 
 def test_baselines_update_refuses_where_ci_is_set(run, recorded, monkeypatch):

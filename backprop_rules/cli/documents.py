@@ -16,7 +16,7 @@ from backprop_rules.answers.explain import explained, mistakes
 from backprop_rules.answers.words import WORDS, language
 from backprop_rules.cli.app import WRONG, Baselines, Module, OutputFormat, app, console, import_module
 from backprop_rules.documents import PROGRAMS
-from backprop_rules.documents.baselines import load, path_of, record, write
+from backprop_rules.documents.baselines import changes, load, path_of, record, write
 from backprop_rules.documents.graph import graph_of
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.rule import find
@@ -26,6 +26,7 @@ baselines_app = typer.Typer(help="The recorded training runs of the documents.",
 app.add_typer(baselines_app, name="baselines")
 
 Picture = StrEnum("Picture", ["table", "mermaid", "dot", "json"])
+SHOWN = 5  # changes of a baseline that are printed; of the others it is said how many there are
 Language = Annotated[str | None, typer.Option("--lang", help="en or zh; the locale's if it is not said.")]
 
 
@@ -128,8 +129,7 @@ def update_baselines(
         path, text = path_of(program), record(program, inputs)
         old = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         if old != text:
-            different = _lines_that_differ(old, text)
-            typer.echo(f"{path.name}: {report.counted(different, 'line')} changed." if old else f"{path.name}: new.")
+            _show_changes(path.name, old, text)
             changed.append((path, text))
     if not changed:
         typer.echo("Every baseline is as recorded.")
@@ -139,6 +139,16 @@ def update_baselines(
         typer.echo(f"{report.counted(len(changed), 'file')} written.")
 
 
-def _lines_that_differ(old: str, new: str) -> int:
-    a, b = old.splitlines(), new.splitlines()
-    return sum(x != y for x, y in zip(a, b, strict=False)) + abs(len(a) - len(b))
+def _show_changes(name: str, old: str, new: str) -> None:
+    """Print how much of a baseline changes, and the first of it."""
+    if not old:
+        typer.echo(f"{name}: new.")
+        return
+    found = changes(old, new)
+    typer.echo(
+        f"{name}: {report.counted(len(found), 'value')} changed" + (":" if found else ", only how it is written.")
+    )
+    for line in found[:SHOWN]:
+        typer.echo(f"    {line}")
+    if len(found) > SHOWN:
+        typer.echo(f"    … and {len(found) - SHOWN} more")

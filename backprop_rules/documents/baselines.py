@@ -5,7 +5,7 @@ Numbers are hexadecimal, so that every bit is there, and decimal, so that they c
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,31 @@ def record(program: Program, inputs: Mapping[str, Tensor]) -> str:
         "steps": steps,
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def changes(old: str, new: str) -> list[str]:
+    """Return what differs between the texts of two baselines, a line each, in the order of the steps."""
+    try:
+        before = dict(_flat(json.loads(old)))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return ["what is there cannot be read, and is replaced as a whole"]
+    after = dict(_flat(json.loads(new)))
+    names = [*after, *(name for name in before if name not in after)]
+    pairs = [(name, before.get(name, "nothing"), after.get(name, "nothing")) for name in names]
+    return [f"{name}: {a} → {b}" for name, a, b in pairs if a != b]
+
+
+def _flat(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of a baseline with a name for each."""
+    for name, value in record.items():
+        if name not in ("inputs", "steps"):
+            yield name, value
+    groups = {"input": record["inputs"], **{f"step {k}": step for k, step in enumerate(record["steps"], 1)}}
+    for group, entries in groups.items():
+        for name, entry in entries.items():
+            yield f"{group}, {name}", entry["decimal"]
+            for end, numbers in entry.get("true", {}).items():
+                yield f"{group}, {name}, {end} of the true one", [float.fromhex(digits) for digits in numbers]
 
 
 def write(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from backprop_rules.documents import PROGRAMS
 from backprop_rules.documents.baselines import load, recorded_step
 from backprop_rules.documents.program import Program, Tensors
 from backprop_rules.errors import InputError
-from backprop_rules.trace import Trace, trace
+from backprop_rules.tracing import Trace, traced
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def graph_of(program: Program, step: int) -> Graph:
     sample = program.samples(baseline.inputs)[step - 1]
     before = recorded_step(baseline, program, step - 2).parameters if step > 1 else baseline.inputs
     parameters = {name: before[name] for name in program.parameters}
-    found = trace(lambda **values: program.forward(values), **sample, **parameters)
+    found = traced(program.forward, {**sample, **parameters})
     alike = [other for other in PROGRAMS.values() if other.document == program.document]
     return Graph(found, tuple(line for other in alike for line in _remarks(other, found, parameters, sample)))
 
@@ -41,6 +41,6 @@ def _remarks(program: Program, found: Trace, parameters: Tensors, sample: Tensor
         assert right is not None
         count = int((wrong != right).sum())
         yield (
-            f"The lines of {program.document} give for {name}\n{wrong.tolist()}\nin the place of\n{right.tolist()}: {count} "
-            f"of {right.numel()} elements differ. Follow the ways back to {name}, and compare each with its line."
+            f"The lines of {program.document} give for {name}\n{wrong.tolist()}\nin the place of\n{right.tolist()}: "
+            f"{count} of {right.numel()} elements differ. Follow the ways back to {name}, line by line."
         )

@@ -17,7 +17,7 @@ from backprop_rules.answers.tools import as_code, counterexample, gradients, ref
 from backprop_rules.catalogue.losses import sum_of_squared_errors
 from backprop_rules.documents.certified import true_run
 from backprop_rules.documents.two_layer_network import PROGRAMS, forward, inputs
-from backprop_rules.trace import trace
+from backprop_rules.tracing import traced
 
 ONE = {"x": "1 d", "w1": "d h", "w2": "h k", "t": "1 k"}
 TWO = {"x": "2 d", "w1": "d h", "w2": "h k", "t": "2 k"}
@@ -76,7 +76,7 @@ def shapes_fit() -> Seen:
 def graph_of_two_products() -> Seen:
     """Trace the program, and list the rules on the way."""
     given = inputs()
-    nodes = trace(lambda **v: forward(v), **given).nodes.values()
+    nodes = traced(forward, given).nodes.values()
     way = [str(node.made_by.rule) for node in nodes if node.made_by]
     products = [name for name in way if name != "sum_of_squared_errors"]
     return Seen(products == ["matmul", "matmul"], products == ["matmul", "clamp", "matmul"], " → ".join(way))

@@ -70,7 +70,7 @@ class Trace:
         return {name: node.arrives for name, node in self.nodes.items() if node.made_by is None}
 
 
-def trace(function: Callable[..., Any], *primals: Tensor, grad_y: Tensor | None = None, **named: Tensor) -> Trace:
+def trace(function: Callable[..., Any], *primals: Tensor, grad_y: Tensor | None = None) -> Trace:
     """Return the computation graph of a composition of rules, swept backwards.
 
     x̄ = Σ J_kᵀ ȳ_k, over all the y_k that were made from x. `function` calls rules of the catalogue as
@@ -81,26 +81,31 @@ def trace(function: Callable[..., Any], *primals: Tensor, grad_y: Tensor | None 
     changed in place, and where grad_y is missing or has another shape. Source: Griewank & Walther,
     Evaluating Derivatives, 2nd ed., section 3.2.
     """
-    inputs = {**_by_name(function, primals), **named}
+    inputs = dict(zip(_names(function, len(primals)), primals, strict=False))
+    return traced(lambda values: function(*values.values()), inputs, grad_y)
+
+
+def _names(function: Callable[..., Any], count: int) -> Sequence[str]:
+    """Return the names of the function's first arguments; x1, x2 and so on where it takes any number."""
+    if isinstance(function, Rule):
+        return function.primals
+    arguments = inspect.signature(function).parameters.values()
+    named = [argument.name for argument in arguments if argument.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    return named if len(named) >= count else [f"x{k + 1}" for k in range(count)]
+
+
+def traced(
+    function: Callable[[Mapping[str, Tensor]], Any], inputs: Mapping[str, Tensor], grad_y: Tensor | None = None
+) -> Trace:
+    """Return the trace of a function that takes its inputs by name, in a dict."""
     leaves = {name: _leaf(name, x) for name, x in inputs.items()}
     with recorded() as applications, torch.enable_grad():
-        found = function(*(leaves[name] for name in _names(function, len(primals))), **{n: leaves[n] for n in named})
+        found = function(leaves)
     names = dict(found) if isinstance(found, Mapping) else {"y": found}
     graph = _Graph(leaves, names)
     for application in applications:
         graph.add(application)
-    y = list(names.values())[-1]
-    graph.known(y, "the end")
-    return Trace(_swept(graph.nodes, graph.known(y, "the end"), grad_y))
-
-
-def _names(function: Callable[..., Any], count: int) -> list[str]:
-    names = list(inspect.signature(function).parameters)
-    return names[:count] if len(names) >= count else [f"x{k + 1}" for k in range(count)]
-
-
-def _by_name(function: Callable[..., Any], primals: Sequence[Tensor]) -> dict[str, Tensor]:
-    return dict(zip(_names(function, len(primals)), primals, strict=True))
+    return Trace(_swept(graph.nodes, graph.known(list(names.values())[-1], "the end"), grad_y))
 
 
 def _leaf(name: str, x: Any) -> Tensor:
@@ -152,7 +157,8 @@ class _Graph:
         self, name: str, x: Tensor, application: Application | None = None, sources: tuple[str | None, ...] = ()
     ) -> None:
         self.nodes[name] = Node(name, x, application, sources)
-        self._name_of[id(x)], self._versions[id(x)] = name, x._version
+        self._name_of[id(x)] = name
+        self._versions[id(x)] = application.version if application else x._version
 
     def _fresh(self, stem: str) -> str:
         taken = self.nodes.keys() | set(self._given.values())

@@ -1,0 +1,191 @@
+"""The computation graph: recorded from any composition of rules, swept backwards, and drawn."""
+
+import json
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backprop_rules import CATALOGUE, InputError, pictures, trace
+from backprop_rules.documents import PROGRAMS
+from backprop_rules.documents.baselines import load
+from backprop_rules.documents.graph import graph_of
+
+add, clamp, exp, gather, matmul, mul, square, total = (
+    CATALOGUE[name] for name in ("add", "clamp", "exp", "gather", "matmul", "mul", "square", "sum")
+)
+WHOLE = st.integers(-3, 3).map(float)
+
+
+def matrix(rows, columns):
+    return st.lists(WHOLE, min_size=rows * columns, max_size=rows * columns).map(
+        lambda numbers: torch.tensor(numbers, dtype=torch.float64).reshape(rows, columns)
+    )
+
+
+@given(matrix(2, 3), matrix(3, 2), matrix(2, 2), matrix(2, 2))
+def test_the_sweep_gives_autograds_gradients(x, w, b, g):
+    def network(x, w, b):
+        hidden = clamp(add(matmul(x, w), b), min=-1)
+        return mul(add(hidden, mul(hidden, b)), square(b))  # b is used three times, hidden twice
+
+    found = trace(network, x, w, b, grad_y=g).gradients
+    leaves = [v.clone().requires_grad_() for v in (x, w, b)]
+    wanted = torch.autograd.grad(network(*leaves), leaves, g)
+    assert all(found[name].equal(gradient) for name, gradient in zip("xwb", wanted, strict=True))
+
+
+@given(matrix(2, 2), matrix(2, 2))
+def test_what_leaves_is_what_arrives_through_the_local_derivative(x, w):
+    for node in trace(lambda x, w: total(square(matmul(x, w))), x, w).nodes.values():
+        for edge in node.edges:
+            through = torch.tensordot(node.arrives, edge.jacobian, dims=node.arrives.ndim)
+            assert through.equal(edge.gradient)
+
+
+def test_a_node_has_the_name_that_the_function_gives_it():
+    def named(x):
+        y = square(x)
+        return {"squares": y, "end": total(y)}
+
+    found = trace(named, torch.tensor([1.0, 2.0]))
+    assert list(found.nodes) == ["x", "squares", "end"]
+    assert found.nodes["end"].computed == "sum(squares)"
+    assert found.y.value == 5
+
+
+def test_equal_names_are_counted():
+    found = trace(lambda x: total(square(square(x))), torch.tensor([2.0]))
+    assert list(found.nodes) == ["x", "square1", "square2", "y"]
+
+
+def test_what_the_end_does_not_depend_on_gets_no_gradient():
+    def network(x, z):
+        square(z)
+        return total(x)
+
+    found = trace(network, torch.ones(2), torch.ones(3))
+    assert found.gradients["z"] is None
+    assert "none" in pictures.mermaid(found)
+
+
+def test_a_tensor_made_inside_is_a_constant():
+    found = trace(lambda x: total(mul(x, torch.full((2,), 3.0))), torch.ones(2))
+    assert found.gradients["x"].tolist() == [3, 3]
+    assert found.nodes["constant1"].arrives.tolist() == [1, 1]
+
+
+def test_indices_and_params_take_part():
+    x, at = torch.tensor([[[5.0], [7.0]]]), torch.tensor([[[1], [1], [0]]])
+    found = trace(lambda x, at: total(gather(x, at), keepdim=True), x, at, grad_y=torch.ones(1, 1, 1))
+    assert found.gradients["x"].tolist() == [[[1], [2]]]
+    assert found.gradients["at"] is None
+    assert found.y.computed == "sum(gather1, keepdim=True)"
+
+
+def test_inputs_of_a_function_that_takes_any_number_are_counted():
+    found = trace(lambda *those: add(*those), torch.ones(1), torch.ones(1))
+    assert list(found.nodes) == ["x1", "x2", "y"]
+
+
+def test_nothing_is_recorded_outside_of_a_trace():
+    trace(lambda x: total(square(x)), torch.ones(2))
+    again = trace(lambda x: total(x), torch.ones(2))
+    assert list(again.nodes) == ["x", "y"]
+
+
+REFUSED = {
+    "an operation that is no rule": (
+        lambda x: total(x.T @ x),
+        "the primal x of sum was computed from the inputs by torch (MmBackward0), not by a rule, so that its gradient "
+        "would be lost. Call the rule of the catalogue in its place",
+    ),
+    "an end that is no rule's": (lambda x: x + 1, "the end was computed from the inputs by torch (AddBackward0)"),
+    "an end of several elements": (square, "y has shape (2, 2), so that its cotangent must be given: grad_y=..."),
+    "a number as a primal": (lambda x: mul(x, 2.0), "the primal z of mul is float, not a tensor"),
+    "a value changed in place": (
+        lambda x: total(exp(exp(x).detach_().add_(1))),
+        "exp1 was changed in place after it was computed",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_lose_a_gradient_is_refused_in_words(case):
+    function, message = REFUSED[case]
+    with pytest.raises(InputError, match=re.escape(message)):
+        trace(function, torch.ones(2, 2))
+
+
+def test_a_cotangent_of_another_shape_is_refused():
+    with pytest.raises(InputError, match=re.escape("grad_y has shape (3,), but y has shape (2,).")):
+        trace(square, torch.ones(2), grad_y=torch.ones(3))
+
+
+def test_an_input_that_is_no_tensor_is_refused():
+    with pytest.raises(InputError, match=re.escape("x is list, not a tensor. Write torch.tensor([1.0]).")):
+        trace(square, [1.0])
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=lambda program: program.name)
+def test_every_program_is_traced_to_its_own_gradients(program):
+    baseline = load(program)
+    for step in {1, len(baseline.steps)}:
+        found = graph_of(program, step).trace
+        for name in set(program.parameters) - set(program.wrong):
+            assert found.gradients[name].equal(baseline.steps[step - 1][f"gradient of {name}"])
+        assert found.y.name == "loss"
+
+
+def test_the_graph_of_the_two_layer_network_says_what_the_document_gives_for_w1():
+    for name in ("two_layer_network", "two_layer_network_as_printed"):
+        (remark,) = graph_of(PROGRAMS[name], 1).remarks
+        wrong = load(PROGRAMS["two_layer_network_as_printed"]).steps[0]["gradient of w1"].tolist()
+        assert remark.startswith(f"The lines of two_layer_network.md give for w1\n{wrong}\nin the place of\n")
+        assert "4 of 8 elements differ" in remark
+
+
+def small():
+    return trace(lambda x, w: total(clamp(matmul(x, w), min=0)), torch.tensor([[1.0, 2]]), torch.tensor([[3.0], [-1]]))
+
+
+def test_mermaid():
+    assert pictures.mermaid(small()).splitlines() == [
+        "graph TD",
+        '    n0(["x<br/>value [[1, 2]]<br/>arrives [[3, -1]]"])',
+        '    n1(["w<br/>value [[3], [-1]]<br/>arrives [[1], [2]]"])',
+        '    n2["matmul1 = matmul(x, w)<br/>value [[1]]<br/>arrives [[1]]"]',
+        '    n3["clamp1 = clamp(matmul1, min=0)<br/>value [[1]]<br/>arrives [[1]]"]',
+        '    n4["y = sum(clamp1)<br/>value 1<br/>arrives 1"]',
+        '    n0 -->|"local [[3, -1]]<br/>leaves [[3, -1]]"| n2',
+        '    n1 -->|"local [[1, 2]]<br/>leaves [[1], [2]]"| n2',
+        '    n2 -->|"local 1<br/>leaves [[1]]"| n3',
+        '    n3 -->|"local 1<br/>leaves [[1]]"| n4',
+    ]
+
+
+def test_dot_has_the_same_nodes_and_arrows():
+    drawn, other = pictures.dot(small()), pictures.mermaid(small())
+    assert drawn.startswith("digraph trace {")
+    assert drawn.count(" -> ") == other.count(" -->|") == 4
+    assert drawn.count("shape=ellipse") == 2
+    assert '"matmul1 = matmul(x, w)\\nvalue [[1]]\\narrives [[1]]"' in drawn
+
+
+def test_json_has_every_number():
+    nodes = {node["name"]: node for node in json.loads(pictures.as_json(small()))}
+    assert nodes["matmul1"]["to"][1] == {
+        "node": "w",
+        "primal": "b",
+        "local_derivative": [[[[1.0], [2.0]]]],
+        "leaves": [[1.0], [2.0]],
+    }
+    infinite = trace(lambda x: total(exp(x)), torch.tensor([1e4]))
+    assert json.loads(pictures.as_json(infinite))[-1]["value"] == "inf"
+
+
+def test_an_elementwise_derivative_is_drawn_as_a_factor():
+    found = trace(lambda x: total(square(x)), torch.tensor([1.0, -3]))
+    assert '"local ⊙ [2, -6]<br/>leaves [2, -6]"' in pictures.mermaid(found)
