@@ -79,20 +79,23 @@ def test_a_tensor_made_inside_is_a_constant():
 
 def test_indices_and_params_take_part():
     x, at = torch.tensor([[[5.0], [7.0]]]), torch.tensor([[[1], [1], [0]]])
-    found = trace(lambda x, at: total(gather(x, at), keepdim=True), x, at, grad_y=torch.ones(1, 1, 1))
+    found = trace(lambda x, at: total(gather(x, at), dim=1), x, at, grad_y=torch.ones(1, 1))
     assert found.gradients["x"].tolist() == [[[1], [2]]]
     assert found.gradients["at"] is None
-    assert found.y.computed == "sum(gather1, keepdim=True)"
+    assert found.y.computed == "sum(gather1, dim=1)"
 
 
 def test_inputs_of_a_function_that_takes_any_number_are_counted():
-    found = trace(lambda *those: add(*those), torch.ones(1), torch.ones(1))
+    def both(*those):
+        return add(*those)
+
+    found = trace(both, torch.ones(1), torch.ones(1))
     assert list(found.nodes) == ["x1", "x2", "y"]
 
 
 def test_nothing_is_recorded_outside_of_a_trace():
     trace(lambda x: total(square(x)), torch.ones(2))
-    again = trace(lambda x: total(x), torch.ones(2))
+    again = trace(total, torch.ones(2))
     assert list(again.nodes) == ["x", "y"]
 
 

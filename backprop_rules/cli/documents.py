@@ -145,9 +145,8 @@ def _show_changes(name: str, old: str, new: str) -> None:
         typer.echo(f"{name}: new.")
         return
     found = changes(old, new)
-    typer.echo(
-        f"{name}: {report.counted(len(found), 'value')} changed" + (":" if found else ", only how it is written.")
-    )
+    rest = ":" if found else ", only how it is written."
+    typer.echo(f"{name}: {report.counted(len(found), 'value')} changed{rest}")
     for line in found[:SHOWN]:
         typer.echo(f"    {line}")
     if len(found) > SHOWN:

@@ -329,20 +329,25 @@ def derivation_explains_the_code() -> Seen:
 
 
 def updates_are_gradient_descent() -> Seen:
-    """Update as the code does, and by torch's own gradient descent, with the rate 2, so that nothing rounds."""
+    """Change the weights in either order, with the gradients of the old ones, and then with one formed between."""
 
-    def holds(w1: Tensor, w2: Tensor, g1: Tensor, g2: Tensor) -> bool:
-        leaves = [torch.nn.Parameter(w.clone()) for w in (w1, w2)]
-        for leaf, g in zip(leaves, (g1, g2), strict=True):
-            leaf.grad = g
-        torch.optim.SGD(leaves, lr=2).step()
-        w1, w2 = w1.clone(), w2.clone()
-        w1 -= 2 * g1
-        w2 -= 2 * g2
-        return w1.equal(leaves[0].data) and w2.equal(leaves[1].data)
+    def steps(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor, between: bool) -> tuple[Tensor, Tensor]:
+        g1, g2 = gradients(lambda w, v: loss(x, w, v, t), w1, w2)
+        first = w1 - g1
+        (late,) = gradients(lambda v: loss(x, first, v, t), w2)
+        return first, w2 - (late if between else g2)
 
-    found = counterexample(holds, w1="d h", w2="h k", g1="d h", g2="h k")
-    return Seen(found is None, None, f"torch.optim.SGD: {told(found)}")
+    def at_once(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
+        g1, g2 = gradients(lambda w, v: loss(x, w, v, t), w1, w2)
+        after = steps(x, w1, w2, t, between=False)
+        return after[0].equal(w1 - g1) and after[1].equal(w2 - g2)
+
+    def order_is_nothing(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
+        return all(map(torch.equal, steps(x, w1, w2, t, between=True), steps(x, w1, w2, t, between=False)))
+
+    right, late = counterexample(at_once, **TWO), counterexample(order_is_nothing, **TWO)
+    shown = f"the old gradients: {told(right)}; grad_w2 formed after w1 has changed: {told(late)}"
+    return Seen(right is None and late is not None, None, shown)
 
 
 def derivative_of_wx() -> Seen:
