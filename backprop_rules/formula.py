@@ -1,6 +1,7 @@
 """A formula in LaTeX, written for a terminal: in Unicode, with what has no letter there in words and parentheses."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
 TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[^\\]")
@@ -17,7 +18,8 @@ HALF = {("1", "2"): "½"}
 
 def plain(tex: str) -> str:
     r"""Return the formula in Unicode: \bar x as x̄, x^2 as x², \frac ab as a/b."""
-    return re.sub(r" *([,:]) *", r"\1 ", re.sub(" +", " ", _all(iter(TOKEN.findall(tex))))).replace("  ", " ").strip()
+    said = re.sub(" +", " ", _all(iter(TOKEN.findall(tex))))
+    return unicodedata.normalize("NFC", re.sub(r" *([,:]) *", r"\1 ", said)).strip()
 
 
 def _all(tokens: Iterator[str]) -> str:

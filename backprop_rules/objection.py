@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.enclosure import Enclosure
+from backprop_rules.formula import plain
 from backprop_rules.point import Point
 from backprop_rules.verdict import Verdict
 
@@ -72,7 +73,7 @@ class WrongGradient(AssertionError):
         lines += self._advice()
         lines += ["The smallest counterexample found:"]
         lines += [f"    {line}" for line in str(self.point).splitlines()]
-        lines += [f"The rule's formula: {rule.formula}"]
+        lines += [f"The rule's formula: {plain(rule.formula)}"]
         return "\n".join(lines)
 
 

@@ -32,7 +32,7 @@ def table(results: Sequence[RuleResult | ReplayResult]) -> Table:
 def _rows(result: RuleResult | ReplayResult) -> Iterable[tuple[str | Text, ...]]:
     seconds = f"{result.seconds:.2f} s"
     if isinstance(result, ReplayResult):
-        evidence = Text("wrong", style="bold red") if result.problem else "autograd, baseline"
+        evidence = Text("wrong", style="bold red") if result.problem else "autograd, certified, baseline"
         names = ", ".join(result.program.parameters)
         yield result.program.name, names, "replay", counted(result.steps, "step"), evidence, seconds
         return

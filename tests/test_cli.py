@@ -3,12 +3,15 @@
 import json
 import re
 import shutil
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from planted import PLANTED
 
 from backprop_rules import CATALOGUE, cli
+from backprop_rules.answers import Seen, claims
 from backprop_rules.documents import PROGRAMS
 from backprop_rules.documents.baselines import folder
 from backprop_rules.verify import devices_here
@@ -38,7 +41,9 @@ def test_verify_prints_a_row_for_each_gradient_and_exits_0(run):
     assert re.fullmatch(r"b +exact +10 +reverse, forward, central", lines[2].strip())
     assert re.fullmatch(r"a +bounded +10 +certified, reverse, \d+% proved", lines[3].strip())
     assert re.fullmatch(r"b +bounded +10 +certified, reverse, \d+% proved", lines[4].strip())
-    assert re.fullmatch(r"linear_model +w +replay +300 steps +autograd, baseline +\d+\.\d\d s", lines[5].strip())
+    assert re.fullmatch(
+        r"linear_model +w +replay +300 steps +autograd, certified, baseline +\d+\.\d\d s", lines[5].strip()
+    )
     assert re.fullmatch(r"1 rule, 20 points \(\d+\.\d ms a point\), 300 recorded steps: all right\. Seed 3\.", lines[6])
 
 
@@ -68,7 +73,7 @@ The smallest counterexample found:
     keepdim = False
     dtype = None
     grad_y = torch.tensor(1.0, dtype=torch.float64)
-The rule's formula: y_i = \\tfrac1n \\sum_{j=1}^n x_{ij}:\\quad \\bar x_{ij} = \\tfrac1n \\bar y_i
+The rule's formula: yᵢ = (1/n) Σⱼ₌₁ⁿ xᵢⱼ: x̄ᵢⱼ = (1/n) ȳᵢ
 """
     )
 
@@ -239,3 +244,91 @@ def test_a_test_run_leaves_the_baselines_alone(run, recorded):
     run("verify", *PROGRAMS)
     run("baselines", "check")
     assert before == {path.name: path.read_bytes() for path in recorded.iterdir()}
+
+
+def test_documents_settles_one_document_in_the_language_asked_for(run):
+    code, out, _ = run("documents", "two_layer_network.md", "--lang", "zh")
+    assert code == 0
+    assert "第 82 行  笔误  ∂loss/∂w2 = 2 × (ŷ − y) × h1ᵀ" in out
+    assert "two_layer_network.md：共 22 条论断" in out
+    assert out.endswith("每个判定都有证据支持。\n")
+
+
+def test_documents_as_json_is_an_array_of_every_claim(run):
+    code, out, _ = run("documents", "one_parameter_regression", "--output-format", "json")
+    found = json.loads(out)
+    assert code == 0
+    assert len(found) == len(claims("one_parameter_regression"))
+    assert all(claim["borne_out"] for claim in found)
+    (loss,) = [claim for claim in found if claim["id"] == "second_loss"]
+    assert (loss["lines"], loss["verdict"], loss["number"]) == ("124-127", "holds", "81/50")
+
+
+def test_documents_exits_1_where_a_verdict_is_no_longer_borne_out(run, monkeypatch):
+    claim = replace(claims("two_layer_network")[0], evidence=lambda: Seen(True, True, "seen otherwise"))
+    monkeypatch.setattr("backprop_rules.answers.report.claims", lambda document: (claim,))
+    code, out, _ = run("documents", "two_layer_network", "--lang", "en")
+    assert code == 1
+    assert "THE EVIDENCE FAILS: two_layer_network, line 12, derivation_explains_the_code" in out
+    assert out.endswith("Verdicts that are not borne out by their evidence: 1.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("documents", "linear"), "there is no document 'linear'. Did you mean 'linear_model'?"),
+        (("documents", "--lang", "fr"), "there is no language 'fr'. Known: en, zh."),
+        (("explain", "matmull"), "there is no rule 'matmull'. Did you mean 'matmul'?"),
+        (("trace", "linear"), "there is no program 'linear'. Did you mean 'linear_model'?"),
+        (("trace", "linear_model", "--step", "301"), "linear_model has 300 steps, and 301 is none of them."),
+    ],
+)
+def test_what_the_answer_key_does_not_have_is_a_usage_error(run, words, message):
+    code, out, err = run(*words)
+    assert code == 2
+    assert not out
+    assert message in err
+
+
+def test_explain_tells_the_choice_at_a_kink_and_the_mistake_of_the_document(run):
+    code, out, _ = run("explain", "clamp")
+    assert code == 0
+    for part in (
+        "y = min(max(x, a), b): x̄ = ȳ [a ≤ x ≤ b] [a < b]",
+        "∂L/∂x₃ = ȳ₃",
+        "def clamp(grad_y: Tensor, y: Tensor, x: Tensor, *, min: Number = None, max: Number = None) -> Tensor:",
+        "Each lies in the enclosure of the true gradient",
+        f"1 by this rule, 1 by torch {torch.__version__}",
+        "masked by the cotangent: the cotangent is clamped at zero where it should be masked by the input",
+    ):
+        assert part in out
+
+
+def test_explain_takes_a_rule_of_your_own(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "explained_rule.py").write_text(CUBE)
+    code, out, _ = run("explain", "cube", "--import", "explained_rule")
+    CATALOGUE.pop("cube", None)
+    assert code == 0
+    assert "y = x³: x̄ = 3 x² ȳ" in out
+    assert "∂L/∂x₁ = 3·ȳ₁·x₁^2" in out
+
+
+CUBE = '''
+from backprop_rules import Domain, rule
+
+@rule(forward=lambda x: x * x * x, definition=lambda x: x**3, domain=Domain("...", degree=3, power=3), saves="x",
+      formula=r"y = x^3:\\quad \\bar x = 3 x^2 \\bar y", source="any textbook")
+def cube(grad_y, y, x):
+    """The cube of x."""
+    return grad_y * (3 * x * x).conj()
+'''
+
+
+@pytest.mark.parametrize("kind", ["table", "mermaid", "dot", "json"])
+def test_trace_shows_the_graph_of_a_step(run, kind):
+    code, out, _ = run("trace", "two_layer_network", "--step", "2", "--output-format", kind)
+    assert code == 0
+    assert "clamp(hidden, min=0)" in out.replace("\n", " ") or ("= clamp(hidden," in out and kind == "table")
+    assert ("4 of 8 elements differ" in out) == (kind == "table")

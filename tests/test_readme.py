@@ -10,6 +10,7 @@ import pytest
 from plugin_words import LOADED
 
 from backprop_rules import CATALOGUE
+from backprop_rules.answers import DOCUMENTS, claims
 from backprop_rules.catalogue import CHAPTERS
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +43,7 @@ def test_the_wrong_cube_is_found_out_as_it_says(tmp_path):
 @pytest.mark.parametrize(
     "block",
     [b for b in BLOCKS if "@rule" not in b],
-    ids=["vjp", "my_relu", "any function", "MyExp", "pytest"],
+    ids=["vjp", "my_relu", "any function", "MyExp", "pytest", "trace"],
 )
 def test_the_programs_that_it_shows_run(tmp_path, block):
     (tmp_path / "test_program.py").write_text(block)
@@ -77,3 +78,33 @@ def test_its_table_of_chapters_is_the_catalogue():
         rules = ", ".join(f"`{rule}`" for rule in CATALOGUE.values() if rule.chapter == name)
         assert f"| {name.replace('_', ' ')} | {rules} |" in README
     assert f"a catalogue of {len(CATALOGUE)} handwritten backward rules" in README
+
+
+ANSWERS = {
+    "README.md": ("## The answer key", "en"),
+    "README.zh.md": ("## 标准答案", "zh"),
+}
+SHOWN = ("explain matmul", "trace linear_model")
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_excerpts_of_the_answer_key_are_what_the_commands_print(tmp_path, name):
+    begin, lang = ANSWERS[name]
+    text = (ROOT / name).read_text().partition(begin)[2].partition("\n## ")[0]
+    commands = (f"documents two_layer_network --lang {lang}", f"documents linear_model --lang {lang}")
+    two_layers, linear, explained, traced = re.findall(r"```text\n(.*?)\n```", text, re.DOTALL)
+    for excerpt, command in zip((two_layers, linear, explained, traced), (*commands, *SHOWN), strict=True):
+        done = run(tmp_path, "-m", "backprop_rules", *command.split())
+        assert done.returncode == 0, done.stderr
+        printed = "\n".join(line.rstrip() for line in done.stdout.splitlines())
+        for part in excerpt.split("\n…\n"):
+            assert part in printed, f"{command} does not print:\n{part}"
+
+
+def test_the_chinese_readme_counts_the_same_claims_and_runs():
+    count = sum(len(claims(document)) for document in DOCUMENTS)
+    chinese = (ROOT / "README.zh.md").read_text()
+    assert f"{count} in all" in README
+    assert f"共 {count} 条" in chinese
+    (program,) = re.findall(r"```python\n(.*?)```", chinese, re.DOTALL)
+    exec(compile(program, "README.zh.md", "exec"), {"print": lambda report: None})

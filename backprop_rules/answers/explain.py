@@ -32,6 +32,7 @@ SIZES = (2, 3)  # of the axes of the example in turn: different ones, so that no
 NUMBERS = (2.0, -1.0, 0.5, 3.0, -2.0, 1.0, -0.5, 4.0)
 SHOWN = 4  # elements that are written out; of the others it is said how many there are
 EXAMPLES = 30  # points drawn in search of each mistake
+OFTEN = 10  # times as many in search of a kink, where a point must have several numbers that are equal
 
 
 def example(rule: Rule) -> Point:
@@ -91,8 +92,8 @@ def derivation(point: Point) -> Iterator[str]:
     names = elements("y", point.y.shape)
     yield "Element by element:\n" + _few([f"{a} = {b}" for a, b in zip(names, found.outputs(), strict=True)])
     yield (
-        f"A number L depends on the primals through y alone. What arrives is ȳ = ∂L/∂y, of y's shape {y}. "
-        "An element of a primal\nmoves L through every element of y that it comes into: ∂L/∂x = Σ ȳᵢ · ∂yᵢ/∂x."
+        f"A number L depends on the primals through y alone. What arrives is ȳ = ∂L/∂y, of y's shape {y}.\n"
+        "An element of a primal moves L through every element of y that it comes into: ∂L/∂x = Σ ȳᵢ · ∂yᵢ/∂x."
     )
     for i in point.given:
         name, x = rule.primals[i], point.primals[i]
@@ -159,10 +160,10 @@ def one_element(point: Point) -> list[str]:
 def kinks(rule: Rule) -> Iterator[str]:
     """Yield each point without a derivative, the choice made there, who makes it, and the smallest example."""
     for convention in rule.conventions:
-        yield f"Where {convention.at}: {convention.value}."
+        yield f"Where {convention.at} the rule gives {convention.value}."
         yield f"    torch: {_who(convention.torch)} in reverse mode, {_who(convention.torch_forward)} in forward mode;"
         yield f"    the installed {torch.__version__} {_agrees(convention)}."
-        found = search(rule, partial(_stand_on, convention), EXAMPLES, dtypes=[torch.float64])
+        found = search(rule, partial(_stand_on, convention), OFTEN * EXAMPLES, dtypes=[torch.float64])
         if found is not None and found.primal is not None:
             yield f"    For {_given(found.point)} the gradient of {rule.primals[found.primal]} is"
             yield f"    {', '.join(_choices(found.point, found.primal))}."
@@ -176,10 +177,10 @@ def _stand_on(convention: Convention, point: Point) -> None:
 
 
 def _choices(point: Point, i: int) -> Iterator[str]:
-    answers = [("by this rule", point.gradients[i]), (f"torch {torch.__version__}", ReverseMode().gradients(point)[i])]
+    answers = [("this rule", point.gradients[i]), (f"torch {torch.__version__}", ReverseMode().gradients(point)[i])]
     theirs = asked_of_jax(point, i)
     answers += [(f"JAX {theirs[0]}", theirs[1])] if theirs else []
-    return (f"{text(gradient)} {who}" for who, gradient in answers if gradient is not None)
+    return (f"{text(gradient)} by {who}" for who, gradient in answers if gradient is not None)
 
 
 def _who(versions: str | None) -> str:

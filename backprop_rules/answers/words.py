@@ -27,7 +27,10 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "standstill": "From step {step} on nothing changes any more: there {update:.3g} is to be taken from {name} = "
         "{value!r}, which is no more than half of the distance to the next number, {half:.3g}.",
         "sound": "Every verdict is borne out by its evidence.",
-        "broken": "{count} verdicts are not borne out by their evidence.",
+        "loss": "loss",
+        "gradient of": "gradient of {parameter}",
+        "parameter": "parameter {parameter}",
+        "broken": "Verdicts that are not borne out by their evidence: {count}.",
     },
     "zh": {
         Verdict.HOLDS: "成立",
@@ -41,11 +44,14 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "count": "{document}：共 {claims} 条论断：{verdicts}。",
         "run": "{program}：以 {dtype} 运行 {steps} 步，与球算术的真实轨迹对照。",
         "true": "每个值都落在真实值的包围区间内。",
-        "gap": "{name} 的第 {element} 个元素：{found!r}；真实值在 [{lo!r}, {hi!r}] 之内，相差 {units:.3g} 个末位单位。",
+        "gap": "{name}，第 {element} 个元素：{found!r}；真实值在 [{lo!r}, {hi!r}] 之内，相差 {units:.3g} 个末位单位。",
         "lost": "{updates} 次更新中有 {count} 次没有改变任何数，第一次在第 {step} 步。",
         "standstill": "从第 {step} 步起不再有任何变化：应从 {name} = {value!r} 中减去 {update:.3g}，"
         "而它不超过到下一个浮点数距离的一半 {half:.3g}。",
         "sound": "每个判定都有证据支持。",
+        "loss": "损失",
+        "gradient of": "{parameter} 的梯度",
+        "parameter": "参数 {parameter}",
         "broken": "有 {count} 个判定得不到证据支持。",
     },
 }
@@ -66,9 +72,16 @@ def drift_told(drift: Drift, lang: str) -> list[str]:
     words = WORDS[lang]
     program = drift.program
     lines = [words["run"].format(program=program.name, steps=drift.steps, dtype=dtype_name(program.dtype))]
-    lines += [words["gap"].format(**vars(gap)) for gap in drift.gaps] or [words["true"]]
+    gaps = [words["gap"].format(**vars(gap) | {"name": value_named(gap.name, lang)}) for gap in drift.gaps]
+    lines += gaps or [words["true"]]
     if drift.lost:
         lines.append(words["lost"].format(count=drift.count, updates=drift.updates, step=drift.lost.step))
     if drift.standstill:
         lines.append(words["standstill"].format(**vars(drift.standstill)))
     return lines
+
+
+def value_named(name: str, lang: str) -> str:
+    """Return the name of a step's value: the loss, or the gradient of a parameter, or what the parameter is then."""
+    kind, _, parameter = name.rpartition(" ")
+    return WORDS[lang][kind or name].format(parameter=parameter)

@@ -214,9 +214,9 @@ def gradient_of_the_hidden_layer() -> Seen:
 def cotangent_clamped() -> Seen:
     """Find the smallest network whose gradient is another one, and try the mask in its place."""
     found, masked = where_it_differs(as_printed, ONE), where_it_differs(by_the_mask, TWO)
-    units = [one_unit(1, 1, 1, 2), one_unit(1, -1, 1, -1), *([found] if found else [])]
+    units = [one_unit(1, 1, 1, 2), one_unit(1, -1, 1, -1)]
     pairs = [(float(as_printed(**unit)), float(by_the_mask(**unit))) for unit in units]
-    as_told = pairs[:2] == [(0, -2), (2, 0)]
+    as_told = pairs == [(0, -2), (2, 0)]
     shown = "; ".join(f"{told(unit)}: printed {a:g}, gradient {b:g}" for unit, (a, b) in zip(units, pairs, strict=True))
     return Seen(found is None, masked is None and as_told, f"{shown}; mask: {told(masked)}")
 
