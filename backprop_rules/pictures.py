@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,19 +12,19 @@ from torch import Tensor
 
 from backprop_rules.tracing import Edge, Node, Trace
 
-# Of a local derivative with more entries than this only the size is written into a picture; JSON has all.
+LEGEND = (
+    "Values go from the top down, gradients from the bottom up: what leaves for a node arrives there, added up over "
+    "all rows. ⊙ multiplies element by element. A matrix, with a row for each element of the node, is multiplied from "
+    "the left by what arrives. A bar means the gradient: x̄ = ∂L/∂x."
+)
+# A local derivative with more entries than this is written into a picture as a formula; JSON has all.
 ENTRIES = 16
 
 
 def table(traced: Trace) -> Table:
-    """Return the graph as a table: a row for each node, and one for each way back from it.
-
-    A local derivative after ⊙ multiplies element by element; a matrix has a row for each element of the node
-    and a column for each element of the primal, and the gradient that arrives multiplies it from the left.
-    """
-    made = Table(title="the computation, from the inputs to the end; read the gradients from the bottom up")
-    made.add_column("node")
-    for column in ("value", "gradient that arrives", "to", "local derivative", "gradient that leaves"):
+    """Return the graph as a table: a row for each node, and one for each way back from it."""
+    made = Table(caption=LEGEND, caption_justify="left")
+    for column in ("node", "value", "gradient that arrives", "to", "local derivative", "gradient that leaves"):
         made.add_column(column, overflow="fold")
     for node in traced.nodes.values():
         first = [f"{node.name}\n= {node.computed}" if node.computed else node.name]
@@ -84,7 +85,7 @@ def as_json(traced: Trace) -> str:
 
 
 def local_derivative(edge: Edge) -> str:
-    """Return the local derivative: a number, ⊙ and a factor for each element, a matrix, or its size if it is large."""
+    """Return the local derivative: a number, ⊙ and a factor for each element, or the rule's formula and a matrix."""
     rows, columns = edge.jacobian.numel() // max(1, edge.gradient.numel()), edge.gradient.numel()
     matrix = edge.jacobian.reshape(rows, columns)
     if matrix.numel() == 1:
@@ -92,16 +93,25 @@ def local_derivative(edge: Edge) -> str:
     if rows == columns and matrix.equal(torch.diag(matrix.diagonal())):
         return f"⊙ {text(matrix.diagonal().reshape(edge.gradient.shape))}"
     if matrix.numel() <= ENTRIES:
-        return text(matrix)
-    return f"{rows} × {columns} matrix, {int((matrix != 0).sum())} entries not 0"
+        return f"{edge.formula}\n{text(matrix)}"
+    return edge.formula or f"{rows} × {columns} matrix, {int((matrix != 0).sum())} entries not 0"
 
 
 def text(x: Tensor) -> str:
-    """Return a tensor as nested lists of four digits, a row of a matrix to a line."""
+    """Return a tensor as nested lists of four digits, a row of a matrix to a line, its columns one under the other."""
+    return _text(x, 0 if x.ndim < 2 else max((len(_digits(v)) for v in x.flatten().tolist()), default=0))
+
+
+def _text(x: Tensor, width: int) -> str:
     if x.ndim == 0:
-        return _digits(x.item())
-    inner = [text(part) for part in x]
+        return _digits(x.item()).rjust(width)
+    inner = [_text(part, width) for part in x]
     return f"[{(', ' if x.ndim == 1 else ',' + chr(10) + ' ').join(inner)}]"
+
+
+def on_one_line(x: Tensor) -> str:
+    """Return a tensor as nested lists of four digits on one line."""
+    return re.sub(r"\s+", " ", text(x)).replace("[ ", "[")
 
 
 def numbers(x: Tensor) -> Any:
@@ -126,16 +136,18 @@ def _edges(traced: Trace) -> Iterator[tuple[str, Edge]]:
 
 def _words(node: Node) -> list[str]:
     head = f"{node.name} = {node.computed}" if node.computed else node.name
-    return [head, f"value {text(node.value)}", f"arrives {_arrived(node)}"]
+    arrived = "none" if node.arrives is None else on_one_line(node.arrives)
+    return [head, f"value {on_one_line(node.value)}", f"arrives {arrived}"]
 
 
 def _way(edge: Edge) -> list[str]:
-    return [f"local {local_derivative(edge)}", f"leaves {text(edge.gradient)}"]
+    local = re.sub(r"\s+", " ", local_derivative(edge)).replace("[ ", "[")
+    return [f"local {local}", f"leaves {on_one_line(edge.gradient)}"]
 
 
 def _quoted(words: str) -> str:
-    return '"' + words.replace('"', "#quot;").replace("\n", "") + '"'
+    return '"' + words.replace('"', "#quot;") + '"'
 
 
 def _escaped(words: list[str]) -> str:
-    return '"' + "\\n".join(word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "") for word in words) + '"'
+    return '"' + "\\n".join(word.replace("\\", "\\\\").replace('"', '\\"') for word in words) + '"'

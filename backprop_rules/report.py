@@ -106,8 +106,8 @@ def summary(results: Sequence[RuleResult | ReplayResult], seed: int) -> str:
     )
 
 
-def special_table(rule: Rule) -> Table:
-    """Return the gradients at special values, a row each."""
+def special_table(rule: Rule, remarkable: bool = False) -> Table:
+    """Return the gradients at special values, a row each; of the remarkable ones only, where torch gives another."""
     grid = Table(
         "rule",
         "params",
@@ -121,6 +121,8 @@ def special_table(rule: Rule) -> Table:
         header_style="bold",
     )
     for row in table_of_special_values(rule):
+        if remarkable and row.right and f"{row.gradient:.6g}" == f"{row.torchs:.6g}":
+            continue
         params = ", ".join(f"{name}={value}" for name, value in row.point.params.items())
         got = f"{row.gradient:.6g}" if row.right else Text(f"{row.gradient:.6g}, wrong", style="bold red")
         where = f"{row.at} = {row.value}"

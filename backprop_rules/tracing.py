@@ -14,17 +14,22 @@ import torch
 from torch import Tensor
 
 from backprop_rules.errors import InputError
+from backprop_rules.formula import plain
 from backprop_rules.rule import Application, Rule, recorded
 
 
 @dataclass(frozen=True, eq=False)
 class Edge:
-    """The way from a node to one of its primals: which primal of the rule, which node, what gradient goes along it."""
+    """The way from a node to one of its primals: which primal of the rule, which node, what gradient goes along it.
+
+    `jacobian` is the local derivative, of shape (*y.shape, *x.shape), and `formula` the rule's own for this primal.
+    """
 
     primal: str
     source: str
     gradient: Tensor
     jacobian: Tensor
+    formula: str
 
 
 @dataclass(eq=False)
@@ -33,7 +38,7 @@ class Node:
 
     `arrives` is the gradient of the end with respect to the value, the sum over all nodes that were made
     from it; None where the end does not depend on it. `edges` are the ways back to the primals, each with
-    the gradient that leaves along it and the local derivative: a Jacobian of shape (*y.shape, *x.shape).
+    the gradient that leaves along it and the local derivative.
     """
 
     name: str
@@ -199,9 +204,15 @@ def _through(node: Node, nodes: dict[str, Node]) -> None:
         source = node.sources[i] if i < len(node.sources) else None
         if gradient is None or source is None:
             continue
-        node.edges.append(Edge(rule.primals[i], source, gradient, jacobians[i]))
+        node.edges.append(Edge(rule.primals[i], source, gradient, jacobians[i], _formula(rule, i)))
         there = nodes[source]
         there.arrives = gradient if there.arrives is None else there.arrives + gradient
+
+
+def _formula(rule: Rule, i: int) -> str:
+    """Return the part of the rule's formula that is for this primal; nothing where the parts cannot be told apart."""
+    parts = plain(rule.formula).partition(": ")[2].split(", ")
+    return parts[rule.differentiable.index(i)] if len(parts) == len(rule.differentiable) else ""
 
 
 def _jacobians(rule: Rule, y: Tensor, primals: Sequence[Tensor | None], params: dict[str, Any]) -> list[Any]:

@@ -35,7 +35,7 @@ def test_the_example_has_numbers_of_the_domain_and_a_gradient_that_is_not_zero(r
     point = example(rule)
     assert any(bool((point.gradients[i] != 0).any()) for i in point.given)
     assert point.y.isfinite().all()
-    assert worked(point)[-1].startswith("Each lies in the enclosure")
+    assert worked(point)[-1].startswith("Checked: each lies in the proved enclosure")
 
 
 @every_rule
@@ -83,5 +83,5 @@ def test_each_mistake_is_shown_where_it_differs():
     assert len(set(names)) == len(names)
     assert {"sign", "factor 2", "cotangent ignored", "missing un-broadcast", "missing conjugate"} <= set(names)
     for one in told:
-        wrong, right = re.search(r"gives (.*), right is (.*) for \w+$", one).groups()
+        right, wrong = re.search(r"gradient of \w+: right (.*), with this mistake (.*)$", one).groups()
         assert wrong != right

@@ -23,14 +23,15 @@ from backprop_rules.formula import plain
 from backprop_rules.objection import WrongGradient
 from backprop_rules.oracles import ReverseMode
 from backprop_rules.oracles.certified import certify, enclosure
-from backprop_rules.pictures import text
+from backprop_rules.pictures import on_one_line, text
 from backprop_rules.point import Point
 from backprop_rules.rule import Convention, Rule, installed
 from backprop_rules.symbols import WrittenOut, elements, written
 
+LEGEND = "x̄ is ∂L/∂x for a number L, ȳ what arrives (grad_y in the code); * conjugates, ᴴ transposes and conjugates."
 SIZES = (2, 3)  # of the axes of the example in turn: different ones, so that nothing fits by accident
 NUMBERS = (2.0, -1.0, 0.5, 3.0, -2.0, 1.0, -0.5, 4.0)
-SHOWN = 4  # elements that are written out; of the others it is said how many there are
+SHOWN = 6  # elements that are written out; of the others it is said how many there are
 EXAMPLES = 30  # points drawn in search of each mistake
 OFTEN = 10  # times as many in search of a kink, where a point must have several numbers that are equal
 
@@ -70,12 +71,14 @@ def _numbers(shape: Any, values: list[float]) -> Tensor:
 def explained(rule: Rule) -> Iterator[str]:
     """Yield what there is to say of the rule, a section at a time."""
     point = example(rule)
-    yield f"{rule}: {rule.summary}\n    {plain(rule.formula)}\n    {rule.source}"
-    yield _section("Derivation", [f"{k}. {step}" for k, step in enumerate(derivation(point), 1)])
-    yield _section("The rule as code", _code(rule))
-    yield _section("The same in numbers, computed now in float64", worked(point))
+    yield f"{rule}: {rule.summary}\n    {plain(rule.formula)}\n    {rule.source}\n    {LEGEND}"
+    yield _section("In numbers, computed now in float64", worked(point))
     yield _section("One element", one_element(point))
-    yield _section("Kinks and conventions", list(kinks(rule)) or ["It has a derivative everywhere in its domain."])
+    steps = [f"{k}. {step}" for k, step in enumerate(derivation(point), 1)]
+    yield _section("Derivation, for these numbers: of a function with branches, the ones that they lie on", steps)
+    yield _section("The rule as code", _code(rule))
+    smooth = [f"{rule} has a derivative everywhere in its domain."]
+    yield _section("Kinks and conventions", list(kinks(rule)) or smooth)
 
 
 def _section(title: str, lines: list[str]) -> str:
@@ -93,15 +96,15 @@ def derivation(point: Point) -> Iterator[str]:
     yield "Element by element:\n" + _few([f"{a} = {b}" for a, b in zip(names, found.outputs(), strict=True)])
     yield (
         f"A number L depends on the primals through y alone. What arrives is ȳ = ∂L/∂y, of y's shape {y}.\n"
-        "An element of a primal moves L through every element of y that it comes into: ∂L/∂x = Σ ȳᵢ · ∂yᵢ/∂x."
+        "An element x of a primal moves L through every element of y that it comes into: ∂L/∂x = Σ ȳᵢ · ∂yᵢ/∂x."
     )
     for i in point.given:
         name, x = rule.primals[i], point.primals[i]
         assert x is not None
         lines = [f"∂L/∂{a} = {written(b)}" for a, b in zip(elements(name, x.shape), found.gradient(i), strict=True)]
         yield f"For {name}, a gradient of {name}'s shape {_shape(x)}:\n{_few(lines)}"
-    read = f"{', '.join(rule.saves)}" if rule.saves else "nothing but shapes"
-    yield f"All at once: {plain(rule.formula)}.\nOf the forward pass it reads {read}."
+    read = ", ".join(rule.saves) if rule.saves else "nothing but shapes"
+    yield f"All at once: {plain(rule.formula)}.\nThe backward needs {read} of the forward pass."
 
 
 def _code(rule: Rule) -> list[str]:
@@ -131,8 +134,8 @@ def worked(point: Point) -> list[str]:
         assert gradient is not None and ball is not None and radius is not None
         lines.append(_named(f"grad_{point.rule.primals[i]}", gradient))
         right &= enclosure(ball, radius, gradient).outside(gradient) is None
-    proof = "Each lies" if right else "NOT each lies"
-    return [*lines, f"{proof} in the enclosure of the true gradient, computed in ball arithmetic from the definition."]
+    outcome = "each lies" if right else "NOT each lies"
+    return [*lines, f"Checked: {outcome} in the proved enclosure of the true gradient (ball arithmetic)."]
 
 
 def _named(name: str, x: Tensor) -> str:
@@ -180,7 +183,7 @@ def _choices(point: Point, i: int) -> Iterator[str]:
     answers = [("this rule", point.gradients[i]), (f"torch {torch.__version__}", ReverseMode().gradients(point)[i])]
     theirs = asked_of_jax(point, i)
     answers += [(f"JAX {theirs[0]}", theirs[1])] if theirs else []
-    return (f"{text(gradient)} by {who}" for who, gradient in answers if gradient is not None)
+    return (f"{on_one_line(gradient)} by {who}" for who, gradient in answers if gradient is not None)
 
 
 def _who(versions: str | None) -> str:
@@ -198,24 +201,42 @@ def _agrees(convention: Convention) -> str:
 
 
 def mistakes(rule: Rule) -> Iterator[str]:
-    """Yield each mistake of the bank that can be made here, with the smallest example found that exposes it."""
-    for known in {known.name: known for known in BANK}.values():
-        found = search(rule, partial(_expose, known), EXAMPLES, dtypes=_widest(rule))
-        if found is not None and found.primal is not None:
-            yield f"\n    {known.name}: {known.words}\n" + "\n".join(f"        {line}" for line in _shown(known, found))
+    """Yield each mistake of the bank that can be made here, with the smallest example found that exposes it.
+
+    A point at a kink, where what is right is a choice, is taken only where no other shows the mistake, and a
+    complex one only where no real one does.
+    """
+    for known in _in_order():
+        for dtype, at_kinks in itertools.product(_widest(rule), (False, True) if rule.conventions else (True,)):
+            found = search(rule, partial(_expose, known, at_kinks), EXAMPLES, dtypes=[dtype])
+            if found is not None:
+                yield f"\n    {known.name}: {known.words}\n" + "\n".join(
+                    f"        {line}" for line in _shown(known, found)
+                )
+                break
+
+
+def _in_order() -> Iterator[Known]:
+    """Yield the mistakes of the bank, one of each name, the constant factors last."""
+    named: dict[str, Known] = {}
+    for known in BANK:
+        named.setdefault(known.name, known)
+    yield from sorted(named.values(), key=lambda known: known.name.startswith(("sign", "factor", "zero")))
 
 
 def _widest(rule: Rule) -> list[torch.dtype]:
     return [dtype for dtype in rule.domain.dtypes if dtype in (torch.float64, torch.complex128)]
 
 
-def _expose(known: Known, point: Point) -> None:
+def _expose(known: Known, at_kinks: bool, point: Point) -> None:
     """Raise WrongGradient where the mistake is farther from the right gradient than rounding can be."""
     radii = bounds(point, evaluations=2).gradients
     for i in point.given:
         case, radius = Case(point, i), radii[i]
         wrong = applies(known, case)
         if wrong is None or radius is None or not (case.right.isfinite().all() and wrong.isfinite().all()):
+            continue
+        if point.rule.conventions and not at_kinks and bool(case.at_kink.any()):
             continue
         if wrong.shape != case.right.shape or bool(((wrong - case.right).abs() > radius).any()):
             raise WrongGradient(point, known.name, i)
@@ -225,14 +246,18 @@ def _shown(known: Known, found: WrongGradient) -> Iterator[str]:
     point, i = found.point, found.primal
     assert i is not None
     case = Case(point, i)
-    yield _given(point)
     wrong = applies(known, case)
     assert wrong is not None
-    yield f"gives {text(wrong)}, right is {text(case.right)} for {point.rule.primals[i]}".replace("\n", "")
+    yield _given(point)
+    right, got = on_one_line(case.right), on_one_line(wrong)
+    if wrong.shape != case.right.shape:
+        right, got = f"{right} of shape {_shape(case.right)}", f"{got} of shape {_shape(wrong)}"
+    yield f"gradient of {point.rule.primals[i]}: right {right}, with this mistake {got}"
 
 
 def _given(point: Point) -> str:
     named = zip((*point.rule.primals, "grad_y"), (*point.primals, point.grad_y), strict=True)
-    given = [f"{name} = {text(x)}" for name, x in named if x is not None]
-    given += [f"{name} = {value}" for name, value in point.params.items() if value is not None]
-    return ", ".join(given).replace("\n", "")
+    given = [f"{name} = {on_one_line(x)}" for name, x in named if x is not None]
+    params = ((name, value) for name, value in point.params.items() if value is not None)
+    given += [f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}" for name, value in params]
+    return ", ".join(given)

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.padding import Padding
 
 from backprop_rules import pictures, report
@@ -17,7 +18,7 @@ from backprop_rules.answers.words import WORDS, language
 from backprop_rules.cli.app import WRONG, Baselines, Module, OutputFormat, app, console, import_module
 from backprop_rules.documents import PROGRAMS
 from backprop_rules.documents.baselines import changes, load, path_of, record, write
-from backprop_rules.documents.graph import graph_of
+from backprop_rules.documents.graph import Departure, graph_of
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.rule import find
 from backprop_rules.verify import verify_program
@@ -26,6 +27,7 @@ baselines_app = typer.Typer(help="The recorded training runs of the documents.",
 app.add_typer(baselines_app, name="baselines")
 
 Picture = StrEnum("Picture", ["table", "mermaid", "dot", "json"])
+WIDEST = 1000  # columns of a table that goes into a file
 SHOWN = 5  # changes of a baseline that are printed; of the others it is said how many there are
 Language = Annotated[str | None, typer.Option("--lang", help="en or zh; the locale's if it is not said.")]
 
@@ -71,8 +73,14 @@ def explain(
     rule = find(name)
     for section in explained(rule):
         typer.echo(section)
-    typer.echo("\nSpecial values")
-    console().print(Padding(report.special_table(rule), (0, 0, 0, 4)))
+    typer.echo(
+        f"\nSpecial values: zeros of either sign, infinities and NaN ('backprop-rules special {rule}' shows all)"
+    )
+    remarkable = report.special_table(rule, remarkable=True)
+    if remarkable.row_count:
+        console().print(Padding(remarkable, (0, 0, 0, 4)))
+    else:
+        typer.echo("    The gradient is the definition's limit, and torch's, at every one of them.")
     typer.echo("\nThe usual mistakes, each with the smallest example found that exposes it")
     for mistake in mistakes(rule):
         typer.echo(mistake)
@@ -89,9 +97,12 @@ def trace(
         raise unknown("program", name, PROGRAMS)
     found = graph_of(PROGRAMS[name], step)
     if output_format is Picture.table:
-        console().print(pictures.table(found.trace), highlight=False)
-        for line in found.remarks:
-            typer.echo(line)
+        out, grid = console(), pictures.table(found.trace)
+        if not out.is_terminal:  # a file is as wide as it must be
+            out.width = max(out.width, Console(width=WIDEST).measure(grid).maximum)
+        out.print(grid, highlight=False)
+        for one in found.departures:
+            typer.echo(_departed(one))
         return
     drawn: dict[Picture, Any] = {
         Picture.mermaid: pictures.mermaid,
@@ -99,6 +110,16 @@ def trace(
         Picture.json: pictures.as_json,
     }
     typer.echo(drawn[output_format](found.trace))
+
+
+def _departed(one: Departure) -> str:
+    count, numbers = int((one.printed != one.right).sum()), one.right.numel()
+    return (
+        f"\nThe lines of {one.document} give for {one.name}\n{pictures.text(one.printed)}\n"
+        f"but the gradient is\n{pictures.text(one.right)}\n"
+        f"{count} of {numbers} elements differ; the others may agree by chance. Compare each line of the document\n"
+        f"that goes back with the table, from the loss to {one.name}: the first that differs is wrong."
+    )
 
 
 @baselines_app.command("check")

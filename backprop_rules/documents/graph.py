@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from backprop_rules.documents import PROGRAMS
 from backprop_rules.documents.baselines import load, recorded_step
 from backprop_rules.documents.program import Program, Tensors
@@ -11,11 +13,21 @@ from backprop_rules.tracing import Trace, traced
 
 
 @dataclass(frozen=True)
+class Departure:
+    """A gradient that the document's own lines compute otherwise: its name, what they give, and what is right."""
+
+    document: str
+    name: str
+    printed: Tensor
+    right: Tensor
+
+
+@dataclass(frozen=True)
 class Graph:
-    """The graph of one step, and a remark for each gradient that the document computes otherwise."""
+    """The graph of one step, and each gradient that the document computes otherwise there."""
 
     trace: Trace
-    remarks: tuple[str, ...]
+    departures: tuple[Departure, ...]
 
 
 def graph_of(program: Program, step: int) -> Graph:
@@ -30,17 +42,12 @@ def graph_of(program: Program, step: int) -> Graph:
     parameters = {name: before[name] for name in program.parameters}
     found = traced(program.forward, {**sample, **parameters})
     alike = [other for other in PROGRAMS.values() if other.document == program.document]
-    return Graph(found, tuple(line for other in alike for line in _remarks(other, found, parameters, sample)))
+    return Graph(found, tuple(one for other in alike for one in _departures(other, found, parameters, sample)))
 
 
-def _remarks(program: Program, found: Trace, parameters: Tensors, sample: Tensors) -> Iterator[str]:
-    """Say of each gradient that the document's program computes wrongly what it is, and what it should be."""
+def _departures(program: Program, found: Trace, parameters: Tensors, sample: Tensors) -> Iterator[Departure]:
     gradients = program.step(parameters, sample).gradients if program.wrong else {}
     for name in program.wrong:
-        wrong, right = gradients[name], found.gradients[name]
+        right = found.gradients[name]
         assert right is not None
-        count = int((wrong != right).sum())
-        yield (
-            f"The lines of {program.document} give for {name}\n{wrong.tolist()}\nin the place of\n{right.tolist()}: "
-            f"{count} of {right.numel()} elements differ. Follow the ways back to {name}, line by line."
-        )
+        yield Departure(program.document, name, gradients[name], right)

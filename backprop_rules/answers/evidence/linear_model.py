@@ -37,10 +37,10 @@ def count(sizes: tuple[int, ...], bias: bool = False) -> int:
     return sum(p.numel() for layer in layers for p in layer.parameters())
 
 
-def whole_weights(sizes: tuple[int, ...]) -> Weights:
-    """Return a matrix of whole numbers from -3 to 3 for each layer, the same in every run."""
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randint(-3, 4, (m, n), generator=generator).double() for n, m in pairwise(sizes)]
+def whole_weights(sizes: tuple[int, ...], most: int = 3) -> Weights:
+    """Return a matrix of whole numbers from -most to most for each layer, the same in every run."""
+    generator = torch.Generator().manual_seed(466)
+    return [torch.randint(-most, most + 1, (m, n), generator=generator).double() for n, m in pairwise(sizes)]
 
 
 def through(x: Tensor, weights: Weights) -> Tensor:
@@ -50,21 +50,47 @@ def through(x: Tensor, weights: Weights) -> Tensor:
     return x
 
 
+def along(t: Tensor, nodes: int, *axes: int) -> Tensor:
+    """Give each layer of nodes an axis, and lay the tensor along these."""
+    return t.reshape([t.shape[axes.index(k)] if k in axes else 1 for k in range(nodes)])
+
+
 def path_sums(x: Tensor, weights: Weights, grad_y: Tensor) -> Weights:
     """Return each weight's gradient as a sum over all the paths through it, each a product written out."""
     nodes = len(weights) + 1
-
-    def along(t: Tensor, *axes: int) -> Tensor:
-        return t.reshape([t.shape[axes.index(k)] if k in axes else 1 for k in range(nodes)])
-
-    factors = [along(w.T, k, k + 1) for k, w in enumerate(weights)]
+    factors = [along(w.T, nodes, k, k + 1) for k, w in enumerate(weights)]
     found = []
-    for k, w in enumerate(weights):
-        product = along(x, 0) * along(grad_y, nodes - 1) * torch.ones_like(along(w.T, k, k + 1))
+    for k in range(len(weights)):
+        product = along(x, nodes, 0) * along(grad_y, nodes, nodes - 1) * torch.ones_like(factors[k])
         for other in factors[:k] + factors[k + 1 :]:
             product = product * other
         found.append(product.sum([axis for axis in range(nodes) if axis not in (k, k + 1)]).T)
     return found
+
+
+def squares(x: Tensor, weights: Weights) -> Tensor:
+    """Return what the layers make of the input with f(z) = z² after each."""
+    for w in weights:
+        x = (w @ x) ** 2
+    return x
+
+
+def path_sums_with_squares(x: Tensor, weights: Weights, grad_y: Tensor) -> tuple[Weights, list[int]]:
+    """Return the gradients with f(z) = z² after each layer, again as sums, and how many products each layer's have.
+
+    A product is the output of the node before the weight, the f′ = 2z of each node after it, and the weights between.
+    """
+    nodes, found, counts = len(weights) + 1, [], []
+    for k in range(len(weights)):
+        before = squares(x, weights[:k])
+        product = along(before, nodes, k) * along(grad_y, nodes, nodes - 1)
+        for m in range(k, len(weights)):
+            product = product * along(2 * (weights[m] @ squares(x, weights[:m])), nodes, m + 1)
+            if m > k:
+                product = product * along(weights[m].T, nodes, m, m + 1)
+        counts.append(product.numel())
+        found.append(product.sum([axis for axis in range(nodes) if axis not in (k, k + 1)]).T)
+    return found, counts
 
 
 # The document's program.
@@ -167,22 +193,25 @@ def one_weight_is_a_network() -> Seen:
 
 
 def training_updates_the_weight() -> Seen:
-    """Train torch's layer with all the samples, and list what differs afterwards."""
-    layer, (x, y) = torch.nn.Linear(1, 1, bias=False), torch.tensor(SAMPLES).T[:, :, None]
+    """Train torch's layer with samples that ask for a gradient, too, and list what differs afterwards."""
+    layer = torch.nn.Linear(1, 1, bias=False)
+    x, y = (t.clone().requires_grad_() for t in torch.tensor(SAMPLES).T[:, :, None])
     layer.weight.data.fill_(1)
 
     def values() -> dict[str, Tensor]:
-        return {"ω": layer.weight.detach().clone(), "x": x.clone(), "y": y.clone()}
+        return {name: t.detach().clone() for name, t in (("ω", layer.weight), ("x", x), ("y", y))}
 
     before = values()
     for _ in range(EPOCHS):
         backward(((layer(x) - y) ** 2).sum())
-        step(layer.weight)
+        for parameter in layer.parameters():
+            step(parameter)
         layer.zero_grad()
     after = values()
     changed = [name for name in before if not before[name].equal(after[name])]
+    asked = [bool(grad(t).any()) for t in (x, y)]
     shown = f"x, y = {as_code(x[:, 0])}, {as_code(y[:, 0])}: ω = {layer.weight.item()}"
-    return Seen(changed == ["ω"], None, f"{shown}; {as_code(changed)} != {as_code(list(before))}")
+    return Seen(changed == ["ω"] and all(asked), None, f"{shown}; {as_code(changed)} != {as_code(list(before))}")
 
 
 def the_update_follows_the_loss() -> Seen:
@@ -201,14 +230,17 @@ def the_update_follows_the_loss() -> Seen:
 
 
 def complex_models_take_more_work() -> Seen:
-    """Count the products that ŷ is a sum of, when it is written out: the paths from the inputs to the outputs."""
+    """Count the products that an output, and its derivative for a weight of the first layer, are sums of."""
 
-    def paths(sizes: tuple[int, ...]) -> int:
-        ones = [torch.ones_like(w) for w in whole_weights(sizes)]
-        return int(through(torch.ones(sizes[0], dtype=torch.float64), ones).sum())
+    def products(sizes: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        ones, x = [torch.ones_like(w) for w in whole_weights(sizes)], torch.ones(sizes[0], dtype=torch.float64)
+        derivatives = jacobian(lambda first: through(x, [first, *ones[1:]]), ones[0])
+        return [int(n) for n in through(x, ones)], sorted({int(n) for n in derivatives.flatten()})
 
-    one, many = paths((1, 1)), paths(SIZES)
-    return Seen(one == 1 and many / one > count(SIZES) / count((1, 1)), None, f"(1, 1): {one}; {SIZES}: {many}")
+    one, many = products((1, 1)), products(SIZES)
+    more_than_weights = min(many[1]) > count(SIZES) / count((1, 1))
+    simple = one == ([1], [1])
+    return Seen(simple and more_than_weights, None, f"ŷ, ∂ŷ/∂W₁: (1, 1): {one}; {SIZES}: {many}")
 
 
 def each_node_is_a_neuron() -> Seen:
@@ -255,21 +287,28 @@ def weights_of_the_third_gap(number: Fraction) -> Seen:
 
 
 def weights_in_all(number: Fraction) -> Seen:
-    """Count what torch's layers of these sizes learn, with biases and without."""
-    biased, bare = count(SIZES, bias=True), count(SIZES)
-    return Seen(biased == number, bare == number, f"{SIZES}: bias=True {biased}, bias=False {bare}")
+    """Count what torch's layers of these sizes learn, without biases and with one for each node after the input."""
+    bare, biased = count(SIZES), count(SIZES, bias=True)
+    shown = f"{SIZES}: bias=False {bare}, bias=True {biased}"
+    return Seen(bare == number and biased == bare + sum(SIZES[1:]), None, shown)
 
 
 def expressions_cannot_do_it() -> Seen:
-    """Write all 193 gradients as sums over paths, and hold them against a sweep backwards."""
-    weights = whole_weights(SIZES)
+    """Write all 193 gradients as sums over paths, and hold them against a sweep backwards; once more with f(z) = z²."""
+    weights, small = whole_weights(SIZES), whole_weights(SIZES, 1)
     x, grad_y = (torch.arange(1, n + 1, dtype=torch.float64) for n in (SIZES[0], SIZES[-1]))
-    swept = gradients(lambda *ws: through(x, list(ws)), *weights, grad_y=grad_y)
-    written = path_sums(x, weights, grad_y)
-    same = sum(int((a == b).sum()) for a, b in zip(swept, written, strict=True))
-    between = torch.Size(SIZES[1:-1]).numel()
-    shown = f"{same} of {count(SIZES)} gradients equal, from {between} * 5 * 5 = {torch.Size(SIZES).numel()} paths"
-    return Seen(same < count(SIZES), same == count(SIZES), shown)
+    signs = torch.tensor([1, -1, 1, -1, 1], dtype=torch.float64)  # with these, squares of squares stay exact
+
+    def same(written: Weights, swept: tuple[Tensor, ...]) -> int:
+        return sum(int((a == b).sum()) for a, b in zip(written, swept, strict=True))
+
+    linear = same(path_sums(x, weights, grad_y), gradients(lambda *ws: through(x, list(ws)), *weights, grad_y=grad_y))
+    written, products = path_sums_with_squares(signs, small, grad_y)
+    bent = same(written, gradients(lambda *ws: squares(signs, list(ws)), *small, grad_y=grad_y))
+    between, paths = torch.Size(SIZES[1:-1]).numel(), torch.Size(SIZES).numel()
+    shown = f"{linear} of {count(SIZES)} gradients equal, from {between} * 5 * 5 = {paths} paths"
+    every = linear == bent == count(SIZES) and max(products) == paths
+    return Seen(linear < count(SIZES), every, f"{shown}; f(z) = z**2: {bent}, from {products}")
 
 
 # Lines 41 to 63: the graph of two layers, and what lies between them.
@@ -278,24 +317,6 @@ def expressions_cannot_do_it() -> Seen:
 def two_layers(x: Tensor, v: Tensor, b: Tensor, w: Tensor, c: Tensor) -> Tensor:
     """Return W₂(W₁X + b₁) + b₂, an operation at a time."""
     return w @ (v @ x + b) + c
-
-
-def green_modules() -> Seen:
-    """Read the green modules as operations, and as layers: all that is written agrees with both."""
-
-    def by_layers(x: Tensor, v: Tensor, b: Tensor, w: Tensor, c: Tensor) -> Tensor:
-        return torch.addmm(c, w, torch.addmm(b, v, x))
-
-    asked = [torch.ones(2, 2, dtype=torch.float64, requires_grad=True) for _ in range(5)]
-    found = [reading(*asked) for reading in (two_layers, by_layers)]
-    same = found[0].equal(found[1]) and all(
-        a.equal(b)
-        for a, b in zip(
-            gradients(two_layers, *asked, grad_y=asked[0]), gradients(by_layers, *asked, grad_y=asked[0]), strict=True
-        )
-    )
-    modules = [[name for name in names(y) if name.startswith(("Mm", "Add"))] for y in found]
-    return Seen(None, same and len(modules[0]) != len(modules[1]), "; ".join(map(as_code, modules)))
 
 
 def mm_is_the_matrix_product() -> Seen:
@@ -313,9 +334,15 @@ def mm_is_the_matrix_product() -> Seen:
 
 
 def mm_and_add_can_be_differentiated() -> Seen:
-    """Verify the rules of both against every oracle."""
-    outcomes = [verified(rule) for rule in (matmul, add)]
-    return Seen(all(right for right, _ in outcomes), None, "; ".join(how for _, how in outcomes))
+    """Verify the rules of both against every oracle, and differentiate a sum with a b for every column."""
+
+    def holds(y: Tensor, b: Tensor, g: Tensor) -> bool:
+        grad_y, grad_b = gradients(lambda y, b: y + b, y, b, grad_y=g)
+        return grad_y.equal(g) and grad_b.equal(g.sum(1, keepdim=True))
+
+    outcomes, found = [verified(rule) for rule in (matmul, add)], counterexample(holds, y="k n", b="k 1", g="k n")
+    shown = "; ".join([how for _, how in outcomes] + [f"∂/∂b of Y + b == gY.sum(1): {told(found)}"])
+    return Seen(all(right for right, _ in outcomes) and found is None, None, shown)
 
 
 def two_linear_layers_are_one() -> Seen:
@@ -359,7 +386,10 @@ def a_nonlinear_function_prevents_it() -> Seen:
         y = [(2 * f(x) + 1).item() for x in (-a, zero, a, 2 * a)]
         sums[name] = [y[0] + y[3], y[1] + y[2]]
     bent = [name for name, (left, right) in sums.items() if left != right]
-    return Seen(bent == ["sigmoid", "tanh", "relu"], None, f"y(-a) + y(2a), y(0) + y(a): {sums}")
+    w = torch.tensor([[1.0, -1.0]], dtype=torch.float64)  # W₂, and as a column W₁
+    straight = counterexample(lambda x: (w @ torch.relu(w.T @ x)).equal(x), x="1 n")
+    shown = f"y(-a) + y(2a), y(0) + y(a): {sums}; relu(x) - relu(-x) == x: {told(straight)}"
+    return Seen(straight is not None, bent == ["sigmoid", "tanh", "relu"], shown)
 
 
 def a_function_in_every_layer() -> Seen:
@@ -427,21 +457,25 @@ def forward_computes_the_derivatives() -> Seen:
     saves_derivatives = [set(derivatives[f](3, 2)) <= set(saved) for f, (saved, _) in found.items()]
     saves_operands = [sorted(saved) == [2, 3] for saved, _ in found.values()]
     formed_later = [late == derivatives[f](6, 4) for f, (_, late) in found.items()]
+    with_float = [v.item() for v in kept((3.0 * scalar(2.0)).grad_fn).values() if isinstance(v, Tensor)]
     saved, late = found[torch.div]
     shown = f"div(3, 2): {as_code(saved)}, ∂z/∂x, ∂z/∂ω = {derivatives[torch.div](3, 2)}; div(6, 4): {late}"
-    return Seen(all(saves_derivatives), all(saves_operands + formed_later), shown)
+    amended = all(saves_operands + formed_later) and with_float == [3]
+    return Seen(all(saves_derivatives), amended, f"{shown}; x * w, x = 3.0: {as_code(with_float)}")
 
 
 def kept_in_x_and_w() -> Seen:
-    """Look at x and ω after the forward computation, and at the node of z."""
+    """Look at x and ω after a product and a quotient, and at the nodes of the two."""
     x, w = scalar(3.0), scalar(2.0)
-    z = x / w
+    product, quotient = kept((x * w).grad_fn), kept((x / w).grad_fn)
     in_variables = [x.grad, w.grad, *vars(x).values(), *vars(w).values()]
-    in_node = kept(z.grad_fn)
-    del x, w
-    held = sorted(value.item() for value in in_node.values())
-    shown = f"x.grad, w.grad = {in_variables}; z.grad_fn: {', '.join(in_node)} = {as_code(held)}"
-    return Seen(any(value is not None for value in in_variables), held == [2, 3], shown)
+    themselves = [any(value is operand for value in product.values()) for operand in (x, w)]
+    held = [sorted(value.item() for value in node.values()) for node in (product, quotient)]
+    shown = (
+        f"x.grad, w.grad = {in_variables}; (x * w).grad_fn: {', '.join(product)} = {as_code(held[0])}, is {themselves}"
+    )
+    found = held == [[2, 3], [2, 3]] and all(themselves)
+    return Seen(any(value is not None for value in in_variables), found, shown)
 
 
 def the_next_neuron_hands_it_back() -> Seen:
@@ -475,19 +509,24 @@ def name_of_what_arrives() -> Seen:
 
 
 def products_are_the_gradients() -> Seen:
-    """Let x enter several neurons; take each neuron's product for ∂loss/∂x, and the sum of them all."""
+    """Let x enter several neurons, then ω several; take each product for the gradient, and the sum of them all."""
 
-    def with_products(together: bool, size: str) -> dict[str, Tensor] | None:
+    def with_products(together: bool, x: str, w: str) -> dict[str, Tensor] | None:
         def holds(x: Tensor, w: Tensor, y: Tensor) -> bool:
-            grad_x, grad_w = gradients(lambda x, w: ((x * w - y) ** 2).sum(), x, w)
+            found = gradients(lambda x, w: ((x * w - y) ** 2).sum(), x, w)
             (grad_z,) = gradients(lambda z: ((z - y) ** 2).sum(), x * w)
-            for_x = (grad_z * w).sum() if together else grad_z * w
-            return bool((for_x == grad_x).all()) and grad_w.equal(grad_z * x)
+            products = [grad_z * w, grad_z * x]
+            if together:
+                products = [p.sum_to_size(g.shape) for p, g in zip(products, found, strict=True)]
+            return all(bool((p == g).all()) for p, g in zip(products, found, strict=True))
 
-        return counterexample(holds, x="1", w=size, y=size)
+        return counterexample(holds, x=x, w=w, y=w if x == "1" else x)
 
-    each, summed = with_products(False, "2"), with_products(True, "k")
-    return Seen(each is None, summed is None, f"∂loss/∂z[k] * w[k]: {told(each)}; .sum(): {told(summed)}")
+    each = [with_products(False, "1", "2"), with_products(False, "2", "1")]
+    right = [with_products(True, "1", "k"), with_products(True, "k", "1"), with_products(False, "1", "1")]
+    amended = all(found is None for found in right) and all(found is not None for found in each)
+    shown = f"∂loss/∂z * w: {told(each[0])}; ∂loss/∂z * x: {told(each[1])}; .sum(): {told(right[0] or right[1])}"
+    return Seen(all(found is None for found in each), amended, shown)
 
 
 def the_weight_is_adjusted_by_that_gradient() -> Seen:
@@ -564,6 +603,14 @@ def operations_build_the_graph() -> Seen:
     return Seen(all(recorded.values()), list(recorded.values()) == [False, True, False, False], str(recorded))
 
 
+def the_samples_lie_on_a_line() -> Seen:
+    """Find for each sample the weight at which its loss is 0, and compute the program's loss there."""
+    roots = {Fraction(y) / Fraction(x) for x, y in SAMPLES}
+    losses = [loss(weight(float(root)), x, y).item() for root in roots for x, y in SAMPLES]
+    shown = f"y / x = {', '.join(map(str, roots))}: {as_code(losses)}"
+    return Seen(roots == {2} and losses == [0] * len(SAMPLES), None, shown)
+
+
 def value_of_the_weight_is_set() -> Seen:
     """Make the document's tensor."""
     w = torch.Tensor([1.0])
@@ -598,10 +645,37 @@ def x_becomes_a_tensor() -> Seen:
     return Seen(isinstance(x, Tensor), inner == [(x, 0, False)] and y.dtype is torch.float32, shown)
 
 
+def loss_is_the_squared_error() -> Seen:
+    """Hold the loss against torch's mean squared error of one sample, and its derivative against 2x(xω - y)."""
+
+    def holds(w: Tensor, x: Tensor, y: Tensor) -> bool:
+        value = loss(w, x.item(), y.item())
+        (grad_w,) = gradients(lambda v: loss(v, x.item(), y.item()), w)
+        return value.item() == torch.nn.functional.mse_loss(w * x, y).item() and grad_w.equal(2 * x * (x * w - y))
+
+    found = counterexample(holds, w="1", x="1", y="1")
+    return Seen(found is None, None, f"loss == mse_loss(x * w, y), ∂loss/∂w == 2 * x * (x * w - y): {told(found)}")
+
+
 def prediction_before_training() -> Seen:
     """Predict with the weight that training begins with."""
     found = (4 * weight()).item()
     return Seen(found == 4, None, f"{found}")
+
+
+def a_hundred_epochs() -> Seen:
+    """Train as the document does, and find the last step that changes the weight."""
+    weights = [1.0]
+
+    def noted(w: Tensor) -> None:
+        step(w)
+        weights.append(w.item())
+
+    trained(noted)
+    changing = [k for k, (before, after) in enumerate(pairwise(weights), 1) if before != after]
+    steps, epochs = len(weights) - 1, -(-changing[-1] // len(SAMPLES))
+    shown = f"{steps} steps, the last that changes w: {changing[-1]}, in epoch {epochs}; w = {weights[-1]}"
+    return Seen(steps == 300 and epochs == 50, None, shown)
 
 
 def a_new_graph_at_every_call() -> Seen:
@@ -675,6 +749,32 @@ def data_is_the_only_way() -> Seen:
     return Seen(not any(same), all(same), f"data: {expected.item()}; no_grad, detach: {[w.item() for w in others]}")
 
 
+def shrinks_by(w: Fraction, rate: Fraction) -> Fraction:
+    """Return what one epoch multiplies 2 - w by, computed in fractions."""
+    before = 2 - w
+    for x, y in SAMPLES:
+        w -= rate * 2 * Fraction(x) * (Fraction(x) * w - Fraction(y))
+    return (2 - w) / before
+
+
+STARTS = [Fraction(start) for start in ("1", "0", "-7/3", "1.999")]
+
+
+def the_step_is_small_enough() -> Seen:
+    """Take the program's first step; then an epoch in fractions, with 0.01 and with 0.25."""
+    w = weight()
+    backward(loss(w, *SAMPLES[0]))
+    step(w)
+    small, large = ({shrinks_by(start, Fraction(rate)) for start in STARTS} for rate in ("0.01", "0.25"))
+    by_samples = Fraction(1)
+    for x, _ in SAMPLES:
+        by_samples *= 1 - 2 * Fraction("0.01") * Fraction(x) ** 2
+    nearer = small == {by_samples} == {Fraction("0.739312")} and large == {Fraction("1.75")}
+    factors = [", ".join(map(str, found)) for found in (small, large)]
+    shown = f"w = 1 → {w.item()}, w.grad = {as_code(w.grad)}; 0.01: 2 - w ← {factors[0]} * (2 - w); 0.25: {factors[1]}"
+    return Seen(w.data.equal(torch.Tensor([1.02])) and grad(w).item() == -2 and nearer, None, shown)
+
+
 def zero_clears_the_gradient() -> Seen:
     """Clear the gradient once; train with clearing, and without."""
     w = weight()
@@ -708,14 +808,7 @@ def the_progress_printed() -> Seen:
 
 def prediction_after_training() -> Seen:
     """Train in float32, then longer; and once through the samples in fractions, from several weights."""
-
-    def shrinks_by(w: Fraction) -> Fraction:
-        before = 2 - w
-        for x in (1, 2, 3):
-            w -= Fraction(1, 100) * 2 * x * (x * w - 2 * x)
-        return (2 - w) / before
-
-    factors = {shrinks_by(Fraction(start)) for start in ("1", "0", "-7/3", "1.999")}
+    factors = {shrinks_by(start, Fraction("0.01")) for start in STARTS}
     w, longer = trained(), trained(epochs=2 * EPOCHS)
     nearer = factors == {Fraction("0.98") * Fraction("0.92") * Fraction("0.82")} and 0 < max(factors) < 1
     stops = w.equal(longer) and w.item() == 1.9999996423721313 and (4 * w).item() == 7.999998569488525

@@ -4,7 +4,9 @@ Derivatives come from exact differences, or from torch's autograd; the document'
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -24,8 +26,9 @@ CASES = {
 }
 ONE = torch.ones(1, 1, dtype=torch.float64)
 STEP = 2.0**-10  # a slight change; a power of two, so that nothing rounds
-LISTED = ("∂L/∂x_1", "∂L/∂x_2", "∂L/∂x_3", "∂L/∂x_4")  # line 30
+LISTED = (1, 2, 3, 4)  # the indices of line 30
 PRINTED = (("11", "21", "31", "41"), ("12", "22", "32", "42"))  # the indices of line 60
+TRIED = range(1, 7)  # the sizes among which those of the document are looked for
 
 
 def example(case: str) -> dict[str, Tensor]:
@@ -69,7 +72,7 @@ def slopes(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
 
 
 def loss(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
-    """Return an L with this derivative for y."""
+    """Return an L that has this derivative with respect to y."""
     return (grad_y * (x @ w)).sum((-2, -1))
 
 
@@ -96,15 +99,44 @@ def together(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
     return (both - alone).reshape(x.numel(), *w.shape)
 
 
+def together_in_y(x: Tensor, w: Tensor) -> Tensor:
+    """Return what 1 more of both does to y beyond what each does alone, for each element of x, of W and of y."""
+    xs, ws = x + units(x), w + units(w)
+    both = xs.unsqueeze(1) @ ws
+    alone = (xs @ w).unsqueeze(1) + x @ ws - x @ w
+    return (both - alone).reshape(x.numel(), *w.shape, -1)
+
+
 def row_of_sums(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
-    """Return the four sums of line 57."""
-    (g1, g2), rows = grad_y[0], w
-    return torch.stack([g1 * wi1 + g2 * wi2 for wi1, wi2 in rows]).unsqueeze(0)
+    """Return the four sums of line 57, by the indices printed there."""
+    return torch.stack([grad_y[0, 0] * w[i - 1, 0] + grad_y[0, 1] * w[i - 1, 1] for i in LISTED]).unsqueeze(0)
+
+
+def products(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
+    """Return the matrix of lines 69 to 74, by the indices printed there."""
+    return torch.stack([torch.stack([grad_y[0, j] * x[0, i - 1] for j in (0, 1)]) for i in LISTED])
 
 
 def printed_matrix(w: Tensor) -> Tensor:
     """Return the matrix of line 60, element by element."""
     return torch.stack([torch.stack([w[int(ij[0]) - 1, int(ij[1]) - 1] for ij in row]) for row in PRINTED])
+
+
+def numbered(d: int, h: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x, W and ∂L/∂y of these sizes, counting up from 1, with no element twice in one of them."""
+    shapes = ((1, d), (d, h), (1, h))
+    x, w, grad_y = (torch.arange(1.0, 1 + n * k, dtype=torch.float64).reshape(n, k) for n, k in shapes)
+    return x, w, grad_y
+
+
+def sizes_that_fit(formulas: Callable[..., bool], letters: int) -> list[tuple[int, ...]]:
+    """Return the sizes, out of those tried, with which the formulas can be computed and are true."""
+    found = []
+    for sizes in product(TRIED, repeat=letters):
+        with suppress(IndexError, RuntimeError):
+            if formulas(*sizes):
+                found.append(sizes)
+    return found
 
 
 # ---- Two ways, and the core idea
@@ -142,19 +174,25 @@ def effect_of_a_slight_change() -> Seen:
 
 
 def sizes_in_the_scalar_picture() -> Seen:
-    """Read x and W as a row and a column, and as vectors that are neither: y is one number both times."""
-    row, column = torch.ones(1, 4), torch.ones(4, 1)
-    readings = [(row, column), (row[0], column[:, 0])]
-    fits = all((x @ w).numel() == 1 and x.numel() == len(LISTED) for x, w in readings)
-    shapes = [tuple((x @ w).shape) for x, w in readings]
-    return Seen(None, fits and shapes[0] != shapes[1], f"y.shape: {shapes[0]}, {shapes[1]}")
+    """Read y as a matrix of size (1, 1) and as a number without axes: −Wᵀ and −xᵀ come out both times."""
+    x, w, _ = example("scalar").values()
+    readings: list[Callable[[Tensor, Tensor], Tensor]] = [torch.matmul, lambda x, w: (x @ w).squeeze()]
+    values = [y(x, w) for y in readings]
+    found = [gradients(y, x, w, grad_y=-torch.ones_like(value)) for y, value in zip(readings, values, strict=True)]
+    fits = all(grad_x.equal(-w.T) and grad_w.equal(-x.T) for grad_x, grad_w in found)
+    shapes = [tuple(value.shape) for value in values]
+    return Seen(None, fits and shapes == [(1, 1), ()], f"y.shape: {shapes[0]}, {shapes[1]}; {told({'x': x, 'w': w})}")
 
 
 def size_d_of_the_scalar_case(number: Fraction) -> Seen:
-    """Look for the D with which ∂L/∂x has as many elements as line 30 lists."""
-    found = [
-        d for d in range(1, 9) if back(torch.ones(1, d), torch.ones(d, 1), -torch.ones(1, 1))[0].numel() == len(LISTED)
-    ]
+    """Look for the D with which the row of line 30, its elements found one by one, is the gradient."""
+
+    def is_the_gradient(d: int) -> bool:
+        x, w, grad_y = numbered(d, 1)
+        row = torch.stack([by_x(x, w, grad_y)[0, i - 1] for i in LISTED]).unsqueeze(0)
+        return row.equal(back(x, w, grad_y)[0])
+
+    found = [d for (d,) in sizes_that_fit(is_the_gradient, 1)]
     return Seen(found == [number], None, f"D = {found}")
 
 
@@ -224,6 +262,25 @@ def derivative_by_w_is_x_transposed() -> Seen:
     return Seen(matrix.equal(x.T), like_w.equal(x.T) and found is None and matrix.equal(x), shown)
 
 
+def delta_for_the_partial_derivative() -> Seen:
+    """Read δ as a slight change, for L = y², and as the sign of the derivative."""
+
+    def square(y: Tensor) -> Tensor:
+        return y**2
+
+    def differentiated(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
+        return gradients(square, x @ w)[0]
+
+    def quotient(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
+        return quotients(square, x @ w, STEP)
+
+    found = disagreement("scalar", quotient, differentiated)
+    off_by_the_step = disagreement("scalar", quotient, lambda x, w, _: 2 * (x @ w) + STEP)
+    derivative = disagreement("scalar", differentiated, lambda x, w, _: 2 * (x @ w))
+    shown = f"δy = {STEP}, {told(found)}; 2y + δy: {told(off_by_the_step)}; ∂L/∂y = 2y: {told(derivative)}"
+    return Seen(found is None, off_by_the_step is None and derivative is None, shown)
+
+
 def loss_in_the_scalar_picture(number: Fraction) -> Seen:
     """Take two losses with the printed derivative at y, and differentiate both at y + 1."""
     y = example("scalar")["x"] @ example("scalar")["w"]
@@ -252,7 +309,7 @@ def layout_of_the_derivative_by_x() -> Seen:
 
 
 def factor_of_the_wrong_variable() -> Seen:
-    """Multiply ∂L/∂y by the derivative of y for x, then by that for W; compare the elements in their order."""
+    """Multiply ∂L/∂y by the derivative of y with respect to x, then to W; compare the elements in their order."""
     found = disagreement(
         "scalar", lambda x, w, _: back(x, w, -ONE)[1].flatten(), lambda x, w, _: -by_x(x, w, ONE).flatten()
     )
@@ -268,21 +325,23 @@ def minus_x_transposed() -> Seen:
 # ---- y a vector
 
 
-def sizes_of_the_printed_matrix() -> list[tuple[int, int]]:
-    """Return each D and H with which Wᵀ has the rows and columns of line 60."""
-    pairs = [(d, h) for d in range(1, 9) for h in range(1, 9)]
-    return [(d, h) for d, h in pairs if tuple(torch.ones(d, h).T.shape) == (len(PRINTED), len(PRINTED[0]))]
+def printed_formulas_fit(d: int, h: int) -> bool:
+    """Say whether lines 57 to 60 and 69 to 74, as printed, give the gradients with these sizes."""
+    x, w, grad_y = numbered(d, h)
+    grad_x, grad_w = back(x, w, grad_y)
+    row, multiplied = row_of_sums(x, w, grad_y), grad_y @ printed_matrix(w)
+    return row.equal(grad_x) and multiplied.equal(grad_x) and products(x, w, grad_y).equal(grad_w)
 
 
 def size_d_of_the_vector_case(number: Fraction) -> Seen:
-    """Look for the D with which Wᵀ is the matrix of line 60."""
-    sizes = sizes_of_the_printed_matrix()
+    """Look for the sizes with which the printed formulas can be computed and give the gradients: D."""
+    sizes = sizes_that_fit(printed_formulas_fit, 2)
     return Seen([d for d, _ in sizes] == [number], None, f"(D, H) = {sizes}")
 
 
 def size_h_of_the_vector_case(number: Fraction) -> Seen:
-    """Look for the H with which Wᵀ is the matrix of line 60."""
-    sizes = sizes_of_the_printed_matrix()
+    """Look for the sizes with which the printed formulas can be computed and give the gradients: H."""
+    sizes = sizes_that_fit(printed_formulas_fit, 2)
     return Seen([h for _, h in sizes] == [number], None, f"(D, H) = {sizes}")
 
 
@@ -291,11 +350,18 @@ def x1_meets_w11_and_y1() -> Seen:
     return agree("vector", lambda x, w, g: together(x, w, g)[0, 0, 0], lambda x, w, g: g[0, 0])
 
 
+def more_w12(w: Tensor) -> Tensor:
+    """Return W with 1 more in the place of W_12."""
+    return w + units(w)[1]
+
+
 def x2_does_not_meet_w12() -> Seen:
-    """Change W_12 together with x_2, then with x_1: L is to notice by ∂L/∂y_2."""
+    """Change W_12 together with x_2, then with x_1: L is to notice by ∂L/∂y_2. Change W_12, and look at ∂L/∂x_2."""
     found = disagreement("vector", lambda x, w, g: together(x, w, g)[1, 0, 1], lambda x, w, g: g[0, 1])
     other = disagreement("vector", lambda x, w, g: together(x, w, g)[0, 0, 1], lambda x, w, g: g[0, 1])
-    return Seen(found is None, other is None, f"x_2, W_12: {told(found)}; x_1, W_12: {told(other)}")
+    without = disagreement("vector", lambda *at: back(*at)[0][0, 1], lambda x, w, g: back(x, more_w12(w), g)[0][0, 1])
+    shown = f"x_2, W_12: {told(found)}; x_1, W_12: {told(other)}; ∂L/∂x_2, W_12 + 1: {told(without)}"
+    return Seen(found is None, other is None and without is None, shown)
 
 
 def derivative_by_x1_over_two_outputs() -> Seen:
@@ -336,14 +402,21 @@ def vector_rule_for_x() -> Seen:
     return agree("vector", by_x, lambda x, w, g: g @ w.T)
 
 
+def only_x1(x: Tensor, w: Tensor, j: int) -> Tensor:
+    """Return 1 for x_1 and y_j, and 0 for every other element of x and of y."""
+    expected = torch.zeros(x.numel(), w.size(1), dtype=x.dtype)
+    expected[0, j - 1] = 1
+    return expected
+
+
 def w11_meets_only_x1() -> Seen:
-    """Change W_11 together with each element of x."""
-    return agree("vector", lambda *at: together(*at)[:, 0, 0], lambda x, w, g: g[0, 0] * torch.eye(4, dtype=g.dtype)[0])
+    """Change W_11 together with each element of x, and look at y."""
+    return agree("vector", lambda x, w, _: together_in_y(x, w)[:, 0, 0], lambda x, w, _: only_x1(x, w, 1))
 
 
 def w12_meets_only_x1() -> Seen:
-    """Change W_12 together with each element of x."""
-    return agree("vector", lambda *at: together(*at)[:, 0, 1], lambda x, w, g: g[0, 1] * torch.eye(4, dtype=g.dtype)[0])
+    """Change W_12 together with each element of x, and look at y."""
+    return agree("vector", lambda x, w, _: together_in_y(x, w)[:, 0, 1], lambda x, w, _: only_x1(x, w, 2))
 
 
 def derivative_by_w11() -> Seen:
@@ -358,10 +431,6 @@ def derivative_by_w12() -> Seen:
 
 def matrix_of_products() -> Seen:
     """Write the eight products into a matrix, row by row."""
-
-    def products(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
-        return torch.stack([torch.stack([g * xi for g in grad_y[0]]) for xi in x[0]])
-
     return agree("vector", lambda *at: back(*at)[1], products)
 
 

@@ -1,13 +1,16 @@
 """Evidence of the claims of `one_parameter_regression`.
 
-The document's program is run as it stands, and its prints are kept; what it works out by hand is worked out
-in exact fractions, with derivatives from central differences, which are exact for a square.
+The document's program is run as it stands, and what it shows is kept; what the document works out by hand is
+worked out in exact fractions, with derivatives from central differences, which are exact for a quadratic.
 """
 
+import ast
 import re
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from fractions import Fraction
+from io import StringIO
 from typing import Any
 
 import torch
@@ -22,51 +25,61 @@ PRINTED_WEIGHTS = ("1.1000", "1.4600")  # lines 100 and 167
 TENTH = Fraction(1, 10)
 
 
-def linreg(x: Any, w: Any) -> Any:
-    """Return the document's prediction, lines 12 and 13."""
-    return w * x + 1
-
-
-def squared_loss(h_hat: Any, y: Any) -> Any:
-    """Return the document's loss, lines 20 and 21."""
-    return (h_hat - y) ** 2 / 2
-
-
 # ---- The document's program, as torch runs and prints it
 
-
-def weight() -> Tensor:
-    """Return the document's w, line 30."""
-    return torch.tensor([1], dtype=float, requires_grad=True)  # type: ignore[arg-type]
+CELLS = {  # the document's code, letter by letter, by the numbers of its cells
+    2: "import torch",
+    3: "def linreg(x,w):\n    return w*x + 1",
+    4: "def squared_loss(h_hat,y):\n    return (h_hat-y)**2/2",
+    5: (
+        "true_w = torch.tensor(2)\n"
+        "w = torch.tensor([1],dtype=float,requires_grad=True) # requires_grad=True 代表自动求导"
+    ),
+    6: "x_sample = torch.tensor(1)\ny_sample = torch.tensor(3)",
+    7: "net = linreg\nloss = squared_loss\nlearn_rate = 0.1 #学习率",
+    8: "h_hat = net(x_sample,w)\nh_hat",
+    9: "l = loss(h_hat,y_sample)\nl",
+    10: "l.backward()\nw.grad",
+    11: "with torch.no_grad():\n    w -= learn_rate*w.grad\n    w.grad.zero_()\nw",
+    12: "x_sample = torch.tensor(2)\ny_sample = torch.tensor(5)\nw",
+    13: "h_hat = net(x_sample,w)\nh_hat",
+    14: "l = loss(net(x_sample,w),y_sample)\nl",
+    15: "l.backward()\nw.grad",
+    16: 'with torch.no_grad():\n    print("w.grad",w.grad)\n    w -= learn_rate*w.grad\n    w.grad.zero_()\nw',
+}
 
 
 @dataclass(frozen=True)
-class Prints:
-    """What torch prints in one step, the weight before and after it included."""
+class Run:
+    """What the cells show of their last lines and print before, by their numbers, and the names that they leave."""
 
-    before: str
-    prediction: str
-    loss: str
-    gradient: str
-    after: str
+    shown: dict[int, str]
+    printed: dict[int, str]
+    names: dict[str, Any]
 
 
-def prints(w: Tensor, learn_rate: float = 0.1, zeroed: bool = True) -> list[Prints]:
-    """Run the two steps of the document."""
-    steps = []
-    for x, y in POINTS[:2]:
-        x_sample, y_sample = torch.tensor(x), torch.tensor(y)
-        before, prediction = repr(w), repr(linreg(x_sample, w))
-        loss = squared_loss(linreg(x_sample, w), y_sample)
-        loss.backward()
-        assert w.grad is not None
-        with torch.no_grad():
-            gradient = repr(w.grad)
-            w -= learn_rate * w.grad
-            if zeroed:
-                w.grad.zero_()
-        steps.append(Prints(before, prediction, repr(loss), gradient, repr(w)))
-    return steps
+def run(change: tuple[str, str] = ("", ""), last: int = max(CELLS)) -> Run:
+    """Run the document's cells up to this one, with this change of the code, and show values as a notebook does."""
+    done = Run({}, {}, {})
+    for number in (n for n in CELLS if n <= last):
+        tree = ast.parse(CELLS[number].replace(*change))
+        with redirect_stdout(StringIO()) as out:
+            exec(compile(tree, f"In [{number}]", "exec"), done.names)
+        done.printed[number] = out.getvalue()
+        if isinstance(tree.body[-1], ast.Expr):
+            done.shown[number] = repr(eval(ast.unparse(tree.body[-1]), done.names))
+    return done
+
+
+DEFINED = run(last=4).names
+linreg: Callable[..., Any] = DEFINED["linreg"]
+squared_loss: Callable[..., Any] = DEFINED["squared_loss"]
+
+
+def weight() -> Tensor:
+    """Return the w that the document's program starts from."""
+    w: Tensor = run(last=5).names["w"]
+    return w
 
 
 def number_in(printed: str) -> Fraction:
@@ -105,9 +118,9 @@ def stepped(w: Fraction, x: Any, learn_rate: Fraction = TENTH) -> Fraction:
     return w - learn_rate * slope(lambda v: loss_of(v, x, linreg(x, 2)), w)
 
 
-def weights() -> list[Fraction]:
-    """Return the weight before the first step, after it, and after the second."""
-    first = Fraction(1)
+def weights(first: Fraction | None = None) -> list[Fraction]:
+    """Return the weight before the first step, the program's if none is given, after it, and after the second."""
+    first = Fraction(weight().item()) if first is None else first
     second = stepped(first, POINTS[0][0])
     return [first, second, stepped(second, POINTS[1][0])]
 
@@ -135,6 +148,18 @@ def slopes_of_the_step(step: int) -> tuple[Fraction, Fraction, Fraction]:
 
 
 # ---- The line, the model and the loss
+
+
+def equation_is_linear() -> Seen:
+    """Go three equal steps along x, and along w: the values lie on a line; at x = 0 the value is not 0."""
+
+    def straight(x: Tensor, w: Tensor) -> bool:
+        over_x, over_w = ([linreg(x + k, w) for k in (-1, 0, 1)], [linreg(x, w + k) for k in (-1, 0, 1)])
+        return all(bool((b - a).equal(c - b)) for a, b, c in (over_x, over_w))
+
+    found = counterexample(straight, x="3", w="3")
+    constants = {linreg(0, w) for w in range(-3, 4)}
+    return Seen(found is None and constants == {1}, None, f"{told(found)}; x = 0: {', '.join(map(str, constants))}")
 
 
 def model_contains_the_line() -> Seen:
@@ -184,21 +209,23 @@ def true_weight(number: Fraction) -> Seen:
 
 
 def any_initial_weight() -> Seen:
-    """Step from several weights, with several x and learning rates, and compare the distances from 2."""
+    """Step from several weights, with the x of each sample and with x = 5, and compare the distances from 2."""
     starts = [Fraction(n, 2) for n in range(-20, 21) if n != 4]
-    cases = [(x, TENTH) for x in (1, 2, 3, 5, 0)] + [(2, Fraction(1, 2))]
-    factors = {case: {(2 - stepped(w, *case)) / (2 - w) for w in starts} for case in cases}
-    nearer = {case: all(abs(factor) < 1 for factor in factors[case]) for case in cases}
-    amended = all(
-        factors[x, lr] == {1 - lr * x**2} and nearer[x, lr] == (0 < lr * x**2 < 2) for x, lr in cases
-    ) and all(nearer[x, TENTH] for x, _ in POINTS)
-    shown = ", ".join(f"x = {x}, lr = {lr}: {', '.join(map(str, factors[x, lr]))}" for x, lr in cases)
-    return Seen(all(nearer.values()), amended, f"(2 − w′) / (2 − w): {shown}")
+    samples = [x for x, _ in POINTS]
+    factors = {x: {(2 - stepped(w, x)) / (2 - w) for w in starts} for x in (*samples, 5)}
+    nearer = {x: all(abs(factor) < 1 for factor in found) for x, found in factors.items()}
+    as_computed = all(found == {1 - TENTH * x**2} for x, found in factors.items())
+    stays = all(stepped(Fraction(2), x) == 2 for x in factors)
+    shown = ", ".join(f"x = {x}: {', '.join(map(str, found))}" for x, found in factors.items())
+    stated = all(nearer[x] for x in samples) and not nearer[5] and as_computed and stays
+    return Seen(stated, None, f"(2 − w′) / (2 − w): {shown}")
 
 
 def initial_weight(number: Fraction) -> Seen:
-    """Print the weight before the first step."""
-    return shows(prints(weight())[0].before, weights()[0], number)
+    """Print the program's weight before the first step, and work out by hand where this number leads."""
+    printed, by_hand = repr(weight()), weights(number)
+    leads_there = by_hand[1:] == [*map(Fraction, PRINTED_WEIGHTS)]
+    return Seen(number_in(printed) == number and leads_there, None, f"{printed}; {', '.join(map(str, by_hand))}")
 
 
 def requires_grad_means_automatic() -> Seen:
@@ -252,7 +279,8 @@ def any_points_of_the_line() -> Seen:
 
 def learning_rate(number: Fraction) -> Seen:
     """Run the program with this learning rate and compare both printed weights."""
-    after = [step.after for step in prints(weight(), learn_rate=float(number))]
+    shown = run(("learn_rate = 0.1", f"learn_rate = {float(number)!r}")).shown
+    after = [shown[11], shown[16]]
     return Seen([number_in(text) for text in after] == [*map(Fraction, PRINTED_WEIGHTS)], None, ", ".join(after))
 
 
@@ -261,7 +289,7 @@ def learning_rate(number: Fraction) -> Seen:
 
 def first_prediction(number: Fraction) -> Seen:
     """Print the first prediction."""
-    return shows(prints(weight())[0].prediction, values_of_the_step(0)[0], number)
+    return shows(run().shown[8], values_of_the_step(0)[0], number)
 
 
 def integer_samples_become_float64() -> Seen:
@@ -273,23 +301,23 @@ def integer_samples_become_float64() -> Seen:
 
 def prediction_ends_in_an_addition() -> Seen:
     """Look at the end of the graph of w·x + 1, and of w·x."""
-    both = [step.prediction.endswith("grad_fn=<AddBackward0>)") for step in prints(weight())]
+    predictions = [run().shown[cell] for cell in (8, 13)]
+    added = all(text.endswith("grad_fn=<AddBackward0>)") for text in predictions)
     product = type((weight() * 1).grad_fn).__name__
-    return Seen(
-        all(both) and product == "MulBackward0", None, f"w*x + 1: {prints(weight())[0].prediction}; w*x: {product}"
-    )
+    return Seen(added and product == "MulBackward0", None, f"w*x + 1: {'; '.join(predictions)}; w*x: {product}")
 
 
 def first_loss(number: Fraction) -> Seen:
     """Print the first loss."""
-    return shows(prints(weight())[0].loss, values_of_the_step(0)[1], number)
+    return shows(run().shown[9], values_of_the_step(0)[1], number)
 
 
 def loss_ends_in_a_division() -> Seen:
     """Look at the end of the graph of the loss, and of the square alone."""
-    both = [step.loss.endswith("grad_fn=<DivBackward0>)") for step in prints(weight())]
+    losses = [run().shown[cell] for cell in (9, 14)]
+    divided = all(text.endswith("grad_fn=<DivBackward0>)") for text in losses)
     square = type((weight() ** 2).grad_fn).__name__
-    return Seen(all(both) and square == "PowBackward0", None, f"(…)**2/2: {prints(weight())[0].loss}; (…)**2: {square}")
+    return Seen(divided and square == "PowBackward0", None, f"(…)**2/2: {'; '.join(losses)}; (…)**2: {square}")
 
 
 def chain_rule() -> Seen:
@@ -306,7 +334,7 @@ def chain_rule() -> Seen:
 
 
 def derivative_of_the_loss() -> Seen:
-    """Differentiate the loss for the prediction."""
+    """Differentiate the loss with respect to the prediction."""
     found = counterexample(lambda p, y: gradients(lambda v: squared_loss(v, y), p)[0].equal(p - y), p="1", y="1")
     return Seen(found is None, None, told(found))
 
@@ -317,7 +345,7 @@ def first_derivative_of_the_loss(number: Fraction) -> Seen:
 
 
 def derivative_of_the_prediction() -> Seen:
-    """Differentiate the prediction for the weight."""
+    """Differentiate the prediction with respect to the weight."""
     found = counterexample(lambda x, w: gradients(lambda v: linreg(x, v), w)[0].equal(x), x="1", w="1")
     return Seen(found is None, None, told(found))
 
@@ -334,7 +362,7 @@ def first_gradient(number: Fraction) -> Seen:
 
 def first_gradient_printed(number: Fraction) -> Seen:
     """Print w.grad after backward."""
-    return shows(prints(weight())[0].gradient, slopes_of_the_step(0)[2], number)
+    return shows(run().shown[10], slopes_of_the_step(0)[2], number)
 
 
 def update_rule() -> Seen:
@@ -351,67 +379,69 @@ def update_rule() -> Seen:
 
 
 def update_under_no_grad() -> Seen:
-    """Change the weight in place, inside no_grad and outside."""
+    """Change the weight in place, inside no_grad and outside, and outside through w.detach() and w.data."""
 
-    def outside() -> None:
+    def in_place() -> None:
         w = weight()
         w -= 1
 
     with torch.no_grad():
-        inside = refused(outside)
-    refusal = refused(outside)
-    return Seen(inside is None and refusal is not None, None, f"no_grad: {inside}; {refusal}")
+        inside = refused(in_place)
+    outside = refused(in_place)
+    w, v = weight(), weight()
+    others = [refused(lambda: w.detach().sub_(1)), refused(lambda: v.data.sub_(1))]
+    changed = [w.item() + 1 == weight().item(), v.item() + 1 == weight().item()]
+    stated = inside is None and outside is not None and others == [None, None] and all(changed)
+    return Seen(stated, None, f"no_grad: {inside}; {outside}; w.detach(), w.data: {others[0]}, {others[1]}")
 
 
 def gradients_accumulate() -> Seen:
     """Run the two steps with zero_() and without it."""
-    zeroed, kept = (number_in(prints(weight(), zeroed=z)[1].gradient) for z in (True, False))
+    zeroed, kept = (number_in(run(change).shown[15]) for change in (("", ""), ("    w.grad.zero_()\n", "")))
     first, second = (slopes_of_the_step(step)[2] for step in (0, 1))
     return Seen(zeroed == second and kept == first + second, None, f"w.grad: {zeroed}, {kept}")
 
 
 def first_updated_weight(number: Fraction) -> Seen:
     """Print the weight after the first step."""
-    return shows(prints(weight())[0].after, weights()[1], number)
+    return shows(run().shown[11], weights()[1], number)
 
 
 def weight_still_requires_grad() -> Seen:
-    """Look at the weight after an update in place inside no_grad, and after one that makes a new tensor there."""
-    w = weight()
-    printed = prints(w)[0].after
+    """Look at the weight after the updates in place inside no_grad, and after one that makes a new tensor there."""
+    after = run()
+    w: Tensor = after.names["w"]
     with torch.no_grad():
         new = w - 1
-    kept = printed.endswith("requires_grad=True)") and w.requires_grad and w.is_leaf
-    return Seen(kept and not new.requires_grad, None, f"w -= …: {printed}; w − 1: requires_grad={new.requires_grad}")
+    kept = all(after.shown[cell].endswith("requires_grad=True)") for cell in (11, 16)) and w.requires_grad and w.is_leaf
+    shown = f"w -= …: {after.shown[11]}, {after.shown[16]}; w − 1: requires_grad={new.requires_grad}"
+    return Seen(kept and not new.requires_grad, None, shown)
 
 
 # ---- The second step
 
 
 def weight_before_the_second_step(number: Fraction) -> Seen:
-    """Read what is stored without rounding, and with the four digits of the print."""
-    w = weight()
-    loss_of(w, *POINTS[0]).backward()
-    stored = Fraction((w - 0.1 * w.grad).item())  # type: ignore[operator]
-    printed = number_in(prints(weight())[1].before)
-    return Seen(
-        stored == number, printed == weights()[1] == number, f"{stored} − {number} = {float(stored - number)!r}"
-    )
+    """Read the weight as printed, as worked out by hand, and as stored, without rounding."""
+    stored = Fraction(run(last=12).names["w"].item())
+    seen = shows(run().shown[11], weights()[1], number)
+    nearest = stored == Fraction(float(number)) != number
+    return Seen(seen.stated and nearest, None, f"{seen.shown}; {stored} − {number} = {float(stored - number)!r}")
 
 
 def new_sample_leaves_the_weight(number: Fraction) -> Seen:
     """Print the weight before the second step."""
-    return shows(prints(weight())[1].before, weights()[1], number)
+    return shows(run().shown[12], weights()[1], number)
 
 
 def second_prediction(number: Fraction) -> Seen:
     """Print the second prediction."""
-    return shows(prints(weight())[1].prediction, values_of_the_step(1)[0], number)
+    return shows(run().shown[13], values_of_the_step(1)[0], number)
 
 
 def second_loss(number: Fraction) -> Seen:
     """Print the second loss."""
-    return shows(prints(weight())[1].loss, values_of_the_step(1)[1], number)
+    return shows(run().shown[14], values_of_the_step(1)[1], number)
 
 
 def second_derivative_of_the_loss(number: Fraction) -> Seen:
@@ -431,17 +461,17 @@ def second_gradient(number: Fraction) -> Seen:
 
 def second_gradient_printed(number: Fraction) -> Seen:
     """Print w.grad after backward."""
-    return shows(prints(weight())[1].gradient, slopes_of_the_step(1)[2], number)
+    return shows(run().shown[15], slopes_of_the_step(1)[2], number)
 
 
 def gradient_before_it_is_zeroed(number: Fraction) -> Seen:
-    """Print w.grad inside no_grad before the update, and after the whole step."""
-    w = weight()
-    before = prints(w)[1].gradient
-    seen = shows(before, slopes_of_the_step(1)[2], number)
-    return Seen(seen.stated and number_in(repr(w.grad)) == 0, None, f"{before}; {w.grad}")
+    """Read what the program prints of w.grad before the update, and w.grad after the whole step."""
+    after = run()
+    printed, grad = after.printed[16].strip(), after.names["w"].grad
+    seen = shows(printed, slopes_of_the_step(1)[2], number)
+    return Seen(seen.stated and number_in(repr(grad)) == 0, None, f"{printed}; {grad}")
 
 
 def second_updated_weight(number: Fraction) -> Seen:
     """Print the weight after the second step."""
-    return shows(prints(weight())[1].after, weights()[2], number)
+    return shows(run().shown[16], weights()[2], number)
