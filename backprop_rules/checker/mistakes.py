@@ -257,12 +257,13 @@ def _masks(c: Case) -> bool:
 
 
 def _at_ties(passes: bool) -> Predict:
-    """At a kink the whole cotangent passes, or nothing."""
+    """At a kink the whole cotangent passes, or nothing; NaN is tied with nothing."""
 
     def predict(c: Case) -> Tensor | None:
-        if not c.elementwise or c.x.is_complex() or not c.at_kink.any():
+        if not c.elementwise or c.x.is_complex():
             return None
-        return torch.where(c.at_kink, c.g if passes else torch.zeros_like(c.g), c.right)
+        tied = c.at_kink & ~c.y.isnan()
+        return torch.where(tied, c.g if passes else torch.zeros_like(c.g), c.right) if tied.any() else None
 
     return predict
 
