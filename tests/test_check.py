@@ -330,3 +330,50 @@ def test_the_params_of_a_call_are_fixed():
 
     example = (torch.tensor([[0.5, 1.0, -1.0], [2.0, 0.0, 1.0]], dtype=torch.float64),)
     assert check(softmax, forward=functional.softmax, example=example, params={"dim": 1}).passed
+
+
+def without_its_mean_term(grad_y, x):
+    centred = x - x.mean(-1, keepdim=True)
+    scale = torch.rsqrt((centred * centred).mean(-1, keepdim=True) + 1e-5)
+    normal = centred * scale
+    return scale * (grad_y - normal * (normal * grad_y).mean(-1, keepdim=True))
+
+
+def summed_over_every_axis(grad_y, y, x):
+    return y * (grad_y - (grad_y * y).sum())
+
+
+NAMED = {
+    "a layer norm without its mean term": (
+        without_its_mean_term,
+        lambda x: functional.layer_norm(x, x.shape[-1:]),
+        (torch.randn(4, 5),),
+        "mean held constant",
+    ),
+    "a softmax with the sum over every axis": (
+        summed_over_every_axis,
+        lambda x: x.softmax(-1),
+        (torch.randn(4, 5),),
+        "sum over every axis",
+    ),
+    "two gradients in the wrong order": (
+        lambda grad_y, x, w: (x.T @ grad_y, grad_y @ w.T),
+        torch.matmul,
+        (torch.randn(4, 5), torch.randn(5, 3)),
+        "gradients swapped",
+    ),
+    "three gradients in the wrong order": (
+        lambda grad_y, x, w, b: (grad_y.sum(0), x.T @ grad_y, grad_y @ w.T),
+        lambda x, w, b: x @ w + b,
+        (torch.randn(4, 5), torch.randn(5, 3), torch.randn(3)),
+        "gradients swapped",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_a_mistake_within_one_call_is_named(case):
+    backward, forward, example, name = NAMED[case]
+    report = check(backward, forward=forward, example=example, raise_on_failure=False)
+    assert report.verdict == "wrong"
+    assert report.mistake.name == name

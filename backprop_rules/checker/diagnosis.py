@@ -145,6 +145,7 @@ class _Seen:
     case: Case
     got: Tensor
     unit: float
+    subnormal: bool
 
 
 # Failing points to match: the first ones found are large and varied, the last ones small.
@@ -160,8 +161,8 @@ def _matched(failures: Sequence[WrongGradient], objection: WrongGradient, others
     told = {f: s for f in picked if (s := _seen(_told_at(f), primal)) is not None}
     # Where this gradient is right another one is wrong, or the next call.
     told = {f: s for f, s in told.items() if not _near(s, s.case.right)} or told
-    # Infinities and NaN are explained by many a mistake.
-    told = {f: s for f, s in told.items() if s.got.isfinite().any() or not s.got.numel()}
+    # Infinities and NaN are explained by many a mistake, subnormal numbers, of few digits, by none.
+    told = {f: s for f, s in told.items() if (s.got.isfinite().any() or not s.got.numel()) and not s.subnormal}
     if not told:
         return None
     seen, answers = list(told.values()), cache(partial(_answers, others, primal))
@@ -197,7 +198,12 @@ def _seen(point: Point, primal: int) -> _Seen | None:
         return None
     computed = (got.dtype, point.grad_y.dtype, *(v for v in point.params.values() if isinstance(v, torch.dtype)))
     unit = 2.0 ** (2 - min(map(precision, computed))) * max(1, point.grad_y.numel())
-    return _Seen(case, got.to(case.right.dtype), unit)
+    return _Seen(case, got.to(case.right.dtype), unit, _is_subnormal(got))
+
+
+def _is_subnormal(x: Tensor) -> bool:
+    sizes = x[x.isfinite() & (x != 0)].abs()
+    return bool(sizes.numel() and sizes.max() < torch.finfo(x.dtype).smallest_normal)
 
 
 def _answers(others: Points, primal: int) -> list[_Seen]:
@@ -210,8 +216,9 @@ def _named(bank: Sequence[Known], seen: Sequence[_Seen], answers: Callable[[], l
     """Return the name and words of the mistake that explains every point; of several, where they are not told apart."""
     found, many = [known for known in bank if _explains(known, seen)], len(seen) >= ENOUGH
     if len(found) > 1 or (found and not many):
+        # What none of them explains, and is wrong, has another reason.
         telling = [s for s in answers() if _near(s, s.case.right) or any(_fits(known, s) for known in found)]
-        left = [known for known in found if all(_fits(known, s) for s in telling)]
+        left = [known for known in found if all(_fits(known, s) is not False for s in telling)]
         if many and left:
             # What two mistakes predict alike at every point is the same: the bank's first is the plainer one.
             found = left[:1]
@@ -220,10 +227,10 @@ def _named(bank: Sequence[Known], seen: Sequence[_Seen], answers: Callable[[], l
     return [(known.name, known.words) for known in found]
 
 
-def _fits(known: Known, s: _Seen) -> bool:
-    """Say whether a backward with this mistake, and no other, gives what was returned."""
+def _fits(known: Known, s: _Seen) -> bool | None:
+    """Say whether the mistake gives what was returned; None where it is none, or cannot be made."""
     predicted = applies(known, s.case)
-    return _near(s, s.case.right if predicted is None else predicted)
+    return None if predicted is None else _near(s, predicted)
 
 
 def _explains(known: Known, seen: Sequence[_Seen]) -> bool:
