@@ -377,3 +377,32 @@ def test_a_mistake_within_one_call_is_named(case):
     report = check(backward, forward=forward, example=example, raise_on_failure=False)
     assert report.verdict == "wrong"
     assert report.mistake.name == name
+
+
+def masked(grad_y, x, m):
+    return grad_y * m, None
+
+
+MASKED = (torch.randn(3, 4, dtype=torch.float64), torch.ones(3, 4, dtype=torch.float64))
+
+
+def test_a_missing_gradient_comes_with_what_to_write_if_none_is_meant():
+    report = check(masked, forward=lambda x, m: x * m, example=MASKED, raise_on_failure=False)
+    assert (report.verdict, report.mistake.name) == ("wrong", "no gradient")
+    assert "if m is meant to have no gradient, as a mask of 0 and 1, write m.detach() in forward" in report.notes
+    # A rule of the catalogue has its gradients, whatever is meant.
+    assert not check(masked, "mul", raise_on_failure=False).notes
+
+
+def test_none_is_right_where_forward_detaches_and_only_there():
+    def forward(x, m):
+        return x * m.detach()
+
+    assert check(masked, forward=forward, example=MASKED).verdict == "right"
+    wrong = {
+        "factor 2": lambda grad_y, x, m: (2 * grad_y * m, None),
+        "no gradient": lambda grad_y, x, m: (None, None),
+    }
+    for name, backward in wrong.items():
+        report = check(backward, forward=forward, example=MASKED, raise_on_failure=False)
+        assert (report.verdict, report.mistake.name) == ("wrong", name)
