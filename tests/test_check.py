@@ -406,3 +406,19 @@ def test_none_is_right_where_forward_detaches_and_only_there():
     for name, backward in wrong.items():
         report = check(backward, forward=forward, example=MASKED, raise_on_failure=False)
         assert (report.verdict, report.mistake.name) == ("wrong", name)
+
+
+def test_a_forward_that_needs_two_dtypes_keeps_those_of_the_example():
+    def backward(grad_y, x, w):
+        return (grad_y @ w.T).to(x.dtype), x.float().T @ grad_y
+
+    def twice(grad_y, x, w):
+        return (2 * grad_y @ w.T).to(x.dtype), x.float().T @ grad_y
+
+    options = {"forward": lambda x, w: x.float() @ w, "example": (torch.randn(3, 4).bfloat16(), torch.randn(4, 5))}
+    report = check(backward, **options)
+    assert report.verdict == "right"
+    assert set(report.dtypes) == {torch.bfloat16, torch.float32}
+    assert report.points >= 400
+    report = check(twice, **options, raise_on_failure=False)
+    assert (report.verdict, report.mistake.name) == ("wrong", "factor 2")
