@@ -209,7 +209,12 @@ def second_bounds(point: Point, tangents: Sequence[Tensor]) -> list[Tensor]:
 
 
 def in_float64(point: Point) -> Point:
-    """Return the point at the same values in float64 or complex128, for the catalogue's rule."""
+    """Return the point at the same values in float64 or complex128, for the catalogue's rule.
+
+    In its own dtypes, if forward takes no others.
+    """
+    if point.rule.domain.own_dtypes:
+        return replace(point, rule=point.rule.reference)
 
     def wide(x: Tensor) -> Tensor:
         return x.to(torch.complex128 if x.is_complex() else torch.float64)

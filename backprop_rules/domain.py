@@ -113,7 +113,7 @@ class Domain:
     sizes, a name with a question mark may be missing (then its primal has no batch axes), and "..."
     stands for batch axes, which broadcast. `indices` says what the primals without a gradient hold,
     and `values` gives the closed interval in which the function of a primal is differentiable, where
-    that is not everywhere.
+    that is not everywhere. `own_dtypes` has one for each primal, where forward does not take any.
 
     The rest is for the exact tier. `degree` is the total degree in all primals together of the
     polynomial that forward is, piece by piece, and None where it is none; `power` is the highest
@@ -132,6 +132,7 @@ class Domain:
     weight: Count = 1
     divisor: Callable[..., int] | None = None
     promotes: bool = False
+    own_dtypes: tuple[torch.dtype, ...] = ()
     requires: tuple[str, Callable[..., bool]] | None = None
 
     def __post_init__(self) -> None:

@@ -330,3 +330,95 @@ def test_the_params_of_a_call_are_fixed():
 
     example = (torch.tensor([[0.5, 1.0, -1.0], [2.0, 0.0, 1.0]], dtype=torch.float64),)
     assert check(softmax, forward=functional.softmax, example=example, params={"dim": 1}).passed
+
+
+def without_its_mean_term(grad_y, x):
+    centred = x - x.mean(-1, keepdim=True)
+    scale = torch.rsqrt((centred * centred).mean(-1, keepdim=True) + 1e-5)
+    normal = centred * scale
+    return scale * (grad_y - normal * (normal * grad_y).mean(-1, keepdim=True))
+
+
+def summed_over_every_axis(grad_y, y, x):
+    return y * (grad_y - (grad_y * y).sum())
+
+
+NAMED = {
+    "a layer norm without its mean term": (
+        without_its_mean_term,
+        lambda x: functional.layer_norm(x, x.shape[-1:]),
+        (torch.randn(4, 5),),
+        "mean held constant",
+    ),
+    "a softmax with the sum over every axis": (
+        summed_over_every_axis,
+        lambda x: x.softmax(-1),
+        (torch.randn(4, 5),),
+        "sum over every axis",
+    ),
+    "two gradients in the wrong order": (
+        lambda grad_y, x, w: (x.T @ grad_y, grad_y @ w.T),
+        torch.matmul,
+        (torch.randn(4, 5), torch.randn(5, 3)),
+        "gradients swapped",
+    ),
+    "three gradients in the wrong order": (
+        lambda grad_y, x, w, b: (grad_y.sum(0), x.T @ grad_y, grad_y @ w.T),
+        lambda x, w, b: x @ w + b,
+        (torch.randn(4, 5), torch.randn(5, 3), torch.randn(3)),
+        "gradients swapped",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_a_mistake_within_one_call_is_named(case):
+    backward, forward, example, name = NAMED[case]
+    report = check(backward, forward=forward, example=example, raise_on_failure=False)
+    assert report.verdict == "wrong"
+    assert report.mistake.name == name
+
+
+def masked(grad_y, x, m):
+    return grad_y * m, None
+
+
+MASKED = (torch.randn(3, 4, dtype=torch.float64), torch.ones(3, 4, dtype=torch.float64))
+
+
+def test_a_missing_gradient_comes_with_what_to_write_if_none_is_meant():
+    report = check(masked, forward=lambda x, m: x * m, example=MASKED, raise_on_failure=False)
+    assert (report.verdict, report.mistake.name) == ("wrong", "no gradient")
+    assert "if m is meant to have no gradient, as a mask of 0 and 1, write m.detach() in forward" in report.notes
+    # A rule of the catalogue has its gradients, whatever is meant.
+    assert not check(masked, "mul", raise_on_failure=False).notes
+
+
+def test_none_is_right_where_forward_detaches_and_only_there():
+    def forward(x, m):
+        return x * m.detach()
+
+    assert check(masked, forward=forward, example=MASKED).verdict == "right"
+    wrong = {
+        "factor 2": lambda grad_y, x, m: (2 * grad_y * m, None),
+        "no gradient": lambda grad_y, x, m: (None, None),
+    }
+    for name, backward in wrong.items():
+        report = check(backward, forward=forward, example=MASKED, raise_on_failure=False)
+        assert (report.verdict, report.mistake.name) == ("wrong", name)
+
+
+def test_a_forward_that_needs_two_dtypes_keeps_those_of_the_example():
+    def backward(grad_y, x, w):
+        return (grad_y @ w.T).to(x.dtype), x.float().T @ grad_y
+
+    def twice(grad_y, x, w):
+        return (2 * grad_y @ w.T).to(x.dtype), x.float().T @ grad_y
+
+    options = {"forward": lambda x, w: x.float() @ w, "example": (torch.randn(3, 4).bfloat16(), torch.randn(4, 5))}
+    report = check(backward, **options)
+    assert report.verdict == "right"
+    assert set(report.dtypes) == {torch.bfloat16, torch.float32}
+    assert report.points >= 400
+    report = check(twice, **options, raise_on_failure=False)
+    assert (report.verdict, report.mistake.name) == ("wrong", "factor 2")

@@ -4,16 +4,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
-from backprop_rules.bounds import in_float64
-from backprop_rules.checker.mistakes import BANK, Case, Known, applies, other_params
+from backprop_rules.bounds import in_float64, of_ordinary_size
+from backprop_rules.checker.mistakes import BANK, Case, Known, Predict, applies, other_params
 from backprop_rules.errors import InputError
 from backprop_rules.grid import precision
 from backprop_rules.objection import WrongGradient
-from backprop_rules.point import BackwardRaised
+from backprop_rules.point import BackwardRaised, Point
 from backprop_rules.properties import same_bits
 
 # What an objection itself tells of the mistake, by the beginning of its kind.
@@ -70,6 +71,9 @@ NOT_FINITE = (
 )
 
 
+Points = Callable[[], Sequence[Point]]
+
+
 @dataclass(frozen=True)
 class Mistake:
     """What a backward does otherwise than the right one: a name, words, and the objection to show it at."""
@@ -79,14 +83,18 @@ class Mistake:
     objection: WrongGradient
 
 
-def diagnosed(failures: Sequence[WrongGradient], objection: WrongGradient) -> Mistake | None:
-    """Return the mistake that explains every failing point, shown at the smallest of them; None if none does."""
+def diagnosed(failures: Sequence[WrongGradient], objection: WrongGradient, others: Points = tuple) -> Mistake | None:
+    """Return the mistake that explains every failing point, shown at the smallest of them; None if none does.
+
+    Others are points where the backward may be right too. They are asked for where several mistakes explain the
+    failing points, or where these are few, and one may fit by chance.
+    """
     alike = [f for f in failures if _alike(f, objection)]
     if objection.kind in NUMBERS and any(map(_forgetful, alike[:ENOUGH])):
         if not any(_forgetful(failure, seed=0) for failure in alike[:ENOUGH]):
             return Mistake(*RANDOM, objection)
         return Mistake(*TOLD["does not give the same bits twice"], objection)
-    by_values = _matched(alike, objection) if _of_values(objection) else None
+    by_values = _matched(alike, objection, others) if _of_values(objection) else None
     if by_values is not None:
         return by_values
     if objection.kind in NUMBERS and isinstance(objection.got, float) and math.isnan(objection.got):
@@ -132,12 +140,12 @@ def _alike(failure: WrongGradient, objection: WrongGradient) -> bool:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A failing point: what was returned, and the case in float64 in which the right gradient is formed."""
+    """What was returned at a point, and the case in float64 in which the right gradient is formed."""
 
-    objection: WrongGradient
     case: Case
     got: Tensor
     unit: float
+    subnormal: bool
 
 
 # Failing points to match: the first ones found are large and varied, the last ones small.
@@ -145,37 +153,41 @@ FIRST, LAST = 40, 4
 ENOUGH = 6  # points, below which two explanations may fit by chance
 
 
-def _matched(failures: Sequence[WrongGradient], objection: WrongGradient) -> Mistake | None:
+def _matched(failures: Sequence[WrongGradient], objection: WrongGradient, others: Points) -> Mistake | None:
     if objection.primal is None or not failures:
         return None
+    primal = objection.primal
     picked = [*failures[:FIRST], *failures[-LAST:]] if len(failures) > FIRST + LAST else list(failures)
-    seen = [s for f in picked if (s := _seen(f, objection.primal)) is not None]
+    told = {f: s for f in picked if (s := _seen(_told_at(f), primal)) is not None}
     # Where this gradient is right another one is wrong, or the next call.
-    seen = [s for s in seen if not _near(s, s.case.right)] or seen
-    # Infinities and NaN are explained by many a mistake.
-    seen = [s for s in seen if s.got.isfinite().any() or not s.got.numel()]
-    if not seen:
+    told = {f: s for f, s in told.items() if not _near(s, s.case.right)} or told
+    # Infinities and NaN are explained by many a mistake, subnormal numbers, of few digits, by none.
+    told = {f: s for f, s in told.items() if (s.got.isfinite().any() or not s.got.numel()) and not s.subnormal}
+    if not told:
         return None
+    seen, answers = list(told.values()), cache(partial(_answers, others, primal))
     bank = sorted(BANK, key=lambda known: not known.name.endswith("at ties")) if _at_ties(objection) else BANK
     if objection.kind.startswith(ANOTHER):
         bank = [known for known in bank if known.name.endswith("at ties")]
-    found = [(known.name, known.words) for known in bank if _explains(known, seen)]
+    found = _named(bank, seen, answers)
     if not found and not _at_ties(objection):
-        found = _by_constant(seen) or _by_count(seen) or _by_param(seen) or _by_nan(seen)
+        params = _of_params(seen[0].case)
+        found = _by_constant(seen) or _by_count(seen) or _named(params, seen, answers) or _by_nan(seen)
     if not found:
         return None
-    # What two mistakes predict alike at every point is the same: the bank's first is the plainer one.
-    several = found[:1] if len(seen) >= ENOUGH else found
-    name, words = (" or ".join(dict.fromkeys(parts)) for parts in zip(*several, strict=True))
-    shown = next((s.objection for s in reversed(seen) if s.objection is objection), seen[-1].objection)
-    return Mistake(name, words, shown)
+    name, words = (" or ".join(dict.fromkeys(parts)) for parts in zip(*found, strict=True))
+    return Mistake(name, words, objection if objection in told else list(told)[-1])
 
 
-def _seen(failure: WrongGradient, primal: int) -> _Seen | None:
-    point = failure.point
+def _told_at(failure: WrongGradient) -> Point:
+    """Return the point at which to ask what is returned."""
     if failure.kind == "does not change sign with the cotangent":
         # Where it may be the other one that is wrong; a cotangent that is ignored is told from one by its size.
-        point = replace(point, grad_y=-2 * point.grad_y)
+        return replace(failure.point, grad_y=-2 * failure.point.grad_y)
+    return failure.point
+
+
+def _seen(point: Point, primal: int) -> _Seen | None:
     try:
         got = point.gradients[primal]
         wide = in_float64(point)
@@ -186,7 +198,39 @@ def _seen(failure: WrongGradient, primal: int) -> _Seen | None:
         return None
     computed = (got.dtype, point.grad_y.dtype, *(v for v in point.params.values() if isinstance(v, torch.dtype)))
     unit = 2.0 ** (2 - min(map(precision, computed))) * max(1, point.grad_y.numel())
-    return _Seen(failure, case, got.to(case.right.dtype), unit)
+    return _Seen(case, got.to(case.right.dtype), unit, _is_subnormal(got))
+
+
+def _is_subnormal(x: Tensor) -> bool:
+    sizes = x[x.isfinite() & (x != 0)].abs()
+    return bool(sizes.numel() and sizes.max() < torch.finfo(x.dtype).smallest_normal)
+
+
+def _answers(others: Points, primal: int) -> list[_Seen]:
+    """Return what was returned at other points, where nothing overflows or vanishes on the way to a prediction."""
+    answers = [(point, _seen(point, primal)) for point in others()]
+    return [s for point, s in answers if s is not None and of_ordinary_size(point)]
+
+
+def _named(bank: Sequence[Known], seen: Sequence[_Seen], answers: Callable[[], list[_Seen]]) -> list[tuple[str, str]]:
+    """Return the name and words of the mistake that explains every point; of several, where they are not told apart."""
+    found, many = [known for known in bank if _explains(known, seen)], len(seen) >= ENOUGH
+    if len(found) > 1 or (found and not many):
+        # What none of them explains, and is wrong, has another reason.
+        telling = [s for s in answers() if _near(s, s.case.right) or any(_fits(known, s) for known in found)]
+        left = [known for known in found if all(_fits(known, s) is not False for s in telling)]
+        if many and left:
+            # What two mistakes predict alike at every point is the same: the bank's first is the plainer one.
+            found = left[:1]
+        elif not many:
+            found = left
+    return [(known.name, known.words) for known in found]
+
+
+def _fits(known: Known, s: _Seen) -> bool | None:
+    """Say whether the mistake gives what was returned; None where it is none, or cannot be made."""
+    predicted = applies(known, s.case)
+    return None if predicted is None else _near(s, predicted)
 
 
 def _explains(known: Known, seen: Sequence[_Seen]) -> bool:
@@ -196,8 +240,13 @@ def _explains(known: Known, seen: Sequence[_Seen]) -> bool:
         predicted = applies(known, s.case)
         if predicted is None or not _near(s, predicted):
             return False
-        told_apart = told_apart or predicted.shape != s.case.right.shape or not _near(s, s.case.right)
+        told_apart = told_apart or not _near(s, s.case.right) or _astray(s, predicted)
     return told_apart
+
+
+def _astray(s: _Seen, predicted: Tensor) -> bool:
+    """Say whether what was returned is NaN or infinite as predicted, at an element where the right one is finite."""
+    return bool((~s.got.isfinite() & ~predicted.isfinite() & s.case.right.isfinite()).any())
 
 
 def _near(s: _Seen, predicted: Tensor) -> bool:
@@ -291,12 +340,13 @@ def _size(k: int, d: int) -> Callable[[Case], int | None]:
     return size
 
 
-def _by_param(seen: Sequence[_Seen]) -> list[tuple[str, str]]:
-    explained = [
-        {(name, words) for name, words, predicted in other_params(s.case) if _near(s, predicted)} for s in seen
-    ]
-    common = set.intersection(*explained)
-    return [min(common)] if common else []
+def _of_params(case: Case) -> list[Known]:
+    """Return the mistakes of ignoring a param: as if it were another of its values everywhere."""
+
+    def ignoring(words: str) -> Predict:
+        return lambda c: next((found for _, as_if, found in other_params(c) if as_if == words), None)
+
+    return [Known(name, words, ignoring(words)) for name, words, _ in other_params(case)]
 
 
 def _by_nan(seen: Sequence[_Seen]) -> list[tuple[str, str]]:

@@ -32,6 +32,7 @@ from backprop_rules.errors import InputError, RoundingUnknown
 from backprop_rules.objection import OraclesDisagree, WrongGradient
 from backprop_rules.point import Point
 from backprop_rules.properties import check as hold
+from backprop_rules.rule import Rule
 from backprop_rules.simplify import simplest
 
 # What is told only of a backward that is right but for that.
@@ -63,7 +64,7 @@ def examine(
     if objection is not None:
         _more_like(objection, subject, tally, asked)
         tally.notes |= {hint} if (hint := tally.hint(objection)) else set()
-    mistake = diagnosed(tally.failures, objection) if objection else None
+    mistake = diagnosed(tally.failures, objection, partial(others, subject, asked)) if objection else None
     return Report(
         subject=subject,
         verdict=_verdict(objection, tally),
@@ -152,6 +153,17 @@ def _more_like(objection: WrongGradient, subject: Subject, tally: Tally, asked: 
 
     search(subject, held, MORE, asked.seed + 1, asked.dtypes_for(subject), asked.devices)
     tally.failures[:0] = found
+
+
+# Points drawn to tell explanations apart: nothing is proved of them, so that they cost little.
+APART = 200
+
+
+def others(subject: Rule, asked: Asked) -> list[Point]:
+    """Return more points, at which the backward may be right or wrong."""
+    found: list[Point] = []
+    search(subject, found.append, APART, asked.seed + 2, asked.dtypes_for(subject), asked.devices)
+    return found
 
 
 def _first_of(points: Iterable[Point], held: Ask, kind: str | None = None) -> WrongGradient | None:

@@ -21,7 +21,8 @@ def generalised(
     """Return the domain that one call of a function is an example of.
 
     Axes of equal size keep equal sizes, whatever these are; each axis of size 1 is an axis of its own.
-    What the forward refuses is outside of the domain. The dtypes are those of the example.
+    What the forward refuses is outside of the domain. The dtypes are those of the example, for each primal its
+    own if forward does not take all primals in each of them.
     """
     tensors = [_checked(name, primal, x) for primal, x in zip(primals, example, strict=True)]
     inexact = [x.dtype for x in tensors if x.dtype in REAL + COMPLEX]
@@ -34,6 +35,7 @@ def generalised(
         for k, (primal, x) in enumerate(zip(primals, tensors, strict=True))
         if x.dtype in (torch.bool, torch.int64)
     }
+    in_one = ([x.to(d) if x.dtype in dtypes else x for x in tensors] for d in dtypes)
     return Domain(
         shapes=", ".join(map(" ".join, _axes(tensors))),
         params={key: Choice((value,)) for key, value in params.items()},
@@ -41,6 +43,7 @@ def generalised(
         indices=indices,
         degree=None,
         promotes=len(dtypes) > 1,
+        own_dtypes=() if all(takes(*alike, **params) for alike in in_one) else tuple(x.dtype for x in tensors),
         requires=("what its forward takes", takes),
     )
 

@@ -257,12 +257,13 @@ def _masks(c: Case) -> bool:
 
 
 def _at_ties(passes: bool) -> Predict:
-    """At a kink the whole cotangent passes, or nothing."""
+    """At a kink the whole cotangent passes, or nothing; NaN is tied with nothing."""
 
     def predict(c: Case) -> Tensor | None:
-        if not c.elementwise or c.x.is_complex() or not c.at_kink.any():
+        if not c.elementwise or c.x.is_complex():
             return None
-        return torch.where(c.at_kink, c.g if passes else torch.zeros_like(c.g), c.right)
+        tied = c.at_kink & ~c.y.isnan()
+        return torch.where(tied, c.g if passes else torch.zeros_like(c.g), c.right) if tied.any() else None
 
     return predict
 
@@ -282,7 +283,7 @@ BY_OUTPUT: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], 
 def _input_for_output(c: Case) -> Tensor | None:
     if not c.elementwise or c.x.is_complex():
         return None
-    same = (slope for function, slope in BY_OUTPUT if torch.equal(function(c.x).nan_to_num(), c.y.nan_to_num()))
+    same = (slope for function, slope in BY_OUTPUT if _equal(function(c.x), c.y))
     slope = next(same, None)
     return None if slope is None else c.g * slope(c.x)
 
@@ -295,12 +296,14 @@ def _other_primals(c: Case) -> Iterator[int]:
     return (k for k in c.point.given if k != c.primal)
 
 
-def _gradients_swapped(c: Case) -> Tensor | None:
-    for k in _other_primals(c):
-        found = c.gradient(primal=k)
-        if found is not None and found.shape == c.x.shape and found.dtype == c.x.dtype:
-            return found
-    return None
+def _gradient_of_another(last: bool) -> Predict:
+    """The gradient of the first other primal, or of the last, of whatever shape."""
+
+    def predict(c: Case) -> Tensor | None:
+        others = list(_other_primals(c))
+        return c.gradient(primal=others[-last]) if others else None
+
+    return predict
 
 
 def _operands_swapped(c: Case) -> Tensor | None:
@@ -340,22 +343,52 @@ def _reversed_operand(x: Tensor) -> Tensor:
     return _all_axes(x).mT if x.ndim > 2 else x
 
 
-def _statistics_constant(c: Case) -> Tensor | None:
-    if not c.elementwise or c.primal or not c.x.ndim or not c.x.numel() or c.x.is_complex():
+def _held_constant(mean: bool, variance: bool) -> Predict:
+    """The gradient of a layer norm without the terms that its mean, or its variance, brings."""
+
+    def predict(c: Case) -> Tensor | None:
+        if not c.elementwise or c.primal or not c.x.ndim or not c.x.numel() or c.x.is_complex():
+            return None
+        weight, bias = (*c.point.primals[1:], None, None)[:2]
+        eps = c.point.params.get("eps", 1e-5)
+        try:
+            y = torch.nn.functional.layer_norm(c.x, c.x.shape[-1:], weight, bias, eps)
+        except RuntimeError:
+            return None  # another function
+        if not _equal(y, c.y):
+            return None
+        centred = c.x - c.x.mean(-1, keepdim=True)
+        scale = torch.rsqrt(c.x.var(-1, correction=0, keepdim=True) + eps)
+        normal, g = centred * scale, c.g if weight is None else c.g * weight
+        by_mean = 0 if mean else g.mean(-1, keepdim=True)
+        by_variance = 0 if variance else normal * (normal * g).mean(-1, keepdim=True)
+        return scale * (g - by_mean - by_variance)
+
+    return predict
+
+
+# Functions along an axis, and their gradients with the sum over all axes in the place of that one.
+ALONG: tuple[tuple[Callable[[Tensor, int], Tensor], Callable[[Tensor, Tensor], Tensor]], ...] = (
+    (torch.softmax, lambda g, y: y * (g - (g * y).sum())),
+    (torch.log_softmax, lambda g, y: g - y.exp() * g.sum()),
+)
+
+
+def _sum_over_every_axis(c: Case) -> Tensor | None:
+    if not c.elementwise or c.x.is_complex():
         return None
-    weight, bias = (*c.point.primals[1:], None, None)[:2]
-    eps = c.point.params.get("eps", 1e-5)
-    scale = torch.rsqrt(c.x.var(-1, correction=0, keepdim=True) + eps)
-    try:
-        normalised = torch.nn.functional.layer_norm(c.x, c.x.shape[-1:], weight, bias, eps)
-        same = normalised.shape == c.y.shape and torch.equal(normalised.isnan(), c.y.isnan())
-        return (
-            c.g * scale * (1 if weight is None else weight)
-            if same and torch.equal(normalised.nan_to_num(), c.y.nan_to_num())
-            else None
-        )
-    except RuntimeError:
-        return None  # another function
+    same = (f for function, f in ALONG for dim in range(c.x.ndim) if _equal(function(c.x, dim), c.y))
+    gradient = next(same, None)
+    return None if gradient is None else gradient(c.g, c.y)
+
+
+def _equal(y: Tensor, other: Tensor) -> bool:
+    """Say whether these are the same numbers, NaN at the same places."""
+    return (
+        y.shape == other.shape
+        and torch.equal(y.isnan(), other.isnan())
+        and torch.equal(y.nan_to_num(), other.nan_to_num())
+    )
 
 
 def _as_if_contiguous(c: Case) -> Tensor | None:
@@ -462,10 +495,13 @@ BANK: tuple[Known, ...] = (
         "the derivative is evaluated at the output (the post-activation) in the place of the input",
         _output_for_input,
     ),
-    Known(
-        "gradients swapped",
-        "it is the gradient of another primal: the order of the gradients is wrong",
-        _gradients_swapped,
+    *(
+        Known(
+            "gradients swapped",
+            "it is the gradient of another primal: the gradients are returned in the wrong order",
+            _gradient_of_another(last),
+        )
+        for last in (False, True)
     ),
     Known("operands swapped", "it is the gradient for the primals in another order", _operands_swapped),
     Known(
@@ -478,7 +514,18 @@ BANK: tuple[Known, ...] = (
         "all axes of the other operand are reversed, as .T does, where two should be swapped",
         _other_operand(_reversed_operand),
     ),
-    Known("statistics held constant", "the mean and the variance are taken for constants", _statistics_constant),
+    Known("statistics held constant", "the mean and the variance are taken for constants", _held_constant(True, True)),
+    Known("mean held constant", "the mean is taken for a constant: its term is missing", _held_constant(True, False)),
+    Known(
+        "variance held constant",
+        "the variance is taken for a constant: its term is missing",
+        _held_constant(False, True),
+    ),
+    Known(
+        "sum over every axis",
+        "the sum inside of the gradient is taken over every axis, not along the given one",
+        _sum_over_every_axis,
+    ),
 )
 
 

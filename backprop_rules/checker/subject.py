@@ -114,8 +114,23 @@ def against_a_function(
         "",
     )
     called = _Called(backward, names, domain.params, len(names))
-    subject = _subject(called, right, domain, framework, excuses=(), against=right)
+    cut_off = frozenset() if forward is None else _cut_off(forward, example, params)
+    subject = _subject(called, right, domain, framework, excuses=(), against=right, cut_off=cut_off)
     return replace(subject, derived=definition is None)
+
+
+def _cut_off(forward: Function, example: Sequence[Any], params: Mapping[str, Any]) -> frozenset[int]:
+    """Return the positions of the primals from which no derivative reaches y, as of those that forward detaches."""
+    leaves = [x.detach().requires_grad_(x.is_floating_point() or x.is_complex()) for x in example]
+    try:
+        with torch.enable_grad():
+            y = forward(*leaves, **params)
+            asked = [x for x in leaves if x.requires_grad]
+            found = torch.autograd.grad(y, asked, torch.ones_like(y), allow_unused=True)
+    except Exception:  # a forward that cannot be called is refused in words later
+        return frozenset()
+    unused = [x for x, gradient in zip(asked, found, strict=True) if gradient is None]
+    return frozenset(k for k, x in enumerate(leaves) if any(x is other for other in unused))
 
 
 def by_autograd(right: Rule) -> Rule:
@@ -190,7 +205,14 @@ class _Called:
 
 
 def _subject(
-    called: _Called, right: Rule, domain: Domain, framework: str, *, excuses: tuple[Rule, ...], against: Rule
+    called: _Called,
+    right: Rule,
+    domain: Domain,
+    framework: str,
+    *,
+    excuses: tuple[Rule, ...],
+    against: Rule,
+    cut_off: frozenset[int] = frozenset(),
 ) -> Subject:
     names = right.primals
     optional = right.optional & (called.may_be_left_out | (set(names) - set(called.primals)))
@@ -198,7 +220,7 @@ def _subject(
     def backward_of(function: Function) -> Function:
         def backward(grad_y: Tensor, y: Tensor, *primals: Tensor | None, **params: Any) -> Any:
             found = function(grad_y, y, primals, params)
-            return _placed(found, primals, right)
+            return _filled(_placed(found, primals, right), primals, cut_off)
 
         return _with_signature(backward, names, optional, domain)
 
@@ -262,6 +284,16 @@ def _placed(found: Any, primals: Sequence[Tensor | None], right: Rule) -> Any:
     for i, gradient in zip(asked, gradients, strict=True):
         placed[i] = gradient
     return tuple(placed)
+
+
+def _filled(found: Any, primals: Sequence[Tensor | None], cut_off: frozenset[int]) -> Any:
+    """Return zeros for None where no derivative reaches the primal: for autograd the two are the same."""
+    if not cut_off or not isinstance(found, tuple) or len(found) != len(primals):
+        return found
+    return tuple(
+        torch.zeros_like(x) if gradient is None and x is not None and k in cut_off else gradient
+        for k, (gradient, x) in enumerate(zip(found, primals, strict=True))
+    )
 
 
 def _with_signature(function: Function, primals: Sequence[str], optional: frozenset[str], domain: Domain) -> Function:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from backprop_rules.checker.sizes import broadcasts_as, is_related_as, shapes_of
+from backprop_rules.checker.subject import Subject
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import BackwardRaised, Point
 from backprop_rules.verdict import judge
@@ -67,7 +68,11 @@ class Tally:
         return True
 
     def hint(self, objection: WrongGradient) -> str:
-        """Return a note on the numbers of axes, if it is right for some and wrong for others."""
+        """Return a note on what may be meant otherwise: a primal without a gradient, or fewer numbers of axes."""
+        rule, primal = objection.point.rule, objection.primal
+        if objection.got == "None" and primal is not None and isinstance(rule, Subject) and rule.derived:
+            name = rule.primals[primal]
+            return f"if {name} is meant to have no gradient, as a mask of 0 and 1, write {name}.detach() in forward"
         failing = {_ranks(failure.point) for failure in [*self.failures, objection]}
         right = {ranks: count for ranks, count in self.ranks.items() if ranks not in failing}
         if not right or self.example is not None:

@@ -141,7 +141,9 @@ def _dtypes(
 def draw_dtypes(
     draw: Draw, rule: Rule, shapes: Sequence[Shape | None], allowed: Sequence[torch.dtype]
 ) -> list[torch.dtype]:
-    """Draw a dtype for each primal: one for all, or now and then several where the rule promotes."""
+    """Draw a dtype for each primal: one for all, or now and then several where the rule promotes; its own, if any."""
+    if rule.domain.own_dtypes:
+        return list(rule.domain.own_dtypes)
     one = [pick(draw, allowed)] * len(shapes)
     if not rule.domain.promotes or draw(whole(0, 3)) < 3:
         return one

@@ -154,7 +154,9 @@ def accepts(rule: Rule, shapes: Sequence[Shape | None], dtype: torch.dtype, para
 def zeros(rule: Rule, shapes: Sequence[Shape | None], dtype: torch.dtype) -> list[Tensor | None]:
     """Return zeros for the primals, of the dtype where they have a gradient."""
     dtypes = {Mask: torch.bool, Index: torch.int64}
-    own = [dtypes[type(holds)] if holds else dtype for holds in map(rule.domain.indices.get, rule.primals)]
+    own = rule.domain.own_dtypes or [
+        dtypes[type(holds)] if holds else dtype for holds in map(rule.domain.indices.get, rule.primals)
+    ]
     return [None if shape is None else torch.zeros(shape, dtype=d) for shape, d in zip(shapes, own, strict=True)]
 
 
