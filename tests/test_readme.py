@@ -1,5 +1,6 @@
 """What the README says is so."""
 
+import io
 import os
 import re
 import subprocess
@@ -8,9 +9,12 @@ from pathlib import Path
 
 import pytest
 from plugin_words import LOADED
+from rich.console import Console
 
 from backprop_rules import CATALOGUE
 from backprop_rules.answers import DOCUMENTS, claims
+from backprop_rules.answers.report import runs_told, settled, shown, summary
+from backprop_rules.answers.words import WORDS
 from backprop_rules.catalogue import CHAPTERS
 
 ROOT = Path(__file__).parents[1]
@@ -80,25 +84,40 @@ def test_its_table_of_chapters_is_the_catalogue():
     assert f"a catalogue of {len(CATALOGUE)} handwritten backward rules" in README
 
 
-ANSWERS = {
-    "README.md": ("## The answer key", "en"),
-    "README.zh.md": ("## 标准答案", "zh"),
-}
-SHOWN = ("explain matmul", "trace linear_model")
+TEXTS = {"en": ("README.md", "## The answer key"), "zh": ("README.zh.md", "## 标准答案")}
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-def test_the_excerpts_of_the_answer_key_are_what_the_commands_print(tmp_path, name):
-    begin, lang = ANSWERS[name]
-    text = (ROOT / name).read_text().partition(begin)[2].partition("\n## ")[0]
-    commands = (f"documents two_layer_network --lang {lang}", f"documents linear_model --lang {lang}")
-    two_layers, linear, explained, traced = re.findall(r"```text\n(.*?)\n```", text, re.DOTALL)
-    for excerpt, command in zip((two_layers, linear, explained, traced), (*commands, *SHOWN), strict=True):
-        done = run(tmp_path, "-m", "backprop_rules", *command.split())
-        assert done.returncode == 0, done.stderr
-        printed = "\n".join(line.rstrip() for line in done.stdout.splitlines())
-        for part in excerpt.split("\n…\n"):
-            assert part in printed, f"{command} does not print:\n{part}"
+def excerpts(lang):
+    """Return the excerpts of the answer key: of two documents, of an explanation, and of a trace."""
+    name, title = TEXTS[lang]
+    section = (ROOT / name).read_text().partition(title)[2].partition("\n## ")[0]
+    return re.findall(r"```text\n(.*?)\n```", section, re.DOTALL)
+
+
+def hold(excerpt, printed):
+    """Every part of the excerpt, between its dots, must be there."""
+    plain = "\n".join(line.rstrip() for line in printed.splitlines())
+    for part in excerpt.split("\n…\n"):
+        assert part in plain, f"not printed:\n{part}"
+
+
+def test_the_excerpts_of_the_documents_are_what_is_printed_in_either_language():
+    for k, document in enumerate(("two_layer_network", "linear_model")):
+        found = list(settled(document))
+        for lang in TEXTS:
+            console = Console(width=120, file=io.StringIO())
+            for one in found:
+                console.print(shown(one, lang), highlight=False)
+            around = [summary(document, found, lang), runs_told(document, lang), WORDS[lang]["sound"]]
+            hold(excerpts(lang)[k], "\n".join([console.file.getvalue(), *around]))
+
+
+@pytest.mark.parametrize(("k", "command"), [(2, "explain matmul"), (3, "trace linear_model")])
+def test_the_other_excerpts_of_the_answer_key_are_what_the_commands_print(tmp_path, k, command):
+    assert excerpts("en")[k] == excerpts("zh")[k]
+    done = run(tmp_path, "-m", "backprop_rules", *command.split())
+    assert done.returncode == 0, done.stderr
+    hold(excerpts("en")[k], done.stdout)
 
 
 def test_the_chinese_readme_counts_the_same_claims_and_runs():

@@ -6,7 +6,7 @@ Everything is made from the rule's declaration when it is asked for, so that a r
 import inspect
 import itertools
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,8 +32,8 @@ LEGEND = "x̄ is ∂L/∂x for a number L, ȳ what arrives (grad_y in the code);
 SIZES = (2, 3)  # of the axes of the example in turn: different ones, so that nothing fits by accident
 NUMBERS = (2.0, -1.0, 0.5, 3.0, -2.0, 1.0, -0.5, 4.0)
 SHOWN = 6  # elements that are written out; of the others it is said how many there are
-EXAMPLES = 30  # points drawn in search of each mistake
-OFTEN = 10  # times as many in search of a kink, where a point must have several numbers that are equal
+EXAMPLES = 100  # points drawn in search of mistakes, and of a kink
+SMALL = (1, 2)  # the sizes of axes of these points
 
 
 def example(rule: Rule) -> Point:
@@ -166,7 +166,7 @@ def kinks(rule: Rule) -> Iterator[str]:
         yield f"Where {convention.at} the rule gives {convention.value}."
         yield f"    torch: {_who(convention.torch)} in reverse mode, {_who(convention.torch_forward)} in forward mode;"
         yield f"    the installed {torch.__version__} {_agrees(convention)}."
-        found = search(rule, partial(_stand_on, convention), OFTEN * EXAMPLES, dtypes=[torch.float64])
+        found = search(rule, partial(_stand_on, convention), EXAMPLES, dtypes=[torch.float64])
         if found is not None and found.primal is not None:
             yield f"    For {_given(found.point)} the gradient of {rule.primals[found.primal]} is"
             yield f"    {', '.join(_choices(found.point, found.primal))}."
@@ -203,16 +203,20 @@ def _agrees(convention: Convention) -> str:
 def mistakes(rule: Rule) -> Iterator[str]:
     """Yield each mistake of the bank that can be made here, with the smallest example found that exposes it.
 
-    A point at a kink, where what is right is a choice, is taken only where no other shows the mistake, and a
-    complex one only where no real one does.
+    A complex point, or one at a kink, where what is right is a choice, is taken only where no other shows the mistake.
     """
+    widest = [dtype for dtype in rule.domain.dtypes if dtype in (torch.float64, torch.complex128)]
+    points: dict[torch.dtype, list[Point]] = {dtype: [] for dtype in widest}
+    for dtype, drawn in points.items():
+        search(rule, drawn.append, EXAMPLES, dtypes=[dtype], sides=SMALL)
     for known in _in_order():
-        for dtype, at_kinks in itertools.product(_widest(rule), (False, True) if rule.conventions else (True,)):
-            found = search(rule, partial(_expose, known, at_kinks), EXAMPLES, dtypes=[dtype])
+        for dtype, at_kinks in itertools.product(widest, (False, True) if rule.conventions else (True,)):
+            expose = partial(_expose, known, at_kinks)
+            found = _first(expose, points[dtype])
             if found is not None:
-                yield f"\n    {known.name}: {known.words}\n" + "\n".join(
-                    f"        {line}" for line in _shown(known, found)
-                )
+                smallest = search(rule, expose, EXAMPLES, dtypes=[dtype], sides=SMALL) or found
+                lines = [f"\n    {known.name}: {known.words}", *(f"        {line}" for line in _shown(known, smallest))]
+                yield "\n".join(lines)
                 break
 
 
@@ -224,21 +228,26 @@ def _in_order() -> Iterator[Known]:
     yield from sorted(named.values(), key=lambda known: known.name.startswith(("sign", "factor", "zero")))
 
 
-def _widest(rule: Rule) -> list[torch.dtype]:
-    return [dtype for dtype in rule.domain.dtypes if dtype in (torch.float64, torch.complex128)]
+def _first(expose: Callable[[Point], None], points: Sequence[Point]) -> WrongGradient | None:
+    for point in points:
+        try:
+            expose(point)
+        except WrongGradient as objection:
+            return objection
+    return None
 
 
 def _expose(known: Known, at_kinks: bool, point: Point) -> None:
     """Raise WrongGradient where the mistake is farther from the right gradient than rounding can be."""
-    radii = bounds(point, evaluations=2).gradients
     for i in point.given:
-        case, radius = Case(point, i), radii[i]
+        case = Case(point, i)
         wrong = applies(known, case)
-        if wrong is None or radius is None or not (case.right.isfinite().all() and wrong.isfinite().all()):
+        if wrong is None or not (case.y.any() and case.right.isfinite().all() and wrong.isfinite().all()):
             continue
         if point.rule.conventions and not at_kinks and bool(case.at_kink.any()):
             continue
-        if wrong.shape != case.right.shape or bool(((wrong - case.right).abs() > radius).any()):
+        radius = bounds(point, evaluations=2).gradients[i]
+        if wrong.shape != case.right.shape or radius is None or bool(((wrong - case.right).abs() > radius).any()):
             raise WrongGradient(point, known.name, i)
 
 
