@@ -219,11 +219,9 @@ def _named(bank: Sequence[Known], seen: Sequence[_Seen], answers: Callable[[], l
         # What none of them explains, and is wrong, has another reason.
         telling = [s for s in answers() if _near(s, s.case.right) or any(_fits(known, s) for known in found)]
         left = [known for known in found if all(_fits(known, s) is not False for s in telling)]
-        if many and left:
-            # What two mistakes predict alike at every point is the same: the bank's first is the plainer one.
-            found = left[:1]
-        elif not many:
-            found = left
+        # What is made in some branch alone is right elsewhere: of many points that are wrong, these decide.
+        # What two mistakes predict alike at every point is the same: the bank's first is the plainer one.
+        found = (left or found)[:1] if many else left
     return [(known.name, known.words) for known in found]
 
 
