@@ -58,11 +58,14 @@ class Node:
         return f"{self.made_by.rule}({', '.join(primals + params)})"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """A computation graph, in the order in which it was computed, swept backwards from its last node."""
 
     nodes: dict[str, Node]
+
+    def __repr__(self) -> str:
+        return f"<Trace of {len(self.nodes)} nodes, from {', '.join(self.gradients)} to {self.y.name}>"
 
     @property
     def y(self) -> Node:

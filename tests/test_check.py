@@ -52,7 +52,7 @@ The smallest counterexample found:
     x = torch.tensor(-1.0, dtype=torch.float64)
     grad_y = torch.tensor(1.0, dtype=torch.float64)
     backward(grad_y, x)
-The function: y = \\max(x, 0):\\quad \\bar x = \\bar y\\,[y > 0]
+The function: y = max(x, 0): x̄ = ȳ [y > 0]
 """
 
 

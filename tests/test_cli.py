@@ -247,10 +247,10 @@ def test_a_test_run_leaves_the_baselines_alone(run, recorded):
 
 
 def test_documents_settles_one_document_in_the_language_asked_for(run):
-    code, out, _ = run("documents", "two_layer_network.md", "--lang", "zh")
+    code, out, _ = run("documents", "one_parameter_regression.md", "--lang", "zh")
     assert code == 0
-    assert "第 82 行  错误  ∂loss/∂w2 = 2 × (ŷ − y) × h1ᵀ" in out
-    assert "two_layer_network.md：共 26 条论断" in out
+    assert "第 124-127 行  成立" in out
+    assert f"one_parameter_regression.md：共 {len(claims('one_parameter_regression'))} 条论断" in out
     assert out.endswith("每个判定都有证据支持。\n")
 
 

@@ -54,6 +54,7 @@ def test_a_node_has_the_name_that_the_function_gives_it():
     assert list(found.nodes) == ["x", "squares", "end"]
     assert found.nodes["end"].computed == "sum(squares)"
     assert found.y.value == 5
+    assert repr(found) == "<Trace of 3 nodes, from x to end>"
 
 
 def test_equal_names_are_counted():
