@@ -7,7 +7,7 @@ from hypothesis import settings
 
 from backprop_rules import Rule
 from backprop_rules.draw import SIDES, search
-from backprop_rules.properties import Property, check
+from backprop_rules.properties.of_rules import Property, check
 from backprop_rules.verify import devices_here, weighted
 
 

@@ -122,8 +122,9 @@ def checked(config: pytest.Config, backward: Any, rule: Any = None, **options: A
 
 def told(item: pytest.Item, report: "Report") -> None:
     """Put what was found into the item's properties, and fail if there is an objection."""
-    tier = "bounded" if report.objection is None else report.objection.point.tier
-    item.user_properties += [("rule", report.subject.name), ("tier", tier), ("seed", report.seed)]
+    rung = next((name for name in ("proved", "allowed", "witnessed") if report.rungs[name]), "none")
+    rung = rung if report.finding is None else report.finding.rung.value
+    item.user_properties += [("rule", report.subject.name), ("rung", rung), ("seed", report.seed)]
     item.stash[FOUND] = {"test": item.nodeid, **report.to_dict()}
     if not report.passed:
         raise Failed(_headed(report), pytrace=False)
@@ -131,12 +132,14 @@ def told(item: pytest.Item, report: "Report") -> None:
 
 def _headed(report: "Report") -> str:
     """Return the report, its finding in the first line, which is all that pytest's summary shows."""
-    objection = report.objection
-    if objection is None or objection.got is None:
+    from backprop_rules.checker.report import said
+
+    finding = report.finding
+    if finding is None or finding.got is None:
         return str(report)
     title, _, rest = str(report).partition("\n")
     likely = f" ({report.mistake.name})" if report.mistake else ""
-    return f"{title.rstrip('.')}: {objection.got} in the place of {objection.expected}{likely}.\n{rest}"
+    return f"{title.rstrip('.')}: {said(finding.got)} in the place of {said(finding.expected)}{likely}.\n{rest}"
 
 
 FOUND = pytest.StashKey[dict[str, Any]]()

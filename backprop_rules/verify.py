@@ -19,7 +19,7 @@ from backprop_rules.draw import quiet, search, tiers_of
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point
-from backprop_rules.properties import PLAINEST, check
+from backprop_rules.properties.of_rules import PLAINEST, check
 from backprop_rules.rule import Rule, misfit
 from backprop_rules.simplify import simplest
 from backprop_rules.verdict import Verdict, judge

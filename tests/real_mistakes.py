@@ -248,7 +248,7 @@ def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
     return right["mean"](as_if, y, x, dim=dim, keepdim=keepdim, dtype=dtype)
 
 
-@mistake("add", "broadcast axes of size 0 are not reduced", "pytorch/pytorch#15223")
+@mistake("add", "broadcast axes of size 0 are not reduced", "pytorch/pytorch#15223", call=((4, 1), (4, 5)))
 def _(grad_y, y, x, z, *, alpha=1):
     grad_x, grad_z = right["add"](grad_y, y, x, z, alpha=alpha)
     return (grad_y.to(x.dtype) if not grad_y.numel() and x.numel() else grad_x), grad_z

@@ -14,7 +14,7 @@ from backprop_rules.objection import OraclesDisagree
 from backprop_rules.oracles import certified, directional
 from backprop_rules.oracles.oracle import Silent
 from backprop_rules.point import point
-from backprop_rules.properties import check
+from backprop_rules.properties.of_rules import check
 from backprop_rules.verdict import judge
 
 every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)

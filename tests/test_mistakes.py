@@ -23,7 +23,7 @@ from backprop_rules.objection import WrongGradient
 from backprop_rules.oracles import ReverseMode
 from backprop_rules.oracles.oracle import Silent
 from backprop_rules.point import Point
-from backprop_rules.properties import check
+from backprop_rules.properties.of_rules import check
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:var\(\)")
 

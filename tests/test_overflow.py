@@ -5,7 +5,7 @@ import torch
 
 from backprop_rules import CATALOGUE, layout
 from backprop_rules.point import Point
-from backprop_rules.properties import check
+from backprop_rules.properties.of_rules import check
 
 HALF = 2.0**127  # twice this is just past float32's largest number
 

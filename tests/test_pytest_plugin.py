@@ -60,11 +60,11 @@ def test_the_reports_are_written_under_xdist_too(pytester, run):
     assert sorted(report["verdict"] for report in reports) == ["right", "wrong"]
 
 
-def test_junit_properties_carry_rule_tier_and_seed(pytester, run):
+def test_junit_properties_carry_rule_rung_and_seed(pytester, run):
     pytester.makepyfile(MARKED)
     run("--junitxml", "junit.xml", "--backprop-seed", "3")
     found = ET.parse(pytester.path / "junit.xml").getroot().iter("property")
-    assert {(p.get("name"), p.get("value")) for p in found} == {("rule", "relu"), ("tier", "bounded"), ("seed", "3")}
+    assert {(p.get("name"), p.get("value")) for p in found} == {("rule", "relu"), ("rung", "proved"), ("seed", "3")}
 
 
 def test_a_question_that_cannot_be_asked_fails_in_words(pytester, run):

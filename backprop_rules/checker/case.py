@@ -10,22 +10,26 @@ from torch import Tensor
 
 from backprop_rules import layout
 from backprop_rules.errors import InputError
-from backprop_rules.point import Point
-from backprop_rules.rule import Rule
+from backprop_rules.strategies.point import Point
+from backprop_rules.subject.subject import Subject
 from backprop_rules.verify import DTYPES
 
-FORMAT = 1
+FORMAT = 2
+INTEGERS = {
+    str(d).removeprefix("torch."): d
+    for d in (torch.bool, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+}
 
 
-def save(point: Point, path: Path) -> None:
+def save(subject: Subject, point: Point, path: Path) -> None:
     """Write a point to a file, whole or not at all."""
     text = json.dumps(
         {
             "format": FORMAT,
-            "operation": point.rule.name,
-            "primals": [_written(x) for x in point.primals],
+            "operation": subject.name,
+            "primals": [_written(x) for x in point.leaves],
             "params": {name: _param(value) for name, value in point.params.items()},
-            "grad_y": _written(point.grad_y),
+            "grad_y": [_written(g) for g in point.grads],
         },
         indent=1,
     )
@@ -35,14 +39,14 @@ def save(point: Point, path: Path) -> None:
     unfinished.replace(path)
 
 
-def load(path: Path, rule: Rule) -> Point:
-    """Read a point for that rule; InputError if the file is no such case."""
+def load(path: Path, subject: Subject) -> Point:
+    """Read a point for that subject; InputError if the file is no such case."""
     try:
         case = json.loads(path.read_text(encoding="utf-8"))
         if case["format"] != FORMAT:
             raise InputError(f"{path}: the case has format {case['format']}, this version reads {FORMAT}.")
-        primals = tuple(map(_read, case["primals"]))
-        grad_y = _read(case["grad_y"])
+        leaves = tuple(map(_read, case["primals"]))
+        grads = tuple(map(_read, case["grad_y"]))
         params = {name: _param_of(value) for name, value in case["params"].items()}
         operation = case["operation"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -51,9 +55,9 @@ def load(path: Path, rule: Rule) -> Point:
         raise InputError(
             f"{path} is no saved case: {type(error).__name__}: {error}. Delete it, or name another."
         ) from error
-    if operation != rule.name or len(primals) != len(rule.primals) or grad_y is None:
-        raise InputError(f"{path} is a case of {operation} with {len(primals)} primals, not of {rule}.")
-    return Point(rule, primals, params, grad_y)
+    if operation != subject.name or len(leaves) != len(subject.names):
+        raise InputError(f"{path} is a case of {operation} with {len(leaves)} primals, not of {subject}.")
+    return Point(leaves, grads, params, "a saved case")
 
 
 def _written(x: Tensor | None) -> dict[str, Any] | None:
@@ -79,7 +83,7 @@ def _written(x: Tensor | None) -> dict[str, Any] | None:
 def _read(written: Mapping[str, Any] | None) -> Tensor | None:
     if written is None:
         return None
-    dtype = {**DTYPES, "bool": torch.bool, "int64": torch.int64}[written["dtype"]]
+    dtype = {**DTYPES, **INTEGERS}[written["dtype"]]
     values = [float.fromhex(v) if isinstance(v, str) else v for v in written["values"]]
     if dtype.is_complex:
         small = torch.view_as_complex(torch.tensor(values, dtype=dtype.to_real()).reshape(*written["stored"], 2))

@@ -15,7 +15,7 @@ from backprop_rules.errors import InputError
 from backprop_rules.grid import precision
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import BackwardRaised, Point
-from backprop_rules.properties import same_bits
+from backprop_rules.properties.of_rules import same_bits
 
 # What an objection itself tells of the mistake, by the beginning of its kind.
 TOLD = {
@@ -80,7 +80,7 @@ class Mistake:
 
     name: str
     words: str
-    objection: WrongGradient
+    objection: WrongGradient | None
 
 
 def diagnosed(failures: Sequence[WrongGradient], objection: WrongGradient, others: Points = tuple) -> Mistake | None:

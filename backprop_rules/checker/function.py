@@ -13,7 +13,7 @@ from backprop_rules.errors import InputError
 from backprop_rules.frameworks import vjp_of_custom
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point
-from backprop_rules.properties import Property, same_bits
+from backprop_rules.properties.of_rules import Property, same_bits
 from backprop_rules.rule import Gradients
 
 Function = Callable[..., Any]

@@ -1,21 +1,31 @@
 """What is asked of a backward, and of what function: the options, the rule or function, and the example."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
-from backprop_rules.checker.evidence import ACCURACIES, CONVENTIONS
-from backprop_rules.checker.subject import Subject, against_a_function, against_a_rule, rule_named
 from backprop_rules.domain import REAL
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.frameworks import FRAMEWORKS, as_torch, framework_of
-from backprop_rules.properties import Property
+from backprop_rules.properties.effort import DRAWN
+from backprop_rules.properties.trial import Questions
 from backprop_rules.rule import Rule
+from backprop_rules.strategies.of_rules import RulePoints
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.points import Points
+from backprop_rules.subject.as_rule import against_a_rule, rule_named
+from backprop_rules.subject.backward import Backward, Signature, named
+from backprop_rules.subject.build import subject_of
+from backprop_rules.subject.function import Function
+from backprop_rules.subject.subject import Subject
 from backprop_rules.verify import find_device, find_dtype
 
+CONVENTIONS = ("torch", "catalogue", "any subgradient")
+ACCURACIES = ("torch", "catalogue")
 Held = tuple[Any, ...]  # what a backward is held against, and the framework: as `question` takes it
 
 
@@ -30,14 +40,14 @@ class Asked:
 
     dtypes: Sequence[Any] | None = None
     devices: Sequence[str] = ("cpu",)
-    max_examples: int = 400
+    max_examples: int = DRAWN
     seed: int = 0
     convention: str = "torch"
     saves: Sequence[str] | None = None
     strict_memory: bool = False
     accumulate: Any = None
     accuracy: str = "torch"
-    extra: tuple[Property, ...] = ()
+    extra: tuple[Callable[..., Any], ...] = field(default=())
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "convention", self.convention.replace("-", " "))  # as the command line spells it
@@ -58,37 +68,38 @@ class Asked:
         """The dtype that sums are kept in; None if that was not asked for."""
         return None if self.accumulate is None else _dtype(self.accumulate)
 
-    def tried(self, rule: Rule) -> list[torch.dtype]:
-        """Return those of a rule's dtypes that are tried."""
-        asked = rule.domain.dtypes if self.dtypes is None else [_dtype(d) for d in several(self.dtypes)]
-        return [d for d in rule.domain.dtypes if d in asked]
+    @property
+    def questions(self) -> Questions:
+        """What a trial is asked."""
+        saves = None if self.saves is None else tuple(several(self.saves))
+        return Questions(
+            self.convention, self.accuracy, saves, self.strict_memory, self.sums, tuple(self.devices), self.extra
+        )
 
-    def dtypes_for(self, rule: Rule) -> list[torch.dtype] | None:
-        """Return the dtypes to try; InputError if the rule has none of them."""
+    def among(self, name: object, dtypes: Sequence[torch.dtype]) -> tuple[torch.dtype, ...]:
+        """Return those of some dtypes that were asked for; InputError if there are none."""
         if self.dtypes is None:
-            return None
-        found = [_dtype(d) for d in several(self.dtypes)]
-        if not set(found) & set(rule.domain.dtypes):
-            names = ", ".join(map(str, rule.domain.dtypes))
-            raise InputError(f"{rule}: none of the dtypes asked for is among {names}.")
+            return tuple(dtypes)
+        asked = [_dtype(d) for d in several(self.dtypes)]
+        found = tuple(d for d in dtypes if d in asked)
+        if not found:
+            raise InputError(f"{name}: none of the dtypes asked for is among {', '.join(map(str, dtypes))}.")
         return found
 
 
-def _dtype(named: Any) -> torch.dtype:
-    return named if isinstance(named, torch.dtype) else find_dtype(str(named))
+def _dtype(named_: Any) -> torch.dtype:
+    return named_ if isinstance(named_, torch.dtype) else find_dtype(str(named_))
 
 
-def question(
-    backward: Callable[..., Any], held: Held, saves: Sequence[str] | None
-) -> tuple[Subject, tuple[Tensor | None, ...] | None]:
-    """Return the subject, and the primals of the example if there is one."""
+def question(backward: Callable[..., Any], held: Held, asked: Asked) -> tuple[Subject, Iterable[Point]]:
+    """Return the subject, and its points."""
     rule, forward, definition, example, params, framework = held
     if not callable(backward):
         raise InputError(f"a backward is a function; got {type(backward).__name__} {backward!r}.")
     if isinstance(backward, torch.nn.Module):
         raise InputError("a module computes forward: give its backward, a function (grad_y, *primals).")
     example = _sequence(example)
-    kind = framework or (framework_of(example[0]) if example is not None and len(example) else "torch")
+    kind = framework or _framework(example)
     if kind not in FRAMEWORKS:
         raise unknown("framework", kind, FRAMEWORKS)
     if not isinstance(params, Mapping):
@@ -97,27 +108,56 @@ def question(
     if rule is not None:
         if forward is not None or definition is not None:
             raise InputError("a rule says what its function is: give rule, or forward and definition, not both.")
-        right = rule_named(rule)
-        if primals is not None:  # optional ones may be left out at the end
-            primals += (None,) * (len(right.primals) - len(primals))
-        subject = against_a_rule(backward, right, params, kind, primals)
-    elif forward is None and definition is None:
+        return _of_a_rule(backward, rule_named(rule), primals, params, kind, asked)
+    if forward is None and definition is None:
         raise InputError(
             "nothing to hold the backward against: give the name of a rule, as in check(f, rule='linear'), or the "
             "function, as in check(f, forward=function, example=(x, w))."
         )
-    elif not primals:
+    if not primals:
         raise InputError("an example is missing: one call of the function, as in example=(x, w), to draw others from.")
-    else:
-        subject = against_a_function(backward, forward, definition, primals, params, kind)
-    return subject if saves is None else _saving(subject, several(saves)), primals
+    subject = subject_of(backward, forward, definition, primals, params, kind)
+    if asked.dtypes is not None:
+        subject = replace(subject, dtypes=asked.among(subject, subject.dtypes))
+    subject = replace(subject, rule=_summing(subject.rule, asked))
+    _known(subject, asked)
+    return subject, Points(subject, asked.max_examples, asked.seed)
 
 
-def _saving(subject: Subject, saves: Sequence[str]) -> Subject:
-    strangers = sorted(set(saves) - {"y", *subject.primals})
-    if strangers:
-        raise InputError(f"{subject}: saves names {strangers[0]}, but there is only y, {', '.join(subject.primals)}.")
-    return replace(subject, saves=tuple(saves))
+def _of_a_rule(
+    backward: Callable[..., Any], right: Rule, primals: Any, params: Mapping[str, Any], framework: str, asked: Asked
+) -> tuple[Subject, Iterable[Point]]:
+    if primals is not None:  # optional ones may be left out at the end
+        primals += (None,) * (len(right.primals) - len(primals))
+    rule = _summing(against_a_rule(backward, right, params, framework, primals), asked)
+    dtypes = asked.among(right, rule.domain.dtypes)
+    like = tuple(torch.zeros((), dtype=_like(right, name, dtypes[0])) for name in right.primals)
+    _, structure = _pytree.tree_flatten(like)
+    signature = Signature(backward, right.primals, rule.domain.params, len(right.primals) - len(right.optional))
+    made = Function(right.forward, structure, {})
+    own = Backward(backward, signature, framework, True)
+    subject = Subject(right.name, made, own, like, right.primals, rule, "", right.formula, dtypes, right)
+    _known(subject, asked)
+    return subject, RulePoints(rule, 2 * asked.max_examples, asked.seed, dtypes)
+
+
+def _like(right: Rule, name: str, dtype: torch.dtype) -> torch.dtype:
+    return torch.int64 if name in right.domain.indices else dtype
+
+
+def _summing(rule: Any, asked: Asked) -> Any:
+    return rule if rule is None or asked.sums is None else replace(rule, accumulate=asked.sums)
+
+
+def _known(subject: Subject, asked: Asked) -> None:
+    for name in several(asked.saves) if asked.saves is not None else ():
+        if name not in {"y", *subject.names}:
+            raise InputError(f"{subject}: saves names {name}, but there is only y, {', '.join(subject.names)}.")
+
+
+def _framework(example: Any) -> str:
+    leaves = _pytree.tree_leaves(example) if example else []
+    return framework_of(leaves[0]) if leaves else "torch"
 
 
 def _sequence(example: Any) -> Sequence[Any] | None:
@@ -133,4 +173,11 @@ def _sequence(example: Any) -> Sequence[Any] | None:
 
 
 def _tensor(k: int, x: Any) -> Any:
-    return x if x is None or isinstance(x, int | float | complex | str) else as_torch(x, f"argument {k} of the example")
+    if isinstance(x, list | tuple):
+        return type(x)(_tensor(k, one) for one in x)
+    if x is None or isinstance(x, int | float | complex | str | Tensor):
+        return x
+    return as_torch(x, f"argument {k} of the example")
+
+
+__all__ = ["ACCURACIES", "CONVENTIONS", "Asked", "Held", "named", "question", "several"]

@@ -1,20 +1,34 @@
 """The reference oracle: hold anyone's backward against the definition of what it differentiates."""
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from backprop_rules.checker.case import load
-from backprop_rules.checker.examine import examine
 from backprop_rules.checker.function import has_its_own_backward, of_the_function, own_backward
+from backprop_rules.checker.naming import named_mistake
+from backprop_rules.checker.progress import shown
 from backprop_rules.checker.question import Asked, Held, question
-from backprop_rules.checker.report import Report
-from backprop_rules.draw import quiet
+from backprop_rules.checker.report import Report, report_of
+from backprop_rules.draw.search import quiet
 from backprop_rules.errors import InputError, unknown
+from backprop_rules.evidence.climb import as_rule_point, in_precision
+from backprop_rules.evidence.evidence import WIDE, Pair
+from backprop_rules.objection import WrongGradient
+from backprop_rules.oracles.oracle import Silent
+from backprop_rules.properties.effort import DRAWN
+from backprop_rules.properties.of_rules import computes_its_definition
+from backprop_rules.properties.smallest import confirmed, smallest
+from backprop_rules.properties.trial import Trial, refuse_what_cannot_be_called
 from backprop_rules.rule import Rule
+from backprop_rules.strategies.point import Point
+from backprop_rules.subject.subject import Subject
 
 
 def check(
@@ -27,7 +41,7 @@ def check(
     params: Mapping[str, Any] | None = None,
     dtypes: Sequence[Any] | None = None,
     devices: Sequence[str] = ("cpu",),
-    max_examples: int = 400,
+    max_examples: int = DRAWN,
     seed: int = 0,
     convention: str = "torch",
     framework: str | None = None,
@@ -43,20 +57,20 @@ def check(
 
     $\bar x = J^T \bar y$: `backward(grad_y, *primals, **params)` returns one gradient, or a tuple of
     them, each of its primal's shape. It is held against a rule of the catalogue, or against any
-    function: `forward` in torch, or `definition` in NumPy notation, with one call of it, `example`, whose
-    ranks, equal sizes and dtypes the drawn points share. An argument named y gets the output.
+    function: `forward` in torch, which may be a module, or `definition` in NumPy notation, with one call of it,
+    `example`, whose ranks, equal sizes and dtypes the drawn points share. An argument named y gets the output;
+    where forward returns several tensors, `grad_y` and y are tuples.
 
-    `convention` is torch's choice at kinks, the catalogue's, or any subgradient; `accumulate` is the dtype
-    that sums are kept in, where it is not torch's. `cases` are files of saved points to
-    try first. Raises WrongGradient, whose text is the report, unless `raise_on_failure` is False; and
-    InputError for what cannot be checked. Source of the bounds: Higham, Accuracy and Stability of
-    Numerical Algorithms (2002), chapter 3.
+    `max_examples` points are drawn beside a plan of some forty; `convention` is torch's choice at kinks, the
+    catalogue's, or any subgradient; `accumulate` is the dtype that sums are kept in, where it is not torch's.
+    `cases` are files of saved points to try first. Raises WrongGradient, whose text is the report, unless
+    `raise_on_failure` is False; and InputError for what cannot be checked. Source of the bounds: Higham,
+    Accuracy and Stability of Numerical Algorithms (2002), chapter 3.
     """
     __tracebackhide__ = True  # pytest shows the caller's line and the report
-    examples = 0 if only_cases else max_examples
-    asked = Asked(dtypes, devices, examples, seed, convention, saves, strict_memory, accumulate, accuracy)
+    asked = Asked(dtypes, devices, max_examples, seed, convention, saves, strict_memory, accumulate, accuracy)
     held = (rule, forward, definition, example, params or {}, framework)
-    return _answered(asked, cases, raise_on_failure, backward, held)
+    return _answered(asked, cases, only_cases, raise_on_failure, backward, held)
 
 
 def check_function(
@@ -84,7 +98,7 @@ def check_function(
         raise InputError(f"a function is to be checked; got {type(function).__name__} {function!r}.")
     held = (rule, forward, definition, example, params or {}, framework)
     backward, held, asked = _own(function, held, Asked(**options))
-    return _answered(asked, (), raise_on_failure, backward, held)
+    return _answered(asked, (), False, raise_on_failure, backward, held)
 
 
 def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], Held, Asked]:
@@ -95,14 +109,76 @@ def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], H
 
 
 def _answered(
-    asked: Asked, cases: Sequence[Path], raise_on_failure: bool, backward: Callable[..., Any], held: Held
+    asked: Asked, cases: Sequence[Path], only_cases: bool, raise_on_failure: bool, backward: Any, held: Held
 ) -> Report:
     __tracebackhide__ = True
     if has_its_own_backward(backward):
         backward, held, asked = _own(backward, held, asked)
-    subject, first = question(backward, held, asked.saves)
+    started = time.perf_counter()
     with quiet(), np.errstate(all="ignore"):
-        report = examine(subject, asked, first, [load(case, subject) for case in cases])
+        subject, drawn = question(backward, held, asked)
+        if held[1] is not None and held[2] is not None:
+            same_function(subject, drawn)
+        saved = [load(case, subject) for case in cases]
+        points = saved if only_cases else chain(saved, drawn)
+        report = examined(subject, points, asked, started)
     if raise_on_failure and not report.passed:
         raise report.error()
     return report
+
+
+def same_function(subject: Subject, points: Any) -> None:
+    """Raise InputError where forward and definition, both given, are different functions."""
+    first = next(iter(points), None)
+    if first is None or subject.rule is None:
+        return
+    point = as_rule_point(subject.rule, first, in_precision(first, torch.float64))
+    try:
+        computes_its_definition(point)
+    except WrongGradient as objection:
+        raise InputError(
+            f"{subject}: forward and definition are different functions, so nothing can be said.\n{objection}"
+        ) from None
+    except (InputError, Silent, NotImplementedError):
+        return  # the rounding of forward is not known, or the definition has no value there
+
+
+def examined(subject: Subject, points: Any, asked: Asked, started: float) -> Report:
+    """Return the report on a subject, asked at points: the smallest counterexample, on the strongest rung."""
+    points, pair = _first_called(subject, iter(points))
+    with shown(points, str(subject)) as counted:
+        outcome = Trial(subject, counted, asked.questions).run(pair)
+        finding = None
+        for candidate in sorted(outcome.of_the_worst(), key=lambda f: f.point.size)[:1]:
+            try:
+                finding = candidate if outcome.interrupted else smallest(subject, outcome.pair, candidate)
+            except KeyboardInterrupt:
+                finding = candidate  # what is found is delivered
+                outcome.notes["interrupted: a smaller counterexample was not looked for any longer"] = None
+        if finding is not None and outcome.pair.high.itemsize == WIDE_BYTES:
+            finding = confirmed(subject, finding) or finding
+        mistake = named_mistake(subject, outcome, finding)
+    return report_of(subject, outcome, finding, mistake, asked, time.perf_counter() - started)
+
+
+WIDE_BYTES = 8
+
+
+def _first_called(subject: Subject, points: Iterator[Point]) -> tuple[Iterator[Point], Pair]:
+    """Return the points, and the precisions to compare: the first shows whether the backward can be called at all."""
+    first = next(points, None)
+    if subject.right is not None and first is not None:
+        return chain([first], points), _pair(subject, first)
+    pair = refuse_what_cannot_be_called(subject, first, "")
+    assert first is not None
+    return chain([first], points), pair
+
+
+def _pair(subject: Subject, first: Point) -> Pair:
+    try:
+        return refuse_what_cannot_be_called(subject, first, "")
+    except InputError:
+        return WIDE  # for a rule that is a finding: its domain is declared
+
+
+

@@ -57,8 +57,8 @@ def check_and_remember(target: str, case: Path | None, words: str, **options: An
         report = check(
             backward, **options, cases=[tried] if tried else [], only_cases=case is not None, raise_on_failure=False
         )
-    if case is None and report.objection is not None:
-        save(report.objection.point, place)
+    if case is None and report.finding is not None:
+        save(report.subject, report.finding.point, place)
         report = replace(report, replay=f"backprop-rules check {target}{words} --case {place}")
     elif case is None and report.passed:
         place.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import typer
 from backprop_rules.checker import Report
 from backprop_rules.checker.target import check_and_remember, exit_code, imported, place_of
 from backprop_rules.cli.app import app
+from backprop_rules.properties.effort import DRAWN
 
 CheckFormat = StrEnum("CheckFormat", ["full", "json", "github"])
 Framework = StrEnum("Framework", ["torch", "numpy", "jax"])
@@ -46,7 +47,7 @@ def check_backward(
     convention: Choices = Convention.torch,
     accuracy: Accurate = Accuracy.torch,
     accumulate: Sums = None,
-    max_examples: Annotated[int, typer.Option(min=1, help="Points drawn.")] = 400,
+    max_examples: Annotated[int, typer.Option(min=1, help="Points drawn beside the plan.")] = DRAWN,
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal points.")] = 0,
     case: Case = None,
     output_format: Annotated[CheckFormat, typer.Option(help="Text, JSON, or annotations.")] = CheckFormat.full,

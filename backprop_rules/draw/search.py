@@ -1,11 +1,13 @@
 """The search for a point at which a check fails, and its shrinking to the smallest."""
 
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, configuration, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
@@ -32,6 +34,22 @@ QUIET = settings(
 def tiers_of(rule: Rule) -> tuple[str, ...]:
     """Return the tiers in which points of the rule can be drawn: exact only for polynomials."""
     return TIERS if rule.domain.degree is not None else TIERS[1:]
+
+
+@contextmanager
+def leaving_nothing_behind() -> Iterator[None]:
+    """Until the end of the block, let Hypothesis keep its files in a folder that is gone when the process ends."""
+    before = vars(configuration).get("__hypothesis_home_directory")
+    configuration.set_hypothesis_home_dir(_home().name)
+    try:
+        yield
+    finally:
+        configuration.set_hypothesis_home_dir(before)
+
+
+@cache
+def _home() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="backprop-rules-")
 
 
 @contextmanager
@@ -89,7 +107,7 @@ def _search(
                 raise
 
     try:
-        with quiet():
+        with quiet(), leaving_nothing_behind():
             hold()
     except WrongGradient as objection:
         return objection

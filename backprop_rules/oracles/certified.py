@@ -4,7 +4,9 @@ It shares no code with torch and none with the rule.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -36,6 +38,19 @@ class Certificate:
 
 class TooMany(Silent):
     """The definition makes more numbers than can be had in a second or two."""
+
+
+_most: ContextVar[int] = ContextVar("most", default=MANY)
+
+
+@contextmanager
+def at_most(count: int) -> Iterator[None]:
+    """Until the end of the block, give up a definition that makes more than so many numbers."""
+    token = _most.set(count)
+    try:
+        yield
+    finally:
+        _most.reset(token)
 
 
 class _Tape(list[Number]):
@@ -120,7 +135,7 @@ def is_a_set(b: arb, dtype: torch.dtype) -> bool:
 
 
 def _evaluate(point: Point, bits: int) -> Certificate:
-    tape = _Tape(MANY)
+    tape = _Tape(_most.get())
     with ctx.workprec(bits):
         arrays, y = _run(point, tape)
         pull_back(y, _exact(point.grad_y), tape)

@@ -1,4 +1,4 @@
-"""What is checked: somebody's backward, made into a rule that the oracles can be asked about."""
+"""What is checked as a rule: what the proof, the allowance and the bank of mistakes ask of it."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -9,21 +9,19 @@ import torch
 from torch import Tensor
 
 from backprop_rules.arrays import on_tensors
-from backprop_rules.checker.example import generalised
-from backprop_rules.domain import Choice, Domain
+from backprop_rules.domain import COMPLEX, REAL, Choice, Domain, Mask
 from backprop_rules.errors import InputError
 from backprop_rules.frameworks import carried
 from backprop_rules.jaxprs import on_tensors_by_jax
 from backprop_rules.rule import Gradients, Rule, find
+from backprop_rules.subject.backward import EMPTY, POSITIONAL, Signature, named
 from backprop_rules.translate import definition_of
 
 Function = Callable[..., Any]
-POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-EMPTY = inspect.Parameter.empty
 
 
 @dataclass(frozen=True, eq=False)
-class Subject(Rule):
+class AsRule(Rule):
     """A backward that is not of the catalogue, what it is held against, and whose roundings excuse it.
 
     `against` has the accuracy that is asked for: the catalogue's rule, or torch's own backward of the
@@ -61,7 +59,7 @@ def against_a_rule(
     params: Mapping[str, Any],
     framework: str,
     example: Sequence[Tensor | None] | None = None,
-) -> Subject:
+) -> AsRule:
     """Return the subject of a backward for a rule of the catalogue: for arrays of as many axes as an example has.
 
     It takes the rule's primals, or without the optional ones, and the rule's params or some of them;
@@ -90,47 +88,47 @@ def against_a_rule(
 
 def against_a_function(
     backward: Function,
-    forward: Function | None,
+    forward: Function,
     definition: Function | None,
-    example: Sequence[Any],
+    names: tuple[str, ...],
+    example: Sequence[Tensor],
     params: Mapping[str, Any],
     framework: str,
-) -> Subject:
-    """Return the subject of a backward for any function, given in torch, in NumPy notation, or both."""
-    given = forward or definition
-    assert given is not None
-    name = getattr(backward, "__name__", "backward").strip("<>")
-    function = forward or on_tensors(given)
-    names = _names_of(given, len(example))
-    domain = generalised(name, names, example, params, function)
+    cut_off: frozenset[int],
+) -> AsRule:
+    """Return the rule of a backward for any function of tensors that returns one tensor.
+
+    No derivative reaches the primals that are `cut_off`, as forward detaches them.
+    """
+    name = f"{named(backward).strip('<>')} (yours)"  # what it is called decides nothing: no rule has such a name
+    domain = _domain_of(names, example, params)
     right = Rule(
         name,
-        function,
-        definition or definition_of(function),
-        _with_signature(_torchs_own(function), names, frozenset(), domain),
+        forward,
+        definition or definition_of(forward),
+        _with_signature(_torchs_own(forward), names, frozenset(), domain),
         domain,
         ("y", *names),
-        _described(given, names, params),
+        "",
         "",
     )
     called = _Called(backward, names, domain.params, len(names))
-    cut_off = frozenset() if forward is None else _cut_off(forward, example, params)
-    subject = _subject(called, right, domain, framework, excuses=(), against=right, cut_off=cut_off)
-    return replace(subject, derived=definition is None)
+    made = _subject(called, right, domain, framework, excuses=(), against=right, cut_off=cut_off)
+    return replace(made, derived=definition is None)
 
 
-def _cut_off(forward: Function, example: Sequence[Any], params: Mapping[str, Any]) -> frozenset[int]:
-    """Return the positions of the primals from which no derivative reaches y, as of those that forward detaches."""
-    leaves = [x.detach().requires_grad_(x.is_floating_point() or x.is_complex()) for x in example]
-    try:
-        with torch.enable_grad():
-            y = forward(*leaves, **params)
-            asked = [x for x in leaves if x.requires_grad]
-            found = torch.autograd.grad(y, asked, torch.ones_like(y), allow_unused=True)
-    except Exception:  # a forward that cannot be called is refused in words later
-        return frozenset()
-    unused = [x for x, gradient in zip(asked, found, strict=True) if gradient is None]
-    return frozenset(k for k, x in enumerate(leaves) if any(x is other for other in unused))
+def _domain_of(names: Sequence[str], example: Sequence[Tensor], params: Mapping[str, Any]) -> Domain:
+    inexact = [x.dtype for x in example if x.dtype in REAL + COMPLEX]
+    axes = [" ".join(f"n{n}_{k}_{d}" for d, n in enumerate(x.shape)) for k, x in enumerate(example)]
+    return Domain(
+        shapes=", ".join(axes),
+        params={key: Choice((value,)) for key, value in params.items()},
+        dtypes=tuple(dict.fromkeys(inexact)),
+        indices={name: Mask() for name, x in zip(names, example, strict=True) if x.dtype not in REAL + COMPLEX},
+        degree=None,
+        promotes=len(set(inexact)) > 1,
+        own_dtypes=tuple(x.dtype for x in example) if len(set(inexact)) > 1 else (),
+    )
 
 
 def by_autograd(right: Rule) -> Rule:
@@ -155,53 +153,16 @@ def _torchs_own(forward: Function) -> Function:
     return backward
 
 
-class _Called:
-    """How a user's backward is called: with how many primals, with y or without, and with which params.
-
-    `least` primals are always given.
-    """
+class _Called(Signature):
+    """How a user's backward is called: with how many primals, with y or without, and with which params."""
 
     def __init__(self, function: Function, primals: Sequence[str], params: Mapping[str, Any], least: int) -> None:
-        try:
-            signature = list(inspect.signature(function).parameters.values())
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{function!r} cannot be a backward: {error}. Give a function of Python.") from error
-        self.function, self.rest = function, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature)
-        self.names = {p.name for p in signature}
-        positional = [p for p in signature if p.kind in POSITIONAL and p.name not in params]
-        names = [p.name for p in positional]
-        # With as many arguments as there are primals, y is one of these.
-        self.y_at = names.index("y") if "y" in names[1:] and "y" not in primals and len(names) > 1 + least else None
-        own = [p for k, p in enumerate(positional) if k not in (0, self.y_at)]
-        many = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in signature)
-        if not positional and not many:
-            raise InputError(f"{_named(function)} takes no cotangent: a backward is called as f(grad_y, *primals).")
-        required = [p for p in own if p.default is EMPTY]
-        if len(required) > len(primals) or (len(own) < len(primals) and not many and not own):
-            raise InputError(
-                f"{_named(function)} takes {len(own)} primals ({', '.join(p.name for p in own) or 'none'}), but there "
-                f"are {len(primals)}: {', '.join(primals)}. A backward is called as f(grad_y, *primals, **params)."
-            )
-        count = len(primals) if many else min(len(own), len(primals))
-        self.primals = tuple(primals[:count])
-        self.may_be_left_out = frozenset(primals) if many else frozenset(
-            name for name, p in zip(primals, own, strict=False) if p.default is not EMPTY
-        )  # fmt: skip
-
-    def takes(self, param: str) -> bool:
-        """Say whether the function has a param of that name."""
-        return self.rest or param in self.names
+        super().__init__(function, primals, params, least)
+        self.function = function
 
     def __call__(self, grad_y: Any, y: Any, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
         some = {name: value for name, value in params.items() if self.takes(name)}
-        return self.function(*self.arguments(grad_y, y, primals[: len(self.primals)]), **some)
-
-    def arguments(self, grad_y: Any, y: Any, primals: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the positional arguments in order, y among them where it is asked for."""
-        found = [grad_y, *primals]
-        if self.y_at is not None:
-            found.insert(self.y_at, y)
-        return tuple(found)
+        return self.function(*self.arguments(grad_y, y, primals), **some)
 
 
 def _subject(
@@ -213,7 +174,7 @@ def _subject(
     excuses: tuple[Rule, ...],
     against: Rule,
     cut_off: frozenset[int] = frozenset(),
-) -> Subject:
+) -> AsRule:
     names = right.primals
     optional = right.optional & (called.may_be_left_out | (set(names) - set(called.primals)))
 
@@ -227,7 +188,7 @@ def _subject(
     through = called if framework == "torch" else _carried(called, framework)
     ways: dict[str, Function] = {"torch": called, "numpy": _on_tensors(called), "jax": _by_jax(called)}
     own = replace(right, domain=domain, backward=backward_of(ways[framework]))
-    return Subject(
+    return AsRule(
         right.name,
         right.forward,
         right.definition,
@@ -341,13 +302,13 @@ def _default(right: Rule, param: str, backward: Function) -> Any:
     value = inspect.signature(right.backward).parameters[param].default
     if value is EMPTY:
         raise InputError(
-            f"{right}: {_named(backward)} has no param {param}, which the rule needs. Add it, as in "
-            f"def {_named(backward)}(grad_y, {', '.join(right.primals)}, *, {param})."
+            f"{right}: {named(backward)} has no param {param}, which the rule needs. Add it, as in "
+            f"def {named(backward)}(grad_y, {', '.join(right.primals)}, *, {param})."
         )
     return value
 
 
-def _names_of(function: Function, count: int) -> tuple[str, ...]:
+def names_of(function: Function, count: int) -> tuple[str, ...]:
     """Return names for the primals: those of the function's arguments, where it has enough of them."""
     try:
         own = [p.name for p in inspect.signature(function).parameters.values() if p.kind in POSITIONAL][:count]
@@ -356,16 +317,6 @@ def _names_of(function: Function, count: int) -> tuple[str, ...]:
     if len(own) < count or {"y", "grad_y"} & set(own):
         own = ["x"] if count == 1 else [f"x{k}" for k in range(1, count + 1)]
     return tuple(own)
-
-
-def _described(function: Function, names: Sequence[str], params: Mapping[str, Any]) -> str:
-    arguments = ", ".join([*names, *(f"{name}={value!r}" for name, value in params.items())])
-    name = _named(function)
-    return f"y = {'forward' if name == '<lambda>' else name}({arguments})"
-
-
-def _named(function: Function) -> str:
-    return str(getattr(function, "__name__", repr(function)))
 
 
 def rule_named(name: str | Rule) -> Rule:

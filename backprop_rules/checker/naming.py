@@ -1,0 +1,102 @@
+"""From what was found to the mistake in words: by the bank, where the subject is a rule to it, or by the finding's kind."""
+
+from collections.abc import Sequence
+from itertools import islice
+
+import torch
+
+from backprop_rules.checker.diagnosis import TOLD, Mistake, diagnosed
+from backprop_rules.evidence.climb import as_rule_point, in_precision, precise
+from backprop_rules.evidence.evidence import Evidence
+from backprop_rules.objection import WrongGradient
+from backprop_rules.point import Point as RulePoint
+from backprop_rules.properties import form
+from backprop_rules.properties.finding import Finding, Kind
+from backprop_rules.properties.smallest import plainly_wrong
+from backprop_rules.properties.trial import Outcome
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.points import Points
+from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.subject import Subject
+
+OTHERS = 40  # points that tell explanations apart
+VARIED = 10  # points of other sizes that are asked for more failures
+SMALL = 100  # elements of a point: what a mistake would give there is often formed from a whole Jacobian
+ENOUGH = 4
+
+
+def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -> Mistake | None:
+    """Return the mistake that explains what was found at every point, None where none does."""
+    if finding is None:
+        return None
+    if finding.kind is Kind.RANDOM:
+        return Mistake("drawn again", "random numbers are drawn in the backward: save the mask that the forward drew", None)
+    if subject.rule is None or finding.leaf is None:
+        return _by_its_kind(finding)
+    if finding.kind is Kind.STRIDES:
+        return _by_its_kind(finding)
+    failures = [f for f in outcome.findings if f.is_like(finding) and f.point is not finding.point]
+    failures = [*failures, *_at_other_sizes(subject, outcome, finding)]
+    failures = [f for f in failures if f.point.size <= SMALL] or failures[:ENOUGH]
+    objections = [o for f in failures if (o := objection_of(subject, f)) is not None]
+    smallest = objection_of(subject, finding)
+    if smallest is None:
+        return _by_its_kind(finding)
+
+    def others() -> Sequence[RulePoint]:
+        points = [p for p in (*outcome.passed, *(f.point for f in outcome.findings)) if p.size <= SMALL][:OTHERS]
+        return [p for point in points if (p := _as_rule(subject, point)) is not None]
+
+    try:
+        return diagnosed([*objections, smallest], smallest, others)
+    except Exception:  # an error of ours must not hide what was found
+        return _by_its_kind(finding)
+
+
+def _at_other_sizes(subject: Subject, outcome: Outcome, finding: Finding) -> list[Finding]:
+    """Return the same finding at other sizes: a factor that is a size is told from a constant by these."""
+    if finding.kind is not Kind.VALUE or finding.leaf is None or subject.right is not None:
+        return []
+    found = []
+    points = (p for p in Points(subject, 0, 1) if not p.own and not p.empty and p.size <= SMALL)
+    for point in islice(points, VARIED):
+        evidence = Evidence(subject, point, outcome.pair)
+        try:
+            answered = not list(form.is_answered(evidence))
+            other = plainly_wrong(evidence, finding.leaf) if answered else None
+        except NoPoint:
+            continue
+        found += [other] if other is not None else []
+    return found
+
+
+def objection_of(subject: Subject, finding: Finding) -> WrongGradient | None:
+    """Return the finding as the bank takes it: at a point of the rule, in float64."""
+    point = _as_rule(subject, finding.point, finding.dtype)
+    if point is None:
+        return None
+    words = f"{finding.kind.words}{finding.detail}" if finding.kind is Kind.RAISES else finding.kind.words
+    return WrongGradient(
+        point,
+        words,
+        finding.leaf,
+        where=finding.where,
+        expected=finding.expected,
+        got=finding.got,
+        oracles=finding.against,
+    )
+
+
+def _as_rule(subject: Subject, point: Point, dtype: torch.dtype | None = None) -> RulePoint | None:
+    try:
+        dtypes = precise(subject, point) if dtype is None else in_precision(point, dtype)
+        return as_rule_point(subject.rule, point, dtypes)  # type: ignore[arg-type]
+    except Exception:  # a forward that does not take them as the rule would
+        return None
+
+
+def _by_its_kind(finding: Finding) -> Mistake | None:
+    for beginning, (name, words) in TOLD.items():
+        if finding.kind.words.startswith(beginning):
+            return Mistake(name, words, None)
+    return None

@@ -1,0 +1,1 @@
+"""What is known of one point, on each rung of the ladder: witnesses, allowances, proofs."""

@@ -1,0 +1,146 @@
+"""The higher rungs: a computed allowance for rounding around torch's gradient, and a proof in ball arithmetic.
+
+Where an operation has no formula, or no exact meaning, the rung is lower, and the operation is named; nothing is refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.bounds import attainable, bounds, in_float64
+from backprop_rules.domain import COMPLEX, REAL
+from backprop_rules.enclosure import Enclosure
+from backprop_rules.errors import InputError
+from backprop_rules.oracles import certified
+from backprop_rules.oracles.oracle import Silent
+from backprop_rules.point import BackwardRaised
+from backprop_rules.point import Point as RulePoint
+from backprop_rules.rounding.mode import Narrower
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.values import recast
+from backprop_rules.subject.ambient import F64, at, inexact
+from backprop_rules.subject.as_rule import AsRule
+from backprop_rules.subject.subject import Subject
+from backprop_rules.verdict import Verdict, judge
+
+NUMBERS = 1 << 12  # that a definition may make to be proved: some tens of milliseconds of balls
+ELEMENTS = 1 << 15  # of a point that an allowance is computed for
+PROOF, ALLOWANCE = "certified", "the computed allowance"
+
+
+@dataclass(frozen=True, eq=False)
+class Climbed:
+    """What the higher rungs say of a point: a verdict for each gradient that they speak of, and why not of others.
+
+    `blind` is the largest share of elements, of one gradient, whose enclosure holds 0 beside other numbers.
+    """
+
+    verdicts: tuple[Verdict, ...] = ()
+    proved: bool = False
+    why: str = ""
+    ours: bool = False
+    point: RulePoint | None = None
+
+    @cached_property
+    def blind(self) -> float:
+        """The largest share of one gradient's elements at which 0, or the other sign, would have passed as well."""
+        shares = [0.0]
+        for verdict in self.verdicts:
+            held = verdict.enclosure
+            if held is None or not held.lo.numel():
+                continue
+            known = ~((held.lo == 0) & (held.hi == 0))
+            if bool(known.any()):
+                shares.append(float((~held.proves & known).sum() / known.sum()))
+        return max(shares)
+
+    @property
+    def spoke(self) -> bool:
+        """Whether something was said, and most of it would not have passed for any gradient."""
+        return bool(self.verdicts) and self.blind <= 0.5
+
+    def of(self, leaf: int) -> Verdict | None:
+        """Return the verdict on the gradient of a leaf."""
+        return next((v for v in self.verdicts if v.primal == leaf), None)
+
+
+def as_rule_point(rule: AsRule, point: Point, dtypes: Sequence[torch.dtype | None]) -> RulePoint:
+    """Return the point for the rule, its leaves in these dtypes."""
+    leaves = tuple(
+        recast(x, dtype) if dtype is not None else x for x, dtype in zip(point.leaves, dtypes, strict=True)
+    )
+    there = RulePoint(rule, leaves, point.params, torch.empty(0))
+    (g,) = (g for g in point.grads if g is not None)
+    return replace(there, grad_y=recast(g, there.y.dtype))
+
+
+def in_precision(point: Point, dtype: torch.dtype) -> list[torch.dtype | None]:
+    """Return the dtypes of the leaves in a precision."""
+    return [at(dtype, x) if inexact(x) else None for x in point.leaves]
+
+
+def precise(subject: Subject, point: Point) -> list[torch.dtype | None]:
+    """Return the dtypes in which the higher rungs are climbed: float64, or the example's own where forward takes no other."""
+    if subject.rule is not None and subject.rule.domain.own_dtypes:
+        return [x.dtype if inexact(x) else None for x in subject.example]
+    return in_precision(point, F64)
+
+
+def climb(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], numbers: int = NUMBERS) -> Climbed:
+    """Return what the proof says of the gradients in these dtypes, or else the allowance, or why neither does."""
+    if point.size > ELEMENTS or any(d is not None and d not in REAL + COMPLEX for d in dtypes):
+        return Climbed(why="it is too large")
+    try:
+        there = as_rule_point(rule, point, dtypes)
+        with certified.at_most(numbers):
+            found = [v for v in judge(there) if not v.witness and v.oracle == PROOF and v.enclosure is not None]
+    except (InputError, Silent, NotImplementedError, Narrower) as error:
+        return _allowed(rule, point, dtypes, _words(error))
+    except BackwardRaised as error:
+        return Climbed(why=f"the backward raises {': '.join(error.args)}")
+    except Exception as error:  # of our own analysis: it lowers the rung, and is told as ours
+        return replace(_allowed(rule, point, dtypes, ""), why=f"{type(error).__name__}: {_words(error)}", ours=True)
+    if found:
+        return Climbed(tuple(found), True, "", False, there)
+    return _allowed(rule, point, dtypes, "too long, or without a value in exact numbers")
+
+
+def _allowed(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], why: str) -> Climbed:
+    """Return the verdicts of torch's gradient in float64 with its own roundings and those that are allowed for."""
+    try:
+        there = as_rule_point(rule, point, dtypes)
+        wide = in_float64(there)
+        truth, exact, radii = wide.gradients, attainable(wide).gradients, bounds(there).gradients
+        found = []
+        for i in there.given:
+            g, t, own, radius = there.gradients[i], truth[i], exact[i], radii[i]
+            if g is None or t is None or own is None or radius is None:
+                return Climbed(why=why)
+            held = Enclosure.around(t, (own + radius).cpu(), g.dtype)
+            found.append(Verdict(ALLOWANCE, i, there, g, held, held.outside(g)))
+    except (InputError, Silent, NotImplementedError, Narrower, BackwardRaised) as error:
+        return Climbed(why=why or _words(error))
+    except Exception as error:  # as above
+        return Climbed(why=f"{type(error).__name__}: {_words(error)}", ours=True)
+    return Climbed(tuple(found), False, why, False, there)
+
+
+def radius_in_float64(subject: Subject, point: Point, leaf: int) -> Tensor | None:
+    """Return how far torch's gradient and the backward's may be apart in float64 by their own roundings."""
+    rule = subject.rule
+    if not isinstance(rule, AsRule) or rule.domain.own_dtypes or point.size > ELEMENTS:
+        return None
+    try:
+        there = as_rule_point(rule, point, in_precision(point, F64))
+        one, other = attainable(there).gradients[leaf], bounds(there).gradients[leaf]
+    except Exception:  # whatever stops it: then nothing is known, and nothing excused
+        return None
+    return None if one is None or other is None else one + other
+
+
+def _words(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

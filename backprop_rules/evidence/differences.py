@@ -1,0 +1,173 @@
+"""The second witness: extrapolated differences of forward, or its forward mode, along a direction.
+
+Central differences at steps that halve are extrapolated to step 0 (Ridders 1982); how far neighbouring entries of the
+table are apart, and what rounding of the two values gives, is the error that is computed with them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from backprop_rules.evidence.evidence import Evidence, largest
+from backprop_rules.strategies.values import is_symmetric, numbers_from
+from backprop_rules.subject.ambient import F64, inexact, running
+from backprop_rules.subject.function import Gradients, NoPoint
+
+ROWS = 9
+UNIT = 2.0**-53
+Directions = Mapping[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Slope:
+    """The derivative of Re⟨ȳ, f⟩ along a direction, its error, and the one-sided slopes at the smallest step."""
+
+    value: float
+    error: float
+    left: float
+    right: float
+
+    def contradicts(self, other: float) -> bool:
+        """Say whether another value lies outside of the error, and not between the one-sided slopes."""
+        between = min(self.left, self.right) <= other <= max(self.left, self.right)
+        return math.isfinite(self.value) and abs(self.value - other) > self.error and not between
+
+
+def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
+    """Return the slope along the directions, None where forward does not take what lies there."""
+    point, function = evidence.point, evidence.function
+
+    def value(h: float) -> tuple[float, float]:
+        moved = [x + h * along[k] if k in along else x for k, x in enumerate(point.leaves)]
+        found: tuple[float, float] = function.value(moved, point.grads)
+        return found
+
+    table: list[list[float]] = []
+    best, error, left, right = math.nan, math.inf, math.nan, math.nan
+    try:
+        here, size = value(0.0)
+        for _ in range(ROWS):
+            (a, more), (b, less) = value(step), value(-step)
+            size = max(size, more, less)
+            left, right = (here - b) / step, (a - here) / step
+            row = [(a - b) / (2 * step)]
+            for j, before in enumerate(table[-1] if table else ()):
+                row.append((4.0 ** (j + 1) * row[j] - before) / (4.0 ** (j + 1) - 1))
+                apart = max(abs(row[j + 1] - row[j]), abs(row[j + 1] - before)) + 4 * UNIT * size / step
+                if apart < error:
+                    best, error = row[j + 1], apart
+            table.append(row)
+            step /= 2
+    except NoPoint:
+        return None
+    return Slope(best, error, left, right) if math.isfinite(best) else None
+
+
+def pushed(evidence: Evidence, along: Directions) -> float | None:
+    """Return the same by torch's forward mode, None where it has none."""
+    point, function = evidence.point, evidence.function
+    try:
+        with running(function.ambient(F64)), forward_ad.dual_level():
+            made = [
+                forward_ad.make_dual(x.contiguous(), along[k].contiguous()) if k in along else x
+                for k, x in enumerate(point.leaves)
+            ]
+            total = 0.0
+            for out, g in zip(function.outputs(made), point.grads, strict=True):
+                tangent = forward_ad.unpack_dual(out).tangent if g is not None else None
+                if g is not None and tangent is not None:
+                    total += float((g.conj() * tangent).real.sum() if tangent.is_complex() else (g * tangent).sum())
+    except (NoPoint, RuntimeError, NotImplementedError):
+        return None
+    return total
+
+
+def along_of(gradients: Sequence[Any] | Mapping[int, Any], along: Directions) -> float:
+    """Return what gradients predict along the directions: Re⟨x̄, t⟩."""
+    total = 0.0
+    for k, t in along.items():
+        g = gradients[k]
+        if g is not None:
+            total += float((g.conj() * t).real.sum() if g.is_complex() or t.is_complex() else (g * t).sum())
+    return total
+
+
+@dataclass(frozen=True)
+class Second:
+    """What the second witness says of torch's gradients at a point: that it agrees, contradicts, or nothing."""
+
+    agrees: bool
+    contradicts: bool
+    words: str = ""
+
+
+def second_witness(evidence: Evidence, half: float) -> Second:
+    """Ask differences, and forward mode where these do not decide, whether torch's gradients are right."""
+    point, truth = evidence.point, evidence.gradients_here
+    # What forward detaches is moved by no direction: a difference would see it.
+    live = [k for k, g in enumerate(evidence.run.gradients) if g is not None]
+    if not all(bool(g.isfinite().all()) for k in live if (g := truth[k]) is not None):
+        return Second(False, False)
+    along = directions(evidence, live)
+    predicted = along_of(truth, along)
+    size = sum(float((truth[k].abs() * t.abs()).sum()) for k, t in along.items())  # type: ignore[union-attr]
+    found = slope(evidence, along, 2.0**-5)
+    if found is not None and abs(found.value - predicted) <= found.error:
+        return Second(True, False)
+    forward = pushed(evidence, along)
+    if forward is not None and abs(forward - predicted) <= size * _far_below_float32(half):
+        return Second(True, False)
+    if found is not None and found.contradicts(predicted):
+        words = f"differences give {found.value:.10g} ± {found.error:.1g}, torch's reverse mode {predicted:.10g}"
+        return Second(False, True, words + (f", its forward mode {forward:.10g}" if forward is not None else ""))
+    return Second(False, False)
+
+
+def _far_below_float32(half: float) -> float:
+    """The middle, in bits, between float32's roundoff and float64's: two computations in float64 are nearer."""
+    return 2.0 ** -(24 + half)
+
+
+def directions(evidence: Evidence, live: Sequence[int]) -> dict[int, Tensor]:
+    """Return a direction for each of these leaves, of the order of its values; symmetric matrices stay symmetric."""
+    numbers, found = numbers_from(11), {}
+    for k in live:
+        x = evidence.point.leaves[k]
+        if not inexact(x):
+            continue
+        t = torch.randn(x.shape, generator=numbers, dtype=F64)
+        if x.is_complex():
+            t = torch.complex(t, torch.randn(x.shape, generator=numbers, dtype=F64))
+        t = t.to(x.device) * x.abs().clamp(min=2.0**-6)
+        found[k] = (t + t.mT) / 2 if not x.is_complex() and is_symmetric(x) else t
+    return found
+
+
+def sides_with(evidence: Evidence, i: int, wrong: Tensor, truth: Gradients) -> str:
+    """Say with whom differences side along user - truth: torch, user, neither, or nobody where they do not decide."""
+    x, user = evidence.point.leaves[i], evidence.user[i]
+    t = truth[i]
+    assert t is not None
+    user = user.to(t.dtype)
+    apart = user - t
+    apart = torch.where(wrong & apart.isfinite(), apart, torch.zeros_like(apart))
+    length = float(torch.linalg.vector_norm(apart))
+    if not length:
+        return "nobody"
+    along = {i: apart / length}
+    found = slope(evidence, along, 2.0**-6 * max(largest(x) or 1.0, 2.0**-20))
+    if found is None:
+        return "nobody"
+    theirs, own = (abs(along_of(g, along) - found.value) for g in (truth, {i: user}))
+    if theirs > found.error:
+        forward, predicted = pushed(evidence, along), along_of(truth, along)
+        size = float((t.abs() * along[i].abs()).sum())
+        if forward is not None and abs(forward - predicted) <= size * _far_below_float32(evidence.pair.half):
+            return "torch"  # differences see what forward detaches
+        return "user" if own <= found.error else "neither"
+    return "torch" if own > found.error else "nobody"

@@ -1,0 +1,154 @@
+"""All that is known of one point, computed once, when it is first asked for."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from backprop_rules.grid import precision
+from backprop_rules.strategies.point import JUMP, Point
+from backprop_rules.strategies.values import recast
+from backprop_rules.subject.ambient import BF16, F32, F64, at, inexact
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import Cotangents, Gradients, NoPoint, Run
+from backprop_rules.subject.subject import Subject
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two precisions whose errors are compared: rounding shrinks from the one to the other, a mistake does not."""
+
+    high: torch.dtype
+    low: torch.dtype
+
+    @property
+    def bits(self) -> int:
+        """How many bits rounding shrinks by: 29 from float32 to float64."""
+        return precision(self.high) - precision(self.low)
+
+    @property
+    def half(self) -> float:
+        """The middle between rounding, which shrinks by all these bits, and a mistake, which shrinks by none."""
+        return self.bits / 2
+
+    @property
+    def unit(self) -> float:
+        """The unit roundoff of the lower precision."""
+        return 2.0 ** -precision(self.low)
+
+
+WIDE = Pair(F64, F32)
+NARROW = Pair(F32, BF16)  # of a backward that cannot compute in float64
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The witnesses of a point: torch's gradients and the backward's, in two precisions, at the same values."""
+
+    subject: Subject
+    point: Point
+    pair: Pair = WIDE
+
+    @cached_property
+    def function(self) -> Any:
+        """The function at the point's params."""
+        return self.subject.function.at(self.point.params)
+
+    @cached_property
+    def run(self) -> Run:
+        """The outputs and torch's gradients in float64; NoPoint where there are none."""
+        return self.truth(self.point.leaves, self.point.grads)
+
+    @cached_property
+    def low_run(self) -> Run | None:
+        """The same in the lower precision, None where torch has none, or that does not hold the values."""
+        if self.point.kind == JUMP:
+            return None
+        try:
+            return self.truth(self.point.leaves, self.point.grads, self.pair.low)
+        except NoPoint:
+            return None
+
+    @cached_property
+    def user(self) -> tuple[Any, ...]:
+        """What the backward returns in the higher precision; Raised or Misfit where it does not."""
+        return self.asked(self.point.leaves, self.point.grads, self.pair.high)
+
+    @cached_property
+    def low_user(self) -> tuple[Any, ...] | None:
+        """The same in the lower precision, None where it raises, or that does not hold the values."""
+        if self.point.kind == JUMP:
+            return None
+        try:
+            return self.asked(self.point.leaves, self.point.grads, self.pair.low)
+        except (Raised, Misfit, NoPoint):
+            return None
+
+    @property
+    def bits_below_every_dtype(self) -> float:
+        """Bits under the noise from which a difference is within the noise of every dtype that is asked for."""
+        widest = max((precision(d) for d in self.subject.dtypes), default=precision(self.pair.high))
+        return float(widest - precision(self.pair.low))
+
+    @cached_property
+    def _kept(self) -> dict[Any, Any]:
+        return {}
+
+    def kept(self, name: Any, make: Callable[[], T]) -> T:
+        """Return what has this name, made when it is first asked for."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        found: T = self._kept[name]
+        return found
+
+    def truth(self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype = F64) -> Run:
+        """Return the outputs and torch's gradients at other leaves; NoPoint where forward does not take them."""
+        there = leaves if dtype is F64 else cast(leaves, dtype)
+        return self.function.run(there, grads, dtype)[0]
+
+    def gradients(self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype = F64) -> Gradients:
+        """Return torch's gradients at other leaves, zeros where no derivative reaches one."""
+        return self.filled(self.truth(leaves, grads, dtype).gradients, leaves)
+
+    def asked(self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype | None = None) -> tuple[Any, ...]:
+        """Return what the backward returns at other leaves and cotangents; in the higher precision if none is named."""
+        dtype = dtype or self.pair.high
+        there = leaves if dtype is F64 else cast(leaves, dtype)
+        own = grads if dtype is F64 else cast(grads, dtype)
+        ambient = self.subject.precision_of_backward(dtype)
+        given = tuple(x.detach() if isinstance(x, Tensor) else x for x in there)
+        return self.subject.backward(self.function, tuple(own), None, given, ambient)
+
+    def filled(self, gradients: Gradients, leaves: Sequence[Any]) -> Gradients:
+        """Return the gradients, zeros in the place of None for what can have one."""
+        return tuple(
+            torch.zeros_like(x) if g is None and inexact(x) else g for g, x in zip(gradients, leaves, strict=True)
+        )
+
+    @cached_property
+    def gradients_here(self) -> Gradients:
+        """Torch's gradients at the point."""
+        return self.filled(self.run.gradients, self.point.leaves)
+
+    @cached_property
+    def low_gradients_here(self) -> Gradients | None:
+        """Torch's gradients at the point in the lower precision."""
+        return None if self.low_run is None else self.filled(self.low_run.gradients, cast(self.point.leaves, self.pair.low))
+
+
+def cast(leaves: Sequence[Any], dtype: torch.dtype) -> list[Any]:
+    """Return the leaves in another precision, in the same memory layout; integers as they are."""
+    return [recast(x, at(dtype, x)) if inexact(x) else x for x in leaves]
+
+
+def largest(x: Tensor) -> float:
+    """Return the largest magnitude, 0 of an empty tensor, of what is finite."""
+    if not x.numel():
+        return 0.0
+    size = x.abs()
+    return float(torch.where(size.isfinite(), size, torch.zeros_like(size)).max())

@@ -1,0 +1,73 @@
+"""The hunt for thresholds in the backward's own code: where it jumps on a line, it is cornered to neighbouring floats."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.evidence import Evidence
+from backprop_rules.strategies.point import JUMP, Point
+from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import NoPoint
+
+STEPS = 6  # parts of the line, in each of which one jump is cornered
+CORNERED = 3  # jumps, of different elements, the largest first
+LOOKED_AT = 40  # changes that are looked at
+HALVINGS = 52  # to neighbouring numbers of float64
+SMOOTH = 8  # halvings after which a smooth change has dwindled to a sixteenth or less, and a jump has not
+
+
+def jumps(evidence: Evidence, other: Point) -> Iterator[Point]:
+    """Yield points on both sides of jumps of the backward, on the line from a point to another one."""
+    start = evidence.point
+    ends = [
+        (a, b) if inexact(a) and not a.is_complex() else (a, None) for a, b in zip(start.leaves, other.leaves, strict=True)
+    ]
+    grads = tuple(None if g is None else torch.where(g == 0, torch.ones_like(g), g) for g in start.grads)
+
+    def at(v: float) -> tuple[Any, ...]:
+        return tuple(a if b is None else a + (b - a) * v for a, b in ends)
+
+    def asked(v: float) -> Tensor:
+        found = evidence.asked(at(v), grads)
+        flat = [g.reshape(-1).to(F64) for g in found if isinstance(g, Tensor) and not g.is_complex()]
+        return torch.cat(flat) if flat else torch.zeros(0, dtype=F64)
+
+    try:
+        grid = torch.stack([asked(k / STEPS) for k in range(STEPS + 1)])
+        if not grid.shape[1]:
+            return
+        for low, high in _cornered(grid, asked):
+            for v in (low, high, 2 * low - high, 2 * high - low):
+                yield replace(start, leaves=at(v), grads=grads, made="a jump of the backward's own", kind=JUMP)
+    except (Raised, Misfit, NoPoint, RuntimeError):
+        return
+
+
+def _cornered(grid: Tensor, asked: Any) -> Iterator[tuple[float, float]]:
+    change = (grid[1:] - grid[:-1]).abs().nan_to_num(0, 0, 0)
+    done: set[int] = set()
+    order = torch.argsort(change.reshape(-1), descending=True)[:LOOKED_AT].tolist()
+    for place in order:
+        k, e = divmod(place, change.shape[1])
+        if e in done:
+            continue
+        if len(done) == CORNERED or not float(change[k, e]):
+            return
+        done.add(e)
+        low, high, a, b = k / STEPS, (k + 1) / STEPS, grid[k, e], grid[k + 1, e]
+        whole = abs(a - b)
+        for step in range(HALVINGS):
+            middle = (low + high) / 2
+            found = asked(middle)[e]
+            if abs(found - a) >= abs(found - b):
+                high, b = middle, found
+            else:
+                low, a = middle, found
+            if step == SMOOTH and abs(a - b) < whole / 2 ** (SMOOTH / 2):
+                break
+        else:
+            yield low, high

@@ -1,0 +1,160 @@
+"""Whether a gradient jumps, grows or changes smoothly around a point: gradients nearby, at two distances.
+
+Their spread stays at a kink, shrinks with the distance where the function is smooth, and grows at a singular point.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.evidence import Evidence, largest
+from backprop_rules.strategies.values import is_symmetric, numbers_from
+from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import NoPoint
+
+DISTANCES = (2.0**-24, 2.0**-40)
+NEIGHBOURS = 12
+MORE = 36  # where a gradient lies outside of the hull of these: of a tie of several, each must have won once
+SINGLE = 4  # outputs that are asked for one by one
+GROWTH = 2.0**8  # the middle between a spread that stays, 1, and one that shrinks or grows as the distance does, 2^16
+
+
+class Shape(Enum):
+    """What the function does around a point."""
+
+    SMOOTH = "smooth"
+    KINK = "kink"
+    SINGULAR = "singular"
+    EDGE = "edge"
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """What is around a point: its shape, where it is so, and the gradients of all leaves at the nearest neighbours."""
+
+    shape: Shape
+    where: Tensor
+    nearest: tuple[tuple[Tensor | None, ...], ...] = ()
+    leaves: tuple[tuple[object, ...], ...] = ()
+
+
+def neighbours(evidence: Evidence, delta: float, more: bool = False) -> list[tuple[list[object], tuple[Tensor | None, ...]]]:
+    """Return leaves at a distance, and torch's gradients there; those that forward does not take are left out."""
+    if more:
+        return evidence.kept(("more", delta), lambda: list(_neighbours(evidence, delta, 17, MORE)))
+    return evidence.kept(("neighbours", delta), lambda: list(_neighbours(evidence, delta, 13, NEIGHBOURS)))
+
+
+def _neighbours(evidence: Evidence, delta: float, seed: int, count: int) -> Iterator[tuple[list[object], tuple[Tensor | None, ...]]]:
+    numbers, point = numbers_from(seed), evidence.point
+    for _ in range(count):
+        leaves: list[object] = []
+        for x in point.leaves:
+            if not inexact(x):
+                leaves.append(x)
+                continue
+            move = torch.randn(x.shape, generator=numbers, dtype=F64)
+            if x.is_complex():
+                move = torch.complex(move, torch.randn(x.shape, generator=numbers, dtype=F64))
+            if not x.is_complex() and is_symmetric(x):
+                move = (move + move.mT) / 2
+            leaves.append(x + delta * max(largest(x), 2.0**-10) * move.to(x.device))
+        try:
+            yield leaves, evidence.gradients(leaves, point.grads)
+        except NoPoint:
+            continue
+
+
+def around(evidence: Evidence, i: int, suspicious: Tensor, noise: float) -> Around:
+    """Return what is around a point, seen in the gradient of leaf i where it is suspicious."""
+    spreads, nearest = [], []
+    for delta in DISTANCES:
+        found = [
+            (leaves, gradients)
+            for leaves, gradients in neighbours(evidence, delta)
+            if bool(real(gradients[i])[real_mask(suspicious, gradients[i])].isfinite().all())
+        ]
+        if len(found) < 2:
+            return Around(Shape.EDGE, suspicious)
+        stack = torch.stack([real(gradients[i]) for _, gradients in found])
+        spreads.append(_merged(stack.amax(0) - stack.amin(0), suspicious))
+        nearest = found
+    far, near = spreads
+    grows = suspicious & (near > far * GROWTH) & (near > noise)
+    if bool((grows == suspicious).all()):
+        return Around(Shape.SINGULAR, suspicious)
+    left = suspicious & ~grows
+    apart = [float(s[left].max()) for s in spreads]
+    smooth = apart[1] <= apart[0] / GROWTH or apart[1] <= noise * 2.0**-evidence.pair.half
+    shape = Shape.SMOOTH if smooth else Shape.KINK
+    return Around(shape, left, tuple(g for _, g in nearest), tuple(tuple(x) for x, _ in nearest))
+
+
+def is_in_the_hull(evidence: Evidence, i: int, kink: Around, noise: float) -> bool:
+    """Say whether the gradient lies in the hull of those nearby, element by element, and summed for single outputs."""
+    near = noise * 2.0**-evidence.pair.half
+    user = real(evidence.user[i])
+    mask = real_mask(kink.where, evidence.user[i])
+    here = user[mask]
+    if not bool(here.isfinite().all()) or not is_between(evidence, i, here, mask, near):
+        return False
+    return all(_sums_to_one_nearby(evidence, kink, one) for one in _single_outputs(evidence))
+
+
+def is_between(evidence: Evidence, i: int, here: Tensor, mask: Tensor, near: float) -> bool:
+    """Say whether each element lies between those of the gradients nearby."""
+    for more in (False, True):
+        found = [real(g[i])[mask] for _, g in neighbours(evidence, DISTANCES[1], more)]
+        stack = torch.stack([g for g in found if bool(g.isfinite().all())] or [torch.full_like(here, torch.nan)])
+        low, high = (stack.amin(0), stack.amax(0)) if not more else (torch.minimum(low, stack.amin(0)), torch.maximum(high, stack.amax(0)))
+        if bool(((here >= low - near) & (here <= high + near)).all()):
+            return True
+    return False
+
+
+def _single_outputs(evidence: Evidence) -> list[tuple[Tensor | None, ...]]:
+    """Return cotangents of one element: the largest of the point's own, which reach most."""
+    grads, found = evidence.point.grads, []
+    for k, g in enumerate(grads):
+        if g is None or not g.numel():
+            continue
+        for place in torch.topk(g.abs().reshape(-1), min(SINGLE, g.numel())).indices.tolist():
+            one = torch.zeros(g.shape, dtype=g.dtype, device=g.device)
+            one.view(-1)[place] = 1
+            found.append(tuple(one if j == k else None if o is None else torch.zeros_like(o) for j, o in enumerate(grads)))
+    return found[: 2 * SINGLE]
+
+
+def _sums_to_one_nearby(evidence: Evidence, kink: Around, one: tuple[Tensor | None, ...]) -> bool:
+    """Say whether all gradients of one output sum to what they sum to nearby: a tie is shared, not multiplied."""
+    try:
+        mine = evidence.asked(evidence.point.leaves, one)
+        sums = [_total(evidence.gradients(leaves, one)) for leaves in kink.leaves]
+    except (Raised, Misfit, NoPoint):
+        return True
+    reach = sum(float(real(g).abs().sum()) for g in mine if isinstance(g, Tensor)) * evidence.pair.unit
+    return min(sums) - reach <= _total(mine) <= max(sums) + reach
+
+
+def _total(gradients: tuple[object, ...]) -> float:
+    return sum(float(real(g).sum()) for g in gradients if isinstance(g, Tensor))
+
+
+def real(x: object) -> Tensor:
+    """Return a tensor of real numbers: complex ones get a last axis for their parts."""
+    assert isinstance(x, Tensor)
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
+def real_mask(mask: Tensor, like: object) -> Tensor:
+    """Return the mask for `real(like)`."""
+    assert isinstance(like, Tensor)
+    return mask.unsqueeze(-1).expand(*mask.shape, 2) if like.is_complex() else mask
+
+
+def _merged(spread: Tensor, like: Tensor) -> Tensor:
+    return spread.amax(-1) if spread.dim() > like.dim() else spread

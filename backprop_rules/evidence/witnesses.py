@@ -1,0 +1,125 @@
+"""The first rung: does the error shrink with the unit roundoff?
+
+Per gradient and point, in max norms, with the backward and torch in a higher and a lower precision at the same values:
+
+    noise = max(|user_low - user|, |torch_low - truth|, u |truth|, the smallest subnormal)
+    bits  = log2(noise / |user - truth|)
+
+Where the difference is rounding, it is smaller than the noise by as many bits as the precisions differ; a mistake is as
+large as it was. Half of these bits, the middle, tells the one from the other.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.evidence import Evidence, largest
+from backprop_rules.strategies.values import numbers_from
+from backprop_rules.subject.ambient import F64, at, inexact
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import NoPoint
+
+SMALLEST = 2.0**-149  # float32's smallest subnormal number
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """What the witnesses say of one gradient: how large the difference is, and the noise that it is held against."""
+
+    difference: float
+    noise: float
+    scale: float
+    torch_keeps_nothing: bool
+    user_keeps_nothing: bool
+    outside: Tensor | None = None
+
+    @property
+    def bits(self) -> float:
+        """By how many bits the difference lies under the noise."""
+        return math.inf if self.difference == 0 else math.log2(self.noise / self.difference)
+
+
+def witnessed(evidence: Evidence, i: int) -> Witnessed | None:
+    """Return what the witnesses say of the gradient of leaf i, None where neither it nor the truth is finite."""
+    user, truth = evidence.user[i], evidence.gradients_here[i]
+    assert truth is not None
+    user = user.to(truth.dtype)
+    said = truth.isfinite() & user.isfinite()
+    if not bool(said.any()):
+        return None
+    difference, scale = largest(_where(said, user - truth)), largest(_where(said, truth))
+    low_user, low_truth = evidence.low_user, evidence.low_gradients_here
+    own = theirs = 0.0
+    if low_user is not None and fits(low_user[i], truth):
+        own = largest(_where(said, low_user[i].to(truth.dtype) - user))
+    if low_truth is not None and low_truth[i] is not None:
+        theirs = largest(_where(said, low_truth[i].to(truth.dtype) - truth))
+    noise = max(own, theirs, evidence.pair.unit * scale, SMALLEST)
+    return Witnessed(difference, noise, scale, theirs >= scale > 0, own >= scale > 0)
+
+
+def fits(gradient: object, truth: Tensor) -> bool:
+    """Say whether it is a tensor of the truth's shape."""
+    return isinstance(gradient, Tensor) and gradient.shape == truth.shape
+
+
+def _where(said: Tensor, x: Tensor) -> Tensor:
+    return torch.where(said & x.isfinite(), x, torch.zeros_like(x))
+
+
+def noise_nearby(evidence: Evidence, i: int) -> float:
+    """Return the noise at neighbours that use all bits: float32 may be exact at a point by luck."""
+    noise = 0.0
+    for high, low, truth, theirs in evidence.kept(("noise",), lambda: list(_nearby(evidence))):
+        pairs = [(theirs[i], truth[i])]
+        if fits(high[i], truth[i]) and fits(low[i], truth[i]):
+            pairs.append((low[i], high[i]))
+        for one, other in pairs:
+            apart = one.to(truth[i].dtype) - other.to(truth[i].dtype)
+            if bool(apart.isfinite().all()):
+                noise = max(noise, largest(apart))
+    return noise
+
+
+def _nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
+    """Yield the backward's gradients and torch's in both precisions, at neighbours."""
+    numbers, pair, point = numbers_from(7), evidence.pair, evidence.point
+
+    def moved(x: Any) -> Any:
+        if not inexact(x):
+            return x
+        there = x * (1 + 2.0**-10 * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device))
+        return there.to(at(pair.low, x)).to(x.dtype)
+
+    for _ in range(4):
+        leaves, grads = [moved(x) for x in point.leaves], tuple(moved(g) for g in point.grads)
+        try:
+            yield (
+                evidence.asked(leaves, grads),
+                evidence.asked(leaves, grads, pair.low),
+                evidence.gradients(leaves, grads),
+                evidence.gradients(leaves, grads, pair.low),
+            )
+        except (Raised, Misfit, NoPoint):
+            continue
+
+
+def is_granular(evidence: Evidence, i: int) -> bool:
+    """Say whether a nudge of 2^-40 does not come through: then something computes in float32, out of sight."""
+    nudge, point = 2.0**-40, evidence.point
+    leaves = [x * (1 + nudge) if inexact(x) else x for x in point.leaves]
+    grads = tuple(None if g is None else g * (1 + nudge) for g in point.grads)
+    try:
+        moved = evidence.asked(leaves, grads)[i]
+    except (Raised, Misfit, NoPoint):
+        return False
+    if not fits(moved, evidence.user[i]):
+        return False
+    size = largest(evidence.user[i])
+    change = largest(moved - evidence.user[i])
+    # A float32 step is 2^-24 of the size or more, the nudge itself 2^-40: the middle tells them apart.
+    return size > 0 and (change == 0 or math.log2(change / (nudge * size)) > (40 - 24) / 2)

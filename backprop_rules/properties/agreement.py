@@ -1,0 +1,186 @@
+"""Does each gradient agree with torch's, but for rounding? What is suspicious is looked at closer before it is said."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.differences import sides_with
+from backprop_rules.evidence.evidence import Evidence, largest
+from backprop_rules.evidence.kinks import Around, Shape, around, is_between, is_in_the_hull, real, real_mask
+from backprop_rules.evidence.witnesses import Witnessed, is_granular, noise_nearby, witnessed
+from backprop_rules.properties.finding import Finding, Kind, unequal
+from backprop_rules.strategies.values import is_symmetric
+
+TORCH = "torch's reverse mode"
+FROM_AROUND = "torch's gradients around the point"
+
+
+class ComputesNarrower(Exception):
+    """The backward does not compute in float64, though it takes float64: another pair of precisions is to be used."""
+
+
+# How far roundings may take a gradient in float64, by the operations of the function and of the backward: a radius for
+# each element, None where it is not known.
+Radius = Callable[[Evidence, int], Tensor | None]
+
+
+@dataclass
+class Judged:
+    """What was said of a gradient: whether anything could be, and whether it was a number other than zero."""
+
+    spoke: bool = False
+    nonzero: bool = False
+
+
+def agrees(evidence: Evidence, i: int, radius: Radius, judged: Judged, known: bool = False) -> Iterator[Finding]:
+    """Yield what is wrong with the gradient of leaf i; `known` if a mistake in it was established at another point."""
+    user, truth = evidence.user[i], evidence.gradients_here[i]
+    assert truth is not None
+    if not truth.numel():
+        judged.spoke = True
+        return
+    user = user.to(truth.dtype)
+    yield from _finite(evidence, i, user, truth)
+    seen = witnessed(evidence, i)
+    if seen is None:
+        return
+    if seen.bits >= evidence.pair.half:
+        judged.spoke, judged.nonzero = True, seen.scale > 0
+        yield from _digits(evidence, i, user, truth, seen)
+        return
+    if known and seen.bits < 0 and not seen.torch_keeps_nothing:
+        yield _wrong(evidence, i, user, truth, seen, "")
+        return
+    yield from _closer(evidence, i, user, truth, seen, radius, judged)
+
+
+def _finite(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Iterator[Finding]:
+    """NaN or infinity where torch's gradient is finite, and all outputs are."""
+    outputs = all(bool(y.isfinite().all()) for y in evidence.run.y)
+    lost = ~user.isfinite() & truth.isfinite()
+    if not outputs or not bool(lost.any()):
+        return
+    if evidence.low_gradients_here is not None and evidence.low_gradients_here[i] is not None:
+        lost = lost & evidence.low_gradients_here[i].isfinite().to(lost.device)  # type: ignore[union-attr]
+    if not bool(lost.any()):
+        return
+    kink = around(evidence, i, lost, evidence.pair.unit * largest(truth))
+    if kink.shape is Shape.SMOOTH:
+        kind = Kind.VALUE if evidence.point.ordinary else Kind.INACCURATE
+        yield unequal(kind, evidence.point, i, truth, user, lost, against=(TORCH,), detail="not finite")
+    elif kink.shape is Shape.EDGE:
+        yield unequal(Kind.VALUE, evidence.point, i, truth, user, lost, against=(TORCH,), detail="at the domain's edge")
+    else:
+        yield unequal(Kind.NAN_CHOICE, evidence.point, i, truth, user, lost, against=(TORCH,))
+
+
+def _digits(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed) -> Iterator[Finding]:
+    """No digit in the lower precision, of the largest element, where torch keeps half of them."""
+    low, theirs = evidence.low_user, evidence.low_gradients_here
+    if low is None or theirs is None or theirs[i] is None or not seen.scale > SMALL:
+        return
+    if not isinstance(low[i], Tensor) or low[i].shape != truth.shape:
+        return
+    own, other = low[i].to(truth.dtype), theirs[i].to(truth.dtype)  # type: ignore[union-attr]
+    said = truth.isfinite() & user.isfinite() & other.isfinite()
+    if evidence.low_run is None or not all(bool(y.isfinite().all()) for y in evidence.low_run.y):
+        return
+    error = torch.where(said, (own - truth).abs().nan_to_num(torch.inf), 0.0)
+    their_error = largest(torch.where(said, other - truth, 0.0))
+    if their_error <= evidence.pair.unit**0.5 * seen.scale and bool((error >= seen.scale).any()):
+        off = error >= seen.scale
+        yield unequal(
+            Kind.INACCURATE, evidence.point, i, truth, own, off, against=(TORCH,), dtype=evidence.pair.low
+        )
+
+
+SMALL = 2.0**-100  # below, products of a few of float32's numbers vanish
+
+
+def _closer(
+    evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed, radius: Radius, judged: Judged
+) -> Iterator[Finding]:
+    """Look closer at a suspicious gradient."""
+    pair, point = evidence.pair, evidence.point
+    noise = max(seen.noise, noise_nearby(evidence, i))
+    bits = math.log2(noise / seen.difference)
+    if bits >= pair.half:
+        judged.spoke, judged.nonzero = True, seen.scale > 0
+        return
+    if pair.high is torch.float64 and bits >= -2 and is_granular(evidence, i):
+        raise ComputesNarrower(point)
+    if seen.torch_keeps_nothing:
+        return  # torch itself keeps no digit in the lower precision: the point says nothing
+    suspicious = ((user - truth).abs() > noise * 2.0**-pair.half) & user.isfinite() & truth.isfinite()
+    reach = radius(evidence, i)
+    if reach is not None:
+        explained = reach.isfinite() & ((user - truth).abs() <= reach.to(truth.device))
+        suspicious = suspicious & ~explained
+    if not bool(suspicious.any()):
+        judged.spoke = True
+        return
+    judged.spoke = True
+    yield from _told(evidence, i, user, truth, Witnessed(
+        seen.difference, noise, seen.scale, False, seen.user_keeps_nothing, suspicious))  # fmt: skip
+
+
+def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed) -> Iterator[Finding]:
+    assert seen.outside is not None
+    kink = around(evidence, i, seen.outside, seen.noise)
+    seen = Witnessed(seen.difference, seen.noise, seen.scale, False, seen.user_keeps_nothing, kink.where)
+    if kink.shape is Shape.SINGULAR:
+        yield _wrong(evidence, i, user, truth, seen, "the derivative grows without bound nearby", Kind.SPECIAL)
+        return
+    if kink.shape is Shape.EDGE:
+        yield _wrong(evidence, i, user, truth, seen, "at the edge of the domain")
+        return
+    if kink.shape is Shape.KINK:
+        if is_in_the_hull(evidence, i, kink, seen.noise):
+            yield _wrong(evidence, i, user, truth, seen, "", Kind.CHOICE)
+        else:
+            yield _wrong(evidence, i, user, truth, seen, "at a kink, and no gradient from around it", Kind.SUBGRADIENT
+                         if _each_between(evidence, i, kink, seen.noise) else Kind.VALUE)  # fmt: skip
+        return
+    if not evidence.subject.in_float64 and seen.bits > evidence.bits_below_every_dtype:
+        yield _wrong(evidence, i, user, truth, seen, "", Kind.DIGITS)
+        return
+    if _antisymmetric(evidence, i, user - truth, seen):
+        yield _wrong(evidence, i, user, truth, seen, "", Kind.ANTISYMMETRIC)
+        return
+    if seen.user_keeps_nothing and seen.bits > 0 and evidence.point.ordinary:
+        yield _wrong(evidence, i, user, truth, seen, "float32 keeps no digit", Kind.INACCURATE)
+        return
+    side = sides_with(evidence, i, seen.outside, evidence.gradients_here)
+    if side in ("user", "neither"):
+        yield _wrong(evidence, i, user, truth, seen, f"differences side with {side}", Kind.TORCH)
+        return
+    yield _wrong(evidence, i, user, truth, seen, "differences agree with torch" if side == "torch" else "")
+
+
+def _each_between(evidence: Evidence, i: int, kink: Around, noise: float) -> bool:
+    """Say whether each element alone is one of those around: then it is their sum that is none."""
+    user = evidence.user[i]
+    mask = real_mask(kink.where, user)
+    here = real(user)[mask]
+    return bool(here.isfinite().all()) and is_between(evidence, i, here, mask, noise * 2.0**-evidence.pair.half)
+
+
+def _antisymmetric(evidence: Evidence, i: int, apart: Tensor, seen: Witnessed) -> bool:
+    """Say whether only the antisymmetric part differs, and every matrix is symmetric, as the example's."""
+    x, own = evidence.point.leaves[i], evidence.subject.example[i]
+    if apart.is_complex() or not (is_symmetric(x) and is_symmetric(own)):
+        return False
+    return largest(apart + apart.mT) <= seen.noise * 2.0**-evidence.pair.half
+
+
+def _wrong(
+    evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed, detail: str, kind: Kind = Kind.VALUE
+) -> Finding:
+    outside = seen.outside
+    if outside is None:
+        outside = (user - truth).abs() > seen.noise * 2.0**-evidence.pair.half
+    against = (FROM_AROUND,) if kind in (Kind.CHOICE, Kind.SUBGRADIENT) else (TORCH,)
+    return unequal(kind, evidence.point, i, truth, user, outside, against=against, detail=detail, bits=seen.bits)

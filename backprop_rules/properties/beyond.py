@@ -1,0 +1,164 @@
+"""A gradient that witnesses take for right, and that lies beyond the allowance: how many digits it lost, and where."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from backprop_rules.bounds import attainable, in_float64, is_followed, sums_as_asked, sums_in_their_own_dtype
+from backprop_rules.enclosure import Enclosure, as_real
+from backprop_rules.errors import InputError
+from backprop_rules.evidence.climb import NUMBERS, PROOF, as_rule_point, precise
+from backprop_rules.evidence.evidence import largest
+from backprop_rules.grid import precision
+from backprop_rules.oracles import ReverseMode, certified
+from backprop_rules.oracles.oracle import Silent
+from backprop_rules.properties.finding import Finding, Kind, Rung, first
+from backprop_rules.properties.smallest import interval
+from backprop_rules.rounding.units import computed_in
+from backprop_rules.strategies.point import Point
+from backprop_rules.subject.subject import Subject
+from backprop_rules.verdict import Verdict
+
+
+def beyond(
+    point: Point,
+    verdict: Verdict,
+    dtypes: Sequence[torch.dtype | None],
+    accuracy: str = "torch",
+    unasked: bool = False,
+) -> Iterator[Finding]:
+    """Yield that a gradient is inaccurate; a note where the lost digits do not reach its largest terms.
+
+    A note as well where torch's own gradient loses them too, unless the catalogue's accuracy is asked for, and where
+    the dtypes are `unasked`, as float64 is for an example in float32. Wrong, where the backward's own operations are
+    known, and cannot round as far.
+    """
+    if verdict.outside is None or verdict.enclosure is None:
+        return
+    outside = verdict.outside
+    theirs = None if accuracy == "catalogue" else _torchs_own_outside(verdict)
+    if theirs is not None:
+        outside = outside & ~theirs.to(outside.device)
+    if unasked or not bool(outside.any()) or not _reaches_the_largest(verdict, outside):
+        yield _told(Kind.DIGITS, point, verdict, verdict.outside, dtypes)
+    elif sums_narrowly(verdict):
+        yield _told(Kind.NARROW_SUMS, point, verdict, outside, dtypes)
+    else:
+        yield _told(Kind.VALUE if is_followed(verdict.point) else Kind.INACCURATE, point, verdict, outside, dtypes)
+
+
+def keeps_its_digits(point: Point, verdict: Verdict, dtypes: Sequence[torch.dtype | None]) -> Iterator[Finding]:
+    """Yield that a gradient lies only inside what its own roundings excuse, which says nothing where the catalogue's does.
+
+    Asked where torch computes in the dtype, in which every operation rounds what it stores otherwise.
+    """
+    strict, loose, gradient = verdict.attainable, verdict.enclosure, verdict.gradient
+    if strict is None or loose is None or gradient is None or any(d is not None and computed_in(d) != d for d in dtypes):
+        return
+    nothing = strict.proves & ~loose.proves
+    outside = strict.outside(gradient)
+    if outside is None or not bool(gradient.isfinite().all()):
+        return
+    outside = outside & (nothing.any(-1) if gradient.is_complex() else nothing).to(outside.device)
+    if bool(outside.any()):
+        yield _told(Kind.INACCURATE, point, replace(verdict, enclosure=strict), outside, dtypes)
+
+
+def keeps_its_sums_as_asked(
+    point: Point, verdict: Verdict, dtypes: Sequence[torch.dtype | None]
+) -> Iterator[Finding]:
+    """Yield that a gradient is further from the derivative than sums take it that are kept in the dtype asked for."""
+    gradient = verdict.gradient
+    if verdict.oracle != PROOF or gradient is None or verdict.attainable is None:
+        return
+    radius = sums_as_asked(verdict.point).gradients[verdict.primal]
+    truth = certified.certify(verdict.point).gradients[verdict.primal]
+    assert radius is not None and truth is not None
+    held = certified.enclosure(truth, radius, gradient)
+    outside = held.outside(gradient)
+    if outside is not None:
+        yield _told(Kind.SUMS, point, replace(verdict, enclosure=held), outside, dtypes)
+
+
+def _told(
+    kind: Kind, point: Point, verdict: Verdict, outside: Tensor, dtypes: Sequence[torch.dtype | None]
+) -> Finding:
+    gradient, held, where = verdict.gradient, verdict.enclosure, first(outside)
+    assert gradient is not None and held is not None
+    return Finding(
+        kind,
+        point,
+        verdict.primal,
+        where,
+        interval(held, where, gradient),
+        gradient[where].item(),
+        int(outside.sum()),
+        outside.numel(),
+        (verdict.oracle,),
+        Rung.PROVED if verdict.oracle == PROOF else Rung.ALLOWED,
+        dtype=max((d for d in dtypes if d is not None), key=precision),
+    )
+
+
+def _torchs_own_outside(verdict: Verdict) -> Tensor | None:
+    """Return where torch's own gradient, in the same dtypes, is not in the enclosure either."""
+    assert verdict.enclosure is not None
+    try:
+        theirs = ReverseMode().gradients(verdict.point)[verdict.primal]
+    except (Silent, RuntimeError):
+        return None
+    return None if theirs is None else verdict.enclosure.outside(theirs)
+
+
+def _reaches_the_largest(verdict: Verdict, outside: Tensor) -> bool:
+    """Say whether the gradient is further off, there, than the allowance of its largest element."""
+    held, gradient = verdict.enclosure, verdict.gradient
+    assert held is not None and gradient is not None
+    radius = attainable(verdict.point).gradients[verdict.primal]
+    if radius is None or not bool(radius.isfinite().all()):
+        return False
+    middle, real = (held.lo + held.hi) / 2, as_real(gradient)
+    apart = (real - middle).abs()
+    apart = apart.amax(-1) if gradient.is_complex() else apart
+    return largest(torch.where(outside.cpu(), apart, 0.0)) > largest(radius)
+
+
+def sums_narrowly(verdict: Verdict) -> bool:
+    """Say whether the gradient may come of sums that are kept in a dtype as narrow as the primals'."""
+    point, gradient = verdict.point, verdict.gradient
+    wider = sums_in_their_own_dtype(point)
+    if wider is None or gradient is None:
+        return False
+    radius = wider.gradients[verdict.primal]
+    assert radius is not None
+    if verdict.oracle == PROOF:
+        balls = certified.certify(point).gradients[verdict.primal]
+        assert balls is not None
+        return certified.enclosure(balls, radius, gradient).outside(gradient) is None
+    wide = in_float64(point)
+    truth, own = wide.gradients[verdict.primal], attainable(wide).gradients[verdict.primal]
+    if truth is None or own is None:
+        return False
+    return Enclosure.around(truth, (own + radius).cpu(), gradient.dtype).outside(gradient) is None
+
+
+def not_a_number(subject: Subject, point: Point) -> Iterator[Finding]:
+    """Yield that a gradient is NaN where the derivative is proved to be finite, though torch's is NaN as well."""
+    try:
+        there = as_rule_point(subject.rule, point, precise(subject, point))
+        with certified.at_most(NUMBERS):
+            balls = certified.certify(there).gradients
+    except (InputError, Silent, NotImplementedError, ValueError, RuntimeError):
+        return
+    for i in there.given:
+        gradient, own = there.gradients[i], balls[i]
+        if gradient is None or own is None or not bool(gradient.isnan().any()):
+            continue
+        held = certified.enclosure(own, torch.zeros(gradient.shape, dtype=torch.float64), gradient)
+        known = held.lo.isfinite() & held.hi.isfinite()
+        outside = gradient.isnan() & (known.all(-1) if gradient.is_complex() else known)
+        if bool(outside.any()):
+            verdict = Verdict(PROOF, i, there, gradient, held, outside)
+            yield _told(Kind.VALUE, point, verdict, outside, precise(subject, point))

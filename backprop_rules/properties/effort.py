@@ -1,0 +1,19 @@
+"""How much is asked: numbers that steer effort alone, and decide no verdict, each with its reason."""
+
+# Recipes that Hypothesis draws beside the plan, by default. Derived on one half of the published and planted wrong
+# rules, confirmed on the other: see docs/effort.md.
+DRAWN = 24
+# Points that are still asked after a wrong one was found: to name a mistake takes several.
+AFTER = 10
+# Points at which the second witness is asked: the first two of ordinary values that have a gradient other than zero.
+SECOND = 2
+# Points that passed and are held to the proof and the allowance, in each dtype; the smallest of ordinary values.
+CLIMBS = 4
+# Proofs that are asked for at points where torch's own gradient is NaN, as the backward's.
+PROOFS = 3
+# Evaluations of a smaller point while a counterexample is made small.
+SHRINKS = 300
+# Elements that the operations of all runs may read: the points of a plan on small examples take a hundredth of it.
+WORK = 1 << 29
+# Elements of a point up to which thresholds in the backward's own code are hunted: each halving is one call.
+JUMPS = 4096

@@ -1,0 +1,139 @@
+"""What a question finds at a point: a kind, where, what was expected and what came. Words are made of it last."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.strategies.point import Point
+
+
+class Grade(Enum):
+    """How grave a finding is: what it makes of the verdict."""
+
+    NOTE = "note"
+    CONVENTION = "convention"
+    INACCURATE = "inaccurate"
+    WRONG = "wrong"
+
+
+class Rung(Enum):
+    """How strong the evidence is."""
+
+    WITNESSED = "witnessed"
+    ALLOWED = "allowed"
+    PROVED = "proved"
+
+
+class Kind(Enum):
+    """What is found, in words that follow 'the gradient of x', and how grave it is."""
+
+    VALUE = ("is wrong", Grade.WRONG)
+    SHAPE = ("has the wrong shape", Grade.WRONG)
+    DTYPE = ("has the wrong dtype", Grade.WRONG)
+    DEVICE = ("has the wrong device", Grade.WRONG)
+    NONE = ("is None", Grade.WRONG)
+    NO_TENSOR = ("is no tensor", Grade.WRONG)
+    RAISES = ("backward raises", Grade.WRONG)
+    COUNT = ("backward returns another number of gradients", Grade.WRONG)
+    WRITES = ("writes to its argument", Grade.WRONG)
+    FORGETFUL = ("does not give the same bits twice", Grade.WRONG)
+    RANDOM = ("is drawn again at each call", Grade.WRONG)
+    OVERWRITTEN = ("has its result overwritten by the next call", Grade.WRONG)
+    STRIDES = ("depends on the strides", Grade.WRONG)
+    NARROWER = ("computes in a dtype that is narrower than its arguments", Grade.WRONG)
+    NOT_SAVED = ("reads more than it declares to save", Grade.WRONG)
+    SHARED = ("shares memory with another, or with the cotangent", Grade.WRONG)
+    FUNCTION = ("has a forward that computes another function", Grade.WRONG)
+    ENGINE = ("comes out otherwise through autograd than from its own backward", Grade.WRONG)
+    SAVED = ("writes into what it saved", Grade.WRONG)
+    ALONE = ("comes out otherwise where no other primal requires a gradient", Grade.WRONG)
+    SUBGRADIENT = ("is no subgradient: not the mean of the gradients around the tie", Grade.WRONG)
+    CHOICE = ("makes another choice at a kink", Grade.CONVENTION)
+    NAN_CHOICE = ("makes another choice at a kink: NaN", Grade.CONVENTION)
+    NAN_PASSED = ("passes the cotangent where the primal is NaN", Grade.CONVENTION)
+    ANTISYMMETRIC = ("differs by an antisymmetric part, which no symmetric matrix sees", Grade.CONVENTION)
+    INACCURATE = ("is the right function, but inaccurate", Grade.INACCURATE)
+    NARROW_SUMS = (
+        "is the right function, but inaccurate: its sums are kept in a dtype as narrow as the primals'",
+        Grade.INACCURATE,
+    )
+    SUMS = ("is the right function, but inaccurate: its sums are not kept in the dtype asked for", Grade.INACCURATE)
+    SIZES = ("raises, or returns another shape, at sizes that are unlike the example's", Grade.NOTE)
+    EMPTY = ("raises for empty arrays", Grade.NOTE)
+    DIGITS = ("has fewer digits in float64 than torch's", Grade.NOTE)
+    SPECIAL = ("answers NaN or infinity otherwise than torch", Grade.NOTE)
+    TORCH = ("is not torch's, and differences side with it", Grade.NOTE)
+    MEMORY = ("shares memory with another gradient, or with the cotangent", Grade.NOTE)
+
+    @property
+    def words(self) -> str:
+        """What is found, in words."""
+        return self.value[0]
+
+    @property
+    def grade(self) -> Grade:
+        """How grave it is."""
+        return self.value[1]
+
+
+GRADES = tuple(Grade)
+
+
+def graver(one: Grade, other: Grade) -> bool:
+    """Say whether one is graver than the other."""
+    return GRADES.index(one) > GRADES.index(other)
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What was found at a point: of which gradient, at which element, of how many, against what, on which rung."""
+
+    kind: Kind
+    point: Point
+    leaf: int | None = None
+    element: tuple[int, ...] | None = None
+    expected: Any = None
+    got: Any = None
+    wrong: int = 0
+    of: int = 0
+    against: tuple[str, ...] = ()
+    rung: Rung = Rung.WITNESSED
+    detail: str = ""
+    bits: float | None = None
+    dtype: torch.dtype | None = field(default=None)  # in which it shows, where that is not every dtype
+
+    @property
+    def where(self) -> str:
+        """The element, and how many are wrong, in words."""
+        at = f" at [{', '.join(map(str, self.element))}]" if self.element else ""
+        return at + (f", {self.wrong} of {self.of} elements" if self.of else "")
+
+    def is_like(self, other: "Finding") -> bool:
+        """Say whether it is the same mistake: of the same kind, in the same gradient."""
+        return self.kind is other.kind and self.leaf == other.leaf
+
+
+def unequal(
+    kind: Kind, point: Point, leaf: int | None, expected: Tensor, got: Tensor, wrong: Tensor, **more: Any
+) -> Finding:
+    """Return the finding that two tensors differ, with the first element that does."""
+    element = first(wrong)
+    return Finding(
+        kind,
+        point,
+        leaf,
+        element,
+        expected[element].item() if expected.shape == wrong.shape else tuple(expected.shape),
+        got[element].item(),
+        int(wrong.sum()),
+        wrong.numel(),
+        **more,
+    )
+
+
+def first(mask: Tensor) -> tuple[int, ...]:
+    """Return the first element that is True."""
+    return tuple(int(k) for k in torch.nonzero(mask.cpu())[0]) if bool(mask.any()) else (0,) * mask.ndim

@@ -1,0 +1,171 @@
+"""Shape, dtype and device of each gradient; what a backward writes into, keeps between calls, and shares."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.evidence import Evidence, cast
+from backprop_rules.properties.finding import Finding, Kind
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.values import relaid
+from backprop_rules.subject.ambient import F64, SEED, at, inexact
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import NoPoint
+
+
+def is_answered(evidence: Evidence) -> Iterator[Finding]:
+    """The backward returns, whatever the sizes."""
+    point = evidence.point
+    try:
+        _ = evidence.user
+    except Raised as error:
+        kind = Kind.EMPTY if point.empty else Kind.RAISES if point.own else Kind.SIZES
+        name, text = error.args
+        yield Finding(kind, point, detail=f" {name}: {text}" if text else f" {name}")
+    except Misfit as error:
+        yield Finding(Kind.COUNT, point, detail=f": {error}")
+
+
+def has_the_form_of_its_primal(
+    point: Point, gradients: Sequence[Any], truth: Sequence[Tensor | None], dtypes: Sequence[torch.dtype | None]
+) -> Iterator[Finding]:
+    """Each gradient has its primal's shape, dtype and device; None only where no derivative comes."""
+    for i, (got, right) in enumerate(zip(gradients, truth, strict=True)):
+        if right is None:
+            continue
+        if got is None:
+            if bool((right != 0).any()) if right.device.type != "meta" else False:
+                yield Finding(Kind.NONE, point, i, expected="a tensor", got="None")
+        elif not isinstance(got, Tensor):
+            yield Finding(Kind.NO_TENSOR, point, i, expected="a tensor", got=type(got).__name__)
+        elif got.shape != right.shape:
+            yield Finding(Kind.SHAPE, point, i, expected=tuple(right.shape), got=tuple(got.shape))
+        elif dtypes[i] is not None and got.dtype != dtypes[i]:
+            yield Finding(Kind.DTYPE, point, i, expected=dtypes[i], got=got.dtype)
+        elif got.device != right.device:
+            yield Finding(Kind.DEVICE, point, i, expected=right.device, got=got.device)
+
+
+def writes_in_place(evidence: Evidence) -> Iterator[Finding]:
+    """Yield that torch counts a write into what the backward was given: it may write at some values alone."""
+    point = evidence.point
+    given = [x for x in (*point.leaves, *point.grads) if isinstance(x, Tensor)]
+    before, values = [x._version for x in given], [x.clone() for x in given]
+    with suppress(Raised, Misfit, NoPoint):
+        _ = evidence.user
+    if before == [x._version for x in given]:
+        return
+    kept = iter(relaid(v, x) for v, x in zip(values, given, strict=True))
+    leaves = tuple(next(kept) if isinstance(x, Tensor) else x for x in point.leaves)
+    grads = tuple(next(kept) if g is not None else None for g in point.grads)
+    yield Finding(Kind.WRITES, replace(point, leaves=leaves, grads=grads), None, detail=" an argument")
+
+
+def writes_to_nothing(evidence: Evidence) -> Iterator[Finding]:
+    """The backward leaves its arguments as they were. Asked first: what it has written to is no evidence."""
+    point = evidence.point
+    leaves = [x.clone() if isinstance(x, Tensor) else x for x in point.leaves]
+    grads = tuple(None if g is None else g.clone() for g in point.grads)
+    try:
+        evidence.asked(leaves, grads)
+    except (Raised, Misfit, NoPoint):
+        return
+    names = evidence.subject.names
+    for k, (before, after) in enumerate(zip(point.leaves, leaves, strict=True)):
+        if isinstance(before, Tensor) and not same_bits(before, after):
+            yield Finding(Kind.WRITES, point, None, detail=f" {names[k]}")
+            return
+    for before, after in zip(point.grads, grads, strict=True):
+        if before is not None and after is not None and not same_bits(before, after):
+            yield Finding(Kind.WRITES, point, None, detail=" grad_y")
+            return
+
+
+def keeps_nothing_between_calls(evidence: Evidence, allowed: bool = False) -> Iterator[Finding]:
+    """A call in between, at other values, changes neither the result before nor the next one."""
+    point = evidence.point
+    once = [g.clone() if isinstance(g, Tensor) else g for g in evidence.user]
+    others = [x / 2 + 0.25 if inexact(x) else x for x in point.leaves]
+    try:
+        evidence.asked(others, tuple(None if g is None else -g + 0.5 for g in point.grads))
+    except (Raised, Misfit, NoPoint):
+        pass  # of that, other points tell
+    for i, (before, after) in enumerate(zip(once, evidence.user, strict=True)):
+        if isinstance(before, Tensor) and not same_bits(before, after):
+            yield Finding(Kind.OVERWRITTEN, point, i)
+            return
+    try:
+        again = evidence.asked(point.leaves, point.grads)
+    except (Raised, Misfit, NoPoint):
+        again = ()
+    for i, (before, after) in enumerate(zip(once, again, strict=False)):
+        if isinstance(before, Tensor) and not (isinstance(after, Tensor) and same_bits(before, after)):
+            yield Finding(Kind.FORGETFUL, point, i, expected="the same", got="another")
+            return
+
+
+def draws_nothing(evidence: Evidence) -> Iterator[Finding]:
+    """The result does not depend on the state of the random numbers, nor does forward's."""
+    point, ambient = evidence.point, evidence.subject.precision_of_backward(evidence.pair.high)
+    given = tuple(x.detach() if isinstance(x, Tensor) else x for x in cast(point.leaves, evidence.pair.high))
+    try:
+        other = evidence.subject.backward(
+            evidence.function, tuple(cast(point.grads, evidence.pair.high)), None, given, ambient, SEED + 1
+        )
+    except (Raised, Misfit, NoPoint):
+        return
+    for i, (before, after) in enumerate(zip(evidence.user, other, strict=True)):
+        if isinstance(before, Tensor) and isinstance(after, Tensor) and not same_bits(before, after):
+            yield Finding(Kind.RANDOM, point, i, expected="the same", got="another")
+            return
+
+
+def shared_memory(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of names among gradients and cotangents that share memory: torch allows it."""
+    names = evidence.subject.names
+    named = [(f"the gradient of {names[i]}", g) for i, g in enumerate(evidence.user) if isinstance(g, Tensor)]
+    places = {g.untyped_storage().data_ptr(): "the cotangent" for g in evidence.point.grads if g is not None and g.numel()}
+    for name, g in named:
+        if not g.numel():
+            continue
+        place = g.untyped_storage().data_ptr()
+        if place in places:
+            yield name, places[place]
+        places.setdefault(place, name)
+
+
+def reads_only_what_it_saves(evidence: Evidence, saves: Sequence[str]) -> Iterator[Finding]:
+    """The gradients are the same where what was not saved is NaN."""
+    names, point = evidence.subject.names, evidence.point
+    poisoned = [
+        torch.full_like(x, torch.nan) if inexact(x) and name not in saves else x
+        for name, x in zip(names, point.leaves, strict=True)
+    ]
+    y = None
+    if evidence.subject.backward.signature.y_at is not None:
+        y = tuple(torch.full_like(out, torch.nan) if "y" not in saves and inexact(out) else out for out in evidence.run.y)
+    ambient = evidence.subject.precision_of_backward(F64)
+    try:
+        found = evidence.subject.backward(evidence.function, point.grads, y, poisoned, ambient)
+    except (Raised, Misfit, NoPoint):
+        return
+    for i, (before, after) in enumerate(zip(evidence.user, found, strict=True)):
+        if isinstance(before, Tensor) and not (isinstance(after, Tensor) and same_bits(before, after)):
+            yield Finding(Kind.NOT_SAVED, point, i)
+            return
+
+
+def own_dtypes(evidence: Evidence, dtype: torch.dtype) -> list[torch.dtype | None]:
+    """Return the dtype that each gradient has in a run of a precision."""
+    return [at(dtype, x) if inexact(x) else None for x in evidence.point.leaves]
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    """Say whether two tensors hold the same numbers, NaN included."""
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape or a.dtype != b.dtype:
+        return a is b
+    return torch.equal(a, b) or (inexact(a) and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)) and torch.equal(a.isnan(), b.isnan()))

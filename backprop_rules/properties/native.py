@@ -1,0 +1,102 @@
+"""The gradients in the dtypes and on the devices that were asked for, and on tensors that have shapes alone."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.evidence import largest
+from backprop_rules.grid import precision
+from backprop_rules.properties.finding import Finding, Grade, Kind, unequal
+from backprop_rules.properties.form import has_the_form_of_its_primal
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.values import recast
+from backprop_rules.subject.ambient import F64, at, inexact
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import Gradients, NoPoint
+from backprop_rules.subject.subject import Subject
+
+SMALL = 2.0**-60  # below, a product of two of float16's numbers vanishes
+
+
+def own_dtypes(subject: Subject) -> list[torch.dtype | None]:
+    """Return the dtypes of the example's leaves."""
+    return [x.dtype if inexact(x) else None for x in subject.example]
+
+
+def holds_in(
+    subject: Subject, point: Point, dtypes: Sequence[torch.dtype | None], device: str = "cpu"
+) -> Iterator[Finding]:
+    """Yield what is wrong in these dtypes: the form of a gradient, or that it keeps no digit where torch keeps half."""
+    leaves = [
+        recast(x, d).to(device) if d is not None else x.to(device) if isinstance(x, Tensor) else x
+        for x, d in zip(point.leaves, dtypes, strict=True)
+    ]
+    function = subject.function.at(point.params)
+    try:
+        run, grads = function.run(leaves, lambda y: tuple(map(_like, point.grads, y)), None)
+    except NoPoint:
+        return
+    truth = tuple(torch.zeros_like(x) if g is None and inexact(x) else g for g, x in zip(run.gradients, leaves, strict=True))
+    given = tuple(x.detach() if isinstance(x, Tensor) else x for x in leaves)
+    widest = max((precision(d) for d in dtypes if d is not None), default=0)
+    shown = next((d for d in dtypes if d is not None and precision(d) == widest), None)
+    try:
+        got = subject.backward(function, grads, None, given, None)
+    except Raised as error:
+        if point.own and not point.empty:
+            yield Finding(Kind.RAISES, point, detail=f" {error}", dtype=shown)
+        return
+    except Misfit as error:
+        yield Finding(Kind.COUNT, point, detail=f": {error}", dtype=shown)
+        return
+    own = [x.dtype if inexact(x) else None for x in leaves]
+    found = list(has_the_form_of_its_primal(point, got, truth, own))
+    yield from (_in(finding, shown) for finding in found)
+    if device != "meta" and not any(f.kind.grade is Grade.WRONG for f in found):
+        yield from _digits(subject, point, leaves, grads, truth, got, shown)
+
+
+def _in(finding: Finding, dtype: torch.dtype | None) -> Finding:
+    return Finding(**{**vars(finding), "dtype": dtype})
+
+
+def _like(g: Tensor | None, out: Tensor) -> Tensor | None:
+    if g is None or not inexact(out):
+        return None
+    if out.device.type == "meta":
+        return torch.empty_like(out)
+    return recast(g, out.dtype).to(out.device)
+
+
+def _digits(
+    subject: Subject,
+    point: Point,
+    leaves: Sequence[Any],
+    grads: Sequence[Tensor | None],
+    theirs: Gradients,
+    got: Sequence[Any],
+    shown: torch.dtype | None,
+) -> Iterator[Finding]:
+    wide = [recast(x, at(F64, x)) if inexact(x) else x for x in leaves]
+    own = tuple(None if g is None else recast(g, at(F64, g)) for g in grads)
+    try:
+        run, _ = subject.function.at(point.params).run(wide, own, F64)
+    except NoPoint:
+        return
+    for i in subject.floats:
+        truth, g, t = run.gradients[i], got[i], theirs[i]
+        if truth is None or not isinstance(g, Tensor) or t is None or not truth.numel():
+            continue
+        if precision(g.dtype) == precision(F64):
+            continue
+        said = truth.isfinite() & t.isfinite()
+        scale = largest(torch.where(said, truth, 0.0))
+        unit = 2.0 ** -precision(g.dtype)
+        error = torch.where(said, (g.to(truth.dtype) - truth).abs().nan_to_num(torch.inf), 0.0)
+        their_error = largest(torch.where(said, t.to(truth.dtype) - truth, 0.0))
+        if scale > SMALL and their_error <= unit**0.5 * scale and bool((error >= scale).any()):
+            yield unequal(
+                Kind.INACCURATE, point, i, truth, g, error >= scale, against=("torch's reverse mode",), dtype=shown
+            )

@@ -1,0 +1,181 @@
+"""From a finding to its smallest counterexample, and that one on the strongest rung that there is."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from backprop_rules.enclosure import Enclosure
+from backprop_rules.evidence.climb import PROOF, climb, precise
+from backprop_rules.evidence.evidence import Evidence, Pair, largest
+from backprop_rules.evidence.kinks import DISTANCES, GROWTH, neighbours
+from backprop_rules.evidence.witnesses import fits, witnessed
+from backprop_rules.properties import form
+from backprop_rules.properties.agreement import TORCH
+from backprop_rules.properties.effort import SHRINKS
+from backprop_rules.properties.finding import Finding, Kind, Rung, first, unequal
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.shrink import of_fewer_axes, plainer, simplicity, smaller
+from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.subject import Subject
+
+Again = Callable[[Point], Finding | None]
+FORMS = (Kind.SHAPE, Kind.DTYPE, Kind.DEVICE, Kind.NONE, Kind.NO_TENSOR, Kind.RAISES, Kind.COUNT)
+
+
+def smallest(subject: Subject, pair: Pair, finding: Finding) -> Finding:
+    """Return the same finding at a point that no step in sight makes smaller: what was found is never lost."""
+    if finding.dtype is not None or finding.kind not in (*FORMS, Kind.VALUE):
+        return finding
+    again = _again(subject, pair, finding)
+    best, left = finding, SHRINKS
+    if again(finding.point) is None:
+        return finding  # it was seen by a closer look than is taken at each step here
+    for steps in (_smaller_of(subject), plainer):
+        found = True
+        while found and left > 0:
+            found = False
+            for point in steps(best.point):
+                if simplicity(point) >= simplicity(best.point):
+                    continue
+                left -= 1
+                if left <= 0:
+                    break
+                other = again(point)
+                if other is not None:
+                    best, found = other, True
+                    break
+    return _of_the_layout(best, again)
+
+
+def _of_the_layout(finding: Finding, again: Again) -> Finding:
+    """Return the finding, told as one of the strides where it is gone in contiguous memory."""
+    tensors = [x for x in (*finding.point.leaves, *finding.point.grads) if isinstance(x, Tensor)]
+    if finding.kind is not Kind.VALUE or all(x.is_contiguous() and not x.storage_offset() for x in tensors):
+        return finding
+    leaves, grads = (
+        tuple(x.clone(memory_format=torch.contiguous_format) if isinstance(x, Tensor) else x for x in some)
+        for some in (finding.point.leaves, finding.point.grads)
+    )
+    if again(replace(finding.point, leaves=leaves, grads=grads)) is not None:
+        return finding
+    return replace(finding, kind=Kind.STRIDES)
+
+
+def _smaller_of(subject: Subject) -> Callable[[Point], Iterator[Point]]:
+    def steps(point: Point) -> Iterator[Point]:
+        if subject.right is not None and subject.rule is not None:  # whose domain has arrays of fewer axes too
+            yield from (
+                p for p in of_fewer_axes(subject.function, point)
+                if subject.rule.domain.accepts(*p.leaves, **p.params)
+            )  # fmt: skip
+        yield from smaller(subject.function, point)
+
+    return steps
+
+
+def _again(subject: Subject, pair: Pair, finding: Finding) -> Again:
+    def again(point: Point) -> Finding | None:
+        evidence = Evidence(subject, point, pair)
+        try:
+            _ = evidence.run
+        except NoPoint:
+            return None
+        if point.empty and not finding.point.empty:
+            return None
+        found: Iterable[Finding] = form.is_answered(evidence)
+        if finding.kind in (Kind.RAISES, Kind.COUNT):
+            return next((replace(f, kind=finding.kind) for f in found), None)
+        if list(found):
+            return None
+        dtypes = form.own_dtypes(evidence, pair.high)
+        formed = list(form.has_the_form_of_its_primal(point, evidence.user, evidence.gradients_here, dtypes))
+        if finding.kind is not Kind.VALUE:
+            return next((f for f in formed if f.is_like(finding)), None)
+        assert finding.leaf is not None
+        return None if formed else plainly_wrong(evidence, finding.leaf)
+
+    return again
+
+
+def plainly_wrong(evidence: Evidence, i: int) -> Finding | None:
+    """Return the finding that a gradient is off by more than float32's noise, where torch's is smooth and finite."""
+    user, truth = evidence.user[i], evidence.gradients_here[i]
+    if truth is None or not fits(user, truth) or not bool(truth.isfinite().all()):
+        return None
+    user = user.to(truth.dtype)
+    seen = witnessed(evidence, i)
+    lost = ~user.isfinite()
+    if seen is None and not bool(lost.any()):
+        return None
+    if seen is not None and not bool(lost.any()) and (seen.bits > 0 or seen.torch_keeps_nothing):
+        return None
+    noise = seen.noise if seen is not None else evidence.pair.unit * largest(truth)
+    wrong = lost | ((user - truth).abs() > noise * 2.0**-evidence.pair.half)
+    if not _smooth(evidence, i, truth, noise, wrong):
+        return None
+    bits = None if seen is None else seen.bits
+    return unequal(Kind.VALUE, evidence.point, i, truth, user, wrong, against=(TORCH,), bits=bits)
+
+
+def _smooth(evidence: Evidence, i: int, truth: Tensor, noise: float, wrong: Tensor) -> bool:
+    """Say whether torch's gradient changes little to the nearest neighbours: a kink would be no counterexample."""
+    if any(not bool(y.isfinite().all()) for y in evidence.run.y):
+        return False
+    near = [g[i] for _, g in neighbours(evidence, DISTANCES[1])[:4]]
+    # In proportion to the distance, times how much faster than itself a smooth gradient may change.
+    most = max(largest(truth), noise) * DISTANCES[1] * GROWTH**2
+    return bool(near) and all(g is not None and largest(torch.where(wrong, g - truth, 0.0)) <= most for g in near)
+
+
+def confirmed(subject: Subject, finding: Finding) -> Finding | None:
+    """Return the finding on the strongest rung that speaks of it; None where a proof sides with the backward."""
+    if finding.kind not in (Kind.VALUE, Kind.STRIDES) or finding.leaf is None or subject.rule is None or finding.dtype is not None:
+        return finding
+    found = climb(subject.rule, finding.point, precise(subject, finding.point))
+    verdict = found.of(finding.leaf)
+    if verdict is None or verdict.enclosure is None or verdict.gradient is None:
+        return finding
+    against = ("certified" if found.proved else verdict.oracle,)
+    rung = Rung.PROVED if found.proved else Rung.ALLOWED
+    if verdict.disagrees and verdict.outside is not None:
+        where = first(verdict.outside)
+        expected = interval(verdict.enclosure, where, verdict.gradient)
+        agrees = _torch_agrees(subject, finding, verdict.enclosure)
+        return replace(
+            finding,
+            element=where,
+            expected=expected,
+            got=verdict.gradient[where].item(),
+            wrong=int(verdict.outside.sum()),
+            of=verdict.outside.numel(),
+            against=(*against, agrees),
+            rung=rung,
+        )
+    held = verdict.enclosure
+    exact = held.proves.all(-1) if verdict.gradient.is_complex() else held.proves
+    if verdict.oracle == PROOF and finding.element is not None and bool(exact[finding.element]):
+        return None
+    return finding
+
+
+def _torch_agrees(subject: Subject, finding: Finding, held: Enclosure) -> str:
+    try:
+        run, _ = subject.function.at(finding.point.params).run(finding.point.leaves, finding.point.grads, torch.float64)
+    except NoPoint:
+        return "torch's own gradient raises"
+    theirs = run.gradients[finding.leaf or 0]
+    if theirs is None or held.outside(theirs) is None:
+        return "torch's own gradient agrees"
+    return "torch's own gradient lies outside too"
+
+
+def interval(held: Enclosure, element: tuple[int, ...], like: Tensor) -> object:
+    """Return the number that an enclosure holds at an element, or its ends."""
+    lo, hi = held.lo[element], held.hi[element]
+    if like.is_complex():
+        ends = complex(*lo.tolist()), complex(*hi.tolist())
+        return ends[0] if ends[0] == ends[1] else ends
+    one, other = float(lo), float(hi)
+    return one if one == other else (one, other)

@@ -1,0 +1,70 @@
+"""NaN and infinities: a gradient where a primal is NaN is NaN, 0 or torch's; what else differs is a note."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.evidence import Evidence
+from backprop_rules.properties.finding import Finding, Kind, unequal
+from backprop_rules.strategies.point import Point
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import NoPoint
+
+TORCH = ("torch's reverse mode",)
+
+
+def answers_nan(evidence: Evidence) -> Iterator[Finding]:
+    """Where a primal is NaN its gradient is NaN, or 0, or what torch gives, if torch gives one of these."""
+    point, half = evidence.point, evidence.pair.half
+    for i in evidence.subject.floats:
+        x = point.leaves[i]
+        if not x.numel() or x.is_complex():
+            continue
+        poisoned = x.clone(memory_format=torch.contiguous_format)
+        poisoned.view(-1)[0] = math.nan
+        there = replace(point, leaves=(*point.leaves[:i], poisoned, *point.leaves[i + 1 :]))
+        found = _asked(evidence, there, i)
+        if found is None or found[0].shape != x.shape or found[1].shape != x.shape:
+            continue
+        got, chosen = (float(t.reshape(-1)[0]) for t in found)
+        near = abs(got - chosen) <= abs(chosen) * 2.0 ** -(24 + half)
+        free = math.isnan(chosen) or (math.isfinite(chosen) and chosen != 0)  # torch gives some number itself
+        if not (math.isnan(got) or got == 0 or near or free or not math.isfinite(got)):
+            where = (torch.arange(x.numel()) == 0).reshape(x.shape)
+            yield unequal(Kind.NAN_PASSED, there, i, found[1], found[0], where, against=TORCH)
+
+
+def answers_infinity_of_the_cotangent(evidence: Evidence) -> Iterator[Finding]:
+    """NaN or infinity in the cotangent reaches what torch lets it reach."""
+    point = evidence.point
+    for bad in (math.inf, math.nan):
+        grads = tuple(None if g is None or g.is_complex() or not g.numel() else _with(g, bad) for g in point.grads)
+        if any(g is None for g in grads):
+            return
+        there = replace(point, grads=grads)
+        for i in evidence.subject.floats:
+            found = _asked(evidence, there, i)
+            if found is None or found[0].shape != found[1].shape:
+                continue
+            got, theirs = found
+            off = (got.isnan() & ~theirs.isnan()) | (got.isfinite() & ~theirs.isfinite())
+            if bool(off.any()):
+                yield unequal(Kind.SPECIAL, there, i, theirs, got, off, against=TORCH)
+                return
+
+
+def _with(g: Tensor, value: float) -> Tensor:
+    changed = g.clone(memory_format=torch.contiguous_format)
+    changed.view(-1)[g.numel() // 2] = value
+    return changed
+
+
+def _asked(evidence: Evidence, point: Point, i: int) -> tuple[Tensor, Tensor] | None:
+    try:
+        got, theirs = evidence.asked(point.leaves, point.grads)[i], evidence.gradients(point.leaves, point.grads)[i]
+    except (Raised, Misfit, NoPoint):
+        return None
+    return (got, theirs) if isinstance(got, Tensor) and isinstance(theirs, Tensor) else None

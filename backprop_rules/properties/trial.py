@@ -1,0 +1,348 @@
+"""The loop: points on the cheapest rung first, the smallest counterexample on the strongest, then what passed."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.errors import InputError
+from backprop_rules.evidence.climb import ELEMENTS, climb, in_precision, precise, radius_in_float64
+from backprop_rules.evidence.differences import second_witness
+from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair
+from backprop_rules.evidence.jumps import jumps
+from backprop_rules.properties import form, special
+from backprop_rules.properties.agreement import ComputesNarrower, Judged, agrees
+from backprop_rules.properties.beyond import beyond, keeps_its_digits, keeps_its_sums_as_asked, not_a_number
+from backprop_rules.properties.effort import AFTER, CLIMBS, DRAWN, JUMPS, PROOFS, SECOND, WORK
+from backprop_rules.properties.finding import Finding, Grade, Kind, Rung, graver
+from backprop_rules.properties.functions import of_the_function
+from backprop_rules.properties.native import holds_in, own_dtypes
+from backprop_rules.properties.smallest import confirmed
+from backprop_rules.strategies.point import JUMP, Point
+from backprop_rules.subject.ambient import F64, SEED, running
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.subject import Subject
+
+
+WIDEST = (torch.float64, torch.complex128)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked of a backward beside the derivative."""
+
+    convention: str = "torch"
+    accuracy: str = "torch"
+    saves: tuple[str, ...] | None = None
+    strict_memory: bool = False
+    sums: torch.dtype | None = None
+    devices: tuple[str, ...] = ("cpu",)
+    extra: tuple[Callable[..., Any], ...] = ()  # what is asked of an autograd.Function as a whole
+
+
+@dataclass
+class Outcome:
+    """What came of a trial: findings, and how many points stand on which rung."""
+
+    findings: list[Finding] = field(default_factory=list)
+    passed: list[Point] = field(default_factory=list)
+    rungs: dict[Rung, int] = field(default_factory=lambda: dict.fromkeys(Rung, 0))
+    classes: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+    why: str = ""
+    points: int = 0
+    second: int = 0
+    contradicted: list[str] = field(default_factory=list)
+    spoke: dict[int, Judged] = field(default_factory=dict)
+    pair: Pair = WIDE
+    random_forward: bool = False
+    custom: bool = False
+    interrupted: bool = False
+    lower: dict[str, None] = field(default_factory=dict)  # why a rung was not reached
+
+    @property
+    def worst(self) -> Grade | None:
+        """The gravest grade among the findings."""
+        worst: Grade | None = None
+        for finding in self.findings:
+            if worst is None or graver(finding.kind.grade, worst):
+                worst = finding.kind.grade
+        return worst
+
+    def of_the_worst(self) -> list[Finding]:
+        """Return the findings of the gravest grade."""
+        return [f for f in self.findings if f.kind.grade is self.worst]
+
+
+class Trial:
+    """One backward, asked at points until something is wrong, or all of them are spent."""
+
+    def __init__(self, subject: Subject, points: Iterable[Point], questions: Questions) -> None:
+        self.subject, self.points, self.questions = subject, points, questions
+        self.outcome, self._proofs = Outcome(), PROOFS
+
+    def run(self, pair: Pair = WIDE) -> Outcome:
+        """Return what came of all points; an interrupt ends the loop with what was found so far."""
+        try:
+            self._loop(pair)
+            self._rest()
+        except ComputesNarrower as error:
+            (point,) = error.args
+            self.outcome = Outcome()
+            if self.subject.in_float64:
+                self.outcome.findings.append(Finding(Kind.NARROWER, point))
+                self.outcome.points = 1
+            else:
+                self._loop(NARROW)
+                self._rest()
+        except KeyboardInterrupt:
+            self.outcome.notes["interrupted: this is what was found so far"] = None
+            self.outcome.interrupted = True
+        return self.outcome
+
+    def _rest(self) -> None:
+        """Ask what is asked at a few points alone: thresholds of the backward's own, dtypes, NaN, the higher rungs."""
+        outcome = self.outcome
+        if outcome.worst is Grade.WRONG:
+            return
+        plain = [p for p in outcome.passed if p.own and p.ordinary and not p.empty]
+        if len(plain) > 1 and plain[0].size <= JUMPS:
+            for point in jumps(Evidence(self.subject, plain[0], outcome.pair), plain[1]):
+                self._at(point)
+        for point, dtypes, device in self._natives(plain):
+            outcome.findings += list(holds_in(self.subject, point, dtypes, device))
+        for point in plain[:3]:
+            if outcome.worst in (None, Grade.NOTE):
+                self._specials(Evidence(self.subject, point, outcome.pair))
+        for point in plain[:3]:
+            if outcome.worst is not Grade.WRONG and self.questions.extra:
+                outcome.findings += list(of_the_function(self.subject, point, self.questions.extra))
+        if outcome.worst is not Grade.WRONG:
+            self._climb()
+
+    def _natives(self, plain: Sequence[Point]) -> Iterator[tuple[Point, list[torch.dtype | None], str]]:
+        """Yield the points, the dtypes and the devices to ask the form and the digits of."""
+        outcome = self.outcome
+        for point in plain[:2]:
+            yield point, own_dtypes(self.subject), "cpu"
+            for dtype in self.subject.dtypes:
+                yield point, in_precision(point, dtype) if not dtype.is_complex else own_dtypes(self.subject), "cpu"
+        for point in [p for p in outcome.passed if p.dtypes][:DRAWN]:
+            yield point, list(point.dtypes), "cpu"
+        for point in plain[:1]:
+            for device in self.questions.devices:
+                if device != "cpu":
+                    yield point, own_dtypes(self.subject), device
+
+    def _specials(self, evidence: Evidence) -> None:
+        if self.questions.convention == "torch":
+            self.outcome.findings += list(special.answers_nan(evidence))
+        self.outcome.findings += list(special.answers_infinity_of_the_cotangent(evidence))
+
+    def _climb(self) -> None:
+        """Hold what passed to the proof and the allowance, the smallest points first, in each dtype."""
+        outcome, subject = self.outcome, self.subject
+        if subject.rule is None:
+            outcome.lower[subject.unruly] = None
+            return
+        strict = self.questions.accuracy == "catalogue"
+        chosen = [p for p in outcome.passed if (p.ordinary or strict) and not p.empty and p.kind != JUMP]
+        if not strict:
+            chosen.sort(key=lambda p: (not p.own, p.size))
+        dtypes = dict.fromkeys(tuple(d) for d in self._climbed_in(chosen[:1]))
+        # And a long one: what is lost in sums shows where these are long.
+        long = sorted((p for p in chosen[CLIMBS:] if p.size <= ELEMENTS), key=lambda p: -p.size)[:1]
+        for k, point in enumerate([*chosen[:CLIMBS], *long] if not strict else chosen):
+            for own in list(dtypes)[: None if k == 0 else 1]:
+                found = climb(subject.rule, point, own)
+                wide = not subject.in_float64 and all(d in (None, *WIDEST) for d in own)
+                if not found.verdicts:
+                    outcome.lower[found.why] = None
+                    break
+                if not found.spoke:
+                    continue
+                outcome.rungs[Rung.PROVED if found.proved else Rung.ALLOWED] += 1
+                for verdict in found.verdicts:
+                    if not verdict.disagrees and self.questions.sums is not None:
+                        outcome.findings += list(keeps_its_sums_as_asked(point, verdict, own))
+                    if not verdict.disagrees and strict:
+                        outcome.findings += list(keeps_its_digits(point, verdict, own))
+                    if verdict.disagrees:
+                        outcome.findings += list(beyond(point, verdict, own, self.questions.accuracy, wide))
+            if outcome.lower and not outcome.rungs[Rung.PROVED] and not outcome.rungs[Rung.ALLOWED]:
+                break
+
+    def _climbed_in(self, points: Sequence[Point]) -> Iterator[list[torch.dtype | None]]:
+        for point in points:
+            yield own_dtypes(self.subject)
+            if self.outcome.pair is WIDE:
+                yield precise(self.subject, point)
+
+    def _loop(self, pair: Pair) -> None:
+        outcome, left, start = self.outcome, AFTER, self.subject.work
+        outcome.pair = pair
+        for point in self.points:
+            if left < 0 or (self.subject.work - start > WORK and outcome.points > AFTER):
+                break
+            if self._at(point) and outcome.worst is Grade.WRONG:
+                left = left - 1 if all(f.kind in (Kind.VALUE, Kind.SHAPE) for f in outcome.of_the_worst()) else -1
+
+    def _at(self, point: Point) -> bool:
+        """Ask everything at a point; say whether it is one."""
+        outcome = self.outcome
+        evidence = Evidence(self.subject, point, outcome.pair)
+        try:
+            _ = evidence.run
+        except NoPoint as error:
+            outcome.why = outcome.why or str(error)
+            return False
+        judged: dict[int, Judged] = {}
+        found = [finding for finding in self.ask(evidence, judged)]
+        outcome.points += 1
+        outcome.custom = outcome.custom or evidence.run.custom
+        self._count(evidence, judged, found)
+        outcome.findings += found
+        return True
+
+    def ask(self, evidence: Evidence, judged: dict[int, Judged]) -> Iterator[Finding]:
+        """Yield what is found at a point: first what makes the later questions meaningless."""
+        first = self.outcome.points == 0
+        if first:
+            yield from self._once(evidence)
+        found = list(form.writes_in_place(evidence)) or list(form.is_answered(evidence))
+        found = found or list(self._formed(evidence))
+        yield from found
+        if any(f.kind.grade is Grade.WRONG or f.leaf is None for f in found):
+            return
+        if first:
+            calls = list(self._of_calls(evidence))
+            yield from calls
+            if calls:
+                return  # of a backward that answers otherwise each time, its values say nothing
+        yield from self._not_a_number(evidence)
+        for i in self.subject.floats:
+            if not isinstance(evidence.user[i], Tensor) or evidence.gradients_here[i] is None:
+                judged[i] = Judged(spoke=True)
+                continue
+            judged[i] = Judged()
+            known = any(f.kind is Kind.VALUE and f.leaf == i for f in self.outcome.findings)
+            for finding in agrees(evidence, i, self._radius, judged[i], known):
+                yield from self._graded(evidence, finding)
+
+    def _once(self, evidence: Evidence) -> Iterator[Finding]:
+        """Ask once whether forward is a function, and whether the backward writes into what it is given."""
+        function, point = evidence.function, evidence.point
+        self.outcome.random_forward = _differs(function, point, seed=1)
+        if _differs(function, point, seed=None):
+            self.outcome.notes["forward gives something else when it is called again: it keeps a state"] = None
+        elif self.outcome.random_forward:
+            self.outcome.notes["forward draws random numbers: each run starts from the same seed"] = None
+        yield from form.writes_to_nothing(evidence)
+
+    def _formed(self, evidence: Evidence) -> Iterator[Finding]:
+        dtypes = form.own_dtypes(evidence, evidence.pair.high)
+        yield from form.has_the_form_of_its_primal(evidence.point, evidence.user, evidence.gradients_here, dtypes)
+
+    def _of_calls(self, evidence: Evidence) -> Iterator[Finding]:
+        found = list(form.keeps_nothing_between_calls(evidence))
+        if not found and not self.outcome.random_forward:
+            found = list(form.draws_nothing(evidence))
+        yield from found
+        if self.questions.saves is not None and not found:
+            yield from form.reads_only_what_it_saves(evidence, self.questions.saves)
+        for one, other in form.shared_memory(evidence):
+            words = f"{one} shares memory with {other}: who adds to one in place changes the other"
+            self.outcome.notes[words] = None
+            if self.questions.strict_memory:
+                yield Finding(Kind.SHARED, evidence.point, None, detail=words)
+
+    def _not_a_number(self, evidence: Evidence) -> Iterator[Finding]:
+        """Ask for a proof where both the backward's gradient and torch's are NaN, and forward is finite: a few times."""
+        both = any(
+            isinstance(u, Tensor) and t is not None and u.shape == t.shape and bool((u.isnan() & t.isnan()).any())
+            for u, t in zip(evidence.user, evidence.gradients_here, strict=True)
+        )
+        if not both or self._proofs <= 0 or self.subject.rule is None or not evidence.point.ordinary:
+            return
+        if all(bool(y.isfinite().all()) for y in evidence.run.y):
+            self._proofs -= 1
+            yield from not_a_number(self.subject, evidence.point)
+
+    def _radius(self, evidence: Evidence, i: int) -> Tensor | None:
+        return radius_in_float64(self.subject, evidence.point, i) if evidence.pair is WIDE else None
+
+    def _graded(self, evidence: Evidence, finding: Finding) -> Iterator[Finding]:
+        """Yield the finding, unless any choice is allowed, or a proof at its point sides with the backward."""
+        if finding.kind in (Kind.CHOICE, Kind.NAN_CHOICE) and self.questions.convention == "any subgradient":
+            return
+        if finding.kind is Kind.VALUE and evidence.pair is WIDE:
+            settled = [f for f in self.outcome.findings if f.is_like(finding)]
+            if not settled and confirmed(self.subject, finding) is None:
+                yield replace(finding, kind=Kind.TORCH, detail="proved in ball arithmetic")
+                return
+        yield finding
+
+    def _count(self, evidence: Evidence, judged: dict[int, Judged], found: Sequence[Finding]) -> None:
+        """Count a point for the verdict: of ordinary values, with every gradient spoken of."""
+        outcome, point = self.outcome, evidence.point
+        if any(f.kind.grade is not Grade.NOTE for f in found):
+            return
+        for i, said in judged.items():
+            before = outcome.spoke.setdefault(i, Judged())
+            before.spoke = before.spoke or (said.spoke and point.ordinary and not point.empty)
+            before.nonzero = before.nonzero or (said.nonzero and point.ordinary)
+        if not judged or not all(said.spoke for said in judged.values()):
+            return
+        outcome.rungs[Rung.WITNESSED] += 1
+        outcome.passed.append(point)
+        if point.ordinary:
+            outcome.classes[point.where] = outcome.classes.get(point.where, 0) + 1
+        asked = outcome.second + len(outcome.contradicted)
+        if asked < SECOND and point.ordinary and any(said.nonzero for said in judged.values()):
+            said_ = second_witness(evidence, outcome.pair.half)
+            outcome.second += said_.agrees
+            outcome.contradicted += [said_.words] if said_.contradicts else []
+
+
+def _differs(function: Any, point: Point, seed: int | None) -> bool:
+    """Say whether forward gives something else from another seed, or when it is called again."""
+    found = []
+    for k in range(2):
+        with running(function.ambient(F64), SEED + (k * seed if seed else 0)), torch.no_grad():
+            try:
+                found.append(function.outputs(point.leaves))
+            except NoPoint:
+                return False
+    return not all(form.same_bits(a, b) for a, b in zip(*found, strict=True))
+
+
+def refuse_what_cannot_be_called(subject: Subject, point: Point | None, why: str) -> Pair:
+    """Return the precisions to compare; InputError for a backward that cannot be called for the example at all."""
+    if point is None:
+        raise InputError(
+            f"{subject}: {why or 'the forward does not take the example'}. It is called with torch tensors; a function "
+            "of NumPy arrays is a definition, as in definition=np.exp."
+        )
+    evidence = Evidence(subject, point)
+    try:
+        _ = evidence.user
+        return WIDE
+    except Misfit as error:
+        raise InputError(
+            f"{subject}: {error}, {', '.join(subject.names)}: one for each is needed, None for one without."
+        ) from error
+    except Raised as error:
+        narrow = Evidence(subject, point, NARROW)
+        try:
+            _ = narrow.user
+            return NARROW
+        except (Raised, Misfit):
+            raise InputError(
+                f"{subject}: the backward raises {error}, for the example itself. It is called as "
+                f"f(grad_y, {', '.join(subject.names)})."
+            ) from error
+
+

@@ -1,0 +1,49 @@
+"""A point: the primals, the params and the cotangents at which a backward is asked for its gradients."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.subject.ambient import inexact
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One call of a backward, its values in float64, and representable in the narrowest dtype asked for.
+
+    `made` says in words how it came about, and `kind` of which kind its values are; `own` whether its sizes are the
+    example's, `ordinary` whether its values are, `where` its size class.
+    """
+
+    leaves: tuple[Any, ...]
+    grads: tuple[Tensor | None, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    made: str = "the example"
+    kind: str = "example"
+    own: bool = True
+    where: str = "own"
+    dtypes: tuple[torch.dtype | None, ...] = ()  # in which it is to be asked as well
+
+    @property
+    def size(self) -> int:
+        """The number of elements of all primals and cotangents."""
+        return sum(x.numel() for x in (*self.leaves, *self.grads) if isinstance(x, Tensor))
+
+    @property
+    def empty(self) -> bool:
+        """Whether a primal or every cotangent has no elements."""
+        return any(inexact(x) and not x.numel() for x in self.leaves) or not any(
+            g is not None and g.numel() for g in self.grads
+        )
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether its values are ordinary: no over- or underflow on the way is to be expected."""
+        return self.kind not in EXTRAORDINARY
+
+
+JUMP = "jump"  # a kind of values that no lower precision holds
+EXTRAORDINARY = ("big", "small", "wide", "any magnitude")

@@ -1,0 +1,171 @@
+"""From a subject to its points: the example, what is like it, other sizes, and what Hypothesis draws."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.recipes import PLAN, Recipe, recipes
+from backprop_rules.strategies.sizes import Family, Label, Shape, Sizes, sizes_of, too_large
+from backprop_rules.strategies.values import KINDS, SIGNED, drawn, laid_out, numbers_from
+from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.function import Cotangents, NoPoint, Outputs
+from backprop_rules.subject.subject import Subject
+
+LARGE = 20_000  # elements of an example, from which it is asked at few points, and at its own sizes alone
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """The points of a subject: those of the plan, and those drawn, `count` of them, from a seed."""
+
+    subject: Subject
+    count: int
+    seed: int
+
+    def __iter__(self) -> Iterator[Point]:
+        """Yield the points on the own sizes, on others, past a kernel's blocks, and drawn."""
+        subject = self.subject
+        large = sum(x.numel() for x in subject.example if isinstance(x, Tensor)) > LARGE
+        for k, recipe in enumerate(PLAN[: 8 if large else None]):
+            yield from self._at(recipe, {}, "own", self.seed + k)
+        if large:
+            return
+        sizes = self.sizes()
+        yield from self._varied(sizes)
+        for recipe in recipes(self.count, self.seed):
+            changed = _of(sizes.families, recipe.sizes)
+            yield from self._at(recipe, changed, _class_of(changed, sizes.base), recipe.seed, sizes)
+        for family in sizes.families:
+            yield from self._at(
+                Recipe((), "normal"), _past_a_block(sizes, family), "larger than a block", self.seed, sizes
+            )
+
+    def sizes(self) -> Sizes:
+        """Return which sizes vary, as a few runs of the forward tell."""
+        return sizes_of(self.subject.example, self._runs)
+
+    def _runs(self, shapes: list[Shape | None]) -> tuple[Shape, ...] | None:
+        if too_large(shapes):
+            return None
+        try:
+            leaves = self.leaves(Recipe((), "near"), shapes, self.seed)
+            return tuple(tuple(y.shape) for y in self.subject.function.y(leaves, F64))
+        except NoPoint:
+            return None
+
+    def _varied(self, sizes: Sizes) -> Iterator[Point]:
+        """Yield the points where one size differs, where all are doubled, and where all are equal."""
+        every = {label: 2 * n for label, n in sizes.base.items() if isinstance(label, int)}
+        free = [family for family in sizes.families if family.size > 1]
+        if every and free:
+            yield from self._at(Recipe((), "normal"), every, "larger", self.seed, sizes)
+        for k, family in enumerate(sizes.families):
+            for n in (2 * family.size or 2, 3, 1, 0):
+                if n == family.size or (n == 3 and family.size > 1):
+                    continue
+                where = {1: "size 1", 0: "size 0"}.get(n, "larger")
+                for values in ("normal", "integers") if n else ("normal",):
+                    recipe = Recipe((), values, "", values)
+                    yield from self._at(recipe, family.at(n), where, self.seed + 31 * k + n, sizes)
+        if len(free) > 1:
+            middle = sorted(family.size for family in free)[len(free) // 2]
+            square = {label: middle for label in sizes.base if isinstance(label, int) and label}
+            yield from self._at(Recipe((), "normal"), square, "square", self.seed, sizes)
+
+    def leaves(self, recipe: Recipe, shapes: Sequence[Shape | None], seed: int, signed: bool = False) -> list[Any]:
+        """Return leaves of these shapes, of the recipe's kind of values and layout, of either sign if asked for."""
+        numbers = numbers_from(seed)
+        found = []
+        for like, shape in zip(self.subject.example, shapes, strict=True):
+            x = laid_out(drawn(numbers, like, shape or (), recipe.values, signed), recipe.layout)
+            found.append(x.to(like.device) if isinstance(x, Tensor) and like.device.type == "cuda" else x)
+        return found
+
+    def _at(
+        self, recipe: Recipe, changed: Mapping[Label, int], where: str, seed: int, sizes: Sizes | None = None
+    ) -> Iterator[Point]:
+        """Yield the point of a recipe at some sizes, unless forward does not take it."""
+        example = self.subject.example
+        own = [tuple(x.shape) if isinstance(x, Tensor) else None for x in example]
+        shapes: Sequence[Shape | None] = own if sizes is None or not changed else sizes.shapes(changed)
+        if shapes != own and too_large(shapes):
+            return
+        found = self._taken(recipe, shapes, seed)
+        if found is None:
+            return
+        leaves, y = found
+        words = [recipe.values, recipe.layout, where if where != "own" else ""]
+        yield Point(
+            tuple(leaves),
+            cotangents(y, recipe.cotangent, seed),
+            self.subject.function.params,
+            ", ".join(filter(None, words)),
+            recipe.values,
+            shapes == own,
+            where,
+        )
+
+
+    def _taken(self, recipe: Recipe, shapes: Sequence[Shape | None], seed: int) -> tuple[list[Any], Outputs] | None:
+        """Return leaves that forward takes, and its outputs; of either sign where the outputs are finite then."""
+        for signed in (True, False) if recipe.values in SIGNED else (False,):
+            try:
+                leaves = self.leaves(recipe, shapes, seed, signed)
+                y = self.subject.function.y(leaves, F64)
+            except NoPoint:
+                continue
+            if not signed or all(bool(out.isfinite().all()) for out in y):
+                return leaves, y
+        return None
+
+
+def cotangents(y: Outputs, kind: str, seed: int) -> Cotangents:
+    """Return a cotangent for each output that can have one, in float64."""
+    numbers = numbers_from(seed ^ 0x5EED)
+    found: list[Tensor | None] = []
+    chosen = 0
+    for out in y:
+        if not inexact(out):
+            found.append(None)
+            continue
+        shape = tuple(out.shape)
+        draw = KINDS["integers" if kind in ("integers", "one") else "normal"]
+        g = torch.complex(draw(numbers, shape), draw(numbers, shape)) if out.is_complex() else draw(numbers, shape)
+        if kind == "constant":
+            g = torch.full((), -1.5, dtype=g.dtype).expand(shape)
+        if kind == "one":  # one element of one output
+            place = int(torch.randint(0, max(g.numel(), 1), (), generator=numbers))
+            g = torch.where((torch.arange(g.numel()) == place).reshape(shape), torch.ones_like(g), torch.zeros_like(g))
+            g = g if len(found) == chosen else torch.zeros_like(g)
+        found.append(laid_out(g, kind).to(out.device) if out.device.type == "cuda" else laid_out(g, kind))
+    return tuple(found)
+
+
+def _of(families: Sequence[Family], numbers: Sequence[int]) -> dict[Label, int]:
+    """Return the sizes that a recipe's numbers stand for: most keep the example's."""
+    changed: dict[Label, int] = {}
+    for family, k in zip(families, numbers, strict=False):
+        if k < len(family.others):
+            changed.update(family.at(family.others[k]))
+    return changed
+
+
+def _class_of(changed: Mapping[Label, int], base: Mapping[Label, int]) -> str:
+    if not any(n != base[label] for label, n in changed.items()):
+        return "own"
+    return "size 0" if 0 in changed.values() else "size 1" if 1 in changed.values() else "other sizes"
+
+
+def _past_a_block(sizes: Sizes, family: Family) -> dict[Label, int]:
+    """Return the sizes with one past a kernel's blocks, and the others small where that is free."""
+    small = {
+        label: n
+        for other in sizes.families
+        if other.label != family.label and other.size > 2 and len(other.ratios) == 1
+        for label, n in other.at(2).items()
+    }
+    return {**small, **family.at(family.past_a_block)}

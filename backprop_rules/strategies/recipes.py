@@ -1,0 +1,71 @@
+"""What a point is made of: what Hypothesis draws, and the plan of those that are always tried first."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+LAYOUTS = ("", "", "", "transposed", "sliced")
+COTANGENTS = ("normal", "normal", "integers", "constant", "one")
+VALUES = ("normal", "near", "integers", "zeros among", "normal", "wide", "small", "big")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a point is made of: numbers that stand for its sizes, its kind of values, layout, cotangent, and a seed."""
+
+    sizes: tuple[int, ...] = ()
+    values: str = "normal"
+    layout: str = ""
+    cotangent: str = "normal"
+    seed: int = 0
+
+
+# At the example's own sizes, the plainest first: what most mistakes show at, and what ties, zeros, strides need.
+PLAN = (
+    Recipe((), "example"), Recipe((), "normal"), Recipe((), "near"), Recipe((), "integers", "", "integers"),
+    Recipe((), "normal", "transposed"), Recipe((), "normal", "sliced", "sliced"), Recipe((), "normal", "", "constant"),
+    Recipe((), "big"), Recipe((), "small"), Recipe((), "wide"), Recipe((), "zeros among", "", "integers"),
+    Recipe((), "ones"), Recipe((), "zero"), Recipe((), "integers", "", "integers"), Recipe((), "near", "transposed", "transposed"),
+    Recipe((), "normal", "", "one"), Recipe((), "integers", "", "one"),
+)  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def recipes(count: int, seed: int) -> tuple[Recipe, ...]:
+    """Return so many recipes, drawn by Hypothesis: they are the same for every subject, whose sizes they index."""
+    return tuple(_drawn(count, seed)) if count else ()
+
+
+def _drawn(count: int, seed: int) -> Iterator[Recipe]:
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
+    from hypothesis import strategies as st
+
+    from backprop_rules.draw.search import leaving_nothing_behind
+
+    pick = st.sampled_from
+    strategy = st.builds(
+        Recipe,
+        st.tuples(*[st.integers(0, 7)] * 6),
+        pick(VALUES),
+        pick(LAYOUTS),
+        pick(COTANGENTS),
+        st.integers(0, 2**32 - 1),
+    )
+    found: list[Recipe] = []
+
+    @seeded(seed)
+    @settings(
+        database=None,
+        deadline=None,
+        max_examples=count,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def keep(recipe: Recipe) -> None:
+        found.append(recipe)
+
+    with leaving_nothing_behind():
+        keep()
+    yield from found[:count]

@@ -1,0 +1,150 @@
+"""The way to a smaller point: first its sizes, then its layout, then its values; each step counted."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.strategies.point import Point
+from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.function import Function, NoPoint
+
+ONE_BY_ONE = 24  # elements that are made plainer one by one
+
+
+def simplicity(point: Point) -> tuple[int, int, int]:
+    """Return how simple a point is, smaller being simpler: its elements, its layouts, and the values in it."""
+    tensors = [x for x in (*point.leaves, *point.grads) if isinstance(x, Tensor)]
+    odd = sum(not x.is_contiguous() or bool(x.storage_offset()) for x in tensors)
+    return point.size + sum(x.dim() for x in tensors), odd, sum(_cost(x) for x in tensors if inexact(x))
+
+
+def _cost(x: Tensor) -> int:
+    """Return 0 for a zero, 1 for a one, 2 for a minus one, 3 for a whole number, 4 for another."""
+    if x.is_complex():
+        return _cost(torch.view_as_real(x.resolve_conj()))
+    cost = torch.where(x == 0, 0, torch.where(x == 1, 1, torch.where(x == -1, 2, torch.where(x == x.round(), 3, 4))))
+    return int(cost.sum())
+
+
+def smaller(function: Function, point: Point) -> Iterator[Point]:
+    """Yield points of smaller sizes: one size cut wherever it stands, the largest first."""
+    axes = [x.shape for x in point.leaves if isinstance(x, Tensor)]
+    sizes = sorted({n for shape in axes for n in shape if n > 1}, reverse=True)
+    for n in sizes:
+        for target in dict.fromkeys((1, 2, n // 2, n - 1)):
+            if 0 < target < n:
+                for start in dict.fromkeys((0, n - target)):
+                    yield from _kept(function, point, n, range(start, start + target))
+        if n <= ONE_BY_ONE:
+            for index in range(n):
+                yield from _kept(function, point, n, [k for k in range(n) if k != index])
+
+
+def _kept(function: Function, point: Point, n: int, kept: Sequence[int]) -> Iterator[Point]:
+    """Yield the point with these indices alone, of every axis of size n."""
+    leaves = tuple(_narrowed(x, n, kept) for x in point.leaves)
+    leaves = tuple(
+        x % len(kept) if isinstance(x, Tensor) and not inexact(x) and x.dtype != torch.bool and _indexes(x, n) else x
+        for x in leaves
+    )
+    try:
+        y = function.at(point.params).y(leaves, F64)
+    except NoPoint:
+        return
+    if len(y) != len(point.grads):
+        return
+    grads = tuple(
+        None if g is None else _fitted(_narrowed(g, n, kept), g, tuple(out.shape))
+        for g, out in zip(point.grads, y, strict=True)
+    )
+    yield replace(point, leaves=leaves, grads=grads, own=False)
+
+
+def of_fewer_axes(function: Function, point: Point) -> Iterator[Point]:
+    """Yield the point without its first axis, where every tensor has one of size 1 there."""
+    tensors = [x for x in point.leaves if isinstance(x, Tensor)]
+    if not tensors or any(not x.dim() or x.shape[0] != 1 for x in tensors):
+        return
+    leaves = tuple(x[0].contiguous() if isinstance(x, Tensor) else x for x in point.leaves)
+    try:
+        y = function.at(point.params).y(leaves, F64)
+    except NoPoint:
+        return
+    grads = tuple(
+        None if g is None else g.reshape(out.shape) if g.numel() == out.numel() else torch.ones(out.shape, dtype=g.dtype)
+        for g, out in zip(point.grads, y, strict=True)
+    )
+    yield replace(point, leaves=leaves, grads=grads, own=False)
+
+
+def _indexes(x: Tensor, n: int) -> bool:
+    return bool(x.numel()) and int(x.min()) >= 0 and int(x.max()) < n
+
+
+def _narrowed(x: Any, n: int, kept: Sequence[int]) -> Any:
+    if not isinstance(x, Tensor) or n not in x.shape:
+        return x
+    index = torch.tensor(list(kept), device=x.device)
+    for dim, size in enumerate(x.shape):
+        if size == n:
+            x = x.index_select(dim, index)
+    return x
+
+
+def _fitted(cut: Tensor, g: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the cotangent for outputs of another shape: cut as the primals, or at the front, or ones."""
+    if tuple(cut.shape) == shape:
+        return cut
+    if g.dim() != len(shape) or any(n > m for n, m in zip(shape, g.shape, strict=True)):
+        return torch.ones(shape, dtype=g.dtype, device=g.device)
+    return g[tuple(slice(0, n) for n in shape)].contiguous()
+
+
+def plainer(point: Point) -> Iterator[Point]:
+    """Yield points of plainer layout and values: contiguous, whole tensors of ones or whole numbers, then elements."""
+    for k, x in enumerate((*point.leaves, *point.grads)):
+        if not isinstance(x, Tensor) or not inexact(x):
+            continue
+        if not x.is_contiguous() or x.storage_offset():
+            yield _with(point, k, x.clone(memory_format=torch.contiguous_format))
+    for k, x in enumerate((*point.leaves, *point.grads)):
+        if not isinstance(x, Tensor) or not inexact(x) or not x.numel():
+            continue
+        for plain in (torch.zeros_like(x), torch.ones_like(x), _rounded(x)):
+            if x.is_contiguous() and not torch.equal(plain, x):
+                yield _with(point, k, plain)
+    for k, x in enumerate((*point.leaves, *point.grads)):
+        if isinstance(x, Tensor) and inexact(x) and x.is_contiguous() and x.numel() <= ONE_BY_ONE:
+            yield from _element_by_element(point, k, x)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    return torch.complex(x.real.round(), x.imag.round()) if x.is_complex() else x.round()
+
+
+def _element_by_element(point: Point, k: int, x: Tensor) -> Iterator[Point]:
+    flat = x.reshape(-1)
+    for e in range(flat.numel()):
+        value = flat[e].item()
+        if value == 0 or isinstance(value, complex):
+            plain: tuple[Any, ...] = () if value == 0 else (0.0, 1.0)
+        elif not math.isfinite(value):
+            plain = ()
+        else:
+            plain = (0.0, *((math.copysign(1.0, value),) if abs(value) != 1 else ()))
+        for one in plain:
+            if one != value:
+                changed = x.clone()
+                changed.view(-1)[e] = one
+                yield _with(point, k, changed)
+
+
+def _with(point: Point, k: int, x: Tensor) -> Point:
+    if k < len(point.leaves):
+        return replace(point, leaves=(*point.leaves[:k], x, *point.leaves[k + 1 :]))
+    j = k - len(point.leaves)
+    return replace(point, grads=(*point.grads[:j], x, *point.grads[j + 1 :]))

@@ -1,0 +1,113 @@
+"""Which sizes of an example can vary, and which of them together."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+# Kernels read blocks of up to 256 elements: past that, and no multiple of any block. What is even stays even.
+PAST_A_BLOCK, PAST_A_BLOCK_EVEN = 259, 260
+MANY = 1 << 16  # elements in one primal: more are no test of sizes
+DISTINCT = 6  # sizes that are varied one by one
+
+Label = int | tuple[str, int]
+Shape = tuple[int, ...]
+Outcome = tuple[Shape, ...] | None  # the shapes of the outputs, None where forward does not take it
+
+
+@dataclass(frozen=True)
+class Family:
+    """A size that can vary, and those that vary with it: its multiples, where forward takes it no other way."""
+
+    label: Label
+    size: int
+    ratios: tuple[tuple[Label, int], ...]
+
+    def at(self, n: int) -> dict[Label, int]:
+        """Return the sizes where this one is n."""
+        return {label: n * ratio for label, ratio in self.ratios}
+
+    @property
+    def past_a_block(self) -> int:
+        """A size that no kernel reads as a whole number of blocks, nor in one."""
+        return PAST_A_BLOCK if self.size % 2 and self.size > 1 else PAST_A_BLOCK_EVEN
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """Sizes to try, the plainest first: what is even stays even, but for one and nothing."""
+        own = (2, 3, 5, 1, 0) if self.size % 2 else (2, 4, 6, 10, 1, 0)
+        return tuple(n for n in own if n != self.size)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The axes of the example by label: equal sizes have one label, and so have ones at the same place."""
+
+    labels: tuple[tuple[Label, ...] | None, ...]
+    base: Mapping[Label, int]
+    families: tuple[Family, ...]
+
+    def shapes(self, changed: Mapping[Label, int]) -> list[Shape | None]:
+        """Return the shapes of the leaves where some sizes are changed."""
+        sizes = {**self.base, **changed}
+        return [None if own is None else tuple(sizes[label] for label in own) for own in self.labels]
+
+
+def labels_of(example: Sequence[Any]) -> tuple[tuple[Label, ...] | None, ...]:
+    """Return a label for each axis of each leaf: its size, or for ones the place from the right."""
+    return tuple(
+        tuple(n if n != 1 else ("one", x.dim() - d) for d, n in enumerate(x.shape)) if isinstance(x, Tensor) else None
+        for x in example
+    )
+
+
+def sizes_of(example: Sequence[Any], runs: Callable[[list[Shape | None]], Outcome]) -> Sizes:
+    """Return which sizes vary: `runs` says what forward makes of leaves of some shapes.
+
+    An axis varies only where forward takes twice its size. Axes of one vary only where they are no broadcast ones:
+    where every axis at that place is one, or the output grows with them.
+    """
+    labels = labels_of(example)
+    base = {
+        label: n
+        for own, x in zip(labels, example, strict=True)
+        if own is not None
+        for label, n in zip(own, x.shape, strict=True)
+    }
+    fixed = Sizes(labels, base, ())
+    own_outcome = runs(fixed.shapes({}))
+    families: list[Family] = []
+    for label in sorted((s for s in base if isinstance(s, int) and s > 1), key=str)[:DISTINCT]:
+        families += _family(fixed, label, runs)
+    if base.get(0) == 0 and runs(fixed.shapes({0: 2})) is not None:
+        families.append(Family(0, 0, ((0, 1),)))
+    for label in [s for s in base if isinstance(s, tuple)][:DISTINCT]:
+        grown = [runs(fixed.shapes({label: n})) for n in (2, 3)]
+        alone = all(
+            x is None or x.dim() < label[1] or x.shape[x.dim() - label[1]] == 1 for x in example if isinstance(x, Tensor)
+        )
+        if None not in grown and (alone or own_outcome not in grown):
+            families.append(Family(label, 1, ((label, 1),)))
+    return Sizes(labels, base, tuple(families))
+
+
+def _family(sizes: Sizes, label: Label, runs: Callable[[list[Shape | None]], Outcome]) -> list[Family]:
+    size = sizes.base[label]
+    multiples = [(other, n // size) for other, n in sizes.base.items() if isinstance(other, int) and n and n % size == 0]
+    for ratios in ([(label, 1)], multiples):
+        family = Family(label, size, tuple(ratios))
+        if runs(sizes.shapes(family.at(2 * size))) is not None:
+            return [family]
+    return []
+
+
+def too_large(shapes: Sequence[Shape | None]) -> bool:
+    """Say whether a leaf of these shapes has more elements than a test of sizes needs."""
+    for shape in shapes:
+        count = 1
+        for n in shape or ():
+            count *= max(n, 1)
+        if count > MANY:
+            return True
+    return False

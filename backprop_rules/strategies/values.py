@@ -1,0 +1,169 @@
+"""Numbers in bulk, from a seed: of every kind that a mistake may need to show."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules import layout
+from backprop_rules.subject.ambient import BF16, F32, F64, inexact
+
+Draw = Callable[[torch.Generator, tuple[int, ...]], Tensor]
+
+
+def _few(x: Tensor) -> Tensor:
+    """Round to bfloat16's eight bits, so that every dtype has the value, and products of few of them are exact."""
+    return x.to(BF16).to(F64)
+
+
+def _normal(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    return _few(torch.randn(shape, generator=numbers, dtype=F64))
+
+
+def _integers(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    return torch.randint(-2, 3, shape, generator=numbers).to(F64)
+
+
+def _with_zeros(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    x = _normal(numbers, shape)
+    return torch.where(torch.rand(shape, generator=numbers) < 0.3, torch.zeros_like(x), x)
+
+
+def _wide(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    return _normal(numbers, shape) * 2.0 ** torch.randint(-10, 6, shape, generator=numbers).to(F64)
+
+
+# Of which kind the values of a point are. Ties need integers, kinks need zeros; large values show what overflows.
+KINDS: dict[str, Draw] = {
+    "normal": _normal,
+    "integers": _integers,
+    "zeros among": _with_zeros,
+    "ones": lambda numbers, shape: torch.ones(shape, dtype=F64),
+    "zero": lambda numbers, shape: torch.zeros(shape, dtype=F64),
+    "big": lambda numbers, shape: _normal(numbers, shape) * 2.0**7,
+    "small": lambda numbers, shape: _normal(numbers, shape) * 2.0**-8,
+    "wide": _wide,
+}
+
+
+def numbers_from(seed: int) -> torch.Generator:
+    """Return the generator of a seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+# Kinds that are drawn of either sign where forward takes that, though all of the example's values are positive.
+SIGNED = ("integers", "zeros among", "wide")
+
+
+def drawn(numbers: torch.Generator, like: Any, shape: tuple[int, ...], kind: str, signed: bool = False) -> Any:
+    """Return a leaf of a shape like the example's: values of a kind, in the range of the example's unless `signed`.
+
+    Integers and masks keep the example's values: what they mean is not known, and a random length corrupts memory.
+    """
+    if not isinstance(like, Tensor):
+        return like
+    if not inexact(like):
+        return _rearranged(numbers, like, shape, kind)
+    if like.is_complex():
+        if kind in ("example", "near") and shape == like.shape:
+            return like.to(torch.complex128)
+        parts = [KINDS.get(kind, _normal)(numbers, shape) for _ in range(2)]
+        return torch.complex(*parts)
+    own = like.detach().to("cpu", F64)
+    if kind == "example" and shape == like.shape:
+        return _few(own) if like.dtype in (BF16,) else own.to(F32).to(F64)
+    if kind == "near":
+        return _near(numbers, own, shape)
+    if shape == like.shape and is_positive_definite(own):
+        return _positive_definite(numbers, own)
+    values = KINDS.get(kind, _normal)(numbers, shape)
+    return values if signed and not _is_mask(own) else _in_range_of(own, values)
+
+
+def _rearranged(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], kind: str) -> Tensor:
+    if shape == like.shape:
+        if kind in ("example", "near") or like.numel() < 2 or like.dim() == 0:
+            return like.clone()
+        return like[torch.randperm(like.shape[0], generator=numbers)]
+    resized = like
+    for dim, n in enumerate(shape):
+        if n != like.shape[dim]:
+            if like.shape[dim] == 0:
+                return torch.zeros(shape, dtype=like.dtype)
+            resized = resized.index_select(dim, torch.arange(n) % like.shape[dim])
+    return resized
+
+
+def _near(numbers: torch.Generator, own: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return values within a few sixteenths of the example's, repeated where there are more of them."""
+    for dim, n in enumerate(shape):
+        if n != own.shape[dim] and own.shape[dim]:
+            own = own.index_select(dim, torch.arange(n) % own.shape[dim])
+    if own.shape != shape:
+        return torch.zeros(shape, dtype=F64)
+    factor = 1 + _few(torch.randn(shape, generator=numbers, dtype=F64)) / 16
+    if is_symmetric(own):
+        factor = (factor + factor.mT) / 2
+    return (own * factor).to(F32).to(F64)
+
+
+def is_symmetric(x: Tensor) -> bool:
+    """Say whether it holds symmetric matrices, and no trivial ones."""
+    return x.dim() >= 2 and x.shape[-1] == x.shape[-2] > 1 and torch.equal(x, x.mT)
+
+
+def is_positive_definite(x: Tensor) -> bool:
+    """Say whether it holds symmetric matrices whose eigenvalues are all positive."""
+    return is_symmetric(x) and x.numel() > 0 and bool(torch.linalg.cholesky_ex(x).info.eq(0).all())
+
+
+def _positive_definite(numbers: torch.Generator, own: Tensor) -> Tensor:
+    root = _normal(numbers, tuple(own.shape))
+    size = own.shape[-1]
+    return (root @ root.mT / size + own.diagonal(dim1=-2, dim2=-1).amax() * torch.eye(size, dtype=F64)).to(F32).to(F64)
+
+
+def _is_mask(own: Tensor) -> bool:
+    return own.numel() > 1 and bool(((own == 0) | (own == 1)).all())
+
+
+def _in_range_of(own: Tensor, x: Tensor) -> Tensor:
+    """Return the values, moved to where the example's lie: zeros and ones, non-negative, at most one."""
+    if own.numel() < 2:
+        return x
+    if _is_mask(own):
+        return (x > -0.2).to(F64)
+    if own.numel() > 3 and bool((own >= 0).all()):
+        x = x.abs()
+        if bool((own <= 1).all()):
+            x = x % 1
+        if bool((own > 0).all()):
+            x = torch.where(x == 0, torch.ones_like(x), x)
+    return x
+
+
+def laid_out(x: Any, how: str) -> Any:
+    """Return the tensor in a memory layout: as it is, transposed, or sliced."""
+    if not isinstance(x, Tensor) or not x.dim():
+        return x
+    return layout.transposed(x) if how == "transposed" else layout.sliced(x) if how == "sliced" else x
+
+
+def recast(x: Any, dtype: torch.dtype) -> Any:
+    """Return the values in another dtype, in the same memory layout: strides, offset and what is expanded."""
+    if x.dtype == dtype or x.device.type == "meta":
+        return x
+    return relaid(x.to(dtype), x)
+
+
+def relaid(values: Tensor, like: Tensor) -> Tensor:
+    """Return values in the memory layout of another tensor: its strides, its offset, and what it expands."""
+    if like.is_contiguous() or not like.numel():
+        return values.contiguous()
+    span = like.storage_offset() + sum((n - 1) * s for n, s in zip(like.shape, like.stride(), strict=True)) + 1
+    buffer = torch.zeros(span, dtype=values.dtype, device=values.device)
+    stored = tuple(slice(0, 1) if s == 0 else slice(None) for s in like.stride())
+    small = values[stored]
+    buffer.as_strided(small.shape, like.stride(), like.storage_offset()).copy_(small)
+    return buffer.as_strided(like.shape, like.stride(), like.storage_offset())

@@ -1,0 +1,1 @@
+"""From a user's function or module, or a rule, to what is checked."""

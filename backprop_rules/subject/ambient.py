@@ -1,0 +1,114 @@
+"""Running somebody's code in a precision that it was not written for, without changing it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
+COMPLEX_OF = {F64: torch.complex128, F32: torch.complex64}
+SEED = 20261126  # any: one, so that a forward that draws random numbers draws the same ones in each precision
+
+_NARROWER = {F32: F64, torch.float16: F64, BF16: F64, torch.complex64: torch.complex128, torch.complex32: torch.complex128}
+_CASTS = {
+    Tensor.float: F64, Tensor.half: F64, Tensor.bfloat16: F64, Tensor.cfloat: torch.complex128, Tensor.chalf: torch.complex128,
+}  # fmt: skip
+_KEPT = 1 << 16  # elements from which a constant's cast is kept: a large weight is cast once, not in every run
+
+
+def inexact(x: Any) -> bool:
+    """Say whether it is a tensor of real or complex numbers, which can have a gradient."""
+    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
+
+
+def at(dtype: torch.dtype, x: Tensor) -> torch.dtype:
+    """Return the dtype that x has in a run of this precision: its complex partner for complex x, x's own for integers."""
+    if not inexact(x):
+        return x.dtype
+    return COMPLEX_OF.get(dtype, torch.complex64) if x.is_complex() else dtype
+
+
+class Ambient(TorchFunctionMode):
+    """While it is entered, torch computes in one precision.
+
+    In float64, with `widening`, casts to narrower dtypes are identities; `narrows` says whether there were any. Constants of another dtype, such as weights in a closure, are
+    cast where an operation refuses to mix them with what it is given. `work` counts the elements that operations read.
+    """
+
+    def __init__(self, dtype: torch.dtype, widening: bool = True) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtype, self.work, self.narrows = dtype, 0, False
+        self._widening = widening and dtype is F64
+        self._cast: dict[int, tuple[Tensor, int, Tensor]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, as it would be called in this precision."""
+        named = kwargs or {}
+        if self._widening:
+            if func in _CASTS:
+                self.narrows = self.narrows or inexact(args[0])
+                return args[0].to(_CASTS[func])
+            args = tuple(self._wide(a) if isinstance(a, torch.dtype) else a for a in args)
+            if named:
+                named = {k: self._wide(a) if isinstance(a, torch.dtype) else a for k, a in named.items()}
+        for a in args:
+            if isinstance(a, Tensor):
+                self.work += a.numel()
+        try:
+            return func(*args, **named)
+        except (RuntimeError, ValueError):
+            mixed = {x.dtype for x in _tensors((args, named)) if inexact(x)}
+            if len(mixed) < 2:
+                raise
+        return func(*self._each(args), **self._each(named))
+
+    def _wide(self, dtype: torch.dtype) -> torch.dtype:
+        self.narrows = self.narrows or dtype in _NARROWER
+        return _NARROWER.get(dtype, dtype)
+
+    def _each(self, x: Any) -> Any:
+        if isinstance(x, tuple | list):
+            return type(x)(self._each(one) for one in x) if type(x) in (tuple, list) else x
+        if isinstance(x, dict):
+            return {name: self._each(one) for name, one in x.items()}
+        return self._one(x) if inexact(x) and x.dtype != at(self.dtype, x) else x
+
+    def _one(self, x: Tensor) -> Tensor:
+        if x.numel() < _KEPT or x.requires_grad:
+            return x.to(at(self.dtype, x))
+        kept = self._cast.get(id(x))
+        if kept is None or kept[0] is not x or kept[1] != x._version:
+            kept = self._cast[id(x)] = x, x._version, x.to(at(self.dtype, x))
+        return kept[2]
+
+
+def _tensors(x: Any) -> Iterator[Tensor]:
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, tuple | list):
+        for one in x:
+            yield from _tensors(one)
+    elif isinstance(x, dict):
+        for one in x.values():
+            yield from _tensors(one)
+
+
+@contextmanager
+def running(ambient: Ambient | None, seed: int = SEED) -> Iterator[None]:
+    """Run in a precision, or as it is: with its default dtype, one random seed, and what is compiled left as written."""
+    before = torch.get_default_dtype()
+    with ExitStack() as stack:
+        state = torch.default_generator.get_state()
+        stack.callback(torch.default_generator.set_state, state)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes milliseconds: it tells every device
+        if "torch._dynamo" in sys.modules:  # compiling anew for each size and dtype would take seconds
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if ambient is not None:
+            torch.set_default_dtype(ambient.dtype if ambient.dtype in (F64, F32) else F32)
+            stack.callback(torch.set_default_dtype, before)
+            stack.enter_context(ambient)
+        yield

@@ -1,0 +1,151 @@
+"""Somebody's backward, and how it is called: with the cotangents, with y or without, with how many primals."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from backprop_rules.errors import InputError
+from backprop_rules.frameworks import carried
+from backprop_rules.subject.ambient import SEED, Ambient, inexact, running
+from backprop_rules.subject.function import Cotangents, Function, Outputs
+
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+EMPTY = inspect.Parameter.empty
+
+
+class Raised(Exception):
+    """The backward raised an exception: the name of its type and the first line of its text."""
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, self.args))
+
+
+class Misfit(Exception):
+    """The backward returned another number of gradients than there are primals."""
+
+
+class Signature:
+    """Which arguments a backward takes: how many primals, y or not, and which params."""
+
+    def __init__(self, function: Callable[..., Any], primals: Sequence[str], params: Mapping[str, Any], least: int) -> None:
+        try:
+            signature = list(inspect.signature(function).parameters.values())
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{function!r} cannot be a backward: {error}. Give a function of Python.") from error
+        self.rest = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature)
+        self.names = {p.name for p in signature}
+        positional = [p for p in signature if p.kind in POSITIONAL and p.name not in params]
+        names = [p.name for p in positional]
+        # With as many arguments as there are primals, y is one of these.
+        self.y_at = names.index("y") if "y" in names[1:] and "y" not in primals and len(names) > 1 + least else None
+        own = [p for k, p in enumerate(positional) if k not in (0, self.y_at)]
+        many = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in signature)
+        if not positional and not many:
+            raise InputError(f"{named(function)} takes no cotangent: a backward is called as f(grad_y, *primals).")
+        required = [p for p in own if p.default is EMPTY]
+        if len(required) > len(primals) or (len(own) < len(primals) and not many and not own):
+            raise InputError(
+                f"{named(function)} takes {len(own)} primals ({', '.join(p.name for p in own) or 'none'}), but there "
+                f"are {len(primals)}: {', '.join(primals)}. A backward is called as f(grad_y, *primals, **params)."
+            )
+        count = len(primals) if many else min(len(own), len(primals))
+        self.primals = tuple(primals[:count])
+        self.may_be_left_out = frozenset(primals) if many else frozenset(
+            name for name, p in zip(primals, own, strict=False) if p.default is not EMPTY
+        )  # fmt: skip
+
+    def takes(self, param: str) -> bool:
+        """Say whether the function has a param of that name."""
+        return self.rest or param in self.names
+
+    def arguments(self, grad_y: Any, y: Any, primals: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the positional arguments in order, y among them where it is asked for."""
+        found = [grad_y, *primals[: len(self.primals)]]
+        if self.y_at is not None:
+            found.insert(self.y_at, y)
+        return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Backward:
+    """A backward as it is called: `function(grad_y, *primals, **params)` gives a gradient for each of the primals."""
+
+    function: Callable[..., Any]
+    signature: Signature
+    framework: str
+    single: bool  # whether forward returns one tensor, so that grad_y is one, and no tuple
+
+    def __call__(
+        self,
+        forward: Function,
+        grads: Cotangents,
+        y: Outputs | None,
+        leaves: Sequence[Any],
+        ambient: Ambient | None,
+        seed: int = SEED,
+    ) -> tuple[Any, ...]:
+        """Return what is returned for each leaf, None where nothing is; Raised if it raises, Misfit if it does not fit.
+
+        `y` is computed where it is asked for and not given.
+        """
+        with running(ambient, seed), torch.no_grad():
+            if y is None and self.signature.y_at is not None:
+                y = forward.outputs(leaves)
+            named_ones = leaves[len(leaves) - len(forward.named) :] if forward.named else ()
+            primals = (*forward.arguments(leaves), *named_ones)
+            grad_y = grads[0] if self.single else tuple(grads)
+            out = None if y is None else y[0] if self.single else y
+            arguments = self.signature.arguments(grad_y, out, primals)
+            params = {name: v for name, v in forward.params.items() if self.signature.takes(name)}
+            try:
+                found = carried(self.function, self.framework)(*arguments, **params)
+            except InputError:
+                raise
+            except Exception as error:
+                raise Raised(type(error).__name__, (str(error).splitlines() or [""])[0][:160]) from error
+        return _for_each(found, primals, leaves)
+
+
+def _for_each(found: Any, primals: Sequence[Any], leaves: Sequence[Any]) -> tuple[Any, ...]:
+    """Return a gradient for each leaf: of all primals, or of those alone that can have one."""
+    gradients = list(found) if isinstance(found, tuple | list) else [found]
+    if len(gradients) == 1 and len(primals) == 1 and isinstance(primals[0], tuple | list) and len(primals[0]) != 1:
+        gradients = [found]
+    while len(gradients) > len(primals) and gradients[-1] is None:
+        del gradients[-1]  # of an optional primal that was not given
+    if len(gradients) != len(primals):
+        live = [k for k, x in enumerate(primals) if any(map(inexact, _pytree.tree_leaves(x)))]
+        if len(gradients) != len(live):
+            raise Misfit(f"the backward returns {len(gradients)} gradients for {len(primals)} primals")
+        placed: list[Any] = [None] * len(primals)
+        for k, gradient in zip(live, gradients, strict=True):
+            placed[k] = gradient
+        gradients = placed
+    gradients = [_detached(g) for g in gradients]
+    flat: list[Any] = []
+    for gradient, x in zip(gradients, primals, strict=True):
+        if isinstance(x, Tensor) or x is None:
+            flat.append(gradient)
+            continue
+        count = len(_pytree.tree_leaves(x))
+        several = list(gradient) if isinstance(gradient, tuple | list) else [gradient] * count if gradient is None else [gradient]
+        if len(several) != count:
+            raise Misfit(f"the backward returns {len(several)} gradients for a list of {count} primals")
+        flat += several
+    return tuple(flat)
+
+
+def _detached(gradient: Any) -> Any:
+    if isinstance(gradient, tuple | list):
+        return [_detached(g) for g in gradient]
+    return gradient.detach() if isinstance(gradient, Tensor) and gradient.requires_grad else gradient
+
+
+def named(function: Any) -> str:
+    """Return the name of a function, for messages."""
+    return str(getattr(function, "__name__", repr(function)))

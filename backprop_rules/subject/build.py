@@ -1,0 +1,186 @@
+"""From what a user hands in to a subject: a backward, a function or module, and one call of it."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from backprop_rules.arrays import on_tensors
+from backprop_rules.domain import COMPLEX, REAL
+from backprop_rules.errors import InputError
+from backprop_rules.subject.ambient import inexact
+from backprop_rules.subject.as_rule import AsRule, against_a_function, names_of
+from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, named
+from backprop_rules.subject.function import Function, NoPoint, function_of, kind_of
+from backprop_rules.subject.subject import Subject
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+
+
+def subject_of(
+    backward: Callable[..., Any],
+    forward: Callable[..., Any] | None,
+    definition: Callable[..., Any] | None,
+    example: Sequence[Any],
+    params: Mapping[str, Any],
+    framework: str,
+) -> Subject:
+    """Return the subject of a backward for any function: a torch function or module, or a definition in NumPy notation.
+
+    Parameters of a module that the backward names after the example's arguments are primals as well.
+    """
+    given = forward or definition
+    assert given is not None
+    function = forward or on_tensors(given)
+    leaves, structure = _pytree.tree_flatten(tuple(example))
+    own_names = _leaf_names(names_of(_signed(given), len(example)), example)
+    parameters = _parameters(forward, backward, len(example))
+    leaves += list(parameters.values())
+    names = (*own_names, *parameters)
+    _checked(named(backward), names, leaves)
+    made = function_of(function, structure, params, tuple(_dotted(forward, parameters)))
+    y = _tried(named(backward), made, leaves)
+    single = isinstance(y, Tensor)
+    signature = Signature(backward, (*_argument_names(own_names, example), *parameters), params, len(example))
+    rule, why = _as_rule(backward, made, definition, names, leaves, params, framework, single)
+    return Subject(
+        named(backward).strip("<>"),
+        made,
+        Backward(backward, signature, framework, single),
+        tuple(x.detach() if isinstance(x, Tensor) else x for x in leaves),
+        names,
+        rule,
+        why,
+        _described(given, names, params),
+        tuple(dict.fromkeys(x.dtype for x in leaves if inexact(x))),
+    )
+
+
+def _signed(given: Any) -> Any:
+    return given.forward if isinstance(given, torch.nn.Module) else given
+
+
+def _leaf_names(names: Sequence[str], example: Sequence[Any]) -> tuple[str, ...]:
+    found: list[str] = []
+    for name, x in zip(names, example, strict=True):
+        if isinstance(x, Tensor) or x is None:
+            found.append(name)
+        else:
+            found += [f"{name}[{k}]" for k in range(len(_pytree.tree_leaves(x)))]
+    return tuple(found)
+
+
+def _argument_names(own: Sequence[str], example: Sequence[Any]) -> tuple[str, ...]:
+    """Return a name for each argument of the call: a list of tensors is one."""
+    return tuple(dict.fromkeys(name.partition("[")[0] for name in own)) if len(own) != len(example) else tuple(own)
+
+
+def _parameters(forward: Any, backward: Any, count: int) -> dict[str, Tensor]:
+    """Return the module's parameters that the backward names, after the example's arguments."""
+    if not isinstance(forward, torch.nn.Module):
+        return {}
+    known = {name.replace(".", "_"): p for name, p in _module(forward).named_parameters()}
+    try:
+        taken = [p.name for p in inspect.signature(backward).parameters.values() if p.kind in POSITIONAL]
+    except (TypeError, ValueError):
+        return {}
+    return {name: known[name].detach() for name in taken[1:] if name in known and len(taken) > 1 + count}
+
+
+def _dotted(forward: Any, parameters: Mapping[str, Tensor]) -> list[str]:
+    if not parameters:
+        return []
+    known = {name.replace(".", "_"): name for name, _ in _module(forward).named_parameters()}
+    return [known[name] for name in parameters]
+
+
+def _module(forward: Any) -> torch.nn.Module:
+    found: torch.nn.Module = getattr(forward, "_orig_mod", forward)
+    return found
+
+
+def _checked(name: str, names: Sequence[str], leaves: Sequence[Any]) -> None:
+    for primal, x in zip(names, leaves, strict=True):
+        if not isinstance(x, Tensor):
+            raise InputError(
+                f"{name}: {primal} of the example is {x!r} ({type(x).__name__}); an example holds the arrays that "
+                f"forward takes. What is no array goes into params, as in params={{'dim': 1}}."
+            )
+        if x.layout != torch.strided:
+            raise InputError(
+                f"{name}: {primal} of the example has the layout {x.layout}, and gradients of dense tensors are "
+                f"checked: give {primal}.to_dense()."
+            )
+        if x.device.type not in ("cpu", "cuda"):
+            raise InputError(
+                f"{name}: {primal} of the example is on {x.device}, where torch has no float64 to compare with: give "
+                f"{primal}.cpu(), and check the kernel on its device with assert_close against the result."
+            )
+        if x.dtype not in (*REAL, *COMPLEX, *INTEGERS, torch.complex32):
+            raise InputError(f"{name}: {primal} of the example has dtype {x.dtype}, of which there is no gradient.")
+    if not any(map(inexact, leaves)):
+        raise InputError(f"{name}: the example has no floating-point or complex array, and so no gradient.")
+
+
+def _tried(name: str, made: Function, leaves: Sequence[Any]) -> Any:
+    """Return what forward returns for the example; InputError where that is no tensor of numbers."""
+    try:
+        with torch.no_grad():
+            y = made.raw([x.detach() if isinstance(x, Tensor) else x for x in leaves])
+    except Exception as error:
+        raise InputError(
+            f"{name}: the forward raises {type(error).__name__} for the example: {error}. It is called with torch "
+            "tensors; a function of NumPy arrays is a definition, as in definition=np.exp."
+        ) from error
+    if not any(map(inexact, _pytree.tree_leaves(y))):
+        got = f"{kind_of(y)}, which has no gradient" if isinstance(y, Tensor) else kind_of(y)
+        raise InputError(
+            f"{name}: the forward returns {got}. It must return floating-point or complex tensors; give a function of "
+            "NumPy arrays as the definition."
+        )
+    return y
+
+
+def _as_rule(
+    backward: Callable[..., Any],
+    made: Function,
+    definition: Callable[..., Any] | None,
+    names: tuple[str, ...],
+    leaves: Sequence[Any],
+    params: Mapping[str, Any],
+    framework: str,
+    single: bool,
+) -> tuple[AsRule | None, str]:
+    if not single:
+        return None, "it returns several tensors"
+    if any("[" in name for name in names):
+        return None, "it takes lists of tensors"
+    if any(inexact(x) and x.dtype not in REAL + COMPLEX for x in leaves):
+        return None, "there is no ball arithmetic in its dtype"
+
+    def forward(*primals: Any, **named_params: Any) -> Any:
+        return made.at(named_params).raw(primals)
+
+    try:
+        cut_off = _cut_off(made, leaves)
+        return against_a_function(backward, forward, definition, names, leaves, params, framework, cut_off), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def _cut_off(made: Function, leaves: Sequence[Any]) -> frozenset[int]:
+    """Return the positions of the primals from which no derivative reaches y, as of those that forward detaches."""
+    try:
+        run, _ = made.run(leaves, lambda y: tuple(torch.ones_like(out) if inexact(out) else None for out in y), None)
+    except NoPoint:
+        return frozenset()
+    return frozenset(k for k, g in enumerate(run.gradients) if g is None and inexact(leaves[k]))
+
+
+def _described(function: Any, names: Sequence[str], params: Mapping[str, Any]) -> str:
+    arguments = ", ".join([*names, *(f"{name}={value!r}" for name, value in params.items())])
+    name = type(function).__name__ if isinstance(function, torch.nn.Module) else named(function)
+    return f"y = {'forward' if name == '<lambda>' else name}({arguments})"

@@ -1,0 +1,169 @@
+"""What is differentiated: somebody's forward, run in any precision, and torch's gradients of it."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from backprop_rules.subject.ambient import Ambient, at, inexact, running
+
+Outputs = tuple[Tensor, ...]
+Cotangents = tuple[Tensor | None, ...]
+Gradients = tuple[Tensor | None, ...]
+
+
+class NoPoint(Exception):
+    """The forward does not take these primals, or torch has no derivative of it there: such a point is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of the forward: its outputs, and a gradient for each leaf; None where no derivative reaches it."""
+
+    y: Outputs
+    gradients: Gradients
+    custom: bool = False  # whether somebody's autograd.Function was differentiated on the way
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """A forward, and how it is called: with leaves, the tensors of the example in order, put back into its structure.
+
+    `named` are the parameters of a module that follow the example's own leaves; `seed` is what random numbers start from.
+    """
+
+    call: Callable[..., Any]
+    structure: Any
+    params: Mapping[str, Any]
+    module: torch.nn.Module | None = None
+    named: tuple[str, ...] = ()
+    ambients: dict[torch.dtype, Ambient] = field(default_factory=dict)
+
+    def ambient(self, dtype: torch.dtype) -> Ambient:
+        """Return the precision to run in, which keeps the constants that it has cast."""
+        return self.ambients.setdefault(dtype, Ambient(dtype))
+
+    @property
+    def work(self) -> int:
+        """The number of elements that the operations of all runs have read."""
+        return sum(ambient.work for ambient in self.ambients.values())
+
+    def at(self, params: Mapping[str, Any]) -> "Function":
+        """Return the same function with other params."""
+        return self if params is self.params else replace(self, params=params)
+
+    def arguments(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the arguments of a call: the leaves in the structure of the example."""
+        own = len(leaves) - len(self.named)
+        found: tuple[Any, ...] = _pytree.tree_unflatten(list(leaves[:own]), self.structure)
+        return found
+
+    def raw(self, leaves: Sequence[Any]) -> Any:
+        """Return what the forward returns, whatever it is."""
+        arguments = self.arguments(leaves)
+        if self.module is not None and self.named:
+            own = dict(zip(self.named, leaves[len(leaves) - len(self.named) :], strict=True))
+            return torch.func.functional_call(self.module, own, arguments, dict(self.params))
+        return self.call(*arguments, **self.params)
+
+    def outputs(self, leaves: Sequence[Any]) -> Outputs:
+        """Return the outputs as tensors; those of integers too. Raises NoPoint if it raises, or returns no tensor."""
+        try:
+            found = self.raw(leaves)
+        except Exception as error:
+            raise NoPoint(f"forward raises {type(error).__name__}: {_first_line(error)}") from error
+        flat = tuple(y for y in _pytree.tree_leaves(found) if isinstance(y, Tensor))
+        if not any(map(inexact, flat)):
+            raise NoPoint(f"forward returns {kind_of(found)}, of which there is no gradient")
+        return flat
+
+    def y(self, leaves: Sequence[Any], dtype: torch.dtype | None) -> Outputs:
+        """Return the outputs in a precision; None: as the leaves are."""
+        with running(None if dtype is None else self.ambient(dtype)), torch.no_grad():
+            return self.outputs(leaves)
+
+    def run(
+        self,
+        leaves: Sequence[Any],
+        grads: Cotangents | Callable[[Outputs], Cotangents],
+        dtype: torch.dtype | None,
+    ) -> tuple[Run, Cotangents]:
+        """Return the outputs and torch's gradients; the cotangents may depend on the outputs' shapes.
+
+        Raises NoPoint where forward or torch's backward raises.
+        """
+        with running(None if dtype is None else self.ambient(dtype)), torch.enable_grad():
+            live = [x.detach().requires_grad_() if inexact(x) else x for x in leaves]
+            y = self.outputs(live)
+            own = grads(y) if callable(grads) else grads
+            if len(own) != len(y):
+                raise NoPoint(f"forward returns {len(y)} tensors here, and {len(own)} elsewhere")
+            pairs = [
+                (out, g.to(at(dtype, g)) if dtype is not None else g)
+                for out, g in zip(y, own, strict=True)
+                if g is not None and out.requires_grad
+            ]
+            found: Any = [None] * len(live)
+            if pairs:
+                asked = [x for x in live if inexact(x)]
+                try:
+                    made = torch.autograd.grad(
+                        [out for out, _ in pairs], asked, [g for _, g in pairs], allow_unused=True
+                    )
+                except Exception as error:
+                    raise NoPoint(f"torch's backward raises {type(error).__name__}: {_first_line(error)}") from error
+                left = iter(made)
+                found = [next(left) if inexact(x) else None for x in live]
+            custom = any(_has_custom(out.grad_fn) for out, _ in pairs)
+        detached = tuple(None if g is None else g.detach() for g in found)
+        return Run(tuple(out.detach() for out in y), detached, custom), own
+
+    def value(self, leaves: Sequence[Any], grads: Cotangents) -> tuple[float, float]:
+        """Return Re⟨ȳ, f(x)⟩ in float64, and the sum of the magnitudes of its terms."""
+        y = self.y(leaves, torch.float64)
+        total, size = 0.0, 0.0
+        for out, g in zip(y, grads, strict=True):
+            if g is not None:
+                terms = (out * g.conj()).real if out.is_complex() or g.is_complex() else out * g
+                total, size = total + float(terms.sum()), size + float(terms.abs().sum())
+        return total, size
+
+
+def function_of(
+    forward: Any, structure: Any, params: Mapping[str, Any], named: tuple[str, ...] = ()
+) -> Function:
+    """Return the function of a callable or a module; what is compiled is taken as it was written."""
+    module = forward if isinstance(forward, torch.nn.Module) else None
+    if module is not None:
+        module = getattr(module, "_orig_mod", module)
+    call = module if module is not None else inspect.unwrap(forward, stop=lambda f: not hasattr(f, "_torchdynamo_orig_callable"))
+    return Function(getattr(call, "_torchdynamo_orig_callable", call), structure, params, module, named)
+
+
+def kind_of(found: Any) -> str:
+    """Say what was returned."""
+    if isinstance(found, Tensor):
+        return f"a tensor of {found.dtype}"
+    return f"a {type(found).__name__}"
+
+
+def _has_custom(node: Any) -> bool:
+    """Say whether a graph passes through an autograd.Function of Python."""
+    seen, left = set(), [node]
+    while left:
+        one = left.pop()
+        if one is None or one in seen:
+            continue
+        seen.add(one)
+        if isinstance(one, torch.autograd.function.BackwardCFunction):
+            return True
+        left += [other for other, _ in one.next_functions]
+    return False
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0][:160]

@@ -1,0 +1,77 @@
+"""What is checked: a backward, the function that it is to be the backward of, and one call of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.grid import precision
+from backprop_rules.rule import Rule
+from backprop_rules.subject.ambient import F64, Ambient, inexact
+from backprop_rules.subject.backward import Backward
+from backprop_rules.subject.function import Function
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A backward, and what it is held against.
+
+    `example` are the leaves of one call: tensors, or None for an optional primal of a rule; `names` has a name for each.
+    `rule` is the same question as a rule, for the proof, the allowance and the bank of mistakes; None, and `unruly` says
+    why, where it is none: several outputs, or lists of primals. `formula` is shown in reports.
+    """
+
+    name: str
+    function: Function
+    backward: Backward
+    example: tuple[Any, ...]
+    names: tuple[str, ...]
+    rule: Rule | None
+    unruly: str = ""
+    formula: str = ""
+    dtypes: tuple[torch.dtype, ...] = ()
+    right: Rule | None = None  # the catalogue's, if it is held against one
+
+    def __str__(self) -> str:
+        return self.name
+
+    @cached_property
+    def floats(self) -> tuple[int, ...]:
+        """The positions of the leaves that can have a gradient."""
+        return tuple(k for k, x in enumerate(self.example) if inexact(x))
+
+    @cached_property
+    def in_float64(self) -> bool:
+        """Whether it is to be right in float64, as the example or the dtypes asked for say."""
+        return any(precision(d) == precision(F64) for d in self.dtypes)
+
+    def precision_of_backward(self, dtype: torch.dtype) -> Ambient:
+        """Return the precision in which the backward runs: casts to narrower dtypes are its own fault in float64.
+
+        They are not where the forward has some as well, or where the backward is not meant for float64.
+        """
+        widening = not self.in_float64 or self.function.ambient(F64).narrows
+        return self._ambients.setdefault((dtype, widening), Ambient(dtype, widening))
+
+    @cached_property
+    def _ambients(self) -> dict[tuple[torch.dtype, bool], Ambient]:
+        return {}
+
+    @property
+    def work(self) -> int:
+        """The number of elements that operations have read so far."""
+        return self.function.work + sum(ambient.work for ambient in self._ambients.values())
+
+    def native(self, leaves: Sequence[Any]) -> list[Any]:
+        """Return the leaves in the example's own dtypes."""
+        return [x.to(own.dtype) if inexact(x) else x for x, own in zip(leaves, self.example, strict=True)]
+
+
+def shapes_of(names: Sequence[str], leaves: Sequence[Any]) -> str:
+    """Return the shapes of the primals in words: x of shape (3, 4) and w of shape (4, 5)."""
+    return " and ".join(
+        f"{name} of shape {tuple(x.shape)}" for name, x in zip(names, leaves, strict=True) if isinstance(x, Tensor)
+    )
