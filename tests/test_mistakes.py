@@ -12,18 +12,16 @@ import torch
 from backprop_rules import CATALOGUE
 from backprop_rules.bounds import bounds
 from backprop_rules.checker import mistakes
-from backprop_rules.checker.diagnosis import diagnosed
-from backprop_rules.checker.evidence import grave, slight
-from backprop_rules.checker.examine import SLIGHT, others
 from backprop_rules.checker.mistakes import BANK, Case, applies
-from backprop_rules.checker.question import Asked
-from backprop_rules.checker.subject import against_a_rule
+from backprop_rules.checker.naming import named_mistake
+from backprop_rules.checker.question import Asked, question
 from backprop_rules.draw import search
-from backprop_rules.objection import WrongGradient
 from backprop_rules.oracles import ReverseMode
 from backprop_rules.oracles.oracle import Silent
 from backprop_rules.point import Point
-from backprop_rules.properties.of_rules import check
+from backprop_rules.properties.finding import Grade
+from backprop_rules.properties.trial import Questions, Trial
+from backprop_rules.strategies.of_rules import RulePoints
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:var\(\)")
 
@@ -36,7 +34,6 @@ def small_jacobians(monkeypatch):
 
 WIDEST = {name: [d for d in r.domain.dtypes if d in (torch.float64, torch.complex128)] for name, r in CATALOGUE.items()}
 NAMED = {known.name: known for known in BANK}
-FAILURES = 12  # that are enough to name a mistake by: a check of one's own backward has more
 OFTEN = 4  # points of sixty at which a mistake must show, so that it is no rarity that another sixty may lack
 
 
@@ -118,15 +115,7 @@ def same(one, other):
 @functools.cache
 def drawn(rule, examples, seed):
     """Return the points at which every mistake planted in the rule is tried: which they are depends on none."""
-    points = []
-    search(rule, points.append, examples, seed, devices=("cpu",), dtypes=WIDEST[rule.name])
-    return points
-
-
-@functools.cache
-def apart(rule):
-    """Return the points that tell mistakes apart."""
-    return others(rule, Asked(dtypes=WIDEST[rule.name]))
+    return tuple(RulePoints(rule, examples, seed, tuple(WIDEST[rule.name])))
 
 
 def named_by_the_checker(known, rule):
@@ -134,29 +123,14 @@ def named_by_the_checker(known, rule):
 
     None where it objects to nothing.
     """
-    subject = against_a_rule(planted(known, rule), rule, {}, "torch")
-    failures = []
-
-    def keep(point):
-        try:
-            check(replace(point, spacing=0.0), (*grave(False, False), *slight("torch")))
-        except WrongGradient as objection:
-            if not objection.kind.startswith(SLIGHT) or known.name.endswith("at ties"):
-                failures.append(objection)
-
+    held = (rule.name, None, None, None, {}, None)
+    subject, _ = question(planted(known, rule), held, Asked(dtypes=WIDEST[rule.name]))
     for seed, examples in enumerate((40, 400, 400)):
-        for point in drawn(rule, examples, seed) if not failures or seed == 0 else ():
-            if len(failures) < FAILURES:
-                keep(replace(point, rule=subject))
-    if not failures:
-        return None
-
-    def more():
-        return [replace(point, rule=subject) for point in apart(rule)]
-
-    first = {(f.kind, f.primal): f for f in reversed(failures)}
-    found = (diagnosed(failures, f, more) for f in failures if f is first[f.kind, f.primal])
-    return next((mistake.name for mistake in found if mistake is not None), "")
+        outcome = Trial(subject, drawn(rule, examples, seed), Questions()).run()
+        if outcome.worst in (Grade.WRONG, Grade.CONVENTION):
+            mistake = named_mistake(subject, outcome, outcome.chief)
+            return "" if mistake is None else mistake.name
+    return None
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

@@ -1,4 +1,4 @@
-"""From what was found to the mistake in words: by the bank, where the subject is a rule to it, or by the finding's kind."""
+"""From what was found to the mistake in words: by the bank, or where the bank cannot be asked by the finding's kind."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -30,7 +30,9 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -
     if finding is None:
         return None
     if finding.kind is Kind.RANDOM:
-        return Mistake("drawn again", "random numbers are drawn in the backward: save the mask that the forward drew", None)
+        return Mistake(
+            "drawn again", "random numbers are drawn in the backward: save the mask that the forward drew", None
+        )
     if subject.rule is None or finding.leaf is None:
         return _by_its_kind(finding)
     if finding.kind is Kind.STRIDES:

@@ -136,7 +136,7 @@ def _of_a_rule(
     signature = Signature(backward, right.primals, rule.domain.params, len(right.primals) - len(right.optional))
     made = Function(right.forward, structure, {})
     own = Backward(backward, signature, framework, True)
-    subject = Subject(right.name, made, own, like, right.primals, rule, "", right.formula, dtypes, right)
+    subject = Subject(right.name, made, own, like, right.primals, rule, "", right.formula, dtypes, right=right)
     _known(subject, asked)
     return subject, RulePoints(rule, 2 * asked.max_examples, asked.seed, dtypes)
 

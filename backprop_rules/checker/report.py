@@ -101,7 +101,10 @@ class Report:
         which = "" if finding.leaf is None else f"the gradient of {names[finding.leaf]} "
         rows = [("what", f"{which}{finding.kind.words}{_told(finding)}{finding.where}")]
         if finding.expected is not None or finding.got is not None:
-            rows += [("expected", said(finding.expected)), ("got", f"{said(finding.got)}{_ulps(finding, self.subject)}")]
+            rows += [
+                ("expected", said(finding.expected)),
+                ("got", f"{said(finding.got)}{_ulps(finding, self.subject)}"),
+            ]
         if finding.against:
             rows += [("against", ", ".join(finding.against))]
         rows += [("right", self.right)] if self.right else []
@@ -224,8 +227,8 @@ def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
     silent = [subject.names[i] for i in subject.floats if not outcome.spoke.get(i, _NOTHING).spoke]
     if silent:
         return "inconclusive", (
-            f"at no point of ordinary values can anything be said of the gradient of {', '.join(silent)}: forward has no "
-            "finite derivative where it was tried. Give an example inside its domain."
+            f"at no point of ordinary values can anything be said of the gradient of {', '.join(silent)}: forward has "
+            "no finite derivative where it was tried. Give an example inside its domain."
         )
     if outcome.contradicted and not outcome.second and not outcome.rungs[Rung.PROVED]:
         return "inconclusive", f"torch's own gradient of forward is contradicted: {outcome.contradicted[0]}"
@@ -248,14 +251,18 @@ def _notes(subject: Subject, outcome: Outcome, shown: Finding | None) -> list[st
         if finding.kind.grade is not Grade.NOTE:
             continue
         which = "the backward" if finding.leaf is None else f"the gradient of {subject.names[finding.leaf]}"
-        where = f": {shapes_of(subject.names, finding.point.leaves)}" if finding.kind in (Kind.SIZES, Kind.EMPTY) else ""
+        where = (
+            f": {shapes_of(subject.names, finding.point.leaves)}" if finding.kind in (Kind.SIZES, Kind.EMPTY) else ""
+        )
         found.append(f"{which} {_note_words(finding)}{where}")
     distinct: dict[str, str] = {}
     for note in found:
         distinct.setdefault(note.partition(":")[0], note)
     notes = list(distinct.values())
     if shown is None:
-        notes += [f"witnessed only, no proof: {why}" for why in list(outcome.lower)[:1] if not outcome.rungs[Rung.PROVED]]
+        notes += [
+            f"witnessed only, no proof: {why}" for why in list(outcome.lower)[:1] if not outcome.rungs[Rung.PROVED]
+        ]
         if outcome.custom:
             notes.append("forward's own derivative is somebody's autograd.Function, which is no witness")
     if shown is not None and shown.kind is Kind.NONE and shown.leaf is not None and subject.right is None:
@@ -307,7 +314,9 @@ def code_of(subject: Subject, point: Point, dtype: torch.dtype | None) -> list[s
     """Return Python code that makes the point, and calls the backward there."""
     shown = dtype or max(subject.dtypes, key=precision)
     if point.size > SHOWN:
-        return [f"{shapes_of(subject.names, point.leaves)}: {point.made}, in {dtype_name(shown)} ({point.size} elements)"]
+        return [
+            f"{shapes_of(subject.names, point.leaves)}: {point.made}, in {dtype_name(shown)} ({point.size} elements)"
+        ]
     made = [(name, _code(x, shown)) for name, x in zip(subject.names, point.leaves, strict=True)]
     grads = ["None" if g is None else _code(g, shown) for g in point.grads]
     made += [(name, repr(value)) for name, value in point.params.items()]
@@ -335,7 +344,7 @@ MADE = {"torch": "{}", "numpy": "{}.numpy()", "jax": "jnp.from_dlpack({})"}
 def _call(subject: Subject, point: Point) -> str:
     """Return the call as code: with what the backward takes, as its framework's arrays."""
     signature, form = subject.backward.signature, MADE[subject.backward.framework]
-    leaves = {name: x for name, x in zip(subject.names, point.leaves, strict=True)}
+    leaves = dict(zip(subject.names, point.leaves, strict=True))
     lists: dict[str, list[str]] = {}
     for name in subject.names:
         lists.setdefault(name.partition("[")[0], []).append(name)

@@ -28,6 +28,7 @@ from backprop_rules.properties.smallest import confirmed, smallest
 from backprop_rules.properties.trial import Trial, refuse_what_cannot_be_called
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.point import Point
+from backprop_rules.subject.ambient import uncompiled
 from backprop_rules.subject.subject import Subject
 
 
@@ -115,7 +116,7 @@ def _answered(
     if has_its_own_backward(backward):
         backward, held, asked = _own(backward, held, asked)
     started = time.perf_counter()
-    with quiet(), np.errstate(all="ignore"):
+    with quiet(), uncompiled(), np.errstate(all="ignore"):
         subject, drawn = question(backward, held, asked)
         if held[1] is not None and held[2] is not None:
             same_function(subject, drawn)
@@ -148,12 +149,11 @@ def examined(subject: Subject, points: Any, asked: Asked, started: float) -> Rep
     points, pair = _first_called(subject, iter(points))
     with shown(points, str(subject)) as counted:
         outcome = Trial(subject, counted, asked.questions).run(pair)
-        finding = None
-        for candidate in sorted(outcome.of_the_worst(), key=lambda f: f.point.size)[:1]:
+        finding = outcome.chief
+        if finding is not None and not outcome.interrupted:
             try:
-                finding = candidate if outcome.interrupted else smallest(subject, outcome.pair, candidate)
-            except KeyboardInterrupt:
-                finding = candidate  # what is found is delivered
+                finding = smallest(subject, outcome.pair, finding)
+            except KeyboardInterrupt:  # what is found is delivered
                 outcome.notes["interrupted: a smaller counterexample was not looked for any longer"] = None
         if finding is not None and outcome.pair.high.itemsize == WIDE_BYTES:
             finding = confirmed(subject, finding) or finding
@@ -179,6 +179,3 @@ def _pair(subject: Subject, first: Point) -> Pair:
         return refuse_what_cannot_be_called(subject, first, "")
     except InputError:
         return WIDE  # for a rule that is a finding: its domain is declared
-
-
-

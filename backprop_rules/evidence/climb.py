@@ -1,6 +1,7 @@
 """The higher rungs: a computed allowance for rounding around torch's gradient, and a proof in ball arithmetic.
 
-Where an operation has no formula, or no exact meaning, the rung is lower, and the operation is named; nothing is refused.
+Where an operation has no formula, or no exact meaning, the rung is lower, and the operation is named: nothing is
+refused.
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,13 @@ from backprop_rules.oracles import certified
 from backprop_rules.oracles.oracle import Silent
 from backprop_rules.point import BackwardRaised
 from backprop_rules.point import Point as RulePoint
+from backprop_rules.rounding import RunningError
 from backprop_rules.rounding.mode import Narrower
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
-from backprop_rules.subject.ambient import F64, at, inexact
+from backprop_rules.subject.ambient import F64, at, inexact, running
 from backprop_rules.subject.as_rule import AsRule
+from backprop_rules.subject.function import Function
 from backprop_rules.subject.subject import Subject
 from backprop_rules.verdict import Verdict, judge
 
@@ -70,9 +73,7 @@ class Climbed:
 
 def as_rule_point(rule: AsRule, point: Point, dtypes: Sequence[torch.dtype | None]) -> RulePoint:
     """Return the point for the rule, its leaves in these dtypes."""
-    leaves = tuple(
-        recast(x, dtype) if dtype is not None else x for x, dtype in zip(point.leaves, dtypes, strict=True)
-    )
+    leaves = tuple(recast(x, dtype) if dtype is not None else x for x, dtype in zip(point.leaves, dtypes, strict=True))
     there = RulePoint(rule, leaves, point.params, torch.empty(0))
     (g,) = (g for g in point.grads if g is not None)
     return replace(there, grad_y=recast(g, there.y.dtype))
@@ -84,7 +85,7 @@ def in_precision(point: Point, dtype: torch.dtype) -> list[torch.dtype | None]:
 
 
 def precise(subject: Subject, point: Point) -> list[torch.dtype | None]:
-    """Return the dtypes in which the higher rungs are climbed: float64, or the example's own where forward takes no other."""
+    """Return the dtypes to climb the higher rungs in: float64, or the example's own if forward takes no other."""
     if subject.rule is not None and subject.rule.domain.own_dtypes:
         return [x.dtype if inexact(x) else None for x in subject.example]
     return in_precision(point, F64)
@@ -129,17 +130,38 @@ def _allowed(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], why:
     return Climbed(tuple(found), False, why, False, there)
 
 
-def radius_in_float64(subject: Subject, point: Point, leaf: int) -> Tensor | None:
-    """Return how far torch's gradient and the backward's may be apart in float64 by their own roundings."""
-    rule = subject.rule
-    if not isinstance(rule, AsRule) or rule.domain.own_dtypes or point.size > ELEMENTS:
+def radii_in_float64(subject: Subject, point: Point) -> tuple[Tensor | None, ...] | None:
+    """Return how far torch's gradients and the backward's may be apart in float64 by their own roundings.
+
+    By running error analysis of the operations of both; None where one of them has no formula.
+    """
+    if point.size > ELEMENTS:
         return None
+    function = subject.function.at(point.params)
     try:
-        there = as_rule_point(rule, point, in_precision(point, F64))
-        one, other = attainable(there).gradients[leaf], bounds(there).gradients[leaf]
+        theirs = _radii_of_torch(function, point)
+        with RunningError(decided=True) as errors:
+            got = subject.backward(function, point.grads, None, point.leaves, subject.precision_of_backward(F64))
+            own = [errors.radius(g) if isinstance(g, Tensor) and errors.made(g) else None for g in got]
     except Exception:  # whatever stops it: then nothing is known, and nothing excused
         return None
-    return None if one is None or other is None else one + other
+    return tuple(
+        a + b if a is not None and b is not None and a.shape == b.shape else None
+        for a, b in zip(theirs, own, strict=True)
+    )
+
+
+def _radii_of_torch(function: Function, point: Point) -> list[Tensor | None]:
+    live = [x.detach().requires_grad_() if inexact(x) else x for x in point.leaves]
+    asked = [x for x in live if inexact(x)]
+    with running(function.ambient(F64)), torch.enable_grad(), RunningError(decided=True) as errors:
+        y = function.outputs(live)
+        pairs = [(out, g) for out, g in zip(y, point.grads, strict=True) if g is not None and out.requires_grad]
+        made = torch.autograd.grad([out for out, _ in pairs], asked, [g for _, g in pairs], allow_unused=True)
+        radii = iter(
+            [torch.zeros(x.shape) if g is None else errors.radius(g) for g, x in zip(made, asked, strict=True)]
+        )
+    return [next(radii) if inexact(x) else None for x in live]
 
 
 def _words(error: BaseException) -> str:

@@ -108,14 +108,15 @@ class Second:
 
 def second_witness(evidence: Evidence, half: float) -> Second:
     """Ask differences, and forward mode where these do not decide, whether torch's gradients are right."""
-    point, truth = evidence.point, evidence.gradients_here
+    truth = evidence.gradients_here
     # What forward detaches is moved by no direction: a difference would see it.
     live = [k for k, g in enumerate(evidence.run.gradients) if g is not None]
     if not all(bool(g.isfinite().all()) for k in live if (g := truth[k]) is not None):
         return Second(False, False)
     along = directions(evidence, live)
     predicted = along_of(truth, along)
-    size = sum(float((truth[k].abs() * t.abs()).sum()) for k, t in along.items())  # type: ignore[union-attr]
+    sizes = ((g, t) for k, t in along.items() if (g := truth[k]) is not None)
+    size = sum(float((g.abs() * t.abs()).sum()) for g, t in sizes)
     found = slope(evidence, along, 2.0**-5)
     if found is not None and abs(found.value - predicted) <= found.error:
         return Second(True, False)
@@ -130,7 +131,7 @@ def second_witness(evidence: Evidence, half: float) -> Second:
 
 def _far_below_float32(half: float) -> float:
     """The middle, in bits, between float32's roundoff and float64's: two computations in float64 are nearer."""
-    return 2.0 ** -(24 + half)
+    return float(2.0 ** -(24 + half))
 
 
 def directions(evidence: Evidence, live: Sequence[int]) -> dict[int, Tensor]:

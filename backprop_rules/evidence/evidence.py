@@ -13,7 +13,7 @@ from backprop_rules.strategies.point import JUMP, Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import BF16, F32, F64, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import Cotangents, Gradients, NoPoint, Run
+from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Run
 from backprop_rules.subject.subject import Subject
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Evidence:
     pair: Pair = WIDE
 
     @cached_property
-    def function(self) -> Any:
+    def function(self) -> Function:
         """The function at the point's params."""
         return self.subject.function.at(self.point.params)
 
@@ -138,7 +138,11 @@ class Evidence:
     @cached_property
     def low_gradients_here(self) -> Gradients | None:
         """Torch's gradients at the point in the lower precision."""
-        return None if self.low_run is None else self.filled(self.low_run.gradients, cast(self.point.leaves, self.pair.low))
+        return (
+            None
+            if self.low_run is None
+            else self.filled(self.low_run.gradients, cast(self.point.leaves, self.pair.low))
+        )
 
 
 def cast(leaves: Sequence[Any], dtype: torch.dtype) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The hunt for thresholds in the backward's own code: where it jumps on a line, it is cornered to neighbouring floats."""
+"""The hunt for thresholds in the backward's own code: where it jumps on a line it is cornered to neighbours."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +24,8 @@ def jumps(evidence: Evidence, other: Point) -> Iterator[Point]:
     """Yield points on both sides of jumps of the backward, on the line from a point to another one."""
     start = evidence.point
     ends = [
-        (a, b) if inexact(a) and not a.is_complex() else (a, None) for a, b in zip(start.leaves, other.leaves, strict=True)
+        (a, b) if inexact(a) and not a.is_complex() else (a, None)
+        for a, b in zip(start.leaves, other.leaves, strict=True)
     ]
     grads = tuple(None if g is None else torch.where(g == 0, torch.ones_like(g), g) for g in start.grads)
 

@@ -42,14 +42,24 @@ class Around:
     leaves: tuple[tuple[object, ...], ...] = ()
 
 
-def neighbours(evidence: Evidence, delta: float, more: bool = False) -> list[tuple[list[object], tuple[Tensor | None, ...]]]:
+def nearest(evidence: Evidence) -> list[tuple[Tensor | None, ...]]:
+    """Return torch's gradients at two neighbours at the smaller distance: enough to tell a smooth point from a kink."""
+    delta = DISTANCES[1]
+    return evidence.kept(("nearest",), lambda: [g for _, g in _neighbours(evidence, delta, 13, 2)])
+
+
+def neighbours(
+    evidence: Evidence, delta: float, more: bool = False
+) -> list[tuple[list[object], tuple[Tensor | None, ...]]]:
     """Return leaves at a distance, and torch's gradients there; those that forward does not take are left out."""
     if more:
         return evidence.kept(("more", delta), lambda: list(_neighbours(evidence, delta, 17, MORE)))
     return evidence.kept(("neighbours", delta), lambda: list(_neighbours(evidence, delta, 13, NEIGHBOURS)))
 
 
-def _neighbours(evidence: Evidence, delta: float, seed: int, count: int) -> Iterator[tuple[list[object], tuple[Tensor | None, ...]]]:
+def _neighbours(
+    evidence: Evidence, delta: float, seed: int, count: int
+) -> Iterator[tuple[list[object], tuple[Tensor | None, ...]]]:
     numbers, point = numbers_from(seed), evidence.point
     for _ in range(count):
         leaves: list[object] = []
@@ -61,8 +71,10 @@ def _neighbours(evidence: Evidence, delta: float, seed: int, count: int) -> Iter
             if x.is_complex():
                 move = torch.complex(move, torch.randn(x.shape, generator=numbers, dtype=F64))
             if not x.is_complex() and is_symmetric(x):
-                move = (move + move.mT) / 2
-            leaves.append(x + delta * max(largest(x), 2.0**-10) * move.to(x.device))
+                move = (move + move.mT) / 2  # times a symmetric matrix: symmetric
+            # In proportion to each element, so that small ones beside huge ones stay near too; zeros move as well.
+            least = 2.0**-10 * min(largest(x) or 1.0, 1.0)
+            leaves.append(x + delta * x.abs().clamp(min=least) * move.to(x.device))
         try:
             yield leaves, evidence.gradients(leaves, point.grads)
         except NoPoint:
@@ -94,23 +106,25 @@ def around(evidence: Evidence, i: int, suspicious: Tensor, noise: float) -> Arou
     return Around(shape, left, tuple(g for _, g in nearest), tuple(tuple(x) for x, _ in nearest))
 
 
-def is_in_the_hull(evidence: Evidence, i: int, kink: Around, noise: float) -> bool:
-    """Say whether the gradient lies in the hull of those nearby, element by element, and summed for single outputs."""
+def is_in_the_hull(evidence: Evidence, i: int, kink: Around, noise: float, shared: bool) -> bool:
+    """Say whether the gradient lies in the hull of those nearby; if `shared`, summed for single outputs too."""
     near = noise * 2.0**-evidence.pair.half
     user = real(evidence.user[i])
     mask = real_mask(kink.where, evidence.user[i])
     here = user[mask]
     if not bool(here.isfinite().all()) or not is_between(evidence, i, here, mask, near):
         return False
-    return all(_sums_to_one_nearby(evidence, kink, one) for one in _single_outputs(evidence))
+    return not shared or all(_sums_to_one_nearby(evidence, kink, one) for one in _single_outputs(evidence))
 
 
 def is_between(evidence: Evidence, i: int, here: Tensor, mask: Tensor, near: float) -> bool:
     """Say whether each element lies between those of the gradients nearby."""
+    low, high = torch.full_like(here, torch.inf), torch.full_like(here, -torch.inf)
     for more in (False, True):
-        found = [real(g[i])[mask] for _, g in neighbours(evidence, DISTANCES[1], more)]
-        stack = torch.stack([g for g in found if bool(g.isfinite().all())] or [torch.full_like(here, torch.nan)])
-        low, high = (stack.amin(0), stack.amax(0)) if not more else (torch.minimum(low, stack.amin(0)), torch.maximum(high, stack.amax(0)))
+        for _, gradients in neighbours(evidence, DISTANCES[1], more):
+            g = real(gradients[i])[mask]
+            if bool(g.isfinite().all()):
+                low, high = torch.minimum(low, g), torch.maximum(high, g)
         if bool(((here >= low - near) & (here <= high + near)).all()):
             return True
     return False
@@ -125,7 +139,8 @@ def _single_outputs(evidence: Evidence) -> list[tuple[Tensor | None, ...]]:
         for place in torch.topk(g.abs().reshape(-1), min(SINGLE, g.numel())).indices.tolist():
             one = torch.zeros(g.shape, dtype=g.dtype, device=g.device)
             one.view(-1)[place] = 1
-            found.append(tuple(one if j == k else None if o is None else torch.zeros_like(o) for j, o in enumerate(grads)))
+            others = [None if o is None else torch.zeros_like(o) for o in grads]
+            found.append(tuple(one if j == k else o for j, o in enumerate(others)))
     return found[: 2 * SINGLE]
 
 

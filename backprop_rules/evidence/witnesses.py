@@ -1,4 +1,4 @@
-"""The first rung: does the error shrink with the unit roundoff?
+"""The first rung: whether the error shrinks with the unit roundoff.
 
 Per gradient and point, in max norms, with the backward and torch in a higher and a lower precision at the same values:
 
@@ -56,8 +56,8 @@ def witnessed(evidence: Evidence, i: int) -> Witnessed | None:
     own = theirs = 0.0
     if low_user is not None and fits(low_user[i], truth):
         own = largest(_where(said, low_user[i].to(truth.dtype) - user))
-    if low_truth is not None and low_truth[i] is not None:
-        theirs = largest(_where(said, low_truth[i].to(truth.dtype) - truth))
+    if low_truth is not None and (low := low_truth[i]) is not None:
+        theirs = largest(_where(said, low.to(truth.dtype) - truth))
     noise = max(own, theirs, evidence.pair.unit * scale, SMALLEST)
     return Witnessed(difference, noise, scale, theirs >= scale > 0, own >= scale > 0)
 
@@ -113,13 +113,15 @@ def is_granular(evidence: Evidence, i: int) -> bool:
     nudge, point = 2.0**-40, evidence.point
     leaves = [x * (1 + nudge) if inexact(x) else x for x in point.leaves]
     grads = tuple(None if g is None else g * (1 + nudge) for g in point.grads)
+    here, truth = evidence.user[i], evidence.gradients_here[i]
     try:
-        moved = evidence.asked(leaves, grads)[i]
+        moved, theirs = evidence.asked(leaves, grads)[i], evidence.gradients(leaves, grads)[i]
     except (Raised, Misfit, NoPoint):
         return False
-    if not fits(moved, evidence.user[i]):
+    if not fits(moved, here) or theirs is None or truth is None or not largest(here) or not largest(truth):
         return False
-    size = largest(evidence.user[i])
-    change = largest(moved - evidence.user[i])
-    # A float32 step is 2^-24 of the size or more, the nudge itself 2^-40: the middle tells them apart.
-    return size > 0 and (change == 0 or math.log2(change / (nudge * size)) > (40 - 24) / 2)
+    change, right = (largest(a - b) / (nudge * largest(b)) for a, b in ((moved, here), (theirs, truth)))
+    # A float32 step is 2^-24 of the size or more, and the change of a smooth gradient some times the nudge, as torch's
+    # is: the middle, in bits, tells them apart.
+    middle = 2.0 ** ((40 - 24) / 2)
+    return bool((change == 0 and right > 1 / middle) or change > middle * max(right, 1.0))

@@ -15,6 +15,7 @@ from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.values import is_symmetric
 
 TORCH = "torch's reverse mode"
+SETTLED = "differences agree with torch"
 FROM_AROUND = "torch's gradients around the point"
 
 
@@ -35,8 +36,13 @@ class Judged:
     nonzero: bool = False
 
 
-def agrees(evidence: Evidence, i: int, radius: Radius, judged: Judged, known: bool = False) -> Iterator[Finding]:
-    """Yield what is wrong with the gradient of leaf i; `known` if a mistake in it was established at another point."""
+def agrees(
+    evidence: Evidence, i: int, radius: Radius, judged: Judged, known: bool = False, chosen: bool = False
+) -> Iterator[Finding]:
+    """Yield what is wrong with the gradient of leaf i; `known` if a mistake in it was established at another point.
+
+    `chosen` if another choice at kinks was, several times: whether it is shared rightly was seen then.
+    """
     user, truth = evidence.user[i], evidence.gradients_here[i]
     assert truth is not None
     if not truth.numel():
@@ -54,7 +60,7 @@ def agrees(evidence: Evidence, i: int, radius: Radius, judged: Judged, known: bo
     if known and seen.bits < 0 and not seen.torch_keeps_nothing:
         yield _wrong(evidence, i, user, truth, seen, "")
         return
-    yield from _closer(evidence, i, user, truth, seen, radius, judged)
+    yield from _closer(evidence, i, user, truth, seen, radius, judged, chosen)
 
 
 def _finite(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Iterator[Finding]:
@@ -92,16 +98,21 @@ def _digits(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witne
     their_error = largest(torch.where(said, other - truth, 0.0))
     if their_error <= evidence.pair.unit**0.5 * seen.scale and bool((error >= seen.scale).any()):
         off = error >= seen.scale
-        yield unequal(
-            Kind.INACCURATE, evidence.point, i, truth, own, off, against=(TORCH,), dtype=evidence.pair.low
-        )
+        yield unequal(Kind.INACCURATE, evidence.point, i, truth, own, off, against=(TORCH,), dtype=evidence.pair.low)
 
 
 SMALL = 2.0**-100  # below, products of a few of float32's numbers vanish
 
 
 def _closer(
-    evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed, radius: Radius, judged: Judged
+    evidence: Evidence,
+    i: int,
+    user: Tensor,
+    truth: Tensor,
+    seen: Witnessed,
+    radius: Radius,
+    judged: Judged,
+    chosen: bool,
 ) -> Iterator[Finding]:
     """Look closer at a suspicious gradient."""
     pair, point = evidence.pair, evidence.point
@@ -120,14 +131,13 @@ def _closer(
         explained = reach.isfinite() & ((user - truth).abs() <= reach.to(truth.device))
         suspicious = suspicious & ~explained
     if not bool(suspicious.any()):
-        judged.spoke = True
-        return
+        return  # within what the operations round: the point says nothing
     judged.spoke = True
-    yield from _told(evidence, i, user, truth, Witnessed(
-        seen.difference, noise, seen.scale, False, seen.user_keeps_nothing, suspicious))  # fmt: skip
+    looked_at = Witnessed(seen.difference, noise, seen.scale, False, seen.user_keeps_nothing, suspicious)
+    yield from _told(evidence, i, user, truth, looked_at, chosen)
 
 
-def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed) -> Iterator[Finding]:
+def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed, chosen: bool) -> Iterator[Finding]:
     assert seen.outside is not None
     kink = around(evidence, i, seen.outside, seen.noise)
     seen = Witnessed(seen.difference, seen.noise, seen.scale, False, seen.user_keeps_nothing, kink.where)
@@ -138,7 +148,7 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
         yield _wrong(evidence, i, user, truth, seen, "at the edge of the domain")
         return
     if kink.shape is Shape.KINK:
-        if is_in_the_hull(evidence, i, kink, seen.noise):
+        if is_in_the_hull(evidence, i, kink, seen.noise, shared=not chosen):
             yield _wrong(evidence, i, user, truth, seen, "", Kind.CHOICE)
         else:
             yield _wrong(evidence, i, user, truth, seen, "at a kink, and no gradient from around it", Kind.SUBGRADIENT
@@ -153,11 +163,24 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
     if seen.user_keeps_nothing and seen.bits > 0 and evidence.point.ordinary:
         yield _wrong(evidence, i, user, truth, seen, "float32 keeps no digit", Kind.INACCURATE)
         return
+    if _nearby_side_with_the_backward(evidence, i, user, truth, seen, kink):
+        yield _wrong(evidence, i, user, truth, seen, "torch's own gradients around the point side with it", Kind.TORCH)
+        return
+    assert seen.outside is not None
     side = sides_with(evidence, i, seen.outside, evidence.gradients_here)
     if side in ("user", "neither"):
         yield _wrong(evidence, i, user, truth, seen, f"differences side with {side}", Kind.TORCH)
         return
-    yield _wrong(evidence, i, user, truth, seen, "differences agree with torch" if side == "torch" else "")
+    yield _wrong(evidence, i, user, truth, seen, SETTLED if side == "torch" else "")
+
+
+def _nearby_side_with_the_backward(
+    evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed, kink: Around
+) -> bool:
+    """Say whether torch's gradient at the point is apart from those around it, and the backward's is among them."""
+    mask, near = real_mask(kink.where, user), seen.noise * 2.0**-evidence.pair.half
+    here, theirs = real(user)[mask], real(truth)[mask]
+    return is_between(evidence, i, here, mask, near) and not is_between(evidence, i, theirs, mask, near)
 
 
 def _each_between(evidence: Evidence, i: int, kink: Around, noise: float) -> bool:
@@ -173,7 +196,7 @@ def _antisymmetric(evidence: Evidence, i: int, apart: Tensor, seen: Witnessed) -
     x, own = evidence.point.leaves[i], evidence.subject.example[i]
     if apart.is_complex() or not (is_symmetric(x) and is_symmetric(own)):
         return False
-    return largest(apart + apart.mT) <= seen.noise * 2.0**-evidence.pair.half
+    return bool(largest(apart + apart.mT) <= seen.noise * 2.0**-evidence.pair.half)
 
 
 def _wrong(

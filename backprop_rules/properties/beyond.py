@@ -50,12 +50,17 @@ def beyond(
 
 
 def keeps_its_digits(point: Point, verdict: Verdict, dtypes: Sequence[torch.dtype | None]) -> Iterator[Finding]:
-    """Yield that a gradient lies only inside what its own roundings excuse, which says nothing where the catalogue's does.
+    """Yield that a gradient lies only inside what its own roundings excuse, where the catalogue's enclosure says more.
 
     Asked where torch computes in the dtype, in which every operation rounds what it stores otherwise.
     """
     strict, loose, gradient = verdict.attainable, verdict.enclosure, verdict.gradient
-    if strict is None or loose is None or gradient is None or any(d is not None and computed_in(d) != d for d in dtypes):
+    if (
+        strict is None
+        or loose is None
+        or gradient is None
+        or any(d is not None and computed_in(d) != d for d in dtypes)
+    ):
         return
     nothing = strict.proves & ~loose.proves
     outside = strict.outside(gradient)
@@ -66,9 +71,7 @@ def keeps_its_digits(point: Point, verdict: Verdict, dtypes: Sequence[torch.dtyp
         yield _told(Kind.INACCURATE, point, replace(verdict, enclosure=strict), outside, dtypes)
 
 
-def keeps_its_sums_as_asked(
-    point: Point, verdict: Verdict, dtypes: Sequence[torch.dtype | None]
-) -> Iterator[Finding]:
+def keeps_its_sums_as_asked(point: Point, verdict: Verdict, dtypes: Sequence[torch.dtype | None]) -> Iterator[Finding]:
     """Yield that a gradient is further from the derivative than sums take it that are kept in the dtype asked for."""
     gradient = verdict.gradient
     if verdict.oracle != PROOF or gradient is None or verdict.attainable is None:
@@ -82,9 +85,7 @@ def keeps_its_sums_as_asked(
         yield _told(Kind.SUMS, point, replace(verdict, enclosure=held), outside, dtypes)
 
 
-def _told(
-    kind: Kind, point: Point, verdict: Verdict, outside: Tensor, dtypes: Sequence[torch.dtype | None]
-) -> Finding:
+def _told(kind: Kind, point: Point, verdict: Verdict, outside: Tensor, dtypes: Sequence[torch.dtype | None]) -> Finding:
     gradient, held, where = verdict.gradient, verdict.enclosure, first(outside)
     assert gradient is not None and held is not None
     return Finding(
@@ -146,6 +147,8 @@ def sums_narrowly(verdict: Verdict) -> bool:
 
 def not_a_number(subject: Subject, point: Point) -> Iterator[Finding]:
     """Yield that a gradient is NaN where the derivative is proved to be finite, though torch's is NaN as well."""
+    if subject.rule is None:
+        return
     try:
         there = as_rule_point(subject.rule, point, precise(subject, point))
         with certified.at_most(NUMBERS):

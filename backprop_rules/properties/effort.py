@@ -2,17 +2,21 @@
 
 # Recipes that Hypothesis draws beside the plan, by default. Derived on one half of the published and planted wrong
 # rules, confirmed on the other: see docs/effort.md.
-DRAWN = 24
+DRAWN = 12
 # Points that are still asked after a wrong one was found: to name a mistake takes several.
-AFTER = 10
+AFTER = 6
 # Points at which the second witness is asked: the first two of ordinary values that have a gradient other than zero.
 SECOND = 2
 # Points that passed and are held to the proof and the allowance, in each dtype; the smallest of ordinary values.
 CLIMBS = 4
+# Elements of these points together, beyond the first: an object is made for each number on the way.
+CLIMBED = 160
+# Points at which a choice at a kink is looked at output by output, before it is taken for granted.
+CHOICES = 3
 # Proofs that are asked for at points where torch's own gradient is NaN, as the backward's.
 PROOFS = 3
 # Evaluations of a smaller point while a counterexample is made small.
-SHRINKS = 300
+SHRINKS = 150
 # Elements that the operations of all runs may read: the points of a plan on small examples take a hundredth of it.
 WORK = 1 << 29
 # Elements of a point up to which thresholds in the backward's own code are hunted: each halving is one call.

@@ -90,10 +90,8 @@ def keeps_nothing_between_calls(evidence: Evidence, allowed: bool = False) -> It
     point = evidence.point
     once = [g.clone() if isinstance(g, Tensor) else g for g in evidence.user]
     others = [x / 2 + 0.25 if inexact(x) else x for x in point.leaves]
-    try:
+    with suppress(Raised, Misfit, NoPoint):  # of that, other points tell
         evidence.asked(others, tuple(None if g is None else -g + 0.5 for g in point.grads))
-    except (Raised, Misfit, NoPoint):
-        pass  # of that, other points tell
     for i, (before, after) in enumerate(zip(once, evidence.user, strict=True)):
         if isinstance(before, Tensor) and not same_bits(before, after):
             yield Finding(Kind.OVERWRITTEN, point, i)
@@ -128,7 +126,9 @@ def shared_memory(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """Yield the pairs of names among gradients and cotangents that share memory: torch allows it."""
     names = evidence.subject.names
     named = [(f"the gradient of {names[i]}", g) for i, g in enumerate(evidence.user) if isinstance(g, Tensor)]
-    places = {g.untyped_storage().data_ptr(): "the cotangent" for g in evidence.point.grads if g is not None and g.numel()}
+    places = {
+        g.untyped_storage().data_ptr(): "the cotangent" for g in evidence.point.grads if g is not None and g.numel()
+    }
     for name, g in named:
         if not g.numel():
             continue
@@ -147,7 +147,9 @@ def reads_only_what_it_saves(evidence: Evidence, saves: Sequence[str]) -> Iterat
     ]
     y = None
     if evidence.subject.backward.signature.y_at is not None:
-        y = tuple(torch.full_like(out, torch.nan) if "y" not in saves and inexact(out) else out for out in evidence.run.y)
+        y = tuple(
+            torch.full_like(out, torch.nan) if "y" not in saves and inexact(out) else out for out in evidence.run.y
+        )
     ambient = evidence.subject.precision_of_backward(F64)
     try:
         found = evidence.subject.backward(evidence.function, point.grads, y, poisoned, ambient)
@@ -168,4 +170,6 @@ def same_bits(a: Any, b: Any) -> bool:
     """Say whether two tensors hold the same numbers, NaN included."""
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape or a.dtype != b.dtype:
         return a is b
-    return torch.equal(a, b) or (inexact(a) and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)) and torch.equal(a.isnan(), b.isnan()))
+    return torch.equal(a, b) or (
+        inexact(a) and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)) and torch.equal(a.isnan(), b.isnan())
+    )

@@ -38,7 +38,9 @@ def holds_in(
         run, grads = function.run(leaves, lambda y: tuple(map(_like, point.grads, y)), None)
     except NoPoint:
         return
-    truth = tuple(torch.zeros_like(x) if g is None and inexact(x) else g for g, x in zip(run.gradients, leaves, strict=True))
+    truth = tuple(
+        torch.zeros_like(x) if g is None and inexact(x) else g for g, x in zip(run.gradients, leaves, strict=True)
+    )
     given = tuple(x.detach() if isinstance(x, Tensor) else x for x in leaves)
     widest = max((precision(d) for d in dtypes if d is not None), default=0)
     shown = next((d for d in dtypes if d is not None and precision(d) == widest), None)
@@ -67,7 +69,8 @@ def _like(g: Tensor | None, out: Tensor) -> Tensor | None:
         return None
     if out.device.type == "meta":
         return torch.empty_like(out)
-    return recast(g, out.dtype).to(out.device)
+    moved: Tensor = recast(g, out.dtype).to(out.device)
+    return moved
 
 
 def _digits(

@@ -9,7 +9,7 @@ from torch import Tensor
 from backprop_rules.enclosure import Enclosure
 from backprop_rules.evidence.climb import PROOF, climb, precise
 from backprop_rules.evidence.evidence import Evidence, Pair, largest
-from backprop_rules.evidence.kinks import DISTANCES, GROWTH, neighbours
+from backprop_rules.evidence.kinks import DISTANCES, GROWTH, nearest
 from backprop_rules.evidence.witnesses import fits, witnessed
 from backprop_rules.properties import form
 from backprop_rules.properties.agreement import TORCH
@@ -35,9 +35,9 @@ def smallest(subject: Subject, pair: Pair, finding: Finding) -> Finding:
     for steps in (_smaller_of(subject), plainer):
         found = True
         while found and left > 0:
-            found = False
+            found, simple = False, simplicity(best.point)
             for point in steps(best.point):
-                if simplicity(point) >= simplicity(best.point):
+                if simplicity(point) >= simple:
                     continue
                 left -= 1
                 if left <= 0:
@@ -70,7 +70,7 @@ def _smaller_of(subject: Subject) -> Callable[[Point], Iterator[Point]]:
                 p for p in of_fewer_axes(subject.function, point)
                 if subject.rule.domain.accepts(*p.leaves, **p.params)
             )  # fmt: skip
-        yield from smaller(subject.function, point)
+        yield from smaller(subject.function, point, subject.constants)
 
     return steps
 
@@ -123,7 +123,7 @@ def _smooth(evidence: Evidence, i: int, truth: Tensor, noise: float, wrong: Tens
     """Say whether torch's gradient changes little to the nearest neighbours: a kink would be no counterexample."""
     if any(not bool(y.isfinite().all()) for y in evidence.run.y):
         return False
-    near = [g[i] for _, g in neighbours(evidence, DISTANCES[1])[:4]]
+    near = [g[i] for g in nearest(evidence)]
     # In proportion to the distance, times how much faster than itself a smooth gradient may change.
     most = max(largest(truth), noise) * DISTANCES[1] * GROWTH**2
     return bool(near) and all(g is not None and largest(torch.where(wrong, g - truth, 0.0)) <= most for g in near)
@@ -131,7 +131,12 @@ def _smooth(evidence: Evidence, i: int, truth: Tensor, noise: float, wrong: Tens
 
 def confirmed(subject: Subject, finding: Finding) -> Finding | None:
     """Return the finding on the strongest rung that speaks of it; None where a proof sides with the backward."""
-    if finding.kind not in (Kind.VALUE, Kind.STRIDES) or finding.leaf is None or subject.rule is None or finding.dtype is not None:
+    if (
+        finding.kind not in (Kind.VALUE, Kind.STRIDES)
+        or finding.leaf is None
+        or subject.rule is None
+        or finding.dtype is not None
+    ):
         return finding
     found = climb(subject.rule, finding.point, precise(subject, finding.point))
     verdict = found.of(finding.leaf)

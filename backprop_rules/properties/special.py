@@ -26,8 +26,8 @@ def answers_nan(evidence: Evidence) -> Iterator[Finding]:
         poisoned = x.clone(memory_format=torch.contiguous_format)
         poisoned.view(-1)[0] = math.nan
         there = replace(point, leaves=(*point.leaves[:i], poisoned, *point.leaves[i + 1 :]))
-        found = _asked(evidence, there, i)
-        if found is None or found[0].shape != x.shape or found[1].shape != x.shape:
+        found = next(((mine, other) for k, mine, other in _asked(evidence, there) if k == i), None)
+        if found is None:
             continue
         got, chosen = (float(t.reshape(-1)[0]) for t in found)
         near = abs(got - chosen) <= abs(chosen) * 2.0 ** -(24 + half)
@@ -45,11 +45,7 @@ def answers_infinity_of_the_cotangent(evidence: Evidence) -> Iterator[Finding]:
         if any(g is None for g in grads):
             return
         there = replace(point, grads=grads)
-        for i in evidence.subject.floats:
-            found = _asked(evidence, there, i)
-            if found is None or found[0].shape != found[1].shape:
-                continue
-            got, theirs = found
+        for i, got, theirs in _asked(evidence, there):
             off = (got.isnan() & ~theirs.isnan()) | (got.isfinite() & ~theirs.isfinite())
             if bool(off.any()):
                 yield unequal(Kind.SPECIAL, there, i, theirs, got, off, against=TORCH)
@@ -62,9 +58,13 @@ def _with(g: Tensor, value: float) -> Tensor:
     return changed
 
 
-def _asked(evidence: Evidence, point: Point, i: int) -> tuple[Tensor, Tensor] | None:
+def _asked(evidence: Evidence, point: Point) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield the backward's gradient and torch's for each leaf, where both have the same shape."""
     try:
-        got, theirs = evidence.asked(point.leaves, point.grads)[i], evidence.gradients(point.leaves, point.grads)[i]
+        got, theirs = evidence.asked(point.leaves, point.grads), evidence.gradients(point.leaves, point.grads)
     except (Raised, Misfit, NoPoint):
-        return None
-    return (got, theirs) if isinstance(got, Tensor) and isinstance(theirs, Tensor) else None
+        return
+    for i in evidence.subject.floats:
+        mine, other = got[i], theirs[i]
+        if isinstance(mine, Tensor) and isinstance(other, Tensor) and mine.shape == other.shape:
+            yield i, mine, other

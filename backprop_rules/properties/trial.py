@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from backprop_rules.errors import InputError
-from backprop_rules.evidence.climb import ELEMENTS, climb, in_precision, precise, radius_in_float64
+from backprop_rules.evidence.climb import ELEMENTS, climb, in_precision, precise, radii_in_float64
 from backprop_rules.evidence.differences import second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair
 from backprop_rules.evidence.jumps import jumps
 from backprop_rules.properties import form, special
-from backprop_rules.properties.agreement import ComputesNarrower, Judged, agrees
+from backprop_rules.properties.agreement import SETTLED, ComputesNarrower, Judged, agrees
 from backprop_rules.properties.beyond import beyond, keeps_its_digits, keeps_its_sums_as_asked, not_a_number
-from backprop_rules.properties.effort import AFTER, CLIMBS, DRAWN, JUMPS, PROOFS, SECOND, WORK
+from backprop_rules.properties.effort import AFTER, CHOICES, CLIMBED, CLIMBS, DRAWN, JUMPS, PROOFS, SECOND, WORK
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung, graver
 from backprop_rules.properties.functions import of_the_function
 from backprop_rules.properties.native import holds_in, own_dtypes
@@ -25,7 +25,6 @@ from backprop_rules.subject.ambient import F64, SEED, running
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
-
 
 WIDEST = (torch.float64, torch.complex128)
 
@@ -72,6 +71,21 @@ class Outcome:
                 worst = finding.kind.grade
         return worst
 
+    @property
+    def is_wrong(self) -> bool:
+        """Whether something wrong was found."""
+        return self.worst is Grade.WRONG
+
+    @property
+    def objects(self) -> bool:
+        """Whether something was found that is more than a note."""
+        return self.worst not in (None, Grade.NOTE)
+
+    @property
+    def chief(self) -> Finding | None:
+        """The finding to tell of: of the gravest, one where the function is smooth, at the smallest point."""
+        return min(self.of_the_worst(), key=lambda f: (f.kind is Kind.SUBGRADIENT, f.point.size), default=None)
+
     def of_the_worst(self) -> list[Finding]:
         """Return the findings of the gravest grade."""
         return [f for f in self.findings if f.kind.grade is self.worst]
@@ -106,7 +120,7 @@ class Trial:
     def _rest(self) -> None:
         """Ask what is asked at a few points alone: thresholds of the backward's own, dtypes, NaN, the higher rungs."""
         outcome = self.outcome
-        if outcome.worst is Grade.WRONG:
+        if outcome.is_wrong:
             return
         plain = [p for p in outcome.passed if p.own and p.ordinary and not p.empty]
         if len(plain) > 1 and plain[0].size <= JUMPS:
@@ -114,13 +128,12 @@ class Trial:
                 self._at(point)
         for point, dtypes, device in self._natives(plain):
             outcome.findings += list(holds_in(self.subject, point, dtypes, device))
+        if not outcome.objects and plain:
+            self._specials(Evidence(self.subject, _without_zeros(plain[0]), outcome.pair))
         for point in plain[:3]:
-            if outcome.worst in (None, Grade.NOTE):
-                self._specials(Evidence(self.subject, point, outcome.pair))
-        for point in plain[:3]:
-            if outcome.worst is not Grade.WRONG and self.questions.extra:
+            if not outcome.is_wrong and self.questions.extra:
                 outcome.findings += list(of_the_function(self.subject, point, self.questions.extra))
-        if outcome.worst is not Grade.WRONG:
+        if not outcome.is_wrong:
             self._climb()
 
     def _natives(self, plain: Sequence[Point]) -> Iterator[tuple[Point, list[torch.dtype | None], str]]:
@@ -155,7 +168,11 @@ class Trial:
         dtypes = dict.fromkeys(tuple(d) for d in self._climbed_in(chosen[:1]))
         # And a long one: what is lost in sums shows where these are long.
         long = sorted((p for p in chosen[CLIMBS:] if p.size <= ELEMENTS), key=lambda p: -p.size)[:1]
+        climbed = 0
         for k, point in enumerate([*chosen[:CLIMBS], *long] if not strict else chosen):
+            if k and climbed + point.size > CLIMBED and not strict and point not in long:
+                continue
+            climbed += point.size
             for own in list(dtypes)[: None if k == 0 else 1]:
                 found = climb(subject.rule, point, own)
                 wide = not subject.in_float64 and all(d in (None, *WIDEST) for d in own)
@@ -187,7 +204,7 @@ class Trial:
         for point in self.points:
             if left < 0 or (self.subject.work - start > WORK and outcome.points > AFTER):
                 break
-            if self._at(point) and outcome.worst is Grade.WRONG:
+            if self._at(point) and outcome.is_wrong:
                 left = left - 1 if all(f.kind in (Kind.VALUE, Kind.SHAPE) for f in outcome.of_the_worst()) else -1
 
     def _at(self, point: Point) -> bool:
@@ -200,7 +217,7 @@ class Trial:
             outcome.why = outcome.why or str(error)
             return False
         judged: dict[int, Judged] = {}
-        found = [finding for finding in self.ask(evidence, judged)]
+        found = list(self.ask(evidence, judged))
         outcome.points += 1
         outcome.custom = outcome.custom or evidence.run.custom
         self._count(evidence, judged, found)
@@ -229,7 +246,8 @@ class Trial:
                 continue
             judged[i] = Judged()
             known = any(f.kind is Kind.VALUE and f.leaf == i for f in self.outcome.findings)
-            for finding in agrees(evidence, i, self._radius, judged[i], known):
+            chosen = sum(f.kind is Kind.CHOICE and f.leaf == i for f in self.outcome.findings) >= CHOICES
+            for finding in agrees(evidence, i, self._radius, judged[i], known, chosen):
                 yield from self._graded(evidence, finding)
 
     def _once(self, evidence: Evidence) -> Iterator[Finding]:
@@ -260,7 +278,7 @@ class Trial:
                 yield Finding(Kind.SHARED, evidence.point, None, detail=words)
 
     def _not_a_number(self, evidence: Evidence) -> Iterator[Finding]:
-        """Ask for a proof where both the backward's gradient and torch's are NaN, and forward is finite: a few times."""
+        """Ask for a proof where the backward's gradient and torch's are NaN, and forward is finite: a few times."""
         both = any(
             isinstance(u, Tensor) and t is not None and u.shape == t.shape and bool((u.isnan() & t.isnan()).any())
             for u, t in zip(evidence.user, evidence.gradients_here, strict=True)
@@ -272,13 +290,16 @@ class Trial:
             yield from not_a_number(self.subject, evidence.point)
 
     def _radius(self, evidence: Evidence, i: int) -> Tensor | None:
-        return radius_in_float64(self.subject, evidence.point, i) if evidence.pair is WIDE else None
+        if evidence.pair is not WIDE:
+            return None
+        radii = evidence.kept(("radii",), lambda: radii_in_float64(self.subject, evidence.point))
+        return None if radii is None else radii[i]
 
     def _graded(self, evidence: Evidence, finding: Finding) -> Iterator[Finding]:
         """Yield the finding, unless any choice is allowed, or a proof at its point sides with the backward."""
         if finding.kind in (Kind.CHOICE, Kind.NAN_CHOICE) and self.questions.convention == "any subgradient":
             return
-        if finding.kind is Kind.VALUE and evidence.pair is WIDE:
+        if finding.kind is Kind.VALUE and finding.detail != SETTLED and evidence.pair is WIDE:
             settled = [f for f in self.outcome.findings if f.is_like(finding)]
             if not settled and confirmed(self.subject, finding) is None:
                 yield replace(finding, kind=Kind.TORCH, detail="proved in ball arithmetic")
@@ -305,6 +326,12 @@ class Trial:
             said_ = second_witness(evidence, outcome.pair.half)
             outcome.second += said_.agrees
             outcome.contradicted += [said_.words] if said_.contradicts else []
+
+
+def _without_zeros(point: Point) -> Point:
+    """Return the point with no zero in a cotangent, that would hide what it is multiplied with."""
+    grads = tuple(None if g is None else torch.where(g == 0, torch.ones_like(g), g) for g in point.grads)
+    return replace(point, grads=grads)
 
 
 def _differs(function: Any, point: Point, seed: int | None) -> bool:
@@ -344,5 +371,3 @@ def refuse_what_cannot_be_called(subject: Subject, point: Point | None, why: str
                 f"{subject}: the backward raises {error}, for the example itself. It is called as "
                 f"f(grad_y, {', '.join(subject.names)})."
             ) from error
-
-

@@ -18,7 +18,7 @@ from backprop_rules.subject.ambient import F32, F64, at, inexact
 
 @dataclass(frozen=True, eq=False)
 class RulePoints:
-    """The points of a rule's domain, in some of its dtypes: values of any magnitude, and others on a grid, with ties."""
+    """The points of a rule's domain, in some dtypes: values of any magnitude, and others on a grid, with ties."""
 
     rule: Rule
     count: int
@@ -74,6 +74,6 @@ def _ordinary(given: Sequence[Any]) -> bool:
 
 
 def dtypes_to_draw(asked: Sequence[torch.dtype], known: Sequence[torch.dtype]) -> tuple[torch.dtype, ...]:
-    """Return the dtypes in which to draw: float32 for float64, so that float32 holds the values, and bounds among them."""
+    """Return the dtypes in which to draw: float32 for float64, so that it holds the values, and bounds among them."""
     narrower = {F64: F32, torch.complex128: torch.complex64}
     return tuple(dict.fromkeys(n if (n := narrower.get(d, d)) in known else d for d in asked))

@@ -1,7 +1,7 @@
 """From a subject to its points: the example, what is like it, other sizes, and what Hypothesis draws."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class Points:
     subject: Subject
     count: int
     seed: int
+    _outputs: dict[tuple[Shape | None, ...], Outputs] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Point]:
         """Yield the points on the own sizes, on others, past a kernel's blocks, and drawn."""
@@ -35,6 +36,9 @@ class Points:
         if large:
             return
         sizes = self.sizes()
+        if subject.backward.framework == "jax":  # which compiles each operation anew for each shape and dtype
+            yield from self._few(sizes)
+            return
         yield from self._varied(sizes)
         for recipe in recipes(self.count, self.seed):
             changed = _of(sizes.families, recipe.sizes)
@@ -44,12 +48,23 @@ class Points:
                 Recipe((), "normal"), _past_a_block(sizes, family), "larger than a block", self.seed, sizes
             )
 
+    def _few(self, sizes: Sizes) -> Iterator[Point]:
+        """Yield the points of three other shapes: all sizes doubled, nothing along the first, and past a block."""
+        every: dict[Label, int] = {label: 2 * n for label, n in sizes.base.items() if isinstance(label, int)}
+        yield from self._at(Recipe((), "normal"), every, "larger", self.seed, sizes)
+        for family in sizes.families[:1]:
+            yield from self._at(Recipe((), "normal"), family.at(0), "size 0", self.seed, sizes)
+            yield from self._at(
+                Recipe((), "normal"), _past_a_block(sizes, family), "larger than a block", self.seed, sizes
+            )
+
     def sizes(self) -> Sizes:
         """Return which sizes vary, as a few runs of the forward tell."""
         return sizes_of(self.subject.example, self._runs)
 
     def _runs(self, shapes: list[Shape | None]) -> tuple[Shape, ...] | None:
-        if too_large(shapes):
+        own = [tuple(x.shape) if isinstance(x, Tensor) else None for x in self.subject.example]
+        if too_large(shapes) or not self._allowed(own, shapes):
             return None
         try:
             leaves = self.leaves(Recipe((), "near"), shapes, self.seed)
@@ -57,9 +72,14 @@ class Points:
         except NoPoint:
             return None
 
+    def _allowed(self, own: Sequence[Shape | None], shapes: Sequence[Shape | None]) -> bool:
+        """Say whether forward's constants allow these shapes."""
+        pairs = ((a, b) for a, b in zip(own, shapes, strict=True) if a is not None and b is not None)
+        return all(self.subject.constants.allow(m, n) for a, b in pairs for m, n in zip(a, b, strict=True))
+
     def _varied(self, sizes: Sizes) -> Iterator[Point]:
         """Yield the points where one size differs, where all are doubled, and where all are equal."""
-        every = {label: 2 * n for label, n in sizes.base.items() if isinstance(label, int)}
+        every: dict[Label, int] = {label: 2 * n for label, n in sizes.base.items() if isinstance(label, int)}
         free = [family for family in sizes.families if family.size > 1]
         if every and free:
             yield from self._at(Recipe((), "normal"), every, "larger", self.seed, sizes)
@@ -73,7 +93,7 @@ class Points:
                     yield from self._at(recipe, family.at(n), where, self.seed + 31 * k + n, sizes)
         if len(free) > 1:
             middle = sorted(family.size for family in free)[len(free) // 2]
-            square = {label: middle for label in sizes.base if isinstance(label, int) and label}
+            square: dict[Label, int] = {label: middle for label in sizes.base if isinstance(label, int) and label}
             yield from self._at(Recipe((), "normal"), square, "square", self.seed, sizes)
 
     def leaves(self, recipe: Recipe, shapes: Sequence[Shape | None], seed: int, signed: bool = False) -> list[Any]:
@@ -92,7 +112,7 @@ class Points:
         example = self.subject.example
         own = [tuple(x.shape) if isinstance(x, Tensor) else None for x in example]
         shapes: Sequence[Shape | None] = own if sizes is None or not changed else sizes.shapes(changed)
-        if shapes != own and too_large(shapes):
+        if shapes != own and (too_large(shapes) or not self._allowed(own, shapes)):
             return
         found = self._taken(recipe, shapes, seed)
         if found is None:
@@ -109,15 +129,18 @@ class Points:
             where,
         )
 
-
     def _taken(self, recipe: Recipe, shapes: Sequence[Shape | None], seed: int) -> tuple[list[Any], Outputs] | None:
         """Return leaves that forward takes, and its outputs; of either sign where the outputs are finite then."""
+        key = tuple(shapes)
+        if recipe.values not in SIGNED and key in self._outputs:  # only their shapes are asked for: no run is needed
+            return self.leaves(recipe, shapes, seed), self._outputs[key]
         for signed in (True, False) if recipe.values in SIGNED else (False,):
             try:
                 leaves = self.leaves(recipe, shapes, seed, signed)
                 y = self.subject.function.y(leaves, F64)
             except NoPoint:
                 continue
+            self._outputs[key] = y
             if not signed or all(bool(out.isfinite().all()) for out in y):
                 return leaves, y
         return None

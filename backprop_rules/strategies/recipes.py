@@ -22,12 +22,24 @@ class Recipe:
 
 # At the example's own sizes, the plainest first: what most mistakes show at, and what ties, zeros, strides need.
 PLAN = (
-    Recipe((), "example"), Recipe((), "normal"), Recipe((), "near"), Recipe((), "integers", "", "integers"),
-    Recipe((), "normal", "transposed"), Recipe((), "normal", "sliced", "sliced"), Recipe((), "normal", "", "constant"),
-    Recipe((), "big"), Recipe((), "small"), Recipe((), "wide"), Recipe((), "zeros among", "", "integers"),
-    Recipe((), "ones"), Recipe((), "zero"), Recipe((), "integers", "", "integers"), Recipe((), "near", "transposed", "transposed"),
-    Recipe((), "normal", "", "one"), Recipe((), "integers", "", "one"),
-)  # fmt: skip
+    Recipe(values="example"),
+    Recipe(values="normal"),
+    Recipe(values="near"),
+    Recipe(values="integers", cotangent="integers"),
+    Recipe(values="normal", layout="transposed"),
+    Recipe(values="normal", layout="sliced", cotangent="sliced"),
+    Recipe(values="normal", cotangent="constant"),
+    Recipe(values="big"),
+    Recipe(values="small"),
+    Recipe(values="wide"),
+    Recipe(values="zeros among", cotangent="integers"),
+    Recipe(values="ones"),
+    Recipe(values="zero"),
+    Recipe(values="integers", cotangent="integers"),
+    Recipe(values="near", layout="transposed", cotangent="transposed"),
+    Recipe(values="normal", cotangent="one"),
+    Recipe(values="integers", cotangent="one"),
+)
 
 
 @lru_cache(maxsize=16)

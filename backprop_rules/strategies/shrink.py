@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.constants import Constants
 from backprop_rules.subject.function import Function, NoPoint
 
 ONE_BY_ONE = 24  # elements that are made plainer one by one
@@ -30,16 +31,16 @@ def _cost(x: Tensor) -> int:
     return int(cost.sum())
 
 
-def smaller(function: Function, point: Point) -> Iterator[Point]:
+def smaller(function: Function, point: Point, constants: Constants) -> Iterator[Point]:
     """Yield points of smaller sizes: one size cut wherever it stands, the largest first."""
     axes = [x.shape for x in point.leaves if isinstance(x, Tensor)]
     sizes = sorted({n for shape in axes for n in shape if n > 1}, reverse=True)
-    for n in sizes:
+    for n in (n for n in sizes if n not in constants.sizes):
         for target in dict.fromkeys((1, 2, n // 2, n - 1)):
-            if 0 < target < n:
+            if 0 < target < n and constants.allow(n, target):
                 for start in dict.fromkeys((0, n - target)):
                     yield from _kept(function, point, n, range(start, start + target))
-        if n <= ONE_BY_ONE:
+        if n <= ONE_BY_ONE and constants.allow(n, n - 1):
             for index in range(n):
                 yield from _kept(function, point, n, [k for k in range(n) if k != index])
 
@@ -75,7 +76,11 @@ def of_fewer_axes(function: Function, point: Point) -> Iterator[Point]:
     except NoPoint:
         return
     grads = tuple(
-        None if g is None else g.reshape(out.shape) if g.numel() == out.numel() else torch.ones(out.shape, dtype=g.dtype)
+        None
+        if g is None
+        else g.reshape(out.shape)
+        if g.numel() == out.numel()
+        else torch.ones(out.shape, dtype=g.dtype)
         for g, out in zip(point.grads, y, strict=True)
     )
     yield replace(point, leaves=leaves, grads=grads, own=False)

@@ -78,14 +78,16 @@ def sizes_of(example: Sequence[Any], runs: Callable[[list[Shape | None]], Outcom
     fixed = Sizes(labels, base, ())
     own_outcome = runs(fixed.shapes({}))
     families: list[Family] = []
-    for label in sorted((s for s in base if isinstance(s, int) and s > 1), key=str)[:DISTINCT]:
-        families += _family(fixed, label, runs)
+    for size in sorted(s for s in base if isinstance(s, int) and s > 1)[:DISTINCT]:
+        families += _family(fixed, size, runs)
     if base.get(0) == 0 and runs(fixed.shapes({0: 2})) is not None:
         families.append(Family(0, 0, ((0, 1),)))
     for label in [s for s in base if isinstance(s, tuple)][:DISTINCT]:
         grown = [runs(fixed.shapes({label: n})) for n in (2, 3)]
         alone = all(
-            x is None or x.dim() < label[1] or x.shape[x.dim() - label[1]] == 1 for x in example if isinstance(x, Tensor)
+            x is None or x.dim() < label[1] or x.shape[x.dim() - label[1]] == 1
+            for x in example
+            if isinstance(x, Tensor)
         )
         if None not in grown and (alone or own_outcome not in grown):
             families.append(Family(label, 1, ((label, 1),)))
@@ -94,7 +96,9 @@ def sizes_of(example: Sequence[Any], runs: Callable[[list[Shape | None]], Outcom
 
 def _family(sizes: Sizes, label: Label, runs: Callable[[list[Shape | None]], Outcome]) -> list[Family]:
     size = sizes.base[label]
-    multiples = [(other, n // size) for other, n in sizes.base.items() if isinstance(other, int) and n and n % size == 0]
+    multiples = [
+        (other, n // size) for other, n in sizes.base.items() if isinstance(other, int) and n and n % size == 0
+    ]
     for ratios in ([(label, 1)], multiples):
         family = Family(label, size, tuple(ratios))
         if runs(sizes.shapes(family.at(2 * size))) is not None:

@@ -13,10 +13,20 @@ F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 COMPLEX_OF = {F64: torch.complex128, F32: torch.complex64}
 SEED = 20261126  # any: one, so that a forward that draws random numbers draws the same ones in each precision
 
-_NARROWER = {F32: F64, torch.float16: F64, BF16: F64, torch.complex64: torch.complex128, torch.complex32: torch.complex128}
-_CASTS = {
-    Tensor.float: F64, Tensor.half: F64, Tensor.bfloat16: F64, Tensor.cfloat: torch.complex128, Tensor.chalf: torch.complex128,
-}  # fmt: skip
+_NARROWER = {
+    F32: F64,
+    torch.float16: F64,
+    BF16: F64,
+    torch.complex64: torch.complex128,
+    torch.complex32: torch.complex128,
+}
+_CASTS: dict[Any, torch.dtype] = {
+    Tensor.float: F64,
+    Tensor.half: F64,
+    Tensor.bfloat16: F64,
+    Tensor.cfloat: torch.complex128,  # type: ignore[attr-defined]
+    Tensor.chalf: torch.complex128,
+}
 _KEPT = 1 << 16  # elements from which a constant's cast is kept: a large weight is cast once, not in every run
 
 
@@ -26,7 +36,7 @@ def inexact(x: Any) -> bool:
 
 
 def at(dtype: torch.dtype, x: Tensor) -> torch.dtype:
-    """Return the dtype that x has in a run of this precision: its complex partner for complex x, x's own for integers."""
+    """Return the dtype that x has in a run of this precision: complex for complex x, x's own for integers."""
     if not inexact(x):
         return x.dtype
     return COMPLEX_OF.get(dtype, torch.complex64) if x.is_complex() else dtype
@@ -35,12 +45,13 @@ def at(dtype: torch.dtype, x: Tensor) -> torch.dtype:
 class Ambient(TorchFunctionMode):
     """While it is entered, torch computes in one precision.
 
-    In float64, with `widening`, casts to narrower dtypes are identities; `narrows` says whether there were any. Constants of another dtype, such as weights in a closure, are
-    cast where an operation refuses to mix them with what it is given. `work` counts the elements that operations read.
+    In float64, with `widening`, casts to narrower dtypes are identities; `narrows` says whether there were any.
+    Constants of another dtype, such as weights in a closure, are cast where an operation refuses to mix them with what
+    it is given. `work` counts the elements that operations read.
     """
 
     def __init__(self, dtype: torch.dtype, widening: bool = True) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.dtype, self.work, self.narrows = dtype, 0, False
         self._widening = widening and dtype is F64
         self._cast: dict[int, tuple[Tensor, int, Tensor]] = {}
@@ -61,7 +72,7 @@ class Ambient(TorchFunctionMode):
         try:
             return func(*args, **named)
         except (RuntimeError, ValueError):
-            mixed = {x.dtype for x in _tensors((args, named)) if inexact(x)}
+            mixed = {x.dtype for x in tensors_in((args, named)) if inexact(x)}
             if len(mixed) < 2:
                 raise
         return func(*self._each(args), **self._each(named))
@@ -86,27 +97,36 @@ class Ambient(TorchFunctionMode):
         return kept[2]
 
 
-def _tensors(x: Any) -> Iterator[Tensor]:
+def tensors_in(x: Any) -> Iterator[Tensor]:
+    """Yield the tensors in tuples, lists and dicts."""
     if isinstance(x, Tensor):
         yield x
     elif isinstance(x, tuple | list):
         for one in x:
-            yield from _tensors(one)
+            yield from tensors_in(one)
     elif isinstance(x, dict):
         for one in x.values():
-            yield from _tensors(one)
+            yield from tensors_in(one)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Until the end of the block, run what is compiled as it was written: for each size and dtype it takes seconds."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager
 def running(ambient: Ambient | None, seed: int = SEED) -> Iterator[None]:
-    """Run in a precision, or as it is: with its default dtype, one random seed, and what is compiled left as written."""
+    """Run in a precision, or as it is: with its default dtype, and one random seed."""
     before = torch.get_default_dtype()
     with ExitStack() as stack:
         state = torch.default_generator.get_state()
         stack.callback(torch.default_generator.set_state, state)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes milliseconds: it tells every device
-        if "torch._dynamo" in sys.modules:  # compiling anew for each size and dtype would take seconds
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
         if ambient is not None:
             torch.set_default_dtype(ambient.dtype if ambient.dtype in (F64, F32) else F32)
             stack.callback(torch.set_default_dtype, before)

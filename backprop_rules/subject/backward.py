@@ -32,7 +32,9 @@ class Misfit(Exception):
 class Signature:
     """Which arguments a backward takes: how many primals, y or not, and which params."""
 
-    def __init__(self, function: Callable[..., Any], primals: Sequence[str], params: Mapping[str, Any], least: int) -> None:
+    def __init__(
+        self, function: Callable[..., Any], primals: Sequence[str], params: Mapping[str, Any], least: int
+    ) -> None:
         try:
             signature = list(inspect.signature(function).parameters.values())
         except (TypeError, ValueError) as error:
@@ -133,7 +135,13 @@ def _for_each(found: Any, primals: Sequence[Any], leaves: Sequence[Any]) -> tupl
             flat.append(gradient)
             continue
         count = len(_pytree.tree_leaves(x))
-        several = list(gradient) if isinstance(gradient, tuple | list) else [gradient] * count if gradient is None else [gradient]
+        several = (
+            list(gradient)
+            if isinstance(gradient, tuple | list)
+            else [gradient] * count
+            if gradient is None
+            else [gradient]
+        )
         if len(several) != count:
             raise Misfit(f"the backward returns {len(several)} gradients for a list of {count} primals")
         flat += several
@@ -143,7 +151,11 @@ def _for_each(found: Any, primals: Sequence[Any], leaves: Sequence[Any]) -> tupl
 def _detached(gradient: Any) -> Any:
     if isinstance(gradient, tuple | list):
         return [_detached(g) for g in gradient]
-    return gradient.detach() if isinstance(gradient, Tensor) and gradient.requires_grad else gradient
+    if not isinstance(gradient, Tensor):
+        return gradient
+    if gradient._is_zerotensor():  # torch's own mark of zeros that have no memory
+        return torch.zeros(gradient.shape, dtype=gradient.dtype, device=gradient.device)
+    return gradient.detach() if gradient.requires_grad else gradient
 
 
 def named(function: Any) -> str:

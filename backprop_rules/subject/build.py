@@ -14,6 +14,7 @@ from backprop_rules.errors import InputError
 from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.as_rule import AsRule, against_a_function, names_of
 from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, named
+from backprop_rules.subject.constants import constants_of
 from backprop_rules.subject.function import Function, NoPoint, function_of, kind_of
 from backprop_rules.subject.subject import Subject
 
@@ -56,6 +57,7 @@ def subject_of(
         why,
         _described(given, names, params),
         tuple(dict.fromkeys(x.dtype for x in leaves if inexact(x))),
+        constants_of(made.raw, leaves),
     )
 
 

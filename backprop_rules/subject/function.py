@@ -33,7 +33,7 @@ class Run:
 class Function:
     """A forward, and how it is called: with leaves, the tensors of the example in order, put back into its structure.
 
-    `named` are the parameters of a module that follow the example's own leaves; `seed` is what random numbers start from.
+    `named` are the parameters of a module that follow the example's own leaves.
     """
 
     call: Callable[..., Any]
@@ -102,11 +102,14 @@ class Function:
             own = grads(y) if callable(grads) else grads
             if len(own) != len(y):
                 raise NoPoint(f"forward returns {len(y)} tensors here, and {len(own)} elsewhere")
-            pairs = [
+            trivial = all(not inexact(out) or not out.numel() for out in y) or all(
+                not inexact(x) or not x.numel() for x in live
+            )  # then every gradient is zeros, or empty: some of torch's backwards die of it
+            pairs = [] if trivial else [
                 (out, g.to(at(dtype, g)) if dtype is not None else g)
                 for out, g in zip(y, own, strict=True)
                 if g is not None and out.requires_grad
-            ]
+            ]  # fmt: skip
             found: Any = [None] * len(live)
             if pairs:
                 asked = [x for x in live if inexact(x)]
@@ -133,14 +136,16 @@ class Function:
         return total, size
 
 
-def function_of(
-    forward: Any, structure: Any, params: Mapping[str, Any], named: tuple[str, ...] = ()
-) -> Function:
+def function_of(forward: Any, structure: Any, params: Mapping[str, Any], named: tuple[str, ...] = ()) -> Function:
     """Return the function of a callable or a module; what is compiled is taken as it was written."""
     module = forward if isinstance(forward, torch.nn.Module) else None
     if module is not None:
         module = getattr(module, "_orig_mod", module)
-    call = module if module is not None else inspect.unwrap(forward, stop=lambda f: not hasattr(f, "_torchdynamo_orig_callable"))
+    call = (
+        module
+        if module is not None
+        else inspect.unwrap(forward, stop=lambda f: not hasattr(f, "_torchdynamo_orig_callable"))
+    )
     return Function(getattr(call, "_torchdynamo_orig_callable", call), structure, params, module, named)
 
 

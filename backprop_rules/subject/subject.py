@@ -11,7 +11,9 @@ from torch import Tensor
 from backprop_rules.grid import precision
 from backprop_rules.rule import Rule
 from backprop_rules.subject.ambient import F64, Ambient, inexact
+from backprop_rules.subject.as_rule import AsRule
 from backprop_rules.subject.backward import Backward
+from backprop_rules.subject.constants import NONE, Constants
 from backprop_rules.subject.function import Function
 
 
@@ -19,9 +21,10 @@ from backprop_rules.subject.function import Function
 class Subject:
     """A backward, and what it is held against.
 
-    `example` are the leaves of one call: tensors, or None for an optional primal of a rule; `names` has a name for each.
-    `rule` is the same question as a rule, for the proof, the allowance and the bank of mistakes; None, and `unruly` says
-    why, where it is none: several outputs, or lists of primals. `formula` is shown in reports.
+    `example` are the leaves of one call: tensors, or None for an optional primal of a rule; `names` has a name for
+    each. `rule` is the same question as a rule, for the proof, the allowance and the bank of mistakes; None, and
+    `unruly` says why, where it is none: several outputs, or lists of primals. `formula` is shown in reports, and
+    `constants` are what forward reads beside the primals.
     """
 
     name: str
@@ -29,10 +32,11 @@ class Subject:
     backward: Backward
     example: tuple[Any, ...]
     names: tuple[str, ...]
-    rule: Rule | None
+    rule: AsRule | None
     unruly: str = ""
     formula: str = ""
     dtypes: tuple[torch.dtype, ...] = ()
+    constants: Constants = NONE
     right: Rule | None = None  # the catalogue's, if it is held against one
 
     def __str__(self) -> str:

@@ -1,0 +1,73 @@
+"""What a forward reads beside its primals: sizes that belong to such constants are no free sizes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from backprop_rules.subject.ambient import tensors_in
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What is known of a forward's constants: sizes that they fix, and the largest whole number that they hold.
+
+    Some operations of torch read and write past the end of what is too short, such as running statistics of a norm, or
+    labels beyond the classes: there an axis of another size is no error, but memory that is somebody else's.
+    """
+
+    sizes: frozenset[int] = frozenset()
+    largest: int = -1
+
+    def allow(self, before: int, after: int) -> bool:
+        """Say whether a size may be changed: it is no constant's, and what points into it still does."""
+        if before == after:
+            return True
+        if before in self.sizes:
+            return False
+        return self.largest < 0 or before < self.largest or after >= min(before, self.largest + 1)
+
+
+NONE = Constants()
+
+
+class _Watching(TorchFunctionMode):
+    def __init__(self, leaves: Sequence[Any]) -> None:
+        super().__init__()
+        self.known = {id(x) for x in leaves if isinstance(x, Tensor)}
+        self.found: dict[int, Tensor] = {}
+        self._kept: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        for x in tensors_in((args, named)):
+            if id(x) not in self.known:
+                self.found[id(x)] = x
+        result = func(*args, **named)
+        self._kept.append(result)  # so that no other tensor comes to have the same id
+        self.known |= {id(y) for y in tensors_in(result)}
+        return result
+
+
+def constants_of(forward: Any, leaves: Sequence[Any]) -> Constants:
+    """Return what a run of the forward reads beside the leaves; nothing where it raises."""
+    with torch.no_grad(), _Watching(leaves) as watching:
+        try:
+            forward(leaves)
+        except Exception:  # it is refused in words elsewhere
+            return Constants()
+    found = list(watching.found.values())
+    whole = [*(x for x in found if _is_whole(x)), *(x for x in leaves if _is_whole(x))]
+    sizes = {n for x in found if x.dim() == 1 or _is_whole(x) for n in x.shape if n > 1}
+    return Constants(frozenset(sizes), max(map(_largest, whole), default=-1))
+
+
+def _is_whole(x: Any) -> bool:
+    return isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex()) and x.dtype != torch.bool
+
+
+def _largest(x: Tensor) -> int:
+    return int(x.max()) if x.numel() and x.device.type != "meta" else -1
