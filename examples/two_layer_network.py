@@ -7,7 +7,7 @@ from backprop_rules import check
 
 def right(grad_y, x, w1, w2):
     h = x @ w1
-    grad_h = (grad_y @ w2.T) * (h > 0)
+    grad_h = (grad_y @ w2.T) * (h >= 0)  # clamp(min=0) lets pass what is 0
     return grad_h @ w1.T, x.T @ grad_h, h.clamp(min=0).T @ grad_y
 
 

@@ -129,6 +129,8 @@ def in_reverse_mode(forward: Function) -> Function:
         pairs = [(output, grad) for output, grad in pairs if grad is not None and output.requires_grad]
         if not pairs:
             return (None,) * len(held)
+        if not any(y.numel() for y, _ in pairs) or not any(x.numel() for x in held):
+            return tuple(map(torch.zeros_like, primals))  # where torch's own dies for some: see docs/findings.md
         ys, grads = zip(*pairs, strict=True)
         return torch.autograd.grad(ys, held, grads, allow_unused=True)
 

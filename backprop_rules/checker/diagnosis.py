@@ -221,8 +221,20 @@ def _named(bank: Sequence[Known], seen: Sequence[_Seen], answers: Callable[[], l
         left = [known for known in found if all(_fits(known, s) is not False for s in telling)]
         # What is made in some branch alone is right elsewhere: of many points that are wrong, these decide.
         # What two mistakes predict alike at every point is the same: the bank's first is the plainer one.
-        found = (left or found)[:1] if many else left
+        found = (left or found)[:1] if many else _distinct(left, [*seen, *telling])
     return [(known.name, known.words) for known in found]
+
+
+def _distinct(found: Sequence[Known], seen: Sequence[_Seen]) -> list[Known]:
+    """Return the first, and those that predict something else than it at one of the points."""
+
+    def alike(known: Known, s: _Seen) -> bool:
+        first, other = applies(found[0], s.case), applies(known, s.case)
+        if first is None or other is None:
+            return (s.case.right if first is None else first) is (s.case.right if other is None else other)
+        return first.shape == other.shape and torch.equal(first, other)
+
+    return [known for k, known in enumerate(found) if k == 0 or not all(alike(known, s) for s in seen)]
 
 
 def _fits(known: Known, s: _Seen) -> bool | None:

@@ -138,7 +138,7 @@ def _of_a_rule(
     own = Backward(backward, signature, framework, True)
     subject = Subject(right.name, made, own, like, right.primals, rule, "", right.formula, dtypes, right=right)
     _known(subject, asked)
-    return subject, RulePoints(rule, 2 * asked.max_examples, asked.seed, dtypes)
+    return subject, RulePoints(rule, 4 * asked.max_examples, asked.seed, dtypes)
 
 
 def _like(right: Rule, name: str, dtype: torch.dtype) -> torch.dtype:

@@ -1,5 +1,7 @@
 """The search for a point at which a check fails, and its shrinking to the smallest."""
 
+import atexit
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +42,7 @@ def tiers_of(rule: Rule) -> tuple[str, ...]:
 def leaving_nothing_behind() -> Iterator[None]:
     """Until the end of the block, let Hypothesis keep its files in a folder that is gone when the process ends."""
     before = vars(configuration).get("__hypothesis_home_directory")
-    configuration.set_hypothesis_home_dir(_home().name)
+    configuration.set_hypothesis_home_dir(_home())
     try:
         yield
     finally:
@@ -48,8 +50,10 @@ def leaving_nothing_behind() -> Iterator[None]:
 
 
 @cache
-def _home() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="backprop-rules-")
+def _home() -> str:
+    folder = tempfile.mkdtemp(prefix="backprop-rules-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 
 DISTANCES = (2.0**-24, 2.0**-40)
-NEIGHBOURS = 12
+NEIGHBOURS, FEW = 12, 3
 MORE = 36  # where a gradient lies outside of the hull of these: of a tie of several, each must have won once
 SINGLE = 4  # outputs that are asked for one by one
 GROWTH = 2.0**8  # the middle between a spread that stays, 1, and one that shrinks or grows as the distance does, 2^16
@@ -43,9 +43,9 @@ class Around:
 
 
 def nearest(evidence: Evidence) -> list[tuple[Tensor | None, ...]]:
-    """Return torch's gradients at two neighbours at the smaller distance: enough to tell a smooth point from a kink."""
-    delta = DISTANCES[1]
-    return evidence.kept(("nearest",), lambda: [g for _, g in _neighbours(evidence, delta, 13, 2)])
+    """Return torch's gradients at neighbours, two on either side: enough to tell a smooth point from a kink."""
+    sides = (DISTANCES[1], -DISTANCES[1])
+    return evidence.kept(("nearest",), lambda: [g for d in sides for _, g in _neighbours(evidence, d, 13, 2)])
 
 
 def neighbours(
@@ -54,7 +54,8 @@ def neighbours(
     """Return leaves at a distance, and torch's gradients there; those that forward does not take are left out."""
     if more:
         return evidence.kept(("more", delta), lambda: list(_neighbours(evidence, delta, 17, MORE)))
-    return evidence.kept(("neighbours", delta), lambda: list(_neighbours(evidence, delta, 13, NEIGHBOURS)))
+    count = FEW if evidence.subject.heavy else NEIGHBOURS
+    return evidence.kept(("neighbours", delta), lambda: list(_neighbours(evidence, delta, 13, count)))
 
 
 def _neighbours(
@@ -117,10 +118,10 @@ def is_in_the_hull(evidence: Evidence, i: int, kink: Around, noise: float, share
     return not shared or all(_sums_to_one_nearby(evidence, kink, one) for one in _single_outputs(evidence))
 
 
-def is_between(evidence: Evidence, i: int, here: Tensor, mask: Tensor, near: float) -> bool:
-    """Say whether each element lies between those of the gradients nearby."""
+def is_between(evidence: Evidence, i: int, here: Tensor, mask: Tensor, near: float, smooth: bool = False) -> bool:
+    """Say whether each element lies between those of the gradients nearby; of more of them, where it is not `smooth`."""
     low, high = torch.full_like(here, torch.inf), torch.full_like(here, -torch.inf)
-    for more in (False, True):
+    for more in (False,) if smooth else (False, True):
         for _, gradients in neighbours(evidence, DISTANCES[1], more):
             g = real(gradients[i])[mask]
             if bool(g.isfinite().all()):
@@ -145,13 +146,18 @@ def _single_outputs(evidence: Evidence) -> list[tuple[Tensor | None, ...]]:
 
 
 def _sums_to_one_nearby(evidence: Evidence, kink: Around, one: tuple[Tensor | None, ...]) -> bool:
-    """Say whether all gradients of one output sum to what they sum to nearby: a tie is shared, not multiplied."""
+    """Say whether all gradients of one output sum to what they sum to all around: a tie is shared, not multiplied.
+
+    Where the sums around differ, as those of a rectifier do, any choice may be meant.
+    """
     try:
         mine = evidence.asked(evidence.point.leaves, one)
         sums = [_total(evidence.gradients(leaves, one)) for leaves in kink.leaves]
     except (Raised, Misfit, NoPoint):
         return True
     reach = sum(float(real(g).abs().sum()) for g in mine if isinstance(g, Tensor)) * evidence.pair.unit
+    if max(sums) - min(sums) > reach:
+        return True
     return min(sums) - reach <= _total(mine) <= max(sums) + reach
 
 

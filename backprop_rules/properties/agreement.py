@@ -34,6 +34,7 @@ class Judged:
 
     spoke: bool = False
     nonzero: bool = False
+    sides_with_it: bool = False  # whether torch's own is the wrong one, and differences or a proof side with it
 
 
 def agrees(
@@ -131,10 +132,19 @@ def _closer(
         explained = reach.isfinite() & ((user - truth).abs() <= reach.to(truth.device))
         suspicious = suspicious & ~explained
     if not bool(suspicious.any()):
-        return  # within what the operations round: the point says nothing
+        # Within what the operations round: that says something unless most elements might as well be 0.
+        if reach is not None and _share_blind(truth, reach.to(truth.device)) <= 0.5:
+            judged.spoke, judged.nonzero = True, seen.scale > 0
+        return
     judged.spoke = True
     looked_at = Witnessed(seen.difference, noise, seen.scale, False, seen.user_keeps_nothing, suspicious)
     yield from _told(evidence, i, user, truth, looked_at, chosen)
+
+
+def _share_blind(truth: Tensor, reach: Tensor) -> float:
+    """Return the share of elements, other than zeros without a radius, that are no larger than their radius."""
+    known = (truth != 0) | (reach != 0)
+    return float(((reach >= truth.abs()) & known).sum() / known.sum().clamp(min=1))
 
 
 def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed, chosen: bool) -> Iterator[Finding]:
@@ -180,7 +190,8 @@ def _nearby_side_with_the_backward(
     """Say whether torch's gradient at the point is apart from those around it, and the backward's is among them."""
     mask, near = real_mask(kink.where, user), seen.noise * 2.0**-evidence.pair.half
     here, theirs = real(user)[mask], real(truth)[mask]
-    return is_between(evidence, i, here, mask, near) and not is_between(evidence, i, theirs, mask, near)
+    among, apart = (is_between(evidence, i, g, mask, near, smooth=True) for g in (here, theirs))
+    return among and not apart
 
 
 def _each_between(evidence: Evidence, i: int, kink: Around, noise: float) -> bool:

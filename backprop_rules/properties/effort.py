@@ -1,5 +1,7 @@
 """How much is asked: numbers that steer effort alone, and decide no verdict, each with its reason."""
 
+# Points that are asked whatever they cost.
+LEAST = 3
 # Recipes that Hypothesis draws beside the plan, by default. Derived on one half of the published and planted wrong
 # rules, confirmed on the other: see docs/effort.md.
 DRAWN = 12
@@ -17,7 +19,9 @@ CHOICES = 3
 PROOFS = 3
 # Evaluations of a smaller point while a counterexample is made small.
 SHRINKS = 150
-# Elements that the operations of all runs may read: the points of a plan on small examples take a hundredth of it.
-WORK = 1 << 29
+# Calls of torch's functions that all points together may take: four times what fifty points of an LSTM cell do.
+WORK = 20_000
+# Calls that the search for a smaller point may take.
+SHRINKING = 6_000
 # Elements of a point up to which thresholds in the backward's own code are hunted: each halving is one call.
 JUMPS = 4096

@@ -15,7 +15,7 @@ from backprop_rules.evidence.jumps import jumps
 from backprop_rules.properties import form, special
 from backprop_rules.properties.agreement import SETTLED, ComputesNarrower, Judged, agrees
 from backprop_rules.properties.beyond import beyond, keeps_its_digits, keeps_its_sums_as_asked, not_a_number
-from backprop_rules.properties.effort import AFTER, CHOICES, CLIMBED, CLIMBS, DRAWN, JUMPS, PROOFS, SECOND, WORK
+from backprop_rules.properties.effort import AFTER, CHOICES, CLIMBED, CLIMBS, DRAWN, JUMPS, LEAST, PROOFS, SECOND, WORK
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung, graver
 from backprop_rules.properties.functions import of_the_function
 from backprop_rules.properties.native import holds_in, own_dtypes
@@ -123,12 +123,12 @@ class Trial:
         if outcome.is_wrong:
             return
         plain = [p for p in outcome.passed if p.own and p.ordinary and not p.empty]
-        if len(plain) > 1 and plain[0].size <= JUMPS:
+        if len(plain) > 1 and plain[0].size <= JUMPS and not self.subject.heavy:
             for point in jumps(Evidence(self.subject, plain[0], outcome.pair), plain[1]):
                 self._at(point)
         for point, dtypes, device in self._natives(plain):
             outcome.findings += list(holds_in(self.subject, point, dtypes, device))
-        if not outcome.objects and plain:
+        if not outcome.objects and plain and not self.subject.heavy:
             self._specials(Evidence(self.subject, _without_zeros(plain[0]), outcome.pair))
         for point in plain[:3]:
             if not outcome.is_wrong and self.questions.extra:
@@ -139,7 +139,7 @@ class Trial:
     def _natives(self, plain: Sequence[Point]) -> Iterator[tuple[Point, list[torch.dtype | None], str]]:
         """Yield the points, the dtypes and the devices to ask the form and the digits of."""
         outcome = self.outcome
-        for point in plain[:2]:
+        for point in plain[: 1 if self.subject.heavy else 2]:
             yield point, own_dtypes(self.subject), "cpu"
             for dtype in self.subject.dtypes:
                 yield point, in_precision(point, dtype) if not dtype.is_complex else own_dtypes(self.subject), "cpu"
@@ -158,8 +158,8 @@ class Trial:
     def _climb(self) -> None:
         """Hold what passed to the proof and the allowance, the smallest points first, in each dtype."""
         outcome, subject = self.outcome, self.subject
-        if subject.rule is None:
-            outcome.lower[subject.unruly] = None
+        if subject.rule is None or subject.heavy:
+            outcome.lower[subject.unruly or "one run of forward reads too much"] = None
             return
         strict = self.questions.accuracy == "catalogue"
         chosen = [p for p in outcome.passed if (p.ordinary or strict) and not p.empty and p.kind != JUMP]
@@ -202,7 +202,7 @@ class Trial:
         outcome, left, start = self.outcome, AFTER, self.subject.work
         outcome.pair = pair
         for point in self.points:
-            if left < 0 or (self.subject.work - start > WORK and outcome.points > AFTER):
+            if left < 0 or (self.subject.work - start > WORK and outcome.points >= LEAST):
                 break
             if self._at(point) and outcome.is_wrong:
                 left = left - 1 if all(f.kind in (Kind.VALUE, Kind.SHAPE) for f in outcome.of_the_worst()) else -1
@@ -248,13 +248,15 @@ class Trial:
             known = any(f.kind is Kind.VALUE and f.leaf == i for f in self.outcome.findings)
             chosen = sum(f.kind is Kind.CHOICE and f.leaf == i for f in self.outcome.findings) >= CHOICES
             for finding in agrees(evidence, i, self._radius, judged[i], known, chosen):
+                judged[i].sides_with_it = judged[i].sides_with_it or finding.kind is Kind.TORCH
                 yield from self._graded(evidence, finding)
 
     def _once(self, evidence: Evidence) -> Iterator[Finding]:
         """Ask once whether forward is a function, and whether the backward writes into what it is given."""
         function, point = evidence.function, evidence.point
-        self.outcome.random_forward = _differs(function, point, seed=1)
-        if _differs(function, point, seed=None):
+        if not self.subject.heavy:
+            self.outcome.random_forward = _differs(function, point, seed=1)
+        if not self.subject.heavy and _differs(function, point, seed=None):
             self.outcome.notes["forward gives something else when it is called again: it keeps a state"] = None
         elif self.outcome.random_forward:
             self.outcome.notes["forward draws random numbers: each run starts from the same seed"] = None
@@ -266,7 +268,7 @@ class Trial:
 
     def _of_calls(self, evidence: Evidence) -> Iterator[Finding]:
         found = list(form.keeps_nothing_between_calls(evidence))
-        if not found and not self.outcome.random_forward:
+        if not found and not self.subject.heavy and not self.outcome.random_forward:
             found = list(form.draws_nothing(evidence))
         yield from found
         if self.questions.saves is not None and not found:
@@ -290,7 +292,7 @@ class Trial:
             yield from not_a_number(self.subject, evidence.point)
 
     def _radius(self, evidence: Evidence, i: int) -> Tensor | None:
-        if evidence.pair is not WIDE:
+        if evidence.pair is not WIDE or self.subject.heavy:
             return None
         radii = evidence.kept(("radii",), lambda: radii_in_float64(self.subject, evidence.point))
         return None if radii is None else radii[i]
@@ -313,6 +315,7 @@ class Trial:
             return
         for i, said in judged.items():
             before = outcome.spoke.setdefault(i, Judged())
+            said.spoke = said.spoke or said.sides_with_it
             before.spoke = before.spoke or (said.spoke and point.ordinary and not point.empty)
             before.nonzero = before.nonzero or (said.nonzero and point.ordinary)
         if not judged or not all(said.spoke for said in judged.values()):
@@ -322,8 +325,13 @@ class Trial:
         if point.ordinary:
             outcome.classes[point.where] = outcome.classes.get(point.where, 0) + 1
         asked = outcome.second + len(outcome.contradicted)
-        if asked < SECOND and point.ordinary and any(said.nonzero for said in judged.values()):
-            said_ = second_witness(evidence, outcome.pair.half)
+        if (
+            asked < (1 if self.subject.heavy else SECOND)
+            and point.ordinary
+            and any(said.nonzero or said.sides_with_it for said in judged.values())
+        ):
+            own = evidence.user if any(said.sides_with_it for said in judged.values()) else None
+            said_ = second_witness(evidence, outcome.pair.half, own)
             outcome.second += said_.agrees
             outcome.contradicted += [said_.words] if said_.contradicts else []
 

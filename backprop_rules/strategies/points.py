@@ -31,22 +31,22 @@ class Points:
         """Yield the points on the own sizes, on others, past a kernel's blocks, and drawn."""
         subject = self.subject
         large = sum(x.numel() for x in subject.example if isinstance(x, Tensor)) > LARGE
-        for k, recipe in enumerate(PLAN[: 8 if large else None]):
+        for k, recipe in enumerate(PLAN[: 3 if subject.heavy else 8 if large else None]):
             yield from self._at(recipe, {}, "own", self.seed + k)
-        if large:
+        if large or subject.heavy:
             return
         sizes = self.sizes()
         if subject.backward.framework == "jax":  # which compiles each operation anew for each shape and dtype
             yield from self._few(sizes)
             return
         yield from self._varied(sizes)
-        for recipe in recipes(self.count, self.seed):
-            changed = _of(sizes.families, recipe.sizes)
-            yield from self._at(recipe, changed, _class_of(changed, sizes.base), recipe.seed, sizes)
         for family in sizes.families:
             yield from self._at(
                 Recipe((), "normal"), _past_a_block(sizes, family), "larger than a block", self.seed, sizes
             )
+        for recipe in recipes(self.count, self.seed):
+            changed = _of(sizes.families, recipe.sizes)
+            yield from self._at(recipe, changed, _class_of(changed, sizes.base), recipe.seed, sizes)
 
     def _few(self, sizes: Sizes) -> Iterator[Point]:
         """Yield the points of three other shapes: all sizes doubled, nothing along the first, and past a block."""

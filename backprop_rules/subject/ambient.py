@@ -27,6 +27,7 @@ _CASTS: dict[Any, torch.dtype] = {
     Tensor.cfloat: torch.complex128,  # type: ignore[attr-defined]
     Tensor.chalf: torch.complex128,
 }
+A_CALL = 14  # two to this many elements are read in about the time of one call
 _KEPT = 1 << 16  # elements from which a constant's cast is kept: a large weight is cast once, not in every run
 
 
@@ -47,7 +48,7 @@ class Ambient(TorchFunctionMode):
 
     In float64, with `widening`, casts to narrower dtypes are identities; `narrows` says whether there were any.
     Constants of another dtype, such as weights in a closure, are cast where an operation refuses to mix them with what
-    it is given. `work` counts the elements that operations read.
+    it is given. `work` counts the calls of torch's functions, and what they read in calls that cost as much.
     """
 
     def __init__(self, dtype: torch.dtype, widening: bool = True) -> None:
@@ -66,9 +67,10 @@ class Ambient(TorchFunctionMode):
             args = tuple(self._wide(a) if isinstance(a, torch.dtype) else a for a in args)
             if named:
                 named = {k: self._wide(a) if isinstance(a, torch.dtype) else a for k, a in named.items()}
+        self.work += 1
         for a in args:
             if isinstance(a, Tensor):
-                self.work += a.numel()
+                self.work += a.numel() >> A_CALL
         try:
             return func(*args, **named)
         except (RuntimeError, ValueError):

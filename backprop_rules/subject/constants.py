@@ -13,7 +13,7 @@ from backprop_rules.subject.ambient import tensors_in
 
 @dataclass(frozen=True)
 class Constants:
-    """What is known of a forward's constants: sizes that they fix, and the largest whole number that they hold.
+    """What is known of a forward's constants: the sizes that they fix, the largest whole number, how much is read.
 
     Some operations of torch read and write past the end of what is too short, such as running statistics of a norm, or
     labels beyond the classes: there an axis of another size is no error, but memory that is somebody else's.
@@ -21,6 +21,7 @@ class Constants:
 
     sizes: frozenset[int] = frozenset()
     largest: int = -1
+    read: int = 0  # elements, of constants and all else, in one run
 
     def allow(self, before: int, after: int) -> bool:
         """Say whether a size may be changed: it is no constant's, and what points into it still does."""
@@ -40,10 +41,12 @@ class _Watching(TorchFunctionMode):
         self.known = {id(x) for x in leaves if isinstance(x, Tensor)}
         self.found: dict[int, Tensor] = {}
         self._kept: list[Any] = []
+        self.read = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         for x in tensors_in((args, named)):
+            self.read += x.numel()
             if id(x) not in self.known:
                 self.found[id(x)] = x
         result = func(*args, **named)
@@ -62,7 +65,7 @@ def constants_of(forward: Any, leaves: Sequence[Any]) -> Constants:
     found = list(watching.found.values())
     whole = [*(x for x in found if _is_whole(x)), *(x for x in leaves if _is_whole(x))]
     sizes = {n for x in found if x.dim() == 1 or _is_whole(x) for n in x.shape if n > 1}
-    return Constants(frozenset(sizes), max(map(_largest, whole), default=-1))
+    return Constants(frozenset(sizes), max(map(_largest, whole), default=-1), watching.read)
 
 
 def _is_whole(x: Any) -> bool:

@@ -49,7 +49,7 @@ class Function:
 
     @property
     def work(self) -> int:
-        """The number of elements that the operations of all runs have read."""
+        """How many calls of torch's functions all runs made, or what they read in calls that cost as much."""
         return sum(ambient.work for ambient in self.ambients.values())
 
     def at(self, params: Mapping[str, Any]) -> "Function":

@@ -17,6 +17,9 @@ from backprop_rules.subject.constants import NONE, Constants
 from backprop_rules.subject.function import Function
 
 
+HEAVY = 1 << 22  # elements: some milliseconds of memory
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A backward, and what it is held against.
@@ -47,6 +50,11 @@ class Subject:
         """The positions of the leaves that can have a gradient."""
         return tuple(k for k, x in enumerate(self.example) if inexact(x))
 
+    @property
+    def heavy(self) -> bool:
+        """Whether one run of forward reads so much that few runs can be had."""
+        return self.constants.read > HEAVY
+
     @cached_property
     def in_float64(self) -> bool:
         """Whether it is to be right in float64, as the example or the dtypes asked for say."""
@@ -66,7 +74,7 @@ class Subject:
 
     @property
     def work(self) -> int:
-        """The number of elements that operations have read so far."""
+        """How many calls of torch's functions were made so far, or what they read in calls that cost as much."""
         return self.function.work + sum(ambient.work for ambient in self._ambients.values())
 
     def native(self, leaves: Sequence[Any]) -> list[Any]:
