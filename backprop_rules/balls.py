@@ -16,6 +16,8 @@ and 14; Johansson, Arb: efficient arbitrary-precision midpoint-radius interval a
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -244,10 +246,34 @@ class Balls(np.ndarray[Any, np.dtype[Any]]):
         plain = [x.view(np.ndarray) if isinstance(x, Balls) else x for x in inputs]
         if "out" in options:  # NumPy's mean divides in place
             options["out"] = tuple(x.view(np.ndarray) if isinstance(x, Balls) else x for x in options["out"])
-        return as_balls(getattr(REPLACED.get(ufunc, ufunc), method)(*plain, **options))
+        found = getattr(REPLACED.get(ufunc, ufunc), method)(*plain, **options)
+        return as_balls(_numbers(found) if ufunc is np.matmul else found)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         return as_balls(super().__array_function__(func, types, args, kwargs))
+
+
+# The tape of the definition that runs, for numbers that are made of nothing.
+_running: ContextVar[list[Number] | None] = ContextVar("running", default=None)
+
+
+@contextmanager
+def on_tape(tape: list[Number]) -> Iterator[None]:
+    """Until the end of the block, let numbers that are made of nothing go on this tape."""
+    token = _running.set(tape)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+def _numbers(x: Any) -> Any:
+    """Return an array with a number in the place of each 0 that NumPy makes of a sum of nothing."""
+    tape = _running.get()
+    if tape is None or not isinstance(x, np.ndarray) or x.dtype != object:
+        return x
+    made = np.frompyfunc(lambda v: v if isinstance(v, Number) else Number(ball(v), tape), 1, 1)
+    return np.asarray(made(x), dtype=object)
 
 
 def as_balls(x: Any) -> Any:

@@ -1,7 +1,7 @@
 """A wrong gradient, told so that the reader can see and replay it."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -9,7 +9,9 @@ from torch import Tensor
 from backprop_rules.enclosure import Enclosure
 from backprop_rules.formula import plain
 from backprop_rules.point import Point
-from backprop_rules.verdict import Verdict
+
+if TYPE_CHECKING:  # which brings ball arithmetic along
+    from backprop_rules.verdict import Verdict
 
 MOST_PLACES = 300  # beyond, rounding to so many decimal places overflows
 
@@ -47,7 +49,7 @@ class WrongGradient(AssertionError):
 
     @classmethod
     def outside(
-        cls, verdict: Verdict, oracles: tuple[str, ...], kind: str = "is wrong", primal: int | None = -1
+        cls, verdict: "Verdict", oracles: tuple[str, ...], kind: str = "is wrong", primal: int | None = -1
     ) -> "WrongGradient":
         """Return the objection to a gradient outside an enclosure, with the first element that is."""
         gradient, enclosure, wrong = verdict.gradient, verdict.enclosure, verdict.outside
@@ -81,7 +83,7 @@ class OraclesDisagree(WrongGradient):
     """Two oracles contradict each other at a point, so that the rule cannot be judged there."""
 
     @classmethod
-    def between(cls, one: Verdict, other: Verdict, apart: Tensor) -> "OraclesDisagree":
+    def between(cls, one: "Verdict", other: "Verdict", apart: Tensor) -> "OraclesDisagree":
         """Return the objection to two enclosures that are disjoint where the mask says so."""
         assert one.gradient is not None and one.enclosure is not None and other.enclosure is not None
         where, element = _first(apart)

@@ -12,21 +12,22 @@ from pathlib import Path
 import torch
 
 from backprop_rules import special
+from backprop_rules.devices import devices_here, weighted
 from backprop_rules.documents import Program
 from backprop_rules.documents.replay import StepDiffers, replay
-from backprop_rules.domain import COMPLEX, REAL, dtype_name
-from backprop_rules.draw import quiet, search, tiers_of
-from backprop_rules.errors import InputError, unknown
+from backprop_rules.domain import dtype_name
+from backprop_rules.draw import search, tiers_of
+from backprop_rules.errors import InputError
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point
 from backprop_rules.properties.of_rules import PLAINEST, check
 from backprop_rules.rule import Rule, misfit
+from backprop_rules.silence import quiet
 from backprop_rules.simplify import simplest
 from backprop_rules.verdict import Verdict, judge
 
 # Hypothesis keeps a tree of all that it drew in a run: long runs are cut, and each part has a seed of its own.
 RUN, SEEDS = 1000, 1 << 32
-DTYPES = {dtype_name(dtype): dtype for dtype in REAL + COMPLEX}
 
 
 @dataclass
@@ -78,36 +79,6 @@ class ReplayResult:
     steps: int
     seconds: float
     problem: str | None = None
-
-
-def find_dtype(name: str) -> torch.dtype:
-    """Return the dtype of that name; InputError, with the nearest name, if rules know none."""
-    try:
-        return DTYPES[name.removeprefix("torch.")]
-    except KeyError:
-        raise unknown("dtype", name, DTYPES) from None
-
-
-def devices_here() -> tuple[str, ...]:
-    """Return the devices on which rules can be verified: cpu, cuda if there is one, and meta."""
-    return ("cpu", "cuda", "meta") if torch.cuda.is_available() else ("cpu", "meta")
-
-
-def find_device(name: str) -> str:
-    """Return the device's name; InputError if it is unknown, or not to be had here."""
-    if name not in ("cpu", "cuda", "meta"):
-        raise unknown("device", name, ("cpu", "cuda", "meta"))
-    if name not in devices_here():
-        raise InputError(
-            f"the device '{name}' cannot be used: torch {torch.__version__} finds no CUDA GPU here. "
-            f"Devices here: {', '.join(devices_here())}."
-        )
-    return name
-
-
-def weighted(devices: Sequence[str]) -> tuple[str, ...]:
-    """Return the devices as often as they are to be drawn: meta, which shows shapes alone, for one point in seven."""
-    return tuple(device for device in devices for _ in range(1 if device == "meta" else 6))
 
 
 def warm_up() -> None:

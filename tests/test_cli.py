@@ -12,9 +12,9 @@ from planted import PLANTED
 
 from backprop_rules import CATALOGUE, cli
 from backprop_rules.answers import Seen, claims
+from backprop_rules.devices import devices_here
 from backprop_rules.documents import PROGRAMS
 from backprop_rules.documents.baselines import folder
-from backprop_rules.verify import devices_here
 
 
 @pytest.fixture

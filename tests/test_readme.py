@@ -47,7 +47,7 @@ def test_the_wrong_cube_is_found_out_as_it_says(tmp_path):
 @pytest.mark.parametrize(
     "block",
     [b for b in BLOCKS if "@rule" not in b],
-    ids=["vjp", "my_relu", "any function", "MyExp", "pytest", "trace"],
+    ids=["vjp", "my_relu", "any function", "a module", "MyExp", "pytest", "trace"],
 )
 def test_the_programs_that_it_shows_run(tmp_path, block):
     (tmp_path / "test_program.py").write_text(block)

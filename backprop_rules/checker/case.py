@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from backprop_rules import layout
+from backprop_rules.devices import DTYPES
 from backprop_rules.errors import InputError
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.subject import Subject
-from backprop_rules.verify import DTYPES
 
 FORMAT = 2
 INTEGERS = {

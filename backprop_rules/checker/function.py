@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.bounds import bounds
 from backprop_rules.errors import InputError
 from backprop_rules.frameworks import vjp_of_custom
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point
-from backprop_rules.properties.of_rules import Property, same_bits
+from backprop_rules.properties.form import same_bits
 from backprop_rules.rule import Gradients
 
 Function = Callable[..., Any]
@@ -41,7 +40,7 @@ def own_backward(function: Any, framework: str) -> Function:
     return backward
 
 
-def of_the_function(function: Any) -> tuple[Property, ...]:
+def of_the_function(function: Any) -> tuple[Callable[[Point], None], ...]:
     """Return what is asked of the function beside its backward: its output, and its gradients through autograd."""
     asked = [computes_the_function, gives_the_same_through_autograd]
     if _is_autograd_function(function):
@@ -55,6 +54,8 @@ def computes_the_function(function: Any, point: Point) -> None:
     if y.shape != point.y.shape or y.dtype != point.y.dtype:
         expected, got = ((tuple(t.shape), t.dtype) for t in (point.y, y))
         raise WrongGradient(point, "has a forward of another shape or dtype", expected=expected, got=got)
+    from backprop_rules.bounds import bounds
+
     radius = bounds(point, evaluations=2).y.to(y.device)
     wide = torch.complex128 if y.is_complex() else torch.float64
     apart = (y.detach().to(wide) - point.y.to(wide)).abs() > radius

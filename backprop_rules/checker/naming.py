@@ -6,8 +6,9 @@ from itertools import islice
 import torch
 
 from backprop_rules.checker.diagnosis import TOLD, Mistake, diagnosed
-from backprop_rules.evidence.climb import as_rule_point, in_precision, precise
+from backprop_rules.evidence.climb import as_rule_point
 from backprop_rules.evidence.evidence import Evidence
+from backprop_rules.evidence.precisions import in_precision, precise
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point as RulePoint
 from backprop_rules.properties import form

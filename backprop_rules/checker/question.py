@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from backprop_rules.devices import find_device, find_dtype
 from backprop_rules.domain import REAL
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.frameworks import FRAMEWORKS, as_torch, framework_of
@@ -22,7 +23,6 @@ from backprop_rules.subject.backward import Backward, Signature, named
 from backprop_rules.subject.build import subject_of
 from backprop_rules.subject.function import Function
 from backprop_rules.subject.subject import Subject
-from backprop_rules.verify import find_device, find_dtype
 
 CONVENTIONS = ("torch", "catalogue", "any subgradient")
 ACCURACIES = ("torch", "catalogue")
@@ -47,6 +47,7 @@ class Asked:
     strict_memory: bool = False
     accumulate: Any = None
     accuracy: str = "torch"
+    sizes: Mapping[int, Sequence[int]] | None = None
     extra: tuple[Callable[..., Any], ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -121,7 +122,7 @@ def question(backward: Callable[..., Any], held: Held, asked: Asked) -> tuple[Su
         subject = replace(subject, dtypes=asked.among(subject, subject.dtypes))
     subject = replace(subject, rule=_summing(subject.rule, asked))
     _known(subject, asked)
-    return subject, Points(subject, asked.max_examples, asked.seed)
+    return subject, Points(subject, asked.max_examples, asked.seed, _sizes(subject, asked.sizes))
 
 
 def _of_a_rule(
@@ -143,6 +144,19 @@ def _of_a_rule(
 
 def _like(right: Rule, name: str, dtype: torch.dtype) -> torch.dtype:
     return torch.int64 if name in right.domain.indices else dtype
+
+
+def _sizes(subject: Subject, sizes: Any) -> dict[int, tuple[int, ...]]:
+    """Return the sizes to put in the place of the example's; InputError for what is none."""
+    if sizes is None:
+        return {}
+    own = {n for x in subject.example for n in x.shape}
+    if not isinstance(sizes, Mapping) or not set(sizes) <= own:
+        raise InputError(
+            f"{subject}: sizes says which sizes to try in the place of the example's, as in sizes={{4: (3, 5)}}; got "
+            f"{sizes!r}, and the example has the sizes {', '.join(map(str, sorted(own)))}."
+        )
+    return {size: tuple(several(others)) for size, others in sizes.items()}
 
 
 def _summing(rule: Any, asked: Asked) -> Any:

@@ -5,16 +5,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from backprop_rules import __version__, layout
-from backprop_rules.checker.diagnosis import Mistake
-from backprop_rules.checker.naming import objection_of
 from backprop_rules.checker.question import Asked
-from backprop_rules.checker.twins import as_jax_does
 from backprop_rules.domain import dtype_name
 from backprop_rules.formula import plain
 from backprop_rules.grid import precision
@@ -25,6 +22,9 @@ from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import at, inexact
 from backprop_rules.subject.subject import Subject, shapes_of
+
+if TYPE_CHECKING:  # which brings ball arithmetic along
+    from backprop_rules.checker.diagnosis import Mistake
 
 MANY_ULPS = 1e4  # more than these tell a reader nothing
 SHOWN = 400  # elements of a counterexample that are written out
@@ -50,7 +50,7 @@ class Report:
     subject: Subject
     verdict: str
     finding: Finding | None
-    mistake: Mistake | None
+    mistake: "Mistake | None"
     points: int
     rungs: Mapping[str, int]
     dtypes: tuple[torch.dtype, ...]
@@ -181,7 +181,7 @@ class CheckFailed(WrongGradient):
 
 
 def report_of(
-    subject: Subject, outcome: Outcome, finding: Finding | None, mistake: Mistake | None, asked: Asked, seconds: float
+    subject: Subject, outcome: Outcome, finding: Finding | None, mistake: "Mistake | None", asked: Asked, seconds: float
 ) -> Report:
     """Return the report on what came of a trial."""
     verdict, why = _verdict(subject, outcome)
@@ -190,6 +190,9 @@ def report_of(
         shown = None
     twin = ""
     if shown is not None and shown.kind is Kind.CHOICE and subject.right is not None:
+        from backprop_rules.checker.naming import objection_of
+        from backprop_rules.checker.twins import as_jax_does
+
         objection = objection_of(subject, shown)
         twin = as_jax_does(objection) if objection is not None else ""
     devices = tuple(asked.devices)

@@ -12,21 +12,16 @@ import torch
 
 from backprop_rules.checker.case import load
 from backprop_rules.checker.function import has_its_own_backward, of_the_function, own_backward
-from backprop_rules.checker.naming import named_mistake
 from backprop_rules.checker.progress import shown
 from backprop_rules.checker.question import Asked, Held, question
 from backprop_rules.checker.report import Report, report_of
-from backprop_rules.draw.search import quiet
 from backprop_rules.errors import InputError, unknown
-from backprop_rules.evidence.climb import as_rule_point, in_precision
 from backprop_rules.evidence.evidence import WIDE, Pair
-from backprop_rules.objection import WrongGradient
-from backprop_rules.oracles.oracle import Silent
 from backprop_rules.properties.effort import DRAWN
-from backprop_rules.properties.of_rules import computes_its_definition
 from backprop_rules.properties.smallest import confirmed, smallest
 from backprop_rules.properties.trial import Trial, refuse_what_cannot_be_called
 from backprop_rules.rule import Rule
+from backprop_rules.silence import quiet
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import uncompiled
 from backprop_rules.subject.subject import Subject
@@ -50,6 +45,7 @@ def check(
     strict_memory: bool = False,
     accumulate: Any = None,
     accuracy: str = "torch",
+    sizes: Mapping[int, Sequence[int]] | None = None,
     cases: Sequence[Path] = (),
     only_cases: bool = False,
     raise_on_failure: bool = True,
@@ -63,13 +59,14 @@ def check(
     where forward returns several tensors, `grad_y` and y are tuples.
 
     `max_examples` points are drawn beside a plan of some forty; `convention` is torch's choice at kinks, the
-    catalogue's, or any subgradient; `accumulate` is the dtype that sums are kept in, where it is not torch's.
+    catalogue's, or any subgradient; `accumulate` is the dtype that sums are kept in, where it is not torch's;
+    `sizes` names sizes to try in the place of the example's, as in {4: (3, 5)}, where equal ones stay equal.
     `cases` are files of saved points to try first. Raises WrongGradient, whose text is the report, unless
     `raise_on_failure` is False; and InputError for what cannot be checked. Source of the bounds: Higham,
     Accuracy and Stability of Numerical Algorithms (2002), chapter 3.
     """
     __tracebackhide__ = True  # pytest shows the caller's line and the report
-    asked = Asked(dtypes, devices, max_examples, seed, convention, saves, strict_memory, accumulate, accuracy)
+    asked = Asked(dtypes, devices, max_examples, seed, convention, saves, strict_memory, accumulate, accuracy, sizes)
     held = (rule, forward, definition, example, params or {}, framework)
     return _answered(asked, cases, only_cases, raise_on_failure, backward, held)
 
@@ -132,6 +129,12 @@ def _answered(
 
 def same_function(subject: Subject, points: Any) -> None:
     """Raise InputError where forward and definition, both given, are different functions."""
+    from backprop_rules.evidence.climb import as_rule_point
+    from backprop_rules.evidence.precisions import in_precision
+    from backprop_rules.objection import WrongGradient
+    from backprop_rules.oracles.oracle import Silent
+    from backprop_rules.properties.of_rules import computes_its_definition
+
     first = next(iter(points), None)
     if first is None or subject.rule is None:
         return
@@ -148,6 +151,8 @@ def same_function(subject: Subject, points: Any) -> None:
 
 def examined(subject: Subject, points: Any, asked: Asked, started: float) -> Report:
     """Return the report on a subject, asked at points: the smallest counterexample, on the strongest rung."""
+    from backprop_rules.checker.naming import named_mistake
+
     points, pair = _first_called(subject, iter(points))
     with shown(points, str(subject)) as counted:
         outcome = Trial(subject, counted, asked.questions).run(pair)

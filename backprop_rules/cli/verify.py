@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from backprop_rules import report
 from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.cli.app import WRONG, Baselines, Module, OutputFormat, app, console, import_module
+from backprop_rules.devices import devices_here, find_device, find_dtype
 from backprop_rules.documents import PROGRAMS, Program
 from backprop_rules.errors import unknown
 from backprop_rules.rule import Rule, find
@@ -19,9 +20,6 @@ from backprop_rules.special import table
 from backprop_rules.verify import (
     ReplayResult,
     RuleResult,
-    devices_here,
-    find_device,
-    find_dtype,
     verify_program,
     verify_rules,
     warm_up,

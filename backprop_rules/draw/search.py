@@ -3,7 +3,6 @@
 import atexit
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -21,6 +20,7 @@ from backprop_rules.errors import InputError
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point
 from backprop_rules.rule import Rule
+from backprop_rules.silence import quiet
 
 TIERS = ("exact", "bounded")
 QUIET = settings(
@@ -54,18 +54,6 @@ def _home() -> str:
     folder = tempfile.mkdtemp(prefix="backprop-rules-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what torch says of inputs that are drawn on purpose."""
-    with warnings.catch_warnings():
-        # Its own forward mode of mixed dtypes passes through complex32 under vmap.
-        warnings.filterwarnings("ignore", "ComplexHalf support is experimental")
-        # A variance over an axis that is long enough, in a tensor that is empty along another.
-        warnings.filterwarnings("ignore", r"var\(\): degrees of freedom")
-        warnings.filterwarnings("ignore", r"(Mean of empty slice|Degrees of freedom <= 0)")  # NumPy's
-        yield
 
 
 def search(

@@ -16,6 +16,7 @@ from backprop_rules.bounds import attainable, bounds, in_float64
 from backprop_rules.domain import COMPLEX, REAL
 from backprop_rules.enclosure import Enclosure
 from backprop_rules.errors import InputError
+from backprop_rules.evidence.precisions import ELEMENTS
 from backprop_rules.oracles import certified
 from backprop_rules.oracles.oracle import Silent
 from backprop_rules.point import BackwardRaised
@@ -24,14 +25,13 @@ from backprop_rules.rounding import RunningError
 from backprop_rules.rounding.mode import Narrower
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
-from backprop_rules.subject.ambient import F64, at, inexact, running
+from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.as_rule import AsRule
 from backprop_rules.subject.function import Function
 from backprop_rules.subject.subject import Subject
 from backprop_rules.verdict import Verdict, judge
 
 NUMBERS = 1 << 12  # that a definition may make to be proved: some tens of milliseconds of balls
-ELEMENTS = 1 << 15  # of a point that an allowance is computed for
 PROOF, ALLOWANCE = "certified", "the computed allowance"
 
 
@@ -77,18 +77,6 @@ def as_rule_point(rule: AsRule, point: Point, dtypes: Sequence[torch.dtype | Non
     there = RulePoint(rule, leaves, point.params, torch.empty(0))
     (g,) = (g for g in point.grads if g is not None)
     return replace(there, grad_y=recast(g, there.y.dtype))
-
-
-def in_precision(point: Point, dtype: torch.dtype) -> list[torch.dtype | None]:
-    """Return the dtypes of the leaves in a precision."""
-    return [at(dtype, x) if inexact(x) else None for x in point.leaves]
-
-
-def precise(subject: Subject, point: Point) -> list[torch.dtype | None]:
-    """Return the dtypes to climb the higher rungs in: float64, or the example's own if forward takes no other."""
-    if subject.rule is not None and subject.rule.domain.own_dtypes:
-        return [x.dtype if inexact(x) else None for x in subject.example]
-    return in_precision(point, F64)
 
 
 def climb(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], numbers: int = NUMBERS) -> Climbed:

@@ -119,7 +119,7 @@ def is_in_the_hull(evidence: Evidence, i: int, kink: Around, noise: float, share
 
 
 def is_between(evidence: Evidence, i: int, here: Tensor, mask: Tensor, near: float, smooth: bool = False) -> bool:
-    """Say whether each element lies between those of the gradients nearby; of more of them, where it is not `smooth`."""
+    """Say whether each element lies between those of the gradients nearby: of more of them, unless it is `smooth`."""
     low, high = torch.full_like(here, torch.inf), torch.full_like(here, -torch.inf)
     for more in (False,) if smooth else (False, True):
         for _, gradients in neighbours(evidence, DISTANCES[1], more):

@@ -16,7 +16,7 @@ import torch
 from flint import acb, arb, arb_series, ctx
 from torch import Tensor
 
-from backprop_rules.balls import ZERO, Ball, Number, Undecided, ball, leaves, outputs, pull_back
+from backprop_rules.balls import ZERO, Ball, Number, Undecided, ball, leaves, on_tape, outputs, pull_back
 from backprop_rules.domain import Bound
 from backprop_rules.enclosure import Enclosure, real_shape
 from backprop_rules.grid import precision
@@ -217,7 +217,7 @@ def _run(point: Point, tape: list[Number], boxes: Sequence[Any] | None = None) -
         for name, v in point.params.items()
     }
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), on_tape(tape):
             return arrays, point.rule.definition(*arrays, **params)
     except SystemError as error:  # what NumPy makes of an exception in the middle of a product
         if isinstance(error.__cause__, TooMany):

@@ -9,8 +9,9 @@ from torch import Tensor
 from backprop_rules.bounds import attainable, in_float64, is_followed, sums_as_asked, sums_in_their_own_dtype
 from backprop_rules.enclosure import Enclosure, as_real
 from backprop_rules.errors import InputError
-from backprop_rules.evidence.climb import NUMBERS, PROOF, as_rule_point, precise
+from backprop_rules.evidence.climb import NUMBERS, PROOF, as_rule_point
 from backprop_rules.evidence.evidence import largest
+from backprop_rules.evidence.precisions import precise
 from backprop_rules.grid import precision
 from backprop_rules.oracles import ReverseMode, certified
 from backprop_rules.oracles.oracle import Silent

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from backprop_rules.enclosure import Enclosure
-from backprop_rules.evidence.climb import PROOF, climb, precise
 from backprop_rules.evidence.evidence import Evidence, Pair, largest
 from backprop_rules.evidence.kinks import DISTANCES, GROWTH, nearest
+from backprop_rules.evidence.precisions import precise
 from backprop_rules.evidence.witnesses import fits, witnessed
 from backprop_rules.properties import form
 from backprop_rules.properties.agreement import TORCH
@@ -138,6 +138,8 @@ def confirmed(subject: Subject, finding: Finding) -> Finding | None:
         or finding.dtype is not None
     ):
         return finding
+    from backprop_rules.evidence.climb import PROOF, climb
+
     found = climb(subject.rule, finding.point, precise(subject, finding.point))
     verdict = found.of(finding.leaf)
     if verdict is None or verdict.enclosure is None or verdict.gradient is None:

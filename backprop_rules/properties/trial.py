@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 
 from backprop_rules.errors import InputError
-from backprop_rules.evidence.climb import ELEMENTS, climb, in_precision, precise, radii_in_float64
 from backprop_rules.evidence.differences import second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair
 from backprop_rules.evidence.jumps import jumps
+from backprop_rules.evidence.precisions import ELEMENTS, in_precision, precise
 from backprop_rules.properties import form, special
 from backprop_rules.properties.agreement import SETTLED, ComputesNarrower, Judged, agrees
-from backprop_rules.properties.beyond import beyond, keeps_its_digits, keeps_its_sums_as_asked, not_a_number
 from backprop_rules.properties.effort import AFTER, CHOICES, CLIMBED, CLIMBS, DRAWN, JUMPS, LEAST, PROOFS, SECOND, WORK
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung, graver
-from backprop_rules.properties.functions import of_the_function
 from backprop_rules.properties.native import holds_in, own_dtypes
 from backprop_rules.properties.smallest import confirmed
 from backprop_rules.strategies.point import JUMP, Point
@@ -132,6 +130,8 @@ class Trial:
             self._specials(Evidence(self.subject, _without_zeros(plain[0]), outcome.pair))
         for point in plain[:3]:
             if not outcome.is_wrong and self.questions.extra:
+                from backprop_rules.properties.functions import of_the_function
+
                 outcome.findings += list(of_the_function(self.subject, point, self.questions.extra))
         if not outcome.is_wrong:
             self._climb()
@@ -157,6 +157,9 @@ class Trial:
 
     def _climb(self) -> None:
         """Hold what passed to the proof and the allowance, the smallest points first, in each dtype."""
+        from backprop_rules.evidence.climb import climb
+        from backprop_rules.properties.beyond import beyond, keeps_its_digits, keeps_its_sums_as_asked
+
         outcome, subject = self.outcome, self.subject
         if subject.rule is None or subject.heavy:
             outcome.lower[subject.unruly or "one run of forward reads too much"] = None
@@ -288,12 +291,16 @@ class Trial:
         if not both or self._proofs <= 0 or self.subject.rule is None or not evidence.point.ordinary:
             return
         if all(bool(y.isfinite().all()) for y in evidence.run.y):
+            from backprop_rules.properties.beyond import not_a_number
+
             self._proofs -= 1
             yield from not_a_number(self.subject, evidence.point)
 
     def _radius(self, evidence: Evidence, i: int) -> Tensor | None:
         if evidence.pair is not WIDE or self.subject.heavy:
             return None
+        from backprop_rules.evidence.climb import radii_in_float64
+
         radii = evidence.kept(("radii",), lambda: radii_in_float64(self.subject, evidence.point))
         return None if radii is None else radii[i]
 

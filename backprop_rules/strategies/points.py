@@ -25,6 +25,7 @@ class Points:
     subject: Subject
     count: int
     seed: int
+    asked: Mapping[int, Sequence[int]] = field(default_factory=dict)  # sizes to put in the place of the example's
     _outputs: dict[tuple[Shape | None, ...], Outputs] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Point]:
@@ -36,6 +37,9 @@ class Points:
         if large or subject.heavy:
             return
         sizes = self.sizes()
+        for size, n in ((size, n) for size, others in self.asked.items() for n in others):
+            for values in ("normal", "integers"):
+                yield from self._at(Recipe((), values), {size: n}, "asked for", self.seed + n, sizes)
         if subject.backward.framework == "jax":  # which compiles each operation anew for each shape and dtype
             yield from self._few(sizes)
             return

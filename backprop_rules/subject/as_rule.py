@@ -8,14 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.arrays import on_tensors
 from backprop_rules.domain import COMPLEX, REAL, Choice, Domain, Mask
 from backprop_rules.errors import InputError
 from backprop_rules.frameworks import carried
-from backprop_rules.jaxprs import on_tensors_by_jax
 from backprop_rules.rule import Gradients, Rule, find
 from backprop_rules.subject.backward import EMPTY, POSITIONAL, Signature, named
-from backprop_rules.translate import definition_of
 
 Function = Callable[..., Any]
 
@@ -105,7 +102,7 @@ def against_a_function(
     right = Rule(
         name,
         forward,
-        definition or definition_of(forward),
+        definition or _derived(forward),
         _with_signature(_torchs_own(forward), names, frozenset(), domain),
         domain,
         ("y", *names),
@@ -115,6 +112,17 @@ def against_a_function(
     called = _Called(backward, names, domain.params, len(names))
     made = _subject(called, right, domain, framework, excuses=(), against=right, cut_off=cut_off)
     return replace(made, derived=definition is None)
+
+
+def _derived(forward: Function) -> Function:
+    """Return the definition of a torch function, which is derived when it is first asked for."""
+
+    def definition(*arrays: Any, **params: Any) -> Any:
+        from backprop_rules.translate import definition_of  # which brings ball arithmetic along
+
+        return definition_of(forward)(*arrays, **params)
+
+    return definition
 
 
 def _domain_of(names: Sequence[str], example: Sequence[Tensor], params: Mapping[str, Any]) -> Domain:
@@ -218,6 +226,8 @@ def _carried(called: _Called, framework: str) -> Function:
 
 def _on_tensors(called: _Called) -> Function:
     def through(grad_y: Tensor, y: Tensor, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
+        from backprop_rules.arrays import on_tensors  # as above
+
         return on_tensors(lambda grad_y, y, *some: called(grad_y, y, some, params))(grad_y, y, *primals)
 
     return through
@@ -225,6 +235,8 @@ def _on_tensors(called: _Called) -> Function:
 
 def _by_jax(called: _Called) -> Function:
     def through(grad_y: Tensor, y: Tensor, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
+        from backprop_rules.jaxprs import on_tensors_by_jax
+
         return on_tensors_by_jax(lambda grad_y, y, *some: called(grad_y, y, some, params))(grad_y, y, *primals)
 
     return through

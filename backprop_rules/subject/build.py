@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from backprop_rules.arrays import on_tensors
 from backprop_rules.domain import COMPLEX, REAL
 from backprop_rules.errors import InputError
 from backprop_rules.subject.ambient import inexact
@@ -35,7 +34,7 @@ def subject_of(
     """
     given = forward or definition
     assert given is not None
-    function = forward or on_tensors(given)
+    function = forward or _of_tensors(given)
     leaves, structure = _pytree.tree_flatten(tuple(example))
     own_names = _leaf_names(names_of(_signed(given), len(example)), example)
     parameters = _parameters(forward, backward, len(example))
@@ -59,6 +58,12 @@ def subject_of(
         tuple(dict.fromkeys(x.dtype for x in leaves if inexact(x))),
         constants_of(made.raw, leaves),
     )
+
+
+def _of_tensors(definition: Callable[..., Any]) -> Callable[..., Any]:
+    from backprop_rules.arrays import on_tensors  # which brings ball arithmetic along
+
+    return on_tensors(definition)
 
 
 def _signed(given: Any) -> Any:

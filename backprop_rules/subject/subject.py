@@ -16,7 +16,6 @@ from backprop_rules.subject.backward import Backward
 from backprop_rules.subject.constants import NONE, Constants
 from backprop_rules.subject.function import Function
 
-
 HEAVY = 1 << 22  # elements: some milliseconds of memory
 
 
