@@ -39,4 +39,4 @@ __all__ = [
     "unbroadcast",
     "vjp",
 ]
-__version__ = "0.4.0"
+__version__ = "0.5.0"

@@ -143,7 +143,8 @@ def in_forward_mode(forward: Function) -> Function:
 
     def backward(grad_y: Any, *primals: Tensor) -> tuple[Tensor | None, ...]:
         grads = as_tuple(grad_y)
-        primals = tuple(primal.detach().contiguous() for primal in primals)  # forward mode refuses expanded ones
+        # Forward mode refuses expanded ones; any other keeps its memory, which as_strided looks into.
+        primals = tuple(p.detach().contiguous() if 0 in p.stride() else p.detach() for p in primals)
         given = [grad for grad in grads if grad is not None]
 
         def kept(*held: Tensor) -> tuple[Tensor, ...]:

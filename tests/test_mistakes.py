@@ -20,7 +20,8 @@ from backprop_rules.oracles import ReverseMode
 from backprop_rules.oracles.oracle import Silent
 from backprop_rules.point import Point
 from backprop_rules.properties.finding import Grade
-from backprop_rules.properties.trial import Questions, Trial
+from backprop_rules.properties.outcome import Questions
+from backprop_rules.properties.trial import Trial
 from backprop_rules.strategies.of_rules import RulePoints
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:var\(\)")

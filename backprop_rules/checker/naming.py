@@ -1,5 +1,6 @@
 """From what was found to the mistake in words: by the bank, or where the bank cannot be asked by the finding's kind."""
 
+import math
 from collections.abc import Sequence
 from itertools import islice
 
@@ -13,8 +14,8 @@ from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point as RulePoint
 from backprop_rules.properties import form
 from backprop_rules.properties.finding import Finding, Kind
+from backprop_rules.properties.outcome import Outcome
 from backprop_rules.properties.smallest import plainly_wrong
-from backprop_rules.properties.trial import Outcome
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import Points
 from backprop_rules.subject.function import NoPoint
@@ -38,6 +39,8 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -
         return _by_its_kind(finding)
     if finding.kind is Kind.STRIDES:
         return _by_its_kind(finding)
+    if finding.kind is Kind.INACCURATE and isinstance(finding.got, float) and not math.isfinite(finding.got):
+        return Mistake("overflow", "a step on the way overflows where torch's form of the same does not", None)
     failures = [f for f in outcome.findings if f.is_like(finding) and f.point is not finding.point]
     failures = [*failures, *_at_other_sizes(subject, outcome, finding)]
     failures = [f for f in failures if f.point.size <= SMALL] or failures[:ENOUGH]

@@ -13,7 +13,7 @@ from backprop_rules.domain import REAL
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.frameworks import FRAMEWORKS, as_torch, framework_of
 from backprop_rules.properties.effort import DRAWN
-from backprop_rules.properties.trial import Questions
+from backprop_rules.properties.outcome import Questions
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import RulePoints
 from backprop_rules.strategies.point import Point
@@ -189,6 +189,8 @@ def _sequence(example: Any) -> Sequence[Any] | None:
 def _tensor(k: int, x: Any) -> Any:
     if isinstance(x, list | tuple):
         return type(x)(_tensor(k, one) for one in x)
+    if isinstance(x, Tensor) and x.is_inference():
+        return x.clone()  # which autograd takes
     if x is None or isinstance(x, int | float | complex | str | Tensor):
         return x
     return as_torch(x, f"argument {k} of the example")

@@ -17,7 +17,7 @@ from backprop_rules.formula import plain
 from backprop_rules.grid import precision
 from backprop_rules.objection import WrongGradient
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
-from backprop_rules.properties.trial import Outcome
+from backprop_rules.properties.outcome import Outcome
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import at, inexact
@@ -233,7 +233,7 @@ def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
             f"at no point of ordinary values can anything be said of the gradient of {', '.join(silent)}: forward has "
             "no finite derivative where it was tried. Give an example inside its domain."
         )
-    if outcome.contradicted and not outcome.second and not outcome.rungs[Rung.PROVED]:
+    if outcome.contradicted and not outcome.second and (outcome.custom or not outcome.rungs[Rung.PROVED]):
         return "inconclusive", f"torch's own gradient of forward is contradicted: {outcome.contradicted[0]}"
     nonzero = any(outcome.spoke[i].nonzero for i in outcome.spoke)
     if nonzero and not outcome.second and not outcome.rungs[Rung.PROVED]:
@@ -266,6 +266,9 @@ def _notes(subject: Subject, outcome: Outcome, shown: Finding | None) -> list[st
         notes += [
             f"witnessed only, no proof: {why}" for why in list(outcome.lower)[:1] if not outcome.rungs[Rung.PROVED]
         ]
+        notes += [
+            f"torch's own gradient of forward is contradicted at a point: {words}" for words in outcome.contradicted[:1]
+        ]
         if outcome.custom:
             notes.append("forward's own derivative is somebody's autograd.Function, which is no witness")
     if shown is not None and shown.kind is Kind.NONE and shown.leaf is not None and subject.right is None:
@@ -294,6 +297,8 @@ def _right(subject: Subject, outcome: Outcome, shown: Finding | None) -> str:
 def _told(finding: Finding) -> str:
     if finding.kind in (Kind.RAISES, Kind.COUNT, Kind.WRITES):
         return finding.detail
+    if finding.kind is Kind.VALUE and finding.leaf is None:
+        return f": {finding.detail}"
     return ""
 
 

@@ -1,7 +1,9 @@
 """The reference oracle: hold anyone's backward against the definition of what it differentiates."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
@@ -52,18 +54,16 @@ def check(
 ) -> Report:
     r"""Hold a backward against the definition of what it differentiates, at drawn points, and name its mistake.
 
-    $\bar x = J^T \bar y$: `backward(grad_y, *primals, **params)` returns one gradient, or a tuple of
-    them, each of its primal's shape. It is held against a rule of the catalogue, or against any
-    function: `forward` in torch, which may be a module, or `definition` in NumPy notation, with one call of it,
-    `example`, whose ranks, equal sizes and dtypes the drawn points share. An argument named y gets the output;
-    where forward returns several tensors, `grad_y` and y are tuples.
+    $\bar x = J^T \bar y$: `backward(grad_y, *primals, **params)` returns a gradient of each primal's shape. It is
+    held against a rule of the catalogue, or against any function: `forward` in torch, which may be a module, or
+    `definition` in NumPy notation, with one call of it, `example`, whose ranks, equal sizes and dtypes the points
+    share. An argument named y gets the output; of several outputs, `grad_y` and y are tuples.
 
     `max_examples` points are drawn beside a plan of some forty; `convention` is torch's choice at kinks, the
-    catalogue's, or any subgradient; `accumulate` is the dtype that sums are kept in, where it is not torch's;
-    `sizes` names sizes to try in the place of the example's, as in {4: (3, 5)}, where equal ones stay equal.
-    `cases` are files of saved points to try first. Raises WrongGradient, whose text is the report, unless
-    `raise_on_failure` is False; and InputError for what cannot be checked. Source of the bounds: Higham,
-    Accuracy and Stability of Numerical Algorithms (2002), chapter 3.
+    catalogue's, or any subgradient; `accumulate` is the dtype of sums, where it is not torch's; `sizes` are tried in
+    the place of the example's: {4: (3, 5)}. `cases` are files of saved points to try first. Raises WrongGradient,
+    whose text is the report, unless `raise_on_failure` is False; and InputError for what cannot be checked.
+    Source of the bounds: Higham, Accuracy and Stability of Numerical Algorithms (2002), chapter 3.
     """
     __tracebackhide__ = True  # pytest shows the caller's line and the report
     asked = Asked(dtypes, devices, max_examples, seed, convention, saves, strict_memory, accumulate, accuracy, sizes)
@@ -113,7 +113,7 @@ def _answered(
     if has_its_own_backward(backward):
         backward, held, asked = _own(backward, held, asked)
     started = time.perf_counter()
-    with quiet(), uncompiled(), np.errstate(all="ignore"):
+    with quiet(), _leaving_alone(held[1]), uncompiled(), np.errstate(all="ignore"):
         if held[1] is None and held[2] is not None and asked.convention == "torch":
             asked = replace(asked, convention="any subgradient")  # of a definition alone, torch makes no choice
         subject, drawn = question(backward, held, asked)
@@ -125,6 +125,22 @@ def _answered(
     if raise_on_failure and not report.passed:
         raise report.error()
     return report
+
+
+@contextmanager
+def _leaving_alone(forward: Any) -> Iterator[None]:
+    """Leave a module's buffers and the random state as they were; tell no warnings at sizes that nobody gave."""
+    buffers = list(forward.buffers()) if isinstance(forward, torch.nn.Module) else []
+    kept, state = [buffer.clone() for buffer in buffers], torch.default_generator.get_state()
+    with warnings.catch_warnings(), torch.inference_mode(False):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            torch.default_generator.set_state(state)
+            with torch.no_grad():
+                for buffer, before in zip(buffers, kept, strict=True):
+                    buffer.copy_(before)
 
 
 def same_function(subject: Subject, points: Any) -> None:

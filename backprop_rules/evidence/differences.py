@@ -123,10 +123,19 @@ def second_witness(evidence: Evidence, half: float, own: Sequence[Any] | None = 
     forward = pushed(evidence, along)
     if forward is not None and abs(forward - predicted) <= size * _far_below_float32(half):
         return Second(True, False)
+    found = _borne_out(evidence, along, 2.0**-5, found)
     if found is not None and found.contradicts(predicted):
         words = f"differences give {found.value:.10g} ± {found.error:.1g}, torch's reverse mode {predicted:.10g}"
         return Second(False, True, words + (f", its forward mode {forward:.10g}" if forward is not None else ""))
     return Second(False, False)
+
+
+def _borne_out(evidence: Evidence, along: Directions, step: float, found: Slope | None) -> Slope | None:
+    """Return the slope if one from a much smaller step agrees with it: only then may it contradict anything."""
+    again = None if found is None else slope(evidence, along, step * 2.0**-6)
+    if found is None or again is None or abs(found.value - again.value) > found.error + again.error:
+        return None
+    return found
 
 
 def _far_below_float32(half: float) -> float:
@@ -161,7 +170,8 @@ def sides_with(evidence: Evidence, i: int, wrong: Tensor, truth: Gradients) -> s
     if not length:
         return "nobody"
     along = {i: apart / length}
-    found = slope(evidence, along, 2.0**-6 * max(largest(x) or 1.0, 2.0**-20))
+    step = 2.0**-6 * max(largest(x) or 1.0, 2.0**-20)
+    found = slope(evidence, along, step)
     if found is None:
         return "nobody"
     theirs, own = (abs(along_of(g, along) - found.value) for g in (truth, {i: user}))
@@ -170,5 +180,7 @@ def sides_with(evidence: Evidence, i: int, wrong: Tensor, truth: Gradients) -> s
         size = float((t.abs() * along[i].abs()).sum())
         if forward is not None and abs(forward - predicted) <= size * _far_below_float32(evidence.pair.half):
             return "torch"  # differences see what forward detaches
+        if _borne_out(evidence, along, step, found) is None:
+            return "nobody"
         return "user" if own <= found.error else "neither"
     return "torch" if own > found.error else "nobody"

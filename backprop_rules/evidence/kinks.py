@@ -92,6 +92,8 @@ def around(evidence: Evidence, i: int, suspicious: Tensor, noise: float) -> Arou
             if bool(real(gradients[i])[real_mask(suspicious, gradients[i])].isfinite().all())
         ]
         if len(found) < 2:
+            found = list(_moved_alone(evidence, i, suspicious, delta))
+        if len(found) < 2:
             return Around(Shape.EDGE, suspicious)
         stack = torch.stack([real(gradients[i]) for _, gradients in found])
         spreads.append(_merged(stack.amax(0) - stack.amin(0), suspicious))
@@ -105,6 +107,25 @@ def around(evidence: Evidence, i: int, suspicious: Tensor, noise: float) -> Arou
     smooth = apart[1] <= apart[0] / GROWTH or apart[1] <= noise * 2.0**-evidence.pair.half
     shape = Shape.SMOOTH if smooth else Shape.KINK
     return Around(shape, left, tuple(g for _, g in nearest), tuple(tuple(x) for x, _ in nearest))
+
+
+def _moved_alone(
+    evidence: Evidence, i: int, suspicious: Tensor, delta: float
+) -> Iterator[tuple[list[object], tuple[Tensor | None, ...]]]:
+    """Yield neighbours in the suspicious elements alone: where another element cannot move, these may."""
+    numbers, point = numbers_from(19), evidence.point
+    for _ in range(NEIGHBOURS):
+        x = point.leaves[i]
+        least = 2.0**-10 * min(largest(x) or 1.0, 1.0)
+        move = delta * x.abs().clamp(min=least) * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device)
+        there = torch.where(suspicious, x + move, x)
+        leaves: list[object] = [*point.leaves[:i], there, *point.leaves[i + 1 :]]
+        try:
+            gradients = evidence.gradients(leaves, point.grads)
+        except NoPoint:
+            continue
+        if bool(real(gradients[i])[real_mask(suspicious, gradients[i])].isfinite().all()):
+            yield leaves, gradients
 
 
 def is_in_the_hull(evidence: Evidence, i: int, kink: Around, noise: float, shared: bool) -> bool:

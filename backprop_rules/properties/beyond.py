@@ -29,20 +29,23 @@ def beyond(
     dtypes: Sequence[torch.dtype | None],
     accuracy: str = "torch",
     unasked: bool = False,
+    custom: bool = False,
 ) -> Iterator[Finding]:
     """Yield that a gradient is inaccurate; a note where the lost digits do not reach its largest terms.
 
     A note as well where torch's own gradient loses them too, unless the catalogue's accuracy is asked for, and where
     the dtypes are `unasked`, as float64 is for an example in float32. Wrong, where the backward's own operations are
-    known, and cannot round as far.
+    known, and cannot round as far; and where torch's gradient comes of a `custom` Function, which is no witness.
     """
     if verdict.outside is None or verdict.enclosure is None:
         return
     outside = verdict.outside
-    theirs = None if accuracy == "catalogue" else _torchs_own_outside(verdict)
+    theirs = None if accuracy == "catalogue" or custom else _torchs_own_outside(verdict)
     if theirs is not None:
         outside = outside & ~theirs.to(outside.device)
-    if unasked or not bool(outside.any()) or not _reaches_the_largest(verdict, outside):
+    if custom and bool(outside.any()) and _reaches_the_largest(verdict, outside):
+        yield _told(Kind.VALUE, point, verdict, outside, dtypes)
+    elif unasked or not bool(outside.any()) or not _reaches_the_largest(verdict, outside):
         yield _told(Kind.DIGITS, point, verdict, verdict.outside, dtypes)
     elif sums_narrowly(verdict):
         yield _told(Kind.NARROW_SUMS, point, verdict, outside, dtypes)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.evidence import Evidence, cast
+from backprop_rules.grid import precision
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
@@ -42,12 +43,25 @@ def has_the_form_of_its_primal(
                 yield Finding(Kind.NONE, point, i, expected="a tensor", got="None")
         elif not isinstance(got, Tensor):
             yield Finding(Kind.NO_TENSOR, point, i, expected="a tensor", got=type(got).__name__)
+        elif got.layout != torch.strided:
+            yield Finding(Kind.NO_TENSOR, point, i, expected="a dense tensor", got=str(got.layout))
         elif got.shape != right.shape:
             yield Finding(Kind.SHAPE, point, i, expected=tuple(right.shape), got=tuple(got.shape))
         elif dtypes[i] is not None and got.dtype != dtypes[i]:
             yield Finding(Kind.DTYPE, point, i, expected=dtypes[i], got=got.dtype)
         elif got.device != right.device:
             yield Finding(Kind.DEVICE, point, i, expected=right.device, got=got.device)
+
+
+def is_only_narrower(evidence: Evidence, dtypes: Sequence[torch.dtype | None]) -> bool:
+    """Say whether the gradients have their primals' shapes, and some a narrower dtype than they should."""
+    pairs = [
+        (g, dtype)
+        for g, t, dtype in zip(evidence.user, evidence.gradients_here, dtypes, strict=True)
+        if isinstance(g, Tensor) and t is not None and dtype is not None and g.shape == t.shape
+    ]
+    known = [(precision(g.dtype), precision(dtype)) for g, dtype in pairs if inexact(g)]
+    return any(own < wanted for own, wanted in known)
 
 
 def writes_in_place(evidence: Evidence) -> Iterator[Finding]:

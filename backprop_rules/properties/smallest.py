@@ -26,7 +26,11 @@ FORMS = (Kind.SHAPE, Kind.DTYPE, Kind.DEVICE, Kind.NONE, Kind.NO_TENSOR, Kind.RA
 
 def smallest(subject: Subject, pair: Pair, finding: Finding) -> Finding:
     """Return the same finding at a point that no step in sight makes smaller: what was found is never lost."""
-    if finding.dtype is not None or finding.kind not in (*FORMS, Kind.VALUE):
+    if (
+        finding.dtype is not None
+        or (finding.leaf is None and finding.kind is Kind.VALUE)
+        or finding.kind not in (*FORMS, Kind.VALUE)
+    ):
         return finding
     again = _again(subject, pair, finding)
     best, left, start = finding, SHRINKS, subject.work

@@ -1,7 +1,7 @@
 """The loop: points on the cheapest rung first, the smallest counterexample on the strongest, then what passed."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,82 +11,20 @@ from backprop_rules.errors import InputError
 from backprop_rules.evidence.differences import second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair
 from backprop_rules.evidence.jumps import jumps
-from backprop_rules.evidence.precisions import ELEMENTS, in_precision, precise
+from backprop_rules.evidence.precisions import in_precision
 from backprop_rules.properties import form, special
 from backprop_rules.properties.agreement import SETTLED, ComputesNarrower, Judged, agrees
-from backprop_rules.properties.effort import AFTER, CHOICES, CLIMBED, CLIMBS, DRAWN, JUMPS, LEAST, PROOFS, SECOND, WORK
-from backprop_rules.properties.finding import Finding, Grade, Kind, Rung, graver
+from backprop_rules.properties.effort import AFTER, CHOICES, DRAWN, JUMPS, LEAST, PROOFS, SECOND, WORK
+from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
+from backprop_rules.properties.ladder import climb_with_what_passed
 from backprop_rules.properties.native import holds_in, own_dtypes
+from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.smallest import confirmed
-from backprop_rules.strategies.point import JUMP, Point
+from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import F64, SEED, running
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
-
-WIDEST = (torch.float64, torch.complex128)
-
-
-@dataclass(frozen=True)
-class Questions:
-    """What is asked of a backward beside the derivative."""
-
-    convention: str = "torch"
-    accuracy: str = "torch"
-    saves: tuple[str, ...] | None = None
-    strict_memory: bool = False
-    sums: torch.dtype | None = None
-    devices: tuple[str, ...] = ("cpu",)
-    extra: tuple[Callable[..., Any], ...] = ()  # what is asked of an autograd.Function as a whole
-
-
-@dataclass
-class Outcome:
-    """What came of a trial: findings, and how many points stand on which rung."""
-
-    findings: list[Finding] = field(default_factory=list)
-    passed: list[Point] = field(default_factory=list)
-    rungs: dict[Rung, int] = field(default_factory=lambda: dict.fromkeys(Rung, 0))
-    classes: dict[str, int] = field(default_factory=dict)
-    notes: dict[str, None] = field(default_factory=dict)
-    why: str = ""
-    points: int = 0
-    second: int = 0
-    contradicted: list[str] = field(default_factory=list)
-    spoke: dict[int, Judged] = field(default_factory=dict)
-    pair: Pair = WIDE
-    random_forward: bool = False
-    custom: bool = False
-    interrupted: bool = False
-    lower: dict[str, None] = field(default_factory=dict)  # why a rung was not reached
-
-    @property
-    def worst(self) -> Grade | None:
-        """The gravest grade among the findings."""
-        worst: Grade | None = None
-        for finding in self.findings:
-            if worst is None or graver(finding.kind.grade, worst):
-                worst = finding.kind.grade
-        return worst
-
-    @property
-    def is_wrong(self) -> bool:
-        """Whether something wrong was found."""
-        return self.worst is Grade.WRONG
-
-    @property
-    def objects(self) -> bool:
-        """Whether something was found that is more than a note."""
-        return self.worst not in (None, Grade.NOTE)
-
-    @property
-    def chief(self) -> Finding | None:
-        """The finding to tell of: of the gravest, one where the function is smooth, at the smallest point."""
-        return min(self.of_the_worst(), key=lambda f: (f.kind is Kind.SUBGRADIENT, f.point.size), default=None)
-
-    def of_the_worst(self) -> list[Finding]:
-        """Return the findings of the gravest grade."""
-        return [f for f in self.findings if f.kind.grade is self.worst]
 
 
 class Trial:
@@ -134,7 +72,7 @@ class Trial:
 
                 outcome.findings += list(of_the_function(self.subject, point, self.questions.extra))
         if not outcome.is_wrong:
-            self._climb()
+            climb_with_what_passed(self.subject, outcome, self.questions)
 
     def _natives(self, plain: Sequence[Point]) -> Iterator[tuple[Point, list[torch.dtype | None], str]]:
         """Yield the points, the dtypes and the devices to ask the form and the digits of."""
@@ -154,52 +92,6 @@ class Trial:
         if self.questions.convention == "torch":
             self.outcome.findings += list(special.answers_nan(evidence))
         self.outcome.findings += list(special.answers_infinity_of_the_cotangent(evidence))
-
-    def _climb(self) -> None:
-        """Hold what passed to the proof and the allowance, the smallest points first, in each dtype."""
-        from backprop_rules.evidence.climb import climb
-        from backprop_rules.properties.beyond import beyond, keeps_its_digits, keeps_its_sums_as_asked
-
-        outcome, subject = self.outcome, self.subject
-        if subject.rule is None or subject.heavy:
-            outcome.lower[subject.unruly or "one run of forward reads too much"] = None
-            return
-        strict = self.questions.accuracy == "catalogue"
-        chosen = [p for p in outcome.passed if (p.ordinary or strict) and not p.empty and p.kind != JUMP]
-        if not strict:
-            chosen.sort(key=lambda p: (not p.own, p.size))
-        dtypes = dict.fromkeys(tuple(d) for d in self._climbed_in(chosen[:1]))
-        # And a long one: what is lost in sums shows where these are long.
-        long = sorted((p for p in chosen[CLIMBS:] if p.size <= ELEMENTS), key=lambda p: -p.size)[:1]
-        climbed = 0
-        for k, point in enumerate([*chosen[:CLIMBS], *long] if not strict else chosen):
-            if k and climbed + point.size > CLIMBED and not strict and point not in long:
-                continue
-            climbed += point.size
-            for own in list(dtypes)[: None if k == 0 else 1]:
-                found = climb(subject.rule, point, own)
-                wide = not subject.in_float64 and all(d in (None, *WIDEST) for d in own)
-                if not found.verdicts:
-                    outcome.lower[found.why] = None
-                    break
-                if not found.spoke:
-                    continue
-                outcome.rungs[Rung.PROVED if found.proved else Rung.ALLOWED] += 1
-                for verdict in found.verdicts:
-                    if not verdict.disagrees and self.questions.sums is not None:
-                        outcome.findings += list(keeps_its_sums_as_asked(point, verdict, own))
-                    if not verdict.disagrees and strict:
-                        outcome.findings += list(keeps_its_digits(point, verdict, own))
-                    if verdict.disagrees:
-                        outcome.findings += list(beyond(point, verdict, own, self.questions.accuracy, wide))
-            if outcome.lower and not outcome.rungs[Rung.PROVED] and not outcome.rungs[Rung.ALLOWED]:
-                break
-
-    def _climbed_in(self, points: Sequence[Point]) -> Iterator[list[torch.dtype | None]]:
-        for point in points:
-            yield own_dtypes(self.subject)
-            if self.outcome.pair is WIDE:
-                yield precise(self.subject, point)
 
     def _loop(self, pair: Pair) -> None:
         outcome, left, start = self.outcome, AFTER, self.subject.work
@@ -267,6 +159,8 @@ class Trial:
 
     def _formed(self, evidence: Evidence) -> Iterator[Finding]:
         dtypes = form.own_dtypes(evidence, evidence.pair.high)
+        if evidence.pair is WIDE and not self.subject.in_float64 and form.is_only_narrower(evidence, dtypes):
+            raise ComputesNarrower(evidence.point)  # a kernel of float32: its own dtypes are asked for later
         yield from form.has_the_form_of_its_primal(evidence.point, evidence.user, evidence.gradients_here, dtypes)
 
     def _of_calls(self, evidence: Evidence) -> Iterator[Finding]:
@@ -281,6 +175,14 @@ class Trial:
             self.outcome.notes[words] = None
             if self.questions.strict_memory:
                 yield Finding(Kind.SHARED, evidence.point, None, detail=words)
+
+    def _bears_out(self, evidence: Evidence) -> bool:
+        """Say whether differences bear the backward out where torch's gradient is wrong: else it is wrong too."""
+        said = second_witness(evidence, self.outcome.pair.half, evidence.user)
+        if said.contradicts:
+            finding = Finding(Kind.VALUE, evidence.point, against=("differences",), detail=said.words)
+            self.outcome.findings.append(finding)
+        return said.agrees
 
     def _not_a_number(self, evidence: Evidence) -> Iterator[Finding]:
         """Ask for a proof where the backward's gradient and torch's are NaN, and forward is finite: a few times."""
@@ -308,6 +210,10 @@ class Trial:
         """Yield the finding, unless any choice is allowed, or a proof at its point sides with the backward."""
         if finding.kind in (Kind.CHOICE, Kind.NAN_CHOICE) and self.questions.convention == "any subgradient":
             return
+        off = any(f.kind is Kind.TORCH and f.leaf == finding.leaf for f in self.outcome.findings)
+        if off and finding.kind in (Kind.VALUE, Kind.SUBGRADIENT, Kind.CHOICE) and finding.detail != SETTLED:
+            yield replace(finding, kind=Kind.TORCH, detail="as at another point")
+            return
         if finding.kind is Kind.VALUE and finding.detail != SETTLED and evidence.pair is WIDE:
             settled = [f for f in self.outcome.findings if f.is_like(finding)]
             if not settled and confirmed(self.subject, finding) is None:
@@ -318,7 +224,9 @@ class Trial:
     def _count(self, evidence: Evidence, judged: dict[int, Judged], found: Sequence[Finding]) -> None:
         """Count a point for the verdict: of ordinary values, with every gradient spoken of."""
         outcome, point = self.outcome, evidence.point
-        if any(f.kind.grade is not Grade.NOTE for f in found):
+        grades = {f.kind.grade for f in found} - {Grade.NOTE}
+        if grades:
+            outcome.inaccurate += [point] if grades == {Grade.INACCURATE} else []
             return
         for i, said in judged.items():
             before = outcome.spoke.setdefault(i, Judged())
@@ -331,6 +239,8 @@ class Trial:
         outcome.passed.append(point)
         if point.ordinary:
             outcome.classes[point.where] = outcome.classes.get(point.where, 0) + 1
+        if any(said.sides_with_it for said in judged.values()) and not self._bears_out(evidence):
+            return
         asked = outcome.second + len(outcome.contradicted)
         if (
             asked < (1 if self.subject.heavy else SECOND)

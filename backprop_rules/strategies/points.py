@@ -10,11 +10,14 @@ from torch import Tensor
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.recipes import PLAN, Recipe, recipes
 from backprop_rules.strategies.sizes import Family, Label, Shape, Sizes, sizes_of, too_large
-from backprop_rules.strategies.values import KINDS, SIGNED, drawn, laid_out, numbers_from
+from backprop_rules.strategies.values import KINDS, RANGES, SIGNED, drawn, laid_out, numbers_from
 from backprop_rules.subject.ambient import F64, inexact
 from backprop_rules.subject.function import Cotangents, NoPoint, Outputs
 from backprop_rules.subject.subject import Subject
 
+MAGNITUDES = {"big": 2.0**10, "small": 2.0**-10}
+TRIES = 4  # draws of values with zeros and ties, until all outputs are finite
+TORN = 8  # axes that are tried alone
 LARGE = 20_000  # elements of an example, from which it is asked at few points, and at its own sizes alone
 
 
@@ -95,27 +98,45 @@ class Points:
                 for values in ("normal", "integers") if n else ("normal",):
                     recipe = Recipe((), values, "", values)
                     yield from self._at(recipe, family.at(n), where, self.seed + 31 * k + n, sizes)
+        yield from self._torn_apart(sizes)
         if len(free) > 1:
             middle = sorted(family.size for family in free)[len(free) // 2]
             square: dict[Label, int] = {label: middle for label in sizes.base if isinstance(label, int) and label}
             yield from self._at(Recipe((), "normal"), square, "square", self.seed, sizes)
 
-    def leaves(self, recipe: Recipe, shapes: Sequence[Shape | None], seed: int, signed: bool = False) -> list[Any]:
-        """Return leaves of these shapes, of the recipe's kind of values and layout, of either sign if asked for."""
+    def _torn_apart(self, sizes: Sizes) -> Iterator[Point]:
+        """Yield points where one axis alone is longer than those that it equals, where forward takes any such size."""
+        own = sizes.shapes({})
+        every = [n for shape in own for n in shape or () if n > 1]
+        for k, d, n in [(k, d, n) for k, shape in enumerate(own) for d, n in enumerate(shape or ()) if n > 1][:TORN]:
+            if every.count(n) < 2:
+                continue
+            longer = [_lengthened(own, k, d, times * n) for times in (2, 3)]
+            if all(self._runs(shapes) is not None for shapes in longer):
+                yield from self._at(Recipe((), "normal"), {}, "other sizes", self.seed + k, None, longer[0])
+
+    def leaves(self, recipe: Recipe, shapes: Sequence[Shape | None], seed: int, within: str = RANGES[-1]) -> list[Any]:
+        """Return leaves of these shapes, of the recipe's kind of values and layout, within a range."""
         numbers = numbers_from(seed)
         found = []
         for like, shape in zip(self.subject.example, shapes, strict=True):
-            x = laid_out(drawn(numbers, like, shape or (), recipe.values, signed), recipe.layout)
+            x = laid_out(drawn(numbers, like, shape or (), recipe.values, within), recipe.layout)
             found.append(x.to(like.device) if isinstance(x, Tensor) and like.device.type == "cuda" else x)
         return found
 
     def _at(
-        self, recipe: Recipe, changed: Mapping[Label, int], where: str, seed: int, sizes: Sizes | None = None
+        self,
+        recipe: Recipe,
+        changed: Mapping[Label, int],
+        where: str,
+        seed: int,
+        sizes: Sizes | None = None,
+        given: Sequence[Shape | None] | None = None,
     ) -> Iterator[Point]:
         """Yield the point of a recipe at some sizes, unless forward does not take it."""
         example = self.subject.example
         own = [tuple(x.shape) if isinstance(x, Tensor) else None for x in example]
-        shapes: Sequence[Shape | None] = own if sizes is None or not changed else sizes.shapes(changed)
+        shapes: Sequence[Shape | None] = given or (own if sizes is None or not changed else sizes.shapes(changed))
         if shapes != own and (too_large(shapes) or not self._allowed(own, shapes)):
             return
         found = self._taken(recipe, shapes, seed)
@@ -134,20 +155,30 @@ class Points:
         )
 
     def _taken(self, recipe: Recipe, shapes: Sequence[Shape | None], seed: int) -> tuple[list[Any], Outputs] | None:
-        """Return leaves that forward takes, and its outputs; of either sign where the outputs are finite then."""
+        """Return leaves that forward takes, and its outputs; of either sign, and finite, where that can be had."""
         key = tuple(shapes)
         if recipe.values not in SIGNED and key in self._outputs:  # only their shapes are asked for: no run is needed
             return self.leaves(recipe, shapes, seed), self._outputs[key]
-        for signed in (True, False) if recipe.values in SIGNED else (False,):
-            try:
-                leaves = self.leaves(recipe, shapes, seed, signed)
-                y = self.subject.function.y(leaves, F64)
-            except NoPoint:
-                continue
-            self._outputs[key] = y
-            if not signed or all(bool(out.isfinite().all()) for out in y):
-                return leaves, y
-        return None
+        found = None
+        for again in range(TRIES if recipe.values in SIGNED else 1):
+            for within in RANGES if recipe.values in SIGNED else RANGES[-1:]:
+                try:
+                    leaves = self.leaves(recipe, shapes, seed + again * 7919, within)
+                    y = self.subject.function.y(leaves, F64)
+                except NoPoint:
+                    continue
+                self._outputs[key] = y
+                if all(bool(out.isfinite().all()) for out in y):
+                    return leaves, y
+                found = found or ((leaves, y) if within == RANGES[-1] else None)
+        return found
+
+
+def _lengthened(shapes: Sequence[Shape | None], k: int, d: int, n: int) -> list[Shape | None]:
+    """Return the shapes with axis d of leaf k of size n."""
+    return [
+        (*shape[:d], n, *shape[d + 1 :]) if j == k and shape is not None else shape for j, shape in enumerate(shapes)
+    ]
 
 
 def cotangents(y: Outputs, kind: str, seed: int) -> Cotangents:
@@ -162,6 +193,8 @@ def cotangents(y: Outputs, kind: str, seed: int) -> Cotangents:
         shape = tuple(out.shape)
         draw = KINDS["integers" if kind in ("integers", "one") else "normal"]
         g = torch.complex(draw(numbers, shape), draw(numbers, shape)) if out.is_complex() else draw(numbers, shape)
+        if kind in MAGNITUDES:  # what is clipped, or thought negligible, shows
+            g = g * MAGNITUDES[kind]
         if kind == "constant":
             g = torch.full((), -1.5, dtype=g.dtype).expand(shape)
         if kind == "one":  # one element of one output

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 LAYOUTS = ("", "", "", "transposed", "sliced")
-COTANGENTS = ("normal", "normal", "integers", "constant", "one")
+COTANGENTS = ("normal", "normal", "integers", "constant", "one", "big", "small")
 VALUES = ("normal", "near", "integers", "zeros among", "normal", "wide", "small", "big")
 
 
@@ -29,6 +29,8 @@ PLAN = (
     Recipe(values="normal", layout="transposed"),
     Recipe(values="normal", layout="sliced", cotangent="sliced"),
     Recipe(values="normal", cotangent="constant"),
+    Recipe(values="normal", cotangent="big"),
+    Recipe(values="near", cotangent="small"),
     Recipe(values="big"),
     Recipe(values="small"),
     Recipe(values="wide"),

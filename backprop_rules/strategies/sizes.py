@@ -66,7 +66,7 @@ def sizes_of(example: Sequence[Any], runs: Callable[[list[Shape | None]], Outcom
     """Return which sizes vary: `runs` says what forward makes of leaves of some shapes.
 
     An axis varies only where forward takes twice its size. Axes of one vary only where they are no broadcast ones:
-    where every axis at that place is one, or the output grows with them.
+    where forward takes any size there.
     """
     labels = labels_of(example)
     base = {
@@ -76,20 +76,14 @@ def sizes_of(example: Sequence[Any], runs: Callable[[list[Shape | None]], Outcom
         for label, n in zip(own, x.shape, strict=True)
     }
     fixed = Sizes(labels, base, ())
-    own_outcome = runs(fixed.shapes({}))
     families: list[Family] = []
     for size in sorted(s for s in base if isinstance(s, int) and s > 1)[:DISTINCT]:
         families += _family(fixed, size, runs)
     if base.get(0) == 0 and runs(fixed.shapes({0: 2})) is not None:
         families.append(Family(0, 0, ((0, 1),)))
     for label in [s for s in base if isinstance(s, tuple)][:DISTINCT]:
-        grown = [runs(fixed.shapes({label: n})) for n in (2, 3)]
-        alone = all(
-            x is None or x.dim() < label[1] or x.shape[x.dim() - label[1]] == 1
-            for x in example
-            if isinstance(x, Tensor)
-        )
-        if None not in grown and (alone or own_outcome not in grown):
+        # Against an axis of another size it could not take both of these.
+        if all(runs(fixed.shapes({label: n})) is not None for n in (2, 3, 5)):
             families.append(Family(label, 1, ((label, 1),)))
     return Sizes(labels, base, tuple(families))
 

@@ -52,12 +52,14 @@ def numbers_from(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# Kinds that are drawn of either sign where forward takes that, though all of the example's values are positive.
+# Kinds that are drawn of either sign where forward takes that, though all of the example's values are positive; or
+# else with zeros.
 SIGNED = ("integers", "zeros among", "wide")
+RANGES = ("of either sign", "from zero", "the example's")
 
 
-def drawn(numbers: torch.Generator, like: Any, shape: tuple[int, ...], kind: str, signed: bool = False) -> Any:
-    """Return a leaf of a shape like the example's: values of a kind, in the range of the example's unless `signed`.
+def drawn(numbers: torch.Generator, like: Any, shape: tuple[int, ...], kind: str, within: str = RANGES[-1]) -> Any:
+    """Return a leaf of a shape like the example's: values of a kind, `within` the example's range or a wider one.
 
     Integers and masks keep the example's values: what they mean is not known, and a random length corrupts memory.
     """
@@ -78,7 +80,9 @@ def drawn(numbers: torch.Generator, like: Any, shape: tuple[int, ...], kind: str
     if shape == like.shape and is_positive_definite(own):
         return _positive_definite(numbers, own)
     values = KINDS.get(kind, _normal)(numbers, shape)
-    return values if signed and not _is_mask(own) else _in_range_of(own, values)
+    if within == RANGES[-1] or _is_mask(own):
+        return _in_range_of(own, values)
+    return values.abs() if within == RANGES[1] and bool((own >= 0).all()) else values
 
 
 def _rearranged(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], kind: str) -> Tensor:
@@ -130,13 +134,13 @@ def _is_mask(own: Tensor) -> bool:
 
 def _in_range_of(own: Tensor, x: Tensor) -> Tensor:
     """Return the values, moved to where the example's lie: zeros and ones, non-negative, at most one."""
-    if own.numel() < 2:
+    if not own.numel():
         return x
     if _is_mask(own):
         return (x > -0.2).to(F64)
-    if own.numel() > 3 and bool((own >= 0).all()):
+    if bool((own >= 0).all()) and bool((own > 0).any()):
         x = x.abs()
-        if bool((own <= 1).all()):
+        if own.numel() > 3 and bool((own <= 1).all()):
             x = x % 1
         if bool((own > 0).all()):
             x = torch.where(x == 0, torch.ones_like(x), x)

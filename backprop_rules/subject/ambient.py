@@ -129,8 +129,8 @@ def running(ambient: Ambient | None, seed: int = SEED) -> Iterator[None]:
         state = torch.default_generator.get_state()
         stack.callback(torch.default_generator.set_state, state)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes milliseconds: it tells every device
+        stack.callback(torch.set_default_dtype, before)
         if ambient is not None:
             torch.set_default_dtype(ambient.dtype if ambient.dtype in (F64, F32) else F32)
-            stack.callback(torch.set_default_dtype, before)
             stack.enter_context(ambient)
         yield

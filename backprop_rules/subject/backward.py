@@ -116,8 +116,9 @@ class Backward:
 def _for_each(found: Any, primals: Sequence[Any], leaves: Sequence[Any]) -> tuple[Any, ...]:
     """Return a gradient for each leaf: of all primals, or of those alone that can have one."""
     gradients = list(found) if isinstance(found, tuple | list) else [found]
-    if len(gradients) == 1 and len(primals) == 1 and isinstance(primals[0], tuple | list) and len(primals[0]) != 1:
-        gradients = [found]
+    if len(primals) == 1 and isinstance(primals[0], tuple | list):
+        nested = len(gradients) == 1 and isinstance(gradients[0], tuple | list)
+        gradients = gradients if nested else [gradients]
     while len(gradients) > len(primals) and gradients[-1] is None:
         del gradients[-1]  # of an optional primal that was not given
     if len(gradients) != len(primals):

@@ -10,7 +10,7 @@ from torch.utils import _pytree
 
 from backprop_rules.domain import COMPLEX, REAL
 from backprop_rules.errors import InputError
-from backprop_rules.subject.ambient import inexact
+from backprop_rules.subject.ambient import inexact, running
 from backprop_rules.subject.as_rule import AsRule, against_a_function, names_of
 from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, named
 from backprop_rules.subject.constants import constants_of
@@ -89,7 +89,7 @@ def _parameters(forward: Any, backward: Any, count: int) -> dict[str, Tensor]:
     """Return the module's parameters that the backward names, after the example's arguments."""
     if not isinstance(forward, torch.nn.Module):
         return {}
-    known = {name.replace(".", "_"): p for name, p in _module(forward).named_parameters()}
+    known = {underscored: p for underscored, (_, p) in _by_name(_module(forward)).items()}
     try:
         taken = [p.name for p in inspect.signature(backward).parameters.values() if p.kind in POSITIONAL]
     except (TypeError, ValueError):
@@ -100,8 +100,15 @@ def _parameters(forward: Any, backward: Any, count: int) -> dict[str, Tensor]:
 def _dotted(forward: Any, parameters: Mapping[str, Tensor]) -> list[str]:
     if not parameters:
         return []
-    known = {name.replace(".", "_"): name for name, _ in _module(forward).named_parameters()}
-    return [known[name] for name in parameters]
+    known = _by_name(_module(forward))
+    return [known[name][0] for name in parameters]
+
+
+def _by_name(module: torch.nn.Module) -> dict[str, tuple[str, Tensor]]:
+    """Return the parameters by their names with underscores for dots; one that is called so itself goes first."""
+    own = list(module.named_parameters())
+    found = {name.replace(".", "_"): (name, p) for name, p in own}
+    return {**found, **{name: (name, p) for name, p in own if "." not in name}}
 
 
 def _module(forward: Any) -> torch.nn.Module:
@@ -135,8 +142,8 @@ def _checked(name: str, names: Sequence[str], leaves: Sequence[Any]) -> None:
 def _tried(name: str, made: Function, leaves: Sequence[Any]) -> Any:
     """Return what forward returns for the example; InputError where that is no tensor of numbers."""
     try:
-        with torch.no_grad():
-            y = made.raw([x.detach() if isinstance(x, Tensor) else x for x in leaves])
+        with running(None), torch.no_grad():
+            y = made.raw([x.detach().clone() if isinstance(x, Tensor) else x for x in leaves])
     except Exception as error:
         raise InputError(
             f"{name}: the forward raises {type(error).__name__} for the example: {error}. It is called with torch "
@@ -163,6 +170,8 @@ def _as_rule(
 ) -> tuple[AsRule | None, str]:
     if not single:
         return None, "it returns several tensors"
+    if {"y", "grad_y"} & set(names):
+        return None, "a primal is called as the output or the cotangent is"
     if any("[" in name for name in names):
         return None, "it takes lists of tensors"
     if any(inexact(x) and x.dtype not in REAL + COMPLEX for x in leaves):

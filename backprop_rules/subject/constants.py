@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from backprop_rules.subject.ambient import tensors_in
+from backprop_rules.subject.ambient import running, tensors_in
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class _Watching(TorchFunctionMode):
 
 def constants_of(forward: Any, leaves: Sequence[Any]) -> Constants:
     """Return what a run of the forward reads beside the leaves; nothing where it raises."""
-    with torch.no_grad(), _Watching(leaves) as watching:
+    leaves = [x.detach().clone() if isinstance(x, Tensor) else x for x in leaves]
+    with running(None), torch.no_grad(), _Watching(leaves) as watching:
         try:
             forward(leaves)
         except Exception:  # it is refused in words elsewhere

@@ -1,0 +1,75 @@
+"""What is asked of a backward, and what came of asking it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from backprop_rules.evidence.evidence import WIDE, Pair
+from backprop_rules.properties.agreement import Judged
+from backprop_rules.properties.finding import Finding, Grade, Kind, Rung, graver
+from backprop_rules.strategies.point import Point
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked of a backward beside the derivative."""
+
+    convention: str = "torch"
+    accuracy: str = "torch"
+    saves: tuple[str, ...] | None = None
+    strict_memory: bool = False
+    sums: torch.dtype | None = None
+    devices: tuple[str, ...] = ("cpu",)
+    extra: tuple[Callable[..., Any], ...] = ()  # what is asked of an autograd.Function as a whole
+
+
+@dataclass
+class Outcome:
+    """What came of a trial: findings, and how many points stand on which rung."""
+
+    findings: list[Finding] = field(default_factory=list)
+    passed: list[Point] = field(default_factory=list)
+    inaccurate: list[Point] = field(default_factory=list)
+    rungs: dict[Rung, int] = field(default_factory=lambda: dict.fromkeys(Rung, 0))
+    classes: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+    why: str = ""
+    points: int = 0
+    second: int = 0
+    contradicted: list[str] = field(default_factory=list)
+    spoke: dict[int, Judged] = field(default_factory=dict)
+    pair: Pair = WIDE
+    random_forward: bool = False
+    custom: bool = False
+    interrupted: bool = False
+    lower: dict[str, None] = field(default_factory=dict)  # why a rung was not reached
+
+    @property
+    def worst(self) -> Grade | None:
+        """The gravest grade among the findings."""
+        worst: Grade | None = None
+        for finding in self.findings:
+            if worst is None or graver(finding.kind.grade, worst):
+                worst = finding.kind.grade
+        return worst
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether something wrong was found."""
+        return self.worst is Grade.WRONG
+
+    @property
+    def objects(self) -> bool:
+        """Whether something was found that is more than a note."""
+        return self.worst not in (None, Grade.NOTE)
+
+    @property
+    def chief(self) -> Finding | None:
+        """The finding to tell of: of the gravest, one where the function is smooth, at the smallest point."""
+        return min(self.of_the_worst(), key=lambda f: (f.kind is Kind.SUBGRADIENT, f.point.size), default=None)
+
+    def of_the_worst(self) -> list[Finding]:
+        """Return the findings of the gravest grade."""
+        return [f for f in self.findings if f.kind.grade is self.worst]
