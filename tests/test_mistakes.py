@@ -126,8 +126,8 @@ def named_by_the_checker(known, rule):
     """
     held = (rule.name, None, None, None, {}, None)
     subject, _ = question(planted(known, rule), held, Asked(dtypes=WIDEST[rule.name]))
-    for seed, examples in enumerate((40, 400, 400)):
-        outcome = Trial(subject, drawn(rule, examples, seed), Questions()).run()
+    for seed, examples in enumerate((60, 400, 400)):
+        outcome = Trial(subject, drawn(rule, examples, seed), Questions(work=10**9, after=12)).run()
         if outcome.worst in (Grade.WRONG, Grade.CONVENTION):
             mistake = named_mistake(subject, outcome, outcome.chief)
             return "" if mistake is None else mistake.name
@@ -140,6 +140,8 @@ def test_every_mistake_is_caught_and_named(name):
     for known in applicable(rule):
         named = named_by_the_checker(known, rule)
         assert named is not None, f"{known.name} is not caught"
+        if named == "ties shared wrongly" and known.name.endswith("at ties"):
+            continue  # which it is as well, where several operands are tied
         if not any(n == known.name or (n in NAMED and alike(known, NAMED[n], rule)) for n in named.split(" or ")):
             otherwise[name, known.name] = named
     assert not otherwise

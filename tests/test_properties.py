@@ -2,7 +2,8 @@
 
 import pytest
 
-from backprop_rules import CATALOGUE, properties
+from backprop_rules import CATALOGUE
+from backprop_rules.properties import of_rules as properties
 
 every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
 

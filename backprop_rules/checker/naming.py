@@ -1,7 +1,7 @@
 """From what was found to the mistake in words: by the bank, or where the bank cannot be asked by the finding's kind."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 import torch
@@ -16,13 +16,15 @@ from backprop_rules.properties import form
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.outcome import Outcome
 from backprop_rules.properties.smallest import plainly_wrong
+from backprop_rules.strategies.of_rules import RulePoints
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import Points
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
 OTHERS = 40  # points that tell explanations apart
-VARIED = 10  # points of other sizes that are asked for more failures
+DRAWN = 60  # points of a rule's domain, for the same
+VARIED = 6  # points of other sizes that are asked for more failures
 SMALL = 100  # elements of a point: what a mistake would give there is often formed from a whole Jacobian
 ENOUGH = 4
 
@@ -50,7 +52,8 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -
         return _by_its_kind(finding)
 
     def others() -> Sequence[RulePoint]:
-        points = [p for p in (*outcome.passed, *(f.point for f in outcome.findings)) if p.size <= SMALL][:OTHERS]
+        seen = [p for p in (*outcome.passed, *(f.point for f in outcome.findings)) if p.size <= SMALL][:OTHERS]
+        points = [*seen, *_of_the_rule(subject)]
         return [p for point in points if (p := _as_rule(subject, point)) is not None]
 
     try:
@@ -61,11 +64,15 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -
 
 def _at_other_sizes(subject: Subject, outcome: Outcome, finding: Finding) -> list[Finding]:
     """Return the same finding at other sizes: a factor that is a size is told from a constant by these."""
-    if finding.kind is not Kind.VALUE or finding.leaf is None or subject.right is not None:
+    if finding.kind is not Kind.VALUE or finding.leaf is None:
         return []
     found = []
-    points = (p for p in Points(subject, 0, 1) if not p.own and not p.empty and p.size <= SMALL)
-    for point in islice(points, VARIED):
+    if subject.right is not None:
+        points: Iterable[Point] = _of_the_rule(subject)
+    else:
+        varied = (p for p in Points(subject, 0, 1) if not p.own and not p.empty and p.size <= SMALL)
+        points = islice(varied, VARIED)
+    for point in points:
         evidence = Evidence(subject, point, outcome.pair)
         try:
             answered = not list(form.is_answered(evidence))
@@ -74,6 +81,13 @@ def _at_other_sizes(subject: Subject, outcome: Outcome, finding: Finding) -> lis
             continue
         found += [other] if other is not None else []
     return found
+
+
+def _of_the_rule(subject: Subject) -> list[Point]:
+    """Return small points of a rule's whole domain, the same for every backward that is held against it."""
+    if subject.right is None:
+        return []
+    return [p for p in RulePoints(subject.right, DRAWN, 2, subject.dtypes) if p.size <= SMALL and not p.empty]
 
 
 def objection_of(subject: Subject, finding: Finding) -> WrongGradient | None:

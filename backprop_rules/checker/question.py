@@ -12,7 +12,7 @@ from backprop_rules.devices import find_device, find_dtype
 from backprop_rules.domain import REAL
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.frameworks import FRAMEWORKS, as_torch, framework_of
-from backprop_rules.properties.effort import DRAWN
+from backprop_rules.properties.effort import AFTER, DRAWN, WORK
 from backprop_rules.properties.outcome import Questions
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import RulePoints
@@ -48,6 +48,7 @@ class Asked:
     accumulate: Any = None
     accuracy: str = "torch"
     sizes: Mapping[int, Sequence[int]] | None = None
+    of_a_rule: bool = False
     extra: tuple[Callable[..., Any], ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -73,8 +74,17 @@ class Asked:
     def questions(self) -> Questions:
         """What a trial is asked."""
         saves = None if self.saves is None else tuple(several(self.saves))
+        times = max(1, -(-self.max_examples // DRAWN))  # who asks for more points pays for them
         return Questions(
-            self.convention, self.accuracy, saves, self.strict_memory, self.sums, tuple(self.devices), self.extra
+            self.convention,
+            self.accuracy,
+            saves,
+            self.strict_memory,
+            self.sums,
+            tuple(self.devices),
+            WORK * times,
+            2 * AFTER if self.of_a_rule else AFTER,  # whose points are of many shapes
+            self.extra,
         )
 
     def among(self, name: object, dtypes: Sequence[torch.dtype]) -> tuple[torch.dtype, ...]:

@@ -89,7 +89,7 @@ def check_function(
     their output, to the same gradients through autograd, for some primals alone too, and twice in a row.
     """
     __tracebackhide__ = True
-    known = {field.name for field in fields(Asked)} - {"extra"}
+    known = {field.name for field in fields(Asked)} - {"extra", "of_a_rule"}
     for stranger in set(options) - known:
         raise unknown("option", stranger, known)
     if not callable(function):
@@ -116,6 +116,7 @@ def _answered(
     with quiet(), _leaving_alone(held[1]), uncompiled(), np.errstate(all="ignore"):
         if held[1] is None and held[2] is not None and asked.convention == "torch":
             asked = replace(asked, convention="any subgradient")  # of a definition alone, torch makes no choice
+        asked = replace(asked, of_a_rule=held[0] is not None)
         subject, drawn = question(backward, held, asked)
         if held[1] is not None and held[2] is not None:
             same_function(subject, drawn)

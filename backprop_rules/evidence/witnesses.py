@@ -110,15 +110,27 @@ def _nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
 
 def is_granular(evidence: Evidence, i: int) -> bool:
     """Say whether a nudge of 2^-40 does not come through: then something computes in float32, out of sight."""
-    nudge, point = 2.0**-40, evidence.point
-    leaves = [x * (1 + nudge) if inexact(x) else x for x in point.leaves]
+    nudge, point, numbers = 2.0**-40, evidence.point, numbers_from(23)
+    # Next to the point: on a kink a nudge may be a jump.
+    base = [
+        x * (1 + 2.0**-12 * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device)) if inexact(x) else x
+        for x in point.leaves
+    ]
+    leaves = [x * (1 + nudge) if inexact(x) else x for x in base]
     grads = tuple(None if g is None else g * (1 + nudge) for g in point.grads)
-    here, truth = evidence.user[i], evidence.gradients_here[i]
     try:
+        here, truth = evidence.asked(base, point.grads)[i], evidence.gradients(base, point.grads)[i]
         moved, theirs = evidence.asked(leaves, grads)[i], evidence.gradients(leaves, grads)[i]
     except (Raised, Misfit, NoPoint):
         return False
-    if not fits(moved, here) or theirs is None or truth is None or not largest(here) or not largest(truth):
+    if (
+        not isinstance(here, Tensor)
+        or not fits(moved, here)
+        or theirs is None
+        or truth is None
+        or not largest(here)
+        or not largest(truth)
+    ):
         return False
     change, right = (largest(a - b) / (nudge * largest(b)) for a, b in ((moved, here), (theirs, truth)))
     # A float32 step is 2^-24 of the size or more, and the change of a smooth gradient some times the nudge, as torch's

@@ -14,17 +14,20 @@ from backprop_rules.evidence.jumps import jumps
 from backprop_rules.evidence.precisions import in_precision
 from backprop_rules.properties import form, special
 from backprop_rules.properties.agreement import SETTLED, ComputesNarrower, Judged, agrees
-from backprop_rules.properties.effort import AFTER, CHOICES, DRAWN, JUMPS, LEAST, PROOFS, SECOND, WORK
+from backprop_rules.properties.effort import CHOICES, DRAWN, JUMPS, LEAST, PROOFS, SECOND
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
 from backprop_rules.properties.ladder import climb_with_what_passed
 from backprop_rules.properties.native import holds_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.smallest import confirmed
-from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.point import TORN_APART, Point
 from backprop_rules.subject.ambient import F64, SEED, running
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
+
+# After these other points are asked still, to name the mistake.
+GOES_ON = (Kind.VALUE, Kind.SHAPE, Kind.SUBGRADIENT)
 
 
 class Trial:
@@ -94,13 +97,13 @@ class Trial:
         self.outcome.findings += list(special.answers_infinity_of_the_cotangent(evidence))
 
     def _loop(self, pair: Pair) -> None:
-        outcome, left, start = self.outcome, AFTER, self.subject.work
+        outcome, left, start = self.outcome, self.questions.after, self.subject.work
         outcome.pair = pair
         for point in self.points:
-            if left < 0 or (self.subject.work - start > WORK and outcome.points >= LEAST):
+            if left < 0 or (self.subject.work - start > self.questions.work and outcome.points >= LEAST):
                 break
             if self._at(point) and outcome.is_wrong:
-                left = left - 1 if all(f.kind in (Kind.VALUE, Kind.SHAPE) for f in outcome.of_the_worst()) else -1
+                left = left - 1 if all(f.kind in GOES_ON for f in outcome.of_the_worst()) else -1
 
     def _at(self, point: Point) -> bool:
         """Ask everything at a point; say whether it is one."""
@@ -161,7 +164,11 @@ class Trial:
         dtypes = form.own_dtypes(evidence, evidence.pair.high)
         if evidence.pair is WIDE and not self.subject.in_float64 and form.is_only_narrower(evidence, dtypes):
             raise ComputesNarrower(evidence.point)  # a kernel of float32: its own dtypes are asked for later
-        yield from form.has_the_form_of_its_primal(evidence.point, evidence.user, evidence.gradients_here, dtypes)
+        for found in form.has_the_form_of_its_primal(evidence.point, evidence.user, evidence.gradients_here, dtypes):
+            if found.kind is Kind.SHAPE and evidence.point.where == TORN_APART:
+                yield replace(found, kind=Kind.SIZES, leaf=None, detail=f"shape {found.got} for {found.expected}")
+            else:
+                yield found
 
     def _of_calls(self, evidence: Evidence) -> Iterator[Finding]:
         found = list(form.keeps_nothing_between_calls(evidence))

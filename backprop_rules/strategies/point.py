@@ -45,5 +45,6 @@ class Point:
         return self.kind not in EXTRAORDINARY
 
 
+TORN_APART = "sizes torn apart"  # where an axis is not as long as those that it equals in the example
 JUMP = "jump"  # a kind of values that no lower precision holds
 EXTRAORDINARY = ("big", "small", "wide", "any magnitude")

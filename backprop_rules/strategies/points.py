@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.point import TORN_APART, Point
 from backprop_rules.strategies.recipes import PLAN, Recipe, recipes
 from backprop_rules.strategies.sizes import Family, Label, Shape, Sizes, sizes_of, too_large
 from backprop_rules.strategies.values import KINDS, RANGES, SIGNED, drawn, laid_out, numbers_from
@@ -113,7 +113,7 @@ class Points:
                 continue
             longer = [_lengthened(own, k, d, times * n) for times in (2, 3)]
             if all(self._runs(shapes) is not None for shapes in longer):
-                yield from self._at(Recipe((), "normal"), {}, "other sizes", self.seed + k, None, longer[0])
+                yield from self._at(Recipe((), "normal"), {}, TORN_APART, self.seed + k, None, longer[0])
 
     def leaves(self, recipe: Recipe, shapes: Sequence[Shape | None], seed: int, within: str = RANGES[-1]) -> list[Any]:
         """Return leaves of these shapes, of the recipe's kind of values and layout, within a range."""

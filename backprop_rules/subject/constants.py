@@ -13,14 +13,16 @@ from backprop_rules.subject.ambient import running, tensors_in
 
 @dataclass(frozen=True)
 class Constants:
-    """What is known of a forward's constants: the sizes that they fix, the largest whole number, how much is read.
+    """What is known of a forward's constants: the sizes that they fix, and how much is read.
+
+    `largest` has the largest number of each array of whole ones, which may be lengths or indices.
 
     Some operations of torch read and write past the end of what is too short, such as running statistics of a norm, or
     labels beyond the classes: there an axis of another size is no error, but memory that is somebody else's.
     """
 
     sizes: frozenset[int] = frozenset()
-    largest: int = -1
+    largest: frozenset[int] = frozenset()
     read: int = 0  # elements, of constants and all else, in one run
 
     def allow(self, before: int, after: int) -> bool:
@@ -29,7 +31,7 @@ class Constants:
             return True
         if before in self.sizes:
             return False
-        return self.largest < 0 or before < self.largest or after >= min(before, self.largest + 1)
+        return all(before < most or after >= min(before, most + 1) for most in self.largest)
 
 
 NONE = Constants()
@@ -66,7 +68,7 @@ def constants_of(forward: Any, leaves: Sequence[Any]) -> Constants:
     found = list(watching.found.values())
     whole = [*(x for x in found if _is_whole(x)), *(x for x in leaves if _is_whole(x))]
     sizes = {n for x in found if x.dim() == 1 or _is_whole(x) for n in x.shape if n > 1}
-    return Constants(frozenset(sizes), max(map(_largest, whole), default=-1), watching.read)
+    return Constants(frozenset(sizes), frozenset(map(_largest, whole)) - {-1}, watching.read)
 
 
 def _is_whole(x: Any) -> bool:
