@@ -99,7 +99,7 @@ def writes_to_nothing(evidence: Evidence) -> Iterator[Finding]:
             return
 
 
-def keeps_nothing_between_calls(evidence: Evidence, allowed: bool = False) -> Iterator[Finding]:
+def keeps_nothing_between_calls(evidence: Evidence) -> Iterator[Finding]:
     """A call in between, at other values, changes neither the result before nor the next one."""
     point = evidence.point
     once = [g.clone() if isinstance(g, Tensor) else g for g in evidence.user]
