@@ -1,4 +1,4 @@
-"""How many points the wrong rules need: derived on one half of them, confirmed on the other, over many seeds.
+"""How many points the wrong rules need: in two halves, over many seeds.
 
 python tests/effort.py [--seeds 20] [--write docs/effort.md]
 """
@@ -76,11 +76,12 @@ def document(found: list[tuple[str, list[tuple[int, str] | None]]], seeds: int) 
         "ones and those of the modules in `tests/modules.py`, is asked at the plan's points, at other sizes, and at up",
         f"to {MANY} recipes that Hypothesis draws, with {seeds} seeds.",
         "",
-        "The first half of the rules, every other one of the list, from which the numbers were derived:",
+        "The first half of the rules, every other one of the list (the numbers were chosen before, after a look at"
+        " both halves):",
         "",
         *figures(found[::2]),
         "",
-        "The second half, which confirms them:",
+        "The second half:",
         "",
         *figures(found[1::2]),
         "",
