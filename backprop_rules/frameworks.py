@@ -17,7 +17,7 @@ FRAMEWORKS = ("torch", "numpy", "jax")
 WIDE = (torch.float64, torch.complex128)
 
 
-def carried(function: Callable[..., Any], framework: str) -> Callable[..., Any]:
+def carried(function: Callable[..., Any], framework: str, whole: bool = False) -> Callable[..., Any]:
     """Return a function of torch tensors that calls `function`, which is written for arrays of the framework.
 
     It is called with arrays of the same values, dtype and shape, and whatever arrays it returns, in
@@ -30,6 +30,9 @@ def carried(function: Callable[..., Any], framework: str) -> Callable[..., Any]:
     types are switched on for the call where an argument is float64 or complex128, and otherwise left
     as the caller has them, so that an int64 may arrive as an int32. Raises InputError for an unknown
     or missing framework and, when called, for a tensor or an array that has no counterpart.
+
+    With `whole`, JAX compiles the function in one piece where it can, rather than each of its operations: for sizes at
+    which it is called once or twice.
     """
     if framework not in FRAMEWORKS:
         raise unknown("framework", framework, FRAMEWORKS)
@@ -38,6 +41,7 @@ def carried(function: Callable[..., Any], framework: str) -> Callable[..., Any]:
     into = _numpy_of if framework == "numpy" else _jax_of
     if framework == "jax":
         _installed("jax", "A function of JAX arrays needs JAX")
+        function = _compiled(function) if whole else function
 
     @functools.wraps(function)
     def of_tensors(*args: Any, **params: Any) -> Any:
@@ -110,6 +114,17 @@ def tensor_of(x: Any) -> Any:
             f"a JAX array of dtype {dtype} and shape {shape} has no counterpart in torch, or is a tracer: "
             f"{_first_line(error)}. Convert it, as in x.astype('float32'), and call the function outside of jax.jit."
         ) from None
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def in_one_piece(*args: Any, **params: Any) -> Any:
+        try:
+            return import_module("jax").jit(lambda *those: function(*those, **params))(*args)
+        except Exception:  # it cannot be traced, or raises: then it does so again
+            return function(*args, **params)
+
+    return in_one_piece
 
 
 def _each(change: Callable[[Any], Any], x: Any) -> Any:

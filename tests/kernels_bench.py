@@ -2,6 +2,7 @@
 
 import importlib.util
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,13 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from yardstick import yardstick
 
 from backprop_rules import InputError, check, check_function
 
 SHARED = Path(__file__).parents[2] / "shared"
-BETWEEN = 40  # variants between two measurements of the yardstick
+BETWEEN = 15  # variants between two measurements of the yardstick
 Job = Callable[[], Any]
 
 
@@ -105,6 +107,9 @@ def main() -> None:
     if not listed:
         return
     outcome_of(job_of(check, forward=torch.sin, example=(torch.rand(3),))(lambda g, x: g * x.cos()))
+    if "jax" in sys.modules:  # the first that is compiled takes longer
+        jax = sys.modules["jax"]
+        outcome_of(job_of(check_function, definition=np.exp, example=(jax.numpy.ones(4),))(jax.numpy.exp))
     pace, costs, strange = [], [], []
     for k, variant in enumerate(listed):
         if k % BETWEEN == 0:

@@ -142,8 +142,8 @@ def radii_in_float64(subject: Subject, point: Point) -> tuple[Tensor | None, ...
 def _radii_of_torch(function: Function, point: Point) -> list[Tensor | None]:
     live = [x.detach().requires_grad_() if inexact(x) else x for x in point.leaves]
     asked = [x for x in live if inexact(x)]
-    with running(function.ambient(F64)), torch.enable_grad(), RunningError(decided=True) as errors:
-        y = function.outputs(live)
+    with running(function.ambient(F64)) as inside, torch.enable_grad(), RunningError(decided=True) as errors:
+        y = function.outputs(live, inside)
         pairs = [(out, g) for out, g in zip(y, point.grads, strict=True) if g is not None and out.requires_grad]
         made = torch.autograd.grad([out for out, _ in pairs], asked, [g for _, g in pairs], allow_unused=True)
         radii = iter(

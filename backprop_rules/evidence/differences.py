@@ -72,13 +72,13 @@ def pushed(evidence: Evidence, along: Directions) -> float | None:
     """Return the same by torch's forward mode, None where it has none."""
     point, function = evidence.point, evidence.function
     try:
-        with running(function.ambient(F64)), forward_ad.dual_level():
+        with running(function.ambient(F64)) as inside, forward_ad.dual_level():
             made = [
                 forward_ad.make_dual(x.contiguous(), along[k].contiguous()) if k in along else x
                 for k, x in enumerate(point.leaves)
             ]
             total = 0.0
-            for out, g in zip(function.outputs(made), point.grads, strict=True):
+            for out, g in zip(function.outputs(made, inside), point.grads, strict=True):
                 tangent = forward_ad.unpack_dual(out).tangent if g is not None else None
                 if g is not None and tangent is not None:
                     total += float((g.conj() * tangent).real.sum() if tangent.is_complex() else (g * tangent).sum())

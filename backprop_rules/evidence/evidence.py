@@ -1,5 +1,6 @@
 """All that is known of one point, computed once, when it is first asked for."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,7 +123,8 @@ class Evidence:
         own = grads if dtype is F64 else cast(grads, dtype)
         ambient = self.subject.precision_of_backward(dtype)
         given = tuple(x.detach() if isinstance(x, Tensor) else x for x in there)
-        return self.subject.backward(self.function, tuple(own), None, given, ambient)
+        whole = self.point.where != "own"
+        return self.subject.backward(self.function, tuple(own), None, given, ambient, whole=whole)
 
     def filled(self, gradients: Gradients, leaves: Sequence[Any]) -> Gradients:
         """Return the gradients, zeros in the place of None for what can have one."""
@@ -155,4 +157,5 @@ def largest(x: Tensor) -> float:
     if not x.numel():
         return 0.0
     size = x.abs()
-    return float(torch.where(size.isfinite(), size, torch.zeros_like(size)).max())
+    most = float(size.max())
+    return most if math.isfinite(most) else float(torch.where(size.isfinite(), size, torch.zeros_like(size)).max())

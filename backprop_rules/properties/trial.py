@@ -270,9 +270,9 @@ def _differs(function: Any, point: Point, seed: int | None) -> bool:
     """Say whether forward gives something else from another seed, or when it is called again."""
     found = []
     for k in range(2):
-        with running(function.ambient(F64), SEED + (k * seed if seed else 0)), torch.no_grad():
+        with running(function.ambient(F64), SEED + (k * seed if seed else 0)) as inside, torch.no_grad():
             try:
-                found.append(function.outputs(point.leaves))
+                found.append(function.outputs(point.leaves, inside))
             except NoPoint:
                 return False
     return not all(form.same_bits(a, b) for a, b in zip(*found, strict=True))

@@ -56,9 +56,7 @@ class Points:
             yield from self._at(recipe, changed, _class_of(changed, sizes.base), recipe.seed, sizes)
 
     def _few(self, sizes: Sizes) -> Iterator[Point]:
-        """Yield the points of three other shapes: all sizes doubled, nothing along the first, and past a block."""
-        every: dict[Label, int] = {label: 2 * n for label, n in sizes.base.items() if isinstance(label, int)}
-        yield from self._at(Recipe((), "normal"), every, "larger", self.seed, sizes)
+        """Yield the points of two other shapes along the first size that varies: nothing, and past a block."""
         for family in sizes.families[:1]:
             yield from self._at(Recipe((), "normal"), family.at(0), "size 0", self.seed, sizes)
             yield from self._at(

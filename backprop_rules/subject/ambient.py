@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -64,13 +64,14 @@ class Ambient(TorchFunctionMode):
             if func in _CASTS:
                 self.narrows = self.narrows or inexact(args[0])
                 return args[0].to(_CASTS[func])
-            args = tuple(self._wide(a) if isinstance(a, torch.dtype) else a for a in args)
             if named:
                 named = {k: self._wide(a) if isinstance(a, torch.dtype) else a for k, a in named.items()}
         self.work += 1
-        for a in args:
+        for k, a in enumerate(args):
             if isinstance(a, Tensor):
                 self.work += a.numel() >> A_CALL
+            elif self._widening and isinstance(a, torch.dtype):
+                args = (*args[:k], self._wide(a), *args[k + 1 :])
         try:
             return func(*args, **named)
         except (RuntimeError, ValueError):
@@ -121,16 +122,26 @@ def uncompiled() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def running(ambient: Ambient | None, seed: int = SEED) -> Iterator[None]:
-    """Run in a precision, or as it is: with its default dtype, and one random seed."""
-    before = torch.get_default_dtype()
-    with ExitStack() as stack:
-        state = torch.default_generator.get_state()
-        stack.callback(torch.default_generator.set_state, state)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes milliseconds: it tells every device
-        stack.callback(torch.set_default_dtype, before)
-        if ambient is not None:
-            torch.set_default_dtype(ambient.dtype if ambient.dtype in (F64, F32) else F32)
-            stack.enter_context(ambient)
-        yield
+class running:  # noqa: N801 - a context, as torch.no_grad is
+    """Run in a precision, or as it is: with its default dtype, and one random seed.
+
+    It is entered for the ambient, inside which the code in question alone is called: what is asked of tensors beside it
+    need not pass there.
+    """
+
+    def __init__(self, ambient: Ambient | None, seed: int = SEED) -> None:
+        self._ambient, self._seed = ambient, seed
+
+    def __enter__(self) -> AbstractContextManager[Any]:
+        generator, ambient = torch.default_generator, self._ambient
+        self._before = generator.get_state(), torch.get_default_dtype()
+        generator.manual_seed(self._seed)  # torch.manual_seed takes milliseconds: it tells every device
+        if ambient is None:
+            return nullcontext()
+        torch.set_default_dtype(ambient.dtype if ambient.dtype in (F64, F32) else F32)
+        return ambient
+
+    def __exit__(self, *error: object) -> None:
+        state, dtype = self._before
+        torch.set_default_dtype(dtype)
+        torch.default_generator.set_state(state)

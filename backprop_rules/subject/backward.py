@@ -90,14 +90,15 @@ class Backward:
         leaves: Sequence[Any],
         ambient: Ambient | None,
         seed: int = SEED,
+        whole: bool = False,
     ) -> tuple[Any, ...]:
         """Return what is returned for each leaf, None where nothing is; Raised if it raises, Misfit if it does not fit.
 
-        `y` is computed where it is asked for and not given.
+        `y` is computed where it is asked for and not given. With `whole`, JAX compiles the backward in one piece.
         """
-        with running(ambient, seed), torch.no_grad():
+        with running(ambient, seed) as inside, torch.no_grad():
             if y is None and self.signature.y_at is not None:
-                y = forward.outputs(leaves)
+                y = forward.outputs(leaves, inside)
             named_ones = leaves[len(leaves) - len(forward.named) :] if forward.named else ()
             primals = (*forward.arguments(leaves), *named_ones)
             grad_y = grads[0] if self.single else tuple(grads)
@@ -105,7 +106,8 @@ class Backward:
             arguments = self.signature.arguments(grad_y, out, primals)
             params = {name: v for name, v in forward.params.items() if self.signature.takes(name)}
             try:
-                found = carried(self.function, self.framework)(*arguments, **params)
+                with inside:
+                    found = carried(self.function, self.framework, whole)(*arguments, **params)
             except InputError:
                 raise
             except Exception as error:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -70,10 +71,11 @@ class Function:
             return torch.func.functional_call(self.module, own, arguments, dict(self.params))
         return self.call(*arguments, **self.params)
 
-    def outputs(self, leaves: Sequence[Any]) -> Outputs:
+    def outputs(self, leaves: Sequence[Any], inside: AbstractContextManager[Any]) -> Outputs:
         """Return the outputs as tensors; those of integers too. Raises NoPoint if it raises, or returns no tensor."""
         try:
-            found = self.raw(leaves)
+            with inside:
+                found = self.raw(leaves)
         except Exception as error:
             raise NoPoint(f"forward raises {type(error).__name__}: {_first_line(error)}") from error
         flat = tuple(y for y in _pytree.tree_leaves(found) if isinstance(y, Tensor))
@@ -83,8 +85,8 @@ class Function:
 
     def y(self, leaves: Sequence[Any], dtype: torch.dtype | None) -> Outputs:
         """Return the outputs in a precision; None: as the leaves are."""
-        with running(None if dtype is None else self.ambient(dtype)), torch.no_grad():
-            return self.outputs(leaves)
+        with running(None if dtype is None else self.ambient(dtype)) as inside, torch.no_grad():
+            return self.outputs(leaves, inside)
 
     def run(
         self,
@@ -96,9 +98,9 @@ class Function:
 
         Raises NoPoint where forward or torch's backward raises.
         """
-        with running(None if dtype is None else self.ambient(dtype)), torch.enable_grad():
+        with running(None if dtype is None else self.ambient(dtype)) as inside, torch.enable_grad():
             live = [x.detach().requires_grad_() if inexact(x) else x for x in leaves]
-            y = self.outputs(live)
+            y = self.outputs(live, inside)
             own = grads(y) if callable(grads) else grads
             if len(own) != len(y):
                 raise NoPoint(f"forward returns {len(y)} tensors here, and {len(own)} elsewhere")
