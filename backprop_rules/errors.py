@@ -18,3 +18,9 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     near = get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return InputError(f"there is no {what} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+def of_ours(error: Exception) -> str:
+    """Return what is told of an error of this package itself, which ends nothing and blames nobody's code."""
+    first = (str(error).splitlines() or [""])[0][:160]
+    return f"an error of backprop_rules itself, please report it: {type(error).__name__}: {first}"

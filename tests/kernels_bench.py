@@ -46,7 +46,7 @@ def expected_of(variant: str) -> tuple[str, ...]:
 
 
 def named(name: str, right: Any, wrong: dict[str, Any], job_of: Callable[[Any], Job]) -> Iterator[Variant]:
-    yield Variant(f"{name}: right", ("right",), job_of(right))
+    yield Variant(f"{name}: right", ("right", "convention"), job_of(right))
     for variant, backward in wrong.items():
         yield Variant(f"{name}: {variant}", expected_of(variant), job_of(backward))
 

@@ -7,6 +7,7 @@ from itertools import islice
 import torch
 
 from backprop_rules.checker.diagnosis import TOLD, Mistake, diagnosed
+from backprop_rules.errors import of_ours
 from backprop_rules.evidence.climb import as_rule_point
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.evidence.precisions import in_precision, precise
@@ -58,7 +59,8 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -
 
     try:
         return diagnosed([*objections, smallest], smallest, others)
-    except Exception:  # an error of ours must not hide what was found
+    except Exception as error:  # of our own: it must not hide what was found
+        outcome.notes[of_ours(error)] = None
         return _by_its_kind(finding)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from backprop_rules.bounds import attainable, bounds, in_float64
 from backprop_rules.domain import COMPLEX, REAL
 from backprop_rules.enclosure import Enclosure
-from backprop_rules.errors import InputError
+from backprop_rules.errors import InputError, of_ours
 from backprop_rules.evidence.precisions import ELEMENTS
 from backprop_rules.oracles import certified
 from backprop_rules.oracles.oracle import Silent
@@ -27,11 +27,14 @@ from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.as_rule import AsRule
-from backprop_rules.subject.function import Function
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import Function, NoPoint
 from backprop_rules.subject.subject import Subject
 from backprop_rules.verdict import Verdict, judge
 
 NUMBERS = 1 << 12  # that a definition may make to be proved: some tens of milliseconds of balls
+# What ends a running error analysis: an operation without a formula, which somebody's code may wrap.
+UNFOLLOWED = (NotImplementedError, Narrower, InputError, NoPoint, Raised, Misfit)
 PROOF, ALLOWANCE = "certified", "the computed allowance"
 
 
@@ -45,7 +48,6 @@ class Climbed:
     verdicts: tuple[Verdict, ...] = ()
     proved: bool = False
     why: str = ""
-    ours: bool = False
     point: RulePoint | None = None
 
     @cached_property
@@ -92,9 +94,9 @@ def climb(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], numbers
     except BackwardRaised as error:
         return Climbed(why=f"the backward raises {': '.join(error.args)}")
     except Exception as error:  # of our own analysis: it lowers the rung, and is told as ours
-        return replace(_allowed(rule, point, dtypes, ""), why=f"{type(error).__name__}: {_words(error)}", ours=True)
+        return replace(_allowed(rule, point, dtypes, ""), why=of_ours(error))
     if found:
-        return Climbed(tuple(found), True, "", False, there)
+        return Climbed(tuple(found), True, "", there)
     return _allowed(rule, point, dtypes, "too long, or without a value in exact numbers")
 
 
@@ -114,29 +116,36 @@ def _allowed(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], why:
     except (InputError, Silent, NotImplementedError, Narrower, BackwardRaised) as error:
         return Climbed(why=why or _words(error))
     except Exception as error:  # as above
-        return Climbed(why=f"{type(error).__name__}: {_words(error)}", ours=True)
-    return Climbed(tuple(found), False, why, False, there)
+        return Climbed(why=of_ours(error))
+    return Climbed(tuple(found), False, why, there)
 
 
 def radii_in_float64(subject: Subject, point: Point) -> tuple[Tensor | None, ...] | None:
     """Return how far torch's gradients and the backward's may be apart in float64 by their own roundings.
 
-    By running error analysis of the operations of both; None where one of them has no formula.
+    By running error analysis of the operations of both; where those of the backward have no formula, by torch's alone.
     """
     if point.size > ELEMENTS:
         return None
     function = subject.function.at(point.params)
     try:
         theirs = _radii_of_torch(function, point)
-        with RunningError(decided=True) as errors:
-            got = subject.backward(function, point.grads, None, point.leaves, subject.precision_of_backward(F64))
-            own = [errors.radius(g) if isinstance(g, Tensor) and errors.made(g) else None for g in got]
-    except Exception:  # whatever stops it: then nothing is known, and nothing excused
+    except UNFOLLOWED:
         return None
     return tuple(
-        a + b if a is not None and b is not None and a.shape == b.shape else None
-        for a, b in zip(theirs, own, strict=True)
+        a if a is None or b is None or a.shape != b.shape else a + b
+        for a, b in zip(theirs, _radii_of_the_backward(subject, function, point), strict=True)
     )
+
+
+def _radii_of_the_backward(subject: Subject, function: Function, point: Point) -> list[Tensor | None]:
+    precision = subject.precision_of_backward(F64)
+    try:
+        with RunningError(decided=True) as errors:
+            got = subject.backward(function, point.grads, None, point.leaves, precision)
+            return [errors.radius(g) if isinstance(g, Tensor) and errors.made(g) else None for g in got]
+    except UNFOLLOWED:
+        return [None] * len(point.leaves)
 
 
 def _radii_of_torch(function: Function, point: Point) -> list[Tensor | None]:

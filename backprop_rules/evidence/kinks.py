@@ -20,7 +20,9 @@ DISTANCES = (2.0**-24, 2.0**-40)
 NEIGHBOURS, FEW = 12, 3
 MORE = 36  # where a gradient lies outside of the hull of these: of a tie of several, each must have won once
 SINGLE = 4  # outputs that are asked for one by one
-GROWTH = 2.0**8  # the middle between a spread that stays, 1, and one that shrinks or grows as the distance does, 2^16
+# Between the two distances the spread stays at a kink, and shrinks or grows at least as a root of the distance: the
+# middle, in bits.
+GROWTH = (DISTANCES[0] / DISTANCES[1]) ** (1 / 4)
 
 
 class Shape(Enum):

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.differences import sides_with
+from backprop_rules.evidence.digits import has_lost_digits
 from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.evidence.kinks import Around, Shape, around, is_between, is_in_the_hull, real, real_mask
-from backprop_rules.evidence.witnesses import Witnessed, is_granular, noise_nearby, witnessed
+from backprop_rules.evidence.witnesses import Witnessed, fits, is_granular, noise_nearby, witnessed
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.values import is_symmetric
 
@@ -56,7 +57,7 @@ def agrees(
         return
     if seen.bits >= evidence.pair.half:
         judged.spoke, judged.nonzero = True, seen.scale > 0
-        yield from _digits(evidence, i, user, truth, seen)
+        yield from _digits(evidence, i, user, truth)
         return
     if known and seen.bits < 0 and not seen.torch_keeps_nothing:
         yield _wrong(evidence, i, user, truth, seen, "")
@@ -82,31 +83,19 @@ def _finite(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Iterator
         yield unequal(Kind.NAN_CHOICE, evidence.point, i, truth, user, lost, against=(TORCH,))
 
 
-def _digits(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed) -> Iterator[Finding]:
-    """Few digits in the lower precision, of the largest element, where torch keeps most; NaN, where it keeps a number.
-
-    Few are less than a quarter, most are three quarters; and none where torch keeps half.
-    """
-    low, theirs = evidence.low_user, evidence.low_gradients_here
-    if low is None or theirs is None or theirs[i] is None:
+def _digits(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Iterator[Finding]:
+    """Few digits in the lower precision where torch keeps most; NaN, where it keeps a number."""
+    low, theirs, run = evidence.low_user, evidence.low_gradients_here, evidence.low_run
+    if low is None or theirs is None or run is None or (other := theirs[i]) is None or not fits(low[i], truth):
         return
-    if not isinstance(low[i], Tensor) or low[i].shape != truth.shape:
+    if not all(bool(y.isfinite().all()) for y in run.y):
         return
-    own, other = low[i].to(truth.dtype), theirs[i].to(truth.dtype)  # type: ignore[union-attr]
+    own, other = low[i].to(truth.dtype), other.to(truth.dtype)
     said = truth.isfinite() & user.isfinite() & other.isfinite()
-    if evidence.low_run is None or not all(bool(y.isfinite().all()) for y in evidence.low_run.y):
-        return
-    unit, error = evidence.pair.unit, torch.where(said, (own - truth).abs().nan_to_num(torch.inf), 0.0)
-    their_error = largest(torch.where(said, other - truth, 0.0))
-    off = error >= seen.scale if their_error <= unit**0.5 * seen.scale else torch.zeros_like(said)
-    if their_error <= unit**0.75 * seen.scale:
-        off = off | (error >= unit**0.25 * seen.scale)
-    off = (off & (seen.scale > SMALL)) | (said & ~own.isfinite())
+    lost = has_lost_digits(own, other, torch.where(said, truth, torch.nan), evidence.pair.low)
+    off = lost | (said & ~own.isfinite())
     if bool(off.any()):
         yield unequal(Kind.INACCURATE, evidence.point, i, truth, own, off, against=(TORCH,), dtype=evidence.pair.low)
-
-
-SMALL = 2.0**-100  # below, products of a few of float32's numbers vanish
 
 
 def _closer(
@@ -128,7 +117,7 @@ def _closer(
     if bits >= pair.half:
         judged.spoke, judged.nonzero = True, seen.scale > 0
         return
-    if pair.high is torch.float64 and bits >= -2 and is_granular(evidence, i):
+    if pair.high is torch.float64 and is_granular(evidence, i):
         raise ComputesNarrower(point)
     if seen.torch_keeps_nothing:
         return  # torch itself keeps no digit in the lower precision: the point says nothing

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.evidence import largest
+from backprop_rules.evidence.digits import has_lost_digits
 from backprop_rules.grid import precision
 from backprop_rules.properties.finding import Finding, Grade, Kind, unequal
 from backprop_rules.properties.form import has_the_form_of_its_primal
@@ -16,8 +16,6 @@ from backprop_rules.subject.ambient import F64, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Gradients, NoPoint
 from backprop_rules.subject.subject import Subject
-
-SMALL = 2.0**-60  # below, a product of two of float16's numbers vanishes
 
 
 def own_dtypes(subject: Subject) -> list[torch.dtype | None]:
@@ -94,12 +92,8 @@ def _digits(
             continue
         if precision(g.dtype) == precision(F64):
             continue
-        said = truth.isfinite() & t.isfinite()
-        scale = largest(torch.where(said, truth, 0.0))
-        unit = 2.0 ** -precision(g.dtype)
-        error = torch.where(said, (g.to(truth.dtype) - truth).abs().nan_to_num(torch.inf), 0.0)
-        their_error = largest(torch.where(said, t.to(truth.dtype) - truth, 0.0))
-        if scale > SMALL and their_error <= unit**0.5 * scale and bool((error >= scale).any()):
-            yield unequal(
-                Kind.INACCURATE, point, i, truth, g, error >= scale, against=("torch's reverse mode",), dtype=shown
-            )
+        mine, other = g.to(truth.dtype), t.to(truth.dtype)
+        lost = has_lost_digits(mine, other, truth, g.dtype)
+        off = lost | (truth.isfinite() & other.isfinite() & ~mine.isfinite())
+        if bool(off.any()):
+            yield unequal(Kind.INACCURATE, point, i, truth, g, off, against=("torch's reverse mode",), dtype=shown)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backprop_rules.enclosure import Enclosure
 from backprop_rules.evidence.evidence import Evidence, Pair, largest
-from backprop_rules.evidence.kinks import DISTANCES, GROWTH, nearest
+from backprop_rules.evidence.kinks import DISTANCES, nearest
 from backprop_rules.evidence.precisions import precise
 from backprop_rules.evidence.witnesses import fits, witnessed
 from backprop_rules.properties import form
@@ -128,8 +128,8 @@ def _smooth(evidence: Evidence, i: int, truth: Tensor, noise: float, wrong: Tens
     if any(not bool(y.isfinite().all()) for y in evidence.run.y):
         return False
     near = [g[i] for g in nearest(evidence)]
-    # In proportion to the distance, times how much faster than itself a smooth gradient may change.
-    most = max(largest(truth), noise) * DISTANCES[1] * GROWTH**2
+    # A smooth one changes in proportion to the distance, another one at a kink by its size: the middle, in bits.
+    most = max(largest(truth), noise) * DISTANCES[1] ** 0.5
     return bool(near) and all(g is not None and largest(torch.where(wrong, g - truth, 0.0)) <= most for g in near)
 
 

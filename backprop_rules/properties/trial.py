@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.errors import InputError
+from backprop_rules.errors import InputError, of_ours
 from backprop_rules.evidence.differences import second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair
 from backprop_rules.evidence.jumps import jumps
@@ -40,21 +40,24 @@ class Trial:
     def run(self, pair: Pair = WIDE) -> Outcome:
         """Return what came of all points; an interrupt ends the loop with what was found so far."""
         try:
+            self._asked(pair)
+        except KeyboardInterrupt:
+            self.outcome.notes["interrupted: this is what was found so far"] = None
+            self.outcome.interrupted = True
+        return self.outcome
+
+    def _asked(self, pair: Pair) -> None:
+        try:
             self._loop(pair)
             self._rest()
         except ComputesNarrower as error:
             (point,) = error.args
             self.outcome = Outcome()
-            if self.subject.in_float64:
+            self._loop(NARROW)
+            if self.subject.in_float64 and not self.outcome.is_wrong:
                 self.outcome.findings.append(Finding(Kind.NARROWER, point))
-                self.outcome.points = 1
             else:
-                self._loop(NARROW)
                 self._rest()
-        except KeyboardInterrupt:
-            self.outcome.notes["interrupted: this is what was found so far"] = None
-            self.outcome.interrupted = True
-        return self.outcome
 
     def _rest(self) -> None:
         """Ask what is asked at a few points alone: thresholds of the backward's own, dtypes, NaN, the higher rungs."""
@@ -210,7 +213,14 @@ class Trial:
             return None
         from backprop_rules.evidence.climb import radii_in_float64
 
-        radii = evidence.kept(("radii",), lambda: radii_in_float64(self.subject, evidence.point))
+        def made() -> tuple[Tensor | None, ...] | None:
+            try:
+                return radii_in_float64(self.subject, evidence.point)
+            except Exception as error:  # of our own analysis: then nothing is excused
+                self.outcome.notes[of_ours(error)] = None
+                return None
+
+        radii = evidence.kept(("radii",), made)
         return None if radii is None else radii[i]
 
     def _graded(self, evidence: Evidence, finding: Finding) -> Iterator[Finding]:
