@@ -147,10 +147,10 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
     kink = around(evidence, i, seen.outside, seen.noise)
     seen = Witnessed(seen.difference, seen.noise, seen.scale, False, seen.user_keeps_nothing, kink.where)
     if kink.shape is Shape.SINGULAR:
-        yield _wrong(evidence, i, user, truth, seen, "the derivative grows without bound nearby", Kind.SPECIAL)
+        yield _wrong(evidence, i, user, truth, seen, "the derivative grows without bound nearby", Kind.SINGULAR)
         return
     if kink.shape is Shape.EDGE:
-        yield _wrong(evidence, i, user, truth, seen, "at the edge of the domain", Kind.SPECIAL)
+        yield _wrong(evidence, i, user, truth, seen, "at the edge of the domain", Kind.SINGULAR)
         return
     if kink.shape is Shape.KINK:
         if is_in_the_hull(evidence, i, kink, seen.noise, shared=not chosen):
@@ -168,8 +168,14 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
     if seen.user_keeps_nothing and seen.bits > 0 and evidence.point.ordinary:
         yield _wrong(evidence, i, user, truth, seen, "float32 keeps no digit", Kind.INACCURATE)
         return
-    if _nearby_side_with_the_backward(evidence, i, user, truth, seen, kink):
-        yield _wrong(evidence, i, user, truth, seen, "torch's own gradients around the point side with it", Kind.TORCH)
+    own, theirs = (_is_among_those_around(evidence, i, g, seen, kink) for g in (user, truth))
+    if not theirs:
+        kind, words = (
+            (Kind.TORCH, "torch's own gradients around the point side with it")
+            if own
+            else (Kind.SINGULAR, "torch's own gradient is none of those around the point")
+        )
+        yield _wrong(evidence, i, user, truth, seen, words, kind)
         return
     assert seen.outside is not None
     side = sides_with(evidence, i, seen.outside, evidence.gradients_here)
@@ -183,14 +189,10 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
     yield _wrong(evidence, i, user, truth, seen, SETTLED if side == "torch" else "")
 
 
-def _nearby_side_with_the_backward(
-    evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed, kink: Around
-) -> bool:
-    """Say whether torch's gradient at the point is apart from those around it, and the backward's is among them."""
-    mask, near = real_mask(kink.where, user), seen.noise * 2.0**-evidence.pair.half
-    here, theirs = real(user)[mask], real(truth)[mask]
-    among, apart = (is_between(evidence, i, g, mask, near, smooth=True) for g in (here, theirs))
-    return among and not apart
+def _is_among_those_around(evidence: Evidence, i: int, gradient: Tensor, seen: Witnessed, kink: Around) -> bool:
+    """Say whether a gradient is among torch's own around the point, where these change smoothly."""
+    mask, near = real_mask(kink.where, gradient), seen.noise * 2.0**-evidence.pair.half
+    return is_between(evidence, i, real(gradient)[mask], mask, near, smooth=True)
 
 
 def _each_between(evidence: Evidence, i: int, kink: Around, noise: float) -> bool:

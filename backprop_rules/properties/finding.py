@@ -65,6 +65,7 @@ class Kind(Enum):
     EMPTY = ("raises for empty arrays", Grade.NOTE)
     DIGITS = ("has fewer digits in float64 than torch's", Grade.NOTE)
     SPECIAL = ("answers NaN or infinity otherwise than torch", Grade.NOTE)
+    SINGULAR = ("is not torch's, where forward has no derivative", Grade.NOTE)
     TORCH = ("is not torch's, and differences side with it", Grade.NOTE)
     MEMORY = ("shares memory with another gradient, or with the cotangent", Grade.NOTE)
 

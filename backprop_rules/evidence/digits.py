@@ -1,0 +1,33 @@
+"""Whether a gradient has lost digits in a dtype that torch keeps there."""
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.evidence import largest
+from backprop_rules.grid import precision
+from backprop_rules.subject.ambient import F32
+
+
+def has_lost_digits(got: Tensor, theirs: Tensor, truth: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return where `got` has lost digits that torch keeps in the dtype, beside the largest element of the truth.
+
+    Torch keeps -log2(their error / scale) bits of the dtype's p, and the backward loses more of these: from p/2 on,
+    the middle between as accurate as torch and nothing kept, its formula is to blame, and not the dtype. Below float32
+    half of the digits are so few that a longer sum loses them too: there, none is kept where torch keeps half.
+    """
+    said = truth.isfinite() & got.isfinite() & theirs.isfinite()
+    scale, unit = largest(torch.where(said, truth, 0.0)), 2.0 ** -precision(dtype)
+    if not is_ordinary(scale, dtype):
+        return torch.zeros_like(said)
+    error = torch.where(said, (got - truth).abs(), 0.0)
+    torchs = max(largest(torch.where(said, theirs - truth, 0.0)), unit * scale)
+    lost = torchs * unit**-0.5
+    if precision(dtype) < precision(F32):
+        lost = scale if lost <= scale else torch.inf
+    return error.ge(lost)
+
+
+def is_ordinary(size: float, dtype: torch.dtype) -> bool:
+    """Say whether a size lies within the middle half of the dtype's exponents: its square is neither 0 nor infinite."""
+    held = torch.finfo(dtype)
+    return float(held.tiny**0.5) <= size <= float(held.max**0.5)
