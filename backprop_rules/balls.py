@@ -15,6 +15,7 @@ At a tie of a maximum the exact values are equal, and each operand's partial der
 and 14; Johansson, Arb: efficient arbitrary-precision midpoint-radius interval arithmetic, 2017.)
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -240,17 +241,87 @@ REPLACED = {
 
 
 class Balls(np.ndarray[Any, np.dtype[Any]]):
-    """An array of numbers on which NumPy's maximum and minimum know of ties."""
+    """An array of numbers on which NumPy's maximum and minimum know of ties, and its products end at an exception."""
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         plain = [x.view(np.ndarray) if isinstance(x, Balls) else x for x in inputs]
         if "out" in options:  # NumPy's mean divides in place
             options["out"] = tuple(x.view(np.ndarray) if isinstance(x, Balls) else x for x in options["out"])
-        found = getattr(REPLACED.get(ufunc, ufunc), method)(*plain, **options)
-        return as_balls(_numbers(found) if ufunc is np.matmul else found)
+        if ufunc is np.matmul and method == "__call__" and not options:
+            return as_balls(product(*plain))
+        return as_balls(getattr(REPLACED.get(ufunc, ufunc), method)(*plain, **options))
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func in CAREFUL:
+            plain = [x.view(np.ndarray) if isinstance(x, Balls) else x for x in args]
+            return as_balls(CAREFUL[func](*plain, **kwargs))
         return as_balls(super().__array_function__(func, types, args, kwargs))
+
+    def dot(self, other: Any, /) -> Any:  # type: ignore[override]
+        """Return np.dot of both."""
+        return np.dot(self, other)
+
+    def argmax(self, axis: Any = None, /) -> Any:  # type: ignore[override]
+        """Return np.argmax along the axis."""
+        return np.argmax(self, axis)
+
+    def argmin(self, axis: Any = None, /) -> Any:  # type: ignore[override]
+        """Return np.argmin along the axis."""
+        return np.argmin(self, axis)
+
+
+# NumPy's own loops over objects for these go on after an exception and call Python with it pending, which corrupts
+# memory: for stacked matrices, and for more than one row.
+
+
+def product(a: Any, b: Any) -> Any:
+    """Return the matrix product."""
+    a, b = np.asarray(a, dtype=object), np.asarray(b, dtype=object)
+    shape = np.matmul(np.zeros(a.shape), np.zeros(b.shape)).shape  # or NumPy's own error
+    rows, columns = np.atleast_2d(a), b if b.ndim > 1 else b[:, None]
+    products = rows[..., :, :, None] * columns[..., None, :, :]
+    return _numbers(np.asarray(np.add.reduce(products, axis=-2), dtype=object).reshape(shape))
+
+
+def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
+    a, b = np.asarray(a, dtype=object), np.asarray(b, dtype=object)
+    mine, theirs = (range(-axes, 0), range(axes)) if isinstance(axes, int) else (np.atleast_1d(x) for x in axes)
+    n = len(mine)
+    a, b = np.moveaxis(a, mine, range(a.ndim - n, a.ndim)), np.moveaxis(b, theirs, range(n))
+    rows, summed, columns = a.shape[: a.ndim - n], a.shape[a.ndim - n :], b.shape[n:]
+    if summed != b.shape[:n]:
+        raise ValueError(f"shapes have no product: of the axes that are summed, {summed} is not {b.shape[:n]}")
+    sizes = [math.prod(shape) for shape in (rows, summed, columns)]
+    return product(a.reshape(sizes[:2]), b.reshape(sizes[1:])).reshape(rows + columns)
+
+
+def _dot(a: Any, b: Any) -> Any:
+    if not np.ndim(a) or not np.ndim(b):
+        return np.multiply(a, b, dtype=object)
+    return _tensordot(a, b, (-1, -min(np.ndim(b), 2)))
+
+
+def _inner(a: Any, b: Any) -> Any:
+    return _tensordot(a, b, (-1, -1)) if np.ndim(a) and np.ndim(b) else _dot(a, b)
+
+
+def _place_of(chosen: Callable[..., int]) -> Callable[..., Any]:
+    def place(a: Any, axis: int | None = None) -> Any:
+        along = np.asarray(a, dtype=object).reshape(-1) if axis is None else np.moveaxis(a, axis, -1)
+        rows = along.reshape(math.prod(along.shape[:-1]), along.shape[-1])
+        places = [chosen(range(len(row)), key=list(row).__getitem__) for row in rows]
+        return np.array(places, dtype=np.intp).reshape(along.shape[:-1])
+
+    return place
+
+
+CAREFUL: dict[Any, Callable[..., Any]] = {
+    np.dot: _dot,
+    np.inner: _inner,
+    np.tensordot: _tensordot,
+    np.argmax: _place_of(max),
+    np.argmin: _place_of(min),
+}
 
 
 # The tape of the definition that runs, for numbers that are made of nothing.

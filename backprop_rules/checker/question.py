@@ -12,7 +12,7 @@ from backprop_rules.devices import find_device, find_dtype
 from backprop_rules.domain import REAL
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.frameworks import FRAMEWORKS, as_torch, framework_of
-from backprop_rules.properties.effort import AFTER, DRAWN, WORK
+from backprop_rules.properties import effort
 from backprop_rules.properties.outcome import Questions
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import RulePoints
@@ -40,7 +40,7 @@ class Asked:
 
     dtypes: Sequence[Any] | None = None
     devices: Sequence[str] = ("cpu",)
-    max_examples: int = DRAWN
+    max_examples: int = effort.DRAWN
     seed: int = 0
     convention: str = "torch"
     saves: Sequence[str] | None = None
@@ -74,7 +74,7 @@ class Asked:
     def questions(self) -> Questions:
         """What a trial is asked."""
         saves = None if self.saves is None else tuple(several(self.saves))
-        times = max(1, -(-self.max_examples // DRAWN))  # who asks for more points pays for them
+        times = max(1, -(-self.max_examples // effort.DRAWN))  # who asks for more points pays for them
         return Questions(
             self.convention,
             self.accuracy,
@@ -82,8 +82,8 @@ class Asked:
             self.strict_memory,
             self.sums,
             tuple(self.devices),
-            WORK * times,
-            2 * AFTER if self.of_a_rule else AFTER,  # whose points are of many shapes
+            effort.WORK * times,
+            2 * effort.AFTER if self.of_a_rule else effort.AFTER,  # whose points are of many shapes
             self.extra,
         )
 

@@ -219,10 +219,6 @@ def _run(point: Point, tape: list[Number], boxes: Sequence[Any] | None = None) -
     try:
         with np.errstate(all="ignore"), on_tape(tape):
             return arrays, point.rule.definition(*arrays, **params)
-    except SystemError as error:  # what NumPy makes of an exception in the middle of a product
-        if isinstance(error.__cause__, TooMany):
-            raise error.__cause__ from None
-        raise
     except (Undecided, ZeroDivisionError) as error:
         raise Silent(f"the definition has no value: {error}") from error
     except ValueError as error:

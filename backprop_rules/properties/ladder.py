@@ -7,7 +7,7 @@ import torch
 
 from backprop_rules.evidence.evidence import WIDE
 from backprop_rules.evidence.precisions import ELEMENTS, precise
-from backprop_rules.properties.effort import CLIMBED, CLIMBS
+from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Rung
 from backprop_rules.properties.native import own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
@@ -51,14 +51,14 @@ def _to_climb(subject: Subject, outcome: Outcome, questions: Questions) -> Itera
     chosen = [p for p in asked if p.ordinary and not p.empty and p.kind != JUMP]
     chosen.sort(key=lambda p: (not p.own, p.size))
     spent = 0
-    for k, point in enumerate(chosen[:CLIMBS]):
+    for k, point in enumerate(chosen[: effort.CLIMBS]):
         spent += point.size
-        if k and spent > CLIMBED:
+        if k and spent > effort.CLIMBED:
             break
         yield point, own_dtypes(subject)
         if k == 0 and outcome.pair is WIDE and precise(subject, point) != own_dtypes(subject):
             yield point, precise(subject, point)
-    long = max((p for p in chosen[CLIMBS:] if p.size <= ELEMENTS), key=lambda p: p.size, default=None)
+    long = max((p for p in chosen[effort.CLIMBS :] if p.size <= ELEMENTS), key=lambda p: p.size, default=None)
     if long is not None:
         yield long, own_dtypes(subject)
 

@@ -133,7 +133,7 @@ def _lies_around_its_definition(point: Point) -> None:
         return
     except InputError:
         raise
-    except (Exception, SystemError) as error:  # FLINT has been seen to raise the latter
+    except Exception as error:
         raise WrongGradient(
             point, f"has a definition that raises {type(error).__name__}", where=f": {error}"
         ) from error

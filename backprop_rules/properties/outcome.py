@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from backprop_rules.evidence.evidence import WIDE, Pair
+from backprop_rules.properties import effort
 from backprop_rules.properties.agreement import Judged
-from backprop_rules.properties.effort import AFTER, WORK
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung, graver
 from backprop_rules.strategies.point import Point
 
@@ -23,8 +23,8 @@ class Questions:
     strict_memory: bool = False
     sums: torch.dtype | None = None
     devices: tuple[str, ...] = ("cpu",)
-    work: int = WORK  # calls that all points together may take
-    after: int = AFTER  # points that are still asked after a wrong one
+    work: int = effort.WORK  # calls that all points together may take
+    after: int = effort.AFTER  # points that are still asked after a wrong one
     extra: tuple[Callable[..., Any], ...] = ()  # what is asked of an autograd.Function as a whole
 
 

@@ -11,9 +11,8 @@ from backprop_rules.evidence.evidence import Evidence, Pair, largest
 from backprop_rules.evidence.kinks import DISTANCES, nearest
 from backprop_rules.evidence.precisions import precise
 from backprop_rules.evidence.witnesses import fits, witnessed
-from backprop_rules.properties import form
+from backprop_rules.properties import effort, form
 from backprop_rules.properties.agreement import TORCH
-from backprop_rules.properties.effort import SHRINKING, SHRINKS
 from backprop_rules.properties.finding import Finding, Kind, Rung, first, unequal
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.shrink import of_fewer_axes, plainer, simplicity, smaller
@@ -33,7 +32,7 @@ def smallest(subject: Subject, pair: Pair, finding: Finding) -> Finding:
     ):
         return finding
     again = _again(subject, pair, finding)
-    best, left, start = finding, SHRINKS, subject.work
+    best, left, start = finding, effort.SHRINKS, subject.work
     if again(finding.point) is None:
         return finding  # it was seen by a closer look than is taken at each step here
     for steps in (_smaller_of(subject), plainer):
@@ -43,7 +42,7 @@ def smallest(subject: Subject, pair: Pair, finding: Finding) -> Finding:
             for point in steps(best.point):
                 if simplicity(point) >= simple:
                     continue
-                left = left - 1 if subject.work - start < SHRINKING else 0
+                left = left - 1 if subject.work - start < effort.SHRINKING else 0
                 if left <= 0:
                     break
                 other = again(point)

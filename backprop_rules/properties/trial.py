@@ -12,9 +12,8 @@ from backprop_rules.evidence.differences import second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair
 from backprop_rules.evidence.jumps import jumps
 from backprop_rules.evidence.precisions import in_precision
-from backprop_rules.properties import form, special
+from backprop_rules.properties import effort, form, special
 from backprop_rules.properties.agreement import SETTLED, ComputesNarrower, Judged, agrees
-from backprop_rules.properties.effort import CHOICES, DRAWN, JUMPS, LEAST, PROOFS, SECOND
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
 from backprop_rules.properties.ladder import climb_with_what_passed
 from backprop_rules.properties.native import holds_in, own_dtypes
@@ -35,7 +34,7 @@ class Trial:
 
     def __init__(self, subject: Subject, points: Iterable[Point], questions: Questions) -> None:
         self.subject, self.points, self.questions = subject, points, questions
-        self.outcome, self._proofs = Outcome(), PROOFS
+        self.outcome, self._proofs = Outcome(), effort.PROOFS
 
     def run(self, pair: Pair = WIDE) -> Outcome:
         """Return what came of all points; an interrupt ends the loop with what was found so far."""
@@ -65,7 +64,7 @@ class Trial:
         if outcome.is_wrong:
             return
         plain = [p for p in outcome.passed if p.own and p.ordinary and not p.empty]
-        if len(plain) > 1 and plain[0].size <= JUMPS and not self.subject.heavy:
+        if len(plain) > 1 and plain[0].size <= effort.JUMPS and not self.subject.heavy:
             for point in jumps(Evidence(self.subject, plain[0], outcome.pair), plain[1]):
                 self._at(point)
         for point, dtypes, device in self._natives(plain):
@@ -87,7 +86,7 @@ class Trial:
             yield point, own_dtypes(self.subject), "cpu"
             for dtype in self.subject.dtypes:
                 yield point, in_precision(point, dtype) if not dtype.is_complex else own_dtypes(self.subject), "cpu"
-        for point in [p for p in outcome.passed if p.dtypes][:DRAWN]:
+        for point in [p for p in outcome.passed if p.dtypes][: effort.DRAWN]:
             yield point, list(point.dtypes), "cpu"
         for point in plain[:1]:
             for device in self.questions.devices:
@@ -103,7 +102,7 @@ class Trial:
         outcome, left, start = self.outcome, self.questions.after, self.subject.work
         outcome.pair = pair
         for point in self.points:
-            if left < 0 or (self.subject.work - start > self.questions.work and outcome.points >= LEAST):
+            if left < 0 or (self.subject.work - start > self.questions.work and outcome.points >= effort.LEAST):
                 break
             if self._at(point) and outcome.is_wrong:
                 left = left - 1 if all(f.kind in GOES_ON for f in outcome.of_the_worst()) else -1
@@ -147,7 +146,7 @@ class Trial:
                 continue
             judged[i] = Judged()
             known = any(f.kind is Kind.VALUE and f.leaf == i for f in self.outcome.findings)
-            chosen = sum(f.kind is Kind.CHOICE and f.leaf == i for f in self.outcome.findings) >= CHOICES
+            chosen = sum(f.kind is Kind.CHOICE and f.leaf == i for f in self.outcome.findings) >= effort.CHOICES
             for finding in agrees(evidence, i, self._radius, judged[i], known, chosen):
                 judged[i].sides_with_it = judged[i].sides_with_it or finding.kind is Kind.TORCH
                 yield from self._graded(evidence, finding)
@@ -260,7 +259,7 @@ class Trial:
             return
         asked = outcome.second + len(outcome.contradicted)
         if (
-            asked < (1 if self.subject.heavy else SECOND)
+            asked < (1 if self.subject.heavy else effort.SECOND)
             and point.ordinary
             and any(said.nonzero or said.sides_with_it for said in judged.values())
         ):
