@@ -1,6 +1,7 @@
 """Verification: a rule at drawn points against every oracle and property, and a program against its baseline."""
 
 import multiprocessing
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -145,8 +146,9 @@ def verify_rules(
 ) -> Iterator[RuleResult]:
     """Yield what comes of each rule, in order; `jobs` rules are verified at a time, each in a process of its own."""
     one = partial(verify_rule, examples=examples, seed=seed, dtypes=dtypes, devices=devices)
-    # A process that is forked cannot use a GPU that its parent has used, and rules with lambdas need a fork.
-    if jobs == 1 or "cuda" in (devices or devices_here()) or "fork" not in multiprocessing.get_all_start_methods():
+    # Rules with lambdas need a fork, and what is forked cannot use a GPU that its parent has used, nor JAX's threads.
+    alone = "cuda" in (devices or devices_here()) or "jax" in sys.modules
+    if jobs == 1 or alone or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(one, rules)
         return
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:

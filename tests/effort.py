@@ -187,10 +187,13 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
 
 
-def largest(needs: Sequence[Need], name: str) -> tuple[int, str]:
-    """Return the largest need of a number, and whose it is."""
-    found = [(value, need.rule) for need in needs if (value := getattr(need, name)) is not None]
-    return max(found, default=(0, "nobody"))
+def largest(needs: Sequence[Need], name: str, shown: int = 3) -> str:
+    """Return the rules that need most of a number, and how much."""
+    most: dict[str, int] = {}
+    for need in needs:
+        most[need.rule] = max(most.get(need.rule, 0), getattr(need, name))
+    first = sorted(most.items(), key=lambda one: -one[1])[:shown]
+    return ", ".join(f"{rule} {value}" for rule, value in first)
 
 
 def derived(needs: Sequence[Need]) -> Iterator[str]:
@@ -214,10 +217,9 @@ def derived(needs: Sequence[Need]) -> Iterator[str]:
     )
     for name, each in (("WORK", "work"), ("AFTER", "after"), ("SHRINKS", "shrinks"), ("SHRINKING", "shrinking")):
         counts = sorted(getattr(n, each) for n in caught)
-        most, rule = largest(caught, each)
         yield (
             f"- `{name}`: {statistics.median(counts):.0f} in the median, "
-            f"{counts[int(0.99 * (len(counts) - 1))]} in 99 % of the runs, {most} at most ({rule});"
+            f"{counts[int(0.95 * (len(counts) - 1))]} in 95 % of the runs; most for {largest(caught, each)};"
         )
 
 
@@ -231,8 +233,8 @@ def document(needs: Sequence[Need], apart: Sequence[tuple[str, int, list[str]]],
         "The numbers that steer effort stand in `backprop_rules/properties/effort.py`. None decides a verdict.",
         f"`python tests/effort.py --seeds {seeds} --write docs/effort.md` makes this page from the wrong rules,",
         "published ones and those of the modules in `tests/modules.py`. Each number is at least the largest need of",
-        "the first half, every other rule of the list; where that is more than most runs need, what 99 % of them need.",
-        "The second half is then asked with these numbers and with many more of everything.",
+        "the first half, every other one, but for those that read a large weight at every call. The",
+        "second half is then asked with these numbers and with many more of everything.",
         "",
         "## The first half: what it needs",
         "",

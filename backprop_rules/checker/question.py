@@ -83,7 +83,7 @@ class Asked:
             self.sums,
             tuple(self.devices),
             effort.WORK * times,
-            2 * effort.AFTER if self.of_a_rule else effort.AFTER,  # whose points are of many shapes
+            effort.AFTER_OF_A_RULE if self.of_a_rule else effort.AFTER,
             self.extra,
         )
 

@@ -99,11 +99,15 @@ def along_of(gradients: Sequence[Any] | Mapping[int, Any], along: Directions) ->
 
 @dataclass(frozen=True)
 class Second:
-    """What the second witness says of torch's gradients at a point: that it agrees, contradicts, or nothing."""
+    """What the second witness says of torch's gradients at a point: that it agrees, contradicts, or nothing.
+
+    `hidden` says that differences see what neither of torch's modes does: forward hides a dependence from both.
+    """
 
     agrees: bool
     contradicts: bool
     words: str = ""
+    hidden: bool = False
 
 
 def second_witness(evidence: Evidence, half: float, own: Sequence[Any] | None = None) -> Second:
@@ -120,10 +124,9 @@ def second_witness(evidence: Evidence, half: float, own: Sequence[Any] | None = 
     found = slope(evidence, along, 2.0**-5)
     if found is not None and abs(found.value - predicted) <= found.error:
         return Second(True, False)
-    forward = pushed(evidence, along)
+    forward, found = pushed(evidence, along), _borne_out(evidence, along, 2.0**-5, found)
     if forward is not None and abs(forward - predicted) <= size * _far_below_float32(half):
-        return Second(True, False)
-    found = _borne_out(evidence, along, 2.0**-5, found)
+        return Second(True, False, hidden=found is not None and found.contradicts(predicted))
     if found is not None and found.contradicts(predicted):
         words = f"differences give {found.value:.10g} ± {found.error:.1g}, torch's reverse mode {predicted:.10g}"
         return Second(False, True, words + (f", its forward mode {forward:.10g}" if forward is not None else ""))

@@ -1,12 +1,18 @@
-"""How much is asked: numbers that steer effort alone, and decide no verdict, each with its reason."""
+"""How much is asked: numbers that steer effort alone, and decide no verdict, each with its reason.
 
-# Points that are asked whatever they cost.
+Where the reason is a need, docs/effort.md has the figures: what the wrong rules of one half need, and that more of
+everything changes no verdict on the other half.
+"""
+
+# Points that are asked whatever they cost: the example, and other values of its sizes.
 LEAST = 3
-# Recipes that Hypothesis draws beside the plan, by default. Chosen after one look at all the wrong rules: they need
-# none; docs/effort.md repeats that look over seeds.
+# Recipes that Hypothesis draws beside the plan, by default: all that a rule took which shows in one kind of planned
+# point alone, had that kind not been planned, and as many again for what nobody thought of.
 DRAWN = 12
-# Points that are still asked after a wrong one was found: to name a mistake takes several.
-AFTER = 6
+# Points that are still asked after a wrong one was found, to name the mistake: more than the need, which is none.
+AFTER = 2
+# The same of a rule of the catalogue, whose points are of many shapes: the need of the bank.
+AFTER_OF_A_RULE = 12
 # Points at which the second witness is asked: the first two of ordinary values that have a gradient other than zero.
 SECOND = 2
 # Points that passed and are held to the proof and the allowance, in each dtype; the smallest of ordinary values.
@@ -17,11 +23,12 @@ CLIMBED = 160
 CHOICES = 3
 # Proofs that are asked for at points where torch's own gradient is NaN, as the backward's.
 PROOFS = 3
-# Evaluations of a smaller point while a counterexample is made small.
-SHRINKS = 100
-# Calls of torch's functions that all points together may take: four times what fifty points of an LSTM cell do.
+# Evaluations of a smaller point while a counterexample is made small: the need.
+SHRINKS = 140
+# Calls of torch's functions that all points together may take: the need of all but large weights, whose first points
+# are asked in any case.
 WORK = 20_000
-# Calls that the search for a smaller point may take.
+# Calls that the search for a smaller point may take: the need, with the same exception.
 SHRINKING = 6_000
 # Elements of a point up to which thresholds in the backward's own code are hunted: each halving is one call.
 JUMPS = 4096

@@ -25,6 +25,7 @@ from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
+HIDDEN = "forward hides a dependence from autograd, as by .item(), .data, detach() or no_grad, that differences see"
 # After these other points are asked still, to name the mistake.
 GOES_ON = (Kind.VALUE, Kind.SHAPE, Kind.SUBGRADIENT)
 
@@ -266,6 +267,8 @@ class Trial:
             own = evidence.user if any(said.sides_with_it for said in judged.values()) else None
             said_ = second_witness(evidence, outcome.pair.half, own)
             outcome.second += said_.agrees
+            if said_.hidden:
+                outcome.notes[HIDDEN] = None
             outcome.contradicted += [said_.words] if said_.contradicts else []
 
 

@@ -1,0 +1,86 @@
+"""What was once refused is answered: several outputs, definitions that raise, forwards of the dtype, unknown ones."""
+
+import numpy as np
+import pytest
+import torch
+
+from backprop_rules import check
+
+
+def vector():
+    return torch.tensor([0.5, -1.25, 2.0], dtype=torch.float64)
+
+
+def verdict(backward, **asked):
+    return check(backward, raise_on_failure=False, **asked).verdict
+
+
+def both(x):
+    return x.relu(), x * x
+
+
+def of_both(grad_y, x):
+    first, second = grad_y
+    found = torch.zeros_like(x)
+    if first is not None:
+        found = found + first * (x > 0)
+    return found if second is None else found + 2 * x * second
+
+
+def of_the_first_alone(grad_y, x):
+    return torch.zeros_like(x) if grad_y[0] is None else grad_y[0] * (x > 0)
+
+
+@pytest.mark.parametrize(("backward", "wanted"), [(of_both, "right"), (of_the_first_alone, "wrong")])
+def test_a_forward_of_two_outputs(backward, wanted):
+    assert verdict(backward, forward=both, example=(vector(),)) == wanted
+
+
+@pytest.mark.parametrize(("factor", "wanted"), [(1.0, "right"), (10.0, "wrong")])
+def test_a_definition_that_exact_numbers_do_not_know(factor, wanted):
+    def backward(grad_y, x):
+        return factor * grad_y / (x * np.log(10))
+
+    report = check(backward, definition=np.log10, example=(np.array([0.5, 1.25, 2.0]),), raise_on_failure=False)
+    assert report.verdict == wanted
+    assert report.rungs["proved"] == 0
+
+
+@pytest.mark.parametrize(("added", "wanted"), [(1.0, "right"), (2.0, "wrong")])
+def test_a_forward_that_reads_the_dtype(added, wanted):
+    def forward(x):
+        return torch.log(x + 1 + torch.finfo(x.dtype).eps)
+
+    example = (vector().abs().float(),)
+
+    def backward(grad_y, x):
+        return grad_y / (x + added + torch.finfo(x.dtype).eps)
+
+    assert verdict(backward, forward=forward, example=example) == wanted
+
+
+@pytest.mark.parametrize(("sign", "wanted"), [(1, "right"), (-1, "wrong")])
+def test_a_function_that_nobody_can_follow(sign, wanted):
+    def backward(grad_y, x):
+        return sign * grad_y * torch.special.modified_bessel_i1(x)
+
+    def forward(x):
+        return Bessel.apply(x)
+
+    report = check(backward, forward=forward, example=(vector(),), raise_on_failure=False)
+    assert report.verdict == wanted
+    assert report.rungs["proved"] == report.rungs["allowed"] == 0
+    assert wanted == "wrong" or any("modified_bessel_i0" in note for note in report.notes)
+
+
+class Bessel(torch.autograd.Function):
+    """The modified Bessel function of order 0, of which torch has no derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.special.modified_bessel_i0(x)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return grad_y * torch.special.modified_bessel_i1(*ctx.saved_tensors)
