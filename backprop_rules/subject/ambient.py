@@ -55,7 +55,7 @@ class Ambient(TorchFunctionMode):
         super().__init__()
         self.dtype, self.work, self.narrows = dtype, 0, False
         self._widening = widening and dtype is F64
-        self._cast: dict[int, tuple[Tensor, int, Tensor]] = {}
+        self._cast: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor, tuple[int, ...]]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, as it would be called in this precision."""
@@ -72,6 +72,8 @@ class Ambient(TorchFunctionMode):
                 self.work += a.numel() >> A_CALL
             elif self._widening and isinstance(a, torch.dtype):
                 args = (*args[:k], self._wide(a), *args[k + 1 :])
+        if func is Tensor.to and len(args) == 2 and not named and args[0].numel() >= _KEPT:
+            return self._to(*args)
         try:
             return func(*args, **named)
         except (RuntimeError, ValueError):
@@ -79,6 +81,14 @@ class Ambient(TorchFunctionMode):
             if len(mixed) < 2:
                 raise
         return func(*self._each(args), **self._each(named))
+
+    def _to(self, x: Tensor, other: Any) -> Tensor:
+        """Return x.to(other), of a large constant what was cast before."""
+        dtype = getattr(other, "dtype", other)
+        stays = isinstance(other, torch.dtype) or getattr(other, "device", None) == x.device
+        if not stays or dtype == x.dtype or x.requires_grad:
+            return x.to(other)
+        return self._one(x, dtype)
 
     def _wide(self, dtype: torch.dtype) -> torch.dtype:
         self.narrows = self.narrows or dtype in _NARROWER
@@ -89,15 +99,24 @@ class Ambient(TorchFunctionMode):
             return type(x)(self._each(one) for one in x) if type(x) in (tuple, list) else x
         if isinstance(x, dict):
             return {name: self._each(one) for name, one in x.items()}
-        return self._one(x) if inexact(x) and x.dtype != at(self.dtype, x) else x
+        return self._one(x, at(self.dtype, x)) if inexact(x) and x.dtype != at(self.dtype, x) else x
 
-    def _one(self, x: Tensor) -> Tensor:
-        if x.numel() < _KEPT or x.requires_grad:
-            return x.to(at(self.dtype, x))
-        kept = self._cast.get(id(x))
-        if kept is None or kept[0] is not x or kept[1] != x._version:
-            kept = self._cast[id(x)] = x, x._version, x.to(at(self.dtype, x))
-        return kept[2]
+    def _one(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return x in a dtype: of a large constant, or of a view of one, what was cast before if nobody holds it."""
+        base = x if x._base is None else x._base
+        if base.numel() < _KEPT or base.requires_grad or not base.is_contiguous() or base.dtype != x.dtype:
+            return x.to(dtype)
+        key = id(base), dtype
+        own, cast, state = self._cast.get(key, (None, base, ()))
+        if own is not base or state != (base._version, cast._version, _held(cast)):
+            cast = base.to(dtype)
+            self._cast[key] = base, cast, (base._version, cast._version, _held(cast))
+        return cast.as_strided(x.shape, x.stride(), x.storage_offset() - base.storage_offset())
+
+
+def _held(x: Tensor) -> int:
+    """Return how many tensors look into the memory of x."""
+    return int(x._use_count())  # type: ignore[attr-defined]
 
 
 def tensors_in(x: Any) -> Iterator[Tensor]:
