@@ -84,3 +84,15 @@ class Bessel(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_y):
         return grad_y * torch.special.modified_bessel_i1(*ctx.saved_tensors)
+
+
+def test_a_constant_that_is_cast_and_then_written_to_is_cast_again():
+    weight = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
+
+    def backward(grad_y, x):
+        doubled = weight.to(torch.float64).mul_(2)
+        plain = weight.mT.to(torch.float64)
+        return (grad_y.double() @ (plain + doubled.mT) / 3).to(grad_y)
+
+    example = (torch.randn(2, 300, generator=torch.Generator().manual_seed(1)),)
+    assert check(backward, forward=lambda x: x @ weight, example=example).verdict == "right"
