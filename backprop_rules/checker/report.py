@@ -228,7 +228,7 @@ def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
     if not outcome.points:
         return "inconclusive", outcome.why or "at no point does forward have a value"
     silent = [subject.names[i] for i in subject.floats if not outcome.spoke.get(i, _NOTHING).spoke]
-    if silent and outcome.passed and all(point.empty for point in outcome.passed):
+    if silent and outcome.empty:
         return "inconclusive", "the primals or the outputs have no elements: give an example in which they have some"
     if silent:
         return "inconclusive", (

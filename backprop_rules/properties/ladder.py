@@ -23,8 +23,8 @@ Dtypes = Sequence[torch.dtype | None]
 
 def climb_with_what_passed(subject: Subject, outcome: Outcome, questions: Questions) -> None:
     """Put into the outcome what the proof and the allowance say of points that passed, and why they say nothing."""
-    if subject.rule is None or subject.heavy:
-        outcome.lower[subject.unruly or "one run of forward reads too much"] = None
+    if subject.rule is None:
+        outcome.lower[subject.unruly] = None
         return
     from backprop_rules.evidence.climb import climb
 

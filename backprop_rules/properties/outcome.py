@@ -40,6 +40,7 @@ class Outcome:
     notes: dict[str, None] = field(default_factory=dict)
     why: str = ""
     points: int = 0
+    empty: bool = True  # whether there were no elements at any of the points
     second: int = 0
     contradicted: list[str] = field(default_factory=list)
     spoke: dict[int, Judged] = field(default_factory=dict)

@@ -120,6 +120,7 @@ class Trial:
         judged: dict[int, Judged] = {}
         found = list(self.ask(evidence, judged))
         outcome.points += 1
+        outcome.empty = outcome.empty and point.empty
         outcome.custom = outcome.custom or evidence.run.custom
         self._count(evidence, judged, found)
         outcome.findings += found

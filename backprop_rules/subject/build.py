@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,14 +11,17 @@ from torch.utils import _pytree
 
 from backprop_rules.domain import COMPLEX, REAL
 from backprop_rules.errors import InputError
-from backprop_rules.subject.ambient import inexact, running
+from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.as_rule import AsRule, against_a_function, names_of
 from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, named
 from backprop_rules.subject.constants import constants_of
 from backprop_rules.subject.function import Function, NoPoint, function_of, kind_of
-from backprop_rules.subject.subject import Subject
+from backprop_rules.subject.subject import HEAVY, Subject
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+
+
+TOO_LARGE = "one run of forward reads too much"
 
 
 def subject_of(
@@ -45,7 +49,10 @@ def subject_of(
     y = _tried(named(backward), made, leaves)
     single = isinstance(y, Tensor)
     signature = Signature(backward, (*_argument_names(own_names, example), *parameters), params, len(example))
-    rule, why = _as_rule(backward, made, definition, names, leaves, params, framework, single)
+    constants = constants_of(made.raw, leaves)
+    rule, why = None, TOO_LARGE
+    if constants.read <= HEAVY:
+        rule, why = _as_rule(backward, made, definition, names, leaves, params, framework, single)
     return Subject(
         named(backward).strip("<>"),
         made,
@@ -56,7 +63,7 @@ def subject_of(
         why,
         _described(given, names, params),
         tuple(dict.fromkeys(x.dtype for x in leaves if inexact(x))),
-        constants_of(made.raw, leaves),
+        constants,
     )
 
 
@@ -178,7 +185,10 @@ def _as_rule(
         return None, "there is no ball arithmetic in its dtype"
 
     def forward(*primals: Any, **named_params: Any) -> Any:
-        return made.at(named_params).raw(primals)
+        # In float64 constants of other dtypes are cast as they are for the witnesses.
+        wide = {x.dtype for x in primals if inexact(x)} <= {F64, torch.complex128}
+        with made.ambient(F64) if wide else nullcontext():
+            return made.at(named_params).raw(primals)
 
     try:
         cut_off = _cut_off(made, leaves)
