@@ -12,6 +12,7 @@ from backprop_rules.errors import InputError
 from backprop_rules.frameworks import vjp_of_custom
 from backprop_rules.objection import WrongGradient
 from backprop_rules.point import Point
+from backprop_rules.properties.finding import Kind
 from backprop_rules.properties.form import same_bits
 from backprop_rules.rule import Gradients
 
@@ -40,12 +41,12 @@ def own_backward(function: Any, framework: str) -> Function:
     return backward
 
 
-def of_the_function(function: Any) -> tuple[Callable[[Point], None], ...]:
-    """Return what is asked of the function beside its backward: its output, and its gradients through autograd."""
-    asked = [computes_the_function, gives_the_same_through_autograd]
+def of_the_function(function: Any) -> tuple[tuple[Kind, Callable[[Point], None]], ...]:
+    """Return what is asked of the function beside its backward, each with what it finds if it does not hold."""
+    asked = {Kind.FUNCTION: computes_the_function, Kind.ENGINE: gives_the_same_through_autograd}
     if _is_autograd_function(function):
-        asked += [leaves_what_it_saved_alone, does_without_the_gradients_not_asked_for]
-    return tuple(partial(holds, function) for holds in asked)
+        asked |= {Kind.SAVED: leaves_what_it_saved_alone, Kind.ALONE: does_without_the_gradients_not_asked_for}
+    return tuple((kind, partial(holds, function)) for kind, holds in asked.items())
 
 
 def computes_the_function(function: Any, point: Point) -> None:

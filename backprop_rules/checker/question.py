@@ -13,6 +13,7 @@ from backprop_rules.domain import REAL
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.frameworks import FRAMEWORKS, as_torch, framework_of
 from backprop_rules.properties import effort
+from backprop_rules.properties.finding import Kind
 from backprop_rules.properties.outcome import Questions
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import RulePoints
@@ -49,7 +50,7 @@ class Asked:
     accuracy: str = "torch"
     sizes: Mapping[int, Sequence[int]] | None = None
     of_a_rule: bool = False
-    extra: tuple[Callable[..., Any], ...] = field(default=())
+    extra: tuple[tuple[Kind, Callable[..., Any]], ...] = field(default=())
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "convention", self.convention.replace("-", " "))  # as the command line spells it

@@ -31,7 +31,7 @@ SHOWN = 400  # elements of a counterexample that are written out
 SAID = {
     "right": "right",
     "wrong": "wrong",
-    "inaccurate": "inaccurate: the right function, with most of its digits lost on the way",
+    "inaccurate": "inaccurate: the right function, with half of its digits or more lost on the way",
     "convention": "another convention: a valid choice at a kink, but not the one asked for",
     "inconclusive": "inconclusive",
 }

@@ -57,7 +57,7 @@ def agrees(
         return
     if seen.bits >= evidence.pair.half:
         judged.spoke, judged.nonzero = True, seen.scale > 0
-        yield from _digits(evidence, i, user, truth)
+        yield from loses_digits(evidence, i, user, truth)
         return
     if known and seen.bits < 0 and not seen.torch_keeps_nothing:
         yield _wrong(evidence, i, user, truth, seen, "")
@@ -83,7 +83,7 @@ def _finite(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Iterator
         yield unequal(Kind.NAN_CHOICE, evidence.point, i, truth, user, lost, against=(TORCH,))
 
 
-def _digits(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Iterator[Finding]:
+def loses_digits(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Iterator[Finding]:
     """Few digits in the lower precision where torch keeps most; NaN, where it keeps a number."""
     low, theirs, run = evidence.low_user, evidence.low_gradients_here, evidence.low_run
     if low is None or theirs is None or run is None or (other := theirs[i]) is None or not fits(low[i], truth):

@@ -10,10 +10,10 @@ from backprop_rules.properties.native import own_dtypes
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.subject import Subject
 
-KINDS = (Kind.FUNCTION, Kind.ENGINE, Kind.SAVED, Kind.ALONE, Kind.RAISES)
+Question = tuple[Kind, Callable[..., Any]]
 
 
-def of_the_function(subject: Subject, point: Point, asked: Sequence[Callable[..., Any]]) -> Iterator[Finding]:
+def of_the_function(subject: Subject, point: Point, asked: Sequence[Question]) -> Iterator[Finding]:
     """Yield what is wrong with its output, its gradients through autograd, and what it saves."""
     if subject.rule is None:
         return
@@ -21,11 +21,10 @@ def of_the_function(subject: Subject, point: Point, asked: Sequence[Callable[...
         there = as_rule_point(subject.rule, point, list(point.dtypes) or own_dtypes(subject))
     except Exception:  # a forward that does not take the example's own dtypes at these values
         return
-    for holds in asked:
+    for kind, holds in asked:
         try:
             holds(there)
         except WrongGradient as objection:
-            kind = next((k for k in KINDS if objection.kind.startswith(k.words)), Kind.ENGINE)
             yield Finding(
                 kind, point, objection.primal, None, objection.expected, objection.got, detail=objection.where
             )

@@ -25,7 +25,7 @@ class Questions:
     devices: tuple[str, ...] = ("cpu",)
     work: int = effort.WORK  # calls that all points together may take
     after: int = effort.AFTER  # points that are still asked after a wrong one
-    extra: tuple[Callable[..., Any], ...] = ()  # what is asked of an autograd.Function as a whole
+    extra: tuple[tuple[Kind, Callable[..., Any]], ...] = ()  # what is asked of an autograd.Function as a whole
 
 
 @dataclass

@@ -12,7 +12,7 @@ from backprop_rules.evidence.kinks import DISTANCES, nearest
 from backprop_rules.evidence.precisions import precise
 from backprop_rules.evidence.witnesses import fits, witnessed
 from backprop_rules.properties import effort, form
-from backprop_rules.properties.agreement import TORCH
+from backprop_rules.properties.agreement import TORCH, loses_digits
 from backprop_rules.properties.finding import Finding, Kind, Rung, first, unequal
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.shrink import of_fewer_axes, plainer, simplicity, smaller
@@ -25,11 +25,10 @@ FORMS = (Kind.SHAPE, Kind.DTYPE, Kind.DEVICE, Kind.NONE, Kind.NO_TENSOR, Kind.RA
 
 def smallest(subject: Subject, pair: Pair, finding: Finding) -> Finding:
     """Return the same finding at a point that no step in sight makes smaller: what was found is never lost."""
-    if (
-        finding.dtype is not None
-        or (finding.leaf is None and finding.kind is Kind.VALUE)
-        or finding.kind not in (*FORMS, Kind.VALUE)
-    ):
+    low = finding.kind is Kind.INACCURATE and finding.dtype is pair.low
+    if (finding.dtype is not None and not low) or finding.kind not in (*FORMS, Kind.VALUE, Kind.INACCURATE):
+        return finding
+    if finding.leaf is None and finding.kind not in FORMS:
         return finding
     again = _again(subject, pair, finding)
     best, left, start = finding, effort.SHRINKS, subject.work
@@ -94,12 +93,21 @@ def _again(subject: Subject, pair: Pair, finding: Finding) -> Again:
             return None
         dtypes = form.own_dtypes(evidence, pair.high)
         formed = list(form.has_the_form_of_its_primal(point, evidence.user, evidence.gradients_here, dtypes))
-        if finding.kind is not Kind.VALUE:
+        if finding.kind in FORMS:
             return next((f for f in formed if f.is_like(finding)), None)
-        assert finding.leaf is not None
-        return None if formed else plainly_wrong(evidence, finding.leaf)
+        i = finding.leaf
+        if formed or i is None:
+            return None
+        return plainly_wrong(evidence, i) if finding.kind is Kind.VALUE else _inaccurate(evidence, i)
 
     return again
+
+
+def _inaccurate(evidence: Evidence, i: int) -> Finding | None:
+    user, truth = evidence.user[i], evidence.gradients_here[i]
+    if truth is None or not fits(user, truth) or not bool(truth.isfinite().all()):
+        return None
+    return next(loses_digits(evidence, i, user.to(truth.dtype), truth), None)
 
 
 def plainly_wrong(evidence: Evidence, i: int) -> Finding | None:

@@ -215,18 +215,17 @@ def training_updates_the_weight() -> Seen:
 
 
 def the_update_follows_the_loss() -> Seen:
-    """Train by ∂loss/∂ω and by ∂ŷ/∂ω, and hold the losses against that before training."""
-
-    def losses(of: Callable[[Tensor, float, float], Tensor]) -> tuple[float, float]:
-        w = torch.Tensor([1.0])
-        for x, y in SAMPLES * EPOCHS:
-            w = w - RATE * gradients(lambda v, x=x, y=y: of(v, x, y), w)[0]
-        return w.item(), sum(loss(w, x, y).item() for x, y in SAMPLES)
-
-    before = sum(loss(torch.Tensor([1.0]), x, y).item() for x, y in SAMPLES)
-    (w, by_loss), (v, by_prediction) = losses(loss), losses(lambda w, x, y: x * w)
-    shown = f"∂loss/∂ω: ω = {w}, loss {before} → {by_loss}; ∂ŷ/∂ω: ω = {v}, loss {before} → {by_prediction}"
-    return Seen(by_loss < before < by_prediction, None, shown)
+    """Train by ∂loss/∂ω as the program does, and by ∂ŷ/∂ω in fractions, and hold the first sample's losses together."""
+    w = weight()
+    (first, *_), *_ = training(w)  # as the program computes it, before the first step
+    (x, y), v = SAMPLES[0], Fraction(1)
+    slopes = [gradients(lambda w, x=x: x * w, weight())[0].item() for x, _ in SAMPLES]
+    for slope in slopes * EPOCHS:
+        v -= Fraction("0.01") * Fraction(slope)
+    by_loss, by_prediction = loss(w, x, y).item(), (Fraction(x) * v - Fraction(y)) ** 2
+    as_told = first == 1 and by_loss == 9 * 2.0**-46 and v == -5 and by_prediction == 49
+    shown = f"∂loss/∂ω: ω = {w.item()}, loss {first} → {by_loss}; ∂ŷ/∂ω: ω = {v}, loss {first} → {by_prediction}"
+    return Seen(as_told and by_loss < first < by_prediction, None, shown)
 
 
 def complex_models_take_more_work() -> Seen:
@@ -807,10 +806,11 @@ def the_progress_printed() -> Seen:
 
 
 def prediction_after_training() -> Seen:
-    """Train in float32, then longer; and once through the samples in fractions, from several weights."""
+    """Predict after training in float32, then train longer; and once through the samples in fractions."""
     factors = {shrinks_by(start, Fraction("0.01")) for start in STARTS}
     w, longer = trained(), trained(epochs=2 * EPOCHS)
     nearer = factors == {Fraction("0.98") * Fraction("0.92") * Fraction("0.82")} and 0 < max(factors) < 1
     stops = w.equal(longer) and w.item() == 1.9999996423721313 and (4 * w).item() == 7.999998569488525
     shown = f"float32: w = {w.item()}, 4 * w = {(4 * w).item()}; 2 - w ← {max(factors)} * (2 - w)"
-    return Seen((4 * w).item() == 8, nearer and stops, shown)
+    four_times = Fraction((4 * w).item()) == 4 * Fraction(w.item())
+    return Seen(four_times and nearer and stops, None, shown)

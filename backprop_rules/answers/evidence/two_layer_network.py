@@ -15,14 +15,17 @@ from torch import Tensor
 from backprop_rules.answers.claim import Seen
 from backprop_rules.answers.tools import counterexample, gradients, refused, told, verified
 from backprop_rules.catalogue.losses import sum_of_squared_errors
+from backprop_rules.catalogue.piecewise import clamp
 from backprop_rules.documents.certified import true_run
 from backprop_rules.documents.program import Program
 from backprop_rules.documents.two_layer_network import PROGRAMS, forward, inputs
+from backprop_rules.rule import installed
 from backprop_rules.tracing import traced
 
 ONE = {"x": "1 d", "w1": "d h", "w2": "h k", "t": "1 k"}
 TWO = {"x": "2 d", "w1": "d h", "w2": "h k", "t": "2 k"}
 RIGHT, PRINTED = PROGRAMS
+AT_A_BOUND = clamp.conventions[0]  # the choice that `by_the_mask` makes at 0, and the versions of torch that make it
 
 
 def loss(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
@@ -38,6 +41,15 @@ def cotangent(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
 def by_the_mask(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
     """Return the gradient of w1."""
     return x.T @ (cotangent(x, w1, w2, t) * (x @ w1 >= 0))
+
+
+def by_what_is_left(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
+    """Return the gradient of w1 by lines 29 to 42, with a mask by the overwritten h1 in the place of line 41."""
+    h1 = x.mm(w1)
+    h1 = h1.clamp(min=0)
+    grad_h = (2 * (h1.mm(w2) - t)).mm(w2.t())
+    grad_h[h1 == 0] = 0
+    return x.t().mm(grad_h)
 
 
 def as_printed(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
@@ -248,13 +260,25 @@ def chain_rule_for_the_hidden_layer() -> Seen:
 
 
 def cotangent_clamped() -> Seen:
-    """Find the smallest network whose gradient is another one, and try the mask in its place."""
-    found, masked = where_it_differs(as_printed, ONE), where_it_differs(by_the_mask, TWO)
-    units = [one_unit(1, 1, 1, 2), one_unit(1, -1, 1, -1)]
-    pairs = [(float(as_printed(**unit)), float(by_the_mask(**unit))) for unit in units]
-    as_told = pairs == [(0, -2), (2, 0)]
-    shown = "; ".join(f"{told(unit)}: printed {a:g}, gradient {b:g}" for unit, (a, b) in zip(units, pairs, strict=True))
-    return Seen(found is None, masked is None and as_told, f"{shown}; mask: {told(masked)}")
+    """Find the smallest network whose gradient is another one, and try the masks in its place, on the kink too."""
+
+    def as_torch_chooses(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
+        (true,) = gradients(lambda w: loss(x, w, w2, t), w1)
+        return (by_the_mask if installed(AT_A_BOUND.torch) else by_what_is_left)(x, w1, w2, t).equal(true)
+
+    found, masked = where_it_differs(as_printed, ONE), where_it_differs(by_what_is_left, TWO)
+    chosen = counterexample(as_torch_chooses, **TWO)
+    units, zero = [one_unit(1, 1, 1, 2), one_unit(1, -1, 1, -1)], one_unit(1, 0, 1, 2)
+    pairs = [(float(as_printed(**unit)), float(by_what_is_left(**unit))) for unit in units]
+    at_zero = [float(by_what_is_left(**zero)), float(by_the_mask(**zero))]
+    as_told = pairs == [(0, -2), (2, 0)] and at_zero == [0, -4] and sorted(one_sided(**zero)) == sorted(at_zero)
+    shown = [f"{told(unit)}: printed {a:g}, gradient {b:g}" for unit, (a, b) in zip(units, pairs, strict=True)]
+    shown += [
+        f"grad_h[h1 == 0] = 0, x·w1 ≠ 0: {told(masked)}",
+        f"{told(zero)}: {at_zero[0]:g}, [x·w1 ≥ 0]: {at_zero[1]:g}",
+    ]
+    shown.append(f"torch {AT_A_BOUND.torch} = [x·w1 ≥ 0]: {told(chosen)}")
+    return Seen(found is None, masked is None and chosen is None and as_told, "; ".join(shown))
 
 
 def one_sided(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> list[float]:

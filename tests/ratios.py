@@ -1,0 +1,116 @@
+"""The times that were won, in Y: red where one of CONTRIBUTING.md's list is exceeded three times in a row.
+
+python tests/ratios.py
+"""
+
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from modules import MODULES
+from real_mistakes import MISTAKES
+from yardstick import yardstick
+
+from backprop_rules import CATALOGUE, check
+
+LIST = Path(__file__).parents[1] / "CONTRIBUTING.md"
+ROW = re.compile(r"^\| (?P<what>[^|]+?) +\| at most (?P<limit>[\d.]+) Y", re.MULTILINE)
+TIMES = 3  # in a row, for a list to be exceeded
+BETWEEN = 5  # measurements of the yardstick, in between
+
+
+def of_a_process(code: str) -> float:
+    """Return the CPU seconds of a Python process, its children included."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def loading() -> float:
+    """Return what `check` adds to the import of torch: the medians of three."""
+    code = ("import torch", "import torch; from backprop_rules import check; check")
+    alone, both = (statistics.median(of_a_process(c) for _ in range(3)) for c in code)
+    return both - alone
+
+
+def seconds_of(job: Callable[[], object]) -> float:
+    start = time.process_time()
+    job()
+    return time.process_time() - start
+
+
+def published() -> list[float]:
+    return [
+        seconds_of(
+            lambda m=m: check(
+                m.backward,
+                forward=CATALOGUE[m.rule].forward,
+                example=m.example,
+                params=m.params,
+                raise_on_failure=False,
+            )
+        )
+        for m in MISTAKES
+    ]
+
+
+def of_modules(kind: str) -> list[float]:
+    found = []
+    for module in MODULES:
+        for backward in [module.right] if kind == "right" else module.wrong.values():
+            asked = {"forward": module.forward, "example": module.example, "raise_on_failure": False}
+            found.append(seconds_of(lambda b=backward, a=asked: check(b, **a)))
+    return found
+
+
+def measured() -> Iterator[tuple[str, float]]:
+    """Yield each time of the list, in Y: the median of five measurements of the yardstick, taken in between."""
+    pace: list[float] = [yardstick()]
+    found: dict[str, float] = {}
+    found["loading `check`"] = loading()
+    pace.append(yardstick())
+    check(lambda g, x: g * x.cos(), forward=torch.sin, example=(torch.rand(3),))
+    found["a check of a published wrong rule, the median"] = statistics.median(published())
+    pace.append(yardstick())
+    right = of_modules("right")
+    found["a check of a right module, the median"] = statistics.median(right)
+    pace.append(yardstick())
+    wrong = of_modules("wrong")
+    found["a check of a wrong module, the median"] = statistics.median(wrong)
+    found["a check of a module, the longest"] = max(right + wrong)
+    pace.append(yardstick())
+    for what, seconds in found.items():
+        yield what, seconds / statistics.median(pace)
+
+
+def limits() -> dict[str, float]:
+    """Return the list: what may take how long, in Y."""
+    return {row["what"]: float(row["limit"]) for row in ROW.finditer(LIST.read_text())}
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    allowed = limits()
+    for _ in range(TIMES):
+        found = dict(measured())
+        if missing := allowed.keys() ^ found.keys():
+            raise SystemExit(f"{LIST.name} and this file list other times: {', '.join(sorted(missing))}")
+        over = [what for what in allowed if found[what] > allowed[what]]
+        for what, limit in allowed.items():
+            print(f"{what:48} {found[what]:5.2f} Y, at most {limit:.2f}{'  TOO LONG' if what in over else ''}")
+        if not over:
+            return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
