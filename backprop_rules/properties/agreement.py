@@ -146,18 +146,8 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
     assert seen.outside is not None
     kink = around(evidence, i, seen.outside, seen.noise)
     seen = Witnessed(seen.difference, seen.noise, seen.scale, False, seen.user_keeps_nothing, kink.where)
-    if kink.shape is Shape.SINGULAR:
-        yield _wrong(evidence, i, user, truth, seen, "the derivative grows without bound nearby", Kind.SINGULAR)
-        return
-    if kink.shape is Shape.EDGE:
-        yield _wrong(evidence, i, user, truth, seen, "at the edge of the domain", Kind.SINGULAR)
-        return
-    if kink.shape is Shape.KINK:
-        if is_in_the_hull(evidence, i, kink, seen.noise, shared=not chosen):
-            yield _wrong(evidence, i, user, truth, seen, "", Kind.CHOICE)
-        else:
-            yield _wrong(evidence, i, user, truth, seen, "at a kink, and no gradient from around it", Kind.SUBGRADIENT
-                         if _each_between(evidence, i, kink, seen.noise) else Kind.VALUE)  # fmt: skip
+    if kink.shape is not Shape.SMOOTH:
+        yield _where_it_is_not_smooth(evidence, i, user, truth, seen, kink, chosen)
         return
     if not evidence.subject.in_float64 and seen.bits > evidence.bits_below_every_dtype:
         yield _wrong(evidence, i, user, truth, seen, "", Kind.DIGITS)
@@ -187,6 +177,19 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
         yield replace(found, against=("differences",), expected=None)
         return
     yield _wrong(evidence, i, user, truth, seen, SETTLED if side == "torch" else "")
+
+
+def _where_it_is_not_smooth(
+    evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed, kink: Around, chosen: bool
+) -> Finding:
+    if kink.shape is Shape.SINGULAR:
+        return _wrong(evidence, i, user, truth, seen, "the derivative grows without bound nearby", Kind.SINGULAR)
+    if kink.shape is Shape.EDGE:
+        return _wrong(evidence, i, user, truth, seen, "at the edge of the domain", Kind.SINGULAR)
+    if is_in_the_hull(evidence, i, kink, seen.noise, shared=not chosen):
+        return _wrong(evidence, i, user, truth, seen, "", Kind.CHOICE)
+    kind = Kind.SUBGRADIENT if _each_between(evidence, i, kink, seen.noise) else Kind.VALUE
+    return _wrong(evidence, i, user, truth, seen, "at a kink, and no gradient from around it", kind)
 
 
 def _is_among_those_around(evidence: Evidence, i: int, gradient: Tensor, seen: Witnessed, kink: Around) -> bool:

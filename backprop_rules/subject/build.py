@@ -21,9 +21,6 @@ from backprop_rules.subject.subject import HEAVY, Subject
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
-TOO_LARGE = "one run of forward reads too much"
-
-
 def subject_of(
     backward: Callable[..., Any],
     forward: Callable[..., Any] | None,
@@ -38,21 +35,22 @@ def subject_of(
     """
     given = forward or definition
     assert given is not None
-    function = forward or _of_tensors(given)
     leaves, structure = _pytree.tree_flatten(tuple(example))
     own_names = _leaf_names(names_of(_signed(given), len(example)), example)
     parameters = _parameters(forward, backward, len(example))
     leaves += list(parameters.values())
     names = (*own_names, *parameters)
     _checked(named(backward), names, leaves)
-    made = function_of(function, structure, params, tuple(_dotted(forward, parameters)))
+    made = function_of(forward or _of_tensors(given), structure, params, tuple(_dotted(forward, parameters)))
     y = _tried(named(backward), made, leaves)
     single = isinstance(y, Tensor)
     signature = Signature(backward, (*_argument_names(own_names, example), *parameters), params, len(example))
     constants = constants_of(made.raw, leaves)
-    rule, why = None, TOO_LARGE
-    if constants.read <= HEAVY:
-        rule, why = _as_rule(backward, made, definition, names, leaves, params, framework, single)
+    rule, why = (
+        _as_rule(backward, made, definition, names, leaves, params, framework, single)
+        if constants.read <= HEAVY
+        else (None, "one run of forward reads too much")
+    )
     return Subject(
         named(backward).strip("<>"),
         made,
