@@ -14,7 +14,7 @@ from backprop_rules.errors import InputError
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.as_rule import AsRule, against_a_function, names_of
 from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, named
-from backprop_rules.subject.constants import constants_of
+from backprop_rules.subject.constants import Constants, constants_of
 from backprop_rules.subject.function import Function, NoPoint, function_of, kind_of
 from backprop_rules.subject.subject import HEAVY, Subject
 
@@ -46,11 +46,7 @@ def subject_of(
     single = isinstance(y, Tensor)
     signature = Signature(backward, (*_argument_names(own_names, example), *parameters), params, len(example))
     constants = constants_of(made.raw, leaves)
-    rule, why = (
-        _as_rule(backward, made, definition, names, leaves, params, framework, single)
-        if constants.read <= HEAVY
-        else (None, "one run of forward reads too much")
-    )
+    rule, why = _as_rule(backward, made, definition, names, leaves, params, framework, single, constants)
     return Subject(
         named(backward).strip("<>"),
         made,
@@ -172,7 +168,10 @@ def _as_rule(
     params: Mapping[str, Any],
     framework: str,
     single: bool,
+    constants: Constants,
 ) -> tuple[AsRule | None, str]:
+    if constants.read > HEAVY:
+        return None, "one run of forward reads too much"
     if not single:
         return None, "it returns several tensors"
     if {"y", "grad_y"} & set(names):
