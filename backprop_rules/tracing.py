@@ -86,11 +86,34 @@ def trace(function: Callable[..., Any], *primals: Tensor, grad_y: Tensor | None 
     `grad_y` has y's shape; it may be left out where y has one element, and is 1 then.
 
     Raises InputError where a value was computed from the inputs by something that is no rule, or was
-    changed in place, and where grad_y is missing or has another shape. Source: Griewank & Walther,
-    Evaluating Derivatives, 2nd ed., section 3.2.
+    changed in place, where grad_y is missing or has another shape, and where the function takes more or
+    fewer tensors. Source: Griewank & Walther, Evaluating Derivatives, 2nd ed., section 3.2.
     """
+    _refuse_another_count(function, primals)
     inputs = dict(zip(_names(function, len(primals)), primals, strict=False))
     return traced(lambda values: function(*values.values()), inputs, grad_y)
+
+
+def _refuse_another_count(function: Callable[..., Any], primals: Sequence[Any]) -> None:
+    """Raise InputError unless the function takes so many tensors."""
+    if isinstance(function, Rule):
+        most, least = len(function.primals), len(function.primals) - len(function.optional)
+        if least <= len(primals) <= most:
+            return
+        name, takes = (
+            str(function),
+            f"{', '.join(function.primals)}: {least if least == most else f'{least} to {most}'}",
+        )
+    else:
+        try:
+            signature = inspect.signature(function)
+            signature.bind(*primals)
+            return
+        except ValueError:  # a function of C, which has no signature
+            return
+        except TypeError:
+            name, takes = getattr(function, "__name__", "function"), str(signature)
+    raise InputError(f"trace: {name} takes {takes}; got {len(primals)} tensors. Give one for each, in this order.")
 
 
 def _names(function: Callable[..., Any], count: int) -> Sequence[str]:

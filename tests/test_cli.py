@@ -332,3 +332,22 @@ def test_trace_shows_the_graph_of_a_step(run, kind):
     assert code == 0
     assert "clamp(hidden, min=0)" in out
     assert ("4 of 8 elements differ" in out) == (kind == "table")
+
+
+def test_verify_with_an_import_verifies_the_rules_of_the_module(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "imported_rule.py").write_text(CUBE)
+    (tmp_path / "imported_nothing.py").write_text("import torch\n")
+    words = ("verify", "--examples", "5", "--import")
+    code, out, _ = run(*words, "imported_rule")
+    again, same, _ = run(*words, "imported_rule.py")
+    CATALOGUE.pop("cube", None)
+    assert code == again == 0
+    for text in (out, same):
+        assert "cube" in text
+        assert "matmul" not in text
+        assert "two_layer_network" not in text
+    code, _, err = run(*words, "imported_nothing")
+    assert code == 2
+    assert "the module 'imported_nothing' declares no rule" in " ".join(err.split())

@@ -194,3 +194,19 @@ def test_json_has_every_number():
 def test_an_elementwise_derivative_is_drawn_as_a_factor():
     found = trace(lambda x: total(square(x)), torch.tensor([1.0, -3]))
     assert '"local ⊙ [2, -6]<br/>leaves [2, -6]"' in pictures.mermaid(found)
+
+
+@pytest.mark.parametrize(
+    ("function", "count", "takes"),
+    [
+        (matmul, 3, "matmul takes a, b: 2; got 3 tensors"),
+        (matmul, 1, "matmul takes a, b: 2; got 1 tensors"),
+        (CATALOGUE["linear"], 4, "linear takes x, w, b: 2 to 3; got 4 tensors"),
+        (lambda a, b: matmul(a, b), 3, "<lambda> takes (a, b); got 3 tensors"),
+        (lambda a, b: matmul(a, b), 1, "<lambda> takes (a, b); got 1 tensors"),
+    ],
+)
+def test_more_or_fewer_tensors_than_it_takes_are_refused(function, count, takes):
+    x = torch.ones(2, 2)
+    with pytest.raises(InputError, match=re.escape(f"trace: {takes}")):
+        trace(function, *[x] * count, grad_y=x)

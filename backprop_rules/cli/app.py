@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 import backprop_rules
+from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.errors import InputError
 
 app = typer.Typer(
@@ -39,10 +40,11 @@ def common(
         raise typer.Exit(USAGE)
 
 
-def import_module(module: str | None) -> None:
-    """Import a module of the user's, from the current folder as from anywhere, so that its rules are declared."""
+def import_module(module: str | None) -> list[str]:
+    """Import a module of the user's, from the current folder as from anywhere; return the rules that it declares."""
     if module is None:
-        return
+        return []
+    before = set(CATALOGUE)
     sys.path.insert(0, os.getcwd())
     try:
         importlib.import_module(module.removesuffix(".py"))
@@ -53,6 +55,19 @@ def import_module(module: str | None) -> None:
             f"the module '{module}' cannot be imported: {type(error).__name__}: {error}. It is named without .py and "
             "without its folder, which must be the current one or on the path."
         ) from error
+    name = module.removesuffix(".py")
+    return [str(rule) for rule in CATALOGUE.values() if str(rule) not in before or rule.backward.__module__ == name]
+
+
+def named_or_imported(names: list[str] | None, module: str | None) -> list[str]:
+    """Return the names given, or else those of the rules that the module declares; none for all of the catalogue."""
+    declared = import_module(module)
+    if module is not None and not names and not declared:
+        raise InputError(
+            f"the module '{module}' declares no rule. Name the rules to verify, or decorate a backward of it with "
+            "@rule."
+        )
+    return names or declared
 
 
 def console() -> Console:

@@ -11,7 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from backprop_rules import report
 from backprop_rules.catalogue import CATALOGUE
-from backprop_rules.cli.app import WRONG, Baselines, Module, OutputFormat, app, console, import_module
+from backprop_rules.cli.app import (
+    WRONG,
+    Baselines,
+    Module,
+    OutputFormat,
+    app,
+    console,
+    import_module,
+    named_or_imported,
+)
 from backprop_rules.devices import devices_here, find_device, find_dtype
 from backprop_rules.documents import PROGRAMS, Program
 from backprop_rules.errors import unknown
@@ -29,7 +38,10 @@ from backprop_rules.verify import (
 @app.command()
 def verify(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[RULE]...", help="Rules or programs; all of them if none is named.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[RULE]...", help="Rules or programs; all of them, or those of --import, if none is named."
+        ),
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Points drawn for each rule.")] = 400,
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal points.")] = 0,
@@ -50,8 +62,8 @@ def verify(
 
     Exits 0 if all is right, 1 if anything is wrong, 2 for a usage error.
     """
-    import_module(module)
-    rules, programs = _named(names or [])
+    names = named_or_imported(names, module)
+    rules, programs = _named(names)
     dtypes = [find_dtype(name) for name in dtype] if dtype else None
     devices = [find_device(name) for name in device] if device else list(devices_here())
     if dtypes and not names:
@@ -109,7 +121,7 @@ def special(
 
     Exits 1 where a gradient is not the derivative, or its limit.
     """
-    import_module(module)
+    names = named_or_imported(names, module)
     wrong = 0
     for rule in [find(name) for name in names] if names else CATALOGUE.values():
         console().print(report.special_table(rule))
