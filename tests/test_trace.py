@@ -202,8 +202,8 @@ def test_an_elementwise_derivative_is_drawn_as_a_factor():
         (matmul, 3, "matmul takes a, b: 2; got 3 tensors"),
         (matmul, 1, "matmul takes a, b: 2; got 1 tensors"),
         (CATALOGUE["linear"], 4, "linear takes x, w, b: 2 to 3; got 4 tensors"),
-        (lambda a, b: matmul(a, b), 3, "<lambda> takes (a, b); got 3 tensors"),
-        (lambda a, b: matmul(a, b), 1, "<lambda> takes (a, b); got 1 tensors"),
+        (lambda a, b: matmul(a, b.mT), 3, "<lambda> takes (a, b); got 3 tensors"),
+        (lambda a, b: matmul(a, b.mT), 1, "<lambda> takes (a, b); got 1 tensors"),
     ],
 )
 def test_more_or_fewer_tensors_than_it_takes_are_refused(function, count, takes):
