@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.enclosure import as_real
-from backprop_rules.errors import RoundingUnknown
+from backprop_rules.errors import OwnError, RoundingUnknown
 from backprop_rules.grid import precision
 from backprop_rules.oracles import certified
 from backprop_rules.oracles.oracle import Silent, widest
@@ -60,6 +60,8 @@ def bounds(point: Point, evaluations: int = 1, sums: Sums | None = None) -> Boun
         try:
             # Its comparisons as they came out: what a choice changes is no rounding ...
             other, ambiguous = _followed(rule, point, evaluations, sums or as_computed, decided=True)
+        except OwnError:
+            raise
         except Exception:  # an operation that cannot be followed, or a backward that raises
             if not ordinary and rule is rules[1]:
                 # Nobody knows what overflowed or vanished on its way.
@@ -82,6 +84,8 @@ def is_followed(point: Point) -> bool:
     """Say whether the operations of somebody else's backward are known one by one."""
     try:
         return len(point.rule.references) == 1 or bool(_followed(point.rule.references[1], point, 1))
+    except OwnError:
+        raise
     except Exception:  # an operation without a formula, or a backward that raises
         return False
 

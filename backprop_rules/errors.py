@@ -12,6 +12,10 @@ class RoundingUnknown(InputError):
     """An operation whose rounding cannot be bounded, so that nothing can be said of what it gives."""
 
 
+class OwnError(Exception):
+    """An error of this package itself, raised inside of somebody's code: it is not that code's."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """Return the error for a name that is not among the known ones, with the nearest of them."""
     names = sorted(known)
@@ -22,5 +26,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
 
 def of_ours(error: Exception) -> str:
     """Return what is told of an error of this package itself, which ends nothing and blames nobody's code."""
+    if isinstance(error, OwnError):
+        return str(error)
     first = (str(error).splitlines() or [""])[0][:160]
     return f"an error of backprop_rules itself, please report it: {type(error).__name__}: {first}"

@@ -28,7 +28,7 @@ from backprop_rules.domain import (
     axes_of,
     dtype_name,
 )
-from backprop_rules.errors import InputError, unknown
+from backprop_rules.errors import InputError, OwnError, unknown
 from backprop_rules.rule import Gradients, Rule, find
 
 T = TypeVar("T")
@@ -76,6 +76,8 @@ class Point:
         """Return the rule's gradients at other tensors and the same params; BackwardRaised if it raises."""
         try:
             return self.rule.gradients(grad_y, y, *primals, **self.params)
+        except OwnError:
+            raise
         except Exception as error:
             raise BackwardRaised(type(error).__name__, (str(error).splitlines() or [""])[0]) from error
 

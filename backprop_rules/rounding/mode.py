@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from backprop_rules.errors import InputError, OwnError, of_ours
 from backprop_rules.grid import precision
 from backprop_rules.rounding import arithmetic, choices, functions, fused, moves, products, reductions
 from backprop_rules.rounding.operation import Operation, Sums, as_computed
@@ -123,7 +124,6 @@ class RunningError(TorchDispatchMode):
     ) -> Any:
         """Compute the operation and its radius."""
         named = kwargs or {}
-        packet = func.overloadpacket
         if _composite(func):
             with self:
                 return func.decompose(*args, **named)
@@ -137,22 +137,33 @@ class RunningError(TorchDispatchMode):
         if func.is_view and isinstance(args[0], Tensor):
             storage = args[0].untyped_storage()
             self._viewed[storage.data_ptr()] = storage
+        if self._whole(result, args):
+            radius = None
+        else:
+            try:
+                radius = self._radius_of(func, result, args, named)
+            except (NotImplementedError, Narrower, InputError):
+                raise
+            except Exception as error:
+                raise OwnError(of_ours(error)) from error
+        self._keep(result, radius)
+        return result
+
+    def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
+        """Return the radius of an operation's result: by its reference, its formula, or its parts."""
         op = Operation(func, result, self._radius, self._evaluations, self._flushes, self.sums)
+        packet = func.overloadpacket
         reference = fused.REFERENCES.get(packet)
         if reference is None and args and isinstance(args[0], Tensor) and args[0].is_complex():
             reference = fused.COMPLEX_REFERENCES.get(packet)
-        if self._whole(result, args):
-            radius = None
-        elif reference is not None:
-            radius = self._decomposed(op, reference, args, named)
-        elif packet in FORMULAS:
-            radius = FORMULAS[packet](op, *args, **named)
-            if packet in choices.COMPARISONS and radius is not None and radius.any():
-                self.ambiguous, radius = True, None if self._decided else radius
-        else:
-            radius = self._by_torchs_own_parts(op, args, named)
-        self._keep(result, radius)
-        return result
+        if reference is not None:
+            return self._decomposed(op, reference, args, named)
+        if packet not in FORMULAS:
+            return self._by_torchs_own_parts(op, args, named)
+        radius = FORMULAS[packet](op, *args, **named)
+        if packet in choices.COMPARISONS and radius is not None and radius.any():
+            self.ambiguous, radius = True, None if self._decided else radius
+        return radius
 
     def _whole(self, result: Any, args: Any) -> bool:
         """Say whether integers make integers, which is exact."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from backprop_rules.errors import InputError
+from backprop_rules.errors import InputError, OwnError
 from backprop_rules.frameworks import carried
 from backprop_rules.subject.ambient import SEED, Ambient, inexact, running
 from backprop_rules.subject.function import Cotangents, Function, Outputs
@@ -108,7 +108,7 @@ class Backward:
             try:
                 with inside:
                     found = carried(self.function, self.framework, whole)(*arguments, **params)
-            except InputError:
+            except (InputError, OwnError):
                 raise
             except Exception as error:
                 raise Raised(type(error).__name__, (str(error).splitlines() or [""])[0][:160]) from error

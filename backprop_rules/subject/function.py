@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from backprop_rules.errors import OwnError
 from backprop_rules.subject.ambient import Ambient, at, inexact, running
 
 Outputs = tuple[Tensor, ...]
@@ -76,6 +77,8 @@ class Function:
         try:
             with inside:
                 found = self.raw(leaves)
+        except OwnError:
+            raise
         except Exception as error:
             raise NoPoint(f"forward raises {type(error).__name__}: {_first_line(error)}") from error
         flat = tuple(y for y in _pytree.tree_leaves(found) if isinstance(y, Tensor))
