@@ -205,7 +205,10 @@ def test_baselines_update_says_what_differs_and_writes_only_if_told_to(run, reco
     assert path.read_text() != right
     code, out, _ = run("baselines", "update", "--yes")
     assert code == 0
-    assert out.endswith("1 file written.\n")
+    # Only programs whose sums may be in any order have other bits on another machine.
+    written = {path.stem for path in recorded.iterdir() if f"{path.name}:" in out}
+    assert written - {name for name, program in PROGRAMS.items() if not program.fixed} == {"one_parameter_regression"}
+    assert out.endswith(f"{len(written)} file{'s' * (len(written) > 1)} written.\n")
     assert json.loads(path.read_text())["steps"] == json.loads(right)["steps"]
 
 

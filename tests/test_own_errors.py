@@ -13,7 +13,7 @@ def broken(*_, **__):
     raise KeyError("a formula of ours")
 
 
-@pytest.fixture()
+@pytest.fixture
 def _a_broken_formula(monkeypatch):
     monkeypatch.setitem(mode.FORMULAS, torch.ops.aten.sin, broken)
     monkeypatch.setitem(mode.FORMULAS, torch.ops.aten.cos, broken)
