@@ -199,6 +199,9 @@ def largest(needs: Sequence[Need], name: str, shown: int = 3) -> str:
 def derived(needs: Sequence[Need]) -> Iterator[str]:
     """Yield what the first half tells of each number."""
     caught = [n for n in needs if n.point is not None]
+    if not caught:
+        yield "not asked"
+        return
     hanging = [n for n in caught if n.hangs]
     drawn = [n.drawn for n in hanging if n.drawn is not None]
     yield f"- {len({n.rule for n in needs})} wrong rules, {len(needs)} runs, objected to at a point in {len(caught)};"
@@ -232,9 +235,9 @@ def document(needs: Sequence[Need], apart: Sequence[tuple[str, int, list[str]]],
         "",
         "The numbers that steer effort stand in `backprop_rules/properties/effort.py`. None decides a verdict.",
         f"`python tests/effort.py --seeds {seeds} --write docs/effort.md` makes this page from the wrong rules,",
-        "published ones and those of the modules in `tests/modules.py`. Each number is at least the largest need of",
-        "the first half, every other one, but for those that read a large weight at every call. The",
-        "second half is then asked with these numbers and with many more of everything.",
+        "published ones and those of the modules in `tests/modules.py`. The first half, every other one, says what is",
+        "needed, and each number says how it follows; the second half is asked with these numbers and with many more of",
+        "everything.",
         "",
         "## The first half: what it needs",
         "",
