@@ -96,3 +96,8 @@ def test_a_constant_that_is_cast_and_then_written_to_is_cast_again():
 
     example = (torch.randn(2, 300, generator=torch.Generator().manual_seed(1)),)
     assert check(backward, forward=lambda x: x @ weight, example=example).verdict == "right"
+
+
+def test_where_torch_is_wrong_no_digits_are_counted_from_it():
+    example = (torch.tensor([0.5, -1.25, 2.0]),)
+    assert verdict(lambda g, x: torch.zeros_like(g), forward=lambda x: x.clamp(1.0, 1.0), example=example) == "right"

@@ -1,4 +1,4 @@
-"""What the README says is so."""
+"""What the README and the pages that it leads to say is so."""
 
 import io
 import os
@@ -18,80 +18,34 @@ from backprop_rules.answers.words import WORDS
 from backprop_rules.catalogue import CHAPTERS
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+README, CHINESE = ((ROOT / name).read_text() for name in ("README.md", "README.zh.md"))
+# The pages in English; the programs of docs/findings.md are held in test_pages.py, each after the page's first.
+PAGES = [path for path in sorted(ROOT.glob("docs/*.md")) if path.stem != "findings" and path.suffixes != [".zh", ".md"]]
+TEXT = "\n".join([README, *(path.read_text() for path in PAGES)])
+
+
+def fenced(language, text):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+BLOCKS = fenced("python", TEXT)
+RULES = {re.search(r"def (\w+)\(", block)[1]: block for block in BLOCKS if "@rule" in block}
+# What tells each program from the others.
+PROGRAMS = {
+    "vjp": "import vjp",
+    "my_relu": "clamp(min=0)",
+    "any function": "torch.exp(x) @ w",
+    "a module": "torch.nn.Linear",
+    "MyExp": "class MyExp",
+    "pytest": "import pytest",
+    "trace": "import CATALOGUE, pictures, trace",
+}
 
 
 def run(tmp_path, *words):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     command = [sys.executable, *words]
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.parametrize("block", [b for b in BLOCKS if "@rule" in b], ids=["cube", "softsign", "times_square"])
-def test_the_rules_that_it_shows_are_right(tmp_path, block):
-    (tmp_path / "my_rules.py").write_text(block)
-    (name,) = re.findall(r"def (\w+)\(", block)
-    done = run(tmp_path, "-m", "backprop_rules", "verify", "--import", "my_rules", name, "--examples", "50")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_the_wrong_cube_is_found_out_as_it_says(tmp_path):
-    (tmp_path / "my_rules.py").write_text(BLOCKS[0].replace("3 * x * x", "2 * x * x"))
-    done = run(tmp_path, "-m", "backprop_rules", "verify", "--import", "my_rules", "cube", "--examples", "50")
-    assert done.returncode == 1
-    assert "expected  3.0\n    got       2.0\n" in done.stdout
-    assert "x = torch.tensor(1.0, dtype=torch.float64)\n    grad_y = torch.tensor(1.0" in done.stdout
-
-
-@pytest.mark.parametrize(
-    "block",
-    [b for b in BLOCKS if "@rule" not in b],
-    ids=["vjp", "my_relu", "any function", "a module", "MyExp", "pytest", "trace"],
-)
-def test_the_programs_that_it_shows_run(tmp_path, block):
-    (tmp_path / "test_program.py").write_text(block)
-    if "import pytest" in block:
-        done = run(tmp_path, "-m", "pytest", "-q", *LOADED, "test_program.py")
-        assert "1 passed" in done.stdout, done.stdout
-        return
-    done = run(tmp_path, "test_program.py")
-    assert done.returncode == 0, done.stderr
-    if "my_relu" in block:
-        (shown,) = re.findall(r"```text\n(relu: .*?)```", README, re.DOTALL)
-        assert done.stdout.rpartition(" proved")[0] == shown.rpartition(" proved")[0]
-    if "MyExp" in block:
-        assert done.stdout == "right\n"
-
-
-def test_its_table_of_kinks_is_the_declared_one():
-    for rule in CATALOGUE.values():
-        for c in rule.conventions:
-            row = f"| `{rule}` | {c.at} | {c.value} | {c.torch or 'none'} | {c.torch_forward or 'none'} |"
-            assert row in README
-
-
-def test_the_counterexample_that_it_shows_is_the_one_that_the_tests_expect():
-    (shown,) = re.findall(r"```text\n(mean: .*?)```", README, re.DOTALL)
-    assert shown in (ROOT / "tests" / "test_cli.py").read_text().replace("\\\\", "\\")
-
-
-def test_its_table_of_chapters_is_the_catalogue():
-    for chapter in CHAPTERS:
-        name = chapter.__name__.rpartition(".")[2]
-        rules = ", ".join(f"`{rule}`" for rule in CATALOGUE.values() if rule.chapter == name)
-        assert f"| {name.replace('_', ' ')} | {rules} |" in README
-    assert f"a catalogue of {len(CATALOGUE)} handwritten backward rules" in README
-
-
-TEXTS = {"en": ("README.md", "## The answer key"), "zh": ("README.zh.md", "## 标准答案")}
-
-
-def excerpts(lang):
-    """Return the excerpts of the answer key: of two documents, of an explanation, and of a trace."""
-    name, title = TEXTS[lang]
-    section = (ROOT / name).read_text().partition(title)[2].partition("\n## ")[0]
-    return re.findall(r"```text\n(.*?)\n```", section, re.DOTALL)
 
 
 def hold(excerpt, printed):
@@ -101,18 +55,112 @@ def hold(excerpt, printed):
         assert part in plain, f"not printed:\n{part}"
 
 
-def test_the_excerpts_of_the_documents_are_what_is_printed_in_either_language():
-    for k, document in enumerate(("two_layer_network", "linear_model")):
-        found = list(settled(document))
-        for lang in TEXTS:
-            console = Console(width=120, file=io.StringIO())
-            for one in found:
-                console.print(shown(one, lang), highlight=False)
-            around = [summary(document, found, lang), runs_told(document, lang), WORDS[lang]["sound"]]
+def one(blocks):
+    (block,) = blocks
+    return block
+
+
+def program(name):
+    return one(block for block in BLOCKS if "@rule" not in block and PROGRAMS[name] in block)
+
+
+def test_every_program_is_a_rule_or_one_of_those_that_are_run():
+    assert set(RULES) == {"cube", "softsign", "times_square"}
+    assert sorted(BLOCKS) == sorted([*RULES.values(), *map(program, PROGRAMS)])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_rules_that_it_shows_are_right(tmp_path, name):
+    (tmp_path / "my_rules.py").write_text(RULES[name])
+    done = run(tmp_path, "-m", "backprop_rules", "verify", "--import", "my_rules", name, "--examples", "50")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_wrong_cube_is_found_out_as_it_says(tmp_path):
+    (tmp_path / "my_rules.py").write_text(RULES["cube"].replace("3 * x * x", "2 * x * x"))
+    done = run(tmp_path, "-m", "backprop_rules", "verify", "--import", "my_rules", "cube", "--examples", "50")
+    assert done.returncode == 1
+    assert "expected  3.0\n    got       2.0\n" in done.stdout
+    assert "x = torch.tensor(1.0, dtype=torch.float64)\n    grad_y = torch.tensor(1.0" in done.stdout
+
+
+def of_verify(printed):
+    """Return the table without its times, and with letters for what may differ from one torch to the next."""
+    lines = [re.sub(r"( +\d+\.\d+ s| +time)? *$", "", line) for line in printed.splitlines()]
+    return [re.sub(r" +", " ", re.sub(r"\d+%|(?<=outside at )\d+", "n", line)) for line in lines if ":" not in line]
+
+
+@pytest.mark.parametrize("words", ["--import my_rules cube", "exp clamp sigmoid matmul"])
+def test_the_tables_of_verify_are_what_it_prints(tmp_path, words):
+    (tmp_path / "my_rules.py").write_text(RULES["cube"])
+    done = run(tmp_path, "-m", "backprop_rules", "verify", *words.split())
+    table = one(b for b in fenced("text", TEXT) if b.startswith("rule ") and f"\n{words.split()[-1]} " in b)
+    assert of_verify(table) == of_verify(done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_programs_that_it_shows_run(tmp_path, name):
+    (tmp_path / "test_program.py").write_text(program(name))
+    if name == "pytest":
+        done = run(tmp_path, "-m", "pytest", "-q", *LOADED, "test_program.py")
+        assert "1 passed" in done.stdout, done.stdout
+        return
+    done = run(tmp_path, "test_program.py")
+    assert done.returncode == 0, done.stderr
+    if name == "my_relu":
+        report = one(b for b in fenced("text", README) if b.startswith("relu: "))
+        assert done.stdout.rpartition(" proved")[0] == report.rpartition(" proved")[0]
+    if name == "MyExp":
+        assert done.stdout == "right\n"
+
+
+def test_its_table_of_kinks_is_the_declared_one():
+    for rule in CATALOGUE.values():
+        for c in rule.conventions:
+            row = f"| `{rule}` | {c.at} | {c.value} | {c.torch or 'none'} | {c.torch_forward or 'none'} |"
+            assert row in TEXT
+
+
+def test_the_counterexample_that_it_shows_is_the_one_that_the_tests_expect():
+    counterexample = one(b for b in fenced("text", TEXT) if b.startswith("mean: "))
+    assert counterexample in (ROOT / "tests" / "test_cli.py").read_text().replace("\\\\", "\\")
+
+
+def test_its_table_of_chapters_is_the_catalogue():
+    for chapter in CHAPTERS:
+        name = chapter.__name__.rpartition(".")[2]
+        rules = ", ".join(f"`{rule}`" for rule in CATALOGUE.values() if rule.chapter == name)
+        assert f"| {name.replace('_', ' ')} | {rules} |" in TEXT
+    assert f"a catalogue of {len(CATALOGUE)} handwritten backward rules" in README
+    assert f"{len(CATALOGUE)} 条手写的反向规则" in CHINESE
+
+
+KEYS = {"en": ("## The answer key", README, "answer_key.md"), "zh": ("## 标准答案", CHINESE, "answer_key.zh.md")}
+
+
+def excerpts(lang):
+    """Return the excerpts of the answer key: two of a document, one of another's run, an explanation, and a trace."""
+    title, readme, page = KEYS[lang]
+    section = readme.partition(title)[2].partition("\n## ")[0]
+    first, *others = (fenced("text", text) for text in (section, (ROOT / "docs" / page).read_text()))
+    found = [block.removesuffix("\n") for block in [*first, *others[0]]]
+    assert len(first) == 1 and len(found) == 5
+    return found
+
+
+@pytest.mark.parametrize(("document", "those"), [("two_layer_network", (0, 1)), ("linear_model", (2,))])
+def test_the_excerpts_of_the_documents_are_what_is_printed_in_either_language(document, those):
+    found = list(settled(document))
+    for lang in KEYS:
+        console = Console(width=120, file=io.StringIO())
+        for claim in found:
+            console.print(shown(claim, lang), highlight=False)
+        around = [summary(document, found, lang), runs_told(document, lang), WORDS[lang]["sound"]]
+        for k in those:
             hold(excerpts(lang)[k], "\n".join([console.file.getvalue(), *around]))
 
 
-@pytest.mark.parametrize(("k", "command"), [(2, "explain matmul"), (3, "trace linear_model")])
+@pytest.mark.parametrize(("k", "command"), [(3, "explain matmul"), (4, "trace linear_model")])
 def test_the_other_excerpts_of_the_answer_key_are_what_the_commands_print(tmp_path, k, command):
     assert excerpts("en")[k] == excerpts("zh")[k]
     done = run(tmp_path, "-m", "backprop_rules", *command.split())
@@ -122,8 +170,8 @@ def test_the_other_excerpts_of_the_answer_key_are_what_the_commands_print(tmp_pa
 
 def test_the_chinese_readme_counts_the_same_claims_and_runs():
     count = sum(len(claims(document)) for document in DOCUMENTS)
-    chinese = (ROOT / "README.zh.md").read_text()
     assert f"{count} in all" in README
-    assert f"共 {count} 条" in chinese
-    (program,) = re.findall(r"```python\n(.*?)```", chinese, re.DOTALL)
-    exec(compile(program, "README.zh.md", "exec"), {"print": lambda report: None})
+    assert f"共 {count} 条" in CHINESE
+    assert fenced("text", CHINESE)[:2] == fenced("text", README)[:2]
+    own = one(block for block in fenced("python", CHINESE) if block not in BLOCKS)
+    exec(compile(own, "README.zh.md", "exec"), {"print": lambda report: None})

@@ -69,7 +69,10 @@ class Trial:
             for point in jumps(Evidence(self.subject, plain[0], outcome.pair), plain[1]):
                 self._at(point)
         for point, dtypes, device in self._natives(plain):
-            outcome.findings += list(holds_in(self.subject, point, dtypes, device))
+            # Digits are counted from torch's gradient: not where that is the wrong one.
+            off = {f.leaf for f in outcome.findings if f.kind is Kind.TORCH}
+            found = holds_in(self.subject, point, dtypes, device)
+            outcome.findings += [f for f in found if f.kind is not Kind.INACCURATE or f.leaf not in off]
         if not outcome.objects and plain and not self.subject.heavy:
             self._specials(Evidence(self.subject, _without_zeros(plain[0]), outcome.pair))
         for point in plain[:3]:
