@@ -248,7 +248,7 @@ def document(needs: Sequence[Need], apart: Sequence[tuple[str, int, list[str]]],
         f"{len(apart)} runs of {len({rule for rule, _, _ in apart})} wrong rules; another verdict in {len(verdicts)},",
         f"another name or a smaller counterexample in {len(differing) - len(verdicts)}.",
         "",
-        *(f"- {rule}, seed {seed}: {'; '.join(words)}" for rule, seed, words in differing),
+        *told(differing),
         "",
         "## The numbers",
         "",
@@ -257,6 +257,12 @@ def document(needs: Sequence[Need], apart: Sequence[tuple[str, int, list[str]]],
         *(f"| `{name}` | {value} | {reason} |" for name, value, reason in numbers()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def told(differing: Sequence[tuple[str, int, list[str]]]) -> Iterator[str]:
+    """Yield in what each rule differs, and at how many seeds."""
+    counts = Counter((rule, words[0]) for rule, _, words in differing)
+    yield from (f"- {rule}: {words}, at {count} seed{'s' * (count > 1)}" for (rule, words), count in counts.items())
 
 
 def numbers() -> Iterator[tuple[str, int, str]]:

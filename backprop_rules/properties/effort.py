@@ -28,8 +28,8 @@ SHRINKS = 140
 # Calls of torch's functions that all points together may take: the need of all but large weights, whose first points
 # are asked in any case.
 WORK = 20_000
-# Calls that the search for a smaller point may take. The need of 95 % of the runs is less; a few take up to three times
-# as many for plainer values of the same sizes, which would take a check of an LSTM longer than all its points do.
+# Calls that the search for a smaller point may take: eight times what half of the runs need. A few take up to three
+# times as many, for plainer values of the same sizes, and a check of an LSTM then takes longer than all its points do.
 SHRINKING = 6_000
 # Elements of a point up to which thresholds in the backward's own code are hunted: each halving is one call.
 JUMPS = 4096
