@@ -247,8 +247,12 @@ class Balls(np.ndarray[Any, np.dtype[Any]]):
         plain = [x.view(np.ndarray) if isinstance(x, Balls) else x for x in inputs]
         if "out" in options:  # NumPy's mean divides in place
             options["out"] = tuple(x.view(np.ndarray) if isinstance(x, Balls) else x for x in options["out"])
-        if ufunc is np.matmul and method == "__call__" and not options:
-            return as_balls(product(*plain))
+        if ufunc is np.matmul and method == "__call__" and not options.keys() - {"out"}:
+            made = product(*plain)
+            if "out" in options:
+                (made,), own = options["out"], made
+                made[...] = own
+            return as_balls(made)
         return as_balls(getattr(REPLACED.get(ufunc, ufunc), method)(*plain, **options))
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -261,13 +265,13 @@ class Balls(np.ndarray[Any, np.dtype[Any]]):
         """Return np.dot of both."""
         return np.dot(self, other)
 
-    def argmax(self, axis: Any = None, /) -> Any:  # type: ignore[override]
+    def argmax(self, axis: Any = None, out: None = None, *, keepdims: bool = False) -> Any:  # type: ignore[override]
         """Return np.argmax along the axis."""
-        return np.argmax(self, axis)
+        return np.argmax(self, axis, out, keepdims=keepdims)
 
-    def argmin(self, axis: Any = None, /) -> Any:  # type: ignore[override]
+    def argmin(self, axis: Any = None, out: None = None, *, keepdims: bool = False) -> Any:  # type: ignore[override]
         """Return np.argmin along the axis."""
-        return np.argmin(self, axis)
+        return np.argmin(self, axis, out, keepdims=keepdims)
 
 
 # NumPy's own loops over objects for these go on after an exception and call Python with it pending, which corrupts
@@ -306,11 +310,14 @@ def _inner(a: Any, b: Any) -> Any:
 
 
 def _place_of(chosen: Callable[..., int]) -> Callable[..., Any]:
-    def place(a: Any, axis: int | None = None) -> Any:
+    def place(a: Any, axis: int | None = None, out: None = None, *, keepdims: bool = False) -> Any:
         along = np.asarray(a, dtype=object).reshape(-1) if axis is None else np.moveaxis(a, axis, -1)
         rows = along.reshape(math.prod(along.shape[:-1]), along.shape[-1])
         places = [chosen(range(len(row)), key=list(row).__getitem__) for row in rows]
-        return np.array(places, dtype=np.intp).reshape(along.shape[:-1])
+        found = np.array(places, dtype=np.intp).reshape(along.shape[:-1])
+        if keepdims:
+            return found.reshape([1] * np.ndim(a)) if axis is None else np.expand_dims(found, axis)
+        return found
 
     return place
 

@@ -23,7 +23,6 @@ from backprop_rules import CATALOGUE, check
 LIST = Path(__file__).parents[1] / "CONTRIBUTING.md"
 ROW = re.compile(r"^\| (?P<what>[^|]+?) +\| at most (?P<limit>[\d.]+) Y", re.MULTILINE)
 TIMES = 3  # in a row, for a list to be exceeded
-BETWEEN = 5  # measurements of the yardstick, in between
 
 
 def of_a_process(code: str) -> float:

@@ -58,6 +58,17 @@ def test_the_first_of_equal_ones_is_the_largest():
     assert np.argmax(x, 1).tolist() == [1, 0]
     assert x.argmin(0).tolist() == [0, 0, 1]
     assert int(np.argmax(x)) == 3
+    assert np.argmax(x, axis=-1, keepdims=True).tolist() == x.argmax(axis=-1, keepdims=True).tolist() == [[1], [0]]
+    assert x.argmax(keepdims=True).tolist() == [[3]]
+
+
+def test_a_product_into_an_array_is_written_there():
+    tape: list[Number] = []
+    a, b, into = numbers((2, 3), tape), numbers((3, 2), tape, 1), numbers((2, 2), tape)
+    with on_tape(tape):
+        found = np.matmul(a, b, out=into)
+    assert np.array_equal(as_floats(into), whole((2, 3)) @ whole((3, 2), 1))
+    assert np.shares_memory(found, into)
 
 
 class Breaks(Number):

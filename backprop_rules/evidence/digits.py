@@ -17,7 +17,7 @@ def has_lost_digits(got: Tensor, theirs: Tensor, truth: Tensor, dtype: torch.dty
     """
     said = truth.isfinite() & got.isfinite() & theirs.isfinite()
     scale, unit = largest(torch.where(said, truth, 0.0)), 2.0 ** -precision(dtype)
-    if not is_ordinary(scale, dtype):
+    if not has_digits(scale, dtype):
         return torch.zeros_like(said)
     error = torch.where(said, (got - truth).abs(), 0.0)
     torchs = max(largest(torch.where(said, theirs - truth, 0.0)), unit * scale)
@@ -27,7 +27,6 @@ def has_lost_digits(got: Tensor, theirs: Tensor, truth: Tensor, dtype: torch.dty
     return error.ge(lost)
 
 
-def is_ordinary(size: float, dtype: torch.dtype) -> bool:
-    """Say whether a size lies within the middle half of the dtype's exponents: its square is neither 0 nor infinite."""
-    held = torch.finfo(dtype)
-    return float(held.tiny**0.5) <= size <= float(held.max**0.5)
+def has_digits(size: float, dtype: torch.dtype) -> bool:
+    """Say whether a number of this size has the dtype's digits, and the product of two such in float32 any."""
+    return size >= max(float(torch.finfo(dtype).tiny), float(torch.finfo(F32).tiny) ** 0.5)
