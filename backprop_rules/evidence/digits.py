@@ -1,5 +1,7 @@
 """Whether a gradient has lost digits in a dtype that torch keeps there."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,4 +31,4 @@ def has_lost_digits(got: Tensor, theirs: Tensor, truth: Tensor, dtype: torch.dty
 
 def has_digits(size: float, dtype: torch.dtype) -> bool:
     """Say whether a number of this size has the dtype's digits, and the product of two such in float32 any."""
-    return size >= max(float(torch.finfo(dtype).tiny), float(torch.finfo(F32).tiny) ** 0.5)
+    return size >= max(float(torch.finfo(dtype).tiny), math.sqrt(torch.finfo(F32).tiny))
