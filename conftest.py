@@ -6,9 +6,9 @@ import torch
 from hypothesis import settings
 
 from backprop_rules import Rule
-from backprop_rules.devices import devices_here, weighted
-from backprop_rules.draw import SIDES, search
 from backprop_rules.properties.of_rules import Property, check
+from backprop_rules.strategies.drawing import SIDES, search
+from backprop_rules.subject.devices import devices_here, weighted
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

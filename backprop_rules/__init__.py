@@ -1,5 +1,6 @@
 """The answer key of backpropagation: handwritten backward rules, verified without a chosen tolerance."""
 
+from importlib import import_module
 from typing import Any
 
 from backprop_rules.catalogue import CATALOGUE
@@ -8,19 +9,23 @@ from backprop_rules.domain import Domain
 from backprop_rules.errors import InputError
 from backprop_rules.point import vjp
 from backprop_rules.rule import Convention, Rule, find, rule
-from backprop_rules.tracing import trace
+from backprop_rules.teaching.trace import trace
+
+# What is loaded when it is first asked for: it draws points, and so needs Hypothesis, and balls.
+LATE = {
+    "Report": "backprop_rules.report.report",
+    "WrongGradient": "backprop_rules.properties.objection",
+    "check": "backprop_rules.checking",
+    "check_function": "backprop_rules.checking",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Load the checker when it is first asked for: it draws points, and so needs Hypothesis, and balls."""
-    if name == "WrongGradient":
-        from backprop_rules.objection import WrongGradient
-
-        return WrongGradient
-    if name in ("check", "check_function", "Report"):
-        from backprop_rules import checker
-
-        return getattr(checker, name)
+    """Load a name of LATE, or the module `pictures`."""
+    if name == "pictures":
+        return import_module("backprop_rules.teaching.pictures")
+    if name in LATE:
+        return getattr(import_module(LATE[name]), name)
     raise AttributeError(f"module 'backprop_rules' has no attribute '{name}'")
 
 
@@ -29,11 +34,13 @@ __all__ = [
     "Convention",
     "Domain",
     "InputError",
+    "Report",
     "Rule",
     "WrongGradient",
     "check",
     "check_function",
     "find",
+    "pictures",
     "rule",
     "trace",
     "unbroadcast",

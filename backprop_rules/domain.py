@@ -20,6 +20,12 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+@cache
+def precision(dtype: torch.dtype) -> int:
+    """Return the number of significant bits of the dtype: 53, 24, 11 or 8."""
+    return 1 - int(math.log2(torch.finfo(dtype).eps))
+
+
 @dataclass(frozen=True)
 class Flag:
     """A param that is True or False."""

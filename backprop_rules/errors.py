@@ -2,10 +2,19 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class InputError(ValueError):
     """An input that cannot be used: what happened, both values, the likely cause, what to do next."""
+
+
+class Objection(AssertionError):
+    """Something is wrong with a backward: its text says what, where, what was expected, and what came."""
+
+    kind: str
+    point: Any
+    primal: int | None
 
 
 class RoundingUnknown(InputError):

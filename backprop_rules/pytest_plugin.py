@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:  # loaded only where a test needs them: pytest starts for other projects as well
-    from backprop_rules.checker import Report
+    from backprop_rules.report.report import Report
 
 MARK = "backprop_rule"
 REPORTS = pytest.StashKey[list[dict[str, Any]]]()
@@ -106,7 +106,7 @@ class Refused(Exception):
 
 def checked(config: pytest.Config, backward: Any, rule: Any = None, **options: Any) -> "Report":
     """Return the report on a backward, the command line's options before those of the mark."""
-    from backprop_rules.checker import check
+    from backprop_rules.checking import check
 
     for option, name in (
         ("dtype", "dtypes"),
@@ -132,7 +132,7 @@ def told(item: pytest.Item, report: "Report") -> None:
 
 def _headed(report: "Report") -> str:
     """Return the report, its finding in the first line, which is all that pytest's summary shows."""
-    from backprop_rules.checker.report import said
+    from backprop_rules.report.report import said
 
     finding = report.finding
     if finding is None or finding.got is None:

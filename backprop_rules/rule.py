@@ -48,12 +48,13 @@ class Rule:
 
     `backward(grad_y, y, *primals, **params)` is pure and returns one gradient per primal, None for
     a primal that was not given; `saves` names what it reads of y and the primals, shapes and
-    dtypes aside; `definition` is `forward` in NumPy notation, for numbers of any kind.
+    dtypes aside; `definition` is `forward` in NumPy notation, for numbers of any kind,
+    None where it follows from `forward`.
     """
 
     name: str
     forward: Callable[..., Tensor]
-    definition: Callable[..., Any]
+    definition: Callable[..., Any] | None
     backward: Callable[..., Any]
     domain: Domain
     saves: tuple[str, ...]
@@ -67,7 +68,7 @@ class Rule:
     def __call__(self, *primals: Any, **params: Any) -> Any:
         """Return the function's value: `forward` of tensors, `definition` of NumPy's arrays; `recorded` keeps it."""
         defined = any(isinstance(x, np.ndarray) for x in primals)
-        y = (self.definition if defined else self.forward)(*primals, **params)
+        y = (self.definition if defined and self.definition else self.forward)(*primals, **params)
         record = _record.get()
         if record is not None:
             record.append(Application(self, primals, params, y, getattr(y, "_version", 0)))

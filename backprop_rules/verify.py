@@ -1,4 +1,4 @@
-"""Verification: a rule at drawn points against every oracle and property, and a program against its baseline."""
+"""Verification: a rule at drawn points against every oracle and property."""
 
 import multiprocessing
 import sys
@@ -8,24 +8,21 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from backprop_rules import special
-from backprop_rules.devices import devices_here, weighted
-from backprop_rules.documents import Program
-from backprop_rules.documents.replay import StepDiffers, replay
 from backprop_rules.domain import dtype_name
-from backprop_rules.draw import search, tiers_of
-from backprop_rules.errors import InputError
-from backprop_rules.objection import WrongGradient
+from backprop_rules.errors import InputError, Objection
+from backprop_rules.evidence.verdict import Verdict, judge
 from backprop_rules.point import Point
+from backprop_rules.properties import special_values
+from backprop_rules.properties.objection import WrongGradient
 from backprop_rules.properties.of_rules import PLAINEST, check
+from backprop_rules.properties.simplify import simplest
 from backprop_rules.rule import Rule, misfit
-from backprop_rules.silence import quiet
-from backprop_rules.simplify import simplest
-from backprop_rules.verdict import Verdict, judge
+from backprop_rules.strategies.drawing import search, tiers_of
+from backprop_rules.subject.devices import devices_here, weighted
+from backprop_rules.subject.silence import quiet
 
 # Hypothesis keeps a tree of all that it drew in a run: long runs are cut, and each part has a seed of its own.
 RUN, SEEDS = 1000, 1 << 32
@@ -69,17 +66,7 @@ class RuleResult:
     tallies: dict[tuple[str, str], GradientTally]
     points: int = 0
     seconds: float = 0.0
-    objection: WrongGradient | None = None
-
-
-@dataclass(frozen=True)
-class ReplayResult:
-    """What came of one program: the steps replayed, the seconds, and what is wrong if anything."""
-
-    program: Program
-    steps: int
-    seconds: float
-    problem: str | None = None
+    objection: Objection | None = None
 
 
 def warm_up() -> None:
@@ -130,7 +117,7 @@ def verify_rule(
 
 def _at_special_values(rule: Rule) -> WrongGradient | None:
     try:
-        special.check(rule)
+        special_values.check(rule)
     except WrongGradient as objection:
         return objection
     return None
@@ -162,13 +149,3 @@ def _count(point: Point, result: RuleResult) -> None:
         result.tallies[names[i], point.tier].examples += 1
     for verdict in [] if point.on_meta else judge(point):
         result.tallies[names[verdict.primal], point.tier].add(verdict)
-
-
-def verify_program(program: Program, baselines: Path | None = None) -> ReplayResult:
-    """Replay a program against autograd and its baseline."""
-    started = time.perf_counter()
-    try:
-        steps, problem = replay(program, baselines).steps, None
-    except (StepDiffers, InputError) as error:
-        steps, problem = 0, str(error)
-    return ReplayResult(program, steps, time.perf_counter() - started, problem)

@@ -20,13 +20,13 @@ from modules import MODULES
 from real_mistakes import MISTAKES
 
 from backprop_rules import CATALOGUE
-from backprop_rules.checker.question import Asked, question
-from backprop_rules.checker.run import examined
+from backprop_rules.checking import examined
 from backprop_rules.evidence.evidence import NARROW
 from backprop_rules.properties import effort, smallest
 from backprop_rules.properties.agreement import ComputesNarrower
 from backprop_rules.properties.finding import Grade
 from backprop_rules.properties.trial import Trial
+from backprop_rules.question import Asked, question
 from backprop_rules.strategies.points import Points
 
 MANY = 100  # recipes that are drawn here, and more of everything else than any rule needs

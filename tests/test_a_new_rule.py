@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from backprop_rules import CATALOGUE, Domain, InputError, rule
-from backprop_rules.objection import OraclesDisagree
+from backprop_rules.evidence.verdict import judge
 from backprop_rules.point import point
-from backprop_rules.verdict import judge
+from backprop_rules.properties.objection import OraclesDisagree
 from backprop_rules.verify import verify_rule
 
 ROOT = Path(__file__).parents[1]

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from backprop_rules import InputError, answers
-from backprop_rules.answers import DOCUMENTS, LANGUAGES, Seen, Verdict, claims, tools
-from backprop_rules.answers.claim import NEEDED, EvidenceFails
-from backprop_rules.answers.report import as_dict, runs_told, settled
-from backprop_rules.answers.words import WORDS, language
+from backprop_rules import InputError
 from backprop_rules.catalogue.linear_algebra import matmul
-from backprop_rules.documents import PROGRAMS
+from backprop_rules.documents import PROGRAMS, answers
+from backprop_rules.documents.answers import DOCUMENTS, LANGUAGES, Seen, Verdict, claims, tools
+from backprop_rules.documents.answers.claim import NEEDED, EvidenceFails
+from backprop_rules.documents.answers.report import as_dict, runs_told, settled
+from backprop_rules.documents.answers.words import WORDS, language
 
 EVERY = [claim for document in DOCUMENTS for claim in claims(document)]
 every_claim = pytest.mark.parametrize("claim", EVERY, ids=lambda claim: f"{claim.document}-{claim.id}")
@@ -70,7 +70,7 @@ def is_evidence(function):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_evidence_belongs_to_a_claim(document):
-    module = __import__(f"backprop_rules.answers.evidence.{document}", fromlist=["evidence"])
+    module = __import__(f"backprop_rules.documents.answers.evidence.{document}", fromlist=["evidence"])
     functions = {name for name, f in vars(module).items() if inspect.isfunction(f) and is_evidence(f)}
     assert functions == {claim.id for claim in claims(document)}
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backprop_rules import CATALOGUE, layout
-from backprop_rules.arrays import Array, on_tensors
-from backprop_rules.draw import exact_points
-from backprop_rules.rounding import RunningError
+from backprop_rules.evidence.allowance import RunningError
+from backprop_rules.strategies.drawing import exact_points
+from backprop_rules.subject.frameworks.arrays import Array, on_tensors
 
 # Halves and quarters, without symmetry: sums and products of them do not round.
 A = np.array([[1.0, -2.5, 0.5], [-0.25, 4.0, 3.0]])

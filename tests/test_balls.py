@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flint import acb, arb, ctx
 
-from backprop_rules.balls import ZERO, Undecided, leaves, outputs, pull_back
+from backprop_rules.evidence.proof.balls import ZERO, Undecided, leaves, outputs, pull_back
 
 
 def gradient(definition, values, shape, cotangent=None):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flint import arb
 
-from backprop_rules.balls import Number, leaves, on_tape, outputs
+from backprop_rules.evidence.proof.balls import Number, leaves, on_tape, outputs
 
 SHAPES = [
     ((3, 4), (4, 2)),

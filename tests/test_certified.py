@@ -9,13 +9,13 @@ import torch
 from flint import arb
 
 from backprop_rules import CATALOGUE
-from backprop_rules.draw import search
-from backprop_rules.objection import OraclesDisagree
-from backprop_rules.oracles import certified, directional
-from backprop_rules.oracles.oracle import Silent
+from backprop_rules.evidence.oracles.oracle import Silent
+from backprop_rules.evidence.proof import certified, directional
+from backprop_rules.evidence.verdict import judge
 from backprop_rules.point import point
+from backprop_rules.properties.objection import OraclesDisagree
 from backprop_rules.properties.of_rules import check
-from backprop_rules.verdict import judge
+from backprop_rules.strategies.drawing import search
 
 every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
 

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from backprop_rules import InputError, WrongGradient, check, check_function
-from backprop_rules.checker import CheckFailed
 from backprop_rules.properties.finding import Kind
+from backprop_rules.report.report import CheckFailed
 
 
 def relu(grad_y, x):

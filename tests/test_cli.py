@@ -11,10 +11,10 @@ import torch
 from planted import PLANTED
 
 from backprop_rules import CATALOGUE, cli
-from backprop_rules.answers import Seen, claims
-from backprop_rules.devices import devices_here
 from backprop_rules.documents import PROGRAMS
+from backprop_rules.documents.answers import Seen, claims
 from backprop_rules.documents.baselines import folder
+from backprop_rules.subject.devices import devices_here
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_documents_as_json_is_an_array_of_every_claim(run):
 
 def test_documents_exits_1_where_a_verdict_is_no_longer_borne_out(run, monkeypatch):
     claim = replace(claims("two_layer_network")[0], evidence=lambda: Seen(True, True, "seen otherwise"))
-    monkeypatch.setattr("backprop_rules.answers.report.claims", lambda document: (claim,))
+    monkeypatch.setattr("backprop_rules.documents.answers.report.claims", lambda document: (claim,))
     code, out, _ = run("documents", "two_layer_network", "--lang", "en")
     assert code == 1
     assert "THE EVIDENCE FAILS: two_layer_network, line 12, derivation_explains_the_code" in out

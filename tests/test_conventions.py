@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from backprop_rules import CATALOGUE
-from backprop_rules.draw import search, tiers_of
-from backprop_rules.oracles import ForwardMode, OneSidedDifferences, ReverseMode
-from backprop_rules.oracles.oracle import Silent, at_kinks
+from backprop_rules.evidence.oracles import ForwardMode, OneSidedDifferences, ReverseMode
+from backprop_rules.evidence.oracles.oracle import Silent, at_kinks
+from backprop_rules.evidence.verdict import judge
 from backprop_rules.rule import installed
-from backprop_rules.verdict import judge
+from backprop_rules.strategies.drawing import search, tiers_of
 
 exact = [rule for rule in CATALOGUE.values() if rule.conventions and "exact" in tiers_of(rule)]
 kinked = pytest.mark.parametrize("rule", exact, ids=str)

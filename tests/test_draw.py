@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from backprop_rules import CATALOGUE
-from backprop_rules.devices import weighted
 from backprop_rules.domain import COMPLEX, REAL
-from backprop_rules.draw import search, tiers_of
-from backprop_rules.objection import WrongGradient
-from backprop_rules.oracles.oracle import at_kinks
+from backprop_rules.evidence.oracles.oracle import at_kinks
+from backprop_rules.properties.objection import WrongGradient
+from backprop_rules.strategies.drawing import search, tiers_of
+from backprop_rules.subject.devices import weighted
 
 exact = [rule for rule in CATALOGUE.values() if "exact" in tiers_of(rule)]
 # Shapes and layouts are drawn from the signature of the shapes alone.

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backprop_rules.enclosure import Enclosure, as_real, real_shape
+from backprop_rules.evidence.enclosure import Enclosure, as_real, real_shape
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128]
 

@@ -7,10 +7,10 @@ import sympy
 import torch
 
 from backprop_rules import CATALOGUE
-from backprop_rules.answers.explain import derivation, example, explained, kinks, mistakes, one_element, worked
-from backprop_rules.bounds import bounds
-from backprop_rules.oracles.certified import certify, enclosure
-from backprop_rules.symbols import WrittenOut
+from backprop_rules.evidence.allowance.bounds import bounds
+from backprop_rules.evidence.proof.certified import certify, enclosure
+from backprop_rules.teaching.explain import derivation, example, explained, kinks, mistakes, one_element, worked
+from backprop_rules.teaching.symbols import WrittenOut
 
 every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
 

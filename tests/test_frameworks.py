@@ -9,7 +9,7 @@ import torch
 
 from backprop_rules import layout
 from backprop_rules.errors import InputError
-from backprop_rules.frameworks import as_torch, carried, framework_of, vjp_of_custom
+from backprop_rules.subject.frameworks.carried import as_torch, carried, framework_of, vjp_of_custom
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 DTYPES = [*FLOATS, torch.complex128, torch.complex64, torch.int64, torch.int32, torch.uint8, torch.bool]
@@ -265,7 +265,7 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
 
 def test_nothing_is_imported_before_it_is_needed():
     code = (
-        "import sys, numpy, torch; from backprop_rules.frameworks import carried, framework_of; "
+        "import sys, numpy, torch; from backprop_rules.subject.frameworks.carried import carried, framework_of; "
         "carried(abs, 'numpy')(torch.ones(2)); framework_of(numpy.ones(2)); "
         "print([name for name in ('jax', 'jaxlib', 'ml_dtypes') if name in sys.modules])"
     )

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backprop_rules import CATALOGUE, Domain
-from backprop_rules.grid import Grid, central, odd_part, precision, refinement, room, stencil
+from backprop_rules.domain import precision
+from backprop_rules.strategies.grid import Grid, central, odd_part, refinement, room, stencil
 
 
 @pytest.mark.parametrize("power", range(1, 9))

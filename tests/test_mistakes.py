@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from backprop_rules import CATALOGUE
-from backprop_rules.bounds import bounds
-from backprop_rules.checker import mistakes
-from backprop_rules.checker.mistakes import BANK, Case, applies
-from backprop_rules.checker.naming import named_mistake
-from backprop_rules.checker.question import Asked, question
-from backprop_rules.draw import search
-from backprop_rules.oracles import ReverseMode
-from backprop_rules.oracles.oracle import Silent
+from backprop_rules.diagnosis import mistakes
+from backprop_rules.diagnosis.mistakes import BANK, Case, applies
+from backprop_rules.diagnosis.naming import named_mistake
+from backprop_rules.evidence.allowance.bounds import bounds
+from backprop_rules.evidence.oracles import ReverseMode
+from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.point import Point
 from backprop_rules.properties.finding import Grade
 from backprop_rules.properties.outcome import Questions
 from backprop_rules.properties.trial import Trial
+from backprop_rules.question import Asked, question
+from backprop_rules.strategies.drawing import search
 from backprop_rules.strategies.of_rules import RulePoints
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:var\(\)")

@@ -5,7 +5,7 @@ import torch
 
 from backprop_rules import CATALOGUE, check
 from backprop_rules.errors import OwnError
-from backprop_rules.rounding import mode
+from backprop_rules.evidence.allowance import mode
 from backprop_rules.verify import verify_rule
 
 

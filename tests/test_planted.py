@@ -5,9 +5,9 @@ from planted import PLANTED
 from real_mistakes import MISTAKES
 
 from backprop_rules import CATALOGUE
-from backprop_rules.objection import WrongGradient
+from backprop_rules.properties.objection import WrongGradient
 from backprop_rules.properties.of_rules import check
-from backprop_rules.simplify import simpler
+from backprop_rules.properties.simplify import simpler
 from backprop_rules.verify import verify_rule
 
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from real_mistakes import MISTAKES
 
-from backprop_rules import CATALOGUE
-from backprop_rules.checker import check
+from backprop_rules import CATALOGUE, check
 
 # What each is called, by its place in the list: read and found true of each. None is "not recognised".
 NAMES = {

@@ -42,7 +42,7 @@ def test_a_marked_function_is_a_test_and_its_failure_is_the_report(pytester, run
         ]
     )
     assert "Traceback" not in result.stdout.str()
-    assert "checker/run.py" not in result.stdout.str()
+    assert "checking.py" not in result.stdout.str()
 
 
 def test_the_command_line_goes_before_the_mark(pytester, run):

@@ -12,10 +12,10 @@ from plugin_words import LOADED
 from rich.console import Console
 
 from backprop_rules import CATALOGUE
-from backprop_rules.answers import DOCUMENTS, claims
-from backprop_rules.answers.report import runs_told, settled, shown, summary
-from backprop_rules.answers.words import WORDS
 from backprop_rules.catalogue import CHAPTERS
+from backprop_rules.documents.answers import DOCUMENTS, claims
+from backprop_rules.documents.answers.report import runs_told, settled, shown, summary
+from backprop_rules.documents.answers.words import WORDS
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = ((ROOT / name).read_text() for name in ("README.md", "README.zh.md"))

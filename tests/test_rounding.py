@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backprop_rules.rounding import RunningError
+from backprop_rules.evidence.allowance import RunningError
 
 seeds = st.integers(0, 2**32 - 1)
 SMALLEST = 2.0**-149  # of float32

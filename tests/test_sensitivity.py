@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from backprop_rules import CATALOGUE
-from backprop_rules.objection import WrongGradient
+from backprop_rules.evidence.verdict import judge
 from backprop_rules.point import Point
+from backprop_rules.properties.objection import WrongGradient
 from backprop_rules.properties.of_rules import agrees_with_every_oracle
-from backprop_rules.verdict import judge
 
 SIDE = 64
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from backprop_rules import CATALOGUE, special
-from backprop_rules.objection import WrongGradient
+from backprop_rules import CATALOGUE
+from backprop_rules.properties import special_values as special
+from backprop_rules.properties.objection import WrongGradient
 
 every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
 

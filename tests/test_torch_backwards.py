@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from backprop_rules.checker import check
+from backprop_rules import check
 
 # What is called, and with which shapes.
 OPERATIONS = {

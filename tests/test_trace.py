@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backprop_rules import CATALOGUE, InputError, pictures, trace
+from backprop_rules import CATALOGUE, InputError, trace
 from backprop_rules.documents import PROGRAMS
 from backprop_rules.documents.baselines import load, recorded_step
 from backprop_rules.documents.graph import graph_of
+from backprop_rules.teaching import pictures
 
 add, clamp, exp, gather, matmul, mul, square, total = (
     CATALOGUE[name] for name in ("add", "clamp", "exp", "gather", "matmul", "mul", "square", "sum")

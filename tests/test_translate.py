@@ -9,12 +9,12 @@ from flint import arb, arb_series, ctx
 from torch.nn import functional
 
 from backprop_rules import CATALOGUE
-from backprop_rules.balls import Number, Undecided, ball, leaves, outputs, pull_back
-from backprop_rules.draw import search
 from backprop_rules.errors import InputError
-from backprop_rules.oracles.certified import certify
-from backprop_rules.oracles.oracle import Silent
-from backprop_rules.translate import definition_of
+from backprop_rules.evidence.oracles.oracle import Silent
+from backprop_rules.evidence.proof.balls import Number, Undecided, ball, leaves, outputs, pull_back
+from backprop_rules.evidence.proof.certified import certify
+from backprop_rules.evidence.proof.translate import definition_of
+from backprop_rules.strategies.drawing import search
 
 ROOT_2 = arb(2).sqrt()
 ROW = [0.5625, -1.25, 2.125, -0.375, 0.75, 3.5]

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from backprop_rules.checker import Report
-from backprop_rules.checker.target import check_and_remember, exit_code, imported, place_of
 from backprop_rules.cli.app import app
+from backprop_rules.cli.target import check_and_remember, exit_code, imported, place_of
 from backprop_rules.properties.effort import DRAWN
+from backprop_rules.report.report import Report
 
 CheckFormat = StrEnum("CheckFormat", ["full", "json", "github"])
 Framework = StrEnum("Framework", ["torch", "numpy", "jax"])

@@ -9,19 +9,20 @@ import typer
 from rich.console import Console
 from rich.padding import Padding
 
-from backprop_rules import pictures, report
-from backprop_rules.answers import DOCUMENTS
-from backprop_rules.answers import report as answers
-from backprop_rules.answers.claim import find_document
-from backprop_rules.answers.explain import explained, mistakes
-from backprop_rules.answers.words import WORDS, language
+from backprop_rules.cli import tables
 from backprop_rules.cli.app import WRONG, Baselines, Module, OutputFormat, app, console, import_module
 from backprop_rules.documents import PROGRAMS
+from backprop_rules.documents.answers import DOCUMENTS
+from backprop_rules.documents.answers import report as answers
+from backprop_rules.documents.answers.claim import find_document
+from backprop_rules.documents.answers.words import WORDS, language
 from backprop_rules.documents.baselines import changes, load, path_of, record, write
 from backprop_rules.documents.graph import Departure, graph_of
+from backprop_rules.documents.replay import verify_program
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.rule import find
-from backprop_rules.verify import verify_program
+from backprop_rules.teaching import pictures
+from backprop_rules.teaching.explain import explained, mistakes
 
 baselines_app = typer.Typer(help="The recorded training runs of the documents.", no_args_is_help=True)
 app.add_typer(baselines_app, name="baselines")
@@ -76,7 +77,7 @@ def explain(
     typer.echo(
         f"\nSpecial values: zeros of either sign, infinities and NaN ('backprop-rules special {rule}' shows all)"
     )
-    remarkable = report.special_table(rule, remarkable=True)
+    remarkable = tables.special_table(rule, remarkable=True)
     if remarkable.row_count:
         console().print(Padding(remarkable, (0, 0, 0, 4)))
     else:
@@ -126,10 +127,10 @@ def _departed(one: Departure) -> str:
 def check_baselines(baselines: Baselines = None) -> None:
     """Replay every program against its baseline; exit 1 at one that differs."""
     results = [verify_program(program, baselines) for program in PROGRAMS.values()]
-    console().print(report.table(results))
-    for problem in report.problems(results):
+    console().print(tables.table(results))
+    for problem in tables.problems(results):
         typer.echo(f"\n{problem}", err=True)
-    if report.problems(results):
+    if tables.problems(results):
         raise typer.Exit(WRONG)
 
 
@@ -154,10 +155,10 @@ def update_baselines(
             changed.append((path, text))
     if not changed:
         typer.echo("Every baseline is as recorded.")
-    elif yes or typer.confirm(f"Write {report.counted(len(changed), 'file')}?"):
+    elif yes or typer.confirm(f"Write {tables.counted(len(changed), 'file')}?"):
         for path, text in changed:
             write(path, text)
-        typer.echo(f"{report.counted(len(changed), 'file')} written.")
+        typer.echo(f"{tables.counted(len(changed), 'file')} written.")
 
 
 def _show_changes(name: str, old: str, new: str) -> None:
@@ -167,7 +168,7 @@ def _show_changes(name: str, old: str, new: str) -> None:
         return
     found = changes(old, new)
     rest = ":" if found else ", only how it is written."
-    typer.echo(f"{name}: {report.counted(len(found), 'value')} changed{rest}")
+    typer.echo(f"{name}: {tables.counted(len(found), 'value')} changed{rest}")
     for line in found[:SHOWN]:
         typer.echo(f"    {line}")
     if len(found) > SHOWN:

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from backprop_rules import report
 from backprop_rules.catalogue import CATALOGUE
+from backprop_rules.cli import tables
 from backprop_rules.cli.app import (
     WRONG,
     Baselines,
@@ -21,18 +21,13 @@ from backprop_rules.cli.app import (
     import_module,
     named_or_imported,
 )
-from backprop_rules.devices import devices_here, find_device, find_dtype
 from backprop_rules.documents import PROGRAMS, Program
+from backprop_rules.documents.replay import ReplayResult, verify_program
 from backprop_rules.errors import unknown
+from backprop_rules.properties.special_values import table
 from backprop_rules.rule import Rule, find
-from backprop_rules.special import table
-from backprop_rules.verify import (
-    ReplayResult,
-    RuleResult,
-    verify_program,
-    verify_rules,
-    warm_up,
-)
+from backprop_rules.subject.devices import devices_here, find_device, find_dtype
+from backprop_rules.verify import RuleResult, verify_rules, warm_up
 
 
 @app.command()
@@ -91,13 +86,13 @@ def _followed(parts: Iterable[Iterable[RuleResult | ReplayResult]], total: int) 
 def _conclude(results: list[RuleResult | ReplayResult], seed: int, tightness: bool) -> None:
     """Print the table, the summary and what is wrong, if anything, and end with the exit code."""
     out = console()
-    out.print(report.table(results))
+    out.print(tables.table(results))
     if tightness:
-        out.print(report.tightness(results))
-    out.print(report.summary(results, seed), highlight=False)
-    for problem in report.problems(results):
+        out.print(tables.tightness(results))
+    out.print(tables.summary(results, seed), highlight=False)
+    for problem in tables.problems(results):
         out.print(f"\n{problem}", markup=False, highlight=False, soft_wrap=True)
-    if report.problems(results):
+    if tables.problems(results):
         raise typer.Exit(WRONG)
 
 
@@ -124,7 +119,7 @@ def special(
     names = named_or_imported(names, module)
     wrong = 0
     for rule in [find(name) for name in names] if names else CATALOGUE.values():
-        console().print(report.special_table(rule))
+        console().print(tables.special_table(rule))
         wrong += sum(not row.right for row in table(rule))
     if wrong:
         raise typer.Exit(WRONG)
@@ -138,6 +133,6 @@ def list_rules(
     """List the rules of the catalogue."""
     import_module(module)
     if output_format is OutputFormat.json:
-        typer.echo(report.rules_json(CATALOGUE.values()))
+        typer.echo(tables.rules_json(CATALOGUE.values()))
     else:
-        console().print(report.rules_table(CATALOGUE.values()))
+        console().print(tables.rules_table(CATALOGUE.values()))

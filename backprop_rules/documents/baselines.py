@@ -16,8 +16,8 @@ from torch import Tensor
 from backprop_rules.documents.certified import true_run
 from backprop_rules.documents.program import Program, Step
 from backprop_rules.domain import dtype_name
-from backprop_rules.enclosure import Enclosure
 from backprop_rules.errors import InputError
+from backprop_rules.evidence.enclosure import Enclosure
 
 # Beside the sources in a checkout, inside the package in an installed wheel.
 FOLDERS = (

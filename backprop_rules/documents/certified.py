@@ -14,11 +14,11 @@ import torch
 from flint import arb, ctx, fmpq
 from torch import Tensor
 
-from backprop_rules.balls import Number, ball, leaves, outputs, pull_back
 from backprop_rules.documents.program import Program, Tensors
-from backprop_rules.enclosure import Enclosure
-from backprop_rules.oracles.certified import BITS, enclosure, width
-from backprop_rules.rounding import RunningError
+from backprop_rules.evidence.allowance import RunningError
+from backprop_rules.evidence.enclosure import Enclosure
+from backprop_rules.evidence.proof.balls import Number, ball, leaves, outputs, pull_back
+from backprop_rules.evidence.proof.certified import BITS, enclosure, width
 
 Balls = Any  # NumPy's array of arb
 

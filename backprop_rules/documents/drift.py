@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.documents.program import Program, Step
-from backprop_rules.enclosure import Enclosure
+from backprop_rules.evidence.enclosure import Enclosure
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from backprop_rules.documents import PROGRAMS
 from backprop_rules.documents.baselines import load, recorded_step
 from backprop_rules.documents.program import Program, Tensors
 from backprop_rules.errors import InputError
-from backprop_rules.tracing import Trace, traced
+from backprop_rules.teaching.trace import Trace, traced
 
 
 @dataclass(frozen=True)

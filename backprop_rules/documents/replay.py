@@ -1,5 +1,6 @@
 """A replay: each step of a program, held against autograd, the true step, and the recorded baseline."""
 
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from backprop_rules.documents.baselines import RERECORD, Baseline, load, recorde
 from backprop_rules.documents.certified import held, true_run
 from backprop_rules.documents.program import Program, Step, Tensors
 from backprop_rules.errors import InputError
-from backprop_rules.rounding import RunningError
+from backprop_rules.evidence.allowance import RunningError
 
 
 class StepDiffers(AssertionError):
@@ -155,3 +156,23 @@ def _difference(program: Program, index: int, name: str, value: Tensor, other: T
         f"{head}, element {place}, is {a!r} ({a.hex()}), but {b!r} ({b.hex()}) was {whence}. "
         f"Either a rule of the program or torch's arithmetic has changed. {RERECORD}"
     )
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What came of one program: the steps replayed, the seconds, and what is wrong if anything."""
+
+    program: Program
+    steps: int
+    seconds: float
+    problem: str | None = None
+
+
+def verify_program(program: Program, baselines: Path | None = None) -> ReplayResult:
+    """Replay a program against autograd and its baseline."""
+    started = time.perf_counter()
+    try:
+        steps, problem = replay(program, baselines).steps, None
+    except (StepDiffers, InputError) as error:
+        steps, problem = 0, str(error)
+    return ReplayResult(program, steps, time.perf_counter() - started, problem)

@@ -12,17 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.bounds import attainable, bounds, in_float64
 from backprop_rules.domain import COMPLEX, REAL
-from backprop_rules.enclosure import Enclosure
 from backprop_rules.errors import InputError, of_ours
+from backprop_rules.evidence.allowance import RunningError
+from backprop_rules.evidence.allowance.bounds import attainable, bounds, in_float64
+from backprop_rules.evidence.allowance.mode import Narrower
+from backprop_rules.evidence.enclosure import Enclosure
+from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.precisions import ELEMENTS
-from backprop_rules.oracles import certified
-from backprop_rules.oracles.oracle import Silent
+from backprop_rules.evidence.proof import certified
+from backprop_rules.evidence.verdict import Verdict, judge
 from backprop_rules.point import BackwardRaised
 from backprop_rules.point import Point as RulePoint
-from backprop_rules.rounding import RunningError
-from backprop_rules.rounding.mode import Narrower
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F64, inexact, running
@@ -30,7 +31,6 @@ from backprop_rules.subject.as_rule import AsRule
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Function, NoPoint
 from backprop_rules.subject.subject import Subject
-from backprop_rules.verdict import Verdict, judge
 
 NUMBERS = 1 << 12  # that a definition may make to be proved: some tens of milliseconds of balls
 # What ends a running error analysis: an operation without a formula, which somebody's code may wrap.

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from backprop_rules.domain import precision
 from backprop_rules.evidence.evidence import largest
-from backprop_rules.grid import precision
 from backprop_rules.subject.ambient import F32
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from backprop_rules.grid import precision
+from backprop_rules.domain import precision
 from backprop_rules.strategies.point import JUMP, Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import BF16, F32, F64, at, inexact

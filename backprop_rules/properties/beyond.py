@@ -6,21 +6,28 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from backprop_rules.bounds import attainable, in_float64, is_followed, sums_as_asked, sums_in_their_own_dtype
-from backprop_rules.enclosure import Enclosure, as_real
+from backprop_rules.domain import precision
 from backprop_rules.errors import InputError
+from backprop_rules.evidence.allowance.bounds import (
+    attainable,
+    in_float64,
+    is_followed,
+    sums_as_asked,
+    sums_in_their_own_dtype,
+)
+from backprop_rules.evidence.allowance.units import computed_in
 from backprop_rules.evidence.climb import NUMBERS, PROOF, as_rule_point
+from backprop_rules.evidence.enclosure import Enclosure, as_real
 from backprop_rules.evidence.evidence import largest
+from backprop_rules.evidence.oracles import ReverseMode
+from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.precisions import precise
-from backprop_rules.grid import precision
-from backprop_rules.oracles import ReverseMode, certified
-from backprop_rules.oracles.oracle import Silent
+from backprop_rules.evidence.proof import certified
+from backprop_rules.evidence.verdict import Verdict
 from backprop_rules.properties.finding import Finding, Kind, Rung, first
 from backprop_rules.properties.smallest import interval
-from backprop_rules.rounding.units import computed_in
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.subject import Subject
-from backprop_rules.verdict import Verdict
 
 
 def beyond(

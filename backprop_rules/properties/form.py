@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.domain import precision
 from backprop_rules.evidence.evidence import Evidence, cast
-from backprop_rules.grid import precision
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid

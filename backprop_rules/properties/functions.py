@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from backprop_rules.evidence.climb import as_rule_point
-from backprop_rules.objection import WrongGradient
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.native import own_dtypes
+from backprop_rules.properties.objection import WrongGradient
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.subject import Subject
 

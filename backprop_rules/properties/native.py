@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.domain import precision
 from backprop_rules.evidence.digits import has_lost_digits
-from backprop_rules.grid import precision
 from backprop_rules.properties.finding import Finding, Grade, Kind, unequal
 from backprop_rules.properties.form import has_the_form_of_its_primal
 from backprop_rules.strategies.point import Point

@@ -12,16 +12,23 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from backprop_rules.bounds import bounds, gradients_of, second_bounds, second_gradients, torchs_gradients
-from backprop_rules.enclosure import as_real
 from backprop_rules.errors import InputError
-from backprop_rules.objection import OraclesDisagree, WrongGradient
-from backprop_rules.oracles import ForwardMode, ReverseMode, certified, directional
-from backprop_rules.oracles.oracle import Silent
+from backprop_rules.evidence.allowance import Narrower
+from backprop_rules.evidence.allowance.bounds import (
+    bounds,
+    gradients_of,
+    second_bounds,
+    second_gradients,
+    torchs_gradients,
+)
+from backprop_rules.evidence.enclosure import as_real
+from backprop_rules.evidence.oracles import ForwardMode, ReverseMode
+from backprop_rules.evidence.oracles.oracle import Silent
+from backprop_rules.evidence.proof import certified, directional
+from backprop_rules.evidence.verdict import Verdict, contradiction, judge
 from backprop_rules.point import BackwardRaised, Point, probe
-from backprop_rules.rounding import Narrower
+from backprop_rules.properties.objection import OraclesDisagree, WrongGradient
 from backprop_rules.rule import Gradients
-from backprop_rules.verdict import Verdict, contradiction, judge
 
 Property = Callable[[Point], None]
 
@@ -113,7 +120,7 @@ def computes_its_definition(point: Point) -> None:
         x if x is None else _rational(x) if i in point.given else x.cpu().numpy() for i, x in enumerate(point.primals)
     ]
     try:
-        defined = np.asarray(point.rule.definition(*primals, **point.params), dtype=object)
+        defined = np.asarray(certified.defined(point.rule)(*primals, **point.params), dtype=object)
         values = [complex(v) if point.y.is_complex() else float(v) for v in defined.flat]
     except ZeroDivisionError:
         defined, values = np.empty(point.y.shape), [math.nan] * point.y.numel()

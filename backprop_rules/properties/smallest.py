@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from backprop_rules.enclosure import Enclosure
+from backprop_rules.evidence.enclosure import Enclosure
 from backprop_rules.evidence.evidence import Evidence, Pair, largest
 from backprop_rules.evidence.kinks import DISTANCES, nearest
 from backprop_rules.evidence.precisions import precise

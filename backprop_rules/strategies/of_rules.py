@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.grid import precision
+from backprop_rules.domain import precision
 from backprop_rules.point import Point as RulePoint
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.point import Point
@@ -35,7 +35,7 @@ class RulePoints:
 
 @lru_cache(maxsize=4)
 def _drawn(rule: Rule, count: int, seed: int, dtypes: tuple[torch.dtype, ...]) -> tuple[RulePoint, ...]:
-    from backprop_rules.draw import search
+    from backprop_rules.strategies.drawing import search
 
     found: list[RulePoint] = []
     search(rule, found.append, count, seed, dtypes)

@@ -55,7 +55,7 @@ def _drawn(count: int, seed: int) -> Iterator[Recipe]:
     from hypothesis import seed as seeded
     from hypothesis import strategies as st
 
-    from backprop_rules.draw.search import leaving_nothing_behind
+    from backprop_rules.strategies.drawing.search import leaving_nothing_behind
 
     pick = st.sampled_from
     strategy = st.builds(

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from backprop_rules.domain import COMPLEX, REAL, Choice, Domain, Mask
 from backprop_rules.errors import InputError
-from backprop_rules.frameworks import carried
 from backprop_rules.rule import Gradients, Rule, find
 from backprop_rules.subject.backward import EMPTY, POSITIONAL, Signature, named
+from backprop_rules.subject.frameworks.carried import carried
 
 Function = Callable[..., Any]
 
@@ -32,7 +32,6 @@ class AsRule(Rule):
     accumulate: torch.dtype | None = None
     takes: tuple[str, ...] = ()  # the names of its arguments, in order
     takes_params: tuple[str, ...] = ()
-    derived: bool = False  # whether the definition was derived from the forward
 
     @property
     def reference(self) -> Rule:
@@ -102,7 +101,7 @@ def against_a_function(
     right = Rule(
         name,
         forward,
-        definition or _derived(forward),
+        definition,
         _with_signature(_torchs_own(forward), names, frozenset(), domain),
         domain,
         ("y", *names),
@@ -110,19 +109,7 @@ def against_a_function(
         "",
     )
     called = _Called(backward, names, domain.params, len(names))
-    made = _subject(called, right, domain, framework, excuses=(), against=right, cut_off=cut_off)
-    return replace(made, derived=definition is None)
-
-
-def _derived(forward: Function) -> Function:
-    """Return the definition of a torch function, which is derived when it is first asked for."""
-
-    def definition(*arrays: Any, **params: Any) -> Any:
-        from backprop_rules.translate import definition_of  # which brings ball arithmetic along
-
-        return definition_of(forward)(*arrays, **params)
-
-    return definition
+    return _subject(called, right, domain, framework, excuses=(), against=right, cut_off=cut_off)
 
 
 def _domain_of(names: Sequence[str], example: Sequence[Tensor], params: Mapping[str, Any]) -> Domain:
@@ -226,7 +213,7 @@ def _carried(called: _Called, framework: str) -> Function:
 
 def _on_tensors(called: _Called) -> Function:
     def through(grad_y: Tensor, y: Tensor, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
-        from backprop_rules.arrays import on_tensors  # as above
+        from backprop_rules.subject.frameworks.arrays import on_tensors  # as above
 
         return on_tensors(lambda grad_y, y, *some: called(grad_y, y, some, params))(grad_y, y, *primals)
 
@@ -235,7 +222,7 @@ def _on_tensors(called: _Called) -> Function:
 
 def _by_jax(called: _Called) -> Function:
     def through(grad_y: Tensor, y: Tensor, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
-        from backprop_rules.jaxprs import on_tensors_by_jax
+        from backprop_rules.subject.frameworks.jaxprs import on_tensors_by_jax
 
         return on_tensors_by_jax(lambda grad_y, y, *some: called(grad_y, y, some, params))(grad_y, y, *primals)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.errors import InputError, OwnError
-from backprop_rules.frameworks import carried
 from backprop_rules.subject.ambient import SEED, Ambient, inexact, running
+from backprop_rules.subject.frameworks.carried import carried
 from backprop_rules.subject.function import Cotangents, Function, Outputs
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -62,7 +62,7 @@ def subject_of(
 
 
 def _of_tensors(definition: Callable[..., Any]) -> Callable[..., Any]:
-    from backprop_rules.arrays import on_tensors  # which brings ball arithmetic along
+    from backprop_rules.subject.frameworks.arrays import on_tensors  # which brings ball arithmetic along
 
     return on_tensors(definition)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.grid import precision
+from backprop_rules.domain import precision
 from backprop_rules.rule import Rule
 from backprop_rules.subject.ambient import F64, Ambient, inexact
 from backprop_rules.subject.as_rule import AsRule

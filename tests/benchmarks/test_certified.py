@@ -8,7 +8,7 @@ import torch
 from benchmarks.points import point_of
 
 from backprop_rules import CATALOGUE
-from backprop_rules.oracles.certified import certify
+from backprop_rules.evidence.proof.certified import certify
 from backprop_rules.point import Point, probe
 
 

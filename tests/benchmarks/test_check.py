@@ -4,8 +4,7 @@ import statistics
 
 from real_mistakes import MISTAKES
 
-from backprop_rules import CATALOGUE
-from backprop_rules.checker import check
+from backprop_rules import CATALOGUE, check
 
 
 def test_half_of_the_published_wrong_rules_take_less_than_a_second(capsys):

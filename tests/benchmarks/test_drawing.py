@@ -6,7 +6,7 @@ Run: pytest tests/benchmarks/test_drawing.py
 import pytest
 
 from backprop_rules import CATALOGUE
-from backprop_rules.draw import search
+from backprop_rules.strategies.drawing import search
 
 
 @pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)

@@ -1,0 +1,205 @@
+"""The reference oracle: hold anyone's backward against the definition of what it differentiates."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from backprop_rules.errors import InputError, unknown
+from backprop_rules.evidence.evidence import WIDE, Pair
+from backprop_rules.properties.effort import DRAWN
+from backprop_rules.properties.own_backward import has_its_own_backward, of_the_function, own_backward
+from backprop_rules.properties.smallest import confirmed, smallest
+from backprop_rules.properties.trial import Trial, refuse_what_cannot_be_called
+from backprop_rules.question import Asked, Held, question
+from backprop_rules.report.case import load
+from backprop_rules.report.progress import shown
+from backprop_rules.report.report import Report, report_of
+from backprop_rules.rule import Rule
+from backprop_rules.strategies.point import Point
+from backprop_rules.subject.ambient import uncompiled
+from backprop_rules.subject.silence import quiet
+from backprop_rules.subject.subject import Subject
+
+
+def check(
+    backward: Callable[..., Any],
+    rule: str | Rule | None = None,
+    *,
+    forward: Callable[..., Any] | None = None,
+    definition: Callable[..., Any] | None = None,
+    example: Sequence[Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    dtypes: Sequence[Any] | None = None,
+    devices: Sequence[str] = ("cpu",),
+    max_examples: int = DRAWN,
+    seed: int = 0,
+    convention: str = "torch",
+    framework: str | None = None,
+    saves: Sequence[str] | None = None,
+    strict_memory: bool = False,
+    accumulate: Any = None,
+    accuracy: str = "torch",
+    sizes: Mapping[int, Sequence[int]] | None = None,
+    cases: Sequence[Path] = (),
+    only_cases: bool = False,
+    raise_on_failure: bool = True,
+) -> Report:
+    r"""Hold a backward against the definition of what it differentiates, at drawn points, and name its mistake.
+
+    $\bar x = J^T \bar y$: `backward(grad_y, *primals, **params)` returns a gradient of each primal's shape. It is
+    held against a rule of the catalogue, or against any function: `forward` in torch, which may be a module, or
+    `definition` in NumPy notation, with one call of it, `example`, whose ranks, equal sizes and dtypes the points
+    share. An argument named y gets the output; of several outputs, `grad_y` and y are tuples.
+
+    `max_examples` points are drawn beside a plan of some forty; `convention` is torch's choice at kinks, the
+    catalogue's, or any subgradient; `accumulate` is the dtype of sums, where it is not torch's; `sizes` are tried in
+    the place of the example's: {4: (3, 5)}. `cases` are files of saved points to try first. Raises WrongGradient,
+    whose text is the report, unless `raise_on_failure` is False; and InputError for what cannot be checked.
+    Source of the bounds: Higham, Accuracy and Stability of Numerical Algorithms (2002), chapter 3.
+    """
+    __tracebackhide__ = True  # pytest shows the caller's line and the report
+    asked = Asked(dtypes, devices, max_examples, seed, convention, saves, strict_memory, accumulate, accuracy, sizes)
+    held = (rule, forward, definition, example, params or {}, framework)
+    return _answered(asked, cases, only_cases, raise_on_failure, backward, held)
+
+
+def check_function(
+    function: Any,
+    rule: str | Rule | None = None,
+    *,
+    framework: str | None = None,
+    raise_on_failure: bool = True,
+    forward: Callable[..., Any] | None = None,
+    definition: Callable[..., Any] | None = None,
+    example: Sequence[Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Report:
+    """Hold a torch.autograd.Function, or a JAX function, against the definition of what it is to compute.
+
+    Its own backward is called directly, as in `check`, whose options this has; torch functions are also held to
+    their output, to the same gradients through autograd, for some primals alone too, and twice in a row.
+    """
+    __tracebackhide__ = True
+    known = {field.name for field in fields(Asked)} - {"extra", "of_a_rule"}
+    for stranger in set(options) - known:
+        raise unknown("option", stranger, known)
+    if not callable(function):
+        raise InputError(f"a function is to be checked; got {type(function).__name__} {function!r}.")
+    held = (rule, forward, definition, example, params or {}, framework)
+    backward, held, asked = _own(function, held, Asked(**options))
+    return _answered(asked, (), False, raise_on_failure, backward, held)
+
+
+def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], Held, Asked]:
+    """Return the own backward of a function, and what else is asked of such a one."""
+    framework = held[-1] or ("jax" if has_its_own_backward(function) and not isinstance(function, type) else "torch")
+    extra = of_the_function(function) if framework == "torch" else ()
+    return own_backward(function, framework), (*held[:-1], framework), replace(asked, extra=extra)
+
+
+def _answered(
+    asked: Asked, cases: Sequence[Path], only_cases: bool, raise_on_failure: bool, backward: Any, held: Held
+) -> Report:
+    __tracebackhide__ = True
+    if has_its_own_backward(backward):
+        backward, held, asked = _own(backward, held, asked)
+    started = time.perf_counter()
+    with quiet(), _leaving_alone(held[1]), uncompiled(), np.errstate(all="ignore"):
+        if held[1] is None and held[2] is not None and asked.convention == "torch":
+            asked = replace(asked, convention="any subgradient")  # of a definition alone, torch makes no choice
+        asked = replace(asked, of_a_rule=held[0] is not None)
+        subject, drawn = question(backward, held, asked)
+        if held[1] is not None and held[2] is not None:
+            same_function(subject, drawn)
+        saved = [load(case, subject) for case in cases]
+        points = saved if only_cases else chain(saved, drawn)
+        report = examined(subject, points, asked, started)
+    if raise_on_failure and not report.passed:
+        raise report.error()
+    return report
+
+
+@contextmanager
+def _leaving_alone(forward: Any) -> Iterator[None]:
+    """Leave a module's buffers and the random state as they were; tell no warnings at sizes that nobody gave."""
+    buffers = list(forward.buffers()) if isinstance(forward, torch.nn.Module) else []
+    kept, state = [buffer.clone() for buffer in buffers], torch.default_generator.get_state()
+    with warnings.catch_warnings(), torch.inference_mode(False):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            torch.default_generator.set_state(state)
+            with torch.no_grad():
+                for buffer, before in zip(buffers, kept, strict=True):
+                    buffer.copy_(before)
+
+
+def same_function(subject: Subject, points: Any) -> None:
+    """Raise InputError where forward and definition, both given, are different functions."""
+    from backprop_rules.evidence.climb import as_rule_point
+    from backprop_rules.evidence.oracles.oracle import Silent
+    from backprop_rules.evidence.precisions import in_precision
+    from backprop_rules.properties.objection import WrongGradient
+    from backprop_rules.properties.of_rules import computes_its_definition
+
+    first = next(iter(points), None)
+    if first is None or subject.rule is None:
+        return
+    point = as_rule_point(subject.rule, first, in_precision(first, torch.float64))
+    try:
+        computes_its_definition(point)
+    except WrongGradient as objection:
+        raise InputError(
+            f"{subject}: forward and definition are different functions, so nothing can be said.\n{objection}"
+        ) from None
+    except (InputError, Silent, NotImplementedError):
+        return  # the rounding of forward is not known, or the definition has no value there
+
+
+def examined(subject: Subject, points: Any, asked: Asked, started: float) -> Report:
+    """Return the report on a subject, asked at points: the smallest counterexample, on the strongest rung."""
+    from backprop_rules.diagnosis.naming import named_mistake
+
+    points, pair = _first_called(subject, iter(points))
+    with shown(points, str(subject)) as counted:
+        outcome = Trial(subject, counted, asked.questions).run(pair)
+        finding = outcome.chief
+        if finding is not None and not outcome.interrupted:
+            try:
+                finding = smallest(subject, outcome.pair, finding)
+            except KeyboardInterrupt:  # what is found is delivered
+                outcome.notes["interrupted: a smaller counterexample was not looked for any longer"] = None
+        if finding is not None and outcome.pair.high.itemsize == WIDE_BYTES:
+            finding = confirmed(subject, finding) or finding
+        mistake = named_mistake(subject, outcome, finding)
+    return report_of(subject, outcome, finding, mistake, asked, time.perf_counter() - started)
+
+
+WIDE_BYTES = 8
+
+
+def _first_called(subject: Subject, points: Iterator[Point]) -> tuple[Iterator[Point], Pair]:
+    """Return the points, and the precisions to compare: the first shows whether the backward can be called at all."""
+    first = next(points, None)
+    if subject.right is not None and first is not None:
+        return chain([first], points), _pair(subject, first)
+    pair = refuse_what_cannot_be_called(subject, first, "")
+    assert first is not None
+    return chain([first], points), pair
+
+
+def _pair(subject: Subject, first: Point) -> Pair:
+    try:
+        return refuse_what_cannot_be_called(subject, first, "")
+    except InputError:
+        return WIDE  # for a rule that is a finding: its domain is declared

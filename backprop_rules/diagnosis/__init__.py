@@ -1,0 +1,1 @@
+"""From what was found to the mistake in words: the bank of mistakes, and how one is recognised."""

@@ -1,0 +1,124 @@
+"""From what was found to the mistake in words: by the bank, or where the bank cannot be asked by the finding's kind."""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+import torch
+
+from backprop_rules.diagnosis.diagnosis import TOLD, Mistake, diagnosed
+from backprop_rules.errors import of_ours
+from backprop_rules.evidence.climb import as_rule_point
+from backprop_rules.evidence.evidence import Evidence
+from backprop_rules.evidence.precisions import in_precision, precise
+from backprop_rules.point import Point as RulePoint
+from backprop_rules.properties import form
+from backprop_rules.properties.finding import Finding, Kind
+from backprop_rules.properties.objection import WrongGradient
+from backprop_rules.properties.outcome import Outcome
+from backprop_rules.properties.smallest import plainly_wrong
+from backprop_rules.strategies.of_rules import RulePoints
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.points import Points
+from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.subject import Subject
+
+OTHERS = 40  # points that tell explanations apart
+DRAWN = 60  # points of a rule's domain, for the same
+VARIED = 6  # points of other sizes that are asked for more failures
+SMALL = 100  # elements of a point: what a mistake would give there is often formed from a whole Jacobian
+ENOUGH = 4
+
+
+def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -> Mistake | None:
+    """Return the mistake that explains what was found at every point, None where none does."""
+    if finding is None:
+        return None
+    if finding.kind is Kind.RANDOM:
+        return Mistake(
+            "drawn again", "random numbers are drawn in the backward: save the mask that the forward drew", None
+        )
+    if subject.rule is None or finding.leaf is None:
+        return _by_its_kind(finding)
+    if finding.kind is Kind.STRIDES:
+        return _by_its_kind(finding)
+    if finding.kind is Kind.INACCURATE and isinstance(finding.got, float) and not math.isfinite(finding.got):
+        return Mistake("overflow", "a step on the way overflows where torch's form of the same does not", None)
+    failures = [f for f in outcome.findings if f.is_like(finding) and f.point is not finding.point]
+    failures = [*failures, *_at_other_sizes(subject, outcome, finding)]
+    failures = [f for f in failures if f.point.size <= SMALL] or failures[:ENOUGH]
+    objections = [o for f in failures if (o := objection_of(subject, f)) is not None]
+    smallest = objection_of(subject, finding)
+    if smallest is None:
+        return _by_its_kind(finding)
+
+    def others() -> Sequence[RulePoint]:
+        seen = [p for p in (*outcome.passed, *(f.point for f in outcome.findings)) if p.size <= SMALL][:OTHERS]
+        points = [*seen, *_of_the_rule(subject)]
+        return [p for point in points if (p := _as_rule(subject, point)) is not None]
+
+    try:
+        return diagnosed([*objections, smallest], smallest, others)
+    except Exception as error:  # of our own: it must not hide what was found
+        outcome.notes[of_ours(error)] = None
+        return _by_its_kind(finding)
+
+
+def _at_other_sizes(subject: Subject, outcome: Outcome, finding: Finding) -> list[Finding]:
+    """Return the same finding at other sizes: a factor that is a size is told from a constant by these."""
+    if finding.kind is not Kind.VALUE or finding.leaf is None:
+        return []
+    found = []
+    if subject.right is not None:
+        points: Iterable[Point] = _of_the_rule(subject)
+    else:
+        varied = (p for p in Points(subject, 0, 1) if not p.own and not p.empty and p.size <= SMALL)
+        points = islice(varied, VARIED)
+    for point in points:
+        evidence = Evidence(subject, point, outcome.pair)
+        try:
+            answered = not list(form.is_answered(evidence))
+            other = plainly_wrong(evidence, finding.leaf) if answered else None
+        except NoPoint:
+            continue
+        found += [other] if other is not None else []
+    return found
+
+
+def _of_the_rule(subject: Subject) -> list[Point]:
+    """Return small points of a rule's whole domain, the same for every backward that is held against it."""
+    if subject.right is None:
+        return []
+    return [p for p in RulePoints(subject.right, DRAWN, 2, subject.dtypes) if p.size <= SMALL and not p.empty]
+
+
+def objection_of(subject: Subject, finding: Finding) -> WrongGradient | None:
+    """Return the finding as the bank takes it: at a point of the rule, in float64."""
+    point = _as_rule(subject, finding.point, finding.dtype)
+    if point is None:
+        return None
+    words = f"{finding.kind.words}{finding.detail}" if finding.kind is Kind.RAISES else finding.kind.words
+    return WrongGradient(
+        point,
+        words,
+        finding.leaf,
+        where=finding.where,
+        expected=finding.expected,
+        got=finding.got,
+        oracles=finding.against,
+    )
+
+
+def _as_rule(subject: Subject, point: Point, dtype: torch.dtype | None = None) -> RulePoint | None:
+    try:
+        dtypes = precise(subject, point) if dtype is None else in_precision(point, dtype)
+        return as_rule_point(subject.rule, point, dtypes)  # type: ignore[arg-type]
+    except Exception:  # a forward that does not take them as the rule would
+        return None
+
+
+def _by_its_kind(finding: Finding) -> Mistake | None:
+    for beginning, (name, words) in TOLD.items():
+        if finding.kind.words.startswith(beginning):
+            return Mistake(name, words, None)
+    return None

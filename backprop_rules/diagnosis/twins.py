@@ -1,0 +1,52 @@
+"""What another framework chooses at a kink: asked of it, where it is installed."""
+
+import importlib
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.allowance.bounds import bounds
+from backprop_rules.point import Point
+from backprop_rules.properties.objection import WrongGradient
+from backprop_rules.subject.frameworks.carried import carried, vjp_of_custom
+
+# The functions of JAX that compute the same as the catalogue's rules with kinks.
+TWINS = {
+    "relu": "jax.nn:relu",
+    "abs": "jax.numpy:abs",
+    "maximum": "jax.numpy:maximum",
+    "minimum": "jax.numpy:minimum",
+    "clamp": "jax.numpy:clip",
+    "clamp_tensor": "jax.numpy:clip",
+}
+
+
+def asked_of_jax(point: Point, primal: int) -> tuple[str, Tensor] | None:
+    """Return the version of JAX and the gradient that it gives; None where it is not installed, or has no such rule."""
+    place = TWINS.get(point.rule.name)
+    if place is None:
+        return None
+    try:
+        jax = importlib.import_module("jax")
+        module, _, name = place.partition(":")
+        function = getattr(importlib.import_module(module), name)
+        with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
+            backward = carried(lambda g, *those: vjp_of_custom(function)(g, *those, **point.params), "jax")
+            theirs = backward(point.grad_y, *(x for x in point.primals if x is not None))[primal]
+    except Exception:  # not installed, or not for these arguments
+        return None
+    return None if theirs is None else (str(jax.__version__), theirs)
+
+
+def as_jax_does(objection: WrongGradient) -> str:
+    """Return the version of JAX if it is installed and makes the same choice at this point; nothing otherwise."""
+    point, primal = objection.point, objection.primal
+    answer = None if primal is None else asked_of_jax(point, primal)
+    if answer is None or primal is None:
+        return ""
+    version, theirs = answer
+    mine, radius = point.gradients[primal], bounds(point, evaluations=2).gradients[primal]
+    if mine is None or radius is None or theirs.shape != mine.shape:
+        return ""
+    near = (theirs.to(torch.float64) - mine.to(torch.float64)).abs() <= radius
+    return version if near.all() else ""

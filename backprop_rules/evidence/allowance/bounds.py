@@ -1,0 +1,228 @@
+"""How far rounding may take the forward and the gradients of a point, by running error analysis."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor
+
+from backprop_rules.domain import precision
+from backprop_rules.errors import OwnError, RoundingUnknown
+from backprop_rules.evidence.allowance import RunningError, Sums, accumulated_in, as_computed, no_narrower_than
+from backprop_rules.evidence.allowance.units import component, computed_in
+from backprop_rules.evidence.enclosure import as_real
+from backprop_rules.evidence.oracles.oracle import Silent, widest
+from backprop_rules.evidence.proof import certified
+from backprop_rules.point import Point
+from backprop_rules.rule import Gradients, Rule
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """A radius for y, and one for each gradient, in float64 and of its shape; complex elements have one modulus."""
+
+    y: Tensor
+    gradients: tuple[Tensor | None, ...]
+
+
+@lru_cache(maxsize=2)
+def attainable(point: Point, evaluations: int = 1) -> Bounds:
+    """Return how far a right rule may be from the exact values: those of the catalogue's rule, in this dtype.
+
+    With two evaluations, how far it may be from what another order of the same operations gives.
+    """
+    rules = point.rule.references
+    for rule in rules:
+        try:
+            found, ambiguous = _followed(rule, point, evaluations, _as_asked(point))
+            return _sum(found, attainable(point, 2)) if ambiguous and evaluations == 1 and len(rules) > 1 else found
+        except NotImplementedError as error:
+            if rule is rules[-1]:
+                raise RoundingUnknown(
+                    f"{rule}: how far it may round is not known: {error}. Write it with other operations of torch, or "
+                    f"ask for a formula for this one."
+                ) from error
+    raise AssertionError("a rule has a reference")
+
+
+@lru_cache(maxsize=2)
+def bounds(point: Point, evaluations: int = 1, sums: Sums | None = None) -> Bounds:
+    """Return the same for a rule that may be less accurate, as others of its references are.
+
+    Sums may be kept in torch's own dtype and in the one asked for, whichever is narrower, if `sums` does not say.
+    """
+    found, ordinary = attainable(point, evaluations), of_ordinary_size(point)
+    asked, rules = point.rule.accumulate, point.rule.references
+    if sums is None and asked is not None:
+        sums = partial(no_narrower_than, asked)
+    for rule in rules[1:] if sums is None else rules:
+        try:
+            # Its comparisons as they came out: what a choice changes is no rounding ...
+            other, ambiguous = _followed(rule, point, evaluations, sums or as_computed, decided=True)
+        except OwnError:
+            raise
+        except Exception:  # an operation that cannot be followed, or a backward that raises
+            if not ordinary and rule is rules[1]:
+                # Nobody knows what overflowed or vanished on its way.
+                gone = (None if g is None else torch.full_like(g, torch.inf) for g in found.gradients)
+                found = Bounds(found.y, tuple(gone))
+            continue
+        if ambiguous:
+            # ... unless the accurate rule, with its roundings in another order, may choose otherwise too.
+            found = _wider(found, _sum(attainable(point, 1), attainable(point, 2)), ordinary)
+        found = _wider(found, other, ordinary)
+    return found
+
+
+def _sum(one: Bounds, other: Bounds) -> Bounds:
+    pairs = zip(one.gradients, other.gradients, strict=True)
+    return Bounds(one.y, tuple(None if a is None or b is None else a + b for a, b in pairs))
+
+
+def is_followed(point: Point) -> bool:
+    """Say whether the operations of somebody else's backward are known one by one."""
+    try:
+        return len(point.rule.references) == 1 or bool(_followed(point.rule.references[1], point, 1))
+    except OwnError:
+        raise
+    except Exception:  # an operation without a formula, or a backward that raises
+        return False
+
+
+def of_ordinary_size(point: Point) -> bool:
+    """Say whether the product of any four elements, or of their inverses, stays in their dtype's range.
+
+    A term of a gradient is the cotangent times a first derivative: of products, quotients and roots that takes the
+    cotangent, y and no more than two primals, or one twice. Where these stay in range, nothing but a roundabout way
+    overflows; elsewhere a right formula may, by the order of its factors.
+    """
+    for x in (*point.tensors, point.grad_y, point.y):
+        size = as_real(x).abs()
+        size, limit = size[size != 0], torch.finfo(x.dtype).max ** 0.25
+        if not ((size < limit) & (size > 1 / limit)).all():  # nor is NaN
+            return False
+    return True
+
+
+def _as_asked(point: Point) -> Sums:
+    asked = point.rule.accumulate
+    return as_computed if asked is None else partial(accumulated_in, asked)
+
+
+def sums_in_their_own_dtype(point: Point) -> Bounds | None:
+    """Return the bounds of a rule that keeps its sums in the narrowest dtype there is; None if torch does too."""
+    own = min((x.dtype for x in (*point.tensors, point.grad_y)), key=lambda dtype: precision(component(dtype)))
+    return None if computed_in(own) == own else bounds(point, sums=partial(no_narrower_than, own))
+
+
+def sums_as_asked(point: Point) -> Bounds:
+    """Return the bounds of a rule that keeps its sums in the dtype asked for, and no narrower one."""
+    return bounds(point, sums=_as_asked(point))
+
+
+def _followed(
+    rule: Rule, point: Point, evaluations: int, sums: Sums = as_computed, decided: bool = False
+) -> tuple[Bounds, bool]:
+    """Return the bounds of a rule, and whether a comparison in it might come out otherwise."""
+    try:
+        return _through(rule, point, None, RunningError(evaluations, 0, point.rule.flushes, decided=decided), sums)
+    except NotImplementedError:
+        if len(point.rule.references) == 1:
+            raise  # a rule of the catalogue shows that its forward rounds no more than it may
+    try:
+        away = certified.reach(certified.certify(point).y, point.y)
+    except Silent:
+        raise NotImplementedError("neither the forward's rounding nor its exact value is known") from None
+    return _through(rule, point, away, RunningError(evaluations, 0, point.rule.flushes, decided=decided), sums)
+
+
+def _through(rule: Rule, point: Point, away: Tensor | None, errors: RunningError, sums: Sums) -> tuple[Bounds, bool]:
+    """Follow the forward, unless it is known how far y is away from the exact one, and the backward with its sums."""
+    own = [x.dtype for x in (*point.tensors, point.grad_y)]
+    asked = [value for value in point.params.values() if isinstance(value, torch.dtype)]
+    least, references = min(map(precision, [*own, *asked])), point.rule.references
+    if len(references) == 1:
+        errors.least_bits = least
+    with torch.no_grad(), errors:
+        if away is None:
+            y = rule.forward(*point.primals, **point.params)
+        else:
+            errors.keep(y := point.y.clone(), away)
+        errors.sums = sums
+        if rule is not references[0]:
+            # The reference for somebody else's backward is right whatever it computes in, and so is the forward.
+            errors.least_bits = least
+        gradients = rule.gradients(point.grad_y, y, *point.primals, **point.params)
+    given = {x.untyped_storage().data_ptr() for x in (*point.tensors, point.grad_y, y)}
+    for g in gradients:
+        if g is not None and not errors.made(g) and g.untyped_storage().data_ptr() not in given:
+            raise NotImplementedError("a gradient is made by something else than operations of torch")
+    radii = Bounds(errors.radius(y), tuple(None if g is None else errors.radius(g) for g in gradients))
+    return radii, errors.ambiguous
+
+
+def _wider(found: Bounds, other: Bounds, ordinary: bool) -> Bounds:
+    pairs = zip(found.gradients, other.gradients, strict=True)
+    return Bounds(found.y, tuple(_larger(own, its, ordinary) for own, its in pairs))
+
+
+def _larger(radius: Tensor | None, other: Tensor | None, ordinary: bool) -> Tensor | None:
+    """Return the larger radius; one that is infinite among numbers of ordinary size, by no overflow, excuses none."""
+    if radius is None or other is None or other.shape != radius.shape:
+        return radius
+    return torch.where(other.isfinite(), torch.maximum(radius, other), radius if ordinary else other)
+
+
+# What gives gradients that torch can differentiate, from a point, the cotangent, y and the primals.
+First = Callable[[Point, Tensor, Tensor, tuple[Tensor | None, ...]], Sequence[Tensor | None]]
+
+
+def gradients_of(rule: Rule, point: Point, grad_y: Tensor, y: Tensor, primals: tuple[Tensor | None, ...]) -> Gradients:
+    """Return the rule's own gradients."""
+    return rule.gradients(grad_y, y, *primals, **point.params)
+
+
+def torchs_gradients(point: Point, grad_y: Tensor, y: Tensor, primals: tuple[Tensor | None, ...]) -> Gradients:
+    """Return those of torch's reverse mode."""
+    leaves = [x for i in point.given if (x := primals[i]) is not None]
+    return point.per_gradient(torch.autograd.grad(y, leaves, grad_y, create_graph=True, materialize_grads=True))
+
+
+def second_gradients(point: Point, tangents: Sequence[Tensor], first: First) -> list[Tensor]:
+    """Return the gradients of <gradients, tangents> by the cotangent and by each primal, by torch's reverse mode."""
+    grad_y, *leaves = variables = [x.detach().requires_grad_() for x in (point.grad_y, *point.tensors)]
+    primals = point.placed(leaves)
+    gradients = first(point, grad_y, point.forward(*primals), primals)
+    pairs = zip((gradients[i] for i in point.given), tangents, strict=True)
+    live = [(g, t) for g, t in pairs if g is not None and g.requires_grad]
+    if not live:
+        return [torch.zeros_like(v) for v in variables]
+    some, along = zip(*live, strict=True)
+    return list(torch.autograd.grad(some, variables, along, materialize_grads=True))
+
+
+def second_bounds(point: Point, tangents: Sequence[Tensor]) -> list[Tensor]:
+    """Return how far rounding may take the second gradients of the catalogue's rule.
+
+    Raises NotImplementedError where it is not known.
+    """
+    with RunningError() as errors:
+        found = second_gradients(point, tangents, partial(gradients_of, point.rule.reference))
+        return [errors.radius(gradient) for gradient in found]
+
+
+def in_float64(point: Point) -> Point:
+    """Return the point at the same values in float64 or complex128, for the catalogue's rule.
+
+    In its own dtypes, if forward takes no others.
+    """
+    if point.rule.domain.own_dtypes:
+        return replace(point, rule=point.rule.reference)
+
+    def wide(x: Tensor) -> Tensor:
+        return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+    params = {name: widest(value) for name, value in point.params.items()}
+    primals = point.placed(map(wide, point.tensors))
+    return replace(point, rule=point.rule.reference, primals=primals, params=params, grad_y=wide(point.grad_y))

@@ -1,0 +1,257 @@
+"""The mode that keeps a radius beside every tensor that torch computes."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from backprop_rules.domain import precision
+from backprop_rules.errors import InputError, OwnError, of_ours
+from backprop_rules.evidence.allowance import arithmetic, choices, functions, fused, moves, products, reductions
+from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed
+from backprop_rules.evidence.allowance.units import computed_in, flushing
+
+aten = torch.ops.aten
+
+FORMULAS: dict[Any, Callable[..., Any]] = {
+    **moves.FORMULAS, **arithmetic.FORMULAS, **functions.FORMULAS, **reductions.FORMULAS, **products.FORMULAS,
+    **choices.FORMULAS,
+}  # fmt: skip
+# Of these torch has decompositions that say less: x is finite where x == x and |x| != inf.
+UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape}
+# These write a shape, and no value.
+RESHAPING = {aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_}
+
+
+# The floating-point dtypes, whose precision is asked for.
+UNIT = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64)
+
+
+class Narrower(Exception):
+    """An operation computes in the named dtype, which has fewer bits than what it is asked for."""
+
+
+def _place(x: Tensor) -> tuple[Any, ...]:
+    return x.data_ptr(), x.dtype, x.shape, x.stride()
+
+
+@cache
+def _composite(func: Any) -> bool:
+    """Say whether torch makes the operation of others, which come here one by one."""
+    return func._can_decompose() and func.overloadpacket not in UNDIVIDED
+
+
+class RunningError(TorchDispatchMode):
+    """While it is entered, keep a radius beside every tensor that torch computes on the CPU or on CUDA.
+
+    With `evaluations` = 1 the exact value of the same formula, for exact operands, lies within the radius of
+    the computed one. With 2 so does what any other floating-point evaluation of the formula gives, in any
+    order of its sums. The radius is infinite where anything can be: after an overflow, or where a divisor
+    may be zero. Raises NotImplementedError at an operation whose rounding it does not know, and Narrower at
+    one whose result has fewer bits than `least_bits`: what is lost there is no rounding to be allowed for.
+    Subnormal numbers may be taken for zero where the processor says so, or with `flushes`; `sums` says in which
+    dtype sums are kept, from the one in which torch keeps them. `decided` takes every comparison as it comes out,
+    also where the exact operands may give the other answer.
+    """
+
+    def __init__(
+        self,
+        evaluations: int = 1,
+        least_bits: int = 0,
+        flushes: bool = False,
+        sums: Sums = as_computed,
+        decided: bool = False,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._evaluations, self.least_bits = evaluations, least_bits
+        self._flushes, self.sums, self._decided = flushes, sums, decided
+        self.ambiguous = False  # whether a comparison might come out otherwise for the exact operands
+        # Tensors are kept with their radii, so that no other comes to have the same id.
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+        # What autograd saves comes back as another tensor in the same place.
+        self._placed: dict[tuple[Any, ...], Tensor] = {}
+        # The storages that were made here, and those into which more than one tensor looks; kept, so that no other
+        # comes to have the same address.
+        self._own: dict[int, Any] = {}
+        self._viewed: dict[int, Any] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do without torch's compiler: keeping it out of every call takes seconds of imports, and time at each."""
+        return False
+
+    def __enter__(self) -> "RunningError":
+        self._flushes = self._flushes or flushing()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def radius(self, x: object) -> Tensor:
+        """Return the radius of a tensor, in float64; 0 for what did not come from an operation."""
+        if not isinstance(x, Tensor):
+            return torch.zeros((), dtype=torch.float64)
+        radius = self._radius(x)
+        return torch.zeros(x.shape, dtype=torch.float64, device=x.device) if radius is None else radius
+
+    def made(self, x: Tensor) -> bool:
+        """Say whether the tensor came from an operation that was seen here, or looks into one that did."""
+        return id(x) in self._known or not x.numel() or x.untyped_storage().data_ptr() in {**self._own, **self._viewed}
+
+    def keep(self, x: Tensor, radius: Tensor) -> None:
+        """Keep a radius that is known otherwise."""
+        self._keep(x, radius)
+
+    def _radius(self, x: Tensor) -> Tensor | None:
+        known = self._known.get(id(x))
+        if known is not None:
+            return known[1]
+        return self._placed.get(_place(x)) if self._placed and x.layout == torch.strided else None
+
+    def _forget(self, x: Tensor) -> None:
+        self._known.pop(id(x), None)
+        self._placed.pop(_place(x), None)
+
+    def _exactly(self, x: Tensor) -> Tensor:
+        """Return the same values as if they were exact."""
+        same = x.clone()
+        self._forget(same)
+        return same
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Compute the operation and its radius."""
+        named = kwargs or {}
+        if _composite(func):
+            with self:
+                return func.decompose(*args, **named)
+        if func._schema.is_mutable:
+            return self._write(func, args, named)
+        result = func(*args, **named)
+        if not isinstance(result, Tensor | tuple | list):
+            return self._taken_out(func, result, args)
+        if isinstance(result, Tensor) and result.dtype in UNIT and precision(result.dtype) < self.least_bits:
+            raise Narrower(str(result.dtype).removeprefix("torch."))
+        if func.is_view and isinstance(args[0], Tensor):
+            storage = args[0].untyped_storage()
+            self._viewed[storage.data_ptr()] = storage
+        if self._whole(result, args):
+            radius = None
+        else:
+            try:
+                radius = self._radius_of(func, result, args, named)
+            except (NotImplementedError, Narrower, InputError):
+                raise
+            except Exception as error:
+                raise OwnError(of_ours(error)) from error
+        self._keep(result, radius)
+        return result
+
+    def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
+        """Return the radius of an operation's result: by its reference, its formula, or its parts."""
+        op = Operation(func, result, self._radius, self._evaluations, self._flushes, self.sums)
+        packet = func.overloadpacket
+        reference = fused.REFERENCES.get(packet)
+        if reference is None and args and isinstance(args[0], Tensor) and args[0].is_complex():
+            reference = fused.COMPLEX_REFERENCES.get(packet)
+        if reference is not None:
+            return self._decomposed(op, reference, args, named)
+        if packet not in FORMULAS:
+            return self._by_torchs_own_parts(op, args, named)
+        radius = FORMULAS[packet](op, *args, **named)
+        if packet in choices.COMPARISONS and radius is not None and radius.any():
+            self.ambiguous, radius = True, None if self._decided else radius
+        return radius
+
+    def _whole(self, result: Any, args: Any) -> bool:
+        """Say whether integers make integers, which is exact."""
+        results = [result] if isinstance(result, Tensor) else result
+        if any(x is not None and (x.is_floating_point() or x.is_complex()) for x in results):
+            return False
+        tensors = [x for x in args if isinstance(x, Tensor)]
+        return all(not (x.is_floating_point() or x.is_complex()) and self._radius(x) is None for x in tensors)
+
+    def _keep(self, result: Any, radius: Any) -> None:
+        if not isinstance(result, Tensor):
+            for one, its in zip(result, radius if radius is not None else [None] * len(result), strict=True):
+                if one is not None:
+                    self._keep(one, its)
+            return
+        if radius is not None:
+            radius = torch.as_tensor(radius, dtype=torch.float64).nan_to_num(torch.inf, torch.inf)
+            if radius.shape != result.shape:
+                radius = radius.expand(result.shape)
+            self._known[id(result)] = (result, radius)
+            self._placed[_place(result)] = radius
+        elif result.layout == torch.strided:
+            storage = result.untyped_storage()
+            self._own[storage.data_ptr()] = storage
+
+    def _taken_out(self, func: Any, result: Any, args: Any) -> Any:
+        """Return a Python number or boolean, of which no radius can be kept."""
+        radii = [self._radius(x) for x in args if isinstance(x, Tensor)]
+        if any(radius is not None and radius.any() for radius in radii):
+            raise NotImplementedError(
+                f"no radius can be kept beside the Python number that {func} takes out of a tensor"
+            )
+        return result
+
+    def _write(self, func: Any, args: Any, named: Any) -> Any:
+        """Write into a tensor that was made here, and into which no other tensor looks."""
+        if func.overloadpacket == aten.detach_:
+            return args[0]
+        name = func._schema.name.removeprefix("aten::")
+        packet = getattr(aten, name.removesuffix("_"), None)
+        written = args[0] if args else None
+        if packet is not None and func.overloadpacket in RESHAPING:
+            radius = self._radius(args[0])
+            func(*args, **named)
+            self._keep(args[0], None if radius is None else packet(radius, *args[1:], **named))
+            return args[0]
+        if packet is None or not name.endswith("_") or not isinstance(written, Tensor) or not self._unshared(written):
+            raise NotImplementedError(f"no formula for the rounding of {func}, which writes into a tensor in use")
+        with self:
+            made = getattr(packet, func._overloadname)(*args, **named).to(written.dtype).expand(written.shape)
+        written.copy_(made)
+        self._forget(written)
+        self._keep(written, self._radius(made))
+        return written
+
+    def _unshared(self, x: Tensor) -> bool:
+        storage = x.untyped_storage().data_ptr()
+        return not x.numel() or (storage not in self._viewed and (storage in self._own or id(x) in self._known))
+
+    def _by_torchs_own_parts(self, op: Operation, args: Any, named: Any) -> Any:
+        """Return the radius of an operation without a formula, by the smaller ones that torch makes it of."""
+        from torch._decomp import decomposition_table
+
+        parts = decomposition_table.get(op.func)
+        if parts is None or not args or not isinstance(args[0], Tensor):
+            raise op.refuse()
+        if isinstance(op.result, Tensor) and not op.result.numel():
+            return None
+        try:
+            return self._decomposed(op, lambda _, *some, **rest: parts(*some, **rest), args, named)
+        except NotImplementedError as error:
+            raise op.refuse(f"nor of its parts: {error}") from error
+
+    def _decomposed(self, op: Operation, reference: Callable[..., Any], args: Any, named: Any) -> Any:
+        def wide(x: Any) -> Any:
+            if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
+                return x
+            if self._evaluations == 2:
+                return x.to(computed_in(x.dtype))
+            return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+        if args[0].numel() == 0:
+            return None if isinstance(op.result, Tensor) else [None] * len(op.result)
+        with self:
+            found = reference(self._exactly, *map(wide, args), **named)
+        if isinstance(found, Tensor):
+            return fused.distance(op, op.result, found, self._radius(found))
+        return [
+            None if y is None or z is None else fused.distance(op, y, z, self._radius(z))
+            for y, z in zip(op.result, found, strict=True)
+        ]

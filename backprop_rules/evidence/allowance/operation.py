@@ -1,0 +1,244 @@
+"""One operation as the formulas see it: the sizes and radii of its operands, and the rounding of its result."""
+
+import cmath
+from collections.abc import Callable
+from functools import cache, cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.domain import precision
+from backprop_rules.evidence.allowance.units import (
+    Unit,
+    component,
+    computed_in,
+    gamma,
+    magnitude,
+    subnormal,
+    unit,
+    widens,
+)
+
+INFINITE = float("inf")
+# A formula takes fewer than 2^10 operations in float64 on numbers that are not negative, each off by 2^-53 ...
+UP = 1 + 2.0**-43
+# ... or, where it underflows, by 2^-1074, or is flushed, 2^-1022. The other dtypes' numbers are too large for that.
+LOST = (2.0**-1064, 2.0**-1012)
+
+Radius = Any  # a tensor or a number; None where the value is known exactly
+
+# From the dtype in which an operation keeps its sums to the one in which they are said to be kept.
+Sums = Callable[[torch.dtype], torch.dtype]
+
+
+def as_computed(kept: torch.dtype) -> torch.dtype:
+    """Return the dtype itself: sums are kept as the operation keeps them."""
+    return kept
+
+
+def accumulated_in(asked: torch.dtype, kept: torch.dtype) -> torch.dtype:
+    """Return the dtype asked for: complex where the sums are."""
+    return asked.to_complex() if kept.is_complex and not asked.is_complex else asked
+
+
+def no_narrower_than(asked: torch.dtype, kept: torch.dtype) -> torch.dtype:
+    """Return the narrower one of the dtype asked for and the operation's own, either of which is allowed."""
+    asked = accumulated_in(asked, kept)
+    return min(kept, asked, key=lambda dtype: precision(component(dtype)))
+
+
+class Operand:
+    """An operand's size in float64, computed when it is asked for, and its radius."""
+
+    def __init__(self, value: Tensor | float, radius: Radius):
+        self.value, self.radius = value, radius
+
+    @cached_property
+    def size(self) -> Any:
+        """|value| in float64."""
+        return magnitude(self.value) if isinstance(self.value, Tensor) else self.value
+
+    def grown(self) -> Any:
+        """Return the largest size that the exact operand may have."""
+        return self.size if self.radius is None else self.size + self.radius
+
+
+def plus(*radii: Radius) -> Radius:
+    """Return the sum of radii."""
+    known = [radius for radius in radii if radius is not None]
+    return sum(known[1:], start=known[0]) if known else None
+
+
+@lru_cache(maxsize=4096)
+def scalar(x: complex, dtype: torch.dtype) -> Operand:
+    """Return a Python number as torch uses it, rounded to the dtype, with that rounding for its radius."""
+    cast = torch.as_tensor(x, dtype=dtype).item()
+    lost = 0.0 if cast == x or cmath.isnan(x) else abs(cast - x) * UP
+    return Operand(abs(cast), lost or None)
+
+
+class Operation:
+    """An operation that was computed, while its radius is being found."""
+
+    def __init__(
+        self,
+        func: Any,
+        result: Any,
+        known: Callable[[Tensor], Tensor | None],
+        evaluations: int,
+        flushes: bool,
+        sums: Sums = as_computed,
+    ):
+        self.func, self.result, self.known = func, result, known
+        self.evaluations, self.flushes, self.sums = evaluations, flushes, sums
+
+    @cached_property
+    def size(self) -> Tensor:
+        """The size of the result."""
+        return magnitude(self.result)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the result."""
+        return self.result.dtype  # type: ignore[no-any-return]
+
+    def refuse(self, why: str = "") -> NotImplementedError:
+        """Return the refusal of this operation."""
+        return NotImplementedError(f"no formula for the rounding of {self.func}{why and ' '}{why}")
+
+    def radius(self, x: Any) -> Tensor | None:
+        """Return the radius of a tensor as it is kept; None for what is known exactly."""
+        return self.known(x) if isinstance(x, Tensor) else None
+
+    def settled(self, *indices: Any) -> None:
+        """Refuse indices and masks that may be others for the exact operands."""
+        for index in indices:
+            if isinstance(index, list | tuple):
+                self.settled(*index)
+            radius = self.radius(index)
+            if radius is not None and radius.any():
+                raise self.refuse("with an index that is not exact")
+
+    def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
+        """Return an operand in the dtype in which it is used: another's rounding to that is a part of its radius."""
+        dtype = dtype or self.dtype
+        if not isinstance(x, Tensor):
+            return scalar(x, dtype)
+        radius: Radius = self.known(x)
+        if not widens(x.dtype, dtype):
+            cast = x.to(dtype)
+            lost = _distance(cast, x)
+            x, radius = cast, plus(radius, lost * UP if lost.any() else None)
+        if (flushed or self.flushes) and (x.is_floating_point() or x.is_complex()):
+            # The arithmetic may take a subnormal operand for zero.
+            small = subnormal(x)
+            radius = plus(radius, 2 * unit(x.dtype).normal * small.double()) if small.any() else radius
+        return Operand(x, radius)
+
+    def rounded(
+        self, varies: Radius, ulps: float = 0.5, underflows: float | None = None, exact: Tensor | None = None
+    ) -> Tensor:
+        """Return the radius of a result whose computation is off by `ulps` of the computing dtype, then rounded.
+
+        `varies` is how far the exact result for the exact operands may lie from the one for these.
+        Below the smallest normal number it may be off by `underflows` halves of the smallest subnormal one,
+        by as many ulps as elsewhere if that is not given. Where `exact` is True the operation itself rounds nothing.
+        """
+        if not (self.result.is_floating_point() or self.result.is_complex()):
+            raise self.refuse("of whole numbers that are not exact")
+        factor, floor = _coefficients(self.dtype, ulps, 2 * ulps if underflows is None else underflows, self.flushes)
+        error = self.size * factor
+        if floor:
+            error = error.clamp_min(floor)
+        if exact is not None:
+            error = error.masked_fill(exact, 0)
+        return self.total(varies, error, factor)
+
+    def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1) -> Tensor:
+        """Return the radius of a result with that error, of so many roundings, at most `factor` times the value."""
+        if self.evaluations == 2:
+            # The other evaluation rounds too, of an exact result that lies within error + varies of this one.
+            smallest = 2 * roundings * self.unit.normal  # and may flush what underflows
+            error = 2 * error + factor * (error if varies is None else error + varies) + smallest
+        radius = error if varies is None else error + varies
+        return self.up(radius)  # type: ignore[no-any-return]
+
+    def up(self, radius: Any, terms: int = 0) -> Any:
+        """Return a radius made larger than the rounding of its own computation, of that many terms, in float64."""
+        radius = radius * (UP + terms * 2.0**-51)
+        return radius + LOST[self.flushes] if self.dtype in (torch.float64, torch.complex128) else radius
+
+    @property
+    def unit_dtype(self) -> torch.dtype:
+        """The dtype in which the operation is computed."""
+        return computed_in(self.dtype)
+
+    @property
+    def unit(self) -> Unit:
+        """The unit of the dtype in which the operation is computed."""
+        return unit(self.unit_dtype, self.flushes)
+
+    def accumulator(self, narrow: bool = False) -> torch.dtype:
+        """Return the dtype in which sums are kept; `narrow` says that the operation keeps them in the result's."""
+        return self.sums(self.dtype if narrow else self.unit_dtype)
+
+    def summed(
+        self,
+        varies: Radius,
+        size: Tensor,
+        length: int,
+        underflows: float = 0,
+        narrow: bool = False,
+        divisor: float = 1,
+    ) -> Tensor:
+        """Return the radius of a sum of that many roundings, whose terms' sizes add up to `size`.
+
+        `narrow` says that the sum is accumulated in the dtype of the result, not in a wider one, and
+        `divisor` by what it was divided in the end.
+        """
+        kept = self.accumulator(narrow)
+        used = unit(kept, self.flushes)
+        if not widens(self.dtype if narrow else self.unit_dtype, kept):
+            # Narrower than the operation's own: each term is rounded to it, and the first one too.
+            length, underflows = length + 1, underflows + length + 1
+        factor = gamma(length, used.u)
+        error = self.up(size * factor, length) + self.size * 0  # NaN where the result is not finite
+        lost = underflows + 2 * length * self.flushes
+        if lost:
+            error = error + lost * used.tiny
+        if not widens(kept, self.dtype):
+            storage = unit(self.dtype, self.flushes)
+            error = error + (self.size * storage.u).clamp_min(storage.tiny)
+            factor += storage.u
+        if self.evaluations == 2 or self.sums is not as_computed:
+            # In another order, or in fewer bits, a partial sum may be as large as all terms together, and overflow.
+            largest = torch.finfo(kept).max
+            error = error.masked_fill(self.up(size, length) * divisor > largest, torch.inf)
+        return self.total(None if varies is None else self.up(varies, length), error, factor, length)
+
+
+def _distance(cast: Tensor, x: Tensor) -> Tensor:
+    if x.is_complex() or cast.is_complex():
+        return (cast.to(torch.complex128) - x.to(torch.complex128)).abs()
+    if x.dtype == torch.int64:
+        # An integer beyond 2^53 is rounded on the way to float64, too.
+        u = unit(cast.dtype).u
+        return x.double().abs() * u * (1 + 2 * u)
+    return (cast.double() - x.double()).abs()
+
+
+@cache
+def _coefficients(dtype: torch.dtype, ulps: float, underflows: float, flushes: bool) -> tuple[float, float]:
+    """Return f and g such that a result y computed within `ulps`, then stored, is off by at most max(f |y|, g)."""
+    compute = unit(computed_in(dtype), flushes)
+    # An ulp is at most 2 u |exact|, and |exact| <= |y| / (1 - 2 u ulps). Rounding to nearest (half an ulp) is
+    # within u |y| of the stored y itself (Higham, theorem 2.3).
+    factor = compute.u if ulps == 0.5 else gamma(2 * ulps, compute.u)
+    floor = underflows * compute.tiny
+    if computed_in(dtype) == dtype:
+        return factor, floor
+    storage = unit(dtype, flushes)
+    # What is stored is within max(u_s |y|, tiny_s) of what was computed, c, and so |c| <= |y| + that.
+    factor, spread = storage.u + factor * (1 + 2 * storage.u), factor / storage.u
+    return factor, storage.tiny * (1 + 2 * spread) + floor

@@ -1,0 +1,108 @@
+"""The units of rounding: how far one operation may be off in each dtype, and in which dtype torch computes it."""
+
+import sys
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from backprop_rules.domain import precision
+
+# Covers what a bound formed in float64 by an exponential, a power or a hypotenuse of at most 5 ulps (see vendor.py)
+# and a few elementary operations may itself be off: 16 times 2^-52.
+FEW = 1 + 2.0**-48
+
+# torch loads these into float32, computes, and rounds once on storing (at::opmath_type, at::acc_type).
+NARROW = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What rounding to nearest may do: |fl(x) - x| <= max(u |fl(x)|, tiny) (Higham, theorem 2.3 and section 2.1).
+
+    `tiny` is half the smallest subnormal number; where subnormal numbers are flushed, the smallest normal one.
+    """
+
+    u: float
+    tiny: float
+    normal: float
+
+
+def component(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of a complex dtype's parts; a real dtype itself."""
+    return dtype.to_real() if dtype.is_complex else dtype
+
+
+@cache
+def unit(dtype: torch.dtype, flushes: bool = False) -> Unit:
+    """Return the unit of a floating-point dtype."""
+    info = torch.finfo(component(dtype))
+    # float16's own subnormal numbers are never flushed: F16C and AVX-512 convert them whatever the mode.
+    flushed = flushes and dtype != torch.float16
+    tiny = info.smallest_normal if flushed else info.smallest_normal * info.eps / 2
+    if tiny == 0:  # half the smallest float64 is no float64
+        tiny = 2.0**-1074
+    return Unit(2.0 ** -precision(component(dtype)), tiny, info.smallest_normal)
+
+
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which torch computes operations on this one."""
+    return torch.float32 if dtype in NARROW else dtype
+
+
+def gamma(count: float, u: float) -> float:
+    """Return Higham's gamma_n = n u / (1 - n u), for n roundings after one another; infinite if n u >= 1."""
+    return count * u / (1 - count * u) if count * u < 1 else float("inf")
+
+
+def flushing() -> bool:
+    """Say whether this thread's arithmetic flushes subnormal numbers to zero, by making one.
+
+    torch.set_flush_denormal has no getter; Python's own arithmetic runs in the same thread and mode.
+    """
+    smallest = sys.float_info.min
+    return smallest * 0.5 == 0.0
+
+
+# The exactly representable integers of a dtype reach to 2^precision, so an integer of b bits needs b bits of it.
+_BITS = {torch.bool: 1, torch.uint8: 8, torch.int8: 7, torch.int16: 15, torch.int32: 31, torch.int64: 63}
+
+
+@cache
+def widens(source: torch.dtype, target: torch.dtype) -> bool:
+    """Say whether every number of one dtype is one of the other."""
+    if source == target:
+        return True
+    if not (target.is_floating_point or target.is_complex) or (source.is_complex and not target.is_complex):
+        return source in _BITS and target in _BITS and _BITS[source] <= _BITS[target]
+    a, b = component(source), component(target)
+    if a in _BITS:
+        return _BITS[a] <= precision(b)
+    wider_range = torch.finfo(a).smallest_normal >= torch.finfo(b).smallest_normal
+    return precision(a) <= precision(b) and (wider_range and torch.finfo(a).max <= torch.finfo(b).max)
+
+
+def magnitude(x: Tensor) -> Tensor:
+    """Return |x| in float64; for complex numbers rounded up, so that it is no less."""
+    if x.is_complex():
+        return x.to(torch.complex128).abs() * FEW  # hypot is right to a few units of 2^-53
+    return x.double().abs()
+
+
+_WHOLE = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+}
+
+
+def subnormal(x: Tensor) -> Tensor:
+    """Return a mask of the subnormal numbers, by their bits: arithmetic may take them for zero."""
+    if x.is_complex():
+        return subnormal(torch.view_as_real(x.resolve_conj())).any(-1)
+    whole = _WHOLE[x.dtype]
+    smallest = torch.tensor(torch.finfo(x.dtype).smallest_normal, dtype=x.dtype).view(whole).item()
+    bits = x.resolve_neg().contiguous().view(whole) & torch.iinfo(whole).max
+    return (bits > 0) & (bits < smallest)

@@ -1,0 +1,313 @@
+"""Enclosures with proof: the definition in ball arithmetic, at the exact values of the primals.
+
+It shares no code with torch and none with the rule.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from flint import acb, arb, arb_series, ctx
+from torch import Tensor
+
+from backprop_rules.domain import Bound, precision
+from backprop_rules.evidence.enclosure import Enclosure, real_shape
+from backprop_rules.evidence.oracles.oracle import Silent
+from backprop_rules.evidence.proof.balls import ZERO, Ball, Number, Undecided, ball, leaves, on_tape, outputs, pull_back
+from backprop_rules.evidence.proof.translate import definition_of
+from backprop_rules.point import Point
+from backprop_rules.rule import Rule
+
+BITS = 128  # where the search for enough bits begins
+MANY = 1 << 20  # numbers, of which an object is made for each: some seconds
+MOST_BITS = 1 << 14  # where it is given up: what is undecided then is said to be
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """Balls that hold the exact y and the exact gradients, as flat lists of real numbers (see `as_real`)."""
+
+    y: list[arb]
+    gradients: tuple[list[arb] | None, ...]
+
+
+class TooMany(Silent):
+    """The definition makes more numbers than can be had in a second or two."""
+
+
+_most: ContextVar[int] = ContextVar("most", default=MANY)
+
+
+def defined(rule: Rule) -> Callable[..., Any]:
+    """Return the rule's definition, which follows from its forward if it has none of its own."""
+    return rule.definition or definition_of(rule.forward)
+
+
+@contextmanager
+def at_most(count: int) -> Iterator[None]:
+    """Until the end of the block, give up a definition that makes more than so many numbers."""
+    token = _most.set(count)
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
+class _Tape(list[Number]):
+    """A tape on which no more than so many numbers go."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def append(self, number: Number) -> None:
+        """Add a number."""
+        if len(self) >= self.most:
+            raise TooMany(f"the definition makes more than {self.most} numbers")
+        super().append(number)
+
+
+def makes_more_than(count: int, point: Point) -> bool:
+    """Say whether the definition makes more than so many numbers; Silent where it has no value."""
+    if sum(x.numel() for x in point.tensors) > count:
+        return True
+    try:
+        with ctx.workprec(BITS):
+            _run(point, _Tape(count))
+    except TooMany:
+        return True
+    return False
+
+
+# Points for which the last answers are kept: one, and others made of it that are asked about in between.
+KEPT = 4
+
+
+@lru_cache(maxsize=KEPT)
+def certify(point: Point) -> Certificate:
+    """Return balls narrower than half a unit in the last place of y's and of each primal's dtype.
+
+    Wider ones remain at kinks, where they hold every derivative between the one-sided ones, and where
+    the definition itself has no value. Raises Silent where the definition compares what cannot be told apart,
+    TooMany where it is too long.
+    """
+    bits, found = BITS, _evaluate(point, BITS)
+    widths = _widths(point, found)
+    while bits < MOST_BITS and any(width > 1 for width in widths):
+        bits, before = 2 * bits, widths
+        found = _evaluate(point, bits)
+        widths = _widths(point, found)
+        # Twice the bits narrow what is only rounding; what they do not narrow is a set, or undefined.
+        if not any(new < old and old > 1 for new, old in zip(widths, before, strict=True)):
+            break
+    return found
+
+
+def _with_dtypes(point: Point, found: Certificate) -> Iterable[tuple[list[arb], torch.dtype]]:
+    yield found.y, point.y.dtype
+    for balls, x in zip(found.gradients, point.primals, strict=True):
+        if balls is not None and x is not None:
+            yield balls, x.dtype
+
+
+def _widths(point: Point, found: Certificate) -> list[float]:
+    """Return every ball's width in units of half the last place of its dtype; infinity where there is no value."""
+    return [width(b, dtype) for balls, dtype in _with_dtypes(point, found) for b in balls]
+
+
+def width(b: arb, dtype: torch.dtype) -> float:
+    """Return the ball's width in units of half the last place of the dtype; infinity where there is no value."""
+    if b.is_exact():
+        return 0.0
+    size, radius = abs(float(b.mid())), float(b.rad())
+    if math.isnan(radius) or math.isnan(size) or math.isinf(radius):
+        return math.inf
+    if math.isinf(size):
+        return 0.0
+    place = math.frexp(max(size, torch.finfo(dtype).smallest_normal))[1] - precision(dtype) - 1
+    # A unit below float64's range is as good as its smallest number.
+    return 2 * radius / max(math.ldexp(1.0, place), math.ulp(0.0))
+
+
+def is_a_set(b: arb, dtype: torch.dtype) -> bool:
+    """Say whether the ball holds several numbers of the dtype, as the derivatives at a kink do."""
+    return b.is_finite() and math.isfinite(float(b.abs_upper())) and width(b, dtype) > 1
+
+
+def _evaluate(point: Point, bits: int) -> Certificate:
+    tape = _Tape(_most.get())
+    with ctx.workprec(bits):
+        arrays, y = _run(point, tape)
+        pull_back(y, _exact(point.grad_y), tape)
+        ys = _parts((ball(element) for element in outputs(y)), point.y)
+        gradients = [_parts((leaf.adjoint for leaf in outputs(arrays[i])), point.primals[i]) for i in point.given]
+    return Certificate(ys, point.per_gradient(gradients))
+
+
+def derivative_over(point: Point, directions: Sequence[Tensor], step: float) -> arb:
+    """Return a ball that holds the derivative of <grad_y, y> along the directions everywhere up to a step from here."""
+    tape: list[Number] = []
+    with ctx.workprec(BITS):
+        boxes = []
+        for x, direction in zip(point.tensors, directions, strict=True):
+            sides = [ball(v) + arb(0, step * abs(t)) for v, t in zip(_exact(_real(x)), _exact(direction), strict=True)]
+            values = [acb(*pair) for pair in zip(sides[::2], sides[1::2], strict=True)] if x.is_complex() else sides
+            boxes.append(leaves(values, x.shape, tape))
+        arrays, y = _run(point, tape, boxes)
+        pull_back(y, _exact(point.grad_y), tape)
+        gradients = [_parts((leaf.adjoint for leaf in outputs(arrays[i])), point.primals[i]) for i in point.given]
+        return inner(gradients, directions)
+
+
+def gradients_at(point: Point, values: Sequence[Sequence[Ball]], grad_y: Sequence[float]) -> list[list[arb]]:
+    """Return the balls of the gradients where the primals have these values, which may be any balls."""
+    tape: list[Number] = []
+    with ctx.workprec(BITS):
+        made = [leaves(some, x.shape, tape) for some, x in zip(values, point.tensors, strict=True)]
+        arrays, y = _run(point, tape, made)
+        pull_back(y, grad_y, tape)
+        return [_parts((leaf.adjoint for leaf in outputs(arrays[i])), point.primals[i]) for i in point.given]
+
+
+def second_order(point: Point, directions: Sequence[Tensor]) -> tuple[list[arb], list[list[arb]]]:
+    """Return balls of y's derivative along the directions, and of the gradients' derivatives along them.
+
+    For real primals. Raises Silent where the definition has no value, or a kink.
+    """
+    tape: list[Number] = []
+    with ctx.workprec(2 * BITS):
+        made = [
+            leaves([arb_series([v, t], prec=2) for v, t in zip(_exact(x), _exact(along), strict=True)], x.shape, tape)
+            for x, along in zip(point.tensors, directions, strict=True)
+        ]
+        try:
+            arrays, y = _run(point, tape, made)
+        except ValueError as error:  # FLINT refuses a series with a pole
+            raise Silent(f"the definition has no series: {error}") from error
+        pull_back(y, _exact(point.grad_y), tape)
+        pushed = [_slope(ball(element)) for element in outputs(y)]
+        return pushed, [[_slope(leaf.adjoint) for leaf in outputs(arrays[i])] for i in point.given]
+
+
+def _slope(series: Any) -> arb:
+    return series[1] if isinstance(series, arb_series) else arb(0)
+
+
+def inner(gradients: Sequence[Sequence[arb]], directions: Sequence[Tensor]) -> arb:
+    """Return a ball that holds the inner product of gradients and directions."""
+    pairs = (zip(balls, _exact(t), strict=True) for balls, t in zip(gradients, directions, strict=True))
+    total: arb = sum((b * arb(t) for pair in pairs for b, t in pair if t), arb(0))
+    return total
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
+def _run(point: Point, tape: list[Number], boxes: Sequence[Any] | None = None) -> tuple[list[Any], Any]:
+    """Return the primals as arrays of numbers, or as they are if they have no gradient, and the definition of them."""
+    made = iter(boxes if boxes is not None else [leaves(_exact(x), x.shape, tape) for x in point.tensors])
+    arrays = [
+        next(made) if i in point.given else x if x is None else x.cpu().numpy() for i, x in enumerate(point.primals)
+    ]
+    kinds = point.rule.domain.params
+    params = {
+        # torch rounds a bound to the dtype of what it bounds.
+        name: float(point.tensors[0].new_tensor(v)) if isinstance(kinds[name], Bound) and v is not None else v
+        for name, v in point.params.items()
+    }
+    try:
+        with np.errstate(all="ignore"), on_tape(tape):
+            return arrays, defined(point.rule)(*arrays, **params)
+    except (Undecided, ZeroDivisionError) as error:
+        raise Silent(f"the definition has no value: {error}") from error
+    except ValueError as error:
+        if "zero-size array" not in str(error):
+            raise
+        raise Silent(f"the definition has no value: {error}") from error
+
+
+def reached(point: Point, output: int) -> tuple[Tensor | None, ...]:
+    """Return a mask for each gradient: the elements that, by the definition, the output of that number was made from.
+
+    What a maximum or a choice passes over did not make it; what was multiplied by zero did.
+    """
+    tape: list[Number] = []
+    arrays, y = _run(point, tape)
+    pull_back(y, [1 if k == output else None for k in range(point.y.numel())], tape)
+    masks = (
+        torch.tensor([leaf.adjoint is not ZERO for leaf in outputs(arrays[i])], dtype=torch.bool).reshape(x.shape)
+        for i, x in zip(point.given, point.tensors, strict=True)
+    )
+    return point.per_gradient(masks)
+
+
+def _exact(x: Tensor) -> list[Any]:
+    """Return the elements as Python numbers: every dtype's values are float64's as well."""
+    numbers: list[Any] = x.detach().cpu().resolve_conj().flatten().tolist()
+    return numbers
+
+
+def _parts(balls: Iterable[Ball], like: Tensor | None) -> list[arb]:
+    """Return the balls as real ones: real and imaginary parts in turn if `like` is complex, real parts if not."""
+    assert like is not None
+    if not like.is_complex():
+        return [b.real if isinstance(b, acb) else b for b in balls]
+    return [part for b in map(acb, balls) for part in (b.real, b.imag)]
+
+
+def enclosure(balls: Sequence[arb], radius: Tensor, like: Tensor) -> Enclosure:
+    """Return the enclosure of all that lies within `radius`, a real tensor of like's shape, of the balls.
+
+    Where it reaches past the dtype's largest finite number it holds infinity as well.
+    """
+    radii = radius.detach().cpu().reshape(-1).tolist()
+    if like.is_complex():
+        radii = [r for r in radii for _ in range(2)]
+    largest = torch.finfo(like.dtype).max
+    bounds = [_bounds(b, r, largest) for b, r in zip(balls, radii, strict=True)]
+    both = torch.tensor(bounds, dtype=torch.float64).reshape(-1, 2)
+    return Enclosure(both[:, 0].reshape(real_shape(like)), both[:, 1].reshape(real_shape(like)))
+
+
+def _bounds(b: arb, radius: float, largest: float) -> tuple[float, float]:
+    if not (b.is_finite() and math.isfinite(radius)):
+        return -math.inf, math.inf
+    lower, upper = b.lower() - radius, b.upper() + radius
+    lo, hi = float(lower), float(upper)
+    if arb(lo) > lower:
+        lo = math.nextafter(lo, -math.inf)
+    if arb(hi) < upper:
+        hi = math.nextafter(hi, math.inf)
+    # A right result may be infinite where the exact one reaches past the largest number.
+    return (-math.inf if lo < -largest else lo), (math.inf if hi > largest else hi)
+
+
+def reach(balls: Sequence[arb], value: Tensor) -> Tensor:
+    """Return how far each element is at most from the numbers in its ball: infinity where that is not known."""
+    real = _real(value)
+    # Rounded to nearest on the way to float64: the next number is no less.
+    gaps = [
+        math.nextafter(float(abs(ball(v) - b).abs_upper()), math.inf)
+        if b.is_finite() and math.isfinite(v)
+        else math.inf
+        for v, b in zip(_exact(real), balls, strict=True)
+    ]
+    apart = torch.tensor(gaps, dtype=torch.float64).reshape(real.shape)
+    return apart.sum(-1) if value.is_complex() else apart
+
+
+def distance(balls: Sequence[arb], value: Tensor) -> Tensor:
+    """Return how far each element certainly lies from its ball, rounded to the nearest float64; 0 inside it."""
+    real = _real(value)
+    gaps = [
+        float(abs(ball(v) - b).abs_lower()) if b.is_finite() and math.isfinite(v) else 0.0
+        for v, b in zip(_exact(real), balls, strict=True)
+    ]
+    return torch.tensor(gaps, dtype=torch.float64).reshape(real.shape)

@@ -1,0 +1,418 @@
+"""The mode that keeps, beside every tensor that torch computes, the exact numbers that it stands for.
+
+The numbers are kept by storage, one for each place in memory: so a view has those of its base, and what is written
+through one of the two is read through the other. A tensor whose storage is not known holds constants.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from flint import acb
+from torch import Tensor
+from torch._decomp import decomposition_table
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from backprop_rules.errors import InputError
+from backprop_rules.evidence.proof.balls import Balls, Number, ball
+from backprop_rules.evidence.proof.translate import table
+from backprop_rules.evidence.proof.translate.numbers import TIE, Constant, choose
+
+aten = torch.ops.aten
+
+# What numbers do not depend on.
+PLACEMENT = {"memory_format", "layout", "device", "pin_memory", "non_blocking"}
+ADVICE = "Give the definition itself, `definition=`: the same function in NumPy notation."
+
+
+def refusal(what: str) -> InputError:
+    """Return the refusal to make a definition of a forward that does this."""
+    return InputError(f"no definition can be made of this forward, as {what}. {ADVICE}")
+
+
+def tensors(x: Any) -> Iterator[Tensor]:
+    """Yield the tensors among arguments, in lists as well."""
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, list | tuple):
+        for one in x:
+            yield from tensors(one)
+
+
+def mapped(function: Callable[[Tensor], Any], x: Any) -> Any:
+    """Return arguments with a function of each tensor in its place."""
+    if isinstance(x, Tensor):
+        return function(x)
+    if isinstance(x, list | tuple):
+        made = [mapped(function, one) for one in x]
+        return tuple(made) if isinstance(x, tuple) else made
+    return x
+
+
+@cache
+def _composite(func: Any) -> bool:
+    """Say whether torch makes the operation of others, which come here one by one."""
+    return bool(func._can_decompose())
+
+
+def _inexact(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return the same values as a float64, or complex128, on the CPU."""
+    if not _inexact(x):
+        return x.cpu()
+    return x.to("cpu", torch.complex128 if x.is_complex() else torch.float64)
+
+
+class Exactly(TorchDispatchMode):
+    """While it is entered, keep exact numbers beside every tensor that comes of those it was given."""
+
+    def __init__(self, tape: list[Number]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tape = tape
+        # By the storage's address: the storage, so that it stays, its dtype, and its numbers; None for what is not
+        # written yet, Python's numbers and booleans if it holds those, TIE for what is not certain.
+        self._storages: dict[int, tuple[Any, torch.dtype, np.ndarray[Any, Any]]] = {}
+
+    # ---- what is kept
+
+    def keep(self, x: Tensor, found: Any) -> None:
+        """Keep numbers beside a tensor that is new."""
+        storage = x.untyped_storage()
+        cells = np.empty(storage.nbytes() // x.element_size(), dtype=object)
+        self._storages[storage._cdata] = storage, x.dtype, cells
+        self._seen(x, cells)[...] = found
+
+    def holds(self, x: Tensor) -> bool:
+        """Say whether the numbers of a tensor are more than its values."""
+        try:
+            known = self._storages.get(x.untyped_storage()._cdata)
+        except NotImplementedError:  # no strided tensor, or one of vmap's, whose operations come here without it
+            return False
+        if known is not None and known[1] != x.dtype:
+            raise refusal("it takes the bits of a tensor, or its real and imaginary parts, as numbers")
+        if known is not None and known[0].nbytes() != known[2].size * x.element_size():
+            raise refusal("it changes the size of a tensor's memory")
+        return known is not None
+
+    def _seen(self, x: Tensor, cells: Any) -> Any:
+        start = x.storage_offset()
+        if x.is_contiguous():
+            return cells[start : start + x.numel()].reshape(x.shape)
+        strides = [step * cells.itemsize for step in x.stride()]
+        return np.lib.stride_tricks.as_strided(cells[start:], x.shape, strides)
+
+    def _cells(self, x: Tensor) -> Any:
+        """Return what is kept beside a tensor, or its values, as an array of anything."""
+        if not self.holds(x):
+            values = _wide(x.detach().resolve_conj().resolve_neg()).numpy()
+            return self._constants(values) if _inexact(x) else values
+        cells = self._seen(x, self._storages[x.untyped_storage()._cdata][2])
+        if x.is_conj():
+            cells = np.conjugate(cells)
+        return -cells if x.is_neg() else cells
+
+    def _constants(self, values: Any) -> Any:
+        made = np.empty(values.size, dtype=object)
+        made[:] = [Constant(ball(v), self._tape) for v in values.ravel().tolist()]
+        return made.reshape(values.shape)
+
+    def numbers(self, x: Tensor) -> Any:
+        """Return the numbers of a tensor, or its integers."""
+        cells = self._cells(x)
+        if cells.dtype != object:
+            return cells
+        if any(c is None for c in cells.flat):
+            raise refusal("it reads memory into which no operation of torch wrote")
+        if not _inexact(x):
+            for c in cells.flat:
+                bool(c)  # Undecided if it is a TIE
+            return cells.astype(bool if x.dtype == torch.bool else int)
+        return cells.view(Balls)
+
+    def truths(self, x: Tensor) -> Any:
+        """Return True, False and TIE for every element of a tensor."""
+        return table.COMPARISONS[aten.ne](self.numbers(x), 0) if _inexact(x) else self._cells(x)
+
+    # ---- operations
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Compute the operation, and the same in exact numbers."""
+        named = kwargs or {}
+        packet = func.overloadpacket
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise refusal(f"it calls {func}, which draws random numbers")
+        if not any(self.holds(x) for x in tensors([*args, *named.values()])):
+            result = func(*args, **named)
+            if packet in table.EMPTY:
+                self.keep(result, None)
+            return result
+        if _composite(func):
+            with self:
+                return func.decompose(*args, **named)
+        if packet == aten.detach:
+            return self._constant(args[0])
+        if func.is_view or packet in table.ALIASES or packet in table.CREATED:
+            return func(*args, **named)
+        if packet in table.EMPTY:
+            self.keep(result := func(*args, **named), None)
+            return result
+        if packet == aten._local_scalar_dense:
+            return self._taken_out(args[0])
+        if func._schema.is_mutable:
+            return self._write(func, args, named)
+        return self._computed(func, args, named)
+
+    def _constant(self, x: Tensor) -> Tensor:
+        """Return the same numbers, from which no derivative goes back."""
+        result = x.clone()
+        if self.holds(x):
+            cut = np.frompyfunc(lambda v: Number(v.value, v.tape) if isinstance(v, Number) else v, 1, 1)
+            self.keep(result, np.asarray(cut(self.numbers(x)), dtype=object))
+        return result
+
+    def whole(self, func: Any, args: Any, named: Any) -> Any:
+        """Compute an operation that torch would make of others."""
+        with _disable_current_modes():
+            return self._computed(func, args, named)
+
+    def _computed(self, func: Any, args: Any, named: Any) -> Any:
+        packet = func.overloadpacket
+        if not any(packet in some for some in (table.NUMERIC, table.COMPARISONS, table.LOGIC, table.MOVES, SPECIAL)):
+            if func not in decomposition_table or packet in table.REFUSED:
+                raise refusal(f"it calls {func}, which is not known in exact numbers")
+            with self:
+                return decomposition_table[func](*args, **named)
+        result = func(*mapped(_wide, args), **{name: mapped(_wide, x) for name, x in named.items()})
+        try:
+            made = self._made_of(func, args, named)
+        except (TypeError, AttributeError, NotImplementedError) as error:
+            raise refusal(f"it calls {func}, not all of which is known in exact numbers ({error})") from error
+        self._register(result, made)
+        return result
+
+    def _made_of(self, func: Any, args: Any, named: Any) -> Any:
+        packet = func.overloadpacket
+        if packet in SPECIAL:
+            return SPECIAL[packet](self, *args, **named)
+        if packet in table.MOVES:
+            return self.moved(func, args, named)
+        if packet in table.LOGIC:
+            return self._apply(table.LOGIC[packet], self.truths, args, named)
+        return self._apply((table.NUMERIC.get(packet) or table.COMPARISONS[packet]), self.numbers, args, named)
+
+    def _apply(self, function: Callable[..., Any], read: Callable[[Tensor], Any], args: Any, named: Any) -> Any:
+        taken = {
+            name: mapped(read, x) for name, x in named.items() if name not in ("memory_format", "layout", "device")
+        }
+        with np.errstate(all="ignore"):
+            return function(*mapped(read, args), **taken)
+
+    def _register(self, result: Any, made: Any) -> None:
+        if not isinstance(result, Tensor):
+            for one, its in zip(result, made, strict=True):
+                if its is not None:
+                    self._register(one, its)
+            return
+        if self.holds(result):
+            return  # the operation had nothing to do, and returned what it was given
+        found = np.empty((), dtype=object) if not isinstance(made, np.ndarray) else made.view(np.ndarray)
+        if not isinstance(made, np.ndarray):
+            found[()] = made
+        assert found.shape == tuple(result.shape), (found.shape, result.shape)
+        if _inexact(result):
+            self.keep(result, self._checked(found, result))
+        elif any(v is TIE for v in found.flat):
+            self.keep(result, found)
+        else:
+            values = [int(ball(v).unique_fmpz()) if isinstance(v, Number) else v for v in found.flat]
+            result.copy_(torch.tensor(values, dtype=result.dtype).reshape(result.shape))
+
+    def _checked(self, found: Any, result: Tensor) -> Any:
+        flat = [v if isinstance(v, Number) or v is None else Constant(ball(v), self._tape) for v in found.flat]
+        if not result.is_complex() and any(isinstance(v.value, acb) for v in flat if v is not None):
+            raise refusal("it makes real numbers of complex ones")
+        made = np.empty(len(flat), dtype=object)
+        made[:] = flat
+        return made.reshape(found.shape)
+
+    def _taken_out(self, x: Tensor) -> Any:
+        if _inexact(x):
+            raise refusal("it takes a Python number out of a tensor, on which the result may depend")
+        return self.numbers(x).item()
+
+    def moved(self, func: Any, args: Any, named: Any) -> Any:
+        """Let torch move numbers that say which element is where, and put the elements there."""
+        packet, pool = func.overloadpacket, [Constant(ball(0), self._tape)]
+        if "reduce" in named:
+            raise NotImplementedError("with reduce")
+
+        def labels(x: Tensor) -> Tensor:
+            if not (_inexact(x) or packet in table.JOINED):
+                self.numbers(x)  # says where: certain
+                return x.cpu()
+            cells = self._cells(x)
+            pool.extend(cells.flat)
+            return torch.arange(len(pool) - x.numel(), len(pool), dtype=torch.float64).reshape(x.shape)
+
+        if isinstance(args[0], Tensor) and not _inexact(args[0]):
+            for x in tensors(args):
+                self.numbers(x)  # certain, all of them, and so are torch's
+            return func(*args, **named).numpy()
+        position = table.WRITTEN.get(packet)
+        taken = list(args)
+        if position is not None and len(taken) > position and not isinstance(taken[position], Tensor):
+            pool.append(Constant(ball(taken[position]), self._tape))
+            taken[position] = len(pool) - 1
+        found = func(*mapped(labels, taken), **named)
+        cells = np.empty(len(pool), dtype=object)
+        cells[:] = pool
+        chosen = [cells[x.long().numpy()] for x in ([found] if isinstance(found, Tensor) else found)]
+        return chosen[0] if isinstance(found, Tensor) else chosen
+
+    # ---- writing
+
+    def _write(self, func: Any, args: Any, named: Any) -> Any:
+        """Compute what an operation would write, and write it, into the numbers as well."""
+        name, written = func._schema.name.removeprefix("aten::"), args[0] if args else None
+        if torch.Tag.inplace_view in func.tags:
+            return func(*args, **named)
+        if not name.endswith("_") or not isinstance(written, Tensor) or written.is_conj() or written.is_neg():
+            if func in decomposition_table:
+                with self:
+                    return decomposition_table[func](*args, **named)
+            raise refusal(f"it calls {func}, which writes into a tensor")
+        made = self._made(func, getattr(aten, name.removesuffix("_"), None), written, args, named)
+        if isinstance(made, Tensor):
+            cells = self._cells(made)
+        else:
+            cells = Constant(ball(made), self._tape) if _inexact(written) else made
+        if not self.holds(written):
+            flat = torch.empty(0, dtype=written.dtype).set_(written.untyped_storage())
+            self.keep(flat, self._cells(flat))
+        everything = self._storages[written.untyped_storage()._cdata][2]
+        self._seen(written, everything)[...] = cells
+        written.copy_(made) if isinstance(made, Tensor) else written.fill_(made)
+        if all(isinstance(c, Constant | bool | int | float | complex) for c in everything.flat):
+            del self._storages[written.untyped_storage()._cdata]
+        return written
+
+    def _made(self, func: Any, packet: Any, written: Tensor, args: Any, named: Any) -> Any:
+        """Return what is to be written: a number, or a tensor of the dtype of what it is written into."""
+        if func.overloadpacket in (aten.fill_, aten.zero_, aten.copy_):
+            made = args[1] if len(args) > 1 else 0
+        elif packet is None or func._overloadname not in packet.overloads():
+            raise refusal(f"it calls {func}, which writes into a tensor")
+        else:
+            with self:
+                made = getattr(packet, func._overloadname)(*args, **named)
+        if isinstance(made, Tensor) and made.dtype != written.dtype:
+            with self:
+                made = made.to(written.dtype)
+        return made
+
+
+# ---- operations that need more than numbers
+
+
+def _where(mode: Exactly, condition: Tensor, a: Any, b: Any) -> Any:
+    def read(x: Any) -> Any:
+        return x if not isinstance(x, Tensor) else mode.numbers(x) if _inexact(x) else mode.truths(x)
+
+    return choose(mode.truths(condition), read(a), read(b))
+
+
+def _masked_fill(mode: Exactly, a: Tensor, mask: Tensor, value: Any) -> Any:
+    return _where(mode, mask, value, a)
+
+
+def _index_put(mode: Exactly, a: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Any:
+    if accumulate:
+        places = torch.arange(a.numel()).reshape(a.shape)
+        chosen = places[tuple(slice(None) if i is None else _settled(mode, i) for i in indices)]
+        return _added(mode, a, chosen, np.broadcast_to(mode.numbers(values), tuple(chosen.shape)))
+    mask = indices[0]
+    if len(indices) == 1 and mask.dtype == torch.bool and mode.holds(mask) and values.numel() == 1:
+        full = mode.truths(mask).reshape(*mask.shape, *[1] * (a.ndim - mask.ndim))
+        return choose(full, mode.numbers(values).reshape(()), mode.numbers(a))
+    return mode.moved(aten.index_put.default, (a, indices, values), {})
+
+
+def _settled(mode: Exactly, index: Tensor) -> Tensor:
+    mode.numbers(index)  # Undecided if it is not certain
+    return index
+
+
+def _added(mode: Exactly, a: Tensor, places: Tensor, source: Any) -> Any:
+    """Return a with the source added at places, which count its elements."""
+    made = mode.numbers(a).view(np.ndarray).copy().reshape(-1)
+    for place, value in zip(places.flatten().tolist(), source.view(np.ndarray).flat, strict=True):
+        made[place] = made[place] + value
+    return made.reshape(a.shape)
+
+
+def _scatter_add(mode: Exactly, a: Tensor, dim: int, index: Tensor, source: Tensor) -> Any:
+    places = torch.arange(a.numel()).reshape(a.shape)
+    taken = mode.numbers(source)[tuple(slice(0, n) for n in index.shape)]
+    return _added(mode, a, places.gather(dim, _settled(mode, index)), taken)
+
+
+def _index_add(mode: Exactly, a: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Any:
+    places = torch.arange(a.numel()).reshape(a.shape).index_select(dim, _settled(mode, index))
+    return _added(mode, a, places, table.times(mode.numbers(source), alpha))
+
+
+def _embedding(
+    mode: Exactly, weight: Tensor, index: Tensor, padding_idx: int = -1, by_freq: bool = False, sparse: bool = False
+) -> Any:
+    if padding_idx >= 0 and bool((index == padding_idx).any()):
+        raise NotImplementedError("a padding_idx has a gradient of zero, and no derivative")
+    return mode.moved(aten.embedding.default, (weight, index), {})
+
+
+SPECIAL: dict[Any, Callable[..., Any]] = {
+    aten.where: _where, aten.masked_fill: _masked_fill, aten.index_put: _index_put, aten.scatter_add: _scatter_add,
+    aten.index_add: _index_add, aten.embedding: _embedding,
+}  # fmt: skip
+
+OUTLETS = {
+    Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.data_ptr, Tensor.__dlpack__, Tensor.new_tensor, torch.tensor,
+}  # fmt: skip
+
+
+class Outlets(TorchFunctionMode):
+    """While it is entered, see to what `Exactly` does not see, or sees too late.
+
+    That is what takes values out of a tensor past torch's operations, and what torch makes of others with a
+    constant that it rounds.
+    """
+
+    def __init__(self, mode: Exactly) -> None:
+        super().__init__()
+        self._mode = mode
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function."""
+        named = kwargs or {}
+        held = any(self._mode.holds(x) for x in tensors([*args, *named.values()]))
+        if held and func in OUTLETS:
+            raise refusal(f"it takes values out of a tensor by {func.__name__}")
+        if func is functional.rms_norm and named.get("eps", args[3] if len(args) > 3 else None) is None:
+            raise refusal("without its eps rms_norm takes one that depends on the dtype")
+        if held and func is functional.scaled_dot_product_attention:
+            return self._mode.whole(aten.scaled_dot_product_attention.default, args, named)
+        if held and not func.__name__.endswith("_"):  # nothing is written
+            # Some operations mix no dtypes, and those of the constants need not be the primals'.
+            args, named = mapped(self._widened, args), {name: mapped(self._widened, x) for name, x in named.items()}
+        return func(*args, **named)
+
+    def _widened(self, x: Tensor) -> Tensor:
+        return x if self._mode.holds(x) or not _inexact(x) else _wide(x)

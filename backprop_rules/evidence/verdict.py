@@ -1,0 +1,171 @@
+"""What each oracle says of each gradient at a point."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from flint import arb
+from torch import Tensor
+
+from backprop_rules.evidence.allowance.bounds import attainable, bounds, in_float64
+from backprop_rules.evidence.enclosure import Enclosure
+from backprop_rules.evidence.oracles import ORACLES, ReverseMode
+from backprop_rules.evidence.oracles.oracle import Silent, at_kinks
+from backprop_rules.evidence.proof import certified
+from backprop_rules.point import Point
+from backprop_rules.rule import CATALOGUE
+
+# More elements than these would take ball arithmetic, with an object for each number, minutes.
+MANY = 1 << 15
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """One oracle's answer for the gradient of one primal.
+
+    `point` is the point that it was asked at, with the cotangent zero where the oracle cannot speak;
+    `outside` marks the elements of `gradient` that do not lie in the enclosure, None where all do.
+    Gradient and enclosure are None where the oracle is silent. The verdict on a `witness` is on
+    torch's gradient, not on the rule's. `used` is how much of the radius each element took up, where
+    rounding is allowed for. Where elements lie only inside what their own roundings excuse, `attainable`
+    is the enclosure that the accuracy asked for gives.
+    """
+
+    oracle: str
+    primal: int
+    point: Point
+    gradient: Tensor | None = None
+    enclosure: Enclosure | None = None
+    outside: Tensor | None = None
+    witness: bool = False
+    used: Tensor | None = None
+    attainable: Enclosure | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the oracle spoke and every element lies inside."""
+        return self.enclosure is not None and self.outside is None
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether the oracle spoke and an element lies outside."""
+        return self.outside is not None
+
+
+@lru_cache(maxsize=1)
+def judge(point: Point) -> list[Verdict]:
+    """Return every oracle's verdict on every gradient, the oracles in their order; the last answer is kept."""
+    return _by_enclosures(point) if point.tier == "exact" else _by_proof(point)
+
+
+def _by_enclosures(point: Point) -> list[Verdict]:
+    verdicts: list[Verdict] = []
+    for oracle in ORACLES:
+        outputs = oracle.speaks_for(point)
+        if outputs is False:
+            continue
+        spoken = point.only(outputs)
+        try:
+            enclosures = oracle.enclosures(spoken)
+        except Silent:
+            verdicts += [Verdict(oracle.name, i, spoken) for i in point.given]
+            continue
+        for i in point.given:
+            gradient, enclosure = spoken.gradients[i], enclosures[i]
+            assert gradient is not None and enclosure is not None
+            verdicts.append(Verdict(oracle.name, i, spoken, gradient, enclosure, enclosure.outside(gradient)))
+    return verdicts
+
+
+def _by_wide_reference(point: Point) -> list[Verdict]:
+    """Return the verdicts of the catalogue's rule in float64: for tensors too large to form one ball after another."""
+    if point.rule.name not in CATALOGUE and point.rule.reference is point.rule:
+        return [Verdict("float64 reference", i, point) for i in point.given]
+    wide = in_float64(point)
+    radii, exact = bounds(point).gradients, bounds(wide).gradients
+    verdicts = []
+    for i in point.given:
+        gradient, truth, radius, own = point.gradients[i], wide.gradients[i], radii[i], exact[i]
+        assert gradient is not None and truth is not None and radius is not None and own is not None
+        enclosure = Enclosure.around(truth, (radius + own).cpu(), gradient.dtype)
+        verdicts.append(Verdict("float64 reference", i, point, gradient, enclosure, enclosure.outside(gradient)))
+    return verdicts
+
+
+def _by_proof(point: Point) -> list[Verdict]:
+    """Return the verdicts of the certified derivative, allowing for rounding, on the rule and on torch's gradient."""
+    if sum(x.numel() for x in (*point.tensors, point.grad_y)) > MANY:
+        return _by_wide_reference(point)
+    try:
+        balls = certified.certify(point).gradients
+    except certified.TooMany:
+        return _by_wide_reference(point)
+    except Silent:
+        return [Verdict("certified", i, point) for i in point.given]
+    radii = attainable(point).gradients
+    try:
+        theirs = ReverseMode().gradients(point)
+    except Silent:
+        theirs = (None,) * len(balls)
+    verdicts: list[Verdict] = []
+    for i in point.given:
+        gradient, witness, truth, radius = point.gradients[i], theirs[i], balls[i], radii[i]
+        assert gradient is not None and truth is not None and radius is not None
+        enclosure = certified.enclosure(truth, radius, gradient)
+        used = (
+            certified.distance(truth, gradient)
+            / (torch.stack([radius] * 2, -1) if gradient.is_complex() else radius).cpu()
+        )
+        verdict = Verdict(
+            "certified", i, point, gradient, enclosure, enclosure.outside(gradient), used=used.nan_to_num(0.0)
+        )
+        verdicts.append(_excused(verdict, truth) if verdict.disagrees else verdict)
+        if witness is None:
+            verdicts.append(Verdict("reverse mode", i, point, witness=True))
+        else:
+            verdicts.append(
+                Verdict("reverse mode", i, point, witness, enclosure, enclosure.outside(witness), witness=True)
+            )
+    return verdicts + _at_conventions(point)
+
+
+def _excused(verdict: Verdict, truth: Sequence[arb]) -> Verdict:
+    """Return the verdict on a gradient that is less accurate than asked for: it may be so by its own roundings."""
+    point, gradient, strict = verdict.point, verdict.gradient, verdict.enclosure
+    if len(point.rule.references) == 1 and point.rule.accumulate is None:
+        return verdict
+    radius = bounds(point).gradients[verdict.primal]
+    assert gradient is not None and radius is not None
+    wide = certified.enclosure(truth, radius, gradient)
+    return replace(verdict, enclosure=wide, outside=wide.outside(gradient), attainable=strict)
+
+
+def _at_conventions(point: Point) -> list[Verdict]:
+    """Return the verdicts of the catalogue's choice on the outputs that stand on a kink, for another rule."""
+    reference = point.rule.reference
+    if point.rule.backward is reference.backward or not reference.conventions:
+        return []
+    spoken = point.only(at_kinks(point, reference.conventions))
+    chosen, radii = replace(spoken, rule=reference).gradients, bounds(spoken, evaluations=2).gradients
+    verdicts = []
+    for i in point.given:
+        gradient, answer, radius = spoken.gradients[i], chosen[i], radii[i]
+        assert gradient is not None and answer is not None and radius is not None
+        enclosure = Enclosure.around(answer, radius.cpu(), gradient.dtype)
+        verdicts.append(Verdict("the convention", i, spoken, gradient, enclosure, enclosure.outside(gradient)))
+    return verdicts
+
+
+def contradiction(verdicts: Sequence[Verdict]) -> tuple[Verdict, Verdict, Tensor] | None:
+    """Return two verdicts on the same gradient whose enclosures are disjoint, and where; None if there are none."""
+    spoken = [v for v in verdicts if v.enclosure is not None and not v.witness]
+    for one, other in itertools.combinations(spoken, 2):
+        same = one.primal == other.primal and torch.equal(one.point.grad_y, other.point.grad_y)
+        if same and one.enclosure and other.enclosure:
+            apart = (one.enclosure.lo > other.enclosure.hi) | (other.enclosure.lo > one.enclosure.hi)
+            if apart.any():
+                complex_ = one.gradient is not None and one.gradient.is_complex()
+                return one, other, apart.any(-1) if complex_ else apart
+    return None

@@ -1,0 +1,216 @@
+"""Special values: what a gradient is where an argument or the cotangent is a zero of either sign, infinite, or NaN.
+
+One primal's first element, or the cotangent's, takes each special value in turn; everything else is an ordinary
+number. Where the definition has a derivative there, the gradient must be that. Where it has none, it must be the
+limit, if there is one: the derivative at numbers that run into the special value is the same in float64 however far
+they have run. NaN must come out as NaN, unless the definition does not depend on it, or chooses between it and
+something else. What is left is a choice, such as at a kink, and the catalogue's choice is the answer.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from flint import arb
+from torch import Tensor
+
+from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of
+from backprop_rules.evidence.allowance.bounds import bounds
+from backprop_rules.evidence.oracles import ReverseMode
+from backprop_rules.evidence.oracles.oracle import Silent
+from backprop_rules.evidence.proof import certified
+from backprop_rules.point import Point
+from backprop_rules.properties.objection import WrongGradient
+from backprop_rules.rule import Rule
+
+VALUES = (0.0, -0.0, math.inf, -math.inf, math.nan)
+# Exponents of the numbers that run to infinity, or their negatives to zero: past float64's range; and within it, for
+# functions whose exponential of a larger number FLINT does not form.
+FAR, NEAR = (1 << 16, 1 << 18), (40, 50)
+SIDE = 2
+
+
+# A number; all that lie between two; or, as None, whatever is chosen.
+Limit = float | tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Special:
+    """One row of the table: where the value is put, the gradients' first elements, and what they must be.
+
+    `limit` is None where the definition has neither a derivative nor a limit, and a pair of numbers
+    where it has all those in between.
+    """
+
+    at: str
+    value: float
+    point: Point
+    primal: int
+    limit: Limit
+    gradient: float
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the definition leaves a choice: anything, a set that holds zero, or how infinities add up."""
+        if isinstance(self.limit, tuple):
+            return self.limit[0] < self.limit[1] and self.limit[0] <= 0 <= self.limit[1]
+        return self.limit is None or math.isinf(self.limit)
+
+    @property
+    def right(self) -> bool:
+        """Whether the gradient is the limit, or one of those that it may be: NaN where infinities meet."""
+        if isinstance(self.limit, tuple):
+            return self.limit[0] <= self.gradient <= self.limit[1] or self.limit == (-math.inf, math.inf)
+        return (
+            self.limit is None
+            or _same(self.gradient, self.limit)
+            or (math.isinf(self.limit) and math.isnan(self.gradient))
+        )
+
+    @property
+    def torchs(self) -> float:
+        """What torch's reverse mode gives."""
+        gradient = ReverseMode().gradients(self.point)[self.primal]
+        assert gradient is not None
+        return float(_first(gradient))
+
+
+@cache
+def table(rule: Rule) -> tuple[Special, ...]:
+    """Return every special value of the rule's primals and cotangent, for each kind of params that it takes."""
+    return tuple(row for point in _ordinary(rule) for row in (*_of_primals(point), *_of_cotangent(point)))
+
+
+def check(rule: Rule) -> None:
+    """Raise WrongGradient at the first special value where the rule's gradient is not what it must be.
+
+    A choice must be the one that the catalogue's rule of that name makes.
+    """
+    for row, answer in zip(table(rule), table(rule.reference), strict=True):
+        if not row.right or (row.chosen and not _same(row.gradient, answer.gradient)):
+            raise WrongGradient(
+                row.point,
+                f"is wrong where {row.at} is {row.value}",
+                row.primal,
+                expected=answer.gradient if row.chosen else row.limit,
+                got=row.gradient,
+            )
+
+
+def _same(a: float, b: float) -> bool:
+    return a == b or (math.isnan(a) and math.isnan(b))
+
+
+def _ordinary(rule: Rule) -> Iterator[Point]:
+    """Yield a point of ordinary numbers for each kind of params."""
+    named = axes_of(rule.domain.shapes)
+    has_names = any(name != BATCH for names in named for name in names)
+    primals: list[Tensor] = []
+    for k, (primal, names) in enumerate(zip(rule.primals, named, strict=True)):
+        shape = tuple(SIDE for name in names if name != BATCH or not has_names)
+        numbers = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
+        if primal in rule.domain.indices:
+            primals.append(numbers.long() % SIDE if isinstance(rule.domain.indices[primal], Index) else numbers < 1)
+        else:
+            primals.append(0.5 + 0.75 * numbers + 0.25 * k)
+    bounds_in_order = itertools.count()
+    kinds = [
+        [(name, value) for value in ((next(bounds_in_order),) if isinstance(param, Bound) else kinds_of(param))]
+        for name, param in rule.domain.params.items()
+    ]
+    for params in map(dict, itertools.product(*kinds)):
+        if rule.domain.accepts(*primals, **params):
+            blank = Point(rule, tuple(primals), params, torch.empty(0))
+            # Without symmetry, so that no gradient is zero because two cotangents are equal.
+            yield replace(
+                blank, grad_y=1 + torch.arange(blank.y.numel(), dtype=torch.float64).reshape(blank.y.shape) / 4
+            )
+
+
+def _of_primals(point: Point) -> Iterator[Special]:
+    for k, i in enumerate(point.given):
+        for value in VALUES:
+            there = replace(
+                point, primals=(*point.primals[:i], _with_first(point.tensors[k], value), *point.primals[i + 1 :])
+            )
+            yield from _rows(there, point.rule.primals[i], value, _limits(there, k, value))
+
+
+def _of_cotangent(point: Point) -> Iterator[Special]:
+    unit = [1.0, *[0.0] * (point.grad_y.numel() - 1)]
+    try:
+        slopes = [balls[0] for balls in certified.gradients_at(point, _values(point), unit)]
+        masks = certified.reached(point, 0)
+    except Silent:
+        return  # the definition has no value even at ordinary numbers
+    reached = [bool(_first(mask)) for mask in masks if mask is not None]
+    without = _limits(replace(point, grad_y=_with_first(point.grad_y, 0.0)), 0, 0.0)
+    for value in VALUES:
+        limits = without if value == 0 else [
+            value if slope > 0 else -value if slope < 0 else None if comes_in else rest
+            for slope, comes_in, rest in zip(slopes, reached, without, strict=True)
+        ]  # fmt: skip
+        yield from _rows(replace(point, grad_y=_with_first(point.grad_y, value)), "grad_y", value, limits)
+
+
+def _rows(point: Point, at: str, value: float, limits: Sequence[Limit]) -> Iterator[Special]:
+    for i, limit in zip(point.given, limits, strict=True):
+        gradient = point.gradients[i]
+        assert gradient is not None
+        yield Special(at, value, point, i, limit, float(_first(gradient)))
+
+
+def _limits(point: Point, k: int, value: float) -> list[Limit]:
+    """Return what the first element of each gradient must be where the k-th primal's first element has this value."""
+    if bool(point.y.isnan().any()) and not math.isnan(value):
+        return [None] * len(point.given)  # the forward itself has no limit here
+    try:
+        here = certified.gradients_at(point, _values(point), point.grad_y.flatten().tolist())
+    except Silent:
+        return [None] * len(point.given)
+    runs = [_run_to(point, k, value, exponents) for exponents in (FAR, NEAR)]
+    return [_limit(point, j, balls[0], value, [run[j] for run in runs]) for j, balls in enumerate(here)]
+
+
+def _limit(point: Point, j: int, ball: arb, value: float, runs: Sequence[float | None]) -> Limit:
+    # FLINT's value at infinity itself may be a wide ball: a run towards it says more.
+    if ball.is_finite() and not math.isinf(value):
+        i = point.given[j]
+        gradient, radius = point.tensors[j].view(-1)[:1], bounds(point).gradients[i]
+        assert radius is not None
+        around = certified.enclosure([ball], radius.view(-1)[:1], gradient)
+        return float(around.lo), float(around.hi)
+    if math.isnan(value):
+        return math.nan
+    return next((number for number in runs if number is not None), None)
+
+
+def _run_to(point: Point, k: int, value: float, exponents: tuple[int, int]) -> list[float | None]:
+    """Return the first element of each gradient far along the way to the special value, None where it still moves."""
+    sign = math.copysign(1.0, value)
+    found = []
+    for exponent in exponents:
+        values = _values(point)
+        values[k][0] = arb(sign) * arb(2) ** (exponent if math.isinf(value) else -exponent)
+        balls = certified.gradients_at(point, values, point.grad_y.flatten().tolist())
+        narrow = (some[0].is_finite() and certified.width(some[0], torch.float64) <= 1 for some in balls)
+        found.append([float(some[0]) if known else math.nan for some, known in zip(balls, narrow, strict=True)])
+    return [a if a == b else None for a, b in zip(*found, strict=True)]
+
+
+def _values(point: Point) -> list[list[Any]]:
+    return [[arb(v) for v in x.flatten().tolist()] for x in point.tensors]
+
+
+def _with_first(x: Tensor, value: float) -> Tensor:
+    special = x.clone()
+    special.view(-1)[0] = value
+    return special
+
+
+def _first(x: Tensor) -> Tensor:
+    return x.reshape(-1)[0]

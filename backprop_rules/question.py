@@ -1,0 +1,210 @@
+"""What is asked of a backward, and of what function: the options, the rule or function, and the example."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from backprop_rules.domain import REAL
+from backprop_rules.errors import InputError, unknown
+from backprop_rules.properties import effort
+from backprop_rules.properties.finding import Kind
+from backprop_rules.properties.outcome import Questions
+from backprop_rules.rule import Rule
+from backprop_rules.strategies.of_rules import RulePoints
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.points import Points
+from backprop_rules.subject.as_rule import against_a_rule, rule_named
+from backprop_rules.subject.backward import Backward, Signature, named
+from backprop_rules.subject.build import subject_of
+from backprop_rules.subject.devices import find_device, find_dtype
+from backprop_rules.subject.frameworks.carried import FRAMEWORKS, as_torch, framework_of
+from backprop_rules.subject.function import Function
+from backprop_rules.subject.subject import Subject
+
+CONVENTIONS = ("torch", "catalogue", "any subgradient")
+ACCURACIES = ("torch", "catalogue")
+Held = tuple[Any, ...]  # what a backward is held against, and the framework: as `question` takes it
+
+
+def several(one_or_more: Any) -> list[Any]:
+    """Return a sequence: of one, if it is no sequence, or a name."""
+    return list(one_or_more) if isinstance(one_or_more, list | tuple | set | frozenset) else [one_or_more]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a backward: where it is tried, how often, and which choice it is to make at kinks."""
+
+    dtypes: Sequence[Any] | None = None
+    devices: Sequence[str] = ("cpu",)
+    max_examples: int = effort.DRAWN
+    seed: int = 0
+    convention: str = "torch"
+    saves: Sequence[str] | None = None
+    strict_memory: bool = False
+    accumulate: Any = None
+    accuracy: str = "torch"
+    sizes: Mapping[int, Sequence[int]] | None = None
+    of_a_rule: bool = False
+    extra: tuple[tuple[Kind, Callable[..., Any]], ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "convention", self.convention.replace("-", " "))  # as the command line spells it
+        if self.convention not in CONVENTIONS:
+            raise unknown("convention", self.convention, CONVENTIONS)
+        if self.accuracy not in ACCURACIES:
+            raise unknown("accuracy", self.accuracy, ACCURACIES)
+        if not isinstance(self.max_examples, int) or self.max_examples < 0:
+            raise InputError(f"max_examples must be a number of points; got {self.max_examples!r}.")
+        object.__setattr__(self, "devices", tuple(several(self.devices)))
+        for device in self.devices:
+            find_device(device)
+        if self.sums not in (None, *REAL):
+            raise InputError(f"accumulate is the dtype that sums are kept in, such as float32; got {self.accumulate}.")
+
+    @property
+    def sums(self) -> torch.dtype | None:
+        """The dtype that sums are kept in; None if that was not asked for."""
+        return None if self.accumulate is None else _dtype(self.accumulate)
+
+    @property
+    def questions(self) -> Questions:
+        """What a trial is asked."""
+        saves = None if self.saves is None else tuple(several(self.saves))
+        times = max(1, -(-self.max_examples // effort.DRAWN))  # who asks for more points pays for them
+        return Questions(
+            self.convention,
+            self.accuracy,
+            saves,
+            self.strict_memory,
+            self.sums,
+            tuple(self.devices),
+            effort.WORK * times,
+            effort.AFTER_OF_A_RULE if self.of_a_rule else effort.AFTER,
+            self.extra,
+        )
+
+    def among(self, name: object, dtypes: Sequence[torch.dtype]) -> tuple[torch.dtype, ...]:
+        """Return those of some dtypes that were asked for; InputError if there are none."""
+        if self.dtypes is None:
+            return tuple(dtypes)
+        asked = [_dtype(d) for d in several(self.dtypes)]
+        found = tuple(d for d in dtypes if d in asked)
+        if not found:
+            raise InputError(f"{name}: none of the dtypes asked for is among {', '.join(map(str, dtypes))}.")
+        return found
+
+
+def _dtype(named_: Any) -> torch.dtype:
+    return named_ if isinstance(named_, torch.dtype) else find_dtype(str(named_))
+
+
+def question(backward: Callable[..., Any], held: Held, asked: Asked) -> tuple[Subject, Iterable[Point]]:
+    """Return the subject, and its points."""
+    rule, forward, definition, example, params, framework = held
+    if not callable(backward):
+        raise InputError(f"a backward is a function; got {type(backward).__name__} {backward!r}.")
+    if isinstance(backward, torch.nn.Module):
+        raise InputError("a module computes forward: give its backward, a function (grad_y, *primals).")
+    example = _sequence(example)
+    kind = framework or _framework(example)
+    if kind not in FRAMEWORKS:
+        raise unknown("framework", kind, FRAMEWORKS)
+    if not isinstance(params, Mapping):
+        raise InputError(f"params is a dict of names and values, as in params={{'dim': 1}}; got {params!r}.")
+    primals = None if example is None else tuple(_tensor(k, x) for k, x in enumerate(example))
+    if rule is not None:
+        if forward is not None or definition is not None:
+            raise InputError("a rule says what its function is: give rule, or forward and definition, not both.")
+        return _of_a_rule(backward, rule_named(rule), primals, params, kind, asked)
+    if forward is None and definition is None:
+        raise InputError(
+            "nothing to hold the backward against: give the name of a rule, as in check(f, rule='linear'), or the "
+            "function, as in check(f, forward=function, example=(x, w))."
+        )
+    if not primals:
+        raise InputError("an example is missing: one call of the function, as in example=(x, w), to draw others from.")
+    subject = subject_of(backward, forward, definition, primals, params, kind)
+    if asked.dtypes is not None:
+        subject = replace(subject, dtypes=asked.among(subject, subject.dtypes))
+    subject = replace(subject, rule=_summing(subject.rule, asked))
+    _known(subject, asked)
+    return subject, Points(subject, asked.max_examples, asked.seed, _sizes(subject, asked.sizes))
+
+
+def _of_a_rule(
+    backward: Callable[..., Any], right: Rule, primals: Any, params: Mapping[str, Any], framework: str, asked: Asked
+) -> tuple[Subject, Iterable[Point]]:
+    if primals is not None:  # optional ones may be left out at the end
+        primals += (None,) * (len(right.primals) - len(primals))
+    rule = _summing(against_a_rule(backward, right, params, framework, primals), asked)
+    dtypes = asked.among(right, rule.domain.dtypes)
+    like = tuple(torch.zeros((), dtype=_like(right, name, dtypes[0])) for name in right.primals)
+    _, structure = _pytree.tree_flatten(like)
+    signature = Signature(backward, right.primals, rule.domain.params, len(right.primals) - len(right.optional))
+    made = Function(right.forward, structure, {})
+    own = Backward(backward, signature, framework, True)
+    subject = Subject(right.name, made, own, like, right.primals, rule, "", right.formula, dtypes, right=right)
+    _known(subject, asked)
+    return subject, RulePoints(rule, 4 * asked.max_examples, asked.seed, dtypes)
+
+
+def _like(right: Rule, name: str, dtype: torch.dtype) -> torch.dtype:
+    return torch.int64 if name in right.domain.indices else dtype
+
+
+def _sizes(subject: Subject, sizes: Any) -> dict[int, tuple[int, ...]]:
+    """Return the sizes to put in the place of the example's; InputError for what is none."""
+    if sizes is None:
+        return {}
+    own = {n for x in subject.example for n in x.shape}
+    if not isinstance(sizes, Mapping) or not set(sizes) <= own:
+        raise InputError(
+            f"{subject}: sizes says which sizes to try in the place of the example's, as in sizes={{4: (3, 5)}}; got "
+            f"{sizes!r}, and the example has the sizes {', '.join(map(str, sorted(own)))}."
+        )
+    return {size: tuple(several(others)) for size, others in sizes.items()}
+
+
+def _summing(rule: Any, asked: Asked) -> Any:
+    return rule if rule is None or asked.sums is None else replace(rule, accumulate=asked.sums)
+
+
+def _known(subject: Subject, asked: Asked) -> None:
+    for name in several(asked.saves) if asked.saves is not None else ():
+        if name not in {"y", *subject.names}:
+            raise InputError(f"{subject}: saves names {name}, but there is only y, {', '.join(subject.names)}.")
+
+
+def _framework(example: Any) -> str:
+    leaves = _pytree.tree_leaves(example) if example else []
+    return framework_of(leaves[0]) if leaves else "torch"
+
+
+def _sequence(example: Any) -> Sequence[Any] | None:
+    """Return the arguments of the example call; a single array is the only one."""
+    if example is None or isinstance(example, list | tuple):
+        return example
+    if not hasattr(example, "shape"):
+        raise InputError(
+            f"example is one call of the function, the tuple of its arrays, as in example=(x, w); got a "
+            f"{type(example).__name__}."
+        )
+    return (example,)
+
+
+def _tensor(k: int, x: Any) -> Any:
+    if isinstance(x, list | tuple):
+        return type(x)(_tensor(k, one) for one in x)
+    if isinstance(x, Tensor) and x.is_inference():
+        return x.clone()  # which autograd takes
+    if x is None or isinstance(x, int | float | complex | str | Tensor):
+        return x
+    return as_torch(x, f"argument {k} of the example")
+
+
+__all__ = ["ACCURACIES", "CONVENTIONS", "Asked", "Held", "named", "question", "several"]

@@ -1,0 +1,1 @@
+"""What is told of a check: text, JSON, HTML; the cases that are saved; progress."""

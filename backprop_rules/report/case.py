@@ -1,0 +1,112 @@
+"""Failing cases on disk: a point as JSON, exact to the bit, so that the next run tries it first."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules import layout
+from backprop_rules.errors import InputError
+from backprop_rules.strategies.point import Point
+from backprop_rules.subject.devices import DTYPES
+from backprop_rules.subject.subject import Subject
+
+FORMAT = 2
+INTEGERS = {
+    str(d).removeprefix("torch."): d
+    for d in (torch.bool, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+}
+
+
+def save(subject: Subject, point: Point, path: Path) -> None:
+    """Write a point to a file, whole or not at all."""
+    text = json.dumps(
+        {
+            "format": FORMAT,
+            "operation": subject.name,
+            "primals": [_written(x) for x in point.leaves],
+            "params": {name: _param(value) for name, value in point.params.items()},
+            "grad_y": [_written(g) for g in point.grads],
+        },
+        indent=1,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def load(path: Path, subject: Subject) -> Point:
+    """Read a point for that subject; InputError if the file is no such case."""
+    try:
+        case = json.loads(path.read_text(encoding="utf-8"))
+        if case["format"] != FORMAT:
+            raise InputError(f"{path}: the case has format {case['format']}, this version reads {FORMAT}.")
+        leaves = tuple(map(_read, case["primals"]))
+        grads = tuple(map(_read, case["grad_y"]))
+        params = {name: _param_of(value) for name, value in case["params"].items()}
+        operation = case["operation"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} is no saved case: {type(error).__name__}: {error}. Delete it, or name another."
+        ) from error
+    if operation != subject.name or len(leaves) != len(subject.names):
+        raise InputError(f"{path} is a case of {operation} with {len(leaves)} primals, not of {subject}.")
+    return Point(leaves, grads, params, "a saved case")
+
+
+def _written(x: Tensor | None) -> dict[str, Any] | None:
+    if x is None:
+        return None
+    stretched = [i for i, n in enumerate(x.shape) if n > 1 and x.stride(i) == 0]
+    small = x[tuple(slice(0, 1) if i in stretched else slice(None) for i in range(x.ndim))]
+    arrangement = (
+        "expanded" if stretched else "sliced" if x.storage_offset() else
+        "contiguous" if x.is_contiguous() else "transposed"
+    )  # fmt: skip
+    values = (torch.view_as_real(small.resolve_conj()) if x.is_complex() else small).cpu().flatten().tolist()
+    return {
+        "dtype": str(x.dtype).removeprefix("torch."),
+        "device": x.device.type,
+        "shape": list(x.shape),
+        "stored": list(small.shape),
+        "layout": arrangement,
+        "values": [v.hex() if isinstance(v, float) else v for v in values],
+    }
+
+
+def _read(written: Mapping[str, Any] | None) -> Tensor | None:
+    if written is None:
+        return None
+    dtype = {**DTYPES, **INTEGERS}[written["dtype"]]
+    values = [float.fromhex(v) if isinstance(v, str) else v for v in written["values"]]
+    if dtype.is_complex:
+        small = torch.view_as_complex(torch.tensor(values, dtype=dtype.to_real()).reshape(*written["stored"], 2))
+    else:
+        small = torch.tensor(values, dtype=dtype).reshape(written["stored"])
+    small = small.to(written["device"])
+    if written["layout"] == "expanded":
+        return small.expand(written["shape"])
+    if written["layout"] == "sliced":
+        return layout.sliced(small)
+    return layout.transposed(small) if written["layout"] == "transposed" else small
+
+
+def _param(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
+    return {"tuple": list(value)} if isinstance(value, tuple) else value
+
+
+def _param_of(written: Any) -> Any:
+    if isinstance(written, dict):
+        ((kind, value),) = written.items()
+        return DTYPES[value] if kind == "dtype" else complex(*value) if kind == "complex" else tuple(value)
+    return written

@@ -1,0 +1,385 @@
+"""What came of a check, for a reader, a notebook and a machine: all of it known before it is printed."""
+
+import html
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules import layout
+from backprop_rules.domain import dtype_name, precision
+from backprop_rules.formula import plain
+from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
+from backprop_rules.properties.objection import WrongGradient
+from backprop_rules.properties.outcome import Outcome
+from backprop_rules.question import Asked
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.values import recast
+from backprop_rules.subject.ambient import at, inexact
+from backprop_rules.subject.subject import Subject, shapes_of
+
+if TYPE_CHECKING:  # which brings ball arithmetic along
+    from backprop_rules.diagnosis.diagnosis import Mistake
+
+MANY_ULPS = 1e4  # more than these tell a reader nothing
+SHOWN = 400  # elements of a counterexample that are written out
+SAID = {
+    "right": "right",
+    "wrong": "wrong",
+    "inaccurate": "inaccurate: the right function, with half of its digits or more lost on the way",
+    "convention": "another convention: a valid choice at a kink, but not the one asked for",
+    "inconclusive": "inconclusive",
+}
+RUNGS = {Rung.WITNESSED: "witnessed", Rung.ALLOWED: "within the allowance", Rung.PROVED: "proved"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdict on a backward: right, wrong, inaccurate, convention or inconclusive; and what led to it.
+
+    `finding` tells of the smallest counterexample, `mistake` what the backward does instead of the right thing, where
+    that was recognised; `points` were tried, with this `seed`, and `rungs` says how many stand on which rung of
+    evidence: witnessed, allowed, proved.
+    """
+
+    subject: Subject
+    verdict: str
+    finding: Finding | None
+    mistake: "Mistake | None"
+    points: int
+    rungs: Mapping[str, int]
+    dtypes: tuple[torch.dtype, ...]
+    devices: tuple[str, ...]
+    seed: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+    why: str = ""
+    replay: str = ""
+    right: str = ""
+    twin: str = ""
+    classes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is nothing to object to."""
+        return self.verdict == "right"
+
+    def __repr__(self) -> str:
+        return f"<Report on {self.subject}: {self.verdict}, {self.points} points>"
+
+    @property
+    def counterexample(self) -> str:
+        """The smallest counterexample as Python code, without the call of the backward; nothing if there is none."""
+        found = self.finding
+        return "" if found is None else "\n".join(code_of(self.subject, found.point, found.dtype)[:-1])
+
+    def error(self) -> "CheckFailed":
+        """Return the exception whose text is this report."""
+        return CheckFailed(self)
+
+    def __str__(self) -> str:
+        lines = [f"{self.subject}: {SAID[self.verdict]}."]
+        if self.finding is not None:
+            lines += self._what(self.finding)
+            lines += ["The smallest counterexample found:"]
+            lines += [f"    {line}" for line in code_of(self.subject, self.finding.point, self.finding.dtype)]
+        else:
+            if self.verdict == "inconclusive":
+                lines += [f"    why       {self.why}"]
+            lines += [f"    note      {note}" for note in self.notes]
+        if self.finding is not None and self.subject.formula:
+            lines += [f"The function: {plain(self.subject.formula)}"]
+        return "\n".join([*lines, self._how_much()])
+
+    def _what(self, finding: Finding) -> list[str]:
+        names = self.subject.names
+        which = "" if finding.leaf is None else f"the gradient of {names[finding.leaf]} "
+        rows = [("what", f"{which}{finding.kind.words}{_told(finding)}{finding.where}")]
+        if finding.expected is not None or finding.got is not None:
+            rows += [
+                ("expected", said(finding.expected)),
+                ("got", f"{said(finding.got)}{_ulps(finding, self.subject)}"),
+            ]
+        if finding.against:
+            rows += [("against", ", ".join(finding.against))]
+        rows += [("right", self.right)] if self.right else []
+        rows += [("likely", self.mistake.words if self.mistake else "not recognised")]
+        if self.verdict == "convention":
+            rows += [("choice", f"JAX {self.twin} makes the same")] if self.twin else []
+            rows += [("accept", "convention='any subgradient' (--convention any-subgradient) allows any valid choice")]
+        rows += [("replay", self.replay)] if self.replay else []
+        rows += [("note", note) for note in self.notes]
+        return [f"    {name:9} {text}" for name, text in rows]
+
+    def _how_much(self) -> str:
+        dtypes = ", ".join(map(dtype_name, self.dtypes)) or "no dtype"
+        strong = ", ".join(f"{self.rungs[rung.value]} {RUNGS[rung]}" for rung in Rung)
+        return (
+            f"{self.points} {'point' if self.points == 1 else 'points'} in {dtypes} on {', '.join(self.devices)}: "
+            f"{strong}; {self.seconds:.1f} s. Seed {self.seed}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as numbers, strings, lists and dicts."""
+        found: dict[str, Any] = {
+            "operation": self.subject.name,
+            "verdict": self.verdict,
+            "points": self.points,
+            "rungs": dict(self.rungs),
+            "size_classes": dict(self.classes),
+            "dtypes": [dtype_name(dtype) for dtype in self.dtypes],
+            "devices": list(self.devices),
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "versions": {"backprop_rules": version("backprop-rules"), "torch": str(torch.__version__)},
+            "notes": list(self.notes),
+            "why": self.why,
+            "replay": self.replay,
+            "mistake": None if self.mistake is None else {"name": self.mistake.name, "words": self.mistake.words},
+            "finding": None,
+        }
+        if self.finding is not None:
+            finding = self.finding
+            found["finding"] = {
+                "kind": finding.kind.name.lower(),
+                "words": f"{finding.kind.words}{_told(finding)}",
+                "primal": None if finding.leaf is None else self.subject.names[finding.leaf],
+                "where": finding.where.strip(" ,"),
+                "rung": finding.rung.value,
+                "right": self.right,
+                "expected": None if finding.expected is None else said(finding.expected),
+                "got": None if finding.got is None else said(finding.got),
+                "against": list(finding.against),
+                "counterexample": "\n".join(code_of(self.subject, finding.point, finding.dtype)),
+            }
+        return found
+
+    def to_json(self) -> str:
+        """Return the report as JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def _repr_html_(self) -> str:
+        colour = {"right": "#1a7f37", "inconclusive": "#9a6700", "convention": "#9a6700"}.get(self.verdict, "#cf222e")
+        title, _, rest = str(self).partition("\n")
+        return f'<p style="color:{colour}"><b>{html.escape(title)}</b></p><pre>{html.escape(rest)}</pre>'
+
+
+class CheckFailed(WrongGradient):
+    """A backward failed a check; its text is the report."""
+
+    def __init__(self, report: Report) -> None:
+        AssertionError.__init__(self, str(report))
+        self.report, self.finding = report, report.finding
+
+    def __str__(self) -> str:
+        return str(self.report)
+
+
+def report_of(
+    subject: Subject, outcome: Outcome, finding: Finding | None, mistake: "Mistake | None", asked: Asked, seconds: float
+) -> Report:
+    """Return the report on what came of a trial."""
+    verdict, why = _verdict(subject, outcome)
+    shown = finding if verdict not in ("right", "inconclusive") else None
+    if shown is not None and shown.kind.grade is Grade.NOTE:
+        shown = None
+    twin = ""
+    if shown is not None and shown.kind is Kind.CHOICE and subject.right is not None:
+        from backprop_rules.diagnosis.naming import objection_of
+        from backprop_rules.diagnosis.twins import as_jax_does
+
+        objection = objection_of(subject, shown)
+        twin = as_jax_does(objection) if objection is not None else ""
+    devices = tuple(asked.devices)
+    notes = (*outcome.notes, *_notes(subject, outcome, shown))
+    rungs = {rung.value: count for rung, count in outcome.rungs.items()}
+    return Report(
+        subject,
+        verdict,
+        shown,
+        mistake if shown is not None else None,
+        outcome.points,
+        rungs,
+        subject.dtypes,
+        devices,
+        asked.seed,
+        seconds,
+        tuple(dict.fromkeys(notes)),
+        why,
+        right=_right(subject, outcome, shown),
+        twin=twin,
+        classes=dict(outcome.classes),
+    )
+
+
+def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
+    """Return the verdict, and why nothing can be said where it is inconclusive."""
+    worst = outcome.worst
+    if worst in (Grade.WRONG, Grade.INACCURATE, Grade.CONVENTION):
+        if outcome.random_forward and outcome.of_the_worst()[0].kind in (Kind.VALUE, Kind.RANDOM):
+            return "inconclusive", "forward draws random numbers that the backward is not given: save the mask"
+        assert worst is not None
+        return worst.value, ""
+    if not outcome.points:
+        return "inconclusive", outcome.why or "at no point does forward have a value"
+    silent = [subject.names[i] for i in subject.floats if not outcome.spoke.get(i, _NOTHING).spoke]
+    if silent and outcome.empty:
+        return "inconclusive", "the primals or the outputs have no elements: give an example in which they have some"
+    if silent:
+        return "inconclusive", (
+            f"at no point of ordinary values can anything be said of the gradient of {', '.join(silent)}: forward has "
+            "no finite derivative where it was tried. Give an example inside its domain."
+        )
+    if outcome.contradicted and not outcome.second and (outcome.custom or not outcome.rungs[Rung.PROVED]):
+        return "inconclusive", f"torch's own gradient of forward is contradicted: {outcome.contradicted[0]}"
+    nonzero = any(outcome.spoke[i].nonzero for i in outcome.spoke)
+    if nonzero and not outcome.second and not outcome.rungs[Rung.PROVED]:
+        return "inconclusive", "only torch's reverse mode speaks: neither its forward mode nor differences bear it out"
+    return "right", ""
+
+
+class _Nothing:
+    spoke = False
+
+
+_NOTHING = _Nothing()
+
+
+def _notes(subject: Subject, outcome: Outcome, shown: Finding | None) -> list[str]:
+    found = []
+    for finding in outcome.findings:
+        if finding.kind.grade is not Grade.NOTE:
+            continue
+        which = "the backward" if finding.leaf is None else f"the gradient of {subject.names[finding.leaf]}"
+        where = (
+            f": {shapes_of(subject.names, finding.point.leaves)}" if finding.kind in (Kind.SIZES, Kind.EMPTY) else ""
+        )
+        found.append(f"{which} {_note_words(finding)}{where}")
+    distinct: dict[str, str] = {}
+    for note in found:
+        distinct.setdefault(note.partition(":")[0], note)
+    notes = list(distinct.values())
+    if shown is None:
+        notes += [
+            f"witnessed only, no proof: {why}" for why in list(outcome.lower)[:1] if not outcome.rungs[Rung.PROVED]
+        ]
+        notes += [
+            f"torch's own gradient of forward is contradicted at a point: {words}" for words in outcome.contradicted[:1]
+        ]
+        if outcome.custom:
+            notes.append("forward's own derivative is somebody's autograd.Function, which is no witness")
+    if shown is not None and shown.kind is Kind.NONE and shown.leaf is not None and subject.right is None:
+        name = subject.names[shown.leaf]
+        notes.append(f"if {name} is meant to have no gradient, as a mask of 0 and 1, write {name}.detach() in forward")
+    return notes
+
+
+def _note_words(finding: Finding) -> str:
+    if finding.kind is Kind.DIGITS and finding.bits is not None:
+        return "has fewer digits in float64 than torch's: within the rounding of every dtype that is asked for"
+    if finding.kind in (Kind.SIZES, Kind.EMPTY):
+        return f"{finding.kind.words} ({finding.detail.strip()})"
+    return f"{finding.kind.words}{', ' + finding.detail if finding.detail else ''}"
+
+
+def _right(subject: Subject, outcome: Outcome, shown: Finding | None) -> str:
+    """Say what is right: the form of the gradients, and which of them are right altogether."""
+    if shown is None or shown.leaf is None or shown.kind is not Kind.VALUE:
+        return ""
+    wrong = {f.leaf for f in outcome.findings if f.kind.grade is not Grade.NOTE}
+    others = [subject.names[i] for i in subject.floats if i not in wrong and i in outcome.spoke]
+    return f"shape, dtype and device{'; the gradient of ' + ', '.join(others) if others else ''}"
+
+
+def _told(finding: Finding) -> str:
+    if finding.kind in (Kind.RAISES, Kind.COUNT, Kind.WRITES):
+        return finding.detail
+    if finding.kind is Kind.VALUE and finding.leaf is None:
+        return f": {finding.detail}"
+    return ""
+
+
+def said(value: Any) -> str:
+    """Return a number, or an interval, as it is read."""
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, float | complex) for v in value):
+        one, other = value
+        if isinstance(one, complex) or isinstance(other, complex):
+            return f"from {one} to {other}"
+        if math.isfinite(other - one) and other > one:
+            if one <= 0 <= other and max(-one, other) < torch.finfo(torch.float64).smallest_normal:
+                return "0.0"
+            places = 2 - math.floor(math.log10(other - one))
+            if places <= 300:
+                one, other = round(one, places) + 0.0, round(other, places) + 0.0
+        return f"from {one} to {other}" if one != other else str(one)
+    return str(value)
+
+
+def code_of(subject: Subject, point: Point, dtype: torch.dtype | None) -> list[str]:
+    """Return Python code that makes the point, and calls the backward there."""
+    shown = dtype or max(subject.dtypes, key=precision)
+    if point.size > SHOWN:
+        return [
+            f"{shapes_of(subject.names, point.leaves)}: {point.made}, in {dtype_name(shown)} ({point.size} elements)"
+        ]
+    made = [(name, _code(x, shown)) for name, x in zip(subject.names, point.leaves, strict=True)]
+    grads = ["None" if g is None else _code(g, shown) for g in point.grads]
+    made += [(name, repr(value)) for name, value in point.params.items()]
+    grad_y = grads[0] if subject.backward.single else f"({', '.join(grads)},)"
+    lines = [f"{_identifier(name)} = {value}" for name, value in [*made, ("grad_y", grad_y)]]
+    laid_out = any("layout." in line for line in lines)
+    head = ["import torch", *["from backprop_rules import layout"] * laid_out]
+    return [*head, *lines, _call(subject, point)]
+
+
+def _code(x: Any, dtype: torch.dtype) -> str:
+    if not isinstance(x, Tensor):
+        return "None"
+    real = dtype.to_real() if dtype.is_complex else dtype
+    return layout.code(recast(x, at(real, x)) if inexact(x) and x.device.type != "meta" else x)
+
+
+def _identifier(name: str) -> str:
+    return name.replace("[", "_").replace("]", "")
+
+
+MADE = {"torch": "{}", "numpy": "{}.numpy()", "jax": "jnp.from_dlpack({})"}
+
+
+def _call(subject: Subject, point: Point) -> str:
+    """Return the call as code: with what the backward takes, as its framework's arrays."""
+    signature, form = subject.backward.signature, MADE[subject.backward.framework]
+    leaves = dict(zip(subject.names, point.leaves, strict=True))
+    lists: dict[str, list[str]] = {}
+    for name in subject.names:
+        lists.setdefault(name.partition("[")[0], []).append(name)
+
+    def argument(name: str) -> str:
+        own = lists.get(name, [name])
+        if own != [name]:
+            return f"[{', '.join(map(_identifier, own))}]"
+        return form.format(name) if leaves.get(name, 0) is not None else name
+
+    names = [argument(name) for name in signature.arguments("grad_y", "y", signature.primals)]
+    params = [f"{name}={name}" for name in point.params if signature.takes(name)]
+    return f"backward({', '.join([*names, *params])})"
+
+
+def _ulps(finding: Finding, subject: Subject) -> str:
+    """Return how far the gradient is from the nearest right number, in units in the last place of its dtype."""
+    got, expected = finding.got, finding.expected
+    ends = expected if isinstance(expected, tuple) else (expected,)
+    if not isinstance(got, float) or not all(isinstance(e, float) and math.isfinite(e) for e in (*ends, got)):
+        return ""
+    dtype = finding.dtype or max(subject.dtypes, key=precision)
+    info = torch.finfo(dtype)
+    nearest = min(ends, key=lambda end: abs(got - end))
+    unit = max(2.0 ** (math.frexp(nearest)[1] - precision(dtype)), info.smallest_normal * info.eps)
+    away = abs(got - nearest) / unit
+    # Where no digit is right, a number of last places says nothing.
+    return f", {away:.3g} ulps away" if 0 < away < min(2.0 ** precision(dtype), MANY_ULPS) else ""

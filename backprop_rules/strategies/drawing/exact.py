@@ -1,0 +1,166 @@
+"""Points of the exact tier: values on a grid so narrow that nothing rounds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from hypothesis import assume
+from hypothesis import strategies as st
+from torch import Tensor
+
+from backprop_rules.domain import Bound, Domain, Dtype, Factor, Index, Mask
+from backprop_rules.point import Point, probe
+from backprop_rules.rule import Rule
+from backprop_rules.strategies.drawing.shapes import (
+    SIDES,
+    Draw,
+    Params,
+    Shape,
+    Sizes,
+    accepts,
+    draw_param,
+    draw_shapes,
+    left_out,
+    outputs,
+    pick,
+    whole,
+)
+from backprop_rules.strategies.drawing.values import indices, on_grid, tensor
+from backprop_rules.strategies.grid import DOUBLE, Grid, Room, odd_part, room
+
+# Narrow grids draw ties, zeros and equal elements on purpose; the widest use every bit.
+WIDTHS = (1, 2, 8, 2**DOUBLE, 2**DOUBLE)
+
+
+@st.composite
+def exact_points(
+    draw: Draw,
+    rule: Rule,
+    dtypes: Sequence[torch.dtype] | None = None,
+    devices: Sequence[str] = ("cpu",),
+    sides: Sequence[int] = SIDES,
+) -> Point:
+    """Draw a point of the exact tier: shapes, params, dtypes, device, layouts, values and a cotangent."""
+    every, sizes, iterations = draw_shapes(draw, rule, sides)
+    first = every[rule.differentiable[0]]
+    params = {name: draw_param(draw, p, first, sizes, exact=True) for name, p in rule.domain.params.items()}
+    shapes, params = left_out(draw, rule, every, params)
+    own, params, space = _dtypes(draw, rule, shapes, params, iterations, dtypes or rule.domain.dtypes)
+    width = min(space.width, pick(draw, WIDTHS))
+    grid = Grid(width, draw(whole(0, width.bit_length() - 1)), _unit(rule.domain, first, params))
+    device = pick(draw, devices)
+    if device == "cuda" and grid.unit > 1:
+        device = "cpu"  # a GPU may divide by a number as it multiplies by the rounded reciprocal
+    primals = tuple(
+        None if shape is None else draw_without_gradient(draw, rule, name, shape, sizes, device)
+        if name in rule.domain.indices else tensor(draw, shape, dtype, partial(on_grid, draw, grid=grid), device)
+        for name, shape, dtype in zip(rule.primals, shapes, own, strict=True)
+    )  # fmt: skip
+    if rule.conventions:
+        primals = tied(draw, primals, grid)
+    for name, param in rule.domain.params.items():
+        if isinstance(param, Bound) and params[name] is not None:
+            params[name] = _bound(draw, primals[0], grid)
+        elif isinstance(param, Factor):
+            params[name] = draw_factor(draw, param, any(dtype.is_complex for dtype in own))
+    y = Point(rule, primals, params, torch.empty(0), grid.spacing).y
+    wide = replace(grid, width=min(space.for_cotangent(width), pick(draw, WIDTHS)))
+    grad_y = tensor(draw, tuple(y.shape), y.dtype, partial(on_grid, draw, grid=wide), device)
+    return Point(rule, primals, params, grad_y, grid.spacing)
+
+
+def draw_without_gradient(draw: Draw, rule: Rule, name: str, shape: Shape, sizes: Sizes, device: str) -> Tensor:
+    """Draw a mask, or indices into the axis that the domain names."""
+    holds = rule.domain.indices[name]
+    size = sizes[holds.axis] if isinstance(holds, Index) else 2
+    dtype = torch.bool if isinstance(holds, Mask) else torch.int64
+    return tensor(draw, shape, dtype, lambda count: indices(draw, count, size), device)
+
+
+def tied(draw: Draw, primals: tuple[Tensor | None, ...], grid: Grid) -> tuple[Tensor | None, ...]:
+    """Draw whether the later primals, bounds say, lie on the first one's elements and next to them."""
+    first = primals[0]
+    assert first is not None
+
+    def near(start: int, x: Tensor) -> Tensor:
+        return (
+            (at_the_shape_of(x, first) + probe(x, start) * grid.spacing).clamp(-grid.largest, grid.largest).to(x.dtype)
+        )
+
+    return first, *(
+        near(k, x) if x is not None and x.numel() and first.numel() and draw(whole(0, 2)) == 2 else x
+        for k, x in enumerate(primals[1:])
+    )
+
+
+def at_the_shape_of(x: Tensor, first: Tensor) -> Tensor:
+    """Return those elements of the first primal that stand where x broadcasts to, in x's shape."""
+    aligned = torch.broadcast_to(first, np.broadcast_shapes(first.shape, x.shape))
+    return aligned[(0,) * (aligned.ndim - x.ndim)][tuple(slice(0, n) for n in x.shape)]
+
+
+def _bound(draw: Draw, x: Tensor | None, grid: Grid) -> float:
+    """Draw a number on the grid, two times in three an element of x or its neighbour."""
+    offset = draw(whole(-grid.width, grid.width))
+    if x is None or not x.numel() or x.device.type == "meta" or draw(whole(0, 2)) == 0:
+        return float(grid.spacing * offset)
+    element = float(x.flatten()[draw(whole(0, x.numel() - 1))])
+    neighbour: float = element + grid.spacing * max(-1, min(1, offset))
+    return min(max(neighbour, -grid.largest), grid.largest)
+
+
+def _dtypes(
+    draw: Draw, rule: Rule, shapes: list[Shape | None], params: Params, iterations: int, among: Sequence[torch.dtype]
+) -> tuple[list[torch.dtype], Params, Room]:
+    """Draw a dtype for each primal, and for the params, among those in which the rule computes exactly."""
+    domain = rule.domain
+    given_shapes = [shape for i in rule.differentiable if (shape := shapes[i]) is not None]
+    sizes = [outputs(rule, shapes, params), *map(math.prod, given_shapes)]
+    unit = _unit(domain, given_shapes[0], params)
+
+    def space(*some: torch.dtype) -> Room:
+        return room(domain, params, iterations, sizes, some, unit, bool(rule.conventions))
+
+    allowed = [dtype for dtype in domain.dtypes if dtype in among and space(dtype).width]
+    if domain.requires:
+        allowed = [dtype for dtype in allowed if accepts(rule, shapes, dtype, params)]
+    assume(allowed)
+    own = draw_dtypes(draw, rule, shapes, allowed)
+    if not space(*own).width:
+        own = own[:1] * len(own)
+    for name, param in domain.params.items():
+        if isinstance(param, Dtype):
+            same_kind = [d for d in domain.dtypes if d.is_complex == own[0].is_complex and space(*own, d).width]
+            params = {**params, name: pick(draw, [None, *same_kind])}
+    return own, params, space(*own, *(value for value in params.values() if isinstance(value, torch.dtype)))
+
+
+def draw_dtypes(
+    draw: Draw, rule: Rule, shapes: Sequence[Shape | None], allowed: Sequence[torch.dtype]
+) -> list[torch.dtype]:
+    """Draw a dtype for each primal: one for all, or now and then several where the rule promotes; its own, if any."""
+    if rule.domain.own_dtypes:
+        return list(rule.domain.own_dtypes)
+    one = [pick(draw, allowed)] * len(shapes)
+    if not rule.domain.promotes or draw(whole(0, 3)) < 3:
+        return one
+    mixed = [pick(draw, allowed) for _ in shapes]
+    # torch may promote to a dtype outside the domain: float16 and a complex number make complex32.
+    ends = [torch.zeros(shapes[i] or (), dtype=mixed[i]) for i in rule.differentiable]
+    return mixed if torch.result_type(*ends) in rule.domain.dtypes else one
+
+
+def _unit(domain: Domain, shape: Shape, params: Params) -> int:
+    """Return the odd part of what the rule divides by, of which every drawn value is a multiple."""
+    return odd_part(domain.divisor(shape, **params)) if domain.divisor else 1
+
+
+def draw_factor(draw: Draw, param: Factor, complex_y: bool) -> complex:
+    """Draw a whole number, or its half or quarter."""
+    factors = whole(-param.largest, param.largest)
+    halvings = draw(whole(0, 2))
+    real, imaginary = draw(factors) / 2**halvings, draw(factors) / 2**halvings if complex_y else 0
+    return complex(real, imaginary) if imaginary else real

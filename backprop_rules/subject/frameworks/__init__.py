@@ -1,0 +1,1 @@
+"""The bridges to other frameworks: NumPy and JAX functions called with tensors, and followed."""

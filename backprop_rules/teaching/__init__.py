@@ -1,0 +1,1 @@
+"""What teaches: a trace of every application of a rule, its picture, a rule explained."""

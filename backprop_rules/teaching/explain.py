@@ -1,0 +1,273 @@
+"""A rule explained: formula, derivation with every shape, code, a worked example, kinks, and the usual mistakes.
+
+Everything is made from the rule's declaration when it is asked for, so that a rule of your own is explained as well.
+"""
+
+import inspect
+import itertools
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.diagnosis.mistakes import BANK, Case, Known, applies
+from backprop_rules.diagnosis.twins import asked_of_jax
+from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of
+from backprop_rules.errors import Objection
+from backprop_rules.evidence.allowance.bounds import bounds
+from backprop_rules.evidence.oracles import ReverseMode
+from backprop_rules.evidence.proof.certified import certify, enclosure
+from backprop_rules.formula import plain
+from backprop_rules.point import Point
+from backprop_rules.properties.objection import WrongGradient
+from backprop_rules.rule import Convention, Rule, installed
+from backprop_rules.strategies.drawing import search
+from backprop_rules.teaching.pictures import on_one_line, text
+from backprop_rules.teaching.symbols import WrittenOut, elements, written
+
+LEGEND = "x̄ is ∂L/∂x for a number L, ȳ what arrives (grad_y in the code); * conjugates, ᴴ transposes and conjugates."
+SIZES = (2, 3)  # of the axes of the example in turn: different ones, so that nothing fits by accident
+NUMBERS = (2.0, -1.0, 0.5, 3.0, -2.0, 1.0, -0.5, 4.0)
+SHOWN = 6  # elements that are written out; of the others it is said how many there are
+EXAMPLES = 100  # points drawn in search of mistakes, and of a kink
+SMALL = (1, 2)  # the sizes of axes of these points
+
+
+def example(rule: Rule) -> Point:
+    """Return a point of small numbers of the rule's domain, with different sizes on different axes."""
+    named = tuple(tuple(name.rstrip("?") for name in names) for names in axes_of(rule.domain.shapes))
+    letters = list(dict.fromkeys(name for names in named for name in names if name != BATCH))
+    sizes = dict(zip(letters, itertools.cycle(SIZES), strict=False)) or {BATCH: max(SIZES)}
+    bounds_in_order = itertools.count()
+    params = {
+        name: next(bounds_in_order) if isinstance(param, Bound) else kinds_of(param)[0]
+        for name, param in rule.domain.params.items()
+    }
+    primals = tuple(
+        _values(rule, k, [sizes[name] for name in names if name in sizes], params) for k, names in enumerate(named)
+    )
+    blank = Point(rule, primals, params, torch.empty(0))
+    return replace(blank, grad_y=_numbers(tuple(blank.y.shape), [1.0, 3.0, -2.0, 5.0, -1.0, 4.0]))
+
+
+def _values(rule: Rule, k: int, shape: list[int], params: dict[str, Any]) -> Tensor:
+    name = rule.primals[k]
+    if name in rule.domain.indices:
+        counted = torch.arange(torch.Size(shape).numel()).reshape(shape)
+        return counted % min(SIZES) if isinstance(rule.domain.indices[name], Index) else counted % 2 == 0
+    low, high = rule.domain.interval(name, params)
+    inside = [v for v in NUMBERS[k:] + NUMBERS[:k] if low < v < high]
+    return _numbers(shape, inside)
+
+
+def _numbers(shape: Any, values: list[float]) -> Tensor:
+    count = torch.Size(shape).numel()
+    return torch.tensor(list(itertools.islice(itertools.cycle(values), count)), dtype=torch.float64).reshape(shape)
+
+
+def explained(rule: Rule) -> Iterator[str]:
+    """Yield what there is to say of the rule, a section at a time."""
+    point = example(rule)
+    yield f"{rule}: {rule.summary}\n    {plain(rule.formula)}\n    {rule.source}\n    {LEGEND}"
+    yield _section("In numbers, computed now in float64", worked(point))
+    yield _section("One element", one_element(point))
+    steps = [f"{k}. {step}" for k, step in enumerate(derivation(point), 1)]
+    yield _section("Derivation, for these numbers: of a function with branches, the ones that they lie on", steps)
+    yield _section("The rule as code", _code(rule))
+    smooth = [f"{rule} has a derivative everywhere in its domain."]
+    yield _section("Kinks and conventions", list(kinks(rule)) or smooth)
+
+
+def _section(title: str, lines: list[str]) -> str:
+    return f"\n{title}\n" + "\n".join(f"    {part}" for line in lines for part in line.splitlines())
+
+
+def derivation(point: Point) -> Iterator[str]:
+    """Yield the steps from the function to the formula, with the shapes of the example."""
+    rule, y = point.rule, _shape(point.y)
+    given = [f"{rule.primals[i]} {_shape(x)}" for i, x in enumerate(point.primals) if x is not None]
+    params = "".join(f", {name}={value!r}" for name, value in point.params.items())
+    yield f"y = {rule}({', '.join(rule.primals)}{params}) makes y {y} of {', '.join(given)}."
+    found = WrittenOut(point)
+    names = elements("y", point.y.shape)
+    yield "Element by element:\n" + _few([f"{a} = {b}" for a, b in zip(names, found.outputs(), strict=True)])
+    yield (
+        f"A number L depends on the primals through y alone. What arrives is ȳ = ∂L/∂y, of y's shape {y}.\n"
+        "An element x of a primal moves L through every element of y that it comes into: ∂L/∂x = Σ ȳᵢ · ∂yᵢ/∂x."
+    )
+    for i in point.given:
+        name, x = rule.primals[i], point.primals[i]
+        assert x is not None
+        lines = [f"∂L/∂{a} = {written(b)}" for a, b in zip(elements(name, x.shape), found.gradient(i), strict=True)]
+        yield f"For {name}, a gradient of {name}'s shape {_shape(x)}:\n{_few(lines)}"
+    read = ", ".join(rule.saves) if rule.saves else "nothing but shapes"
+    yield f"All at once: {plain(rule.formula)}.\nThe backward needs {read} of the forward pass."
+
+
+def _code(rule: Rule) -> list[str]:
+    """Return the backward's own lines, without the declaration above them."""
+    lines = textwrap.dedent(inspect.getsource(rule.backward)).splitlines()
+    return lines[next(k for k, line in enumerate(lines) if line.startswith("def ")) :]
+
+
+def _few(lines: list[str]) -> str:
+    more = [f"    … and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join([f"    {line}" for line in lines[:SHOWN]] + more)
+
+
+def _shape(x: Tensor) -> str:
+    return str(tuple(x.shape))
+
+
+def worked(point: Point) -> list[str]:
+    """Return the example's numbers, and whether the gradients lie in the enclosures of the true ones."""
+    named = zip((*point.rule.primals, "y", "grad_y"), (*point.primals, point.y, point.grad_y), strict=True)
+    lines = [_named(name, x) for name, x in named if x is not None]
+    lines += [f"{name} = {value!r}" for name, value in point.params.items()]
+    balls, radii = certify(point).gradients, bounds(point).gradients
+    right = True
+    for i in point.given:
+        gradient, ball, radius = point.gradients[i], balls[i], radii[i]
+        assert gradient is not None and ball is not None and radius is not None
+        lines.append(_named(f"grad_{point.rule.primals[i]}", gradient))
+        right &= enclosure(ball, radius, gradient).outside(gradient) is None
+    outcome = "each lies" if right else "NOT each lies"
+    return [*lines, f"Checked: {outcome} in the proved enclosure of the true gradient (ball arithmetic)."]
+
+
+def _named(name: str, x: Tensor) -> str:
+    return f"{name} = {text(x)}".replace("\n", "\n" + " " * (len(name) + 3))
+
+
+def one_element(point: Point) -> list[str]:
+    """Return the ways that lead from one element of the first primal to y, with what comes back along each."""
+    i = point.given[0]
+    jacobian = Case(point, i).jacobian
+    assert jacobian is not None
+    chosen = int((jacobian != 0).sum(0).argmax())
+    name, value = elements(point.rule.primals[i], point.tensors[0].shape)[chosen], point.tensors[0].flatten()[chosen]
+    ways = [
+        (float(g), float(d), a)
+        for g, d, a in zip(point.grad_y.flatten(), jacobian[:, chosen], elements("y", point.y.shape), strict=True)
+    ]
+    reached = [way for way in ways if way[1]]
+    lines = [f"{name} = {value:g}, moved a little, moves L through the elements of y that it comes into:"]
+    lines += [f"    by {a}: ∂{a}/∂{name} = {d:.4g}, times ȳ = {g:g}, is {g * d:.4g}" for g, d, a in reached]
+    total = sum(g * d for g, d, _ in reached)
+    return [*lines, f"Added up: ∂L/∂{name} = {total:.4g}." if reached else f"There is none: ∂L/∂{name} = 0."]
+
+
+def kinks(rule: Rule) -> Iterator[str]:
+    """Yield each point without a derivative, the choice made there, who makes it, and the smallest example."""
+    for convention in rule.conventions:
+        yield f"Where {convention.at} the rule gives {convention.value}."
+        yield f"    torch: {_who(convention.torch)} in reverse mode, {_who(convention.torch_forward)} in forward mode;"
+        yield f"    the installed {torch.__version__} {_agrees(convention)}."
+        found = search(rule, partial(_stand_on, convention), EXAMPLES, dtypes=[torch.float64])
+        if found is not None and found.primal is not None:
+            yield f"    For {_given(found.point)} the gradient of {rule.primals[found.primal]} is"
+            yield f"    {', '.join(_choices(found.point, found.primal))}."
+
+
+def _stand_on(convention: Convention, point: Point) -> None:
+    """Raise WrongGradient where an output with a cotangent stands on the kink."""
+    mask = convention.where(*point.primals, **point.params)
+    if bool((mask & (point.grad_y != 0)).any()):
+        raise WrongGradient(point, convention.at, point.given[0])
+
+
+def _choices(point: Point, i: int) -> Iterator[str]:
+    answers = [("this rule", point.gradients[i]), (f"torch {torch.__version__}", ReverseMode().gradients(point)[i])]
+    theirs = asked_of_jax(point, i)
+    answers += [(f"JAX {theirs[0]}", theirs[1])] if theirs else []
+    return (f"{on_one_line(gradient)} by {who}" for who, gradient in answers if gradient is not None)
+
+
+def _who(versions: str | None) -> str:
+    return f"versions {versions}" if versions else "no version"
+
+
+def _agrees(convention: Convention) -> str:
+    both = installed(convention.torch), installed(convention.torch_forward)
+    return {
+        (True, True): "makes this choice in both",
+        (True, False): "makes it in reverse mode only",
+        (False, True): "makes it in forward mode only",
+        (False, False): "makes another one",
+    }[both]
+
+
+def mistakes(rule: Rule) -> Iterator[str]:
+    """Yield each mistake of the bank that can be made here, with the smallest example found that exposes it.
+
+    A complex point, or one at a kink, where what is right is a choice, is taken only where no other shows the mistake.
+    """
+    widest = [dtype for dtype in rule.domain.dtypes if dtype in (torch.float64, torch.complex128)]
+    points: dict[torch.dtype, list[Point]] = {dtype: [] for dtype in widest}
+    for dtype, drawn in points.items():
+        search(rule, drawn.append, EXAMPLES, dtypes=[dtype], sides=SMALL)
+    for known in _in_order():
+        for dtype, at_kinks in itertools.product(widest, (False, True) if rule.conventions else (True,)):
+            expose = partial(_expose, known, at_kinks)
+            found = _first(expose, points[dtype])
+            if found is not None:
+                smallest = search(rule, expose, EXAMPLES, dtypes=[dtype], sides=SMALL) or found
+                lines = [f"\n    {known.name}: {known.words}", *(f"        {line}" for line in _shown(known, smallest))]
+                yield "\n".join(lines)
+                break
+
+
+def _in_order() -> Iterator[Known]:
+    """Yield the mistakes of the bank, one of each name, the constant factors last."""
+    named: dict[str, Known] = {}
+    for known in BANK:
+        named.setdefault(known.name, known)
+    yield from sorted(named.values(), key=lambda known: known.name.startswith(("sign", "factor", "zero")))
+
+
+def _first(expose: Callable[[Point], None], points: Sequence[Point]) -> WrongGradient | None:
+    for point in points:
+        try:
+            expose(point)
+        except WrongGradient as objection:
+            return objection
+    return None
+
+
+def _expose(known: Known, at_kinks: bool, point: Point) -> None:
+    """Raise WrongGradient where the mistake is farther from the right gradient than rounding can be."""
+    for i in point.given:
+        case = Case(point, i)
+        wrong = applies(known, case)
+        if wrong is None or not (case.y.any() and case.right.isfinite().all() and wrong.isfinite().all()):
+            continue
+        if point.rule.conventions and not at_kinks and bool(case.at_kink.any()):
+            continue
+        radius = bounds(point, evaluations=2).gradients[i]
+        if wrong.shape != case.right.shape or radius is None or bool(((wrong - case.right).abs() > radius).any()):
+            raise WrongGradient(point, known.name, i)
+
+
+def _shown(known: Known, found: Objection) -> Iterator[str]:
+    point, i = found.point, found.primal
+    assert i is not None
+    case = Case(point, i)
+    wrong = applies(known, case)
+    assert wrong is not None
+    yield _given(point)
+    right, got = on_one_line(case.right), on_one_line(wrong)
+    if wrong.shape != case.right.shape:
+        right, got = f"{right} of shape {_shape(case.right)}", f"{got} of shape {_shape(wrong)}"
+    yield f"gradient of {point.rule.primals[i]}: right {right}, with this mistake {got}"
+
+
+def _given(point: Point) -> str:
+    named = zip((*point.rule.primals, "grad_y"), (*point.primals, point.grad_y), strict=True)
+    given = [f"{name} = {on_one_line(x)}" for name, x in named if x is not None]
+    params = ((name, value) for name, value in point.params.items() if value is not None)
+    given += [f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}" for name, value in params]
+    return ", ".join(given)
