@@ -5,15 +5,15 @@ import pytest
 import torch
 from hypothesis import settings
 
-from backprop_rules import Rule
-from backprop_rules.properties.of_rules import Property, check
-from backprop_rules.strategies.drawing import SIDES, search
-from backprop_rules.subject.devices import devices_here, weighted
+from backprop_rules import Rule, verify
+from backprop_rules.properties.effort import POINTS_OF_A_RULE
+from backprop_rules.properties.outcome import Outcome
+from backprop_rules.report.report import Report
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("backprop_rules")
-    group.addoption("--examples", type=int, default=100, help="points drawn for each property and rule")
+    group.addoption("--examples", type=int, default=POINTS_OF_A_RULE, help="points drawn for each rule")
     group.addoption("--points-seed", type=int, default=0, help="equal seeds draw equal points")
 
 
@@ -23,16 +23,16 @@ def pytest_configure() -> None:
     settings.load_profile("backprop_rules")
 
 
-@pytest.fixture
-def hold(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Return a function that raises the objection to the smallest point at which a rule lacks some properties."""
+Verified = Callable[..., tuple[Outcome, Report]]
 
-    def held(rule: Rule, *properties: Property, sides: tuple[int, ...] = SIDES, meta: bool = False) -> None:
-        devices = [device for device in devices_here() if meta or device != "meta"]
-        examples, seed = (request.config.getoption(name) for name in ("examples", "points_seed"))
-        checked = functools.partial(check, properties=properties)
-        objection = search(rule, checked, examples, seed, devices=weighted(devices), sides=sides)
-        if objection:
-            raise objection
 
-    return held
+@pytest.fixture(scope="session")
+def verified(request: pytest.FixtureRequest) -> Verified:
+    """Return a function that verifies a rule, once for all tests that share its points."""
+    examples, seed = (request.config.getoption(name) for name in ("examples", "points_seed"))
+
+    @functools.cache
+    def once(rule: Rule, sides: tuple[int, ...] = ()) -> tuple[Outcome, Report]:
+        return verify.verified(rule, examples, seed, sides=sides)
+
+    return once

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,18 +15,23 @@ import torch
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.evidence import WIDE, Pair
 from backprop_rules.properties.effort import DRAWN
+from backprop_rules.properties.finding import Finding
+from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.own_backward import has_its_own_backward, of_the_function, own_backward
 from backprop_rules.properties.smallest import confirmed, smallest
 from backprop_rules.properties.trial import Trial, refuse_what_cannot_be_called
 from backprop_rules.question import Asked, Held, question
 from backprop_rules.report.case import load
 from backprop_rules.report.progress import shown
-from backprop_rules.report.report import Report, report_of
+from backprop_rules.report.report import Report, report_of, said
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import uncompiled
 from backprop_rules.subject.silence import quiet
 from backprop_rules.subject.subject import Subject
+
+if TYPE_CHECKING:  # which brings ball arithmetic along
+    from backprop_rules.diagnosis.diagnosis import Mistake
 
 
 def check(
@@ -149,40 +154,45 @@ def same_function(subject: Subject, points: Any) -> None:
     from backprop_rules.evidence.climb import as_rule_point
     from backprop_rules.evidence.oracles.oracle import Silent
     from backprop_rules.evidence.precisions import in_precision
-    from backprop_rules.properties.objection import WrongGradient
-    from backprop_rules.properties.of_rules import computes_its_definition
+    from backprop_rules.properties.derivative import computes_its_definition
 
     first = next(iter(points), None)
     if first is None or subject.rule is None:
         return
-    point = as_rule_point(subject.rule, first, in_precision(first, torch.float64))
+    call = as_rule_point(subject.rule, first, in_precision(first, torch.float64))
     try:
-        computes_its_definition(point)
-    except WrongGradient as objection:
-        raise InputError(
-            f"{subject}: forward and definition are different functions, so nothing can be said.\n{objection}"
-        ) from None
+        found = next(computes_its_definition(call), None)
     except (InputError, Silent, NotImplementedError):
         return  # the rounding of forward is not known, or the definition has no value there
+    if found is not None:
+        raise InputError(
+            f"{subject}: forward and definition are different functions, so nothing can be said: forward{found.where} "
+            f"gives {found.got}, and the definition {said(found.expected)}{found.detail}, at\n{call}"
+        )
 
 
 def examined(subject: Subject, points: Any, asked: Asked, started: float) -> Report:
-    """Return the report on a subject, asked at points: the smallest counterexample, on the strongest rung."""
+    """Return the report on a subject, asked at points."""
+    outcome, finding, mistake = tried(subject, points, asked.questions)
+    return report_of(subject, outcome, finding, mistake, asked, time.perf_counter() - started)
+
+
+def tried(subject: Subject, points: Any, questions: Questions) -> tuple[Outcome, Finding | None, "Mistake | None"]:
+    """Return what came of a trial, the finding to tell of, and its name: the smallest, on the strongest rung."""
     from backprop_rules.diagnosis.naming import named_mistake
 
     points, pair = _first_called(subject, iter(points))
     with shown(points, str(subject)) as counted:
-        outcome = Trial(subject, counted, asked.questions).run(pair)
+        outcome = Trial(subject, counted, questions).run(pair)
         finding = outcome.chief
         if finding is not None and not outcome.interrupted:
             try:
                 finding = smallest(subject, outcome.pair, finding)
             except KeyboardInterrupt:  # what is found is delivered
                 outcome.notes["interrupted: a smaller counterexample was not looked for any longer"] = None
-        if finding is not None and outcome.pair.high.itemsize == WIDE_BYTES:
+        if finding is not None and not finding.native and outcome.pair.high.itemsize == WIDE_BYTES:
             finding = confirmed(subject, finding) or finding
-        mistake = named_mistake(subject, outcome, finding)
-    return report_of(subject, outcome, finding, mistake, asked, time.perf_counter() - started)
+        return outcome, finding, named_mistake(subject, outcome, finding)
 
 
 WIDE_BYTES = 8

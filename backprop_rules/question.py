@@ -1,7 +1,7 @@
 """What is asked of a backward, and of what function: the options, the rule or function, and the example."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch.utils import _pytree
 from backprop_rules.domain import REAL
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.properties import effort
-from backprop_rules.properties.finding import Kind
 from backprop_rules.properties.outcome import Questions
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import RulePoints
@@ -50,7 +49,7 @@ class Asked:
     accuracy: str = "torch"
     sizes: Mapping[int, Sequence[int]] | None = None
     of_a_rule: bool = False
-    extra: tuple[tuple[Kind, Callable[..., Any]], ...] = field(default=())
+    extra: tuple[Callable[..., Any], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "convention", self.convention.replace("-", " "))  # as the command line spells it
@@ -85,7 +84,7 @@ class Asked:
             tuple(self.devices),
             effort.WORK * times,
             effort.AFTER_OF_A_RULE if self.of_a_rule else effort.AFTER,
-            self.extra,
+            extra=self.extra,
         )
 
     def among(self, name: object, dtypes: Sequence[torch.dtype]) -> tuple[torch.dtype, ...]:
@@ -143,14 +142,21 @@ def _of_a_rule(
         primals += (None,) * (len(right.primals) - len(primals))
     rule = _summing(against_a_rule(backward, right, params, framework, primals), asked)
     dtypes = asked.among(right, rule.domain.dtypes)
-    like = tuple(torch.zeros((), dtype=_like(right, name, dtypes[0])) for name in right.primals)
-    _, structure = _pytree.tree_flatten(like)
     signature = Signature(backward, right.primals, rule.domain.params, len(right.primals) - len(right.optional))
-    made = Function(right.forward, structure, {})
     own = Backward(backward, signature, framework, True)
-    subject = Subject(right.name, made, own, like, right.primals, rule, "", right.formula, dtypes, right=right)
+    subject = replace(of_the_catalogue(right, dtypes), backward=own, rule=rule)
     _known(subject, asked)
     return subject, RulePoints(rule, 4 * asked.max_examples, asked.seed, dtypes)
+
+
+def of_the_catalogue(rule: Rule, dtypes: tuple[torch.dtype, ...]) -> Subject:
+    """Return a rule of the catalogue, or one that is to join it, as the subject that it is itself."""
+    like = tuple(torch.zeros((), dtype=_like(rule, name, dtypes[0])) for name in rule.primals)
+    _, structure = _pytree.tree_flatten(like)
+    signature = Signature(rule.backward, rule.primals, rule.domain.params, len(rule.primals) - len(rule.optional))
+    made = Function(rule.forward, structure, {})
+    own = Backward(rule.backward, signature, "torch", True)
+    return Subject(rule.name, made, own, like, rule.primals, rule, "", rule.formula, dtypes, right=rule)
 
 
 def _like(right: Rule, name: str, dtype: torch.dtype) -> torch.dtype:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ import torch
 from backprop_rules import CATALOGUE, Domain, InputError, rule
 from backprop_rules.evidence.verdict import judge
 from backprop_rules.point import point
-from backprop_rules.properties.objection import OraclesDisagree
-from backprop_rules.verify import verify_rule
+from backprop_rules.properties.finding import Kind
+from backprop_rules.verify import verified, verify_rule
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,7 +60,7 @@ def test_it_is_verified(tmp_path):
 def test_it_is_found_out_if_it_is_wrong(tmp_path):
     done = python(tmp_path, 2, "-c", COMMAND, "verify", "cube", "--examples", "50")
     assert done.returncode == 1
-    assert "cube: the gradient of x is wrong, 1 of 1 elements." in done.stdout
+    assert "what      the gradient of x is wrong, 1 of 1 elements" in done.stdout
     assert "    expected  3.0\n    got       2.0\n" in done.stdout
 
 
@@ -76,7 +77,8 @@ def test_it_is_in_the_parametrisation_of_the_tests(tmp_path):
         "tests/test_properties.py",
     )
     done = python(tmp_path, 3, *words)
-    assert done.stdout.count("[cube]") == done.stdout.count("[matmul]") >= 12, done.stdout + done.stderr
+    counts = [done.stdout.count(f"{name}]") for name in ("cube", "matmul")]
+    assert counts[0] == counts[1] >= 12, done.stdout + done.stderr
 
 
 def declare(**changes):
@@ -161,21 +163,21 @@ def test_a_declaration_that_contradicts_itself_is_refused(case):
 @pytest.mark.parametrize(
     ("definition", "words"),
     [
-        (lambda x: x, "neg: comes with a forward that is not its definition."),
-        (lambda x: x.exp(), "neg: has a definition that raises AttributeError: "),
+        (lambda x: x, "    what      comes with a forward that is not its definition"),
+        (lambda x: x.exp(), "    what      has a definition that raises AttributeError: "),
     ],
 )
 def test_a_right_gradient_of_the_wrong_function_is_found_out(definition, words):
     wrong = dataclasses.replace(CATALOGUE["neg"], definition=definition)
-    assert str(verify_rule(wrong, 50).objection).startswith(words)
+    assert words in verify_rule(wrong, 50).problem
 
 
 def test_a_forward_that_does_not_take_its_domain_is_refused():
     square_only = dataclasses.replace(CATALOGUE["neg"], forward=lambda x: x @ x)
     with pytest.raises(InputError) as refusal:
         verify_rule(square_only, 50)
-    assert str(refusal.value).startswith(
-        "neg: its forward raises RuntimeError for x of shape (), no params, which its domain"
+    assert re.match(
+        r"neg: its forward raises RuntimeError for x of shape \(.*\), no params, which its domain", str(refusal.value)
     )
     assert str(refusal.value).endswith("Change the one or the other.")
 
@@ -185,9 +187,9 @@ def test_a_kink_that_is_not_declared_is_found_out(forgotten):
     # The central difference of the absolute value is 0 at 0, like its convention: relu is to be found out.
     rule = [r for r in CATALOGUE.values() if forgotten in [c.at for c in r.conventions]][-1]
     kept = tuple(c for c in rule.conventions if c.at != forgotten)
-    objection = verify_rule(dataclasses.replace(rule, conventions=kept), 300).objection
-    assert isinstance(objection, OraclesDisagree)
-    assert "every\nkink must be among the conventions" in str(objection)
+    _, report = verified(dataclasses.replace(rule, conventions=kept), 300)
+    assert report.finding.kind is Kind.ORACLES
+    assert "every kink must be among the conventions" in " ".join(str(report).split())
 
 
 ROUNDS = Domain("...", dtypes=(torch.float64,), degree=None)
@@ -201,9 +203,7 @@ def test_a_rule_of_ones_own_is_not_excused_for_computing_in_fewer_bits():
     def detour(grad_y, y, x):
         return (grad_y * torch.exp(x.half())).to(x.dtype)
 
-    assert verify_rule(own(detour, saves=("x",)), 50).objection.kind == (
-        "computes in float16, which is narrower than its arguments"
-    )
+    assert verified(own(detour, saves=("x",)), 50)[1].verdict == "wrong"
 
 
 def test_an_operation_whose_rounding_is_not_known_is_refused_in_words():
@@ -218,8 +218,8 @@ def test_a_definition_that_raises_is_objected_to():
     def broken(x):
         raise ValueError("no such shape")
 
-    objection = verify_rule(own(CATALOGUE["exp"].backward, definition=broken), 20).objection
-    assert "has a definition that raises ValueError: no such shape." in str(objection)
+    problem = verify_rule(own(CATALOGUE["exp"].backward, definition=broken), 20).problem
+    assert "has a definition that raises ValueError: no such shape" in problem
 
 
 def test_a_rule_of_ones_own_is_no_witness_for_itself_where_tensors_are_large():

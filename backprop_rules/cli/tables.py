@@ -3,7 +3,6 @@
 import json
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -15,62 +14,40 @@ from backprop_rules.domain import dtype_name
 from backprop_rules.properties.special_values import Limit
 from backprop_rules.properties.special_values import table as table_of_special_values
 from backprop_rules.rule import Rule
-from backprop_rules.verify import GradientTally, RuleResult
+from backprop_rules.verify import RuleResult
 
-HEADINGS = ("rule", "gradient", "tier", "examples", "oracles that agreed", "time")
+HEADINGS = ("rule", "points", "exact", "proved", "properties", "time")
 
 
 def table(results: Sequence[RuleResult | ReplayResult]) -> Table:
-    """Return the one table: a row for each gradient of each rule, and for each replayed program."""
+    """Return the one table: a row for each rule, and for each replayed program."""
     grid = Table(*HEADINGS, box=None, pad_edge=False, header_style="bold")
-    grid.columns[3].justify = grid.columns[5].justify = "right"
+    for column in (grid.columns[1], grid.columns[2], grid.columns[3], grid.columns[5]):
+        column.justify = "right"
     for result in results:
-        for row in _rows(result):
-            grid.add_row(*row)
+        grid.add_row(*_row(result))
     return grid
 
 
-def _rows(result: RuleResult | ReplayResult) -> Iterable[tuple[str | Text, ...]]:
-    seconds = f"{result.seconds:.2f} s"
+def _row(result: RuleResult | ReplayResult) -> tuple[str | Text, ...]:
+    seconds, wrong = f"{result.seconds:.2f} s", Text("wrong", style="bold red")
     if isinstance(result, ReplayResult):
-        evidence = Text("wrong", style="bold red") if result.problem else "autograd, certified, baseline"
         names = ", ".join(result.program.parameters)
-        yield result.program.name, names, "replay", counted(result.steps, "step"), evidence, seconds
-        return
-    for k, ((primal, tier), tally) in enumerate(result.tallies.items()):
-        evidence = Text("wrong", style="bold red") if result.objection else _evidence(tally)
-        name, time = (result.rule.name, seconds) if k == 0 else ("", "")
-        yield name, primal, tier, str(tally.examples), evidence, time
-
-
-def _evidence(tally: GradientTally) -> str:
-    """Name the oracles that agreed wherever they were asked, and say where one was silent, or torch lay outside."""
-    notes = []
-    for name in tally.agreed | tally.silent | tally.astray:
-        said = [
-            f"{word} at {some[name]}"
-            for word, some in (("silent", tally.silent), ("outside", tally.astray))
-            if some[name]
-        ]
-        notes.append(name.split()[0] + (f" ({', '.join(said)})" if said else ""))
-    if tally.elements:
-        notes.append(f"{tally.proved / tally.elements:.0%} proved")
-    return ", ".join(notes) or "none: shapes alone"
+        said = wrong if result.problem else f"{names}: autograd, certified, baseline"
+        return result.program.name, counted(result.steps, "step"), "", "", said, seconds
+    hold = wrong if result.problem else f"all {len(result.asked)} hold"
+    exact = str(result.exact) if result.rule.domain.degree is not None else "-"
+    return result.rule.name, str(result.points), exact, str(result.proved), hold, seconds
 
 
 def tightness(results: Sequence[RuleResult | ReplayResult]) -> Table:
     """Return how much of the radius the errors took up, by rule and dtype: the largest part seen, and the median."""
-    grid = Table(
-        "rule", "dtype", "points", "largest err / radius", "median", box=None, pad_edge=False, header_style="bold"
-    )
+    heads = ("rule", "dtype", "points", "largest err / radius", "median")
+    grid = Table(*heads, box=None, pad_edge=False, header_style="bold")
     for column in grid.columns[2:]:
         column.justify = "right"
     for result in results:
-        parts: defaultdict[str, list[float]] = defaultdict(list)
-        for tally in result.tallies.values() if isinstance(result, RuleResult) else ():
-            for dtype, used in tally.used.items():
-                parts[dtype_name(dtype)] += used
-        for name, used in parts.items():
+        for name, used in result.used.items() if isinstance(result, RuleResult) else ():
             numbers = (f"{max(used):.3f}", f"{statistics.median(used):.3f}")
             grid.add_row(result.rule.name if isinstance(result, RuleResult) else "", name, str(len(used)), *numbers)
     return grid
@@ -78,13 +55,7 @@ def tightness(results: Sequence[RuleResult | ReplayResult]) -> Table:
 
 def problems(results: Sequence[RuleResult | ReplayResult]) -> list[str]:
     """Return what is wrong, a text each."""
-    found: list[str] = []
-    for result in results:
-        if isinstance(result, ReplayResult):
-            found += [result.problem] if result.problem else []
-        elif result.objection:
-            found.append(str(result.objection))
-    return found
+    return [result.problem for result in results if result.problem]
 
 
 def counted(count: int, what: str) -> str:

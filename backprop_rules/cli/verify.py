@@ -24,6 +24,7 @@ from backprop_rules.cli.app import (
 from backprop_rules.documents import PROGRAMS, Program
 from backprop_rules.documents.replay import ReplayResult, verify_program
 from backprop_rules.errors import unknown
+from backprop_rules.properties.effort import POINTS_OF_A_RULE
 from backprop_rules.properties.special_values import table
 from backprop_rules.rule import Rule, find
 from backprop_rules.subject.devices import devices_here, find_device, find_dtype
@@ -38,7 +39,10 @@ def verify(
             metavar="[RULE]...", help="Rules or programs; all of them, or those of --import, if none is named."
         ),
     ] = None,
-    examples: Annotated[int, typer.Option(min=1, help="Points drawn for each rule.")] = 400,
+    examples: Annotated[int, typer.Option(min=1, help="Points drawn for each rule.")] = POINTS_OF_A_RULE,
+    proofs: Annotated[
+        int | None, typer.Option(min=0, help="Points off the grid that are proved; a sixth of all if not said.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal points.")] = 0,
     dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype; may be repeated.")] = None,
     device: Annotated[
@@ -65,7 +69,7 @@ def verify(
         rules = [rule for rule in rules if set(dtypes) & set(rule.domain.dtypes)]
     torch.set_num_threads(1)  # the tensors are too small for more
     warm_up()
-    verified = verify_rules(rules, examples, seed, dtypes, devices, jobs or os.cpu_count() or 1)
+    verified = verify_rules(rules, examples, seed, dtypes, devices, proofs, jobs or os.cpu_count() or 1)
     replayed = (verify_program(program, baselines) for program in programs)
     results = _followed((verified, replayed), len(rules) + len(programs))
     _conclude(results, seed, tightness)

@@ -15,7 +15,7 @@ from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.bounds import in_float64, of_ordinary_size
 from backprop_rules.point import BackwardRaised, Point
 from backprop_rules.properties.objection import WrongGradient
-from backprop_rules.properties.of_rules import same_bits
+from backprop_rules.properties.same import same_bits
 
 # What an objection itself tells of the mistake, by the beginning of its kind.
 TOLD = {

@@ -24,10 +24,10 @@ from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.verdict import Verdict, judge
 from backprop_rules.point import BackwardRaised
 from backprop_rules.point import Point as RulePoint
+from backprop_rules.rule import Rule
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F64, inexact, running
-from backprop_rules.subject.as_rule import AsRule
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Function, NoPoint
 from backprop_rules.subject.subject import Subject
@@ -73,12 +73,17 @@ class Climbed:
         return next((v for v in self.verdicts if v.primal == leaf), None)
 
 
-def as_rule_point(rule: AsRule, point: Point, dtypes: Sequence[torch.dtype | None]) -> RulePoint:
-    """Return the point for the rule, its leaves in these dtypes."""
-    leaves = tuple(recast(x, dtype) if dtype is not None else x for x, dtype in zip(point.leaves, dtypes, strict=True))
-    there = RulePoint(rule, leaves, point.params, torch.empty(0))
+def as_rule_point(
+    rule: Rule, point: Point, dtypes: Sequence[torch.dtype | None], device: str = "cpu", spacing: float = 0.0
+) -> RulePoint:
+    """Return the call of the rule at a point, its leaves in these dtypes."""
+    leaves = tuple(
+        None if x is None else (recast(x, dtype) if dtype is not None else x).to(device)
+        for x, dtype in zip(point.leaves, dtypes, strict=True)
+    )
+    there = RulePoint(rule, leaves, point.params, torch.empty(0), spacing)
     (g,) = (g for g in point.grads if g is not None)
-    return replace(there, grad_y=recast(g, there.y.dtype))
+    return replace(there, grad_y=recast(g, there.y.dtype).to(device))
 
 
 def climb(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], numbers: int = NUMBERS) -> Climbed:

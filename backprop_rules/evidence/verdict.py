@@ -128,7 +128,7 @@ def _by_proof(point: Point) -> list[Verdict]:
             verdicts.append(
                 Verdict("reverse mode", i, point, witness, enclosure, enclosure.outside(witness), witness=True)
             )
-    return verdicts + _at_conventions(point)
+    return verdicts + at_conventions(point)
 
 
 def _excused(verdict: Verdict, truth: Sequence[arb]) -> Verdict:
@@ -142,7 +142,7 @@ def _excused(verdict: Verdict, truth: Sequence[arb]) -> Verdict:
     return replace(verdict, enclosure=wide, outside=wide.outside(gradient), attainable=strict)
 
 
-def _at_conventions(point: Point) -> list[Verdict]:
+def at_conventions(point: Point) -> list[Verdict]:
     """Return the verdicts of the catalogue's choice on the outputs that stand on a kink, for another rule."""
     reference = point.rule.reference
     if point.rule.backward is reference.backward or not reference.conventions:

@@ -24,8 +24,7 @@ from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.precisions import precise
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.verdict import Verdict
-from backprop_rules.properties.finding import Finding, Kind, Rung, first
-from backprop_rules.properties.smallest import interval
+from backprop_rules.properties.finding import Finding, Kind, Rung, outside
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.subject import Subject
 
@@ -96,22 +95,12 @@ def keeps_its_sums_as_asked(point: Point, verdict: Verdict, dtypes: Sequence[tor
         yield _told(Kind.SUMS, point, replace(verdict, enclosure=held), outside, dtypes)
 
 
-def _told(kind: Kind, point: Point, verdict: Verdict, outside: Tensor, dtypes: Sequence[torch.dtype | None]) -> Finding:
-    gradient, held, where = verdict.gradient, verdict.enclosure, first(outside)
+def _told(kind: Kind, point: Point, verdict: Verdict, mask: Tensor, dtypes: Sequence[torch.dtype | None]) -> Finding:
+    gradient, held = verdict.gradient, verdict.enclosure
     assert gradient is not None and held is not None
-    return Finding(
-        kind,
-        point,
-        verdict.primal,
-        where,
-        interval(held, where, gradient),
-        gradient[where].item(),
-        int(outside.sum()),
-        outside.numel(),
-        (verdict.oracle,),
-        Rung.PROVED if verdict.oracle == PROOF else Rung.ALLOWED,
-        dtype=max((d for d in dtypes if d is not None), key=precision),
-    )
+    rung = Rung.PROVED if verdict.oracle == PROOF else Rung.ALLOWED
+    dtype = max((d for d in dtypes if d is not None), key=precision)
+    return outside(kind, point, verdict.primal, gradient, held, mask, against=(verdict.oracle,), rung=rung, dtype=dtype)
 
 
 def _torchs_own_outside(verdict: Verdict) -> Tensor | None:

@@ -21,10 +21,16 @@ CLIMBS = 2
 CLIMBED = 160
 # Points at which a choice at a kink is looked at output by output, before it is taken for granted.
 CHOICES = 3
+# Points of a rule of the catalogue, half of them on a grid on which nothing rounds.
+POINTS_OF_A_RULE = 100
+# Of the others, those at which its properties are asked in ball arithmetic too.
+PROOFS_OF_A_RULE = 16
 # Proofs that are asked for at points where torch's own gradient is NaN, as the backward's.
 PROOFS = 3
 # Evaluations of a smaller point while a counterexample is made small: the need.
 SHRINKS = 140
+# The same for a property of a rule, whose points are of many axes.
+SHRINKS_OF_A_RULE = 600
 # Calls of torch's functions that all points together may take: the need of all but large weights, whose first points
 # are asked in any case.
 WORK = 20_000

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.evidence.enclosure import Enclosure
 from backprop_rules.strategies.point import Point
 
 
@@ -35,6 +36,7 @@ class Kind(Enum):
     DTYPE = ("has the wrong dtype", Grade.WRONG)
     DEVICE = ("has the wrong device", Grade.WRONG)
     NONE = ("is None", Grade.WRONG)
+    UNASKED = ("is a tensor, though the primal has no gradient, or was not given", Grade.WRONG)
     NO_TENSOR = ("is no tensor", Grade.WRONG)
     RAISES = ("backward raises", Grade.WRONG)
     COUNT = ("backward returns another number of gradients", Grade.WRONG)
@@ -50,6 +52,17 @@ class Kind(Enum):
     ENGINE = ("comes out otherwise through autograd than from its own backward", Grade.WRONG)
     SAVED = ("writes into what it saved", Grade.WRONG)
     ALONE = ("comes out otherwise where no other primal requires a gradient", Grade.WRONG)
+    SIGN = ("does not change sign with the cotangent", Grade.WRONG)
+    LINEAR = ("is not linear in the cotangent", Grade.WRONG)
+    ADJOINT = ("is not the adjoint of the forward-mode derivative", Grade.WRONG)
+    BATCHED = ("is not batched by vmap as by a loop", Grade.WRONG)
+    SECOND = ("has the wrong second derivative", Grade.WRONG)
+    REACHES = ("lets NaN or infinity of grad_y reach what that element of it does not influence", Grade.WRONG)
+    SWALLOWS = ("swallows NaN or infinity of grad_y where that element of it comes in", Grade.WRONG)
+    DEFINITION = ("comes with a forward that is not its definition", Grade.WRONG)
+    NO_DEFINITION = ("has a definition that raises", Grade.WRONG)
+    AT_SPECIAL = ("is wrong at a special value", Grade.WRONG)
+    ORACLES = ("cannot be judged, as two oracles contradict each other", Grade.WRONG)
     SUBGRADIENT = ("is no subgradient: not the mean of the gradients around the tie", Grade.WRONG)
     CHOICE = ("makes another choice at a kink", Grade.CONVENTION)
     NAN_CHOICE = ("makes another choice at a kink: NaN", Grade.CONVENTION)
@@ -80,6 +93,16 @@ class Kind(Enum):
         return self.value[1]
 
 
+LATER = (
+    Kind.SIGN,
+    Kind.LINEAR,
+    Kind.ADJOINT,
+    Kind.BATCHED,
+    Kind.SECOND,
+    Kind.REACHES,
+    Kind.SWALLOWS,
+    Kind.RAISES,
+)
 GRADES = tuple(Grade)
 
 
@@ -105,12 +128,25 @@ class Finding:
     detail: str = ""
     bits: float | None = None
     dtype: torch.dtype | None = field(default=None)  # in which it shows, where that is not every dtype
+    native: bool = False  # whether it shows in the point's own dtypes, which need not be one
+    base: Point | None = None  # the point that it was asked at, where it shows at another
+    again: Any = None  # the question to ask at a smaller point, where it is one of those that a rule is asked
 
     @property
     def where(self) -> str:
         """The element, and how many are wrong, in words."""
         at = f" at [{', '.join(map(str, self.element))}]" if self.element else ""
         return at + (f", {self.wrong} of {self.of} elements" if self.of else "")
+
+    @property
+    def asked_at(self) -> Point:
+        """The point that it was asked at."""
+        return self.base or self.point
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing plainer is to be expected of other points: what is not is often a wrong value as well."""
+        return not self.native or self.kind not in LATER
 
     def is_like(self, other: "Finding") -> bool:
         """Say whether it is the same mistake: of the same kind, in the same gradient."""
@@ -138,3 +174,22 @@ def unequal(
 def first(mask: Tensor) -> tuple[int, ...]:
     """Return the first element that is True."""
     return tuple(int(k) for k in torch.nonzero(mask.cpu())[0]) if bool(mask.any()) else (0,) * mask.ndim
+
+
+def interval(held: Enclosure, element: tuple[int, ...], like: Tensor) -> object:
+    """Return the number that an enclosure holds at an element, or its ends."""
+    lo, hi = held.lo[element], held.hi[element]
+    if like.is_complex():
+        ends = complex(*lo.tolist()), complex(*hi.tolist())
+        return ends[0] if ends[0] == ends[1] else ends
+    one, other = float(lo), float(hi)
+    return one if one == other else (one, other)
+
+
+def outside(
+    kind: Kind, point: Point, leaf: int | None, got: Tensor, held: Enclosure, mask: Tensor, **more: Any
+) -> Finding:
+    """Return the finding that a tensor lies outside of an enclosure, with the first element that does."""
+    where = first(mask)
+    ends, value = interval(held, where, got), got[where].item()
+    return Finding(kind, point, leaf, where, ends, value, int(mask.sum()), mask.numel(), **more)

@@ -55,12 +55,12 @@ def _to_climb(subject: Subject, outcome: Outcome, questions: Questions) -> Itera
         spent += point.size
         if k and spent > effort.CLIMBED:
             break
-        yield point, own_dtypes(subject)
-        if k == 0 and outcome.pair is WIDE and precise(subject, point) != own_dtypes(subject):
+        yield point, own_dtypes(subject, point)
+        if k == 0 and outcome.pair is WIDE and precise(subject, point) != own_dtypes(subject, point):
             yield point, precise(subject, point)
     long = max((p for p in chosen[effort.CLIMBS :] if p.size <= ELEMENTS), key=lambda p: p.size, default=None)
     if long is not None:
-        yield long, own_dtypes(subject)
+        yield long, own_dtypes(subject, long)
 
 
 def _findings(

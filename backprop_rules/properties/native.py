@@ -18,9 +18,9 @@ from backprop_rules.subject.function import Gradients, NoPoint
 from backprop_rules.subject.subject import Subject
 
 
-def own_dtypes(subject: Subject) -> list[torch.dtype | None]:
-    """Return the dtypes of the example's leaves."""
-    return [x.dtype if inexact(x) else None for x in subject.example]
+def own_dtypes(subject: Subject, point: Point) -> list[torch.dtype | None]:
+    """Return the dtypes of the example's leaves, complex where those of the point are."""
+    return [at(own.dtype, x) if inexact(x) else None for own, x in zip(subject.example, point.leaves, strict=True)]
 
 
 def holds_in(
@@ -28,7 +28,7 @@ def holds_in(
 ) -> Iterator[Finding]:
     """Yield what is wrong in these dtypes: the form of a gradient, or that it keeps no digit where torch keeps half."""
     leaves = [
-        recast(x, d).to(device) if d is not None else x.to(device) if isinstance(x, Tensor) else x
+        (recast(x, d) if d is not None else x).to(device) if isinstance(x, Tensor) else x
         for x, d in zip(point.leaves, dtypes, strict=True)
     ]
     function = subject.function.at(point.params)

@@ -1,5 +1,6 @@
 """What is asked of a backward, and what came of asking it."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,9 @@ class Questions:
     devices: tuple[str, ...] = ("cpu",)
     work: int = effort.WORK  # calls that all points together may take
     after: int = effort.AFTER  # points that are still asked after a wrong one
-    extra: tuple[tuple[Kind, Callable[..., Any]], ...] = ()  # what is asked of an autograd.Function as a whole
+    of_rules: bool = False  # what every rule of the catalogue must hold, in the dtypes that its points are drawn in
+    proofs: int = effort.PROOFS_OF_A_RULE  # points off the grid at which that is asked in ball arithmetic too
+    extra: tuple[Callable[..., Any], ...] = ()  # what is asked of an autograd.Function as a whole
 
 
 @dataclass
@@ -40,6 +43,9 @@ class Outcome:
     notes: dict[str, None] = field(default_factory=dict)
     why: str = ""
     points: int = 0
+    exact: int = 0  # of them, those at which nothing rounds, and all was right bit for bit
+    used: dict[str, list[float]] = field(default_factory=dict)  # of the allowance, by dtype, at each point proved
+    asked: Counter[str] = field(default_factory=Counter)  # how often each property of a rule was asked
     empty: bool = True  # whether there were no elements at any of the points
     second: int = 0
     contradicted: list[str] = field(default_factory=list)
@@ -71,8 +77,12 @@ class Outcome:
 
     @property
     def chief(self) -> Finding | None:
-        """The finding to tell of: of the gravest, one where the function is smooth, at the smallest point."""
-        return min(self.of_the_worst(), key=lambda f: (f.kind is Kind.SUBGRADIENT, f.point.size), default=None)
+        """The finding to tell of: of the gravest, a plain one where the function is smooth, at the smallest point."""
+
+        def rank(f: Finding) -> tuple[bool, bool, bool, int]:
+            return not f.plain, f.kind is Kind.SUBGRADIENT, f.point.empty, f.point.size
+
+        return min(self.of_the_worst(), key=rank, default=None)
 
     def of_the_worst(self) -> list[Finding]:
         """Return the findings of the gravest grade."""

@@ -1,7 +1,7 @@
 """A whole function with a backward of its own: an autograd.Function, a custom_vjp, or anything that torch can run."""
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from backprop_rules.errors import InputError
-from backprop_rules.point import Point
-from backprop_rules.properties.finding import Kind
+from backprop_rules.point import Point as Call
+from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.properties.form import same_bits
-from backprop_rules.properties.objection import WrongGradient
+from backprop_rules.properties.same import found
 from backprop_rules.rule import Gradients
+from backprop_rules.strategies.of_rules import widened
 from backprop_rules.subject.frameworks.carried import vjp_of_custom
 
 Function = Callable[..., Any]
+Question = Callable[[Call], Iterator[Finding]]
 
 
 def own_backward(function: Any, framework: str) -> Function:
@@ -41,79 +43,81 @@ def own_backward(function: Any, framework: str) -> Function:
     return backward
 
 
-def of_the_function(function: Any) -> tuple[tuple[Kind, Callable[[Point], None]], ...]:
-    """Return what is asked of the function beside its backward, each with what it finds if it does not hold."""
-    asked = {Kind.FUNCTION: computes_the_function, Kind.ENGINE: gives_the_same_through_autograd}
+def of_the_function(function: Any) -> tuple[Question, ...]:
+    """Return what is asked of the function beside its backward."""
+    asked = [computes_the_function, gives_the_same_through_autograd]
     if _is_autograd_function(function):
-        asked |= {Kind.SAVED: leaves_what_it_saved_alone, Kind.ALONE: does_without_the_gradients_not_asked_for}
-    return tuple((kind, partial(holds, function)) for kind, holds in asked.items())
+        asked += [leaves_what_it_saved_alone, does_without_the_gradients_not_asked_for]
+    return tuple(partial(holds, function) for holds in asked)
 
 
-def computes_the_function(function: Any, point: Point) -> None:
+def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
     """The output of its forward is the function, but for rounding."""
-    y, _ = _run(function, point.primals, point.params)
-    if y.shape != point.y.shape or y.dtype != point.y.dtype:
-        expected, got = ((tuple(t.shape), t.dtype) for t in (point.y, y))
-        raise WrongGradient(point, "has a forward of another shape or dtype", expected=expected, got=got)
     from backprop_rules.evidence.allowance.bounds import bounds
 
-    radius = bounds(point, evaluations=2).y.to(y.device)
+    y, _ = _run(function, call.primals, call.params)
+    if y.shape != call.y.shape or y.dtype != call.y.dtype:
+        expected, got = ((tuple(t.shape), t.dtype) for t in (call.y, y))
+        yield found(Kind.FUNCTION, call, expected=expected, got=got)
+        return
+    radius = bounds(call, evaluations=2).y.to(y.device)
     wide = torch.complex128 if y.is_complex() else torch.float64
-    apart = (y.detach().to(wide) - point.y.to(wide)).abs() > radius
-    if apart.any():
-        raise WrongGradient.unequal(point, "has a forward that computes another function", None, point.y, y, apart)
+    apart = (y.detach().to(wide) - call.y.to(wide)).abs() > radius
+    if bool(apart.any()):
+        yield unequal(Kind.FUNCTION, widened(call), None, call.y, y, apart)
 
 
-def gives_the_same_through_autograd(function: Any, point: Point) -> None:
+def gives_the_same_through_autograd(function: Any, call: Call) -> Iterator[Finding]:
     """The gradients through autograd are the same bits as those of its own backward."""
-    y, leaves = _run(function, point.primals, point.params)
+    y, leaves = _run(function, call.primals, call.params)
     try:
-        found = _by_engine(y, leaves, point.grad_y)
+        through = _by_engine(y, leaves, call.grad_y)
     except RuntimeError as error:
-        raise WrongGradient(point, "raises through autograd", where=f": {str(error).splitlines()[0]}") from error
-    for i in point.given:
-        direct, engine = point.gradients[i], found[i]
+        yield found(Kind.ENGINE, call, detail=f": {str(error).splitlines()[0]}")
+        return
+    for i in call.given:
+        direct, engine = call.gradients[i], through[i]
         if engine is not None and not same_bits(direct, engine):
-            expected, got = (None if t is None else t.tolist() for t in (direct, engine))
-            kind = "comes out otherwise through autograd than from its own backward"
-            raise WrongGradient(point, kind, i, expected=expected, got=got)
+            yield _apart(Kind.ENGINE, call, i, direct, engine)
 
 
-def leaves_what_it_saved_alone(function: Any, point: Point) -> None:
+def _apart(kind: Kind, call: Call, i: int, wanted: Tensor | None, got: Tensor | None) -> Finding:
+    expected, found_ = (None if t is None else t.tolist() for t in (wanted, got))
+    return found(kind, call, i, expected=expected, got=found_)
+
+
+def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
     """A second backward of one forward gives the same, and none writes into y."""
-    y, leaves = _run(function, point.primals, point.params)
+    y, leaves = _run(function, call.primals, call.params)
     before = y.detach().clone()
-    first: Gradients = tuple(None for _ in point.primals)
+    first: Gradients = tuple(None for _ in call.primals)
     second = first
     try:
-        found = _by_engine(y, leaves, point.grad_y, keep=True)
-        first = tuple(None if g is None else g.clone() for g in found)  # which the second may write into
-        second = _by_engine(y, leaves, point.grad_y, keep=True)
+        once_more = _by_engine(y, leaves, call.grad_y, keep=True)
+        first = tuple(None if g is None else g.clone() for g in once_more)  # which the second may write into
+        second = _by_engine(y, leaves, call.grad_y, keep=True)
     except RuntimeError as error:
         if "modified by an inplace operation" not in str(error):
             return  # a backward that frees what it saved can be called once
     if not same_bits(before, y.detach()):
-        kind = "writes into what it saved: the output of forward"
-        raise WrongGradient.unequal(point, kind, None, before, y.detach(), before != y.detach())
-    for i in point.given:
+        yield unequal(Kind.SAVED, widened(call), None, before, y.detach(), before != y.detach())
+        return
+    for i in call.given:
         once, twice = first[i], second[i]
         if once is not None and twice is not None and not same_bits(once, twice):
-            kind = "writes into what it saved: a second backward gives another gradient"
-            raise WrongGradient.unequal(point, kind, i, once, twice, once != twice)
+            yield unequal(Kind.SAVED, widened(call), i, once, twice, once != twice)
 
 
-def does_without_the_gradients_not_asked_for(function: Any, point: Point) -> None:
+def does_without_the_gradients_not_asked_for(function: Any, call: Call) -> Iterator[Finding]:
     """Each gradient is the same where no other primal requires one."""
-    for i in point.given if len(point.given) > 1 else ():
-        frozen = {k for k in point.given if k != i}
-        y, leaves = _run(function, point.primals, point.params, frozen)
+    for i in call.given if len(call.given) > 1 else ():
+        frozen = {k for k in call.given if k != i}
+        y, leaves = _run(function, call.primals, call.params, frozen)
         if not y.requires_grad:
             continue
-        alone, direct = _by_engine(y, leaves, point.grad_y)[i], point.gradients[i]
+        alone, direct = _by_engine(y, leaves, call.grad_y)[i], call.gradients[i]
         if direct is not None and not same_bits(direct, alone):
-            expected, got = (None if t is None else t.tolist() for t in (direct, alone))
-            kind = "comes out otherwise where no other primal requires a gradient"
-            raise WrongGradient(point, kind, i, expected=expected, got=got)
+            yield _apart(Kind.ALONE, call, i, direct, alone)
 
 
 def _run(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,32 +14,52 @@ from backprop_rules.evidence.precisions import precise
 from backprop_rules.evidence.witnesses import fits, witnessed
 from backprop_rules.properties import effort, form
 from backprop_rules.properties.agreement import TORCH, loses_digits
-from backprop_rules.properties.finding import Finding, Kind, Rung, first, unequal
+from backprop_rules.properties.finding import Finding, Kind, Rung, first, interval, unequal
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.shrink import of_fewer_axes, plainer, simplicity, smaller
+from backprop_rules.strategies.shrink_rules import on_the_grid, smaller_of_a_rule, without_an_axis
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
+Steps = Callable[[Point], Iterator[Point]]
 Again = Callable[[Point], Finding | None]
 FORMS = (Kind.SHAPE, Kind.DTYPE, Kind.DEVICE, Kind.NONE, Kind.NO_TENSOR, Kind.RAISES, Kind.COUNT)
 
 
 def smallest(subject: Subject, pair: Pair, finding: Finding) -> Finding:
     """Return the same finding at a point that no step in sight makes smaller: what was found is never lost."""
+    of_the_catalogue = subject.right is not None and subject.right is subject.rule
+    if of_the_catalogue and finding.point.dtypes:
+        from backprop_rules.properties.of_rules import AGAIN
+
+        question = AGAIN.get(finding.kind, finding.again)
+        if question is not None:
+            return _smallest_of_a_rule(subject, replace(finding, again=question))
     low = finding.kind is Kind.INACCURATE and finding.dtype is pair.low
     if (finding.dtype is not None and not low) or finding.kind not in (*FORMS, Kind.VALUE, Kind.INACCURATE):
         return finding
     if finding.leaf is None and finding.kind not in FORMS:
         return finding
     again = _again(subject, pair, finding)
-    best, left, start = finding, effort.SHRINKS, subject.work
     if again(finding.point) is None:
+        if of_the_catalogue and finding.point.dtypes and finding.kind is Kind.VALUE:
+            from backprop_rules.properties.derivative import agrees_with_every_oracle
+
+            wide = replace(finding.point, dtypes=tuple(precise(subject, finding.point)))
+            return _smallest_of_a_rule(subject, replace(finding, point=wide, again=agrees_with_every_oracle))
         return finding  # it was seen by a closer look than is taken at each step here
-    for steps in (_smaller_of(subject), plainer):
+    left = effort.SHRINKS_OF_A_RULE if of_the_catalogue else effort.SHRINKS
+    return _of_the_layout(_shrunk(subject, finding, again, (_smaller_of(subject), plainer), left), again)
+
+
+def _shrunk(subject: Subject, finding: Finding, again: Again, ways: Iterable[Steps], left: int) -> Finding:
+    """Return the finding at a point that no step makes simpler, as far as the effort goes."""
+    best, start = finding, subject.work
+    for steps in ways:
         found = True
         while found and left > 0:
-            found, simple = False, simplicity(best.point)
-            for point in steps(best.point):
+            found, simple = False, simplicity(best.asked_at)
+            for point in steps(best.asked_at):
                 if simplicity(point) >= simple:
                     continue
                 left = left - 1 if subject.work - start < effort.SHRINKING else 0
@@ -48,7 +69,30 @@ def smallest(subject: Subject, pair: Pair, finding: Finding) -> Finding:
                 if other is not None:
                     best, found = other, True
                     break
-    return _of_the_layout(best, again)
+    return best
+
+
+def _smallest_of_a_rule(subject: Subject, finding: Finding) -> Finding:
+    """Return what a property of rules found at a smaller point of the rule's domain, in the same dtypes."""
+    from backprop_rules.evidence.climb import as_rule_point
+    from backprop_rules.properties.of_rules import asked
+
+    rule, drawn = subject.rule, finding.asked_at
+    assert rule is not None
+
+    def again(point: Point) -> Finding | None:
+        if not on_the_grid(rule, point, drawn) or (point.empty and not drawn.empty):
+            return None
+        try:
+            call = as_rule_point(rule, point, point.dtypes, spacing=point.spacing)
+        except (RuntimeError, ValueError, IndexError):
+            return None  # forward does not take it
+        if call.y.shape != call.grad_y.shape:
+            return None
+        return next((f for f in asked(finding.again, call) if f.is_like(finding)), None)
+
+    smaller = partial(_smaller_of_the_rule, subject)
+    return _shrunk(subject, finding, again, (smaller, plainer), effort.SHRINKS_OF_A_RULE)
 
 
 def _of_the_layout(finding: Finding, again: Again) -> Finding:
@@ -67,6 +111,9 @@ def _of_the_layout(finding: Finding, again: Again) -> Finding:
 
 def _smaller_of(subject: Subject) -> Callable[[Point], Iterator[Point]]:
     def steps(point: Point) -> Iterator[Point]:
+        if subject.right is not None and subject.right is subject.rule:
+            yield from _smaller_of_the_rule(subject, point)
+            return
         if subject.right is not None and subject.rule is not None:  # whose domain has arrays of fewer axes too
             yield from (
                 p for p in of_fewer_axes(subject.function, point)
@@ -75,6 +122,13 @@ def _smaller_of(subject: Subject) -> Callable[[Point], Iterator[Point]]:
         yield from smaller(subject.function, point, subject.constants)
 
     return steps
+
+
+def _smaller_of_the_rule(subject: Subject, point: Point) -> Iterator[Point]:
+    rule = subject.rule
+    assert rule is not None
+    yield from without_an_axis(rule, subject.function, point)
+    yield from smaller_of_a_rule(rule, subject.function, point)
 
 
 def _again(subject: Subject, pair: Pair, finding: Finding) -> Again:
@@ -187,13 +241,3 @@ def _torch_agrees(subject: Subject, finding: Finding, held: Enclosure) -> str:
     if theirs is None or held.outside(theirs) is None:
         return "torch's own gradient agrees"
     return "torch's own gradient lies outside too"
-
-
-def interval(held: Enclosure, element: tuple[int, ...], like: Tensor) -> object:
-    """Return the number that an enclosure holds at an element, or its ends."""
-    lo, hi = held.lo[element], held.hi[element]
-    if like.is_complex():
-        ends = complex(*lo.tolist()), complex(*hi.tolist())
-        return ends[0] if ends[0] == ends[1] else ends
-    one, other = float(lo), float(hi)
-    return one if one == other else (one, other)

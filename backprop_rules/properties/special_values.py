@@ -24,7 +24,8 @@ from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
 from backprop_rules.point import Point
-from backprop_rules.properties.objection import WrongGradient
+from backprop_rules.properties.finding import Finding, Kind
+from backprop_rules.properties.same import found
 from backprop_rules.rule import Rule
 
 VALUES = (0.0, -0.0, math.inf, -math.inf, math.nan)
@@ -85,20 +86,17 @@ def table(rule: Rule) -> tuple[Special, ...]:
     return tuple(row for point in _ordinary(rule) for row in (*_of_primals(point), *_of_cotangent(point)))
 
 
-def check(rule: Rule) -> None:
-    """Raise WrongGradient at the first special value where the rule's gradient is not what it must be.
+def wrong(rule: Rule) -> Iterator[Finding]:
+    """Yield that at a special value the rule's gradient is not what it must be: the first.
 
     A choice must be the one that the catalogue's rule of that name makes.
     """
     for row, answer in zip(table(rule), table(rule.reference), strict=True):
         if not row.right or (row.chosen and not _same(row.gradient, answer.gradient)):
-            raise WrongGradient(
-                row.point,
-                f"is wrong where {row.at} is {row.value}",
-                row.primal,
-                expected=answer.gradient if row.chosen else row.limit,
-                got=row.gradient,
-            )
+            expected = answer.gradient if row.chosen else row.limit
+            words = f": where {row.at} is {row.value}"
+            yield found(Kind.AT_SPECIAL, row.point, row.primal, expected=expected, got=row.gradient, detail=words)
+            return
 
 
 def _same(a: float, b: float) -> bool:
@@ -192,14 +190,14 @@ def _limit(point: Point, j: int, ball: arb, value: float, runs: Sequence[float |
 def _run_to(point: Point, k: int, value: float, exponents: tuple[int, int]) -> list[float | None]:
     """Return the first element of each gradient far along the way to the special value, None where it still moves."""
     sign = math.copysign(1.0, value)
-    found = []
+    there = []
     for exponent in exponents:
         values = _values(point)
         values[k][0] = arb(sign) * arb(2) ** (exponent if math.isinf(value) else -exponent)
         balls = certified.gradients_at(point, values, point.grad_y.flatten().tolist())
         narrow = (some[0].is_finite() and certified.width(some[0], torch.float64) <= 1 for some in balls)
-        found.append([float(some[0]) if known else math.nan for some, known in zip(balls, narrow, strict=True)])
-    return [a if a == b else None for a, b in zip(*found, strict=True)]
+        there.append([float(some[0]) if known else math.nan for some, known in zip(balls, narrow, strict=True)])
+    return [a if a == b else None for a, b in zip(*there, strict=True)]
 
 
 def _values(point: Point) -> list[list[Any]]:

@@ -11,7 +11,7 @@ from backprop_rules.errors import InputError, of_ours
 from backprop_rules.evidence.differences import second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair
 from backprop_rules.evidence.jumps import jumps
-from backprop_rules.evidence.precisions import in_precision
+from backprop_rules.evidence.precisions import in_precision, precise
 from backprop_rules.properties import effort, form, special
 from backprop_rules.properties.agreement import SETTLED, ComputesNarrower, Judged, agrees
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
@@ -19,7 +19,8 @@ from backprop_rules.properties.ladder import climb_with_what_passed
 from backprop_rules.properties.native import holds_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.smallest import confirmed
-from backprop_rules.strategies.point import TORN_APART, Point
+from backprop_rules.strategies.grid import divides
+from backprop_rules.strategies.point import EVERY_BIT, TORN_APART, Point
 from backprop_rules.subject.ambient import F64, SEED, running
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
@@ -27,7 +28,7 @@ from backprop_rules.subject.subject import Subject
 
 HIDDEN = "forward hides a dependence from autograd, as by .item(), .data, detach() or no_grad, that differences see"
 # After these other points are asked still, to name the mistake.
-GOES_ON = (Kind.VALUE, Kind.SHAPE, Kind.SUBGRADIENT)
+GOES_ON = (Kind.VALUE, Kind.SHAPE, Kind.DTYPE, Kind.SUBGRADIENT)
 
 
 class Trial:
@@ -35,7 +36,7 @@ class Trial:
 
     def __init__(self, subject: Subject, points: Iterable[Point], questions: Questions) -> None:
         self.subject, self.points, self.questions = subject, points, questions
-        self.outcome, self._proofs = Outcome(), effort.PROOFS
+        self.outcome, self._proofs, self._proofs_of_a_rule = Outcome(), effort.PROOFS, questions.proofs
 
     def run(self, pair: Pair = WIDE) -> Outcome:
         """Return what came of all points; an interrupt ends the loop with what was found so far."""
@@ -80,22 +81,36 @@ class Trial:
                 from backprop_rules.properties.functions import of_the_function
 
                 outcome.findings += list(of_the_function(self.subject, point, self.questions.extra))
+        if self.questions.of_rules and not outcome.is_wrong and self.subject.rule is not None:
+            from backprop_rules.properties import special_values
+
+            outcome.findings += list(special_values.wrong(self.subject.rule))
         if not outcome.is_wrong:
             climb_with_what_passed(self.subject, outcome, self.questions)
 
     def _natives(self, plain: Sequence[Point]) -> Iterator[tuple[Point, list[torch.dtype | None], str]]:
         """Yield the points, the dtypes and the devices to ask the form and the digits of."""
         outcome = self.outcome
+        if self.questions.of_rules:  # whose points are asked in their own dtypes, one by one
+            for point in plain[: effort.DRAWN]:
+                for device in self.questions.devices:
+                    if device != "cpu":
+                        yield point, list(point.dtypes), device
+            return
         for point in plain[: 1 if self.subject.heavy else 2]:
-            yield point, own_dtypes(self.subject), "cpu"
+            yield point, own_dtypes(self.subject, point), "cpu"
             for dtype in self.subject.dtypes:
-                yield point, in_precision(point, dtype) if not dtype.is_complex else own_dtypes(self.subject), "cpu"
+                yield (
+                    point,
+                    in_precision(point, dtype) if not dtype.is_complex else own_dtypes(self.subject, point),
+                    "cpu",
+                )
         for point in [p for p in outcome.passed if p.dtypes][: effort.DRAWN]:
             yield point, list(point.dtypes), "cpu"
         for point in plain[:1]:
             for device in self.questions.devices:
                 if device != "cpu":
-                    yield point, own_dtypes(self.subject), device
+                    yield point, own_dtypes(self.subject, point), device
 
     def _specials(self, evidence: Evidence) -> None:
         if self.questions.convention == "torch":
@@ -108,13 +123,17 @@ class Trial:
         for point in self.points:
             if left < 0 or (self.subject.work - start > self.questions.work and outcome.points >= effort.LEAST):
                 break
-            if self._at(point) and outcome.is_wrong:
-                left = left - 1 if all(f.kind in GOES_ON for f in outcome.of_the_worst()) else -1
+            if self._at(point) and outcome.is_wrong and not all(f.point.empty for f in outcome.of_the_worst()):
+                left = left - 1 if all(f.kind in GOES_ON or f.native for f in outcome.of_the_worst()) else -1
 
     def _at(self, point: Point) -> bool:
         """Ask everything at a point; say whether it is one."""
         outcome = self.outcome
-        evidence = Evidence(self.subject, point, outcome.pair)
+        if point.kind == EVERY_BIT:
+            outcome.points += 1
+            outcome.findings += list(self._of_the_rule(point))
+            return True
+        evidence = Evidence(self.subject, self._off_its_kinks(point), outcome.pair)
         try:
             _ = evidence.run
         except NoPoint as error:
@@ -122,6 +141,8 @@ class Trial:
             return False
         judged: dict[int, Judged] = {}
         found = list(self.ask(evidence, judged))
+        if self.questions.of_rules and all(f.kind.grade is Grade.NOTE for f in found):
+            found += list(self._of_the_rule(point))
         outcome.points += 1
         outcome.empty = outcome.empty and point.empty
         outcome.custom = outcome.custom or evidence.run.custom
@@ -156,6 +177,47 @@ class Trial:
                 judged[i].sides_with_it = judged[i].sides_with_it or finding.kind is Kind.TORCH
                 yield from self._graded(evidence, finding)
 
+    def _off_its_kinks(self, point: Point) -> Point:
+        """Return the point of a rule with no cotangent where it declares a choice: the grid holds it to that."""
+        rule = self.subject.rule
+        if not self.questions.of_rules or rule is None or not rule.conventions:
+            return point
+        from backprop_rules.evidence.climb import as_rule_point
+        from backprop_rules.evidence.oracles.oracle import at_kinks
+
+        wide = as_rule_point(rule, point, precise(self.subject, point))
+        there = at_kinks(wide, rule.conventions)
+        if point.dtypes:  # what a narrower dtype makes of a bound may be a kink as well
+            there = there | at_kinks(as_rule_point(rule, point, point.dtypes), rule.conventions)
+        (g,) = point.grads
+        return point if g is None or not bool(there.any()) else replace(point, grads=(torch.where(there, 0, g),))
+
+    def _of_the_rule(self, point: Point) -> Iterator[Finding]:
+        """Ask what every rule must hold, in the point's own dtypes, until something fails."""
+        from backprop_rules.evidence.climb import as_rule_point
+        from backprop_rules.properties.of_rules import PROOFS, PROPERTIES, asked, proved, used_of_the_allowance
+
+        rule, exact = self.subject.rule, bool(point.spacing)
+        assert rule is not None
+        for device in self.questions.devices:
+            if device == "meta" or (device != "cpu" and exact and divides(point.spacing)):
+                continue
+            call = as_rule_point(rule, point, point.dtypes, device, point.spacing)
+            costly = exact or self._proofs_of_a_rule > 0
+            for holds in PROPERTIES:
+                if costly or holds not in PROOFS:
+                    self.outcome.asked[holds.__name__] += 1
+                    found = asked(holds, call)
+                    yield from found
+                    if found:
+                        return
+            self.outcome.exact += exact
+            if costly and not exact:
+                self._proofs_of_a_rule -= 1
+                self.outcome.rungs[Rung.PROVED] += proved(call)
+                for dtype, used in used_of_the_allowance(call):
+                    self.outcome.used.setdefault(dtype, []).append(used)
+
     def _once(self, evidence: Evidence) -> Iterator[Finding]:
         """Ask once whether forward is a function, and whether the backward writes into what it is given."""
         function, point = evidence.function, evidence.point
@@ -169,7 +231,8 @@ class Trial:
 
     def _formed(self, evidence: Evidence) -> Iterator[Finding]:
         dtypes = form.own_dtypes(evidence, evidence.pair.high)
-        if evidence.pair is WIDE and not self.subject.in_float64 and form.is_only_narrower(evidence, dtypes):
+        narrower = not self.questions.of_rules and evidence.pair is WIDE and not self.subject.in_float64
+        if narrower and form.is_only_narrower(evidence, dtypes):
             raise ComputesNarrower(evidence.point)  # a kernel of float32: its own dtypes are asked for later
         for found in form.has_the_form_of_its_primal(evidence.point, evidence.user, evidence.gradients_here, dtypes):
             if found.kind is Kind.SHAPE and evidence.point.where == TORN_APART:
@@ -235,12 +298,29 @@ class Trial:
         if off and finding.kind in (Kind.VALUE, Kind.SUBGRADIENT, Kind.CHOICE) and finding.detail != SETTLED:
             yield replace(finding, kind=Kind.TORCH, detail="as at another point")
             return
+        if finding.kind is Kind.CHOICE and self._proof_sides_with(evidence, finding):
+            yield replace(finding, kind=Kind.TORCH, detail="proved in ball arithmetic")
+            return
         if finding.kind is Kind.VALUE and finding.detail != SETTLED and evidence.pair is WIDE:
             settled = [f for f in self.outcome.findings if f.is_like(finding)]
             if not settled and confirmed(self.subject, finding) is None:
                 yield replace(finding, kind=Kind.TORCH, detail="proved in ball arithmetic")
                 return
         yield finding
+
+    def _proof_sides_with(self, evidence: Evidence, finding: Finding) -> bool:
+        """Say whether a proof holds the backward's gradient and not torch's: at a kink it holds both."""
+        rule, point, i = self.subject.rule, evidence.point, finding.leaf
+        if rule is None or i is None or self._proofs <= 0:
+            return False
+        from backprop_rules.evidence.climb import climb
+
+        self._proofs -= 1
+        climbed = climb(rule, point, precise(self.subject, point))
+        said, theirs = climbed.of(i), evidence.gradients_here[i]
+        if said is None or said.enclosure is None or theirs is None or not (climbed.proved and said.agrees):
+            return False
+        return said.enclosure.outside(theirs) is not None
 
     def _count(self, evidence: Evidence, judged: dict[int, Judged], found: Sequence[Finding]) -> None:
         """Count a point for the verdict: of ordinary values, with every gradient spoken of."""

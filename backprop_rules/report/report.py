@@ -3,7 +3,7 @@
 import html
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,12 @@ SAID = {
     "convention": "another convention: a valid choice at a kink, but not the one asked for",
     "inconclusive": "inconclusive",
 }
+CONTRADICTED = (
+    "not the backward is at fault here, but one of the oracles, or what the rule declares: on the grid, forward must "
+    "be a polynomial of the degree and power that the domain states and must not round, and every kink must be among "
+    "the conventions; off the grid, definition must be the same function. If all that holds, then the checker is "
+    "wrong: please report it"
+)
 RUNGS = {Rung.WITNESSED: "witnessed", Rung.ALLOWED: "within the allowance", Rung.PROVED: "proved"}
 
 
@@ -76,7 +82,7 @@ class Report:
     def counterexample(self) -> str:
         """The smallest counterexample as Python code, without the call of the backward; nothing if there is none."""
         found = self.finding
-        return "" if found is None else "\n".join(code_of(self.subject, found.point, found.dtype)[:-1])
+        return "" if found is None else "\n".join(code_of(self.subject, found)[:-1])
 
     def error(self) -> "CheckFailed":
         """Return the exception whose text is this report."""
@@ -87,7 +93,7 @@ class Report:
         if self.finding is not None:
             lines += self._what(self.finding)
             lines += ["The smallest counterexample found:"]
-            lines += [f"    {line}" for line in code_of(self.subject, self.finding.point, self.finding.dtype)]
+            lines += [f"    {line}" for line in code_of(self.subject, self.finding)]
         else:
             if self.verdict == "inconclusive":
                 lines += [f"    why       {self.why}"]
@@ -108,13 +114,18 @@ class Report:
         if finding.against:
             rows += [("against", ", ".join(finding.against))]
         rows += [("right", self.right)] if self.right else []
-        rows += [("likely", self.mistake.words if self.mistake else "not recognised")]
+        rows += [("likely", self._likely(finding))]
         if self.verdict == "convention":
             rows += [("choice", f"JAX {self.twin} makes the same")] if self.twin else []
             rows += [("accept", "convention='any subgradient' (--convention any-subgradient) allows any valid choice")]
         rows += [("replay", self.replay)] if self.replay else []
         rows += [("note", note) for note in self.notes]
         return [f"    {name:9} {text}" for name, text in rows]
+
+    def _likely(self, finding: Finding) -> str:
+        if finding.kind is Kind.ORACLES:
+            return CONTRADICTED
+        return self.mistake.words if self.mistake else "not recognised"
 
     def _how_much(self) -> str:
         dtypes = ", ".join(map(dtype_name, self.dtypes)) or "no dtype"
@@ -155,7 +166,7 @@ class Report:
                 "expected": None if finding.expected is None else said(finding.expected),
                 "got": None if finding.got is None else said(finding.got),
                 "against": list(finding.against),
-                "counterexample": "\n".join(code_of(self.subject, finding.point, finding.dtype)),
+                "counterexample": "\n".join(code_of(self.subject, finding)),
             }
         return found
 
@@ -297,7 +308,7 @@ def _right(subject: Subject, outcome: Outcome, shown: Finding | None) -> str:
 
 
 def _told(finding: Finding) -> str:
-    if finding.kind in (Kind.RAISES, Kind.COUNT, Kind.WRITES):
+    if finding.kind in (Kind.RAISES, Kind.COUNT, Kind.WRITES) or finding.native:
         return finding.detail
     if finding.kind is Kind.VALUE and finding.leaf is None:
         return f": {finding.detail}"
@@ -320,28 +331,41 @@ def said(value: Any) -> str:
     return str(value)
 
 
-def code_of(subject: Subject, point: Point, dtype: torch.dtype | None) -> list[str]:
-    """Return Python code that makes the point, and calls the backward there."""
-    shown = dtype or max(subject.dtypes, key=precision)
+def code_of(subject: Subject, finding: Finding) -> list[str]:
+    """Return Python code that makes the point of a finding, and calls the backward there."""
+    point, shown = finding.point, finding.dtype or max(subject.dtypes, key=precision)
     if point.size > SHOWN:
         return [
             f"{shapes_of(subject.names, point.leaves)}: {point.made}, in {dtype_name(shown)} ({point.size} elements)"
         ]
-    made = [(name, _code(x, shown)) for name, x in zip(subject.names, point.leaves, strict=True)]
-    grads = ["None" if g is None else _code(g, shown) for g in point.grads]
+    leaves, grads = _tensors(subject, finding, shown)
+    made = [(name, _code(x)) for name, x in zip(subject.names, leaves, strict=True)]
     made += [(name, repr(value)) for name, value in point.params.items()]
-    grad_y = grads[0] if subject.backward.single else f"({', '.join(grads)},)"
+    codes = list(map(_code, grads))
+    grad_y = codes[0] if subject.backward.single else f"({', '.join(codes)},)"
     lines = [f"{_identifier(name)} = {value}" for name, value in [*made, ("grad_y", grad_y)]]
     laid_out = any("layout." in line for line in lines)
     head = ["import torch", *["from backprop_rules import layout"] * laid_out]
     return [*head, *lines, _call(subject, point)]
 
 
-def _code(x: Any, dtype: torch.dtype) -> str:
-    if not isinstance(x, Tensor):
-        return "None"
-    real = dtype.to_real() if dtype.is_complex else dtype
-    return layout.code(recast(x, at(real, x)) if inexact(x) and x.device.type != "meta" else x)
+def _tensors(subject: Subject, finding: Finding, shown: torch.dtype) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return the primals and cotangents in the dtype that is shown, or in their own, where it shows in these."""
+    point, real = finding.point, shown.to_real() if shown.is_complex else shown
+    if finding.native and subject.rule is not None:
+        from backprop_rules.evidence.climb import as_rule_point
+
+        call = as_rule_point(subject.rule, point, point.dtypes)
+        return call.primals, (call.grad_y,)
+
+    def in_it(x: Any) -> Any:
+        return recast(x, at(real, x)) if inexact(x) and x.device.type != "meta" else x
+
+    return [in_it(x) for x in point.leaves], [in_it(g) for g in point.grads]
+
+
+def _code(x: Any) -> str:
+    return layout.code(x) if isinstance(x, Tensor) else "None"
 
 
 def _identifier(name: str) -> str:
@@ -376,7 +400,8 @@ def _ulps(finding: Finding, subject: Subject) -> str:
     ends = expected if isinstance(expected, tuple) else (expected,)
     if not isinstance(got, float) or not all(isinstance(e, float) and math.isfinite(e) for e in (*ends, got)):
         return ""
-    dtype = finding.dtype or max(subject.dtypes, key=precision)
+    own = finding.point.dtypes[finding.leaf] if finding.native and finding.leaf is not None else finding.dtype
+    dtype = own or max(subject.dtypes, key=precision)
     info = torch.finfo(dtype)
     nearest = min(ends, key=lambda end: abs(got - end))
     unit = max(2.0 ** (math.frexp(nearest)[1] - precision(dtype)), info.smallest_normal * info.eps)

@@ -72,6 +72,11 @@ def odd_part(n: int) -> int:
     return n // (n & -n) if n else 1
 
 
+def divides(spacing: float) -> bool:
+    """Say whether the grid of this spacing is for a rule that divides by another number than a power of two."""
+    return odd_part(Fraction(spacing).numerator) > 1
+
+
 @dataclass(frozen=True)
 class Room:
     """How wide the grid may be for a call: `product` bounds the product of `degree` sizes, `limit` each primal's."""

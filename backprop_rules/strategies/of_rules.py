@@ -1,75 +1,83 @@
 """Points of a rule: its domain says which shapes, params and values there are, and Hypothesis draws among them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_rules.domain import precision
-from backprop_rules.point import Point as RulePoint
+from backprop_rules.point import Point as Call
 from backprop_rules.rule import Rule
-from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.point import EVERY_BIT, Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact
 
 
 @dataclass(frozen=True, eq=False)
 class RulePoints:
-    """The points of a rule's domain, in some dtypes: values of any magnitude, and others on a grid, with ties."""
+    """The points of a rule's domain, in some dtypes: values of any magnitude, and others on a grid, with ties.
+
+    With `every_bit` they are those that were drawn, in their own dtypes; without it float32 holds their values.
+    """
 
     rule: Rule
     count: int
     seed: int
     dtypes: tuple[torch.dtype, ...]
+    every_bit: bool = False
+    sides: tuple[int, ...] = ()  # of the axes, where they are not the usual ones
 
     def __iter__(self) -> Iterator[Point]:
         """Yield the points: their values in float64, and the dtypes that they were drawn in."""
-        for p in _drawn(self.rule, self.count, self.seed, dtypes_to_draw(self.dtypes, self.rule.domain.dtypes)):
-            found = _widened(p, self.dtypes)
-            if found is not None:
-                yield found
+        if self.every_bit:
+            yield from map(widened, _drawn(self.rule, self.count, self.seed, self.dtypes, self.sides))
+            return
+        among = dtypes_to_draw(self.dtypes, self.rule.domain.dtypes)
+        for call in _drawn(self.rule, self.count, self.seed, among, self.sides):
+            found = widened(_narrowed(call))
+            if found.kind != EVERY_BIT:
+                known = all(d is None or d in self.dtypes for d in found.dtypes)
+                # What was drawn in a narrower dtype than any that was asked for is not asked in that.
+                yield found if known else replace(found, dtypes=())
 
 
 @lru_cache(maxsize=4)
-def _drawn(rule: Rule, count: int, seed: int, dtypes: tuple[torch.dtype, ...]) -> tuple[RulePoint, ...]:
-    from backprop_rules.strategies.drawing import search
+def _drawn(
+    rule: Rule, count: int, seed: int, dtypes: tuple[torch.dtype, ...], sides: tuple[int, ...]
+) -> tuple[Call, ...]:
+    from backprop_rules.strategies.drawing import SIDES, drawn
 
-    found: list[RulePoint] = []
-    search(rule, found.append, count, seed, dtypes)
-    return tuple(found)
-
-
-def _widened(p: RulePoint, asked: Sequence[torch.dtype]) -> Point | None:
-    """Return the point in float64, None if float32 does not hold its values."""
-    leaves = tuple(None if x is None else _wide(x) for x in p.primals)
-    grad = _wide(p.grad_y)
-    if any(x is _LOST for x in (*leaves, grad)):
-        return None
-    dtypes = tuple(x.dtype if x is not None and inexact(x) else None for x in p.primals)
-    if any(d is not None and d not in asked for d in dtypes):
-        dtypes = ()  # drawn in a narrower dtype than any that was asked for
-    kind = "integers" if p.spacing else "normal" if _ordinary((*leaves, grad)) else "any magnitude"
-    return Point(leaves, (grad,), p.params, "drawn from its domain", kind, True, "own", dtypes)
+    return tuple(drawn(rule, count, seed, dtypes, sides or SIDES))
 
 
-_LOST = torch.zeros(0)
+def widened(call: Call) -> Point:
+    """Return the point of a call: its values in float64, which holds those of every dtype."""
+    leaves = tuple(None if x is None else _in(F64, x) for x in call.primals)
+    grad = _in(F64, call.grad_y)
+    given = [x for x in (*leaves, grad) if x is not None and inexact(x)]
+    kind = "integers" if call.spacing else "normal" if _ordinary(given) else "any magnitude"
+    if not all(torch.equal(_in(F64, _in(F32, x)).nan_to_num(), x.nan_to_num()) for x in given):
+        kind = EVERY_BIT
+    dtypes = tuple(x.dtype if x is not None and inexact(x) else None for x in call.primals)
+    return Point(leaves, (grad,), call.params, "drawn from its domain", kind, True, "own", dtypes, spacing=call.spacing)
 
 
-def _wide(x: Tensor) -> Tensor:
-    if not inexact(x):
-        return x
-    narrow = recast(x, at(F32, x)) if precision(x.dtype) > precision(F32) else x
-    wide = recast(narrow, at(F64, x))
-    gone = (wide.abs().isinf() & ~x.abs().isinf()) | ((wide == 0) & (x != 0))
-    return _LOST if bool(gone.any()) else wide
+def _narrowed(call: Call) -> Call:
+    """Return the call with its values rounded to float32."""
+    primals = tuple(None if x is None else recast(_in(F32, x), x.dtype) for x in call.primals)
+    return replace(call, primals=primals, grad_y=recast(_in(F32, call.grad_y), call.grad_y.dtype))
 
 
-def _ordinary(given: Sequence[Any]) -> bool:
+def _in(dtype: torch.dtype, x: Tensor) -> Tensor:
+    """Return the values in a precision, in the same memory layout; integers as they are."""
+    found: Tensor = recast(x.cpu(), at(dtype, x)) if inexact(x) and x.device.type != "meta" else x
+    return found
+
+
+def _ordinary(given: Sequence[Tensor]) -> bool:
     """Say whether all values lie within the middle half of float32's exponents."""
-    sizes = [x[x != 0].abs() for x in given if x is not None and inexact(x)]
+    sizes = [x[x != 0].abs() for x in given]
     return all(not s.numel() or (float(s.max()) < 2.0**32 and float(s.min()) > 2.0**-32) for s in sizes)
 
 

@@ -26,6 +26,7 @@ class Point:
     own: bool = True
     where: str = "own"
     dtypes: tuple[torch.dtype | None, ...] = ()  # in which it is to be asked as well
+    spacing: float = 0.0  # of the grid on which nothing rounds; 0 where values are any
 
     @property
     def size(self) -> int:
@@ -47,4 +48,5 @@ class Point:
 
 TORN_APART = "sizes torn apart"  # where an axis is not as long as those that it equals in the example
 JUMP = "jump"  # a kind of values that no lower precision holds
-EXTRAORDINARY = ("big", "small", "wide", "any magnitude")
+EVERY_BIT = "every bit"  # the same, drawn so: it is asked in its own dtypes alone
+EXTRAORDINARY = ("big", "small", "wide", "any magnitude", EVERY_BIT)

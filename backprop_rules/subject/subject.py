@@ -11,7 +11,6 @@ from torch import Tensor
 from backprop_rules.domain import precision
 from backprop_rules.rule import Rule
 from backprop_rules.subject.ambient import F64, Ambient, inexact
-from backprop_rules.subject.as_rule import AsRule
 from backprop_rules.subject.backward import Backward
 from backprop_rules.subject.constants import NONE, Constants
 from backprop_rules.subject.function import Function
@@ -34,7 +33,7 @@ class Subject:
     backward: Backward
     example: tuple[Any, ...]
     names: tuple[str, ...]
-    rule: AsRule | None
+    rule: Rule | None
     unruly: str = ""
     formula: str = ""
     dtypes: tuple[torch.dtype, ...] = ()

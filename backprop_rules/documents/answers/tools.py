@@ -92,6 +92,6 @@ def refused(call: Callable[[], Any]) -> str | None:
 def verified(rule: Rule, points: int = 40) -> tuple[bool, str]:
     """Say whether the rule agrees with every oracle at so many points, and by which tiers."""
     result = verify_rule(rule, points, dtypes=[torch.float64], devices=["cpu"])
-    tiers = sorted({tier for _, tier in result.tallies})
-    outcome = "agrees with every oracle" if result.objection is None else str(result.objection).splitlines()[0]
-    return result.objection is None, f"the rule {rule} {outcome} at {result.points} points ({', '.join(tiers)})"
+    tiers = ", ".join(["bounded"] + ["exact"] * bool(result.exact))
+    outcome = "agrees with every oracle" if not result.problem else result.problem.splitlines()[0]
+    return not result.problem, f"the rule {rule} {outcome} at {result.points} points ({tiers})"

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from random import Random
 
 import torch
 from hypothesis import HealthCheck, Phase, configuration, given, settings
@@ -19,9 +20,11 @@ from backprop_rules.rule import Rule
 from backprop_rules.strategies.drawing.bounded import bounded_points
 from backprop_rules.strategies.drawing.exact import exact_points
 from backprop_rules.strategies.drawing.shapes import SIDES
+from backprop_rules.strategies.drawing.values import in_bulk
 from backprop_rules.subject.silence import quiet
 
 TIERS = ("exact", "bounded")
+BYTES, TRIES = 4096, 10  # of which a point is drawn, and how often where points are refused
 QUIET = settings(
     database=None,
     deadline=None,
@@ -80,6 +83,55 @@ def search(
     return None
 
 
+def drawn(
+    rule: Rule,
+    count: int,
+    seed: int = 0,
+    dtypes: Sequence[torch.dtype] | None = None,
+    sides: Sequence[int] = SIDES,
+) -> list[Point]:
+    """Return so many points, shared among the tiers that the rule has: drawn to be asked, not to be shrunk.
+
+    Equal seeds draw equal points. Raises InputError where none can be drawn.
+    """
+    strategies = {"exact": exact_points, "bounded": bounded_points}
+    own, found = tiers_of(rule), list[Point]()
+    token = in_bulk.set(True)
+    try:
+        with quiet(), leaving_nothing_behind():
+            for k, tier in enumerate(own):
+                share = (count + k) // len(own)
+                found += _filled(strategies[tier](rule, dtypes, ("cpu",), sides), share, seed, rule)
+    finally:
+        in_bulk.reset(token)
+    return found
+
+
+def _filled(points: st.SearchStrategy[Point], count: int, seed: int, rule: Rule) -> list[Point]:
+    """Return so many points, each drawn from a string of random bytes."""
+    found: list[Point] = []
+
+    @settings(QUIET)
+    @given(points)
+    def keep(point: Point) -> None:
+        found.append(point)
+
+    numbers, draw = Random(seed), keep.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
+    for _ in range(TRIES * max(count, 1)):
+        if len(found) < count:
+            draw(numbers.randbytes(BYTES))
+    if count and not found:
+        raise _none_drawn(rule)
+    return found
+
+
+def _none_drawn(rule: Rule) -> InputError:
+    return InputError(
+        f"{rule}: no point could be drawn on which nothing rounds: the sums are too long, or the degree too high, "
+        f"for the dtypes asked for. Check the degree and the weight of its domain."
+    )
+
+
 def _search(
     points: st.SearchStrategy[Point], check: Callable[[Point], None], examples: int, seed: int, rule: Rule
 ) -> Objection | None:
@@ -103,10 +155,7 @@ def _search(
     except Objection as objection:
         return objection
     except Unsatisfiable as error:
-        raise InputError(
-            f"{rule}: no point could be drawn on which nothing rounds: the sums are too long, or the degree too high, "
-            f"for the dtypes asked for. Check the degree and the weight of its domain."
-        ) from error
+        raise _none_drawn(rule) from error
     except Flaky:
         # The rule answers otherwise when asked again; the last failure shown is still a failure.
         return last[-1]

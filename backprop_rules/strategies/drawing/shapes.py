@@ -39,7 +39,7 @@ Params = dict[str, Any]
 T = TypeVar("T")
 
 # The first is the simplest, to which a counterexample shrinks; 9 and 17 are past the length of a vector register.
-SIDES = (1, 2, 3, 4, 5, 9, 0, 17)
+SIDES = (1, 2, 3, 4, 5, 9, 0, 17, 1, 2, 3)
 # How many batch axes, beside named axes and without: a batch of one hides a missing sum.
 CORE_RANKS, RANKS = (0, 1, 2, 1, 3), (0, 1, 2, 3, 2, 4)
 # The largest iteration space: what keeps the differences, quadratic in it, within milliseconds.
@@ -66,8 +66,8 @@ def draw_shapes(draw: Draw, rule: Rule, among: Sequence[int]) -> tuple[list[Shap
     pointed_into = {holds.axis for holds in rule.domain.indices.values() if isinstance(holds, Index)}
     left, sides = LARGEST, list[int]()
     for k in range(len(present) + pick(draw, CORE_RANKS if names else RANKS)):
-        # Equal sides hide a transpose, and make it silent: a side often repeats the last one.
-        options = [n for n in (*among, *sides[-1:] * 3) if n <= left]
+        # Equal sides hide a transpose, and make it silent: a side repeats the last one in half of all cases.
+        options = [n for n in (*among, *sides[-1:] * len(among)) if n <= left]
         if k < len(present) and present[k] in pointed_into:
             options = [n for n in options if n] or [1]  # there is no index into an empty axis
         sides.append(pick(draw, options))
@@ -112,7 +112,7 @@ def draw_param(draw: Draw, param: Param, shape: Shape, sizes: Sizes, exact: bool
         case Positive():
             return pick(draw, (1.0, 1e-5, 1e-3, 1e-12, 100.0))
         case Label(axis):
-            return pick(draw, (-100, *range(sizes.get(axis, 0))))
+            return pick(draw, (-100, 0, 1, *range(sizes.get(axis, 0))))
         case Bound():
             return 0.0
         case Factor():
@@ -122,10 +122,10 @@ def draw_param(draw: Draw, param: Param, shape: Shape, sizes: Sizes, exact: bool
 
 
 def _axes(draw: Draw, ndim: int) -> int | tuple[int, ...] | None:
-    kind = draw(whole(0, 2))
+    kind = draw(whole(0, 5))  # several axes in half of all cases: their order is what is mistaken
     if kind == 0:
         return None
-    if kind == 1:
+    if kind < 3:
         return int(draw(whole(-ndim, ndim - 1)))
     chosen, backwards = draw(whole(1, 2**ndim - 1)), draw(whole(0, 2**ndim - 1))
     axes = [axis - ndim * (backwards >> axis & 1) for axis in range(ndim) if chosen >> axis & 1]

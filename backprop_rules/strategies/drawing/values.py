@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from backprop_rules.strategies.grid import Grid
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 Words = np.ndarray[Any, np.dtype[np.uint64]]
 
+# Whether the values of a tensor come from a seed: a seed cannot be shrunk.
+in_bulk: ContextVar[bool] = ContextVar("in_bulk", default=False)
 # Bytes in the shortest string from which a tensor is drawn.
 SHORT = 64
 # The bits of a wide element that its value comes from; the eight above say how many of them to drop.
@@ -42,14 +45,17 @@ def tensor(draw: Draw, shape: Shape, dtype: torch.dtype, numbers: Callable[[int]
 
 
 def _bytes(draw: Draw, count: int, size: int) -> "np.ndarray[Any, Any]":
-    """Draw that many numbers of `size` bytes from one string.
+    """Draw that many numbers of `size` bytes from one string, or from a seed where nothing is shrunk.
 
     Small tensors take a string of one length, so that their values outlive a change of shape in
     shrinking, and the last byte goes to the first element: shrinking moves what is not zero to the
     end of a string.
     """
     length = max(SHORT, count * size)
-    data = draw(st.binary(min_size=length, max_size=length))
+    if in_bulk.get():
+        data = np.random.default_rng(draw(whole(0, 2**64 - 1))).bytes(length)
+    else:
+        data = draw(st.binary(min_size=length, max_size=length))
     return np.frombuffer(data, dtype=f">u{size}")[::-1][:count]
 
 
@@ -67,14 +73,15 @@ def on_grid(draw: Draw, count: int, grid: Grid) -> Numbers:
 
 
 def indices(draw: Draw, count: int, size: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """Draw whole numbers from 0 to size - 1, often the same one twice."""
-    return _bytes(draw, count, 1).astype(np.int64) % max(size, 1)
+    """Draw whole numbers from 0 to size - 1, often the same one twice: in half of all cases 0 and 1 alone."""
+    return _bytes(draw, count, 1).astype(np.int64) % max(min(size, pick(draw, (2, size))), 1)
 
 
 def of_any_magnitude(draw: Draw, dtype: torch.dtype, within: Interval) -> Callable[[int], Numbers]:
     """Draw a scale, and return a function that draws values around it, from subnormal to the largest finite ones.
 
-    One in eight is a small whole number, zeros of both signs among them, so that ties and zeros occur at every scale.
+    One in eight is a small whole number, zeros of both signs among them, so that ties and zeros occur at every scale;
+    of twelve tensors two hold nothing else, and one holds zeros.
     """
     finfo = torch.finfo(dtype)
     bits, top = precision(dtype), math.frexp(finfo.max)[1] - 1
@@ -82,6 +89,7 @@ def of_any_magnitude(draw: Draw, dtype: torch.dtype, within: Interval) -> Callab
     centre = pick(draw, (0, 0, 0, 1, draw(whole(bottom, top))))
     # Up to the powers where a series would be cut, or where 1 + x is 1, and up to all that there are.
     spread = pick(draw, (1, 3, 8, bits // 2, bits, top))
+    tied, zero = pick(draw, (*((False, False),) * 9, (True, False), (True, False), (True, True)))
 
     def numbers(count: int) -> Numbers:
         words = _bytes(draw, count, 8).astype(np.uint64)
@@ -92,8 +100,8 @@ def of_any_magnitude(draw: Draw, dtype: torch.dtype, within: Interval) -> Callab
         # As many bits as the dtype has, so that nothing rounds but what becomes subnormal.
         mantissa = 1 + np.floor(fraction * 2.0 ** (bits - 1)) * 2.0 ** (1 - bits)
         exponent = np.clip(centre + (offset % np.uint64(2 * spread + 1)).astype(np.int64) - spread, bottom, top)
-        small = (words & np.uint64(3)).astype(np.float64)
-        return _folded(sign * np.where(kind == 0, small, np.ldexp(mantissa, exponent)), within)
+        small = (words & np.uint64(0 if zero else 3)).astype(np.float64)
+        return _folded(sign * np.where((kind == 0) | tied, small, np.ldexp(mantissa, exponent)), within)
 
     return numbers
 

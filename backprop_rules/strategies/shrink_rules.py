@@ -1,0 +1,139 @@
+"""The way to a smaller point of a rule: by the names of its domain's axes, and on the grid that it was drawn on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.domain import BATCH, axes_of
+from backprop_rules.rule import Rule
+from backprop_rules.strategies.grid import odd_part
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.shrink import ONE_BY_ONE
+from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.function import Function, NoPoint
+
+
+def smaller_of_a_rule(rule: Rule, function: Function, point: Point) -> Iterator[Point]:
+    """Yield points of fewer primals, then of smaller sizes: one named axis is cut in every tensor that has it."""
+    for i, name in enumerate(rule.primals):
+        if name in rule.optional and point.leaves[i] is not None:
+            dtypes = tuple(None if k == i else d for k, d in enumerate(point.dtypes))
+            leaves = tuple(None if k == i else x for k, x in enumerate(point.leaves))
+            if rule.domain.accepts(*leaves, **point.params):
+                yield from _refitted(function, replace(point, leaves=leaves, dtypes=dtypes))
+    named = axis_names(rule, point)
+    for axis in sorted({name for names in named for name in names}):
+        pairs = [(x, names.index(axis)) for x, names in zip(point.leaves, named, strict=True) if axis in names]
+        n = max(x.shape[d] for x, d in pairs)
+        for kept in _cuts(n):
+            yield from _cut(function, point, named, axis, n, kept)
+
+
+def without_an_axis(rule: Rule, function: Function, point: Point) -> Iterator[Point]:
+    """Yield the point without its outermost batch axis, where that has size 1 in every tensor that has it."""
+    named = axis_names(rule, point)
+    outermost = max((names[0] for names in named if names and names[0].startswith(BATCH)), key=_number, default=None)
+    if outermost is None:
+        return
+    pairs = list(zip(point.leaves, named, strict=True))
+    if any(names[:1] == [outermost] and x.shape[0] != 1 for x, names in pairs):
+        return
+    leaves = tuple(x[0] if names[:1] == [outermost] else x for x, names in pairs)
+    try:
+        (y,) = function.at(point.params).y(leaves, F64)
+    except NoPoint:
+        return
+    (g,) = point.grads
+    if g is not None and g.numel() == y.numel():
+        yield replace(point, leaves=leaves, grads=(g.reshape(y.shape),), own=False)
+
+
+def _number(axis: str) -> int:
+    return int(axis.removeprefix(BATCH))
+
+
+def _refitted(function: Function, point: Point) -> Iterator[Point]:
+    """Yield the point with as much of its cotangent as the output has elements."""
+    try:
+        (y,) = function.at(point.params).y(point.leaves, F64)
+    except NoPoint:
+        return
+    (g,) = point.grads
+    if g is not None and g.dim() == y.dim() and all(n <= m for n, m in zip(y.shape, g.shape, strict=True)):
+        yield replace(point, grads=(g[tuple(slice(0, n) for n in y.shape)],))
+
+
+def _cuts(n: int) -> Iterator[list[int]]:
+    """Yield the indices to keep of n: one, a half, all but one."""
+    for target in sorted(t for t in {1, n // 2} if 0 < t < n):
+        for start in dict.fromkeys((0, n - target)):
+            yield list(range(start, start + target))
+    for index in reversed(range(n if 1 < n <= ONE_BY_ONE else 0)):
+        yield [k for k in range(n) if k != index]
+
+
+def axis_names(rule: Rule, point: Point) -> list[list[str]]:
+    """Return a name for each axis of each primal; batch axes are counted from the last."""
+    named = []
+    for names, x in zip(axes_of(rule.domain.shapes), point.leaves, strict=True):
+        ndim = 0 if x is None else x.ndim
+        core = [name for name in names if name != BATCH]
+        if len(core) > ndim:
+            core = [name for name in core if not name.endswith("?")]
+        core = [name.rstrip("?") for name in core][:ndim]
+        named.append([f"{BATCH}{k}" for k in reversed(range(ndim - len(core)))] + core)
+    return named
+
+
+def _cut(
+    function: Function, point: Point, named: Sequence[list[str]], axis: str, n: int, kept: list[int]
+) -> Iterator[Point]:
+    """Yield the points with these indices of an axis: the cotangent loses the others along whichever axis fits."""
+    leaves = tuple(
+        _kept(x, names.index(axis), kept) if axis in names and x.shape[names.index(axis)] == n else x
+        for names, x in zip(named, point.leaves, strict=True)
+    )
+    try:
+        (y,) = function.at(point.params).y(leaves, F64)
+    except NoPoint:
+        return
+    (g,) = point.grads
+    assert g is not None
+    cut = [_kept(g, d, kept) for d, size in enumerate(g.shape) if size == n]
+    for grad in (g, *cut):
+        if grad.shape == y.shape:
+            yield replace(point, leaves=leaves, grads=(grad,), own=False)
+
+
+def _kept(x: Tensor, dim: int, kept: Sequence[int]) -> Tensor:
+    """Return these indices of an axis: a view, in x's layout, if x has another than the usual and they are in a row."""
+    if kept[-1] - kept[0] == len(kept) - 1 and (not x.is_contiguous() or x.storage_offset()):
+        return x.narrow(dim, kept[0], len(kept))
+    return x.index_select(dim, torch.tensor(kept, device=x.device))
+
+
+def on_the_grid(rule: Rule, point: Point, drawn: Point) -> bool:
+    """Say whether a point that was made of a drawn one is on the same grid: nothing rounds there either."""
+    if not drawn.spacing:
+        return True
+    if rule.domain.divisor is not None:
+        first = next(x for x in point.leaves if x is not None and inexact(x))
+        divisor = rule.domain.divisor(tuple(first.shape), **point.params)
+        if Fraction(drawn.spacing).numerator % odd_part(divisor):
+            return False  # values are multiples of what the drawn point divides by
+    pairs = ((point.leaves, drawn.leaves), (point.grads, drawn.grads))
+    return all(_fits(some, most, drawn.spacing) for some, most in pairs)
+
+
+def _fits(some: Sequence[Any], most: Sequence[Any], spacing: float) -> bool:
+    reals, limits = ([_real(x) for x in xs if x is not None and inexact(x) and x.numel()] for xs in (some, most))
+    limit = max((float(x.abs().max()) for x in limits), default=0.0)
+    return all(bool((x % spacing == 0).all()) and float(x.abs().max()) <= limit for x in reals)
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
