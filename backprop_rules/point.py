@@ -180,7 +180,7 @@ def point(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: A
             f"{''.join(f', {name}={value!r}' for name, value in params.items())}. "
             f"They must match '{rule.domain.shapes}'. torch says: {reason}"
         ) from None
-    if not matches(rule, primals):
+    if not _matches(rule, primals):
         raise InputError(
             f"{rule}: the primals do not match '{rule.domain.shapes}': {_shapes(rule, primals)}. torch's forward takes "
             f"them, the rule does not: bring them to one of these shapes first."
@@ -191,7 +191,7 @@ def point(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: A
     return made
 
 
-def matches(rule: Rule, primals: tuple[Tensor | None, ...]) -> bool:
+def _matches(rule: Rule, primals: tuple[Tensor | None, ...]) -> bool:
     """Say whether the primals have the axes of the domain's shapes, with some of the optional ones left out."""
     named = axes_of(rule.domain.shapes)
     optional = sorted({name for names in named for name in names if name.endswith("?")})
