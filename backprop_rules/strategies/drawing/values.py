@@ -15,7 +15,6 @@ from backprop_rules.strategies.drawing.shapes import Draw, Shape, pick, whole
 from backprop_rules.strategies.grid import Grid
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
-Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 # Bytes in the shortest string from which a tensor is drawn.
 SHORT = 64
