@@ -9,119 +9,100 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.mistakes import BANK, Case, Known, Predict, applies, other_params
+from backprop_rules.diagnosis.bank import BANK
+from backprop_rules.diagnosis.bank.case import Case
+from backprop_rules.diagnosis.bank.known import Family, Known, applies
+from backprop_rules.diagnosis.bank.params import params_ignored
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.bounds import in_float64, of_ordinary_size
 from backprop_rules.point import BackwardRaised, Point
-from backprop_rules.properties.objection import WrongGradient
+from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.same import same_bits
-
-# What an objection itself tells of the mistake, by the beginning of its kind.
-TOLD = {
-    "writes to its argument": (
-        "works in place",
-        "it works in place on an argument that others still need: clone first",
-    ),
-    "has the wrong dtype": ("dtype", "the dtype is that of another operand, or a default, not that of the primal"),
-    "has the wrong device": ("device", "it is made on another device than its primal"),
-    "is None": ("no gradient", "no gradient is returned for a primal that has one"),
-    "is no tensor": ("no tensor", "a number or another object is returned in the place of a tensor"),
-    "does not give the same bits twice": (
-        "stale state",
-        "something is kept between calls: a buffer that is not zeroed, or what the last call saved",
-    ),
-    "has its result overwritten by the next call": (
-        "result overwritten",
-        "the result lies in a buffer that the next call uses again",
-    ),
-    "depends on the strides": ("read as if contiguous", "an argument's memory is read as if it were contiguous"),
-    "reads more than it declares to save": ("not saved", "a value is read that was not saved for backward"),
-    "backward raises": ("raises", "some inputs of its domain are not handled"),
-    "computes in": ("low-precision detour", "a step is computed in a narrower dtype than the arguments have"),
-    "is the right function, but inaccurate: its sums are kept in a dtype as narrow": (
-        "narrow sums",
-        "sums are rounded at every step to the primals' narrow dtype, not kept in float32 and rounded once; where that "
-        "is meant, accumulate says so, as in accumulate='float16'",
-    ),
-    "is the right function, but inaccurate: its sums": (
-        "narrow sums",
-        "sums are kept in a narrower dtype than the one asked for with accumulate",
-    ),
-    "is the right function, but inaccurate": (
-        "cancellation",
-        "digits are lost to cancellation or underflow: two nearly equal numbers are subtracted, or a product vanishes",
-    ),
-    "passes the cotangent where the primal is NaN": (
-        "NaN falls through",
-        "NaN compares false with everything: a chain of comparisons lets it fall through to the cotangent",
-    ),
-    "makes another choice at a kink: NaN": (
-        "not finite",
-        "0 / 0 or 0 × inf where the function has no derivative, and torch chooses a number",
-    ),
-    "is no subgradient": ("ties shared wrongly", "tied operands get more, or less, than the whole cotangent together"),
-}
-
-
-RANDOM = ("drawn again", "random numbers are drawn in the backward: save the mask that the forward drew")
-NOT_FINITE = (
-    "not finite",
-    "NaN or infinity where the derivative is finite: 0 × inf, 0 / 0, an overflow, or memory never written",
-)
-
-
-Points = Callable[[], Sequence[Point]]
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """What a backward does otherwise than the right one: a name, words, and the objection to show it at."""
+    """What a backward does otherwise than the right one: a name, and words."""
 
     name: str
     words: str
-    objection: WrongGradient | None
 
 
-def diagnosed(failures: Sequence[WrongGradient], objection: WrongGradient, others: Points = tuple) -> Mistake | None:
-    """Return the mistake that explains every failing point, shown at the smallest of them; None if none does.
+# What the kind of a finding tells of the mistake by itself.
+TOLD = {
+    Kind.WRITES: Mistake("works in place", "it works in place on an argument that others still need: clone first"),
+    Kind.DTYPE: Mistake("dtype", "the dtype is that of another operand, or a default, not that of the primal"),
+    Kind.DEVICE: Mistake("device", "it is made on another device than its primal"),
+    Kind.NONE: Mistake("no gradient", "no gradient is returned for a primal that has one"),
+    Kind.NO_TENSOR: Mistake("no tensor", "a number or another object is returned in the place of a tensor"),
+    Kind.RANDOM: Mistake(
+        "drawn again", "random numbers are drawn in the backward: save the mask that the forward drew"
+    ),
+    Kind.FORGETFUL: Mistake(
+        "stale state",
+        "something is kept between calls: a buffer that is not zeroed, or what the last call saved",
+    ),
+    Kind.OVERWRITTEN: Mistake("result overwritten", "the result lies in a buffer that the next call uses again"),
+    Kind.STRIDES: Mistake("read as if contiguous", "an argument's memory is read as if it were contiguous"),
+    Kind.NOT_SAVED: Mistake("not saved", "a value is read that was not saved for backward"),
+    Kind.RAISES: Mistake("raises", "some inputs of its domain are not handled"),
+    Kind.NARROWER: Mistake("low-precision detour", "a step is computed in a narrower dtype than the arguments have"),
+    Kind.NARROW_SUMS: Mistake(
+        "narrow sums",
+        "sums are rounded at every step to the primals' narrow dtype, not kept in float32 and rounded once; where that "
+        "is meant, accumulate says so, as in accumulate='float16'",
+    ),
+    Kind.SUMS: Mistake("narrow sums", "sums are kept in a narrower dtype than the one asked for with accumulate"),
+    Kind.INACCURATE: Mistake(
+        "cancellation",
+        "digits are lost to cancellation or underflow: two nearly equal numbers are subtracted, or a product vanishes",
+    ),
+    Kind.NAN_PASSED: Mistake(
+        "NaN falls through",
+        "NaN compares false with everything: a chain of comparisons lets it fall through to the cotangent",
+    ),
+    Kind.NAN_CHOICE: Mistake(
+        "not finite",
+        "0 / 0 or 0 × inf where the function has no derivative, and torch chooses a number",
+    ),
+    Kind.SUBGRADIENT: Mistake(
+        "ties shared wrongly", "tied operands get more, or less, than the whole cotangent together"
+    ),
+}
+OVERFLOW = Mistake("overflow", "a step on the way overflows where torch's form of the same does not")
+NOT_FINITE = Mistake(
+    "not finite",
+    "NaN or infinity where the derivative is finite: 0 × inf, 0 / 0, an overflow, or memory never written",
+)
+
+# What a prediction of the bank may explain.
+OF_VALUES = (Kind.VALUE, Kind.SHAPE, Kind.CHOICE, Kind.SUBGRADIENT)
+AT_TIES = (Kind.CHOICE, Kind.SUBGRADIENT)
+
+Points = Callable[[], Sequence[Point]]
+
+
+def diagnosed(finding: Finding, points: Sequence[Point], others: Points) -> Mistake | None:
+    """Return the mistake that explains the finding at every point where it was made; None if none does.
 
     Others are points where the backward may be right too. They are asked for where several mistakes explain the
     failing points, or where these are few, and one may fit by chance.
     """
-    alike = [f for f in failures if _alike(f, objection)]
-    if objection.kind in NUMBERS and any(map(_forgetful, alike[:ENOUGH])):
-        if not any(_forgetful(failure, seed=0) for failure in alike[:ENOUGH]):
-            return Mistake(*RANDOM, objection)
-        return Mistake(*TOLD["does not give the same bits twice"], objection)
-    by_values = _matched(alike, objection, others) if _of_values(objection) else None
+    first = points[:ENOUGH]
+    if finding.kind is Kind.VALUE and any(map(_forgetful, first)):
+        return TOLD[Kind.FORGETFUL if any(_forgetful(point, seed=0) for point in first) else Kind.RANDOM]
+    by_values = _matched(finding, points, others) if finding.kind in OF_VALUES else None
     if by_values is not None:
         return by_values
-    if objection.kind in NUMBERS and isinstance(objection.got, float) and math.isnan(objection.got):
-        return Mistake(*NOT_FINITE, objection)
-    for beginning, (name, words) in TOLD.items():  # the longer beginnings first
-        if objection.kind.startswith(beginning):
-            return Mistake(name, words, objection)
-    return None
+    if finding.kind is Kind.VALUE and isinstance(finding.got, float) and math.isnan(finding.got):
+        return NOT_FINITE
+    return TOLD.get(finding.kind)
 
 
-# Kinds of objections to the numbers alone, and to what a prediction of the bank may explain.
-NUMBERS = ("is wrong", "does not change sign with the cotangent")
-ANOTHER, NONE = "makes another choice", "is no subgradient"
-VALUES = (*NUMBERS, ANOTHER, NONE, "has the wrong shape", "depends on the strides")
-
-
-def _at_ties(objection: WrongGradient) -> bool:
-    return objection.kind.startswith((ANOTHER, NONE))
-
-
-def _of_values(objection: WrongGradient) -> bool:
-    return objection.kind.startswith(VALUES) and not objection.kind.endswith(": NaN")
-
-
-def _forgetful(objection: WrongGradient, seed: int | None = None) -> bool:
+def _forgetful(point: Point, seed: int | None = None) -> bool:
     """Say whether the backward answers otherwise when it is asked the same again, from the same random seed if any."""
-    point, found = objection.point, []
+    found = []
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):
             if seed is not None:
@@ -132,10 +113,6 @@ def _forgetful(objection: WrongGradient, seed: int | None = None) -> bool:
                 return False
     once, twice = found
     return not all(same_bits(a, b) for a, b in zip(once, twice, strict=True))
-
-
-def _alike(failure: WrongGradient, objection: WrongGradient) -> bool:
-    return failure.kind == objection.kind and failure.primal == objection.primal
 
 
 @dataclass(frozen=True)
@@ -153,38 +130,28 @@ FIRST, LAST = 40, 4
 ENOUGH = 6  # points, below which two explanations may fit by chance
 
 
-def _matched(failures: Sequence[WrongGradient], objection: WrongGradient, others: Points) -> Mistake | None:
-    if objection.primal is None or not failures:
+def _matched(finding: Finding, points: Sequence[Point], others: Points) -> Mistake | None:
+    if finding.leaf is None or not points:
         return None
-    primal = objection.primal
-    picked = [*failures[:FIRST], *failures[-LAST:]] if len(failures) > FIRST + LAST else list(failures)
-    told = {f: s for f in picked if (s := _seen(_told_at(f), primal)) is not None}
+    picked = [*points[:FIRST], *points[-LAST:]] if len(points) > FIRST + LAST else points
+    seen = [s for point in picked if (s := _seen(point, finding.leaf)) is not None]
     # Where this gradient is right another one is wrong, or the next call.
-    told = {f: s for f, s in told.items() if not _near(s, s.case.right)} or told
+    seen = [s for s in seen if not _near(s, s.case.right)] or seen
     # Infinities and NaN are explained by many a mistake, subnormal numbers, of few digits, by none.
-    told = {f: s for f, s in told.items() if (s.got.isfinite().any() or not s.got.numel()) and not s.subnormal}
-    if not told:
+    seen = [s for s in seen if (s.got.isfinite().any() or not s.got.numel()) and not s.subnormal]
+    if not seen:
         return None
-    seen, answers = list(told.values()), cache(partial(_answers, others, primal))
-    bank = sorted(BANK, key=lambda known: not known.name.endswith("at ties")) if _at_ties(objection) else BANK
-    if objection.kind.startswith(ANOTHER):
-        bank = [known for known in bank if known.name.endswith("at ties")]
-    found = _named(bank, seen, answers)
-    if not found and not _at_ties(objection):
-        params = _of_params(seen[0].case)
-        found = _by_constant(seen) or _by_count(seen) or _named(params, seen, answers) or _by_nan(seen)
+    answers = cache(partial(_answers, others, finding.leaf))
+    if finding.kind not in AT_TIES:
+        found = _named(BANK, seen, answers) or _by_constant(seen) or _by_count(seen)
+        found = found or _named(params_ignored(seen[0].case), seen, answers) or _by_nan(seen)
+    else:
+        at_ties = [known for known in BANK if known.family is Family.TIES]
+        elsewhere = [known for known in BANK if known.family is not Family.TIES]
+        found = _named(at_ties if finding.kind is Kind.CHOICE else [*at_ties, *elsewhere], seen, answers)
     if not found:
         return None
-    name, words = (" or ".join(dict.fromkeys(parts)) for parts in zip(*found, strict=True))
-    return Mistake(name, words, objection if objection in told else list(told)[-1])
-
-
-def _told_at(failure: WrongGradient) -> Point:
-    """Return the point at which to ask what is returned."""
-    if failure.kind == "does not change sign with the cotangent":
-        # Where it may be the other one that is wrong; a cotangent that is ignored is told from one by its size.
-        return replace(failure.point, grad_y=-2 * failure.point.grad_y)
-    return failure.point
+    return Mistake(*(" or ".join(dict.fromkeys(parts)) for parts in zip(*found, strict=True)))
 
 
 def _seen(point: Point, primal: int) -> _Seen | None:
@@ -350,15 +317,6 @@ def _size(k: int, d: int) -> Callable[[Case], int | None]:
     return size
 
 
-def _of_params(case: Case) -> list[Known]:
-    """Return the mistakes of ignoring a param: as if it were another of its values everywhere."""
-
-    def ignoring(words: str) -> Predict:
-        return lambda c: next((found for _, as_if, found in other_params(c) if as_if == words), None)
-
-    return [Known(name, words, ignoring(words)) for name, words, _ in other_params(case)]
-
-
 def _by_nan(seen: Sequence[_Seen]) -> list[tuple[str, str]]:
     """NaN or infinity where the right gradient is finite, and nothing else wrong."""
     for s in seen:
@@ -368,4 +326,4 @@ def _by_nan(seen: Sequence[_Seen]) -> list[tuple[str, str]]:
         rest = torch.where(astray, s.case.right, s.got)
         if not astray.any() or not _near(replace(s, got=rest), s.case.right):
             return []
-    return [NOT_FINITE]
+    return [(NOT_FINITE.name, NOT_FINITE.words)]

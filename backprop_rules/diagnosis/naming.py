@@ -6,7 +6,7 @@ from itertools import islice
 
 import torch
 
-from backprop_rules.diagnosis.diagnosis import TOLD, Mistake, diagnosed
+from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, Mistake, diagnosed
 from backprop_rules.errors import of_ours
 from backprop_rules.evidence.climb import as_rule_point
 from backprop_rules.evidence.evidence import Evidence
@@ -14,7 +14,6 @@ from backprop_rules.evidence.precisions import in_precision, precise
 from backprop_rules.point import Point as RulePoint
 from backprop_rules.properties import form
 from backprop_rules.properties.finding import Finding, Kind
-from backprop_rules.properties.objection import WrongGradient
 from backprop_rules.properties.outcome import Outcome
 from backprop_rules.properties.smallest import plainly_wrong
 from backprop_rules.strategies.of_rules import RulePoints
@@ -34,23 +33,18 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -
     """Return the mistake that explains what was found at every point, None where none does."""
     if finding is None:
         return None
-    if finding.kind is Kind.RANDOM:
-        return Mistake(
-            "drawn again", "random numbers are drawn in the backward: save the mask that the forward drew", None
-        )
-    if subject.rule is None or finding.leaf is None:
-        return _by_its_kind(finding)
-    if finding.kind is Kind.STRIDES:
-        return _by_its_kind(finding)
+    by_its_kind = TOLD.get(finding.kind)
+    if subject.rule is None or finding.leaf is None or finding.kind in (Kind.RANDOM, Kind.STRIDES):
+        return by_its_kind
     if finding.kind is Kind.INACCURATE and isinstance(finding.got, float) and not math.isfinite(finding.got):
-        return Mistake("overflow", "a step on the way overflows where torch's form of the same does not", None)
+        return OVERFLOW
     failures = [f for f in outcome.findings if f.is_like(finding) and f.point is not finding.point]
     failures = [*failures, *_at_other_sizes(subject, outcome, finding)]
     failures = [f for f in failures if f.point.size <= SMALL] or failures[:ENOUGH]
-    objections = [o for f in failures if (o := objection_of(subject, f)) is not None]
-    smallest = objection_of(subject, finding)
+    failing = [p for f in failures if (p := point_of(subject, f)) is not None]
+    smallest = point_of(subject, finding)
     if smallest is None:
-        return _by_its_kind(finding)
+        return by_its_kind
 
     def others() -> Sequence[RulePoint]:
         seen = [p for p in (*outcome.passed, *(f.point for f in outcome.findings)) if p.size <= SMALL][:OTHERS]
@@ -58,10 +52,10 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -
         return [p for point in points if (p := _as_rule(subject, point)) is not None]
 
     try:
-        return diagnosed([*objections, smallest], smallest, others)
+        return diagnosed(finding, [*failing, smallest], others)
     except Exception as error:  # of our own: it must not hide what was found
         outcome.notes[of_ours(error)] = None
-        return _by_its_kind(finding)
+        return by_its_kind
 
 
 def _at_other_sizes(subject: Subject, outcome: Outcome, finding: Finding) -> list[Finding]:
@@ -92,21 +86,9 @@ def _of_the_rule(subject: Subject) -> list[Point]:
     return [p for p in RulePoints(subject.right, DRAWN, 2, subject.dtypes) if p.size <= SMALL and not p.empty]
 
 
-def objection_of(subject: Subject, finding: Finding) -> WrongGradient | None:
-    """Return the finding as the bank takes it: at a point of the rule, in float64."""
-    point = _as_rule(subject, finding.point, finding.dtype)
-    if point is None:
-        return None
-    words = f"{finding.kind.words}{finding.detail}" if finding.kind is Kind.RAISES else finding.kind.words
-    return WrongGradient(
-        point,
-        words,
-        finding.leaf,
-        where=finding.where,
-        expected=finding.expected,
-        got=finding.got,
-        oracles=finding.against,
-    )
+def point_of(subject: Subject, finding: Finding) -> RulePoint | None:
+    """Return where a finding was made as the bank takes it: a point of the rule, in float64."""
+    return _as_rule(subject, finding.point, finding.dtype)
 
 
 def _as_rule(subject: Subject, point: Point, dtype: torch.dtype | None = None) -> RulePoint | None:
@@ -115,10 +97,3 @@ def _as_rule(subject: Subject, point: Point, dtype: torch.dtype | None = None) -
         return as_rule_point(subject.rule, point, dtypes)  # type: ignore[arg-type]
     except Exception:  # a forward that does not take them as the rule would
         return None
-
-
-def _by_its_kind(finding: Finding) -> Mistake | None:
-    for beginning, (name, words) in TOLD.items():
-        if finding.kind.words.startswith(beginning):
-            return Mistake(name, words, None)
-    return None

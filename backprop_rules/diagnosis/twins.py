@@ -7,7 +7,6 @@ from torch import Tensor
 
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.point import Point
-from backprop_rules.properties.objection import WrongGradient
 from backprop_rules.subject.frameworks.carried import carried, vjp_of_custom
 
 # The functions of JAX that compute the same as the catalogue's rules with kinks.
@@ -38,11 +37,10 @@ def asked_of_jax(point: Point, primal: int) -> tuple[str, Tensor] | None:
     return None if theirs is None else (str(jax.__version__), theirs)
 
 
-def as_jax_does(objection: WrongGradient) -> str:
+def as_jax_does(point: Point, primal: int) -> str:
     """Return the version of JAX if it is installed and makes the same choice at this point; nothing otherwise."""
-    point, primal = objection.point, objection.primal
-    answer = None if primal is None else asked_of_jax(point, primal)
-    if answer is None or primal is None:
+    answer = asked_of_jax(point, primal)
+    if answer is None:
         return ""
     version, theirs = answer
     mine, radius = point.gradients[primal], bounds(point, evaluations=2).gradients[primal]

@@ -200,12 +200,12 @@ def report_of(
     if shown is not None and shown.kind.grade is Grade.NOTE:
         shown = None
     twin = ""
-    if shown is not None and shown.kind is Kind.CHOICE and subject.right is not None:
-        from backprop_rules.diagnosis.naming import objection_of
+    if shown is not None and shown.leaf is not None and shown.kind is Kind.CHOICE and subject.right is not None:
+        from backprop_rules.diagnosis.naming import point_of
         from backprop_rules.diagnosis.twins import as_jax_does
 
-        objection = objection_of(subject, shown)
-        twin = as_jax_does(objection) if objection is not None else ""
+        point = point_of(subject, shown)
+        twin = as_jax_does(point, shown.leaf) if point is not None else ""
     devices = tuple(asked.devices)
     notes = (*outcome.notes, *_notes(subject, outcome, shown))
     rungs = {rung.value: count for rung, count in outcome.rungs.items()}

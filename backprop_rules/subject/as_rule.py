@@ -31,7 +31,6 @@ class AsRule(Rule):
     framework: str = "torch"
     accumulate: torch.dtype | None = None
     takes: tuple[str, ...] = ()  # the names of its arguments, in order
-    takes_params: tuple[str, ...] = ()
 
     @property
     def reference(self) -> Rule:
@@ -197,7 +196,6 @@ def _subject(
         excuses=(own, *excuses),
         framework=framework,
         takes=called.arguments("grad_y", "y", called.primals),
-        takes_params=tuple(name for name in domain.params if called.takes(name)),
     )
 
 

@@ -75,10 +75,6 @@ class Subject:
         """How many calls of torch's functions were made so far, or what they read in calls that cost as much."""
         return self.function.work + sum(ambient.work for ambient in self._ambients.values())
 
-    def native(self, leaves: Sequence[Any]) -> list[Any]:
-        """Return the leaves in the example's own dtypes."""
-        return [x.to(own.dtype) if inexact(x) else x for x, own in zip(leaves, self.example, strict=True)]
-
 
 def shapes_of(names: Sequence[str], leaves: Sequence[Any]) -> str:
     """Return the shapes of the primals in words: x of shape (3, 4) and w of shape (4, 5)."""

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.mistakes import BANK, Case, Known, applies
+from backprop_rules.diagnosis.bank import BANK
+from backprop_rules.diagnosis.bank.case import Case
+from backprop_rules.diagnosis.bank.known import Family, Known, applies
 from backprop_rules.diagnosis.twins import asked_of_jax
 from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of
 from backprop_rules.errors import Objection
@@ -226,7 +228,7 @@ def _in_order() -> Iterator[Known]:
     named: dict[str, Known] = {}
     for known in BANK:
         named.setdefault(known.name, known)
-    yield from sorted(named.values(), key=lambda known: known.name.startswith(("sign", "factor", "zero")))
+    yield from sorted(named.values(), key=lambda known: known.family is Family.FACTOR)
 
 
 def _first(expose: Callable[[Point], None], points: Sequence[Point]) -> WrongGradient | None:

@@ -13,10 +13,6 @@ from backprop_rules.evidence.allowance.units import NARROW, gamma, unit, widens
 aten = torch.ops.aten
 
 
-def _tensor(radius: Any, shape: torch.Size) -> Any:
-    return radius.expand(shape) if isinstance(radius, Tensor) else radius
-
-
 def sum(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor | None:
     """Sum, in any order: gamma_(n-1) times the sum of the sizes, u of the result for one addition."""
     count = a.numel() // max(1, op.result.numel())

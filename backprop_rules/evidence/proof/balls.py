@@ -25,7 +25,6 @@ import numpy as np
 from flint import acb, acb_series, arb, arb_series
 
 Ball = Any  # arb or acb: FLINT comes without types
-Array = np.ndarray[Any, np.dtype[Any]]
 
 ZERO, ONE = arb(0), arb(1)
 UNIT = arb(0.5, 0.5)  # the interval from 0 to 1

@@ -73,18 +73,6 @@ class _Tape(list[Number]):
         super().append(number)
 
 
-def makes_more_than(count: int, point: Point) -> bool:
-    """Say whether the definition makes more than so many numbers; Silent where it has no value."""
-    if sum(x.numel() for x in point.tensors) > count:
-        return True
-    try:
-        with ctx.workprec(BITS):
-            _run(point, _Tape(count))
-    except TooMany:
-        return True
-    return False
-
-
 # Points for which the last answers are kept: one, and others made of it that are asked about in between.
 KEPT = 4
 

@@ -16,7 +16,6 @@ from backprop_rules.strategies.drawing.shapes import Draw, Shape, pick, whole
 from backprop_rules.strategies.grid import Grid
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
-Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 # Whether the values of a tensor come from a seed: a seed cannot be shrunk.
 in_bulk: ContextVar[bool] = ContextVar("in_bulk", default=False)

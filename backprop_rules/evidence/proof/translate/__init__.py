@@ -10,7 +10,9 @@ from flint import acb
 from torch import Tensor
 
 from backprop_rules.evidence.proof.balls import Balls, Number, as_balls, head
-from backprop_rules.evidence.proof.translate.mode import Exactly, Outlets, refusal
+from backprop_rules.evidence.proof.translate.arguments import refusal
+from backprop_rules.evidence.proof.translate.mode import Exactly
+from backprop_rules.evidence.proof.translate.outlets import Outlets
 
 __all__ = ["definition_of"]
 

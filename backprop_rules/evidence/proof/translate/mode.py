@@ -4,7 +4,7 @@ The numbers are kept by storage, one for each place in memory: so a view has tho
 through one of the two is read through the other. A tensor whose storage is not known holds constants.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,61 +13,24 @@ import torch
 from flint import acb
 from torch import Tensor
 from torch._decomp import decomposition_table
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from backprop_rules.errors import InputError
 from backprop_rules.evidence.proof.balls import Balls, Number, ball
 from backprop_rules.evidence.proof.translate import table
-from backprop_rules.evidence.proof.translate.numbers import TIE, Constant, choose
+from backprop_rules.evidence.proof.translate.arguments import inexact, mapped, refusal, tensors, wide
+from backprop_rules.evidence.proof.translate.numbers import TIE, Constant, unequal
+from backprop_rules.evidence.proof.translate.placing import SPECIAL
 
 aten = torch.ops.aten
 
 # What numbers do not depend on.
-PLACEMENT = {"memory_format", "layout", "device", "pin_memory", "non_blocking"}
-ADVICE = "Give the definition itself, `definition=`: the same function in NumPy notation."
-
-
-def refusal(what: str) -> InputError:
-    """Return the refusal to make a definition of a forward that does this."""
-    return InputError(f"no definition can be made of this forward, as {what}. {ADVICE}")
-
-
-def tensors(x: Any) -> Iterator[Tensor]:
-    """Yield the tensors among arguments, in lists as well."""
-    if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, list | tuple):
-        for one in x:
-            yield from tensors(one)
-
-
-def mapped(function: Callable[[Tensor], Any], x: Any) -> Any:
-    """Return arguments with a function of each tensor in its place."""
-    if isinstance(x, Tensor):
-        return function(x)
-    if isinstance(x, list | tuple):
-        made = [mapped(function, one) for one in x]
-        return tuple(made) if isinstance(x, tuple) else made
-    return x
+PLACEMENT = ("memory_format", "layout", "device")
 
 
 @cache
 def _composite(func: Any) -> bool:
     """Say whether torch makes the operation of others, which come here one by one."""
     return bool(func._can_decompose())
-
-
-def _inexact(x: Tensor) -> bool:
-    return x.is_floating_point() or x.is_complex()
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Return the same values as a float64, or complex128, on the CPU."""
-    if not _inexact(x):
-        return x.cpu()
-    return x.to("cpu", torch.complex128 if x.is_complex() else torch.float64)
 
 
 class Exactly(TorchDispatchMode):
@@ -111,8 +74,8 @@ class Exactly(TorchDispatchMode):
     def _cells(self, x: Tensor) -> Any:
         """Return what is kept beside a tensor, or its values, as an array of anything."""
         if not self.holds(x):
-            values = _wide(x.detach().resolve_conj().resolve_neg()).numpy()
-            return self._constants(values) if _inexact(x) else values
+            values = wide(x.detach().resolve_conj().resolve_neg()).numpy()
+            return self._constants(values) if inexact(x) else values
         cells = self._seen(x, self._storages[x.untyped_storage()._cdata][2])
         if x.is_conj():
             cells = np.conjugate(cells)
@@ -130,7 +93,7 @@ class Exactly(TorchDispatchMode):
             return cells
         if any(c is None for c in cells.flat):
             raise refusal("it reads memory into which no operation of torch wrote")
-        if not _inexact(x):
+        if not inexact(x):
             for c in cells.flat:
                 bool(c)  # Undecided if it is a TIE
             return cells.astype(bool if x.dtype == torch.bool else int)
@@ -138,7 +101,7 @@ class Exactly(TorchDispatchMode):
 
     def truths(self, x: Tensor) -> Any:
         """Return True, False and TIE for every element of a tensor."""
-        return table.COMPARISONS[aten.ne](self.numbers(x), 0) if _inexact(x) else self._cells(x)
+        return unequal(self.numbers(x), 0) if inexact(x) else self._cells(x)
 
     # ---- operations
 
@@ -186,12 +149,12 @@ class Exactly(TorchDispatchMode):
 
     def _computed(self, func: Any, args: Any, named: Any) -> Any:
         packet = func.overloadpacket
-        if not any(packet in some for some in (table.NUMERIC, table.COMPARISONS, table.LOGIC, table.MOVES, SPECIAL)):
+        if not any(packet in some for some in (table.NUMERIC, table.LOGIC, table.MOVES, SPECIAL)):
             if func not in decomposition_table or packet in table.REFUSED:
                 raise refusal(f"it calls {func}, which is not known in exact numbers")
             with self:
                 return decomposition_table[func](*args, **named)
-        result = func(*mapped(_wide, args), **{name: mapped(_wide, x) for name, x in named.items()})
+        result = func(*mapped(wide, args), **{name: mapped(wide, x) for name, x in named.items()})
         try:
             made = self._made_of(func, args, named)
         except (TypeError, AttributeError, NotImplementedError) as error:
@@ -207,12 +170,10 @@ class Exactly(TorchDispatchMode):
             return self.moved(func, args, named)
         if packet in table.LOGIC:
             return self._apply(table.LOGIC[packet], self.truths, args, named)
-        return self._apply((table.NUMERIC.get(packet) or table.COMPARISONS[packet]), self.numbers, args, named)
+        return self._apply(table.NUMERIC[packet], self.numbers, args, named)
 
     def _apply(self, function: Callable[..., Any], read: Callable[[Tensor], Any], args: Any, named: Any) -> Any:
-        taken = {
-            name: mapped(read, x) for name, x in named.items() if name not in ("memory_format", "layout", "device")
-        }
+        taken = {name: mapped(read, x) for name, x in named.items() if name not in PLACEMENT}
         with np.errstate(all="ignore"):
             return function(*mapped(read, args), **taken)
 
@@ -228,7 +189,7 @@ class Exactly(TorchDispatchMode):
         if not isinstance(made, np.ndarray):
             found[()] = made
         assert found.shape == tuple(result.shape), (found.shape, result.shape)
-        if _inexact(result):
+        if inexact(result):
             self.keep(result, self._checked(found, result))
         elif any(v is TIE for v in found.flat):
             self.keep(result, found)
@@ -245,7 +206,7 @@ class Exactly(TorchDispatchMode):
         return made.reshape(found.shape)
 
     def _taken_out(self, x: Tensor) -> Any:
-        if _inexact(x):
+        if inexact(x):
             raise refusal("it takes a Python number out of a tensor, on which the result may depend")
         return self.numbers(x).item()
 
@@ -256,14 +217,14 @@ class Exactly(TorchDispatchMode):
             raise NotImplementedError("with reduce")
 
         def labels(x: Tensor) -> Tensor:
-            if not (_inexact(x) or packet in table.JOINED):
+            if not (inexact(x) or packet == aten.cat):  # which joins numbers of any dtype
                 self.numbers(x)  # says where: certain
                 return x.cpu()
             cells = self._cells(x)
             pool.extend(cells.flat)
             return torch.arange(len(pool) - x.numel(), len(pool), dtype=torch.float64).reshape(x.shape)
 
-        if isinstance(args[0], Tensor) and not _inexact(args[0]):
+        if isinstance(args[0], Tensor) and not inexact(args[0]):
             for x in tensors(args):
                 self.numbers(x)  # certain, all of them, and so are torch's
             return func(*args, **named).numpy()
@@ -294,7 +255,7 @@ class Exactly(TorchDispatchMode):
         if isinstance(made, Tensor):
             cells = self._cells(made)
         else:
-            cells = Constant(ball(made), self._tape) if _inexact(written) else made
+            cells = Constant(ball(made), self._tape) if inexact(written) else made
         if not self.holds(written):
             flat = torch.empty(0, dtype=written.dtype).set_(written.untyped_storage())
             self.keep(flat, self._cells(flat))
@@ -318,101 +279,3 @@ class Exactly(TorchDispatchMode):
             with self:
                 made = made.to(written.dtype)
         return made
-
-
-# ---- operations that need more than numbers
-
-
-def _where(mode: Exactly, condition: Tensor, a: Any, b: Any) -> Any:
-    def read(x: Any) -> Any:
-        return x if not isinstance(x, Tensor) else mode.numbers(x) if _inexact(x) else mode.truths(x)
-
-    return choose(mode.truths(condition), read(a), read(b))
-
-
-def _masked_fill(mode: Exactly, a: Tensor, mask: Tensor, value: Any) -> Any:
-    return _where(mode, mask, value, a)
-
-
-def _index_put(mode: Exactly, a: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Any:
-    if accumulate:
-        places = torch.arange(a.numel()).reshape(a.shape)
-        chosen = places[tuple(slice(None) if i is None else _settled(mode, i) for i in indices)]
-        return _added(mode, a, chosen, np.broadcast_to(mode.numbers(values), tuple(chosen.shape)))
-    mask = indices[0]
-    if len(indices) == 1 and mask.dtype == torch.bool and mode.holds(mask) and values.numel() == 1:
-        full = mode.truths(mask).reshape(*mask.shape, *[1] * (a.ndim - mask.ndim))
-        return choose(full, mode.numbers(values).reshape(()), mode.numbers(a))
-    return mode.moved(aten.index_put.default, (a, indices, values), {})
-
-
-def _settled(mode: Exactly, index: Tensor) -> Tensor:
-    mode.numbers(index)  # Undecided if it is not certain
-    return index
-
-
-def _added(mode: Exactly, a: Tensor, places: Tensor, source: Any) -> Any:
-    """Return a with the source added at places, which count its elements."""
-    made = mode.numbers(a).view(np.ndarray).copy().reshape(-1)
-    for place, value in zip(places.flatten().tolist(), source.view(np.ndarray).flat, strict=True):
-        made[place] = made[place] + value
-    return made.reshape(a.shape)
-
-
-def _scatter_add(mode: Exactly, a: Tensor, dim: int, index: Tensor, source: Tensor) -> Any:
-    places = torch.arange(a.numel()).reshape(a.shape)
-    taken = mode.numbers(source)[tuple(slice(0, n) for n in index.shape)]
-    return _added(mode, a, places.gather(dim, _settled(mode, index)), taken)
-
-
-def _index_add(mode: Exactly, a: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Any:
-    places = torch.arange(a.numel()).reshape(a.shape).index_select(dim, _settled(mode, index))
-    return _added(mode, a, places, table.times(mode.numbers(source), alpha))
-
-
-def _embedding(
-    mode: Exactly, weight: Tensor, index: Tensor, padding_idx: int = -1, by_freq: bool = False, sparse: bool = False
-) -> Any:
-    if padding_idx >= 0 and bool((index == padding_idx).any()):
-        raise NotImplementedError("a padding_idx has a gradient of zero, and no derivative")
-    return mode.moved(aten.embedding.default, (weight, index), {})
-
-
-SPECIAL: dict[Any, Callable[..., Any]] = {
-    aten.where: _where, aten.masked_fill: _masked_fill, aten.index_put: _index_put, aten.scatter_add: _scatter_add,
-    aten.index_add: _index_add, aten.embedding: _embedding,
-}  # fmt: skip
-
-OUTLETS = {
-    Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.data_ptr, Tensor.__dlpack__, Tensor.new_tensor, torch.tensor,
-}  # fmt: skip
-
-
-class Outlets(TorchFunctionMode):
-    """While it is entered, see to what `Exactly` does not see, or sees too late.
-
-    That is what takes values out of a tensor past torch's operations, and what torch makes of others with a
-    constant that it rounds.
-    """
-
-    def __init__(self, mode: Exactly) -> None:
-        super().__init__()
-        self._mode = mode
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the function."""
-        named = kwargs or {}
-        held = any(self._mode.holds(x) for x in tensors([*args, *named.values()]))
-        if held and func in OUTLETS:
-            raise refusal(f"it takes values out of a tensor by {func.__name__}")
-        if func is functional.rms_norm and named.get("eps", args[3] if len(args) > 3 else None) is None:
-            raise refusal("without its eps rms_norm takes one that depends on the dtype")
-        if held and func is functional.scaled_dot_product_attention:
-            return self._mode.whole(aten.scaled_dot_product_attention.default, args, named)
-        if held and not func.__name__.endswith("_"):  # nothing is written
-            # Some operations mix no dtypes, and those of the constants need not be the primals'.
-            args, named = mapped(self._widened, args), {name: mapped(self._widened, x) for name, x in named.items()}
-        return func(*args, **named)
-
-    def _widened(self, x: Tensor) -> Tensor:
-        return x if self._mode.holds(x) or not _inexact(x) else _wide(x)

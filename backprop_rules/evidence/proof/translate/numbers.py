@@ -245,6 +245,9 @@ def compared(holds: Callable[[int], bool]) -> Any:
     return each(compare, 2)
 
 
+less, unequal = compared(lambda order: order == -1), compared(lambda order: order != 0)
+
+
 def _finite(v: Any) -> bool:
     x = head(ball(v))
     if x.is_finite():

@@ -1,0 +1,99 @@
+"""What the reference oracle refuses, and in which words."""
+
+import numpy as np
+import pytest
+import torch
+
+from backprop_rules import InputError, check, check_function
+
+
+def relu(grad_y, x):
+    return grad_y * (x > 0)
+
+
+def vector():
+    return torch.tensor([-1.5, 0.5, 2.0], dtype=torch.float64)
+
+
+def broken(grad_y, x):
+    raise ValueError("no such key")
+
+
+REFUSALS = {
+    "nothing to hold it against": (
+        lambda: check(relu),
+        "nothing to hold the backward against: give the name of a rule",
+    ),
+    "no example": (lambda: check(relu, forward=torch.relu), "an example is missing"),
+    "an unknown rule": (lambda: check(relu, "rellu"), "there is no rule 'rellu'. Did you mean 'relu'?"),
+    "no function": (lambda: check(3, "relu"), "a backward is a function; got int 3."),
+    "both a rule and a forward": (
+        lambda: check(relu, "relu", forward=torch.relu),
+        "give rule, or forward and definition",
+    ),
+    "a backward that raises": (
+        lambda: check(broken, forward=torch.relu, example=(vector(),)),
+        "broken: the backward raises ValueError: no such key, for the example itself.",
+    ),
+    "too many gradients": (
+        lambda: check(lambda grad_y, x: (grad_y, grad_y), forward=torch.relu, example=(vector(),)),
+        "the backward returns 2 gradients for 1 primals",
+    ),
+    "too few primals": (
+        lambda: check(relu, "matmul"),
+        "matmul: the backward takes the primals a, but the rule has a, b.",
+    ),
+    "a param that it needs": (lambda: check(relu, "softmax"), "softmax: relu has no param dim, which the rule needs."),
+    "an example of integers": (
+        lambda: check(relu, forward=torch.relu, example=(torch.tensor([1, 2]),)),
+        "relu: the example has no floating-point or complex array",
+    ),
+    "an example of numbers": (
+        lambda: check(relu, forward=torch.relu, example=(3.0,)),
+        "an example must be an array of torch, NumPy or JAX",
+    ),
+    "a forward that is not the definition": (
+        lambda: check(relu, forward=torch.relu, definition=lambda x: x * 2, example=(vector(),)),
+        "relu: forward and definition are different functions",
+    ),
+    "an unknown convention": (lambda: check(relu, "relu", convention="mine"), "there is no convention 'mine'"),
+    "a dtype that the rule has not": (
+        lambda: check(relu, "relu", dtypes=["complex64"]),
+        "none of the dtypes asked for",
+    ),
+    "a forward of NumPy arrays": (
+        lambda: check(relu, forward=np.linalg.inv, example=(vector(),)),
+        "a function of NumPy arrays is a definition",
+    ),
+    "a forward of whole numbers": (
+        lambda: check(relu, forward=torch.argmax, example=(vector(),)),
+        "the forward returns a tensor of torch.int64, which has no gradient",
+    ),
+    "an example that is no call": (
+        lambda: check(relu, forward=torch.relu, example={"x": vector()}),
+        "example is one call of the function, the tuple of its arrays, as in example=(x, w); got a dict.",
+    ),
+    "a sparse example": (
+        lambda: check(relu, forward=torch.relu, example=(torch.eye(3).to_sparse(),)),
+        "x of the example has the layout torch.sparse_coo",
+    ),
+    "params that are no names": (lambda: check(relu, "relu", params=[1]), "params is a dict of names and values"),
+    "a rule that is no name": (lambda: check(relu, torch.relu), "rule is the name of a rule, as in rule='linear'"),
+    "part of a point": (lambda: check(relu, "relu", max_examples=1.5), "max_examples must be a number of points"),
+    "a module": (lambda: check(torch.nn.ReLU(), "relu"), "a module computes forward: give its backward"),
+    "an unknown option": (
+        lambda: check_function(relu, "relu", max_example=3),
+        "there is no option 'max_example'. Did you mean 'max_examples'?",
+    ),
+    "a function without a signature": (lambda: check_function(torch.exp, "exp"), "Wrap it in a lambda."),
+    "sums in whole numbers": (lambda: check(relu, "relu", accumulate="int64"), "there is no dtype 'int64'"),
+    "an unknown accuracy": (lambda: check(relu, "relu", accuracy="high"), "there is no accuracy 'high'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_cannot_be_asked_is_refused_in_words(case):
+    asked, words = REFUSALS[case]
+    with pytest.raises(InputError) as refusal:
+        asked()
+    assert words in str(refusal.value)
