@@ -9,7 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from backprop_rules.documents.answers.claim import Seen
 from backprop_rules.documents.answers.drawn import Point, as_code, counterexample, everywhere, told
-from backprop_rules.documents.answers.evidence.linear_model.program import RATE, grad, loss, weight
+from backprop_rules.documents.answers.evidence.linear_model.training import RATE, grad, loss, weight
 from backprop_rules.documents.answers.tools import gradients, refused
 
 

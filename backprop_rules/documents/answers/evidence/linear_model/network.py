@@ -15,7 +15,7 @@ from backprop_rules.catalogue.linear_algebra import matmul
 from backprop_rules.documents.answers.claim import Seen
 from backprop_rules.documents.answers.drawn import as_code, counterexample, everywhere, told
 from backprop_rules.documents.answers.evidence.linear_model.autograd import names
-from backprop_rules.documents.answers.evidence.linear_model.program import SAMPLES
+from backprop_rules.documents.answers.evidence.linear_model.training import SAMPLES
 from backprop_rules.documents.answers.tools import gradients, verified
 
 SIZES = (5, 6, 7, 7, 6, 5)  # of the layers that line 37 counts the weights of, the input first
@@ -214,12 +214,8 @@ def more_linear_layers_add_nothing(x: Tensor, s: Tensor, t: Tensor, u: Tensor, b
 def a_nonlinear_function_prevents_it() -> Seen:
     """Try two layers with a function between them, and with none: of wx + b the two sums would be equal."""
     a = torch.tensor(SATURATED, dtype=torch.float64)
-    functions: dict[str, Function] = {
-        "sigmoid": torch.sigmoid,
-        "tanh": torch.tanh,
-        "relu": torch.relu,
-        "none": torch.positive,
-    }
+    functions: dict[str, Function] = {f.__name__: f for f in (torch.sigmoid, torch.tanh, torch.relu)}
+    functions["none"] = torch.positive
     sums = {}
     for name, f in functions.items():
         y = [(2 * f(x) + 1).item() for x in (-a, 0 * a, a, 2 * a)]

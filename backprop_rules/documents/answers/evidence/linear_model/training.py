@@ -1,25 +1,66 @@
-"""Evidence of what the lines say of training: the loss, the step, and what the program comes to."""
+"""The document's program, y = xω trained to y = 2x in float32, as it stands, and evidence of what is said of it."""
 
+from collections.abc import Callable
 from fractions import Fraction
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from backprop_rules.documents.answers.claim import Seen
 from backprop_rules.documents.answers.drawn import as_code, everywhere
-from backprop_rules.documents.answers.evidence.linear_model.program import (
-    EPOCHS,
-    RATE,
-    SAMPLES,
-    grad,
-    loss,
-    step,
-    trained,
-    weight,
-)
 from backprop_rules.documents.answers.tools import gradients
 
-STARTS = [Fraction(start) for start in ("1", "0", "-7/3", "1.999")]
+SAMPLES = ((1.0, 2.0), (2.0, 4.0), (3.0, 6.0))
+EPOCHS = 100
+RATE = 0.01
+STARTS = [Fraction(start) for start in ("1", "0", "-7/3", "1.999")]  # of the weight
+
+
+class Step(NamedTuple):
+    """A step of training: the weight before it, the loss that it computes, and the weight after it."""
+
+    before: float
+    loss: float
+    after: float
+
+
+def weight(value: float = 1.0) -> Tensor:
+    """Return the document's weight, which asks for its gradient."""
+    w = torch.Tensor([value])
+    w.requires_grad = True
+    return w
+
+
+def loss(w: Tensor, x: float, y: float) -> Tensor:
+    """Return the loss of a sample."""
+    return (x * w - y) ** 2
+
+
+def grad(w: Tensor) -> Tensor:
+    """Return the weight's gradient, which must be there."""
+    assert w.grad is not None
+    return w.grad
+
+
+def step(w: Tensor) -> None:
+    """Take the document's step."""
+    w.data = w.data - RATE * grad(w).data
+
+
+def trained(
+    update: Callable[[Tensor], None] = step, clear: bool = True, epochs: int = EPOCHS
+) -> tuple[Tensor, list[Step]]:
+    """Train the weight from 1 as the document does, and return it with the steps."""
+    w, steps = weight(), []
+    for x, y in SAMPLES * epochs:
+        before, computed = w.item(), loss(w, x, y)
+        computed.backward()
+        update(w)
+        if clear:
+            grad(w).data.zero_()
+        steps.append(Step(before, computed.item(), w.item()))
+    return w, steps
 
 
 def training_updates_the_weight() -> Seen:
