@@ -109,7 +109,7 @@ def claims(document: str) -> tuple[Claim, ...]:
 
 
 def evidence_of(document: str) -> dict[str, Any]:
-    """Return what the module of a document's evidence defines, or the modules of the package, by its names."""
+    """Return all that a document's evidence defines, by name: that of one module, or those of a package."""
     module = importlib.import_module(f"backprop_rules.documents.answers.evidence.{document}")
     inside = [found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))]
     parts = [importlib.import_module(f"{module.__name__}.{name}") for name in inside] or [module]

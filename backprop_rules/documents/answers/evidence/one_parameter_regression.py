@@ -101,12 +101,6 @@ def slope(function: Callable[[Fraction], Any], at: Fraction) -> Fraction:
     return Fraction(function(at + 1) - function(at - 1)) / 2
 
 
-def lowest(function: Callable[[Fraction], Any]) -> Fraction:
-    """Return where the derivative of a polynomial of degree 2 is zero."""
-    here, next_one = slope(function, Fraction(0)), slope(function, Fraction(1))
-    return here / (here - next_one)
-
-
 def loss_of(w: Any, x: Any, y: Any) -> Any:
     """Return the loss of one sample."""
     return squared_loss(linreg(x, w), y)
@@ -224,7 +218,8 @@ def least_squares() -> Seen:
     """Find the w that makes one sample's loss least, and that for the sum: on the line, and off it."""
 
     def best(*samples: tuple[int, int]) -> Fraction:
-        return lowest(lambda w: sum(loss_of(w, x, y) for x, y in samples))
+        at = [slope(lambda w: sum(loss_of(w, x, y) for x, y in samples), Fraction(k)) for k in (0, 1)]
+        return at[0] / (at[0] - at[1])  # where the slope, a straight line, is zero
 
     on, off = POINTS, ((1, 3), (2, 6))
     alone = {samples: [best(sample) for sample in samples] for samples in (on, off)}

@@ -308,13 +308,11 @@ def loss_falls() -> Seen:
     return Seen(moves, down, f"x·w1 < 0: {still}; as recorded: {ends}")
 
 
-def fall(*at: Tensor) -> float:
-    """Return how much the loss falls along the printed updates for each unit of the learning rate, to first order."""
-    return float((for_w1(*at) * as_printed(*at)).sum() + (for_w2(*at) ** 2).sum())
-
-
 def step_goes_downhill() -> Seen:
     """Look for an update that raises the loss, with one sample and with two; with one, by the sums of the proof."""
+
+    def fall(*at: Tensor) -> float:  # along the printed updates, for each unit of the learning rate
+        return float((for_w1(*at) * as_printed(*at)).sum() + (for_w2(*at) ** 2).sum())
 
     def downhill(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
         return tie(x, w1) or fall(x, w1, w2, t) >= 0
