@@ -15,8 +15,8 @@ import torch
 from backprop_rules import InputError
 from backprop_rules.catalogue.linear_algebra import matmul
 from backprop_rules.documents import PROGRAMS, answers
-from backprop_rules.documents.answers import DOCUMENTS, LANGUAGES, Seen, Verdict, claims, tools
-from backprop_rules.documents.answers.claim import NEEDED, EvidenceFails
+from backprop_rules.documents.answers import DOCUMENTS, LANGUAGES, Seen, Verdict, claims, drawn, tools
+from backprop_rules.documents.answers.claim import NEEDED, EvidenceFails, evidence_of
 from backprop_rules.documents.answers.report import as_dict, runs_told, settled
 from backprop_rules.documents.answers.words import WORDS, language
 
@@ -70,8 +70,7 @@ def is_evidence(function):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_evidence_belongs_to_a_claim(document):
-    module = __import__(f"backprop_rules.documents.answers.evidence.{document}", fromlist=["evidence"])
-    functions = {name for name, f in vars(module).items() if inspect.isfunction(f) and is_evidence(f)}
+    functions = {name for name, f in evidence_of(document).items() if inspect.isfunction(f) and is_evidence(f)}
     assert functions == {claim.id for claim in claims(document)}
 
 
@@ -121,18 +120,18 @@ def test_a_wrong_rule_breaks_the_evidence(monkeypatch):
 
 
 def test_a_counterexample_is_the_smallest():
-    found = tools.counterexample(lambda x: bool((x * x >= 2 * x).all()), x="n m")
+    found = drawn.counterexample(lambda x: bool((x * x >= 2 * x).all()), x="n m")
     assert found["x"].tolist() == [[1]]
-    assert tools.counterexample(lambda x: bool((x * x >= 0).all()), x="n m") is None
-    assert tools.told(found) == "x = [[1]]"
+    assert drawn.counterexample(lambda x: bool((x * x >= 0).all()), x="n m") is None
+    assert drawn.told(found) == "x = [[1]]"
 
 
 def test_letters_stand_for_one_size_each():
     def fits(x, w, b):
         return x.shape[1] == w.shape[0] and b.shape == (1, w.shape[1]) and len(x) == 2
 
-    assert tools.counterexample(fits, x="2 d", w="d h", b="1 h") is None
-    assert tools.counterexample(lambda x, w: len(x) == len(w), x="n", w="m") is not None
+    assert drawn.counterexample(fits, x="2 d", w="d h", b="1 h") is None
+    assert drawn.counterexample(lambda x, w: len(x) == len(w), x="n", w="m") is not None
 
 
 def test_unknown_documents_and_languages_are_refused():

@@ -1,6 +1,7 @@
 """A claim of a document: the statement, what is to be said of it in two languages, and the evidence that decides."""
 
 import importlib
+import pkgutil
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,12 +104,20 @@ def claims(document: str) -> tuple[Claim, ...]:
     """Return a document's claims, in its order; InputError for an unknown document, or texts without evidence."""
     document = find_document(document)
     text = files("backprop_rules.documents.answers").joinpath("texts", f"{document}.toml").read_text(encoding="utf-8")
-    found = importlib.import_module(f"backprop_rules.documents.answers.evidence.{document}")
+    found = evidence_of(document)
     return tuple(_claim(document, entry, found) for entry in tomllib.loads(text)["claim"])
 
 
-def _claim(document: str, entry: dict[str, Any], module: Any) -> Claim:
-    evidence = getattr(module, entry["id"], None)
+def evidence_of(document: str) -> dict[str, Any]:
+    """Return all that a document's evidence defines, by name: that of one module, or those of a package."""
+    module = importlib.import_module(f"backprop_rules.documents.answers.evidence.{document}")
+    inside = [found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))]
+    parts = [importlib.import_module(f"{module.__name__}.{name}") for name in inside] or [module]
+    return {name: found for part in parts for name, found in vars(part).items()}
+
+
+def _claim(document: str, entry: dict[str, Any], found: dict[str, Any]) -> Claim:
+    evidence = found.get(entry["id"])
     if evidence is None:
         raise InputError(f"{document}: the claim {entry['id']} has no evidence, a function of that name.")
     number = entry.get("number")

@@ -1,83 +1,24 @@
-"""What the evidence is made of: points that Hypothesis draws and shrinks, errors that are caught, rules verified.
-
-Everything here computes with whole numbers in float64, so that nothing rounds and `==` decides.
-"""
+"""What evidence is made of besides drawn points: torch's gradients, errors that are caught, rules verified."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, find, settings
-from hypothesis import strategies as st
-from hypothesis.errors import NoSuchExample
 from torch import Tensor
 
 from backprop_rules.rule import Rule
 from backprop_rules.verify import verify_rule
-
-POINTS = 100  # drawn in search of a counterexample, of each size; equal in every run
-SIZES = (1, 2, 3)  # what a letter of a shape may stand for at most; the smaller ones are tried first
-QUIET = settings(
-    database=None, derandomize=True, deadline=None, max_examples=POINTS, suppress_health_check=list(HealthCheck)
-)
-Statement = Callable[..., bool]
-
-
-def counterexample(statement: Statement, **shapes: str) -> dict[str, Tensor] | None:
-    """Return the smallest point found at which the statement is false, None where it is true at every point drawn.
-
-    The shapes are sizes and letters, 'n d' or '2 d'; a letter stands for one size, from 1 to 3,
-    wherever it occurs, and the elements are whole numbers from -4 to 4.
-    """
-
-    def false_there(point: dict[str, Tensor]) -> bool:
-        return not statement(**point)
-
-    for most in _sizes(shapes):
-        with suppress(NoSuchExample):
-            return find(_points(shapes, most), false_there, settings=QUIET)
-    return None
-
-
-def _sizes(shapes: dict[str, str]) -> tuple[int, ...]:
-    letters = any(not word.isdigit() for text in shapes.values() for word in text.split())
-    return SIZES if letters else SIZES[:1]
-
-
-@st.composite
-def _points(draw: Callable[..., Any], shapes: dict[str, str], most: int) -> dict[str, Tensor]:
-    words = {word for text in shapes.values() for word in text.split()}
-    sizes = {word: int(word) if word.isdigit() else draw(st.integers(1, most)) for word in sorted(words)}
-    point = {}
-    for name, text in shapes.items():
-        shape = [sizes[word] for word in text.split()]
-        count = torch.Size(shape).numel()
-        numbers = draw(st.lists(st.integers(-4, 4), min_size=count, max_size=count))
-        point[name] = torch.tensor(numbers, dtype=torch.float64).reshape(shape)
-    return point
-
-
-def told(point: dict[str, Tensor] | None) -> str:
-    """Return a point as code, or that there is none."""
-    if point is None:
-        return "no counterexample"
-    return ", ".join(f"{name} = {as_code(x)}" for name, x in point.items())
-
-
-def as_code(x: Any) -> str:
-    """Return a tensor as nested lists, with whole numbers without a decimal point."""
-    if isinstance(x, Tensor):
-        x = x.tolist()
-    if isinstance(x, list):
-        return f"[{', '.join(map(as_code, x))}]"
-    return str(int(x)) if isinstance(x, float) and x.is_integer() else str(x)
 
 
 def gradients(function: Callable[..., Tensor], *primals: Tensor, grad_y: Tensor | None = None) -> tuple[Tensor, ...]:
     """Return the gradient of the function's value for each primal, as torch's autograd finds it."""
     leaves = [x.detach().clone().requires_grad_() for x in primals]
     return torch.autograd.grad(function(*leaves), leaves, grad_y)
+
+
+def back(a: Tensor, b: Tensor, grad_y: Tensor) -> tuple[Tensor, ...]:
+    """Return the gradients of both factors of a product, as torch's autograd finds them."""
+    return gradients(torch.matmul, a, b, grad_y=grad_y)
 
 
 def refused(call: Callable[[], Any]) -> str | None:

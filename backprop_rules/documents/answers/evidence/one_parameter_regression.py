@@ -18,11 +18,13 @@ from torch import Tensor
 
 from backprop_rules.catalogue.losses import half_squared_error
 from backprop_rules.documents.answers.claim import Seen
-from backprop_rules.documents.answers.tools import counterexample, gradients, refused, told, verified
+from backprop_rules.documents.answers.drawn import counterexample, difference, everywhere, told
+from backprop_rules.documents.answers.tools import gradients, refused, verified
 
 POINTS = ((1, 3), (2, 5), (3, 7))  # line 34
 PRINTED_WEIGHTS = ("1.1000", "1.4600")  # lines 100 and 167
 TENTH = Fraction(1, 10)
+NumberEvidence = Callable[[Fraction], Seen]
 
 
 # ---- The document's program, as torch runs and prints it
@@ -89,12 +91,9 @@ def number_in(printed: str) -> Fraction:
     return Fraction(found[1])
 
 
-def shows(printed: str, by_hand: Fraction, number: Fraction) -> Seen:
+def shows(shown: str, found: Fraction, number: Fraction) -> Seen:
     """Say whether the printed tensor, and the same value worked out by hand, are this number."""
-    return Seen(number_in(printed) == by_hand == number, None, f"{printed}; {by_hand}")
-
-
-# ---- The same by hand
+    return Seen(number_in(shown) == found == number, None, f"{shown}; {found}")
 
 
 def slope(function: Callable[[Fraction], Any], at: Fraction) -> Fraction:
@@ -102,52 +101,81 @@ def slope(function: Callable[[Fraction], Any], at: Fraction) -> Fraction:
     return Fraction(function(at + 1) - function(at - 1)) / 2
 
 
-def lowest(function: Callable[[Fraction], Any]) -> Fraction:
-    """Return where the derivative of a polynomial of degree 2 is zero."""
-    here, next_one = slope(function, Fraction(0)), slope(function, Fraction(1))
-    return here / (here - next_one)
-
-
 def loss_of(w: Any, x: Any, y: Any) -> Any:
     """Return the loss of one sample."""
     return squared_loss(linreg(x, w), y)
 
 
-def stepped(w: Fraction, x: Any, learn_rate: Fraction = TENTH) -> Fraction:
+def stepped(w: Fraction, x: Any) -> Fraction:
     """Return the weight after a step of gradient descent with the sample of y = 2x + 1 at x."""
-    return w - learn_rate * slope(lambda v: loss_of(v, x, linreg(x, 2)), w)
+    return w - TENTH * slope(lambda v: loss_of(v, x, linreg(x, 2)), w)
 
 
-def weights(first: Fraction | None = None) -> list[Fraction]:
-    """Return the weight before the first step, the program's if none is given, after it, and after the second."""
-    first = Fraction(weight().item()) if first is None else first
+def weights(first: Fraction) -> list[Fraction]:
+    """Return the weight before the first step, after it, and after the second."""
     second = stepped(first, POINTS[0][0])
     return [first, second, stepped(second, POINTS[1][0])]
 
 
-def is_number(found: Any, number: Fraction) -> Seen:
-    """Say whether what was worked out is this number."""
-    return Seen(found == number, None, str(found))
+def by_hand(step: int) -> dict[str, Fraction]:
+    """Return what the document works out in a step, counted from 0, by the document's own names."""
+    (x, y), found = POINTS[step], weights(Fraction(weight().item()))
+    w, prediction = found[step], linreg(x, found[step])
+    return {
+        "y'": prediction,
+        "l": squared_loss(prediction, y),
+        "dl/dy'": slope(lambda p: squared_loss(p, y), prediction),
+        "dy'/dw": slope(lambda v: linreg(x, v), w),
+        "dl/dw": slope(lambda v: loss_of(v, x, y), w),
+        "new w": found[step + 1],
+    }
 
 
-def values_of_the_step(step: int) -> tuple[Fraction, Fraction]:
-    """Return y' and l of a step, counted from 0."""
-    w, (x, y) = weights()[step], POINTS[step]
-    return linreg(x, w), loss_of(w, x, y)
+# ---- The numbers of the document, in its order: those that it works out, and those that a cell prints
 
 
-def slopes_of_the_step(step: int) -> tuple[Fraction, Fraction, Fraction]:
-    """Return dl/dy', dy'/dw and dl/dw of a step, counted from 0."""
-    w, (x, y) = weights()[step], POINTS[step]
-    prediction = linreg(x, w)
-    return (
-        slope(lambda p: squared_loss(p, y), prediction),
-        slope(lambda v: linreg(x, v), w),
-        slope(lambda v: loss_of(v, x, y), w),
-    )
+def worked_out(value: Callable[[], Any]) -> NumberEvidence:
+    """Return the evidence that this is the document's number."""
+
+    def evidence(number: Fraction) -> Seen:
+        found = value()
+        return Seen(found == number, None, str(found))
+
+    return evidence
 
 
-# ---- The line, the model and the loss
+def printed(cell: int, step: int, name: str) -> NumberEvidence:
+    """Return the evidence that the cell prints the document's number, and that it comes out by hand."""
+
+    def evidence(number: Fraction) -> Seen:
+        return shows(run().shown[cell], by_hand(step)[name], number)
+
+    return evidence
+
+
+first_point = worked_out(lambda: linreg(POINTS[0][0], 2))
+second_point = worked_out(lambda: linreg(POINTS[1][0], 2))
+third_point = worked_out(lambda: linreg(POINTS[2][0], 2))
+
+first_prediction = printed(8, 0, "y'")
+first_loss = printed(9, 0, "l")
+first_derivative_of_the_loss = worked_out(lambda: by_hand(0)["dl/dy'"])
+first_derivative_of_the_prediction = worked_out(lambda: by_hand(0)["dy'/dw"])
+first_gradient = worked_out(lambda: by_hand(0)["dl/dw"])
+first_gradient_printed = printed(10, 0, "dl/dw")
+first_updated_weight = printed(11, 0, "new w")
+
+new_sample_leaves_the_weight = printed(12, 0, "new w")
+second_prediction = printed(13, 1, "y'")
+second_loss = printed(14, 1, "l")
+second_derivative_of_the_loss = worked_out(lambda: by_hand(1)["dl/dy'"])
+second_derivative_of_the_prediction = worked_out(lambda: by_hand(1)["dy'/dw"])
+second_gradient = worked_out(lambda: by_hand(1)["dl/dw"])
+second_gradient_printed = printed(15, 1, "dl/dw")
+second_updated_weight = printed(16, 1, "new w")
+
+
+# ---- The line, the model and the training
 
 
 def equation_is_linear() -> Seen:
@@ -162,10 +190,10 @@ def equation_is_linear() -> Seen:
     return Seen(found is None and constants == {1}, None, f"{told(found)}; x = 0: {', '.join(map(str, constants))}")
 
 
-def model_contains_the_line() -> Seen:
+@everywhere("w = 2", x="3")
+def model_contains_the_line(x: Tensor) -> bool:
     """Predict with w = 2, at drawn x."""
-    found = counterexample(lambda x: bool(linreg(x, 2).equal(2 * x + 1)), x="3")
-    return Seen(found is None, None, f"w = 2: {told(found)}")
+    return bool(linreg(x, 2).equal(2 * x + 1))
 
 
 def code_of_the_model() -> Seen:
@@ -181,7 +209,7 @@ def code_of_the_model() -> Seen:
 
 def half_the_squared_error() -> Seen:
     """Compare the code with ½(y' − y)², and hold the catalogue's rule of that name against every oracle."""
-    found = counterexample(lambda p, t: bool(squared_loss(p, t).equal(0.5 * (p - t) * (p - t))), p="3", t="3")
+    found = difference(squared_loss, lambda p, t: 0.5 * (p - t) * (p - t), p="3", t="3")
     rule_holds, outcome = verified(half_squared_error)
     return Seen(found is None and rule_holds, None, f"{told(found)}; {outcome}")
 
@@ -190,16 +218,14 @@ def least_squares() -> Seen:
     """Find the w that makes one sample's loss least, and that for the sum: on the line, and off it."""
 
     def best(*samples: tuple[int, int]) -> Fraction:
-        return lowest(lambda w: sum(loss_of(w, x, y) for x, y in samples))
+        at = [slope(lambda w: sum(loss_of(w, x, y) for x, y in samples), Fraction(k)) for k in (0, 1)]
+        return at[0] / (at[0] - at[1])  # where the slope, a straight line, is zero
 
     on, off = POINTS, ((1, 3), (2, 6))
     alone = {samples: [best(sample) for sample in samples] for samples in (on, off)}
     stated, amended = ({*alone[samples]} == {best(*samples)} for samples in (off, on))
     shown = "; ".join(f"{samples}: {', '.join(map(str, alone[samples]))}, Σ: {best(*samples)}" for samples in (on, off))
     return Seen(stated, amended, shown)
-
-
-# ---- The weight
 
 
 def true_weight(number: Fraction) -> Seen:
@@ -223,9 +249,9 @@ def any_initial_weight() -> Seen:
 
 def initial_weight(number: Fraction) -> Seen:
     """Print the program's weight before the first step, and work out by hand where this number leads."""
-    printed, by_hand = repr(weight()), weights(number)
-    leads_there = by_hand[1:] == [*map(Fraction, PRINTED_WEIGHTS)]
-    return Seen(number_in(printed) == number and leads_there, None, f"{printed}; {', '.join(map(str, by_hand))}")
+    shown, found = repr(weight()), weights(number)
+    leads_there = found[1:] == [*map(Fraction, PRINTED_WEIGHTS)]
+    return Seen(number_in(shown) == number and leads_there, None, f"{shown}; {', '.join(map(str, found))}")
 
 
 def requires_grad_means_automatic() -> Seen:
@@ -234,7 +260,7 @@ def requires_grad_means_automatic() -> Seen:
     before = w.grad
     loss_of(w, *POINTS[0]).backward()
     refusal = refused(lambda: loss_of(plain, *POINTS[0]).backward())
-    works = before is None and w.grad is not None and w.grad.item() == slopes_of_the_step(0)[2]
+    works = before is None and w.grad is not None and w.grad.item() == by_hand(0)["dl/dw"]
     return Seen(works and refusal is not None, None, f"w.grad: {before}, {w.grad}; requires_grad=False: {refusal}")
 
 
@@ -242,24 +268,6 @@ def float_is_float64() -> Seen:
     """Look at the dtype of the weight, and of one made with torch.float."""
     python, torchs = weight().dtype, torch.tensor([1], dtype=torch.float).dtype
     return Seen(python is torch.float64 and torchs is torch.float32, None, f"float: {python}, torch.float: {torchs}")
-
-
-# ---- The training set
-
-
-def first_point(number: Fraction) -> Seen:
-    """Put x = 1 into the line."""
-    return is_number(linreg(POINTS[0][0], 2), number)
-
-
-def second_point(number: Fraction) -> Seen:
-    """Put x = 2 into the line."""
-    return is_number(linreg(POINTS[1][0], 2), number)
-
-
-def third_point(number: Fraction) -> Seen:
-    """Put x = 3 into the line."""
-    return is_number(linreg(POINTS[2][0], 2), number)
 
 
 def any_points_of_the_line() -> Seen:
@@ -272,9 +280,8 @@ def any_points_of_the_line() -> Seen:
     points = [Fraction(n, 4) for n in range(-10, 11)]
     teaches = {x: settled_at(x) == [2] for x in points}
     away_from_zero = all(teaches[x] for x in points if x != 0)
-    return Seen(
-        all(teaches.values()), away_from_zero, f"x = 0: dl/dw = 0 at {len(settled_at(Fraction(0)))} of {len(starts)} w"
-    )
+    shown = f"x = 0: dl/dw = 0 at {len(settled_at(Fraction(0)))} of {len(starts)} w"
+    return Seen(all(teaches.values()), away_from_zero, shown)
 
 
 def learning_rate(number: Fraction) -> Seen:
@@ -282,14 +289,6 @@ def learning_rate(number: Fraction) -> Seen:
     shown = run(("learn_rate = 0.1", f"learn_rate = {float(number)!r}")).shown
     after = [shown[11], shown[16]]
     return Seen([number_in(text) for text in after] == [*map(Fraction, PRINTED_WEIGHTS)], None, ", ".join(after))
-
-
-# ---- The first step
-
-
-def first_prediction(number: Fraction) -> Seen:
-    """Print the first prediction."""
-    return shows(run().shown[8], values_of_the_step(0)[0], number)
 
 
 def integer_samples_become_float64() -> Seen:
@@ -307,11 +306,6 @@ def prediction_ends_in_an_addition() -> Seen:
     return Seen(added and product == "MulBackward0", None, f"w*x + 1: {'; '.join(predictions)}; w*x: {product}")
 
 
-def first_loss(number: Fraction) -> Seen:
-    """Print the first loss."""
-    return shows(run().shown[9], values_of_the_step(0)[1], number)
-
-
 def loss_ends_in_a_division() -> Seen:
     """Look at the end of the graph of the loss, and of the square alone."""
     losses = [run().shown[cell] for cell in (9, 14)]
@@ -320,62 +314,34 @@ def loss_ends_in_a_division() -> Seen:
     return Seen(divided and square == "PowBackward0", None, f"(…)**2/2: {'; '.join(losses)}; (…)**2: {square}")
 
 
-def chain_rule() -> Seen:
+@everywhere(x="1", w="1", y="1")
+def chain_rule(x: Tensor, w: Tensor, y: Tensor) -> bool:
     """Multiply the derivatives of the two functions, and take the exact central difference of the whole."""
-
-    def holds(x: Tensor, w: Tensor, y: Tensor) -> bool:
-        (by_prediction,) = gradients(lambda p: squared_loss(p, y), linreg(x, w))
-        (by_weight,) = gradients(lambda v: linreg(x, v), w)
-        whole = (loss_of(w + 1, x, y) - loss_of(w - 1, x, y)) / 2
-        return bool(whole.equal(by_prediction * by_weight))
-
-    found = counterexample(holds, x="1", w="1", y="1")
-    return Seen(found is None, None, told(found))
+    (by_prediction,) = gradients(lambda p: squared_loss(p, y), linreg(x, w))
+    (by_weight,) = gradients(lambda v: linreg(x, v), w)
+    whole = (loss_of(w + 1, x, y) - loss_of(w - 1, x, y)) / 2
+    return bool(whole.equal(by_prediction * by_weight))
 
 
-def derivative_of_the_loss() -> Seen:
+@everywhere(p="1", y="1")
+def derivative_of_the_loss(p: Tensor, y: Tensor) -> bool:
     """Differentiate the loss with respect to the prediction."""
-    found = counterexample(lambda p, y: gradients(lambda v: squared_loss(v, y), p)[0].equal(p - y), p="1", y="1")
-    return Seen(found is None, None, told(found))
+    return gradients(lambda v: squared_loss(v, y), p)[0].equal(p - y)
 
 
-def first_derivative_of_the_loss(number: Fraction) -> Seen:
-    """Work dl/dy' out by hand."""
-    return is_number(slopes_of_the_step(0)[0], number)
-
-
-def derivative_of_the_prediction() -> Seen:
+@everywhere(x="1", w="1")
+def derivative_of_the_prediction(x: Tensor, w: Tensor) -> bool:
     """Differentiate the prediction with respect to the weight."""
-    found = counterexample(lambda x, w: gradients(lambda v: linreg(x, v), w)[0].equal(x), x="1", w="1")
-    return Seen(found is None, None, told(found))
+    return gradients(lambda v: linreg(x, v), w)[0].equal(x)
 
 
-def first_derivative_of_the_prediction(number: Fraction) -> Seen:
-    """Work dy'/dw out by hand."""
-    return is_number(slopes_of_the_step(0)[1], number)
-
-
-def first_gradient(number: Fraction) -> Seen:
-    """Work dl/dw out by hand."""
-    return is_number(slopes_of_the_step(0)[2], number)
-
-
-def first_gradient_printed(number: Fraction) -> Seen:
-    """Print w.grad after backward."""
-    return shows(run().shown[10], slopes_of_the_step(0)[2], number)
-
-
-def update_rule() -> Seen:
+@everywhere("torch.optim.SGD", x="1", w="1", y="1")
+def update_rule(x: Tensor, w: Tensor, y: Tensor) -> bool:
     """Take a step with torch's SGD, and with the formula; the learning rate is 1/8, so that nothing rounds."""
-
-    def holds(x: Tensor, w: Tensor, y: Tensor) -> bool:
-        leaf = w.clone().requires_grad_()
-        loss_of(leaf, x, y).backward()
-        torch.optim.SGD([leaf], lr=0.125).step()
-        return leaf.detach().equal(w - 0.125 * gradients(lambda v: loss_of(v, x, y), w)[0])
-
-    found = counterexample(holds, x="1", w="1", y="1")
-    return Seen(found is None, None, f"torch.optim.SGD: {told(found)}")
+    leaf = w.clone().requires_grad_()
+    loss_of(leaf, x, y).backward()
+    torch.optim.SGD([leaf], lr=0.125).step()
+    return leaf.detach().equal(w - 0.125 * gradients(lambda v: loss_of(v, x, y), w)[0])
 
 
 def update_under_no_grad() -> Seen:
@@ -398,13 +364,8 @@ def update_under_no_grad() -> Seen:
 def gradients_accumulate() -> Seen:
     """Run the two steps with zero_() and without it."""
     zeroed, kept = (number_in(run(change).shown[15]) for change in (("", ""), ("    w.grad.zero_()\n", "")))
-    first, second = (slopes_of_the_step(step)[2] for step in (0, 1))
+    first, second = (by_hand(step)["dl/dw"] for step in (0, 1))
     return Seen(zeroed == second and kept == first + second, None, f"w.grad: {zeroed}, {kept}")
-
-
-def first_updated_weight(number: Fraction) -> Seen:
-    """Print the weight after the first step."""
-    return shows(run().shown[11], weights()[1], number)
 
 
 def weight_still_requires_grad() -> Seen:
@@ -418,60 +379,17 @@ def weight_still_requires_grad() -> Seen:
     return Seen(kept and not new.requires_grad, None, shown)
 
 
-# ---- The second step
-
-
 def weight_before_the_second_step(number: Fraction) -> Seen:
     """Read the weight as printed, as worked out by hand, and as stored, without rounding."""
     stored = Fraction(run(last=12).names["w"].item())
-    seen = shows(run().shown[11], weights()[1], number)
+    seen = shows(run().shown[11], by_hand(0)["new w"], number)
     nearest = stored == Fraction(float(number)) != number
     return Seen(seen.stated and nearest, None, f"{seen.shown}; {stored} − {number} = {float(stored - number)!r}")
-
-
-def new_sample_leaves_the_weight(number: Fraction) -> Seen:
-    """Print the weight before the second step."""
-    return shows(run().shown[12], weights()[1], number)
-
-
-def second_prediction(number: Fraction) -> Seen:
-    """Print the second prediction."""
-    return shows(run().shown[13], values_of_the_step(1)[0], number)
-
-
-def second_loss(number: Fraction) -> Seen:
-    """Print the second loss."""
-    return shows(run().shown[14], values_of_the_step(1)[1], number)
-
-
-def second_derivative_of_the_loss(number: Fraction) -> Seen:
-    """Work dl/dy' out by hand."""
-    return is_number(slopes_of_the_step(1)[0], number)
-
-
-def second_derivative_of_the_prediction(number: Fraction) -> Seen:
-    """Work dy'/dw out by hand."""
-    return is_number(slopes_of_the_step(1)[1], number)
-
-
-def second_gradient(number: Fraction) -> Seen:
-    """Work dl/dw out by hand."""
-    return is_number(slopes_of_the_step(1)[2], number)
-
-
-def second_gradient_printed(number: Fraction) -> Seen:
-    """Print w.grad after backward."""
-    return shows(run().shown[15], slopes_of_the_step(1)[2], number)
 
 
 def gradient_before_it_is_zeroed(number: Fraction) -> Seen:
     """Read what the program prints of w.grad before the update, and w.grad after the whole step."""
     after = run()
-    printed, grad = after.printed[16].strip(), after.names["w"].grad
-    seen = shows(printed, slopes_of_the_step(1)[2], number)
-    return Seen(seen.stated and number_in(repr(grad)) == 0, None, f"{printed}; {grad}")
-
-
-def second_updated_weight(number: Fraction) -> Seen:
-    """Print the weight after the second step."""
-    return shows(run().shown[16], weights()[2], number)
+    before, grad = after.printed[16].strip(), after.names["w"].grad
+    seen = shows(before, by_hand(1)["dl/dw"], number)
+    return Seen(seen.stated and number_in(repr(grad)) == 0, None, f"{before}; {grad}")
