@@ -14,7 +14,7 @@ from backprop_rules.teaching.trace import trace
 # What is loaded when it is first asked for: it draws points, and so needs Hypothesis, and balls.
 LATE = {
     "Report": "backprop_rules.report.report",
-    "WrongGradient": "backprop_rules.properties.objection",
+    "WrongGradient": "backprop_rules.report.report",
     "check": "backprop_rules.checking",
     "check_function": "backprop_rules.checking",
 }

@@ -10,11 +10,11 @@ class InputError(ValueError):
 
 
 class Objection(AssertionError):
-    """Something is wrong with a backward: its text says what, where, what was expected, and what came."""
+    """A check of a drawn point fails there, for that gradient: it is what the search shrinks."""
 
-    kind: str
-    point: Any
-    primal: int | None
+    def __init__(self, point: Any, kind: str, primal: int | None = None) -> None:
+        super().__init__(point, kind)
+        self.point, self.kind, self.primal = point, kind, primal
 
 
 class RoundingUnknown(InputError):

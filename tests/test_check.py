@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from backprop_rules import WrongGradient, check, check_function
 from backprop_rules.properties.finding import Kind
-from backprop_rules.report.report import CheckFailed
+from backprop_rules.report.report import WrongGradient
 
 
 def relu(grad_y, x):
@@ -36,7 +36,7 @@ def test_a_right_backward_is_right():
 def test_a_wrong_backward_raises_its_report():
     with pytest.raises(WrongGradient) as raised:
         check(clamped, "relu")
-    assert isinstance(raised.value, CheckFailed)
+    assert isinstance(raised.value, WrongGradient)
     assert raised.value.report.verdict == "wrong"
     assert str(raised.value) == str(raised.value.report)
 

@@ -7,8 +7,8 @@ import torch
 
 from backprop_rules import CATALOGUE
 from backprop_rules.domain import COMPLEX, REAL
+from backprop_rules.errors import Objection
 from backprop_rules.evidence.oracles.oracle import at_kinks
-from backprop_rules.properties.objection import WrongGradient
 from backprop_rules.strategies.drawing import search, tiers_of
 from backprop_rules.subject.devices import weighted
 
@@ -127,7 +127,7 @@ def test_equal_seeds_draw_equal_points_and_others_do_not(rule):
 @every_rule
 def test_a_check_that_always_fails_shrinks_to_zeros_of_side_one(rule):
     def fails(point):
-        raise WrongGradient(point, "fails")
+        raise Objection(point, "fails")
 
     objection = search(rule, fails, 20)
     assert objection is not None

@@ -7,10 +7,13 @@ from real_mistakes import MISTAKES
 from backprop_rules import CATALOGUE
 from backprop_rules.verify import verified
 
+# A wrong rule is asked no more once it is found out: most are at the first few points.
+POINTS = 400
+
 
 @pytest.mark.parametrize("planted", PLANTED, ids=str)
 def test_a_planted_mistake_is_objected_to_with_a_minimal_counterexample(planted):
-    _, report = verified(planted.as_rule())
+    _, report = verified(planted.as_rule(), POINTS)
     assert report.verdict not in ("right", "inconclusive")
     assert report.finding.point.size == planted.elements, str(report)
     assert report.counterexample in str(report).replace("\n    ", "\n")

@@ -91,8 +91,8 @@ def _smallest_of_a_rule(subject: Subject, finding: Finding) -> Finding:
             return None
         return next((f for f in asked(finding.again, call) if f.is_like(finding)), None)
 
-    smaller = partial(_smaller_of_the_rule, subject)
-    return _shrunk(subject, finding, again, (smaller, plainer), effort.SHRINKS_OF_A_RULE)
+    steps = partial(_smaller_of_the_rule, subject)
+    return _shrunk(subject, finding, again, (steps, plainer), effort.SHRINKS_OF_A_RULE)
 
 
 def _of_the_layout(finding: Finding, again: Again) -> Finding:
@@ -129,6 +129,7 @@ def _smaller_of_the_rule(subject: Subject, point: Point) -> Iterator[Point]:
     assert rule is not None
     yield from without_an_axis(rule, subject.function, point)
     yield from smaller_of_a_rule(rule, subject.function, point)
+    yield from smaller(subject.function, point, subject.constants)
 
 
 def _again(subject: Subject, pair: Pair, finding: Finding) -> Again:

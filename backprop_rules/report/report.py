@@ -15,7 +15,6 @@ from backprop_rules import layout
 from backprop_rules.domain import dtype_name, precision
 from backprop_rules.formula import plain
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
-from backprop_rules.properties.objection import WrongGradient
 from backprop_rules.properties.outcome import Outcome
 from backprop_rules.question import Asked
 from backprop_rules.strategies.point import Point
@@ -84,9 +83,9 @@ class Report:
         found = self.finding
         return "" if found is None else "\n".join(code_of(self.subject, found)[:-1])
 
-    def error(self) -> "CheckFailed":
+    def error(self) -> "WrongGradient":
         """Return the exception whose text is this report."""
-        return CheckFailed(self)
+        return WrongGradient(self)
 
     def __str__(self) -> str:
         lines = [f"{self.subject}: {SAID[self.verdict]}."]
@@ -180,7 +179,7 @@ class Report:
         return f'<p style="color:{colour}"><b>{html.escape(title)}</b></p><pre>{html.escape(rest)}</pre>'
 
 
-class CheckFailed(WrongGradient):
+class WrongGradient(AssertionError):
     """A backward failed a check; its text is the report."""
 
     def __init__(self, report: Report) -> None:

@@ -25,7 +25,6 @@ from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.proof.certified import certify, enclosure
 from backprop_rules.formula import plain
 from backprop_rules.point import Point
-from backprop_rules.properties.objection import WrongGradient
 from backprop_rules.rule import Convention, Rule, installed
 from backprop_rules.strategies.drawing import search
 from backprop_rules.teaching.pictures import on_one_line, text
@@ -176,10 +175,10 @@ def kinks(rule: Rule) -> Iterator[str]:
 
 
 def _stand_on(convention: Convention, point: Point) -> None:
-    """Raise WrongGradient where an output with a cotangent stands on the kink."""
+    """Raise Objection where an output with a cotangent stands on the kink."""
     mask = convention.where(*point.primals, **point.params)
     if bool((mask & (point.grad_y != 0)).any()):
-        raise WrongGradient(point, convention.at, point.given[0])
+        raise Objection(point, convention.at, point.given[0])
 
 
 def _choices(point: Point, i: int) -> Iterator[str]:
@@ -231,17 +230,17 @@ def _in_order() -> Iterator[Known]:
     yield from sorted(named.values(), key=lambda known: known.family is Family.FACTOR)
 
 
-def _first(expose: Callable[[Point], None], points: Sequence[Point]) -> WrongGradient | None:
+def _first(expose: Callable[[Point], None], points: Sequence[Point]) -> Objection | None:
     for point in points:
         try:
             expose(point)
-        except WrongGradient as objection:
+        except Objection as objection:
             return objection
     return None
 
 
 def _expose(known: Known, at_kinks: bool, point: Point) -> None:
-    """Raise WrongGradient where the mistake is farther from the right gradient than rounding can be."""
+    """Raise Objection where the mistake is farther from the right gradient than rounding can be."""
     for i in point.given:
         case = Case(point, i)
         wrong = applies(known, case)
@@ -251,7 +250,7 @@ def _expose(known: Known, at_kinks: bool, point: Point) -> None:
             continue
         radius = bounds(point, evaluations=2).gradients[i]
         if wrong.shape != case.right.shape or radius is None or bool(((wrong - case.right).abs() > radius).any()):
-            raise WrongGradient(point, known.name, i)
+            raise Objection(point, known.name, i)
 
 
 def _shown(known: Known, found: Objection) -> Iterator[str]:
