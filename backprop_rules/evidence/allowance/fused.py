@@ -2,6 +2,7 @@
 
 Whatever the kernel does, its result y lies within |y - z| + r of the exact value if z, the same function
 in terms of smaller operations, lies within r of it. In float64, where that is wider, r is next to nothing.
+Here are those of which torch has no such terms itself, or looser ones.
 """
 
 import math
@@ -82,17 +83,6 @@ def addcmul(exactly: Known, a: Tensor, b: Tensor, c: Tensor, *, value: float = 1
     return a + (b * c) * value
 
 
-def leaky_relu(exactly: Known, a: Tensor, slope: float = 0.01) -> Tensor:
-    """a, or slope a where it is negative."""
-    return torch.where(a > 0, a, a * slope)
-
-
-def log_sigmoid(exactly: Known, a: Tensor) -> tuple[Tensor, Tensor]:
-    """min(a, 0) - log(1 + exp(-|a|)), and what the CPU's kernel keeps for its own backward."""
-    z = (-a.abs()).exp()
-    return a.clamp_max(0) - z.log1p(), z
-
-
 def softmax(exactly: Known, a: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     """exp(a - m) over its sum, for any m: here the largest."""
     e = (a - exactly(a.amax(dim, True))).exp()
@@ -139,22 +129,11 @@ def gelu(exactly: Known, a: Tensor, *, approximate: str = "none") -> Tensor:
     return a * torch.sigmoid(cubic * TWICE_ROOT[0] + cubic * TWICE_ROOT[1])
 
 
-def silu(exactly: Known, a: Tensor) -> Tensor:
-    """a times its sigmoid."""
-    return a * torch.sigmoid(a)
-
-
 def softplus(exactly: Known, a: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
     """log(1 + exp(beta a)) / beta; a itself where beta a is above the threshold, as torch defines it."""
     z = a * beta
     stable = z.clamp_min(0) + (-z.abs()).exp().log1p()
     return torch.where(z > threshold, a, stable / beta)
-
-
-def mse_loss(exactly: Known, a: Tensor, b: Tensor, reduction: int = 1) -> Tensor:
-    """The squares of the differences, their mean, or their sum."""
-    squares = (a - b).square()
-    return (squares, squares.mean(), squares.sum())[[0, 1, 2][reduction]]
 
 
 def nll_loss(
@@ -174,11 +153,6 @@ def nll_loss(
     return losses.sum() / total if reduction == 1 else losses.sum(), total
 
 
-def sigmoid_backward(exactly: Known, grad: Tensor, y: Tensor) -> Tensor:
-    """The gradient through y, the sigmoid."""
-    return grad * (y * (1 - y))
-
-
 def softmax_backward(exactly: Known, grad: Tensor, y: Tensor, dim: int, dtype: Any) -> Tensor:
     """The gradient through y, the softmax."""
     return y * grad - y * (y * grad).sum(dim, keepdim=True)
@@ -192,9 +166,8 @@ def log_softmax_backward(exactly: Known, grad: Tensor, y: Tensor, dim: int, dtyp
 REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.linalg_vector_norm: norm, aten.var: var, aten._softmax: softmax, aten._log_softmax: log_softmax,
     aten.logsumexp: logsumexp, aten.logaddexp: logaddexp, aten.native_layer_norm: layer_norm, aten.gelu: gelu,
-    aten.silu: silu, aten.std: std, aten.var_mean: var_mean, aten.addcmul: addcmul, aten.leaky_relu: leaky_relu,
-    aten.log_sigmoid_forward: log_sigmoid, aten.softplus: softplus, aten.mse_loss: mse_loss,
-    aten.nll_loss_forward: nll_loss, aten.sigmoid_backward: sigmoid_backward,
+    aten.std: std, aten.var_mean: var_mean, aten.addcmul: addcmul, aten.softplus: softplus,
+    aten.nll_loss_forward: nll_loss,
     aten._softmax_backward_data: softmax_backward, aten._log_softmax_backward_data: log_softmax_backward,
 }  # fmt: skip
 
