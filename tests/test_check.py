@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from backprop_rules import WrongGradient, check, check_function
 from backprop_rules.properties.finding import Kind
-from backprop_rules.report.report import WrongGradient
 
 
 def relu(grad_y, x):

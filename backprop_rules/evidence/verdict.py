@@ -153,6 +153,9 @@ def at_conventions(point: Point) -> list[Verdict]:
     for i in point.given:
         gradient, answer, radius = spoken.gradients[i], chosen[i], radii[i]
         assert gradient is not None and answer is not None and radius is not None
+        radius = torch.where(
+            radius.isinf() & (answer == 0), 0, radius
+        )  # a choice of 0 is exact, whatever it divides by
         enclosure = Enclosure.around(answer, radius.cpu(), gradient.dtype)
         verdicts.append(Verdict("the convention", i, spoken, gradient, enclosure, enclosure.outside(gradient)))
     return verdicts

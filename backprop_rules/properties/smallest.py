@@ -49,7 +49,29 @@ def smallest(subject: Subject, pair: Pair, finding: Finding) -> Finding:
             return _smallest_of_a_rule(subject, replace(finding, point=wide, again=agrees_with_every_oracle))
         return finding  # it was seen by a closer look than is taken at each step here
     left = effort.SHRINKS_OF_A_RULE if of_the_catalogue else effort.SHRINKS
-    return _of_the_layout(_shrunk(subject, finding, again, (_smaller_of(subject), plainer), left), again)
+    best = _of_the_layout(_shrunk(subject, finding, again, (_smaller_of(subject), plainer), left), again)
+    return _on_the_grid(subject, best, finding.point) or best
+
+
+def _on_the_grid(subject: Subject, finding: Finding, drawn: Point) -> Finding | None:
+    """Return the finding as the oracles tell of it that are exact on the grid, if it was drawn there."""
+    rule, point = subject.rule, finding.point
+    if (
+        rule is None
+        or subject.right is not rule
+        or not drawn.spacing
+        or not point.dtypes
+        or finding.kind is not Kind.VALUE
+    ):
+        return None
+    if not on_the_grid(rule, point, drawn):
+        return None
+    from backprop_rules.evidence.climb import as_rule_point
+    from backprop_rules.properties.derivative import agrees_with_every_oracle
+    from backprop_rules.properties.of_rules import asked
+
+    call = as_rule_point(rule, point, point.dtypes, spacing=drawn.spacing)
+    return next((f for f in asked(agrees_with_every_oracle, call) if f.is_like(finding)), None)
 
 
 def _shrunk(subject: Subject, finding: Finding, again: Again, ways: Iterable[Steps], left: int) -> Finding:

@@ -73,7 +73,10 @@ def odd_part(n: int) -> int:
 
 
 def divides(spacing: float) -> bool:
-    """Say whether the grid of this spacing is for a rule that divides by another number than a power of two."""
+    """Say whether the grid of this spacing is for a rule that divides by another number than a power of two.
+
+    A GPU may divide by such a number as it multiplies by the rounded reciprocal.
+    """
     return odd_part(Fraction(spacing).numerator) > 1
 
 

@@ -1,7 +1,5 @@
 """The dtypes and devices that can be asked for by name."""
 
-from collections.abc import Sequence
-
 import torch
 
 from backprop_rules.domain import COMPLEX, REAL, dtype_name
@@ -33,8 +31,3 @@ def find_device(name: str) -> str:
             f"Devices here: {', '.join(devices_here())}."
         )
     return name
-
-
-def weighted(devices: Sequence[str]) -> tuple[str, ...]:
-    """Return the devices as often as they are to be drawn: meta, which shows shapes alone, for one point in seven."""
-    return tuple(device for device in devices for _ in range(1 if device == "meta" else 6))

@@ -30,10 +30,9 @@ def bounded_points(
     draw: Draw,
     rule: Rule,
     dtypes: Sequence[torch.dtype] | None = None,
-    devices: Sequence[str] = ("cpu",),
     sides: Sequence[int] = SIDES,
 ) -> Point:
-    """Draw a point of the bounded tier: shapes, params, dtypes, device, layouts, values and a cotangent."""
+    """Draw a point of the bounded tier: shapes, params, dtypes, layouts, values and a cotangent."""
     every, sizes, _ = draw_shapes(draw, rule, sides)
     first = every[rule.differentiable[0]]
     params = {name: draw_param(draw, p, first, sizes, exact=False) for name, p in rule.domain.params.items()}
@@ -43,16 +42,16 @@ def bounded_points(
         allowed = [dtype for dtype in allowed if accepts(rule, shapes, dtype, params)]
     assume(allowed)
     outputs(rule, shapes, params)  # what does not take its domain is refused here
-    own, device = draw_dtypes(draw, rule, shapes, allowed), pick(draw, devices)
+    own = draw_dtypes(draw, rule, shapes, allowed)
 
     def primal(k: int) -> Tensor | None:
         name, shape = rule.primals[k], shapes[k]
         if shape is None:
             return None
         if name in rule.domain.indices:
-            return draw_without_gradient(draw, rule, name, shape, sizes, device)
+            return draw_without_gradient(draw, rule, name, shape, sizes)
         within: Interval = rule.domain.interval(name, params)
-        return tensor(draw, shape, own[k], of_any_magnitude(draw, own[k], within), device)
+        return tensor(draw, shape, own[k], of_any_magnitude(draw, own[k], within))
 
     primals = tuple(primal(k) for k in range(len(shapes)))
     if rule.conventions:
@@ -60,7 +59,7 @@ def bounded_points(
     params = {name: _value(draw, rule, name, params[name], primals, own[0]) for name in rule.domain.params}
     assume(rule.domain.accepts(*primals, **params))  # some functions take not every layout
     y = Point(rule, primals, params, torch.empty(0)).y
-    grad_y = tensor(draw, tuple(y.shape), y.dtype, of_any_magnitude(draw, y.dtype, EVERYWHERE), device)
+    grad_y = tensor(draw, tuple(y.shape), y.dtype, of_any_magnitude(draw, y.dtype, EVERYWHERE))
     return Point(rule, primals, params, grad_y)
 
 
@@ -84,7 +83,7 @@ def _value(
     param = rule.domain.params[name]
     if isinstance(param, Bound) and value is not None:
         x = primals[0]
-        if x is None or not x.numel() or x.device.type == "meta" or draw(st.booleans()):
+        if x is None or not x.numel() or draw(st.booleans()):
             return float(torch.tensor(draw(whole(-8, 8)) / 4, dtype=dtype))
         return float(x.flatten()[draw(whole(0, x.numel() - 1))])
     if isinstance(param, Factor):

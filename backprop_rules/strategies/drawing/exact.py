@@ -40,10 +40,9 @@ def exact_points(
     draw: Draw,
     rule: Rule,
     dtypes: Sequence[torch.dtype] | None = None,
-    devices: Sequence[str] = ("cpu",),
     sides: Sequence[int] = SIDES,
 ) -> Point:
-    """Draw a point of the exact tier: shapes, params, dtypes, device, layouts, values and a cotangent."""
+    """Draw a point of the exact tier: shapes, params, dtypes, layouts, values and a cotangent."""
     every, sizes, iterations = draw_shapes(draw, rule, sides)
     first = every[rule.differentiable[0]]
     params = {name: draw_param(draw, p, first, sizes, exact=True) for name, p in rule.domain.params.items()}
@@ -51,12 +50,9 @@ def exact_points(
     own, params, space = _dtypes(draw, rule, shapes, params, iterations, dtypes or rule.domain.dtypes)
     width = min(space.width, pick(draw, WIDTHS))
     grid = Grid(width, draw(whole(0, width.bit_length() - 1)), _unit(rule.domain, first, params))
-    device = pick(draw, devices)
-    if device == "cuda" and grid.unit > 1:
-        device = "cpu"  # a GPU may divide by a number as it multiplies by the rounded reciprocal
     primals = tuple(
-        None if shape is None else draw_without_gradient(draw, rule, name, shape, sizes, device)
-        if name in rule.domain.indices else tensor(draw, shape, dtype, partial(on_grid, draw, grid=grid), device)
+        None if shape is None else draw_without_gradient(draw, rule, name, shape, sizes)
+        if name in rule.domain.indices else tensor(draw, shape, dtype, partial(on_grid, draw, grid=grid))
         for name, shape, dtype in zip(rule.primals, shapes, own, strict=True)
     )  # fmt: skip
     if rule.conventions:
@@ -68,16 +64,16 @@ def exact_points(
             params[name] = draw_factor(draw, param, any(dtype.is_complex for dtype in own))
     y = Point(rule, primals, params, torch.empty(0), grid.spacing).y
     wide = replace(grid, width=min(space.for_cotangent(width), pick(draw, WIDTHS)))
-    grad_y = tensor(draw, tuple(y.shape), y.dtype, partial(on_grid, draw, grid=wide), device)
+    grad_y = tensor(draw, tuple(y.shape), y.dtype, partial(on_grid, draw, grid=wide))
     return Point(rule, primals, params, grad_y, grid.spacing)
 
 
-def draw_without_gradient(draw: Draw, rule: Rule, name: str, shape: Shape, sizes: Sizes, device: str) -> Tensor:
+def draw_without_gradient(draw: Draw, rule: Rule, name: str, shape: Shape, sizes: Sizes) -> Tensor:
     """Draw a mask, or indices into the axis that the domain names."""
     holds = rule.domain.indices[name]
     size = sizes[holds.axis] if isinstance(holds, Index) else 2
     dtype = torch.bool if isinstance(holds, Mask) else torch.int64
-    return tensor(draw, shape, dtype, lambda count: indices(draw, count, size), device)
+    return tensor(draw, shape, dtype, lambda count: indices(draw, count, size))
 
 
 def tied(draw: Draw, primals: tuple[Tensor | None, ...], grid: Grid) -> tuple[Tensor | None, ...]:
@@ -105,7 +101,7 @@ def at_the_shape_of(x: Tensor, first: Tensor) -> Tensor:
 def _bound(draw: Draw, x: Tensor | None, grid: Grid) -> float:
     """Draw a number on the grid, two times in three an element of x or its neighbour."""
     offset = draw(whole(-grid.width, grid.width))
-    if x is None or not x.numel() or x.device.type == "meta" or draw(whole(0, 2)) == 0:
+    if x is None or not x.numel() or draw(whole(0, 2)) == 0:
         return float(grid.spacing * offset)
     element = float(x.flatten()[draw(whole(0, x.numel() - 1))])
     neighbour: float = element + grid.spacing * max(-1, min(1, offset))

@@ -23,7 +23,8 @@ from backprop_rules.strategies.drawing.shapes import SIDES
 from backprop_rules.strategies.drawing.values import in_bulk
 from backprop_rules.subject.silence import quiet
 
-TIERS = ("exact", "bounded")
+STRATEGIES = {"exact": exact_points, "bounded": bounded_points}
+TIERS = tuple(STRATEGIES)
 BYTES, TRIES = 4096, 10  # of which a point is drawn, and how often where points are refused
 QUIET = settings(
     database=None,
@@ -64,20 +65,18 @@ def search(
     examples: int,
     seed: int = 0,
     dtypes: Sequence[torch.dtype] | None = None,
-    devices: Sequence[str] = ("cpu",),
     sides: Sequence[int] = SIDES,
     tiers: Sequence[str] = TIERS,
 ) -> Objection | None:
     """Return the objection at the smallest point found at which the check fails, None where it never does.
 
-    The examples are shared among the tiers that the rule has. `dtypes`, `devices`, `sides` and
+    The examples are shared among the tiers that the rule has. `dtypes`, `sides` and
     `tiers` limit what is drawn. Equal seeds draw equal points. Raises InputError where none can be drawn.
     """
-    drawn_in = {"exact": exact_points, "bounded": bounded_points}
     own = [tier for tier in tiers_of(rule) if tier in tiers]
     for k, tier in enumerate(own):
         share = (examples + k) // len(own)
-        objection = _search(drawn_in[tier](rule, dtypes, devices, sides), check, share, seed, rule) if share else None
+        objection = _search(STRATEGIES[tier](rule, dtypes, sides), check, share, seed, rule) if share else None
         if objection:
             return objection
     return None
@@ -89,19 +88,18 @@ def drawn(
     seed: int = 0,
     dtypes: Sequence[torch.dtype] | None = None,
     sides: Sequence[int] = SIDES,
+    tiers: Sequence[str] = TIERS,
 ) -> list[Point]:
     """Return so many points, shared among the tiers that the rule has: drawn to be asked, not to be shrunk.
 
     Equal seeds draw equal points. Raises InputError where none can be drawn.
     """
-    strategies = {"exact": exact_points, "bounded": bounded_points}
-    own, found = tiers_of(rule), list[Point]()
+    own, found = [tier for tier in tiers_of(rule) if tier in tiers], list[Point]()
     token = in_bulk.set(True)
     try:
         with quiet(), leaving_nothing_behind():
             for k, tier in enumerate(own):
-                share = (count + k) // len(own)
-                found += _filled(strategies[tier](rule, dtypes, ("cpu",), sides), share, seed, rule)
+                found += _filled(STRATEGIES[tier](rule, dtypes, sides), (count + k) // len(own), seed, rule)
     finally:
         in_bulk.reset(token)
     return found

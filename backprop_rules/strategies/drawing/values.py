@@ -25,17 +25,15 @@ SHORT = 64
 LOW = np.uint64(2**56 - 1)
 
 
-def tensor(draw: Draw, shape: Shape, dtype: torch.dtype, numbers: Callable[[int], Any], device: str) -> Tensor:
+def tensor(draw: Draw, shape: Shape, dtype: torch.dtype, numbers: Callable[[int], Any]) -> Tensor:
     """Draw a tensor in some memory layout; `numbers(n)` gives n values, or whole numbers for indices."""
     arrangement = pick(draw, layout.LAYOUTS)
     small = shape
     if arrangement == "expanded":
         small = layout.expanded_axes(shape, draw(whole(0, len(shape))))
-    if device == "meta":
-        return torch.empty(small, dtype=dtype, device=device).expand(shape)
     parts = (*small, 2) if dtype.is_complex else small
     values = torch.from_numpy(numbers(math.prod(parts)).reshape(parts))
-    x = (torch.view_as_complex(values) if dtype.is_complex else values).to(device, dtype)
+    x = (torch.view_as_complex(values) if dtype.is_complex else values).to(dtype)
     if arrangement == "transposed":
         return layout.transposed(x)
     if arrangement == "sliced":
