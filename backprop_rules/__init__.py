@@ -10,6 +10,7 @@ from backprop_rules.errors import InputError
 from backprop_rules.point import vjp
 from backprop_rules.rule import Convention, Rule, find, rule
 from backprop_rules.teaching.trace import trace
+from backprop_rules.version import __version__ as __version__
 
 if TYPE_CHECKING:  # so that a type checker knows what is loaded late
     from backprop_rules.checking import check, check_function
@@ -57,4 +58,3 @@ __all__ = [
     "unbroadcast",
     "vjp",
 ]
-__version__ = "0.5.0"
