@@ -1,3 +1,4 @@
+import argparse
 import functools
 from collections.abc import Callable
 
@@ -11,14 +12,22 @@ from backprop_rules.properties.outcome import Outcome
 from backprop_rules.report.report import Report
 
 
+def _threads(text: str) -> int:
+    """Return how many threads are asked for, one or more."""
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of threads; torch needs 1 or more: try --threads 1")
+    return int(text)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("backprop_rules")
     group.addoption("--examples", type=int, default=POINTS_OF_A_RULE, help="points drawn for each rule")
     group.addoption("--points-seed", type=int, default=0, help="equal seeds draw equal points")
+    group.addoption("--threads", type=_threads, default=1, metavar="N", help="threads in which torch computes")
 
 
-def pytest_configure() -> None:
-    torch.set_num_threads(1)  # the tensors are too small for more
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(config.getoption("threads"))  # one if not said: the tensors are too small for more
     settings.register_profile("backprop_rules", deadline=None)  # a first call of torch may load for seconds
     settings.load_profile("backprop_rules")
 

@@ -1,7 +1,7 @@
 """The answer key of backpropagation: handwritten backward rules, verified without a chosen tolerance."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.catalogue.broadcasting import unbroadcast
@@ -10,9 +10,16 @@ from backprop_rules.errors import InputError
 from backprop_rules.point import vjp
 from backprop_rules.rule import Convention, Rule, find, rule
 from backprop_rules.teaching.trace import trace
+from backprop_rules.version import __version__ as __version__
+
+if TYPE_CHECKING:  # so that a type checker knows what is loaded late
+    from backprop_rules.checking import check, check_function
+    from backprop_rules.properties.objection import WrongGradient
+    from backprop_rules.report.report import Report
+    from backprop_rules.teaching import pictures
 
 # What is loaded when it is first asked for: it draws points, and so needs Hypothesis, and balls.
-LATE = {
+_LATE = {
     "Report": "backprop_rules.report.report",
     "WrongGradient": "backprop_rules.report.report",
     "check": "backprop_rules.checking",
@@ -21,12 +28,17 @@ LATE = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load a name of LATE, or the module `pictures`."""
+    """Load a name of _LATE, or the module `pictures`."""
     if name == "pictures":
         return import_module("backprop_rules.teaching.pictures")
-    if name in LATE:
-        return getattr(import_module(LATE[name]), name)
+    if name in _LATE:
+        return getattr(import_module(_LATE[name]), name)
     raise AttributeError(f"module 'backprop_rules' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, those that are loaded late among them."""
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [
@@ -46,4 +58,3 @@ __all__ = [
     "unbroadcast",
     "vjp",
 ]
-__version__ = "0.5.0"

@@ -51,6 +51,7 @@ def verify(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Rules verified at a time; one for each core if not said.")
     ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads in which torch computes.")] = 1,
     tightness: Annotated[
         bool, typer.Option("--tightness", help="Show how much of the allowance for rounding the errors took up.")
     ] = False,
@@ -67,8 +68,9 @@ def verify(
     devices = [find_device(name) for name in device] if device else list(devices_here())
     if dtypes and not names:
         rules = [rule for rule in rules if set(dtypes) & set(rule.domain.dtypes)]
-    torch.set_num_threads(1)  # the tensors are too small for more
+    torch.set_num_threads(1)  # a pool of threads that is started before a fork is not there after it
     warm_up()
+    torch.set_num_threads(threads)
     verified = verify_rules(rules, examples, seed, dtypes, devices, proofs, jobs or os.cpu_count() or 1)
     replayed = (verify_program(program, baselines) for program in programs)
     results = _followed((verified, replayed), len(rules) + len(programs))

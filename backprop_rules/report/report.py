@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +20,7 @@ from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import at, inexact
 from backprop_rules.subject.subject import Subject, shapes_of
+from backprop_rules.version import __version__
 
 if TYPE_CHECKING:  # which brings ball arithmetic along
     from backprop_rules.diagnosis.diagnosis import Mistake
@@ -146,7 +146,7 @@ class Report:
             "devices": list(self.devices),
             "seed": self.seed,
             "seconds": self.seconds,
-            "versions": {"backprop_rules": version("backprop-rules"), "torch": str(torch.__version__)},
+            "versions": {"backprop_rules": __version__, "torch": str(torch.__version__)},
             "notes": list(self.notes),
             "why": self.why,
             "replay": self.replay,

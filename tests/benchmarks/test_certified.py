@@ -24,4 +24,5 @@ def test_certifying_16_elements(benchmark, rule):
     primals = tuple(map(ordinary, plain.primals))
     point = Point(rule, primals, plain.params, probe(plain.grad_y).double())
     benchmark(certify.__wrapped__, point)
-    assert benchmark.stats.stats.median < 5e-3
+    if benchmark.stats:  # none where it is run once, to see that it runs
+        assert benchmark.stats.stats.median < 5e-3

@@ -2,12 +2,15 @@
 
 import statistics
 
+import pytest
 from real_mistakes import MISTAKES
 
 from backprop_rules import CATALOGUE, check
 
 
-def test_half_of_the_published_wrong_rules_take_less_than_a_second(capsys):
+def test_half_of_the_published_wrong_rules_take_less_than_a_second(capsys, request):
+    if request.config.getoption("benchmark_disable"):
+        pytest.skip("it runs nothing that test_real_mistakes.py does not, and times it")
     seconds = []
     for mistake in MISTAKES:
         forward = CATALOGUE[mistake.rule].forward
