@@ -14,8 +14,7 @@ from backprop_rules.version import __version__ as __version__
 
 if TYPE_CHECKING:  # so that a type checker knows what is loaded late
     from backprop_rules.checking import check, check_function
-    from backprop_rules.properties.objection import WrongGradient
-    from backprop_rules.report.report import Report
+    from backprop_rules.report.report import Report, WrongGradient
     from backprop_rules.teaching import pictures
 
 # What is loaded when it is first asked for: it draws points, and so needs Hypothesis, and balls.

@@ -27,15 +27,17 @@ from backprop_rules.subject.silence import quiet
 
 @dataclass(frozen=True)
 class RuleResult:
-    """What came of one rule: its points, on the grid and proved, how often each property was asked, and what is wrong.
+    """What came of one rule: its points, how often each property was asked, and what is wrong.
 
-    `used` is how much of the allowance for rounding the errors took up, by dtype, at each point that was proved.
+    `exact` counts the points on the grid, `proved` those that a proof holds, and `astray` those of them at which torch's
+    own gradient lies outside. `used` is how much of the allowance for rounding the errors took up there, by dtype.
     """
 
     rule: Rule
     points: int
     exact: int
     proved: int
+    astray: int
     asked: Mapping[str, int]
     used: Mapping[str, Sequence[float]]
     seconds: float
@@ -89,6 +91,7 @@ def verify_rule(rule: Rule, examples: int = effort.POINTS_OF_A_RULE, **options: 
         outcome.points,
         outcome.exact,
         outcome.rungs[Rung.PROVED],
+        outcome.astray,
         dict(outcome.asked),
         outcome.used,
         report.seconds,

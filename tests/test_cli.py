@@ -37,8 +37,8 @@ def test_verify_prints_a_row_for_each_rule_and_exits_0(run):
     code, out, _ = run("verify", "matmul", "linear_model", "--examples", "20", "--seed", "3")
     assert code == 0
     lines = out.splitlines()
-    assert lines[0].split() == ["rule", "points", "exact", "proved", "properties", "time"]
-    assert re.fullmatch(r"matmul +20 +10 +\d+ +all 13 hold +\d+\.\d\d s", lines[1].strip())
+    assert lines[0].split() == ["rule", "points", "exact", "proved", "torch", "outside", "properties", "time"]
+    assert re.fullmatch(r"matmul +20 +10 +\d+ +\d+ +all 13 hold +\d+\.\d\d s", lines[1].strip())
     assert re.fullmatch(r"linear_model +300 steps +w: autograd, certified, baseline +\d+\.\d\d s", lines[2].strip())
     assert re.fullmatch(r"1 rule, 20 points \(\d+\.\d ms a point\), 300 recorded steps: all right\. Seed 3\.", lines[3])
 

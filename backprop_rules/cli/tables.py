@@ -16,13 +16,13 @@ from backprop_rules.properties.special_values import table as table_of_special_v
 from backprop_rules.rule import Rule
 from backprop_rules.verify import RuleResult
 
-HEADINGS = ("rule", "points", "exact", "proved", "properties", "time")
+HEADINGS = ("rule", "points", "exact", "proved", "torch outside", "properties", "time")
 
 
 def table(results: Sequence[RuleResult | ReplayResult]) -> Table:
     """Return the one table: a row for each rule, and for each replayed program."""
     grid = Table(*HEADINGS, box=None, pad_edge=False, header_style="bold")
-    for column in (grid.columns[1], grid.columns[2], grid.columns[3], grid.columns[5]):
+    for column in (*grid.columns[1:5], grid.columns[6]):
         column.justify = "right"
     for result in results:
         grid.add_row(*_row(result))
@@ -34,10 +34,10 @@ def _row(result: RuleResult | ReplayResult) -> tuple[str | Text, ...]:
     if isinstance(result, ReplayResult):
         names = ", ".join(result.program.parameters)
         said = wrong if result.problem else f"{names}: autograd, certified, baseline"
-        return result.program.name, counted(result.steps, "step"), "", "", said, seconds
+        return result.program.name, counted(result.steps, "step"), "", "", "", said, seconds
     hold = wrong if result.problem else f"all {len(result.asked)} hold"
     exact = str(result.exact) if result.rule.domain.degree is not None else "-"
-    return result.rule.name, str(result.points), exact, str(result.proved), hold, seconds
+    return result.rule.name, str(result.points), exact, str(result.proved), str(result.astray), hold, seconds
 
 
 def tightness(results: Sequence[RuleResult | ReplayResult]) -> Table:

@@ -74,6 +74,11 @@ def proved(call: Call) -> bool:
     return bool(said) and all(2 * int(held.proves.sum()) >= held.proves.numel() for held in said)
 
 
+def torch_is_outside(call: Call) -> bool:
+    """Say whether a gradient of torch's own lies outside of the enclosure that holds the rule's."""
+    return any(verdict.witness and verdict.disagrees for verdict in judge(call))
+
+
 def used_of_the_allowance(call: Call) -> Iterator[tuple[str, float]]:
     """Yield the largest part of its radius that an element of a gradient took up, and the gradient's dtype."""
     for verdict in judge(call):

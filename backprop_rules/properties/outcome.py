@@ -44,6 +44,7 @@ class Outcome:
     why: str = ""
     points: int = 0
     exact: int = 0  # of them, those at which nothing rounds, and all was right bit for bit
+    astray: int = 0  # points proved at which torch's own gradient lies outside
     used: dict[str, list[float]] = field(default_factory=dict)  # of the allowance, by dtype, at each point proved
     asked: Counter[str] = field(default_factory=Counter)  # how often each property of a rule was asked
     empty: bool = True  # whether there were no elements at any of the points

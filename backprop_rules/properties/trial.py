@@ -195,7 +195,14 @@ class Trial:
     def _of_the_rule(self, point: Point) -> Iterator[Finding]:
         """Ask what every rule must hold, in the point's own dtypes, until something fails."""
         from backprop_rules.evidence.climb import as_rule_point
-        from backprop_rules.properties.of_rules import PROOFS, PROPERTIES, asked, proved, used_of_the_allowance
+        from backprop_rules.properties.of_rules import (
+            PROOFS,
+            PROPERTIES,
+            asked,
+            proved,
+            torch_is_outside,
+            used_of_the_allowance,
+        )
 
         rule, exact = self.subject.rule, bool(point.spacing)
         assert rule is not None
@@ -215,6 +222,7 @@ class Trial:
             if costly and not exact:
                 self._proofs_of_a_rule -= 1
                 self.outcome.rungs[Rung.PROVED] += proved(call)
+                self.outcome.astray += torch_is_outside(call)
                 for dtype, used in used_of_the_allowance(call):
                     self.outcome.used.setdefault(dtype, []).append(used)
 
