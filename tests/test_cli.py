@@ -58,13 +58,26 @@ def test_verify_of_a_wrong_rule_prints_the_counterexample_and_exits_1(run, monke
     assert "1 wrong. Seed 0." in out
     assert (
         """
+mean: wrong.
     what      the gradient of x is wrong at [0], 2 of 2 elements
     expected  0.5
     got       1.0
+    against   certified, torch's own gradient agrees
+    right     shape, dtype and device
+    likely    not recognised
+    note      the gradient of x shares memory with the cotangent: who adds to one in place changes the other
+The smallest counterexample found:
+    import torch
+    x = torch.tensor([0.0, 0.0], dtype=torch.float64)
+    dim = 0
+    keepdim = False
+    dtype = torch.bfloat16
+    grad_y = torch.tensor(1.0, dtype=torch.float64)
+    backward(grad_y, y, x, dim=dim, keepdim=keepdim, dtype=dtype)
+The function: yᵢ = (1/n) Σⱼ₌₁ⁿ xᵢⱼ: x̄ᵢⱼ = (1/n) ȳᵢ
 """
         in out
     )
-    assert "\n    likely    a sum in the place of a mean" in out or "\n    likely    " in out
 
 
 @pytest.mark.parametrize("dtype", ["float64", "torch.bfloat16", "complex64"])
