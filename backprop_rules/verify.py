@@ -29,7 +29,7 @@ from backprop_rules.subject.silence import quiet
 class RuleResult:
     """What came of one rule: its points, how often each property was asked, and what is wrong.
 
-    `exact` counts the points on the grid, `proved` those that a proof holds, `astray` those of them at which torch's own
+    `exact` counts the points on the grid, `proved` those that a proof holds, `astray` those of them at which torch is
     gradient lies outside. `used` is how much of the allowance for rounding the errors took up there, by dtype.
     """
 
