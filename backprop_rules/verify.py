@@ -30,7 +30,7 @@ class RuleResult:
     """What came of one rule: its points, how often each property was asked, and what is wrong.
 
     `exact` counts the points on the grid, `proved` those that a proof holds, `astray` those of them at which torch is
-    gradient lies outside. `used` is how much of the allowance for rounding the errors took up there, by dtype.
+    outside of that. `used` is how much of the allowance for rounding the errors took up there, by dtype.
     """
 
     rule: Rule
@@ -44,10 +44,15 @@ class RuleResult:
     problem: str = field(default="")
 
 
-def warm_up() -> None:
-    """Let torch load what its function transforms need, seconds the first time, so that no rule is charged for it."""
+def warm_up(threads: int = 1) -> None:
+    """Let torch load what its function transforms need, seconds the first time, and compute in so many threads then.
+
+    In one until then: a pool of threads that is started before a fork is not there after it.
+    """
+    torch.set_num_threads(1)
     x = torch.ones(1, 1)
     torch.func.vmap(lambda t: torch.func.jvp(lambda v: (v - x[0]).square() / 2, (x[0],), (t,))[1])(x)
+    torch.set_num_threads(threads)
 
 
 def verified(

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -68,9 +67,7 @@ def verify(
     devices = [find_device(name) for name in device] if device else list(devices_here())
     if dtypes and not names:
         rules = [rule for rule in rules if set(dtypes) & set(rule.domain.dtypes)]
-    torch.set_num_threads(1)  # a pool of threads that is started before a fork is not there after it
-    warm_up()
-    torch.set_num_threads(threads)
+    warm_up(threads)
     verified = verify_rules(rules, examples, seed, dtypes, devices, proofs, jobs or os.cpu_count() or 1)
     replayed = (verify_program(program, baselines) for program in programs)
     results = _followed((verified, replayed), len(rules) + len(programs))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,12 +19,14 @@ from backprop_rules.properties.ladder import climb_with_what_passed
 from backprop_rules.properties.native import holds_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.smallest import confirmed
-from backprop_rules.strategies.grid import divides
 from backprop_rules.strategies.point import EVERY_BIT, TORN_APART, Point
 from backprop_rules.subject.ambient import F64, SEED, running
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
+
+if TYPE_CHECKING:  # which brings ball arithmetic along
+    from backprop_rules.properties.rule_trial import OfTheRule
 
 HIDDEN = "forward hides a dependence from autograd, as by .item(), .data, detach() or no_grad, that differences see"
 # After these other points are asked still, to name the mistake.
@@ -36,7 +38,12 @@ class Trial:
 
     def __init__(self, subject: Subject, points: Iterable[Point], questions: Questions) -> None:
         self.subject, self.points, self.questions = subject, points, questions
-        self.outcome, self._proofs, self._proofs_of_a_rule = Outcome(), effort.PROOFS, questions.proofs
+        self.outcome, self._proofs = Outcome(), effort.PROOFS
+        self.of_the_rule: OfTheRule | None = None
+        if questions.of_rules:
+            from backprop_rules.properties.rule_trial import OfTheRule
+
+            self.of_the_rule = OfTheRule(subject, questions)
 
     def run(self, pair: Pair = WIDE) -> Outcome:
         """Return what came of all points; an interrupt ends the loop with what was found so far."""
@@ -129,11 +136,12 @@ class Trial:
     def _at(self, point: Point) -> bool:
         """Ask everything at a point; say whether it is one."""
         outcome = self.outcome
-        if point.kind == EVERY_BIT:
+        rule = self.of_the_rule
+        if rule is not None and point.kind == EVERY_BIT:
             outcome.points += 1
-            outcome.findings += list(self._of_the_rule(point))
+            outcome.findings += list(rule.ask(point, outcome))
             return True
-        evidence = Evidence(self.subject, self._off_its_kinks(point), outcome.pair)
+        evidence = Evidence(self.subject, point if rule is None else rule.off_its_kinks(point), outcome.pair)
         try:
             _ = evidence.run
         except NoPoint as error:
@@ -141,8 +149,8 @@ class Trial:
             return False
         judged: dict[int, Judged] = {}
         found = list(self.ask(evidence, judged))
-        if self.questions.of_rules and all(f.kind.grade is Grade.NOTE for f in found):
-            found += list(self._of_the_rule(point))
+        if rule is not None and all(f.kind.grade is Grade.NOTE for f in found):
+            found += list(rule.ask(point, outcome))
         outcome.points += 1
         outcome.empty = outcome.empty and point.empty
         outcome.custom = outcome.custom or evidence.run.custom
@@ -176,55 +184,6 @@ class Trial:
             for finding in agrees(evidence, i, self._radius, judged[i], known, chosen):
                 judged[i].sides_with_it = judged[i].sides_with_it or finding.kind is Kind.TORCH
                 yield from self._graded(evidence, finding)
-
-    def _off_its_kinks(self, point: Point) -> Point:
-        """Return the point of a rule with no cotangent where it declares a choice: the grid holds it to that."""
-        rule = self.subject.rule
-        if not self.questions.of_rules or rule is None or not rule.conventions:
-            return point
-        from backprop_rules.evidence.climb import as_rule_point
-        from backprop_rules.evidence.oracles.oracle import at_kinks
-
-        wide = as_rule_point(rule, point, precise(self.subject, point))
-        there = at_kinks(wide, rule.conventions)
-        if point.dtypes:  # what a narrower dtype makes of a bound may be a kink as well
-            there = there | at_kinks(as_rule_point(rule, point, point.dtypes), rule.conventions)
-        (g,) = point.grads
-        return point if g is None or not bool(there.any()) else replace(point, grads=(torch.where(there, 0, g),))
-
-    def _of_the_rule(self, point: Point) -> Iterator[Finding]:
-        """Ask what every rule must hold, in the point's own dtypes, until something fails."""
-        from backprop_rules.evidence.climb import as_rule_point
-        from backprop_rules.properties.of_rules import (
-            PROOFS,
-            PROPERTIES,
-            asked,
-            proved,
-            torch_is_outside,
-            used_of_the_allowance,
-        )
-
-        rule, exact = self.subject.rule, bool(point.spacing)
-        assert rule is not None
-        for device in self.questions.devices:
-            if device == "meta" or (device != "cpu" and exact and divides(point.spacing)):
-                continue
-            call = as_rule_point(rule, point, point.dtypes, device, point.spacing)
-            costly = exact or self._proofs_of_a_rule > 0
-            for holds in PROPERTIES:
-                if costly or holds not in PROOFS:
-                    self.outcome.asked[holds.__name__] += 1
-                    found = asked(holds, call)
-                    yield from found
-                    if found:
-                        return
-            self.outcome.exact += exact
-            if costly and not exact:
-                self._proofs_of_a_rule -= 1
-                self.outcome.rungs[Rung.PROVED] += proved(call)
-                self.outcome.astray += torch_is_outside(call)
-                for dtype, used in used_of_the_allowance(call):
-                    self.outcome.used.setdefault(dtype, []).append(used)
 
     def _once(self, evidence: Evidence) -> Iterator[Finding]:
         """Ask once whether forward is a function, and whether the backward writes into what it is given."""
