@@ -39,11 +39,7 @@ class Trial:
     def __init__(self, subject: Subject, points: Iterable[Point], questions: Questions) -> None:
         self.subject, self.points, self.questions = subject, points, questions
         self.outcome, self._proofs = Outcome(), effort.PROOFS
-        self.of_the_rule: OfTheRule | None = None
-        if questions.of_rules:
-            from backprop_rules.properties.rule_trial import OfTheRule
-
-            self.of_the_rule = OfTheRule(subject, questions)
+        self.of_the_rule = _of_the_rule(subject, questions) if questions.of_rules else None
 
     def run(self, pair: Pair = WIDE) -> Outcome:
         """Return what came of all points; an interrupt ends the loop with what was found so far."""
@@ -321,6 +317,12 @@ class Trial:
             if said_.hidden:
                 outcome.notes[HIDDEN] = None
             outcome.contradicted += [said_.words] if said_.contradicts else []
+
+
+def _of_the_rule(subject: Subject, questions: Questions) -> "OfTheRule":
+    from backprop_rules.properties import rule_trial
+
+    return rule_trial.OfTheRule(subject, questions)
 
 
 def _without_zeros(point: Point) -> Point:
