@@ -29,7 +29,7 @@ def matrix(rows, columns):
 @given(matrix(2, 3), matrix(3, 2), matrix(2, 2), matrix(2, 2))
 def test_the_sweep_gives_autograds_gradients(x, w, b, g):
     def network(x, w, b):
-        hidden = clamp(add(matmul(x, w), b), min=-1)
+        hidden = clamp(add(matmul(x, w), b), min=-1.5)  # no whole number: at a tie torch's choice is its version's
         return mul(add(hidden, mul(hidden, b)), square(b))  # b is used three times, hidden twice
 
     found = trace(network, x, w, b, grad_y=g).gradients
