@@ -165,7 +165,7 @@ def _(grad_y, y, x, *, p, dim=None, keepdim=False):
     return torch.where(x.abs() == largest, g * torch.sign(x), 0)
 
 
-@plant("norm", "something else at the zero vector", 3)
+@plant("norm", "something else at the zero vector", 2)
 def _(grad_y, y, x, *, p, dim=None, keepdim=False):
     g, size = (unreduce(some, x, dim, keepdim) for some in (grad_y, y))
     gradient = right["norm"](grad_y, y, x, p=p, dim=dim, keepdim=keepdim)

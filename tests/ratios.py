@@ -22,13 +22,14 @@ from backprop_rules import CATALOGUE, check
 
 LIST = Path(__file__).parents[1] / "CONTRIBUTING.md"
 ROW = re.compile(r"^\| (?P<what>[^|]+?) +\| at most (?P<limit>[\d.]+) Y", re.MULTILINE)
+VERIFY = "import sys; from backprop_rules.cli import main; sys.argv = ['backprop-rules', 'verify']; main()"
 TIMES = 3  # in a row, for a list to be exceeded
 
 
 def of_a_process(code: str) -> float:
     """Return the CPU seconds of a Python process, its children included."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -71,7 +72,7 @@ def of_modules(kind: str) -> list[float]:
 
 
 def measured() -> Iterator[tuple[str, float]]:
-    """Yield each time of the list, in Y: the median of five measurements of the yardstick, taken in between."""
+    """Yield each time of the list, in Y: the median of the measurements of the yardstick, taken in between."""
     pace: list[float] = [yardstick()]
     found: dict[str, float] = {}
     found["loading `check`"] = loading()
@@ -85,6 +86,8 @@ def measured() -> Iterator[tuple[str, float]]:
     wrong = of_modules("wrong")
     found["a check of a wrong module, the median"] = statistics.median(wrong)
     found["a check of a module, the longest"] = max(right + wrong)
+    pace.append(yardstick())
+    found["backprop-rules verify"] = of_a_process(VERIFY)
     pace.append(yardstick())
     for what, seconds in found.items():
         yield what, seconds / statistics.median(pace)

@@ -44,12 +44,8 @@ def verify(
     ] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal points.")] = 0,
     dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype; may be repeated.")] = None,
-    device: Annotated[
-        list[str] | None, typer.Option(help="Only this device: cpu, cuda or meta; may be repeated.")
-    ] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Rules verified at a time; one for each core if not said.")
-    ] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Only this: cpu, cuda or meta; may be repeated.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Rules at a time; one for each core if not said.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads in which torch computes.")] = 1,
     tightness: Annotated[
         bool, typer.Option("--tightness", help="Show how much of the allowance for rounding the errors took up.")

@@ -36,6 +36,8 @@ def holds_in(
         run, grads = function.run(leaves, lambda y: tuple(map(_like, point.grads, y)), None)
     except NoPoint:
         return
+    if device != "meta" and _overflows((*point.leaves, *point.grads), (*leaves, *grads)):
+        return  # a value that these dtypes do not hold: this is another point
     truth = tuple(
         torch.zeros_like(x) if g is None and inexact(x) else g for g, x in zip(run.gradients, leaves, strict=True)
     )
@@ -56,6 +58,11 @@ def holds_in(
     yield from (_in(finding, shown) for finding in found)
     if device != "meta" and not any(f.kind.grade is Grade.WRONG for f in found):
         yield from _digits(subject, point, leaves, grads, truth, got, shown)
+
+
+def _overflows(before: Sequence[Any], after: Sequence[Any]) -> bool:
+    pairs = ((b, a) for b, a in zip(before, after, strict=True) if inexact(a) and inexact(b))
+    return any(bool((b.isfinite() & ~a.to(b.device).isfinite()).any()) for b, a in pairs)
 
 
 def _in(finding: Finding, dtype: torch.dtype | None) -> Finding:

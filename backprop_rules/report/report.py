@@ -337,5 +337,5 @@ def _ulps(finding: Finding, subject: Subject) -> str:
     nearest = min(ends, key=lambda end: abs(got - end))
     unit = max(2.0 ** (math.frexp(nearest)[1] - precision(dtype)), info.smallest_normal * info.eps)
     away = abs(got - nearest) / unit
-    # Where no digit is right, a number of last places says nothing.
-    return f", {away:.3g} ulps away" if 0 < away < min(2.0 ** precision(dtype), MANY_ULPS) else ""
+    # Where half of the digits are wrong, a number of last places says nothing.
+    return f", {away:.3g} ulps away" if 0 < away < min(2.0 ** (precision(dtype) / 2), MANY_ULPS) else ""
