@@ -187,7 +187,7 @@ def tried(subject: Subject, points: Any, questions: Questions) -> tuple[Outcome,
         finding = outcome.chief
         if finding is not None and not outcome.interrupted:
             try:
-                finding = smallest(subject, outcome.pair, finding)
+                finding = smallest(subject, outcome.pair, finding, outcome.findings)
             except KeyboardInterrupt:  # what is found is delivered
                 outcome.notes["interrupted: a smaller counterexample was not looked for any longer"] = None
         if finding is not None and not finding.native and outcome.pair.high.itemsize == WIDE_BYTES:

@@ -44,15 +44,15 @@ def test_a_wrong_backward_raises_its_report():
 GOLDEN = """\
 relu: wrong.
     what      the gradient of x is wrong, 1 of 1 elements
-    expected  -1.0
-    got       0.0
+    expected  0.0
+    got       1.0
     against   certified, torch's own gradient agrees
     right     shape, dtype and device
     likely    the cotangent is clamped at zero where it should be masked by the input (the pre-activation)
 The smallest counterexample found:
     import torch
-    x = torch.tensor(1.0, dtype=torch.float64)
-    grad_y = torch.tensor(-1.0, dtype=torch.float64)
+    x = torch.tensor(-1.0, dtype=torch.float64)
+    grad_y = torch.tensor(1.0, dtype=torch.float64)
     backward(grad_y, x)
 The function: y = max(x, 0): x̄ = ȳ [y > 0]
 """

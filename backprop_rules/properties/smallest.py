@@ -1,6 +1,6 @@
 """From a finding to its smallest counterexample, and that one on the strongest rung that there is."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -26,8 +26,11 @@ Again = Callable[[Point], Finding | None]
 FORMS = (Kind.SHAPE, Kind.DTYPE, Kind.DEVICE, Kind.NONE, Kind.NO_TENSOR, Kind.RAISES, Kind.COUNT)
 
 
-def smallest(subject: Subject, pair: Pair, finding: Finding) -> Finding:
-    """Return the same finding at a point that no step in sight makes smaller: what was found is never lost."""
+def smallest(subject: Subject, pair: Pair, finding: Finding, others: Sequence[Finding] = ()) -> Finding:
+    """Return the same finding at a point that no step in sight makes smaller: what was found is never lost.
+
+    Begin at the smallest of the points at which it was found, as `others` say, and is found again: at a kink it is not.
+    """
     of_the_catalogue = subject.right is not None and subject.right is subject.rule
     if of_the_catalogue and finding.point.dtypes:
         from backprop_rules.properties.of_rules import AGAIN
@@ -41,6 +44,8 @@ def smallest(subject: Subject, pair: Pair, finding: Finding) -> Finding:
     if finding.leaf is None and finding.kind not in FORMS:
         return finding
     again = _again(subject, pair, finding)
+    alike = sorted((f for f in others if f.is_like(finding) and not f.point.empty), key=lambda f: f.point.size)
+    finding = next((f for f in alike if again(f.point) is not None), finding)
     if again(finding.point) is None:
         if of_the_catalogue and finding.point.dtypes and finding.kind is Kind.VALUE:
             from backprop_rules.properties.derivative import agrees_with_every_oracle
@@ -70,7 +75,7 @@ def _on_the_grid(subject: Subject, finding: Finding, drawn: Point) -> Finding | 
     from backprop_rules.properties.derivative import agrees_with_every_oracle
     from backprop_rules.properties.of_rules import asked
 
-    call = as_rule_point(rule, point, point.dtypes, spacing=drawn.spacing)
+    call = as_rule_point(rule, point, precise(subject, point), spacing=drawn.spacing)
     return next((f for f in asked(agrees_with_every_oracle, call) if f.is_like(finding)), None)
 
 

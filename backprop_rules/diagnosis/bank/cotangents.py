@@ -36,8 +36,9 @@ def _masks(c: Case) -> bool:
     """Say whether the rule passes the cotangent of some elements and not of others."""
     if not elementwise(c) or len(c.point.given) != 1 or not ((c.right == c.g) | (c.right == 0)).all():
         return False
-    elsewhere = c.gradient(primals=c.at(primal=-c.x))
-    return any(t is not None and bool(((t == c.g) & (c.g != 0)).any()) for t in (c.right, elsewhere))
+    others = (-c.x, torch.ones_like(c.x))  # of a primal that is zero, the negative is no other
+    elsewhere = [c.gradient(primals=c.at(primal=x)) for x in others]
+    return any(t is not None and bool(((t == c.g) & (c.g != 0)).any()) for t in (c.right, *elsewhere))
 
 
 @DECLARED.mistake(
