@@ -16,6 +16,7 @@ from backprop_rules.evidence.oracles.oracle import Silent, widest
 from backprop_rules.evidence.proof import certified
 from backprop_rules.point import Point
 from backprop_rules.rule import Gradients, Rule
+from backprop_rules.strategies.values import recast
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +214,7 @@ def second_bounds(point: Point, tangents: Sequence[Tensor]) -> list[Tensor]:
 
 
 def in_float64(point: Point) -> Point:
-    """Return the point at the same values in float64 or complex128, for the catalogue's rule.
+    """Return the point at the same values in float64 or complex128, laid out alike, for the catalogue's rule.
 
     In its own dtypes, if forward takes no others.
     """
@@ -221,7 +222,8 @@ def in_float64(point: Point) -> Point:
         return replace(point, rule=point.rule.reference)
 
     def wide(x: Tensor) -> Tensor:
-        return x.to(torch.complex128 if x.is_complex() else torch.float64)
+        found: Tensor = recast(x, torch.complex128 if x.is_complex() else torch.float64)
+        return found
 
     params = {name: widest(value) for name, value in point.params.items()}
     primals = point.placed(map(wide, point.tensors))

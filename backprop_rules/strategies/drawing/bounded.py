@@ -51,7 +51,7 @@ def bounded_points(
         if name in rule.domain.indices:
             return draw_without_gradient(draw, rule, name, shape, sizes)
         within: Interval = rule.domain.interval(name, params)
-        return tensor(draw, shape, own[k], of_any_magnitude(draw, own[k], within))
+        return tensor(draw, shape, own[k], of_any_magnitude(draw, own[k], within, bool(rule.conventions)))
 
     primals = tuple(primal(k) for k in range(len(shapes)))
     if rule.conventions:

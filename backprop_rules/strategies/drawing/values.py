@@ -74,11 +74,11 @@ def indices(draw: Draw, count: int, size: int) -> "np.ndarray[Any, np.dtype[np.i
     return _bytes(draw, count, 1).astype(np.int64) % max(min(size, pick(draw, (2, size))), 1)
 
 
-def of_any_magnitude(draw: Draw, dtype: torch.dtype, within: Interval) -> Callable[[int], Numbers]:
+def of_any_magnitude(draw: Draw, dtype: torch.dtype, within: Interval, ties: bool = False) -> Callable[[int], Numbers]:
     """Draw a scale, and return a function that draws values around it, from subnormal to the largest finite ones.
 
     One in eight is a small whole number, zeros of both signs among them, so that ties and zeros occur at every scale;
-    of twelve tensors two hold nothing else, and one holds zeros.
+    with `ties`, of twelve tensors two hold nothing else, and one holds zeros.
     """
     finfo = torch.finfo(dtype)
     bits, top = precision(dtype), math.frexp(finfo.max)[1] - 1
@@ -86,7 +86,8 @@ def of_any_magnitude(draw: Draw, dtype: torch.dtype, within: Interval) -> Callab
     centre = pick(draw, (0, 0, 0, 1, draw(whole(bottom, top))))
     # Up to the powers where a series would be cut, or where 1 + x is 1, and up to all that there are.
     spread = pick(draw, (1, 3, 8, bits // 2, bits, top))
-    tied, zero = pick(draw, (*((False, False),) * 9, (True, False), (True, False), (True, True)))
+    kinds = (*((False, False),) * 9, (True, False), (True, False), (True, True))
+    tied, zero = pick(draw, kinds) if ties else kinds[0]
 
     def numbers(count: int) -> Numbers:
         words = _bytes(draw, count, 8).astype(np.uint64)
