@@ -6,9 +6,9 @@ Run: pytest tests/benchmarks/test_drawing.py
 import pytest
 
 from backprop_rules import CATALOGUE
-from backprop_rules.strategies.drawing import search
+from backprop_rules.strategies.drawing import drawn
 
 
 @pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
 def test_drawing_100_points(benchmark, rule):
-    benchmark.pedantic(search, (rule, lambda point: None, 100), rounds=3)
+    benchmark.pedantic(drawn, (rule, 100), rounds=3)
