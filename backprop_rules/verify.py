@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -41,7 +41,7 @@ class RuleResult:
     asked: Mapping[str, int]
     used: Mapping[str, Sequence[float]]
     seconds: float
-    problem: str = field(default="")
+    problem: str = ""
 
 
 def warm_up(threads: int = 1) -> None:

@@ -80,6 +80,11 @@ The function: yᵢ = (1/n) Σⱼ₌₁ⁿ xᵢⱼ: x̄ᵢⱼ = (1/n) ȳᵢ
     )
 
 
+def test_verify_speaks_of_functions_that_round_in_float64_alone(run):
+    code, out, _ = run("verify", "softmax", "--dtype", "float64", "--device", "cpu")
+    assert code == 0, out
+
+
 @pytest.mark.parametrize("dtype", ["float64", "torch.bfloat16", "complex64"])
 def test_verify_takes_a_dtype(run, dtype):
     code, out, _ = run("verify", "add", "--examples", "10", "--dtype", dtype, "--device", "cpu")

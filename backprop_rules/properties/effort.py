@@ -22,7 +22,7 @@ CLIMBED = 160
 # Points at which a choice at a kink is looked at output by output, before it is taken for granted.
 CHOICES = 3
 # Points of a rule of the catalogue, half of them on a grid on which nothing rounds: of the tests' 118 wrong rules, from
-# two seeds each, all but three are found out at these, all at four times as many.
+# two seeds each, all but two are found out at these, all at four times as many.
 POINTS_OF_A_RULE = 100
 # Of the others, those at which its properties are asked in ball arithmetic too.
 PROOFS_OF_A_RULE = 16

@@ -80,7 +80,6 @@ class Kind(Enum):
     SPECIAL = ("answers NaN or infinity otherwise than torch", Grade.NOTE)
     SINGULAR = ("is not torch's, where forward has no derivative", Grade.NOTE)
     TORCH = ("is not torch's, and differences side with it", Grade.NOTE)
-    MEMORY = ("shares memory with another gradient, or with the cotangent", Grade.NOTE)
 
     @property
     def words(self) -> str:

@@ -19,7 +19,8 @@ from backprop_rules.properties.ladder import climb_with_what_passed
 from backprop_rules.properties.native import holds_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.smallest import confirmed
-from backprop_rules.strategies.point import EVERY_BIT, TORN_APART, Point
+from backprop_rules.strategies.of_rules import rounded
+from backprop_rules.strategies.point import EVERY_BIT, JUMP, TORN_APART, Point
 from backprop_rules.subject.ambient import F64, SEED, running
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
@@ -131,13 +132,19 @@ class Trial:
 
     def _at(self, point: Point) -> bool:
         """Ask everything at a point; say whether it is one."""
-        outcome = self.outcome
-        rule = self.of_the_rule
-        if rule is not None and point.kind == EVERY_BIT:
-            outcome.points += 1
-            outcome.findings += list(rule.ask(point, outcome))
-            return True
-        evidence = Evidence(self.subject, point if rule is None else rule.off_its_kinks(point), outcome.pair)
+        rule = self.of_the_rule if point.kind != JUMP else None  # a hunted threshold is no point of the grid
+        if rule is None or point.kind != EVERY_BIT:
+            return self._asked_at(point, rule)
+        found = list(rule.ask(point, self.outcome))
+        self.outcome.findings += found
+        narrow = None if found else rounded(point)  # two precisions are compared at values that both hold
+        if narrow is None or not self._asked_at(narrow, None):
+            self.outcome.points += 1
+        return True
+
+    def _asked_at(self, point: Point, rule: "OfTheRule | None") -> bool:
+        outcome, kinks = self.outcome, self.of_the_rule
+        evidence = Evidence(self.subject, point if kinks is None else kinks.off_its_kinks(point), outcome.pair)
         try:
             _ = evidence.run
         except NoPoint as error:
@@ -255,6 +262,8 @@ class Trial:
 
     def _graded(self, evidence: Evidence, finding: Finding) -> Iterator[Finding]:
         """Yield the finding, unless any choice is allowed, or a proof at its point sides with the backward."""
+        if self.questions.of_rules and finding.kind is Kind.INACCURATE:
+            return  # a rule is held to its own allowance, in its own dtypes, and not to what torch rounds
         if finding.kind in (Kind.CHOICE, Kind.NAN_CHOICE) and self.questions.convention == "any subgradient":
             return
         off = any(f.kind is Kind.TORCH and f.leaf == finding.leaf for f in self.outcome.findings)

@@ -63,6 +63,19 @@ def widened(call: Call) -> Point:
     return Point(leaves, (grad,), call.params, "drawn from its domain", kind, True, "own", dtypes, spacing=call.spacing)
 
 
+def rounded(point: Point) -> Point | None:
+    """Return the point with its values rounded to float32, off the grid; None where they are not ordinary."""
+
+    def through(x: Tensor | None) -> Tensor | None:
+        return None if x is None else _in(F64, _in(F32, x))
+
+    leaves, grads = tuple(map(through, point.leaves)), tuple(map(through, point.grads))
+    given = [x for x in (*leaves, *grads) if x is not None and inexact(x)]
+    if not _ordinary(given):
+        return None
+    return replace(point, leaves=leaves, grads=grads, kind="normal", spacing=0.0)
+
+
 def _narrowed(call: Call) -> Call:
     """Return the call with its values rounded to float32."""
     primals = tuple(None if x is None else recast(_in(F32, x), x.dtype) for x in call.primals)
