@@ -27,6 +27,7 @@ from backprop_rules.report.report import Report, report_of, said
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import uncompiled
+from backprop_rules.subject.frameworks.carried import of_jax
 from backprop_rules.subject.silence import quiet
 from backprop_rules.subject.subject import Subject
 
@@ -106,9 +107,16 @@ def check_function(
 
 def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], Held, Asked]:
     """Return the own backward of a function, and what else is asked of such a one."""
-    framework = held[-1] or ("jax" if has_its_own_backward(function) and not isinstance(function, type) else "torch")
+    framework = held[-1] or _framework(function, held[3])
     extra = of_the_function(function) if framework == "torch" else ()
     return own_backward(function, framework), (*held[:-1], framework), replace(asked, extra=extra)
+
+
+def _framework(function: Any, example: Any) -> str:
+    """Return what a function is written for: what it is an object of says it, or the arrays of its example."""
+    if has_its_own_backward(function):
+        return "torch" if isinstance(function, type) else "jax"
+    return "jax" if isinstance(example, Sequence) and any(map(of_jax, example)) else "torch"
 
 
 def _answered(

@@ -140,10 +140,10 @@ def _of_a_rule(
 ) -> tuple[Subject, Iterable[Point]]:
     if primals is not None:  # optional ones may be left out at the end
         primals += (None,) * (len(right.primals) - len(primals))
-    rule = _summing(against_a_rule(backward, right, params, framework, primals), asked)
-    dtypes = asked.among(right, rule.domain.dtypes)
-    signature = Signature(backward, right.primals, rule.domain.params, len(right.primals) - len(right.optional))
+    signature = Signature(backward, right.primals, right.domain.params, len(right.primals) - len(right.optional))
     own = Backward(backward, signature, framework, True)
+    rule = _summing(against_a_rule(own, right, params, primals), asked)
+    dtypes = asked.among(right, rule.domain.dtypes)
     subject = replace(of_the_catalogue(right, dtypes), backward=own, rule=rule)
     _known(subject, asked)
     return subject, RulePoints(rule, 4 * asked.max_examples, asked.seed, dtypes)

@@ -208,6 +208,16 @@ def test_an_autograd_function_is_asked_directly_and_through_autograd():
     assert report.mistake.name == "missing un-broadcast"
 
 
+def test_functions_of_positional_arguments_alone_are_asked_of_their_own_backward():
+    import jax.numpy as jnp
+
+    def sine(x, /):
+        return x.sin()
+
+    assert check_function(sine, "sin").passed
+    assert check_function(jnp.exp, "exp", example=(jnp.ones(2),)).passed, "its example says that it is JAX's"
+
+
 def test_where_nothing_can_be_said_it_is_inconclusive():
     def nothing(grad_y, x):
         return torch.full_like(x, float("nan"))

@@ -271,3 +271,28 @@ def test_nothing_is_imported_before_it_is_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_jax_compiles_what_is_called_in_one_piece_once_for_each_shape():
+    traced = []
+
+    def function(x, n=1):
+        traced.append(x.shape)
+        return x * n
+
+    over = carried(function, "jax", whole=True)
+    for _ in range(3):
+        assert torch.equal(over(torch.ones(2), n=3), torch.full((2,), 3.0))
+        assert torch.equal(over(torch.ones(4), n=3), torch.full((4,), 3.0))
+    assert traced == [(2,), (4,)]
+    assert torch.equal(over(torch.ones(2), n=2), torch.full((2,), 2.0))
+
+
+def test_what_cannot_be_compiled_is_called_as_it_is():
+    def function(x, n=()):
+        return x * 2 if float(x.sum()) > 0 else x
+
+    over = carried(function, "jax", whole=True)
+    for x in (torch.ones(2), -torch.ones(2)):
+        assert torch.equal(over(x), x * 2 if x.sum() > 0 else x)
+        assert torch.equal(over(x, n=[1]), over(x)), "a list is no key"

@@ -37,3 +37,13 @@ def test_check_answers_and_tells_of_it(sign, verdict):
 def test_verify_hides_it_under_no_verdict():
     with pytest.raises(OwnError, match="an error of backprop_rules itself"):
         verify_rule(CATALOGUE["sin"], examples=5)
+
+
+def test_a_forward_without_a_definition_is_no_error_of_ours():
+    def backward(grad_y, x):
+        return 2 * grad_y * torch.polygamma(2, x)
+
+    example = (torch.tensor([0.5, 1.25]),)
+    report = check(backward, forward=torch.digamma, example=example, raise_on_failure=False)
+    assert report.verdict == "wrong"
+    assert "an error of backprop_rules itself" not in str(report)

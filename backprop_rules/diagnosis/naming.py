@@ -7,7 +7,7 @@ from itertools import islice
 import torch
 
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, Mistake, diagnosed
-from backprop_rules.errors import of_ours
+from backprop_rules.errors import InputError, of_ours
 from backprop_rules.evidence.climb import as_rule_point
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.evidence.precisions import in_precision, precise
@@ -53,6 +53,8 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -
 
     try:
         return diagnosed(finding, [*failing, smallest], others)
+    except (InputError, NotImplementedError):  # no definition can be made of this forward: the bank has no words for it
+        return by_its_kind
     except Exception as error:  # of our own: it must not hide what was found
         outcome.notes[of_ours(error)] = None
         return by_its_kind

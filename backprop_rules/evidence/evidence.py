@@ -123,8 +123,14 @@ class Evidence:
         own = grads if dtype is F64 else cast(grads, dtype)
         ambient = self.subject.precision_of_backward(dtype)
         given = tuple(x.detach() if isinstance(x, Tensor) else x for x in there)
-        whole = self.point.where != "own"
-        return self.subject.backward(self.function, tuple(own), None, given, ambient, whole=whole)
+        # What a call remembers is asked at points of the example's sizes: elsewhere JAX may compile it in one piece.
+        remembers = leaves is self.point.leaves and dtype is self.pair.high and self._has_the_examples_sizes
+        return self.subject.backward(self.function, tuple(own), None, given, ambient, whole=not remembers)
+
+    @cached_property
+    def _has_the_examples_sizes(self) -> bool:
+        pairs = zip(self.point.leaves, self.subject.example, strict=True)
+        return all(x.shape == own.shape for x, own in pairs if isinstance(x, Tensor) and isinstance(own, Tensor))
 
     def filled(self, gradients: Gradients, leaves: Sequence[Any]) -> Gradients:
         """Return the gradients, zeros in the place of None for what can have one."""

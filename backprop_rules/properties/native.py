@@ -45,7 +45,7 @@ def holds_in(
     widest = max((precision(d) for d in dtypes if d is not None), default=0)
     shown = next((d for d in dtypes if d is not None and precision(d) == widest), None)
     try:
-        got = subject.backward(function, grads, None, given, None)
+        got = subject.backward(function, grads, None, given, None, whole=True)
     except Raised as error:
         if point.own and not point.empty:
             yield Finding(Kind.RAISES, point, detail=f" {error}", dtype=shown)

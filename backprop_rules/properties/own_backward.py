@@ -165,7 +165,8 @@ def _signature(function: Any) -> inspect.Signature:
     taken = [p.replace(annotation=kind.empty) for p in own.parameters.values()]
     if _is_autograd_function(function) and _takes_ctx(function):
         del taken[0]  # whatever its name
-    return inspect.Signature([kind("grad_y", kind.POSITIONAL_OR_KEYWORD), *taken])
+    first = kind.POSITIONAL_ONLY if taken and taken[0].kind == kind.POSITIONAL_ONLY else kind.POSITIONAL_OR_KEYWORD
+    return inspect.Signature([kind("grad_y", first), *taken])
 
 
 def _takes_ctx(function: Any) -> bool:

@@ -11,8 +11,7 @@ from torch import Tensor
 from backprop_rules.domain import COMPLEX, REAL, Choice, Domain, Mask
 from backprop_rules.errors import InputError
 from backprop_rules.rule import Gradients, Rule, find
-from backprop_rules.subject.backward import EMPTY, POSITIONAL, Signature, named
-from backprop_rules.subject.frameworks.carried import carried
+from backprop_rules.subject.backward import EMPTY, POSITIONAL, Backward, named
 
 Function = Callable[..., Any]
 
@@ -30,7 +29,6 @@ class AsRule(Rule):
     excuses: tuple[Rule, ...] = ()
     framework: str = "torch"
     accumulate: torch.dtype | None = None
-    takes: tuple[str, ...] = ()  # the names of its arguments, in order
 
     @property
     def reference(self) -> Rule:
@@ -49,53 +47,41 @@ class AsRule(Rule):
 
 
 def against_a_rule(
-    backward: Function,
-    right: Rule,
-    params: Mapping[str, Any],
-    framework: str,
-    example: Sequence[Tensor | None] | None = None,
+    own: Backward, right: Rule, params: Mapping[str, Any], example: Sequence[Tensor | None] | None = None
 ) -> AsRule:
     """Return the subject of a backward for a rule of the catalogue: for arrays of as many axes as an example has.
 
     It takes the rule's primals, or without the optional ones, and the rule's params or some of them;
     a param that it does not take keeps its default.
     """
-    called = _Called(backward, right.primals, right.domain.params, len(right.primals) - len(right.optional))
     kinds = dict(right.domain.params)
     for name in kinds:
         if name in params:
             kinds[name] = Choice((params[name],))
-        elif not called.takes(name):
-            kinds[name] = Choice((_default(right, name, backward),))
+        elif not own.signature.takes(name):
+            kinds[name] = Choice((_default(right, name, own.function),))
     strangers = sorted(set(params) - set(kinds))
     if strangers:
         raise InputError(f"{right}: it has no param {strangers[0]}; its params are {', '.join(kinds) or 'none'}.")
-    domain = replace(right.domain, params=kinds, requires=_without(right, called.primals))
-    return _subject(
-        called,
-        right,
-        domain if example is None else _of_as_many_axes(right, domain, example),
-        framework,
-        excuses=(by_autograd(right),),
-        against=right,
-    )
+    domain = replace(right.domain, params=kinds, requires=_without(right, own.signature.primals))
+    domain = domain if example is None else _of_as_many_axes(right, domain, example)
+    return _subject(own, right, domain, excuses=(by_autograd(right),), against=right)
 
 
 def against_a_function(
-    backward: Function,
+    own: Backward,
     forward: Function,
     definition: Function | None,
     names: tuple[str, ...],
     example: Sequence[Tensor],
     params: Mapping[str, Any],
-    framework: str,
     cut_off: frozenset[int],
 ) -> AsRule:
     """Return the rule of a backward for any function of tensors that returns one tensor.
 
     No derivative reaches the primals that are `cut_off`, as forward detaches them.
     """
-    name = f"{named(backward).strip('<>')} (yours)"  # what it is called decides nothing: no rule has such a name
+    name = f"{named(own.function).strip('<>')} (yours)"  # what it is called decides nothing: no rule has such a name
     domain = _domain_of(names, example, params)
     right = Rule(
         name,
@@ -107,8 +93,7 @@ def against_a_function(
         "",
         "",
     )
-    called = _Called(backward, names, domain.params, len(names))
-    return _subject(called, right, domain, framework, excuses=(), against=right, cut_off=cut_off)
+    return _subject(own, right, domain, excuses=(), against=right, cut_off=cut_off)
 
 
 def _domain_of(names: Sequence[str], example: Sequence[Tensor], params: Mapping[str, Any]) -> Domain:
@@ -147,82 +132,55 @@ def _torchs_own(forward: Function) -> Function:
     return backward
 
 
-class _Called(Signature):
-    """How a user's backward is called: with how many primals, with y or without, and with which params."""
-
-    def __init__(self, function: Function, primals: Sequence[str], params: Mapping[str, Any], least: int) -> None:
-        super().__init__(function, primals, params, least)
-        self.function = function
-
-    def __call__(self, grad_y: Any, y: Any, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
-        some = {name: value for name, value in params.items() if self.takes(name)}
-        return self.function(*self.arguments(grad_y, y, primals), **some)
-
-
 def _subject(
-    called: _Called,
+    own: Backward,
     right: Rule,
     domain: Domain,
-    framework: str,
     *,
     excuses: tuple[Rule, ...],
     against: Rule,
     cut_off: frozenset[int] = frozenset(),
 ) -> AsRule:
     names = right.primals
-    optional = right.optional & (called.may_be_left_out | (set(names) - set(called.primals)))
+    optional = right.optional & (own.signature.may_be_left_out | (set(names) - set(own.signature.primals)))
 
     def backward_of(function: Function) -> Function:
         def backward(grad_y: Tensor, y: Tensor, *primals: Tensor | None, **params: Any) -> Any:
-            found = function(grad_y, y, primals, params)
+            found = own.called(function, grad_y, y, primals, params)
             return _filled(_placed(found, primals, right), primals, cut_off)
 
         return _with_signature(backward, names, optional, domain)
 
-    through = called if framework == "torch" else _carried(called, framework)
-    ways: dict[str, Function] = {"torch": called, "numpy": _on_tensors(called), "jax": _by_jax(called)}
-    own = replace(right, domain=domain, backward=backward_of(ways[framework]))
+    # Its own roundings are those of the operations of torch that it is made of.
+    followed: dict[str, Callable[[Function], Function]] = {"torch": lambda f: f, "numpy": _on_tensors, "jax": _by_jax}
+    excuse = replace(right, domain=domain, backward=backward_of(followed[own.framework](own.function)))
     return AsRule(
         right.name,
         right.forward,
         right.definition,
-        backward_of(through),
+        backward_of(own.in_one_piece),
         domain,
         ("y", *names),
         right.formula,
         right.source,
         right.conventions,
         against=against,
-        excuses=(own, *excuses),
-        framework=framework,
-        takes=called.arguments("grad_y", "y", called.primals),
+        excuses=(excuse, *excuses),
+        framework=own.framework,
     )
 
 
-def _carried(called: _Called, framework: str) -> Function:
-    def through(grad_y: Tensor, y: Tensor, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
-        def function(grad_y: Any, y: Any, *some: Any) -> Any:
-            return called(grad_y, y, some, params)
+def _on_tensors(function: Function) -> Function:
+    from backprop_rules.subject.frameworks.arrays import on_tensors  # which brings ball arithmetic along
 
-        return carried(function, framework)(grad_y, y, *primals)
-
-    return through
+    return on_tensors(function)
 
 
-def _on_tensors(called: _Called) -> Function:
-    def through(grad_y: Tensor, y: Tensor, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
-        from backprop_rules.subject.frameworks.arrays import on_tensors  # as above
-
-        return on_tensors(lambda grad_y, y, *some: called(grad_y, y, some, params))(grad_y, y, *primals)
-
-    return through
-
-
-def _by_jax(called: _Called) -> Function:
-    def through(grad_y: Tensor, y: Tensor, primals: Sequence[Any], params: Mapping[str, Any]) -> Any:
+def _by_jax(function: Function) -> Function:
+    def through(*args: Any, **params: Any) -> Any:
         from backprop_rules.subject.frameworks.jaxprs import on_tensors_by_jax
 
-        return on_tensors_by_jax(lambda grad_y, y, *some: called(grad_y, y, some, params))(grad_y, y, *primals)
+        return on_tensors_by_jax(lambda *those: function(*those, **params))(*args)
 
     return through
 

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -103,16 +104,27 @@ class Backward:
             primals = (*forward.arguments(leaves), *named_ones)
             grad_y = grads[0] if self.single else tuple(grads)
             out = None if y is None else y[0] if self.single else y
-            arguments = self.signature.arguments(grad_y, out, primals)
-            params = {name: v for name, v in forward.params.items() if self.signature.takes(name)}
+            over = self.in_one_piece if whole else carried(self.function, self.framework)
             try:
                 with inside:
-                    found = carried(self.function, self.framework, whole)(*arguments, **params)
+                    found = self.called(over, grad_y, out, primals, forward.params)
             except (InputError, OwnError):
                 raise
             except Exception as error:
                 raise Raised(type(error).__name__, (str(error).splitlines() or [""])[0][:160]) from error
         return _for_each(found, primals, leaves)
+
+    def called(
+        self, function: Callable[..., Any], grad_y: Any, y: Any, primals: Sequence[Any], params: Mapping[str, Any]
+    ) -> Any:
+        """Call a function that takes what this backward takes."""
+        some = {name: value for name, value in params.items() if self.signature.takes(name)}
+        return function(*self.signature.arguments(grad_y, y, primals), **some)
+
+    @cached_property
+    def in_one_piece(self) -> Callable[..., Any]:
+        """The backward on torch tensors; JAX's is compiled as a whole, once for each shape."""
+        return carried(self.function, self.framework, whole=True)
 
 
 def _for_each(found: Any, primals: Sequence[Any], leaves: Sequence[Any]) -> tuple[Any, ...]:

@@ -46,11 +46,12 @@ def subject_of(
     single = isinstance(y, Tensor)
     signature = Signature(backward, (*_argument_names(own_names, example), *parameters), params, len(example))
     constants = constants_of(made.raw, leaves)
-    rule, why = _as_rule(backward, made, definition, names, leaves, params, framework, single, constants)
+    own = Backward(backward, signature, framework, single)
+    rule, why = _as_rule(own, made, definition, names, leaves, params, constants)
     return Subject(
         named(backward).strip("<>"),
         made,
-        Backward(backward, signature, framework, single),
+        own,
         tuple(x.detach() if isinstance(x, Tensor) else x for x in leaves),
         names,
         rule,
@@ -160,19 +161,17 @@ def _tried(name: str, made: Function, leaves: Sequence[Any]) -> Any:
 
 
 def _as_rule(
-    backward: Callable[..., Any],
+    own: Backward,
     made: Function,
     definition: Callable[..., Any] | None,
     names: tuple[str, ...],
     leaves: Sequence[Any],
     params: Mapping[str, Any],
-    framework: str,
-    single: bool,
     constants: Constants,
 ) -> tuple[AsRule | None, str]:
     if constants.read > HEAVY:
         return None, "one run of forward reads too much"
-    if not single:
+    if not own.single:
         return None, "it returns several tensors"
     if {"y", "grad_y"} & set(names):
         return None, "a primal is called as the output or the cotangent is"
@@ -189,7 +188,7 @@ def _as_rule(
 
     try:
         cut_off = _cut_off(made, leaves)
-        return against_a_function(backward, forward, definition, names, leaves, params, framework, cut_off), ""
+        return against_a_function(own, forward, definition, names, leaves, params, cut_off), ""
     except InputError as error:
         return None, str(error)
 

@@ -31,8 +31,8 @@ def carried(function: Callable[..., Any], framework: str, whole: bool = False) -
     as the caller has them, so that an int64 may arrive as an int32. Raises InputError for an unknown
     or missing framework and, when called, for a tensor or an array that has no counterpart.
 
-    With `whole`, JAX compiles the function in one piece where it can, rather than each of its operations: for sizes at
-    which it is called once or twice.
+    With `whole`, JAX compiles the function in one piece where it can, rather than each of its operations, and traces
+    it once for each shape: where nothing is asked of what it remembers.
     """
     if framework not in FRAMEWORKS:
         raise unknown("framework", framework, FRAMEWORKS)
@@ -56,7 +56,7 @@ def framework_of(x: object) -> str:
     """Return the framework that an example array belongs to: torch, numpy or jax; InputError if it is no array."""
     if isinstance(x, Tensor):
         return "torch"
-    if _of_jax(x):
+    if of_jax(x):
         return "jax"
     if isinstance(x, np.ndarray | np.generic):
         return "numpy"
@@ -104,7 +104,7 @@ def tensor_of(x: Any) -> Any:
     """Return an array or scalar of NumPy or JAX as a tensor, anything else as it is; InputError if torch cannot."""
     if isinstance(x, np.ndarray | np.generic):
         return _from_numpy(x)
-    if not _of_jax(x) or isinstance(x, int | float | complex):
+    if not of_jax(x) or isinstance(x, int | float | complex):
         return x
     try:
         return torch.utils.dlpack.from_dlpack(x).clone()  # a tensor can be written to, and JAX may use its array again
@@ -117,11 +117,16 @@ def tensor_of(x: Any) -> Any:
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    made: dict[Any, Callable[..., Any]] = {}  # by params, as JAX compiles an object anew, but not the same one
+
     @functools.wraps(function)
     def in_one_piece(*args: Any, **params: Any) -> Any:
         try:
-            return import_module("jax").jit(lambda *those: function(*those, **params))(*args)
-        except Exception:  # it cannot be traced, or raises: then it does so again
+            key = tuple((name, type(value), value) for name, value in params.items())
+            if key not in made:
+                made[key] = import_module("jax").jit(lambda *those: function(*those, **params))
+            return made[key](*args)
+        except Exception:  # it cannot be traced, a param is no key, or it raises: then it does so again
             return function(*args, **params)
 
     return in_one_piece
@@ -144,7 +149,8 @@ def _installed(module: str, needed: str) -> Any:
         ) from None
 
 
-def _of_jax(x: object) -> bool:
+def of_jax(x: object) -> bool:
+    """Say whether it is an array of JAX's."""
     # By the name of its module, as importing JAX takes half a second.
     return type(x).__module__.partition(".")[0] in ("jax", "jaxlib")
 
