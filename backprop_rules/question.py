@@ -177,7 +177,9 @@ def _sizes(subject: Subject, sizes: Any) -> dict[int, tuple[int, ...]]:
 
 
 def _summing(rule: Any, asked: Asked) -> Any:
-    return rule if rule is None or asked.sums is None else replace(rule, accumulate=asked.sums)
+    if rule is None or asked.sums is None:
+        return rule
+    return replace(rule, roundings=replace(rule.roundings, accumulate=asked.sums))
 
 
 def _known(subject: Subject, asked: Asked) -> None:

@@ -43,6 +43,21 @@ class Convention:
 
 
 @dataclass(frozen=True, eq=False)
+class Roundings:
+    """What a backward may round: as much as the `reference` does, whose accuracy is asked for, or as an excuse does.
+
+    The reference is the catalogue's rule of its name where none is given; an excuse is the rule with a backward of
+    other operations, such as its own, followed one by one. Sums may be kept in `accumulate` too, and with `flushes`
+    subnormal numbers be taken for zero where torch does not, as XLA does.
+    """
+
+    reference: "Rule | None" = None
+    excuses: tuple["Rule", ...] = ()
+    accumulate: torch.dtype | None = None
+    flushes: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Rule:
     """A backward rule and all that is declared about it.
 
@@ -61,6 +76,7 @@ class Rule:
     formula: str
     source: str
     conventions: tuple[Convention, ...] = ()
+    roundings: Roundings = Roundings()
 
     def __str__(self) -> str:
         return self.name
@@ -111,23 +127,13 @@ class Rule:
 
     @property
     def reference(self) -> "Rule":
-        """The catalogue's rule of this name, whose roundings are allowed for; the rule itself if there is none."""
-        return CATALOGUE.get(self.name, self)
+        """The rule whose accuracy is asked for."""
+        return self.roundings.reference or CATALOGUE.get(self.name, self)
 
     @property
     def references(self) -> tuple["Rule", ...]:
-        """The rules whose roundings are allowed for."""
-        return (self.reference,)
-
-    @property
-    def flushes(self) -> bool:
-        """Whether the backward may take subnormal numbers for zero, even where torch does not."""
-        return False
-
-    @property
-    def accumulate(self) -> torch.dtype | None:
-        """The dtype that sums are to be kept in; None for the one in which torch keeps them."""
-        return None
+        """The rules whose roundings are allowed for, the accurate one first."""
+        return (self.reference, *self.roundings.excuses)
 
     @cached_property
     def differentiable(self) -> tuple[int, ...]:

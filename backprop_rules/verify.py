@@ -1,5 +1,6 @@
 """Verification: a rule of the catalogue is asked what `check` asks, and what every rule must hold beside."""
 
+import gc
 import multiprocessing
 import sys
 import time
@@ -47,12 +48,15 @@ class RuleResult:
 def warm_up(threads: int = 1) -> None:
     """Let torch load what its function transforms need, seconds the first time, and compute in so many threads then.
 
-    In one until then: a pool of threads that is started before a fork is not there after it.
+    In one until then: a pool of threads that is started before a fork is not there after it. What was loaded stays for
+    good: the collector of garbage need not go through it again and again, nor copy it in what is forked.
     """
     torch.set_num_threads(1)
     x = torch.ones(1, 1)
     torch.func.vmap(lambda t: torch.func.jvp(lambda v: (v - x[0]).square() / 2, (x[0],), (t,))[1])(x)
     torch.set_num_threads(threads)
+    gc.collect()
+    gc.freeze()
 
 
 def verified(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backprop_rules import CATALOGUE, layout
 from backprop_rules.evidence.allowance import RunningError
-from backprop_rules.strategies.drawing import exact_points
+from backprop_rules.strategies.drawing.search import points
 from backprop_rules.subject.frameworks.arrays import Array, on_tensors
 
 # Halves and quarters, without symmetry: sums and products of them do not round.
@@ -200,7 +200,7 @@ def test_every_dtype_and_layout_computes_in_its_own_dtype(arrange, dtype):
 @settings(max_examples=30)
 @given(st.data())
 def test_a_definition_of_the_catalogue_gives_y_where_nothing_rounds(rule, data):
-    point = data.draw(exact_points(rule))
+    point = data.draw(points(rule, "exact"))
     found = on_tensors(rule.definition)(*point.primals, **point.params)
     assert found.shape == point.y.shape
     assert ((found == point.y) | (found.isnan() & point.y.isnan())).all()  # the mean of nothing is NaN

@@ -15,7 +15,7 @@ from backprop_rules.evidence.verdict import judge
 from backprop_rules.point import point
 from backprop_rules.properties.finding import Kind
 from backprop_rules.properties.of_rules import PROPERTIES, asked
-from backprop_rules.strategies.drawing import search
+from backprop_rules.strategies.drawing.search import search
 
 every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
 

@@ -44,15 +44,15 @@ def test_a_wrong_backward_raises_its_report():
 GOLDEN = """\
 relu: wrong.
     what      the gradient of x is wrong, 1 of 1 elements
-    expected  0.0
-    got       1.0
+    expected  -1.0
+    got       0.0
     against   certified, torch's own gradient agrees
     right     shape, dtype and device
     likely    the cotangent is clamped at zero where it should be masked by the input (the pre-activation)
 The smallest counterexample found:
     import torch
-    x = torch.tensor(-1.0, dtype=torch.float64)
-    grad_y = torch.tensor(1.0, dtype=torch.float64)
+    x = torch.tensor(1.0, dtype=torch.float64)
+    grad_y = torch.tensor(-1.0, dtype=torch.float64)
     backward(grad_y, x)
 The function: y = max(x, 0): x̄ = ȳ [y > 0]
 """
@@ -168,8 +168,9 @@ def test_what_is_read_but_was_not_saved_is_objected_to_where_it_is_declared():
         return 2 * x * grad_y
 
     assert check(square, "square", dtypes=["float64"]).passed is True
-    report = check(square, "square", dtypes=["float64"], saves=["y"], raise_on_failure=False)
-    assert report.mistake.name == "not saved"
+    for seed in range(6):  # the first point that is drawn may be empty, or zero
+        report = check(square, "square", dtypes=["float64"], saves=["y"], seed=seed, raise_on_failure=False)
+        assert report.mistake.name == "not saved"
 
 
 def test_an_autograd_function_is_asked_directly_and_through_autograd():

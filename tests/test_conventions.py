@@ -8,7 +8,8 @@ from backprop_rules.evidence.oracles import ForwardMode, OneSidedDifferences, Re
 from backprop_rules.evidence.oracles.oracle import Silent, at_kinks
 from backprop_rules.evidence.verdict import judge
 from backprop_rules.rule import installed
-from backprop_rules.strategies.drawing import search, tiers_of
+from backprop_rules.strategies.drawing.bulk import tiers_of
+from backprop_rules.strategies.drawing.search import search
 
 exact = [rule for rule in CATALOGUE.values() if rule.conventions and "exact" in tiers_of(rule)]
 kinked = pytest.mark.parametrize("rule", exact, ids=str)

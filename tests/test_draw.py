@@ -9,8 +9,9 @@ from backprop_rules import CATALOGUE
 from backprop_rules.domain import COMPLEX, REAL
 from backprop_rules.errors import Objection
 from backprop_rules.evidence.oracles.oracle import at_kinks
-from backprop_rules.strategies import drawing
-from backprop_rules.strategies.drawing import search, tiers_of
+from backprop_rules.strategies.drawing import bulk
+from backprop_rules.strategies.drawing.bulk import tiers_of
+from backprop_rules.strategies.drawing.search import search
 
 exact = [rule for rule in CATALOGUE.values() if "exact" in tiers_of(rule)]
 # Shapes and layouts are drawn from the signature of the shapes alone.
@@ -19,7 +20,7 @@ every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
 
 
 def drawn(rule, examples=400, **limits):
-    return drawing.drawn(rule, examples, **limits)
+    return bulk.drawn(rule, examples, **limits)
 
 
 @every_rule

@@ -22,7 +22,7 @@ from backprop_rules.properties.finding import Grade
 from backprop_rules.properties.outcome import Questions
 from backprop_rules.properties.trial import Trial
 from backprop_rules.question import Asked, question
-from backprop_rules.strategies import drawing
+from backprop_rules.strategies.drawing import bulk
 from backprop_rules.strategies.of_rules import RulePoints
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:var\(\)")
@@ -57,7 +57,7 @@ def planted(known, rule):
 @functools.cache
 def cases(rule):
     """Return a case for each primal of sixty points of the rule."""
-    points = drawing.drawn(rule, 60, dtypes=WIDEST[rule.name])
+    points = bulk.drawn(rule, 60, dtypes=WIDEST[rule.name])
     return [Case(replace(point, spacing=0.0), i) for point in points for i in point.given]
 
 

@@ -15,7 +15,7 @@ from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof.balls import Undecided, ball, leaves, outputs
 from backprop_rules.evidence.proof.certified import certify
 from backprop_rules.evidence.proof.translate import definition_of
-from backprop_rules.strategies.drawing import search
+from backprop_rules.strategies.drawing.search import search
 
 # ---- the catalogue
 

@@ -134,7 +134,7 @@ def _by_proof(point: Point) -> list[Verdict]:
 def _excused(verdict: Verdict, truth: Sequence[arb]) -> Verdict:
     """Return the verdict on a gradient that is less accurate than asked for: it may be so by its own roundings."""
     point, gradient, strict = verdict.point, verdict.gradient, verdict.enclosure
-    if len(point.rule.references) == 1 and point.rule.accumulate is None:
+    if len(point.rule.references) == 1 and point.rule.roundings.accumulate is None:
         return verdict
     radius = bounds(point).gradients[verdict.primal]
     assert gradient is not None and radius is not None

@@ -52,6 +52,8 @@ def witnessed(evidence: Evidence, i: int) -> Witnessed | None:
     if not bool(said.any()):
         return None
     difference, scale = largest(_where(said, user - truth)), largest(_where(said, truth))
+    if not difference:  # whatever the noise is
+        return Witnessed(0.0, evidence.pair.unit * scale, scale, False, False)
     low_user, low_truth = evidence.low_user, evidence.low_gradients_here
     own = theirs = 0.0
     if low_user is not None and fits(low_user[i], truth):

@@ -39,11 +39,18 @@ class Judged:
 
 
 def agrees(
-    evidence: Evidence, i: int, radius: Radius, judged: Judged, known: bool = False, chosen: bool = False
+    evidence: Evidence,
+    i: int,
+    radius: Radius,
+    judged: Judged,
+    known: bool = False,
+    chosen: bool = False,
+    digits: bool = True,
 ) -> Iterator[Finding]:
     """Yield what is wrong with the gradient of leaf i; `known` if a mistake in it was established at another point.
 
-    `chosen` if another choice at kinks was, several times: whether it is shared rightly was seen then.
+    `chosen` if another choice at kinks was, several times: whether it is shared rightly was seen then. `digits` if it
+    is asked for those that the lower precision keeps.
     """
     user, truth = evidence.user[i], evidence.gradients_here[i]
     assert truth is not None
@@ -57,7 +64,7 @@ def agrees(
         return
     if seen.bits >= evidence.pair.half:
         judged.spoke, judged.nonzero = True, seen.scale > 0
-        yield from loses_digits(evidence, i, user, truth)
+        yield from loses_digits(evidence, i, user, truth) if digits else ()
         return
     if known and seen.bits < 0 and not seen.torch_keeps_nothing:
         yield _wrong(evidence, i, user, truth, seen, "")

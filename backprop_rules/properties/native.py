@@ -14,7 +14,7 @@ from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F64, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import Gradients, NoPoint
+from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint
 from backprop_rules.subject.subject import Subject
 
 
@@ -33,21 +33,18 @@ def holds_in(
     ]
     function = subject.function.at(point.params)
     try:
-        run, grads = function.run(leaves, lambda y: tuple(map(_like, point.grads, y)), None)
+        truth, grads = _torchs(function, point, leaves, device)
     except NoPoint:
         return
     if device != "meta" and _overflows((*point.leaves, *point.grads), (*leaves, *grads)):
         return  # a value that these dtypes do not hold: this is another point
-    truth = tuple(
-        torch.zeros_like(x) if g is None and inexact(x) else g for g, x in zip(run.gradients, leaves, strict=True)
-    )
     given = tuple(x.detach() if isinstance(x, Tensor) else x for x in leaves)
     widest = max((precision(d) for d in dtypes if d is not None), default=0)
     shown = next((d for d in dtypes if d is not None and precision(d) == widest), None)
     try:
         got = subject.backward(function, grads, None, given, None, whole=True)
     except Raised as error:
-        if point.own and not point.empty:
+        if point.own and not point.empty and _has_a_gradient(function, leaves, grads):
             yield Finding(Kind.RAISES, point, detail=f" {error}", dtype=shown)
         return
     except Misfit as error:
@@ -58,6 +55,26 @@ def holds_in(
     yield from (_in(finding, shown) for finding in found)
     if device != "meta" and not any(f.kind.grade is Grade.WRONG for f in found):
         yield from _digits(subject, point, leaves, grads, truth, got, shown)
+
+
+def _torchs(function: Function, point: Point, leaves: Sequence[Any], device: str) -> tuple[Gradients, Cotangents]:
+    """Return torch's gradients, and the cotangents; on meta they have the form of the leaves, and forward is enough."""
+    if device == "meta":
+        grads = tuple(map(_like, point.grads, function.y(leaves, None)))
+        return tuple(x if inexact(x) else None for x in leaves), grads
+    run, grads = function.run(leaves, lambda y: tuple(map(_like, point.grads, y)), None)
+    gradients = (
+        torch.zeros_like(x) if g is None and inexact(x) else g for g, x in zip(run.gradients, leaves, strict=True)
+    )
+    return tuple(gradients), grads
+
+
+def _has_a_gradient(function: Function, leaves: Sequence[Any], grads: Cotangents) -> bool:
+    try:
+        function.run(leaves, grads, None)
+    except NoPoint:
+        return False
+    return True
 
 
 def _overflows(before: Sequence[Any], after: Sequence[Any]) -> bool:

@@ -40,6 +40,7 @@ class Trial:
     def __init__(self, subject: Subject, points: Iterable[Point], questions: Questions) -> None:
         self.subject, self.points, self.questions = subject, points, questions
         self.outcome, self._proofs = Outcome(), effort.PROOFS
+        self._once_asked = self._calls_asked = False
         self.of_the_rule = _of_the_rule(subject, questions) if questions.of_rules else None
 
     def run(self, pair: Pair = WIDE) -> Outcome:
@@ -57,7 +58,7 @@ class Trial:
             self._rest()
         except ComputesNarrower as error:
             (point,) = error.args
-            self.outcome = Outcome()
+            self.outcome, self._once_asked, self._calls_asked = Outcome(), False, False
             self._loop(NARROW)
             if self.subject.in_float64 and not self.outcome.is_wrong:
                 self.outcome.findings.append(Finding(Kind.NARROWER, point))
@@ -163,15 +164,16 @@ class Trial:
 
     def ask(self, evidence: Evidence, judged: dict[int, Judged]) -> Iterator[Finding]:
         """Yield what is found at a point: first what makes the later questions meaningless."""
-        first = self.outcome.points == 0
-        if first:
+        if not self._once_asked and not evidence.point.empty:
+            self._once_asked = True
             yield from self._once(evidence)
         found = list(form.writes_in_place(evidence)) or list(form.is_answered(evidence))
         found = found or list(self._formed(evidence))
         yield from found
         if any(f.kind.grade is Grade.WRONG or f.leaf is None for f in found):
             return
-        if first:
+        if not self._calls_asked and any(isinstance(g, Tensor) and bool(g.any()) for g in evidence.user):
+            self._calls_asked = True  # of what answers with nothing but zeros, a second call tells nothing
             calls = list(self._of_calls(evidence))
             yield from calls
             if calls:
@@ -184,7 +186,9 @@ class Trial:
             judged[i] = Judged()
             known = any(f.kind is Kind.VALUE and f.leaf == i for f in self.outcome.findings)
             chosen = sum(f.kind is Kind.CHOICE and f.leaf == i for f in self.outcome.findings) >= effort.CHOICES
-            for finding in agrees(evidence, i, self._radius, judged[i], known, chosen):
+            # A rule is held to its own allowance, in its own dtypes, and not to what torch rounds.
+            digits = not self.questions.of_rules
+            for finding in agrees(evidence, i, self._radius, judged[i], known, chosen, digits):
                 judged[i].sides_with_it = judged[i].sides_with_it or finding.kind is Kind.TORCH
                 yield from self._graded(evidence, finding)
 

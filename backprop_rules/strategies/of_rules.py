@@ -1,4 +1,4 @@
-"""Points of a rule: its domain says which shapes, params and values there are, and Hypothesis draws among them."""
+"""Points of a rule: its domain says which shapes, params and values there are, and points are drawn among them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from backprop_rules.point import Point as Call
 from backprop_rules.rule import Rule
+from backprop_rules.strategies.drawing.bulk import drawn
+from backprop_rules.strategies.drawing.shapes import SIDES
 from backprop_rules.strategies.point import EVERY_BIT, Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact
@@ -46,8 +48,6 @@ class RulePoints:
 def _drawn(
     rule: Rule, count: int, seed: int, dtypes: tuple[torch.dtype, ...], sides: tuple[int, ...]
 ) -> tuple[Call, ...]:
-    from backprop_rules.strategies.drawing import SIDES, drawn
-
     return tuple(drawn(rule, count, seed, dtypes, sides or SIDES))
 
 

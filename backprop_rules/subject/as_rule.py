@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,45 +10,15 @@ from torch import Tensor
 
 from backprop_rules.domain import COMPLEX, REAL, Choice, Domain, Mask
 from backprop_rules.errors import InputError
-from backprop_rules.rule import Gradients, Rule, find
+from backprop_rules.rule import Gradients, Roundings, Rule, find
 from backprop_rules.subject.backward import EMPTY, POSITIONAL, Backward, named
 
 Function = Callable[..., Any]
 
 
-@dataclass(frozen=True, eq=False)
-class AsRule(Rule):
-    """A backward that is not of the catalogue, what it is held against, and whose roundings excuse it.
-
-    `against` has the accuracy that is asked for: the catalogue's rule, or torch's own backward of the
-    function. A right backward may round more than that: as much as one of the `excuses`, such as its
-    own operations followed one by one. Sums may be kept in `accumulate` too.
-    """
-
-    against: Rule | None = None
-    excuses: tuple[Rule, ...] = ()
-    framework: str = "torch"
-    accumulate: torch.dtype | None = None
-
-    @property
-    def reference(self) -> Rule:
-        """The rule whose accuracy is asked for."""
-        return self.against or self
-
-    @property
-    def flushes(self) -> bool:
-        """Whether subnormal numbers may be taken for zero, as XLA does."""
-        return self.framework == "jax"
-
-    @property
-    def references(self) -> tuple[Rule, ...]:
-        """The rules whose roundings are allowed for, the accurate one first."""
-        return (self.reference, *self.excuses)
-
-
 def against_a_rule(
     own: Backward, right: Rule, params: Mapping[str, Any], example: Sequence[Tensor | None] | None = None
-) -> AsRule:
+) -> Rule:
     """Return the subject of a backward for a rule of the catalogue: for arrays of as many axes as an example has.
 
     It takes the rule's primals, or without the optional ones, and the rule's params or some of them;
@@ -65,7 +35,7 @@ def against_a_rule(
         raise InputError(f"{right}: it has no param {strangers[0]}; its params are {', '.join(kinds) or 'none'}.")
     domain = replace(right.domain, params=kinds, requires=_without(right, own.signature.primals))
     domain = domain if example is None else _of_as_many_axes(right, domain, example)
-    return _subject(own, right, domain, excuses=(by_autograd(right),), against=right)
+    return _held(own, right, domain, by_autograd(right))
 
 
 def against_a_function(
@@ -76,7 +46,7 @@ def against_a_function(
     example: Sequence[Tensor],
     params: Mapping[str, Any],
     cut_off: frozenset[int],
-) -> AsRule:
+) -> Rule:
     """Return the rule of a backward for any function of tensors that returns one tensor.
 
     No derivative reaches the primals that are `cut_off`, as forward detaches them.
@@ -93,7 +63,7 @@ def against_a_function(
         "",
         "",
     )
-    return _subject(own, right, domain, excuses=(), against=right, cut_off=cut_off)
+    return _held(own, right, domain, cut_off=cut_off)
 
 
 def _domain_of(names: Sequence[str], example: Sequence[Tensor], params: Mapping[str, Any]) -> Domain:
@@ -132,15 +102,8 @@ def _torchs_own(forward: Function) -> Function:
     return backward
 
 
-def _subject(
-    own: Backward,
-    right: Rule,
-    domain: Domain,
-    *,
-    excuses: tuple[Rule, ...],
-    against: Rule,
-    cut_off: frozenset[int] = frozenset(),
-) -> AsRule:
+def _held(own: Backward, right: Rule, domain: Domain, *excuses: Rule, cut_off: frozenset[int] = frozenset()) -> Rule:
+    """Return a backward as a rule that is held against the right one, and may round what its own operations do."""
     names = right.primals
     optional = right.optional & (own.signature.may_be_left_out | (set(names) - set(own.signature.primals)))
 
@@ -154,20 +117,9 @@ def _subject(
     # Its own roundings are those of the operations of torch that it is made of.
     followed: dict[str, Callable[[Function], Function]] = {"torch": lambda f: f, "numpy": _on_tensors, "jax": _by_jax}
     excuse = replace(right, domain=domain, backward=backward_of(followed[own.framework](own.function)))
-    return AsRule(
-        right.name,
-        right.forward,
-        right.definition,
-        backward_of(own.in_one_piece),
-        domain,
-        ("y", *names),
-        right.formula,
-        right.source,
-        right.conventions,
-        against=against,
-        excuses=(excuse, *excuses),
-        framework=own.framework,
-    )
+    roundings = Roundings(right, (excuse, *excuses), flushes=own.framework == "jax")
+    mine = backward_of(own.in_one_piece)
+    return replace(right, backward=mine, domain=domain, saves=("y", *names), roundings=roundings)
 
 
 def _on_tensors(function: Function) -> Function:

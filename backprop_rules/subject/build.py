@@ -11,8 +11,9 @@ from torch.utils import _pytree
 
 from backprop_rules.domain import COMPLEX, REAL
 from backprop_rules.errors import InputError
+from backprop_rules.rule import Rule
 from backprop_rules.subject.ambient import F64, inexact, running
-from backprop_rules.subject.as_rule import AsRule, against_a_function, names_of
+from backprop_rules.subject.as_rule import against_a_function, names_of
 from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, named
 from backprop_rules.subject.constants import Constants, constants_of
 from backprop_rules.subject.function import Function, NoPoint, function_of, kind_of
@@ -168,7 +169,7 @@ def _as_rule(
     leaves: Sequence[Any],
     params: Mapping[str, Any],
     constants: Constants,
-) -> tuple[AsRule | None, str]:
+) -> tuple[Rule | None, str]:
     if constants.read > HEAVY:
         return None, "one run of forward reads too much"
     if not own.single:

@@ -26,7 +26,7 @@ from backprop_rules.evidence.proof.certified import certify, enclosure
 from backprop_rules.formula import plain
 from backprop_rules.point import Point
 from backprop_rules.rule import Convention, Rule, installed
-from backprop_rules.strategies.drawing import search
+from backprop_rules.strategies.drawing.search import search
 from backprop_rules.teaching.pictures import on_one_line, text
 from backprop_rules.teaching.symbols import WrittenOut, elements, written
 

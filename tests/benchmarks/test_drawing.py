@@ -1,4 +1,4 @@
-"""The time that Hypothesis and the drawing of 100 points take, for every rule.
+"""The time that the drawing of 100 points takes, for every rule.
 
 Run: pytest tests/benchmarks/test_drawing.py
 """
@@ -6,7 +6,7 @@ Run: pytest tests/benchmarks/test_drawing.py
 import pytest
 
 from backprop_rules import CATALOGUE
-from backprop_rules.strategies.drawing import drawn
+from backprop_rules.strategies.drawing.bulk import drawn
 
 
 @pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)

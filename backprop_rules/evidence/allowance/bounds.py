@@ -54,7 +54,7 @@ def bounds(point: Point, evaluations: int = 1, sums: Sums | None = None) -> Boun
     Sums may be kept in torch's own dtype and in the one asked for, whichever is narrower, if `sums` does not say.
     """
     found, ordinary = attainable(point, evaluations), of_ordinary_size(point)
-    asked, rules = point.rule.accumulate, point.rule.references
+    asked, rules = point.rule.roundings.accumulate, point.rule.references
     if sums is None and asked is not None:
         sums = partial(no_narrower_than, asked)
     for rule in rules[1:] if sums is None else rules:
@@ -107,7 +107,7 @@ def of_ordinary_size(point: Point) -> bool:
 
 
 def _as_asked(point: Point) -> Sums:
-    asked = point.rule.accumulate
+    asked = point.rule.roundings.accumulate
     return as_computed if asked is None else partial(accumulated_in, asked)
 
 
@@ -127,7 +127,9 @@ def _followed(
 ) -> tuple[Bounds, bool]:
     """Return the bounds of a rule, and whether a comparison in it might come out otherwise."""
     try:
-        return _through(rule, point, None, RunningError(evaluations, 0, point.rule.flushes, decided=decided), sums)
+        return _through(
+            rule, point, None, RunningError(evaluations, 0, point.rule.roundings.flushes, decided=decided), sums
+        )
     except NotImplementedError:
         if len(point.rule.references) == 1:
             raise  # a rule of the catalogue shows that its forward rounds no more than it may
@@ -135,7 +137,9 @@ def _followed(
         away = certified.reach(certified.certify(point).y, point.y)
     except Silent:
         raise NotImplementedError("neither the forward's rounding nor its exact value is known") from None
-    return _through(rule, point, away, RunningError(evaluations, 0, point.rule.flushes, decided=decided), sums)
+    return _through(
+        rule, point, away, RunningError(evaluations, 0, point.rule.roundings.flushes, decided=decided), sums
+    )
 
 
 def _through(rule: Rule, point: Point, away: Tensor | None, errors: RunningError, sums: Sums) -> tuple[Bounds, bool]:

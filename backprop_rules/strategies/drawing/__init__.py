@@ -1,8 +1,1 @@
-"""Points drawn by Hypothesis: the only package that imports it."""
-
-from backprop_rules.strategies.drawing.bounded import bounded_points
-from backprop_rules.strategies.drawing.exact import exact_points
-from backprop_rules.strategies.drawing.search import drawn, search, tiers_of
-from backprop_rules.strategies.drawing.shapes import SIDES
-
-__all__ = ["SIDES", "bounded_points", "drawn", "exact_points", "search", "tiers_of"]
+"""Points of a rule's domain: in bulk, or drawn by Hypothesis, which only `search` knows."""

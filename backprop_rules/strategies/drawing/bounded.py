@@ -3,44 +3,38 @@
 from collections.abc import Sequence
 
 import torch
-from hypothesis import assume
-from hypothesis import strategies as st
 from torch import Tensor
 
 from backprop_rules.domain import EVERYWHERE, Bound, Dtype, Factor, Interval
 from backprop_rules.point import Point
 from backprop_rules.rule import Rule
+from backprop_rules.strategies.drawing.draw import Draw
 from backprop_rules.strategies.drawing.exact import at_the_shape_of, draw_dtypes, draw_factor, draw_without_gradient
 from backprop_rules.strategies.drawing.shapes import (
-    SIDES,
-    Draw,
     accepts,
     draw_param,
     draw_shapes,
     left_out,
     outputs,
-    pick,
-    whole,
 )
 from backprop_rules.strategies.drawing.values import of_any_magnitude, tensor
 
 
-@st.composite
-def bounded_points(
+def bounded_point(
     draw: Draw,
     rule: Rule,
-    dtypes: Sequence[torch.dtype] | None = None,
-    sides: Sequence[int] = SIDES,
+    dtypes: Sequence[torch.dtype],
+    sides: Sequence[int],
 ) -> Point:
     """Draw a point of the bounded tier: shapes, params, dtypes, layouts, values and a cotangent."""
     every, sizes, _ = draw_shapes(draw, rule, sides)
     first = every[rule.differentiable[0]]
     params = {name: draw_param(draw, p, first, sizes, exact=False) for name, p in rule.domain.params.items()}
     shapes, params = left_out(draw, rule, every, params)
-    allowed = [d for d in rule.domain.dtypes if d in (dtypes or rule.domain.dtypes)]
+    allowed = [d for d in rule.domain.dtypes if d in (dtypes)]
     if rule.domain.requires:
         allowed = [dtype for dtype in allowed if accepts(rule, shapes, dtype, params)]
-    assume(allowed)
+    draw.assume(allowed)
     outputs(rule, shapes, params)  # what does not take its domain is refused here
     own = draw_dtypes(draw, rule, shapes, allowed)
 
@@ -57,7 +51,7 @@ def bounded_points(
     if rule.conventions:
         primals = _tied(draw, primals)
     params = {name: _value(draw, rule, name, params[name], primals, own[0]) for name in rule.domain.params}
-    assume(rule.domain.accepts(*primals, **params))  # some functions take not every layout
+    draw.assume(rule.domain.accepts(*primals, **params))  # some functions take not every layout
     y = Point(rule, primals, params, torch.empty(0)).y
     grad_y = tensor(draw, tuple(y.shape), y.dtype, of_any_magnitude(draw, y.dtype, EVERYWHERE))
     return Point(rule, primals, params, grad_y)
@@ -70,7 +64,7 @@ def _tied(draw: Draw, primals: tuple[Tensor | None, ...]) -> tuple[Tensor | None
 
     return first, *(
         at_the_shape_of(x, first).to(x)
-        if x is not None and x.numel() and first.numel() and draw(whole(0, 2)) == 2
+        if x is not None and x.numel() and first.numel() and draw.whole(0, 2) == 2
         else x
         for x in primals[1:]
     )
@@ -83,11 +77,11 @@ def _value(
     param = rule.domain.params[name]
     if isinstance(param, Bound) and value is not None:
         x = primals[0]
-        if x is None or not x.numel() or draw(st.booleans()):
-            return float(torch.tensor(draw(whole(-8, 8)) / 4, dtype=dtype))
-        return float(x.flatten()[draw(whole(0, x.numel() - 1))])
+        if x is None or not x.numel() or draw.flag():
+            return float(torch.tensor(draw.whole(-8, 8) / 4, dtype=dtype))
+        return float(x.flatten()[draw.whole(0, x.numel() - 1)])
     if isinstance(param, Factor):
         return draw_factor(draw, param, dtype.is_complex)
     if isinstance(param, Dtype):
-        return pick(draw, [None, *(d for d in rule.domain.dtypes if d.is_complex == dtype.is_complex)])
+        return draw.pick([None, *(d for d in rule.domain.dtypes if d.is_complex == dtype.is_complex)])
     return value

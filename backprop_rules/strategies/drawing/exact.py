@@ -7,16 +7,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from hypothesis import assume
-from hypothesis import strategies as st
 from torch import Tensor
 
 from backprop_rules.domain import Bound, Domain, Dtype, Factor, Index, Mask
 from backprop_rules.point import Point, probe
 from backprop_rules.rule import Rule
+from backprop_rules.strategies.drawing.draw import Draw
 from backprop_rules.strategies.drawing.shapes import (
-    SIDES,
-    Draw,
     Params,
     Shape,
     Sizes,
@@ -25,8 +22,6 @@ from backprop_rules.strategies.drawing.shapes import (
     draw_shapes,
     left_out,
     outputs,
-    pick,
-    whole,
 )
 from backprop_rules.strategies.drawing.values import indices, on_grid, tensor
 from backprop_rules.strategies.grid import DOUBLE, Grid, Room, odd_part, room
@@ -35,21 +30,20 @@ from backprop_rules.strategies.grid import DOUBLE, Grid, Room, odd_part, room
 WIDTHS = (1, 2, 8, 2**DOUBLE, 2**DOUBLE)
 
 
-@st.composite
-def exact_points(
+def exact_point(
     draw: Draw,
     rule: Rule,
-    dtypes: Sequence[torch.dtype] | None = None,
-    sides: Sequence[int] = SIDES,
+    dtypes: Sequence[torch.dtype],
+    sides: Sequence[int],
 ) -> Point:
     """Draw a point of the exact tier: shapes, params, dtypes, layouts, values and a cotangent."""
     every, sizes, iterations = draw_shapes(draw, rule, sides)
     first = every[rule.differentiable[0]]
     params = {name: draw_param(draw, p, first, sizes, exact=True) for name, p in rule.domain.params.items()}
     shapes, params = left_out(draw, rule, every, params)
-    own, params, space = _dtypes(draw, rule, shapes, params, iterations, dtypes or rule.domain.dtypes)
-    width = min(space.width, pick(draw, WIDTHS))
-    grid = Grid(width, draw(whole(0, width.bit_length() - 1)), _unit(rule.domain, first, params))
+    own, params, space = _dtypes(draw, rule, shapes, params, iterations, dtypes)
+    width = min(space.width, draw.pick(WIDTHS))
+    grid = Grid(width, draw.whole(0, width.bit_length() - 1), _unit(rule.domain, first, params))
     primals = tuple(
         None if shape is None else draw_without_gradient(draw, rule, name, shape, sizes)
         if name in rule.domain.indices else tensor(draw, shape, dtype, partial(on_grid, draw, grid=grid))
@@ -63,7 +57,7 @@ def exact_points(
         elif isinstance(param, Factor):
             params[name] = draw_factor(draw, param, any(dtype.is_complex for dtype in own))
     y = Point(rule, primals, params, torch.empty(0), grid.spacing).y
-    wide = replace(grid, width=min(space.for_cotangent(width), pick(draw, WIDTHS)))
+    wide = replace(grid, width=min(space.for_cotangent(width), draw.pick(WIDTHS)))
     grad_y = tensor(draw, tuple(y.shape), y.dtype, partial(on_grid, draw, grid=wide))
     return Point(rule, primals, params, grad_y, grid.spacing)
 
@@ -87,7 +81,7 @@ def tied(draw: Draw, primals: tuple[Tensor | None, ...], grid: Grid) -> tuple[Te
         )
 
     return first, *(
-        near(k, x) if x is not None and x.numel() and first.numel() and draw(whole(0, 2)) == 2 else x
+        near(k, x) if x is not None and x.numel() and first.numel() and draw.whole(0, 2) == 2 else x
         for k, x in enumerate(primals[1:])
     )
 
@@ -100,10 +94,10 @@ def at_the_shape_of(x: Tensor, first: Tensor) -> Tensor:
 
 def _bound(draw: Draw, x: Tensor | None, grid: Grid) -> float:
     """Draw a number on the grid, two times in three an element of x or its neighbour."""
-    offset = draw(whole(-grid.width, grid.width))
-    if x is None or not x.numel() or draw(whole(0, 2)) == 0:
+    offset = draw.whole(-grid.width, grid.width)
+    if x is None or not x.numel() or draw.whole(0, 2) == 0:
         return float(grid.spacing * offset)
-    element = float(x.flatten()[draw(whole(0, x.numel() - 1))])
+    element = float(x.flatten()[draw.whole(0, x.numel() - 1)])
     neighbour: float = element + grid.spacing * max(-1, min(1, offset))
     return min(max(neighbour, -grid.largest), grid.largest)
 
@@ -123,14 +117,14 @@ def _dtypes(
     allowed = [dtype for dtype in domain.dtypes if dtype in among and space(dtype).width]
     if domain.requires:
         allowed = [dtype for dtype in allowed if accepts(rule, shapes, dtype, params)]
-    assume(allowed)
+    draw.assume(allowed)
     own = draw_dtypes(draw, rule, shapes, allowed)
     if not space(*own).width:
         own = own[:1] * len(own)
     for name, param in domain.params.items():
         if isinstance(param, Dtype):
             same_kind = [d for d in domain.dtypes if d.is_complex == own[0].is_complex and space(*own, d).width]
-            params = {**params, name: pick(draw, [None, *same_kind])}
+            params = {**params, name: draw.pick([None, *same_kind])}
     return own, params, space(*own, *(value for value in params.values() if isinstance(value, torch.dtype)))
 
 
@@ -140,10 +134,10 @@ def draw_dtypes(
     """Draw a dtype for each primal: one for all, or now and then several where the rule promotes; its own, if any."""
     if rule.domain.own_dtypes:
         return list(rule.domain.own_dtypes)
-    one = [pick(draw, allowed)] * len(shapes)
-    if not rule.domain.promotes or draw(whole(0, 3)) < 3:
+    one = [draw.pick(allowed)] * len(shapes)
+    if not rule.domain.promotes or draw.whole(0, 3) < 3:
         return one
-    mixed = [pick(draw, allowed) for _ in shapes]
+    mixed = [draw.pick(allowed) for _ in shapes]
     # torch may promote to a dtype outside the domain: float16 and a complex number make complex32.
     ends = [torch.zeros(shapes[i] or (), dtype=mixed[i]) for i in rule.differentiable]
     return mixed if torch.result_type(*ends) in rule.domain.dtypes else one
@@ -156,7 +150,7 @@ def _unit(domain: Domain, shape: Shape, params: Params) -> int:
 
 def draw_factor(draw: Draw, param: Factor, complex_y: bool) -> complex:
     """Draw a whole number, or its half or quarter."""
-    factors = whole(-param.largest, param.largest)
-    halvings = draw(whole(0, 2))
-    real, imaginary = draw(factors) / 2**halvings, draw(factors) / 2**halvings if complex_y else 0
+    halvings = draw.whole(0, 2)
+    real = draw.whole(-param.largest, param.largest) / 2**halvings
+    imaginary = draw.whole(-param.largest, param.largest) / 2**halvings if complex_y else 0
     return complex(real, imaginary) if imaginary else real

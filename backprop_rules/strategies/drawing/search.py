@@ -1,31 +1,27 @@
-"""The search for a point at which a check fails, and its shrinking to the smallest."""
+"""Points that Hypothesis draws and shrinks: the search for the smallest at which a check fails."""
 
 import atexit
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from random import Random
+from typing import Any
 
 import torch
-from hypothesis import HealthCheck, Phase, configuration, given, settings
+from hypothesis import HealthCheck, Phase, assume, configuration, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from backprop_rules.errors import InputError, Objection
+from backprop_rules.errors import Objection
 from backprop_rules.point import Point
 from backprop_rules.rule import Rule
-from backprop_rules.strategies.drawing.bounded import bounded_points
-from backprop_rules.strategies.drawing.exact import exact_points
+from backprop_rules.strategies.drawing.bulk import TIERS, none_drawn, tiers_of
+from backprop_rules.strategies.drawing.draw import Draw
 from backprop_rules.strategies.drawing.shapes import SIDES
-from backprop_rules.strategies.drawing.values import in_bulk
 from backprop_rules.subject.silence import quiet
 
-STRATEGIES = {"exact": exact_points, "bounded": bounded_points}
-TIERS = tuple(STRATEGIES)
-BYTES, TRIES = 4096, 10  # of which a point is drawn, and how often where points are refused
 QUIET = settings(
     database=None,
     deadline=None,
@@ -36,9 +32,38 @@ QUIET = settings(
 )
 
 
-def tiers_of(rule: Rule) -> tuple[str, ...]:
-    """Return the tiers in which points of the rule can be drawn: exact only for polynomials."""
-    return TIERS if rule.domain.degree is not None else TIERS[1:]
+class Shrinking(Draw):
+    """Draws by Hypothesis, within one of its strategies."""
+
+    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
+        self._draw = draw
+
+    def whole(self, first: int, last: int) -> int:
+        """Draw an integer."""
+        found: int = self._draw(_integers(first, last))
+        return found
+
+    def bytes(self, length: int) -> bytes:
+        """Draw a string."""
+        found: bytes = self._draw(st.binary(min_size=length, max_size=length))
+        return found
+
+    def assume(self, condition: object) -> None:
+        """Reject the example."""
+        assume(condition)
+
+
+@cache
+def _integers(first: int, last: int) -> st.SearchStrategy[int]:
+    return st.integers(first, last)
+
+
+@st.composite
+def points(
+    draw: Any, rule: Rule, tier: str, dtypes: Sequence[torch.dtype] | None = None, sides: Sequence[int] = SIDES
+) -> Point:
+    """Draw a point of a tier, which Hypothesis can shrink: shapes, params, dtypes, layouts, values and a cotangent."""
+    return TIERS[tier](Shrinking(draw), rule, dtypes or rule.domain.dtypes, sides)
 
 
 @contextmanager
@@ -66,7 +91,7 @@ def search(
     seed: int = 0,
     dtypes: Sequence[torch.dtype] | None = None,
     sides: Sequence[int] = SIDES,
-    tiers: Sequence[str] = TIERS,
+    tiers: Collection[str] = tuple(TIERS),
 ) -> Objection | None:
     """Return the objection at the smallest point found at which the check fails, None where it never does.
 
@@ -76,68 +101,20 @@ def search(
     own = [tier for tier in tiers_of(rule) if tier in tiers]
     for k, tier in enumerate(own):
         share = (examples + k) // len(own)
-        objection = _search(STRATEGIES[tier](rule, dtypes, sides), check, share, seed, rule) if share else None
+        objection = _search(points(rule, tier, dtypes, sides), check, share, seed, rule) if share else None
         if objection:
             return objection
     return None
 
 
-def drawn(
-    rule: Rule,
-    count: int,
-    seed: int = 0,
-    dtypes: Sequence[torch.dtype] | None = None,
-    sides: Sequence[int] = SIDES,
-    tiers: Sequence[str] = TIERS,
-) -> list[Point]:
-    """Return so many points, shared among the tiers that the rule has: drawn to be asked, not to be shrunk.
-
-    Equal seeds draw equal points. Raises InputError where none can be drawn.
-    """
-    own, found = [tier for tier in tiers_of(rule) if tier in tiers], list[Point]()
-    token = in_bulk.set(True)
-    try:
-        with quiet(), leaving_nothing_behind():
-            for k, tier in enumerate(own):
-                found += _filled(STRATEGIES[tier](rule, dtypes, sides), (count + k) // len(own), seed, rule)
-    finally:
-        in_bulk.reset(token)
-    return found
-
-
-def _filled(points: st.SearchStrategy[Point], count: int, seed: int, rule: Rule) -> list[Point]:
-    """Return so many points, each drawn from a string of random bytes."""
-    found: list[Point] = []
-
-    @settings(QUIET)
-    @given(points)
-    def keep(point: Point) -> None:
-        found.append(point)
-
-    numbers, draw = Random(seed), keep.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
-    for _ in range(TRIES * max(count, 1)):
-        if len(found) < count:
-            draw(numbers.randbytes(BYTES))
-    if count and not found:
-        raise _none_drawn(rule)
-    return found
-
-
-def _none_drawn(rule: Rule) -> InputError:
-    return InputError(
-        f"{rule}: no point could be drawn on which nothing rounds: the sums are too long, or the degree too high, "
-        f"for the dtypes asked for. Check the degree and the weight of its domain."
-    )
-
-
 def _search(
-    points: st.SearchStrategy[Point], check: Callable[[Point], None], examples: int, seed: int, rule: Rule
+    strategy: st.SearchStrategy[Point], check: Callable[[Point], None], examples: int, seed: int, rule: Rule
 ) -> Objection | None:
     last: list[Objection] = []
 
     @seeded(seed)
     @settings(QUIET, max_examples=examples)
-    @given(points)
+    @given(strategy)
     def hold(point: Point) -> None:
         try:
             check(point)
@@ -153,7 +130,7 @@ def _search(
     except Objection as objection:
         return objection
     except Unsatisfiable as error:
-        raise _none_drawn(rule) from error
+        raise none_drawn(rule) from error
     except Flaky:
         # The rule answers otherwise when asked again; the last failure shown is still a failure.
         return last[-1]

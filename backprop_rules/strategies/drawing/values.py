@@ -2,23 +2,20 @@
 
 import math
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import strategies as st
 from torch import Tensor
 
 from backprop_rules import layout
 from backprop_rules.domain import Interval, precision
-from backprop_rules.strategies.drawing.shapes import Draw, Shape, pick, whole
+from backprop_rules.strategies.drawing.draw import Draw
+from backprop_rules.strategies.drawing.shapes import Shape
 from backprop_rules.strategies.grid import Grid
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
-# Whether the values of a tensor come from a seed: a seed cannot be shrunk.
-in_bulk: ContextVar[bool] = ContextVar("in_bulk", default=False)
 # Bytes in the shortest string from which a tensor is drawn.
 SHORT = 64
 # The bits of a wide element that its value comes from; the eight above say how many of them to drop.
@@ -27,10 +24,10 @@ LOW = np.uint64(2**56 - 1)
 
 def tensor(draw: Draw, shape: Shape, dtype: torch.dtype, numbers: Callable[[int], Any]) -> Tensor:
     """Draw a tensor in some memory layout; `numbers(n)` gives n values, or whole numbers for indices."""
-    arrangement = pick(draw, layout.LAYOUTS)
+    arrangement = draw.pick(layout.LAYOUTS)
     small = shape
     if arrangement == "expanded":
-        small = layout.expanded_axes(shape, draw(whole(0, len(shape))))
+        small = layout.expanded_axes(shape, draw.whole(0, len(shape)))
     parts = (*small, 2) if dtype.is_complex else small
     values = torch.from_numpy(numbers(math.prod(parts)).reshape(parts))
     x = (torch.view_as_complex(values) if dtype.is_complex else values).to(dtype)
@@ -42,17 +39,13 @@ def tensor(draw: Draw, shape: Shape, dtype: torch.dtype, numbers: Callable[[int]
 
 
 def _bytes(draw: Draw, count: int, size: int) -> "np.ndarray[Any, Any]":
-    """Draw that many numbers of `size` bytes from one string, or from a seed where nothing is shrunk.
+    """Draw that many numbers of `size` bytes from one string.
 
     Small tensors take a string of one length, so that their values outlive a change of shape in
     shrinking, and the last byte goes to the first element: shrinking moves what is not zero to the
     end of a string.
     """
-    length = max(SHORT, count * size)
-    if in_bulk.get():
-        data = np.random.default_rng(draw(whole(0, 2**64 - 1))).bytes(length)
-    else:
-        data = draw(st.binary(min_size=length, max_size=length))
+    data = draw.bytes(max(SHORT, count * size))
     return np.frombuffer(data, dtype=f">u{size}")[::-1][:count]
 
 
@@ -71,7 +64,7 @@ def on_grid(draw: Draw, count: int, grid: Grid) -> Numbers:
 
 def indices(draw: Draw, count: int, size: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
     """Draw whole numbers from 0 to size - 1, often the same one twice: in half of all cases 0 and 1 alone."""
-    return _bytes(draw, count, 1).astype(np.int64) % max(min(size, pick(draw, (2, size))), 1)
+    return _bytes(draw, count, 1).astype(np.int64) % max(min(size, draw.pick((2, size))), 1)
 
 
 def of_any_magnitude(draw: Draw, dtype: torch.dtype, within: Interval, ties: bool = False) -> Callable[[int], Numbers]:
@@ -83,11 +76,11 @@ def of_any_magnitude(draw: Draw, dtype: torch.dtype, within: Interval, ties: boo
     finfo = torch.finfo(dtype)
     bits, top = precision(dtype), math.frexp(finfo.max)[1] - 1
     bottom = math.frexp(finfo.smallest_normal)[1] - bits
-    centre = pick(draw, (0, 0, 0, 1, draw(whole(bottom, top))))
+    centre = draw.pick((0, 0, 0, 1, draw.whole(bottom, top)))
     # Up to the powers where a series would be cut, or where 1 + x is 1, and up to all that there are.
-    spread = pick(draw, (1, 3, 8, bits // 2, bits, top))
+    spread = draw.pick((1, 3, 8, bits // 2, bits, top))
     kinds = (*((False, False),) * 9, (True, False), (True, False), (True, True))
-    tied, zero = pick(draw, kinds) if ties else kinds[0]
+    tied, zero = draw.pick(kinds) if ties else kinds[0]
 
     def numbers(count: int) -> Numbers:
         words = _bytes(draw, count, 8).astype(np.uint64)

@@ -1,0 +1,56 @@
+"""Points of a rule's domain in bulk: drawn to be asked, not to be shrunk."""
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+
+import torch
+
+from backprop_rules.errors import InputError
+from backprop_rules.point import Point
+from backprop_rules.rule import Rule
+from backprop_rules.strategies.drawing.bounded import bounded_point
+from backprop_rules.strategies.drawing.draw import InBulk, Refused
+from backprop_rules.strategies.drawing.exact import exact_point
+from backprop_rules.strategies.drawing.shapes import SIDES
+from backprop_rules.subject.silence import quiet
+
+TIERS = {"exact": exact_point, "bounded": bounded_point}
+TRIES = 10  # to draw a point, where some are refused
+
+
+def tiers_of(rule: Rule) -> tuple[str, ...]:
+    """Return the tiers in which points of the rule can be drawn: exact only for polynomials."""
+    return tuple(TIERS) if rule.domain.degree is not None else ("bounded",)
+
+
+def drawn(
+    rule: Rule,
+    count: int,
+    seed: int = 0,
+    dtypes: Sequence[torch.dtype] | None = None,
+    sides: Sequence[int] = SIDES,
+    tiers: Collection[str] = tuple(TIERS),
+) -> list[Point]:
+    """Return so many points, shared among the tiers that the rule has.
+
+    Equal seeds draw equal points. Raises InputError where none can be drawn.
+    """
+    own, found = [tier for tier in tiers_of(rule) if tier in tiers], list[Point]()
+    with quiet():
+        for k, tier in enumerate(own):
+            draw, wanted = InBulk(seed), len(found) + (count + k) // len(own)
+            for _ in range(TRIES * count):
+                if len(found) < wanted:
+                    with suppress(Refused):
+                        found.append(TIERS[tier](draw, rule, dtypes or rule.domain.dtypes, sides))
+    if count and not found:
+        raise none_drawn(rule)
+    return found
+
+
+def none_drawn(rule: Rule) -> InputError:
+    """Return the error of a rule of which no point can be drawn."""
+    return InputError(
+        f"{rule}: no point could be drawn on which nothing rounds: the sums are too long, or the degree too high, "
+        f"for the dtypes asked for. Check the degree and the weight of its domain."
+    )
