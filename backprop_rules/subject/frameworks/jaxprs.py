@@ -131,10 +131,6 @@ def _one_by_one(reduce: Callable[[Tensor, int], Tensor]) -> Step:
     return reduced
 
 
-def _cumulative(x: Tensor, *, axis: int, reverse: bool = False, **_: Any) -> Tensor:
-    return x.flip(axis).cumsum(axis).flip(axis) if reverse else x.cumsum(axis)
-
-
 SAME_NAME = (
     "abs add ceil conj cos div eq erf erfc exp exp2 expm1 floor ge gt le log log1p lt mul ne neg pow real rsqrt sign "
     "sin sqrt square sub tanh"
@@ -156,7 +152,7 @@ STEPS: dict[str, Step] = {
     "reduce_prod": _one_by_one(torch.prod),
     "reduce_and": _one_by_one(torch.all),
     "reduce_or": _one_by_one(torch.any),
-    "cumsum": _cumulative,
+    "cumsum": lambda x, *, axis, reverse, **_: x.flip(axis).cumsum(axis).flip(axis) if reverse else x.cumsum(axis),
     "broadcast_in_dim": _broadcast,
     "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),
     "squeeze": lambda x, *, dimensions, **_: x.reshape([n for d, n in enumerate(x.shape) if d not in dimensions]),

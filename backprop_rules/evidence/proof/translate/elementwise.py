@@ -266,11 +266,6 @@ def _atan2(y: Number, x: Number) -> Number:
     return Number(arb.atan2(b, a), parents[0][0].tape, parents)
 
 
-def _lgamma(v: Number) -> Number:
-    # FLINT's logarithm of the gamma function is complex for negative numbers; torch's is real.
-    return v.lgamma() if head(v.value) > 0 else v * arb.nan()
-
-
 def _gelu(a: Any, *, approximate: str = "none") -> Any:
     if approximate == "none":
         return a * each(Number.ndtr)(a)
@@ -293,7 +288,9 @@ NUMBERS: dict[Any, Function] = {
     **{getattr(aten, name): getattr(np, name) for name in SAME_NAME.split()},
     **{getattr(aten, f"a{name}"): getattr(np, f"arc{name}") for name in INVERTED.split()},
     **{getattr(aten, name): each(getattr(Number, name)) for name in ("erf", "erfc", "erfinv")},
-    aten.special_ndtr: each(Number.ndtr), aten.lgamma: each(_lgamma), aten.atan2: each(_atan2, 2),
+    aten.special_ndtr: each(Number.ndtr), aten.atan2: each(_atan2, 2),
+    # FLINT's logarithm of the gamma function is complex for negative numbers; torch's is real.
+    aten.lgamma: each(lambda v: v.lgamma() if head(v.value) > 0 else v * arb.nan()),
     aten.add: lambda a, b, *, alpha=1: a + _times(b, alpha),
     aten.sub: lambda a, b, *, alpha=1: a - _times(b, alpha),
     aten.mul: lambda a, b: a * b, aten.div: _divide,

@@ -159,8 +159,10 @@ class Exactly(TorchDispatchMode):
         if packet in EMPTY:
             self.keep(result := func(*args, **named), None)
             return result
-        if held and packet == aten.detach:
-            return self._constant(args[0])
+        if held and packet == aten.detach:  # the same numbers, from which no derivative goes back
+            cut = each(lambda v: Number(v.value, v.tape) if isinstance(v, Number) else v)
+            self.keep(result := args[0].clone(), np.asarray(cut(self.numbers(args[0])), dtype=object))
+            return result
         if not held or func.is_view or packet in PLAIN:
             return func(*args, **named)
         if packet == aten._local_scalar_dense:
@@ -170,13 +172,6 @@ class Exactly(TorchDispatchMode):
         if func._schema.is_mutable:
             return self._write(func, args, named)
         return self._computed(func, args, named)
-
-    def _constant(self, x: Tensor) -> Tensor:
-        """Return the same numbers, from which no derivative goes back."""
-        result = x.clone()
-        cut = each(lambda v: Number(v.value, v.tape) if isinstance(v, Number) else v)
-        self.keep(result, np.asarray(cut(self.numbers(x)), dtype=object))
-        return result
 
     def whole(self, func: Any, args: Any, named: Any) -> Any:
         """Compute an operation that torch would make of others."""
@@ -314,8 +309,17 @@ class Exactly(TorchDispatchMode):
                 with self:
                     return decomposition_table[func](*args, **named)
             raise refusal(f"it calls {func}, which writes into a tensor")
-        made = self._made(func, getattr(aten, name.removesuffix("_"), None), written, args, named)
+        if func.overloadpacket in (aten.fill_, aten.zero_, aten.copy_):
+            made = args[1] if len(args) > 1 else 0
+        else:
+            packet = getattr(aten, name.removesuffix("_"), None)
+            if packet is None or func._overloadname not in packet.overloads():
+                raise refusal(f"it calls {func}, which writes into a tensor")
+            with self:
+                made = getattr(packet, func._overloadname)(*args, **named)
         if isinstance(made, Tensor):
+            with self:
+                made = made.to(written.dtype)
             cells = self._cells(made)
         else:
             cells = Constant(ball(made), self._tape) if inexact(written) else made
@@ -329,25 +333,9 @@ class Exactly(TorchDispatchMode):
             del self._storages[written.untyped_storage()._cdata]
         return written
 
-    def _made(self, func: Any, packet: Any, written: Tensor, args: Any, named: Any) -> Any:
-        """Return what is to be written: a number, or a tensor of the dtype of what it is written into."""
-        if func.overloadpacket in (aten.fill_, aten.zero_, aten.copy_):
-            made = args[1] if len(args) > 1 else 0
-        elif packet is None or func._overloadname not in packet.overloads():
-            raise refusal(f"it calls {func}, which writes into a tensor")
-        else:
-            with self:
-                made = getattr(packet, func._overloadname)(*args, **named)
-        if isinstance(made, Tensor) and made.dtype != written.dtype:
-            with self:
-                made = made.to(written.dtype)
-        return made
-
 
 # What needs more than numbers.
 SPECIAL: dict[Any, Callable[..., Any]] = {
-    aten.where: Exactly._where,
-    aten.index_put: Exactly._index_put,
-    aten.scatter_add: Exactly._scatter_add,
+    aten.where: Exactly._where, aten.index_put: Exactly._index_put, aten.scatter_add: Exactly._scatter_add,
     aten.embedding: Exactly._embedding,
-}
+}  # fmt: skip
