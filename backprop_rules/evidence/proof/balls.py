@@ -53,13 +53,12 @@ def by_series(name: str) -> Callable[["Number"], "Number"]:
     return function
 
 
-def by_derivatives(value: OfBall, first: OfBall, second: OfBall | None = None) -> Callable[["Number"], "Number"]:
-    """Return the function of numbers of which FLINT has the value and the derivatives, of balls or of series too."""
-    curved = second or (lambda x: first(arb_series([x, 1], prec=2))[1])
+def by_derivatives(value: OfBall, first: OfBall, second: OfBall) -> Callable[["Number"], "Number"]:
+    """Return the function of numbers of which FLINT has the value and the first two derivatives at balls."""
 
     def function(v: "Number") -> "Number":
         x = head(v.value)
-        return v._made(value(x), first(x), curved(x) if isinstance(v.value, arb_series) else None)
+        return v._made(value(x), first(x), second(x) if isinstance(v.value, arb_series) else None)
 
     return function
 
@@ -179,16 +178,24 @@ class Number:
         by_series, ("log", "sqrt", "sin", "cos", "tan", "atan", "erf", "erfc", "lgamma")
     )
     # FLINT has no power series of these; its functions of balls are accurate near 0 and far out.
-    expm1 = by_derivatives(lambda x: x.expm1(), lambda x: x.exp())
-    log1p = by_derivatives(lambda x: x.log1p(), lambda x: 1 / (1 + x))
+    expm1 = by_derivatives(lambda x: x.expm1(), lambda x: x.exp(), lambda x: x.exp())
+    log1p = by_derivatives(lambda x: x.log1p(), lambda x: 1 / (1 + x), lambda x: -1 / (1 + x) ** 2)
     sinh = by_derivatives(lambda x: x.sinh(), lambda x: x.cosh(), lambda x: x.sinh())
     cosh = by_derivatives(lambda x: x.cosh(), lambda x: x.sinh(), lambda x: x.cosh())
     tanh = by_derivatives(lambda x: x.tanh(), lambda x: x.sech() ** 2, lambda x: -2 * x.tanh() * x.sech() ** 2)
-    arcsin = by_derivatives(lambda x: x.asin(), lambda x: (1 - x * x).rsqrt())
-    arccos = by_derivatives(lambda x: x.acos(), lambda x: -(1 - x * x).rsqrt())
-    arcsinh = by_derivatives(lambda x: x.asinh(), lambda x: (1 + x * x).rsqrt())
-    arccosh = by_derivatives(lambda x: x.acosh(), lambda x: (x - 1).rsqrt() * (x + 1).rsqrt())
-    arctanh = by_derivatives(lambda x: x.atanh(), lambda x: 1 / (1 - x * x))
+    arcsin = by_derivatives(lambda x: x.asin(), lambda x: 1 / (1 - x * x).sqrt(), lambda x: x / (1 - x * x).sqrt() ** 3)
+    arccos = by_derivatives(
+        lambda x: x.acos(), lambda x: -1 / (1 - x * x).sqrt(), lambda x: -x / (1 - x * x).sqrt() ** 3
+    )
+    arcsinh = by_derivatives(
+        lambda x: x.asinh(), lambda x: 1 / (1 + x * x).sqrt(), lambda x: -x / (1 + x * x).sqrt() ** 3
+    )
+    arccosh = by_derivatives(
+        lambda x: x.acosh(),
+        lambda x: 1 / ((x - 1).sqrt() * (x + 1).sqrt()),
+        lambda x: -x / ((x - 1).sqrt() * (x + 1).sqrt()) ** 3,
+    )
+    arctanh = by_derivatives(lambda x: x.atanh(), lambda x: 1 / (1 - x * x), lambda x: 2 * x / (1 - x * x) ** 2)
     erfinv = by_derivatives(lambda x: x.erfinv(), _erfinv_slope, lambda x: 2 * x.erfinv() * _erfinv_slope(x) ** 2)
 
     def ndtr(self) -> "Number":

@@ -10,7 +10,7 @@ from flint import arb
 
 from backprop_rules.evidence.proof.balls import Undecided, as_balls, ball, head
 from backprop_rules.evidence.proof.translate import elementwise
-from backprop_rules.evidence.proof.translate.elementwise import TIE, Function, choose, each, less, pieces
+from backprop_rules.evidence.proof.translate.elementwise import TIE, Function, choose, each, less, middle, softplus
 
 aten = torch.ops.aten
 
@@ -140,8 +140,8 @@ def _reduced(losses: Any, reduction: int) -> Any:
 def _huber(a: Any, b: Any, reduction: int = 1, delta: float = 1) -> Any:
     """Half the squared difference, or delta (|d| - delta / 2) beyond delta."""
     least = arb(delta) / 2
-    above = pieces(delta, lambda d: d * d / 2, lambda d: (d - least) * delta)
-    return _reduced(pieces(-delta, lambda d: (-d - least) * delta, above)(a - b), reduction)
+    pieced = middle(-delta, delta, lambda d: (-d - least) * delta, lambda d: d * d / 2, lambda d: (d - least) * delta)
+    return _reduced(pieced(a - b), reduction)
 
 
 def _smooth_l1(a: Any, b: Any, reduction: int = 1, beta: float = 1) -> Any:
@@ -152,7 +152,7 @@ def _smooth_l1(a: Any, b: Any, reduction: int = 1, beta: float = 1) -> Any:
 # ---- products: of matrices, and of windows of an image
 
 
-def _attention(
+def attention(
     q: Any, k: Any, v: Any, mask: Any = None, dropout_p: float = 0, is_causal: bool = False, *, scale: Any = None,
     enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
@@ -245,7 +245,8 @@ ARRAYS: dict[Any, Function] = {
     aten.cummax: lambda a, dim: (np.maximum.accumulate(a, dim), np.full(a.shape, TIE)),
     aten.cummin: lambda a, dim: (np.minimum.accumulate(a, dim), np.full(a.shape, TIE)),
     aten.huber_loss: _huber, aten.smooth_l1_loss: _smooth_l1,
-    aten.mm: np.matmul, aten.bmm: np.matmul, aten.scaled_dot_product_attention: _attention,
+    aten.soft_margin_loss: lambda a, target, reduction=1: _reduced(softplus(-a * target), reduction),
+    aten.mm: np.matmul, aten.bmm: np.matmul, aten.scaled_dot_product_attention: attention,
     aten.convolution: _convolution, aten.max_pool2d_with_indices: _max_pool, aten.max_pool3d_with_indices: _max_pool,
     aten.avg_pool1d: _avg_pool, aten.avg_pool2d: _avg_pool, aten.avg_pool3d: _avg_pool,
 }  # fmt: skip

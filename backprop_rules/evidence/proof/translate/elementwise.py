@@ -72,6 +72,11 @@ def pieces(at: float, below: Function, above: Function) -> Any:
     return each(partial(_pieces, at=at, below=below, above=above))
 
 
+def middle(low: float, high: float, below: Function, between: Function, above: Function) -> Any:
+    """Return a function of arrays of three pieces."""
+    return pieces(low, below, partial(_pieces, at=high, below=between, above=above))
+
+
 # ---- steps
 
 
@@ -230,23 +235,23 @@ def _sigmoid(a: Any) -> Any:
     return (1 + np.tanh(a / 2)) / 2
 
 
-def _one_softplus(v: Number) -> Number:
+def _softplus(v: Number) -> Number:
     # The same function twice, in the words that stay finite, and so it does not matter which is taken at 0.
     return v + (-v).exp().log1p() if head(v.value) > 0 else v.exp().log1p()
 
 
-_softplus = each(_one_softplus)
+softplus = each(_softplus)
 
 
 def _softplus_of_torch(a: Any, beta: float = 1, threshold: float = 20) -> Any:
     """Return log(1 + exp(beta a)) / beta, or a where beta a is above the threshold."""
-    return pieces(threshold, _one_softplus, lambda v: v)(_times(a, beta)) / beta
+    return pieces(threshold, _softplus, lambda v: v)(_times(a, beta)) / beta
 
 
 def _logaddexp(a: Any, b: Any) -> Any:
     if head(ball(b)) > head(ball(a)):
         a, b = b, a
-    return a + _one_softplus(b - a)
+    return a + _softplus(b - a)
 
 
 def _xlogy(a: Any, b: Any) -> Any:
@@ -307,9 +312,12 @@ NUMBERS: dict[Any, Function] = {
     aten.sigmoid: _sigmoid, aten.relu: lambda a: np.maximum(a, 0), aten.gelu: _gelu,
     aten.leaky_relu: lambda a, slope=0.01: pieces(0, lambda v: v * slope, lambda v: v)(a),
     aten.elu: _elu, aten.celu: lambda a, alpha=1: _elu(a, alpha, input_scale=1 / arb(alpha)),
-    aten.mish: lambda a: a * np.tanh(_softplus(a)), aten.softplus: _softplus_of_torch,
-    aten.log_sigmoid_forward: lambda a: (-_softplus(-a), None),
-    aten.softshrink: lambda a, lambd=0.5: np.maximum(a - lambd, 0) + np.minimum(a + lambd, 0),
+    aten.mish: lambda a: a * np.tanh(softplus(a)), aten.softplus: _softplus_of_torch,
+    aten.log_sigmoid_forward: lambda a: (-softplus(-a), None),
+    aten.hardshrink: lambda a, lambd=0.5: middle(-lambd, lambd, lambda v: v, lambda v: 0, lambda v: v)(a),
+    aten.softshrink: lambda a, lambd=0.5: middle(
+        -lambd, lambd, lambda v: v + lambd, lambda v: 0, lambda v: v - lambd
+    )(a),
     aten.threshold: lambda a, at, value: pieces(at, lambda v: value, lambda v: v)(a),
     aten.lt: less, aten.gt: compared(1), aten.le: compared(-1, 0), aten.ge: compared(0, 1),
     aten.eq: compared(0), aten.ne: unequal, aten.isnan: isnan, aten.isinf: isinf, aten.isfinite: isfinite,
