@@ -17,14 +17,18 @@ and 14; Johansson, Arb: efficient arbitrary-precision midpoint-radius interval a
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import partial, partialmethod
+from operator import methodcaller
+from typing import Any, TypeVar
 
 import numpy as np
 from flint import acb, acb_series, arb, arb_series
 
 Ball = Any  # arb or acb: FLINT comes without types
+T = TypeVar("T")
+OfBall = Callable[[Ball], Ball]
 
 ZERO, ONE = arb(0), arb(1)
 UNIT = arb(0.5, 0.5)  # the interval from 0 to 1
@@ -32,6 +36,35 @@ UNIT = arb(0.5, 0.5)  # the interval from 0 to 1
 
 class Undecided(ArithmeticError):
     """A comparison of two balls that overlap, whose exact values may be equal."""
+
+
+def by_series(name: str) -> Callable[["Number"], "Number"]:
+    """Return the function of numbers of which FLINT has a power series: its value, and its derivative."""
+    series = methodcaller(name)
+
+    def function(v: "Number") -> "Number":
+        if isinstance(v.value, arb_series):
+            found = series(arb_series([v.value[0], 1, 0], prec=3))
+            return v._made(found[0], found[1], 2 * found[2])
+        kind = acb_series if isinstance(v.value, acb) else arb_series
+        found = series(kind([v.value, 1], prec=2))
+        return v._made(found[0], found[1])
+
+    return function
+
+
+def by_derivatives(value: OfBall, first: OfBall, second: OfBall) -> Callable[["Number"], "Number"]:
+    """Return the function of numbers of which FLINT has the value and the first two derivatives at balls."""
+
+    def function(v: "Number") -> "Number":
+        x = head(v.value)
+        return v._made(value(x), first(x), second(x) if isinstance(v.value, arb_series) else None)
+
+    return function
+
+
+def _erfinv_slope(x: Ball) -> Ball:
+    return arb.pi().sqrt() / 2 * (x.erfinv() ** 2).exp()
 
 
 class Number:
@@ -129,72 +162,45 @@ class Number:
             raise Undecided("the conjugate has no complex derivative")
         return self
 
-    def _function(self, series: Callable[[Any], Any]) -> "Number":
-        """Return FLINT's power series of a function at this number: its value, and its derivative."""
-        if isinstance(self.value, arb_series):
-            found = series(arb_series([self.value[0], 1, 0], prec=3))
-            return self._known(found[0], found[1], lambda: 2 * found[2])
-        kind = acb_series if isinstance(self.value, acb) else arb_series
-        found = series(kind([self.value, 1], prec=2))
-        return Number(found[0], self.tape, ((self, found[1]),))
-
-    def _known(self, value: Ball, first: Ball, second: Callable[[], Ball]) -> "Number":
-        """Return a function of this number from its value and its derivatives at the ball, or the series' head."""
-        if not isinstance(self.value, arb_series):
-            return Number(value, self.tape, ((self, first),))
-        step = self.value[1]
-        along = arb_series([value, first * step], prec=2), arb_series([first, second() * step], prec=2)
-        return Number(along[0], self.tape, ((self, along[1]),))
+    def _made(self, value: Ball, first: Ball, second: Ball | None = None) -> "Number":
+        """Return a function of this number from its value and its derivatives; the second one for a series alone."""
+        if second is not None:
+            step = self.value[1]
+            value, first = arb_series([value, first * step], prec=2), arb_series([first, second * step], prec=2)
+        return Number(value, self.tape, ((self, first),))
 
     def exp(self) -> "Number":
         """The exponential."""
-        value = self.value.exp()
-        return Number(value, self.tape, ((self, value),))
+        return self._made(value := self.value.exp(), value)
 
-    def log(self) -> "Number":
-        """The natural logarithm."""
-        return self._function(lambda s: s.log())
-
-    def sqrt(self) -> "Number":
-        """The square root."""
-        return self._function(lambda s: s.sqrt())
-
-    def sin(self) -> "Number":
-        """The sine."""
-        return self._function(lambda s: s.sin())
-
-    def cos(self) -> "Number":
-        """The cosine."""
-        return self._function(lambda s: s.cos())
-
-    def erf(self) -> "Number":
-        """The error function."""
-        return self._function(lambda s: s.erf())
-
-    def erfc(self) -> "Number":
-        """One less the error function."""
-        return self._function(lambda s: s.erfc())
+    # NumPy calls the method of its function's name.
+    log, sqrt, sin, cos, tan, arctan, erf, erfc, lgamma = map(
+        by_series, ("log", "sqrt", "sin", "cos", "tan", "atan", "erf", "erfc", "lgamma")
+    )
+    # FLINT has no power series of these; its functions of balls are accurate near 0 and far out.
+    expm1 = by_derivatives(lambda x: x.expm1(), lambda x: x.exp(), lambda x: x.exp())
+    log1p = by_derivatives(lambda x: x.log1p(), lambda x: 1 / (1 + x), lambda x: -1 / (1 + x) ** 2)
+    sinh = by_derivatives(lambda x: x.sinh(), lambda x: x.cosh(), lambda x: x.sinh())
+    cosh = by_derivatives(lambda x: x.cosh(), lambda x: x.sinh(), lambda x: x.cosh())
+    tanh = by_derivatives(lambda x: x.tanh(), lambda x: x.sech() ** 2, lambda x: -2 * x.tanh() * x.sech() ** 2)
+    arcsin = by_derivatives(lambda x: x.asin(), lambda x: 1 / (1 - x * x).sqrt(), lambda x: x / (1 - x * x).sqrt() ** 3)
+    arccos = by_derivatives(
+        lambda x: x.acos(), lambda x: -1 / (1 - x * x).sqrt(), lambda x: -x / (1 - x * x).sqrt() ** 3
+    )
+    arcsinh = by_derivatives(
+        lambda x: x.asinh(), lambda x: 1 / (1 + x * x).sqrt(), lambda x: -x / (1 + x * x).sqrt() ** 3
+    )
+    arccosh = by_derivatives(
+        lambda x: x.acosh(),
+        lambda x: 1 / ((x - 1).sqrt() * (x + 1).sqrt()),
+        lambda x: -x / ((x - 1).sqrt() * (x + 1).sqrt()) ** 3,
+    )
+    arctanh = by_derivatives(lambda x: x.atanh(), lambda x: 1 / (1 - x * x), lambda x: 2 * x / (1 - x * x) ** 2)
+    erfinv = by_derivatives(lambda x: x.erfinv(), _erfinv_slope, lambda x: 2 * x.erfinv() * _erfinv_slope(x) ** 2)
 
     def ndtr(self) -> "Number":
         """The distribution function of the normal distribution, erfc(-x / sqrt 2) / 2."""
         return (-self / arb(2).sqrt()).erfc() / 2
-
-    # FLINT has no power series of the next three; its functions of balls are accurate near 0 and far out.
-
-    def expm1(self) -> "Number":
-        """One less than the exponential; its derivative is the exponential."""
-        x = head(self.value)
-        return self._known(x.expm1(), x.exp(), x.exp)
-
-    def log1p(self) -> "Number":
-        """The logarithm of one more; its derivative is the inverse of one more."""
-        x = head(self.value)
-        return self._known(x.log1p(), 1 / (1 + x), lambda: -1 / (1 + x) ** 2)
-
-    def tanh(self) -> "Number":
-        """The hyperbolic tangent; its derivative is the square of the hyperbolic secant."""
-        x = head(self.value)
-        return self._known(x.tanh(), x.sech() ** 2, lambda: -2 * x.tanh() * x.sech() ** 2)
 
 
 def ball(x: Any) -> Ball:
@@ -249,8 +255,8 @@ class Balls(np.ndarray[Any, np.dtype[Any]]):
         if ufunc is np.matmul and method == "__call__" and not options.keys() - {"out"}:
             made = product(*plain)
             if "out" in options:
-                (made,), own = options["out"], made
-                made[...] = own
+                options["out"][0][...] = made
+                made = options["out"][0]
             return as_balls(made)
         return as_balls(getattr(REPLACED.get(ufunc, ufunc), method)(*plain, **options))
 
@@ -260,17 +266,8 @@ class Balls(np.ndarray[Any, np.dtype[Any]]):
             return as_balls(CAREFUL[func](*plain, **kwargs))
         return as_balls(super().__array_function__(func, types, args, kwargs))
 
-    def dot(self, other: Any, /) -> Any:  # type: ignore[override]
-        """Return np.dot of both."""
-        return np.dot(self, other)
-
-    def argmax(self, axis: Any = None, out: None = None, *, keepdims: bool = False) -> Any:  # type: ignore[override]
-        """Return np.argmax along the axis."""
-        return np.argmax(self, axis, out, keepdims=keepdims)
-
-    def argmin(self, axis: Any = None, out: None = None, *, keepdims: bool = False) -> Any:  # type: ignore[override]
-        """Return np.argmin along the axis."""
-        return np.argmin(self, axis, out, keepdims=keepdims)
+    # Of these the array's own methods would be NumPy's own.
+    dot, argmax, argmin = (partialmethod(function) for function in (np.dot, np.argmax, np.argmin))
 
 
 # NumPy's own loops over objects for these go on after an exception and call Python with it pending, which corrupts
@@ -298,14 +295,10 @@ def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     return product(a.reshape(sizes[:2]), b.reshape(sizes[1:])).reshape(rows + columns)
 
 
-def _dot(a: Any, b: Any) -> Any:
+def _dot(a: Any, b: Any, most: int = 2) -> Any:
     if not np.ndim(a) or not np.ndim(b):
         return np.multiply(a, b, dtype=object)
-    return _tensordot(a, b, (-1, -min(np.ndim(b), 2)))
-
-
-def _inner(a: Any, b: Any) -> Any:
-    return _tensordot(a, b, (-1, -1)) if np.ndim(a) and np.ndim(b) else _dot(a, b)
+    return _tensordot(a, b, (-1, -min(np.ndim(b), most)))
 
 
 def _place_of(chosen: Callable[..., int]) -> Callable[..., Any]:
@@ -323,7 +316,7 @@ def _place_of(chosen: Callable[..., int]) -> Callable[..., Any]:
 
 CAREFUL: dict[Any, Callable[..., Any]] = {
     np.dot: _dot,
-    np.inner: _inner,
+    np.inner: partial(_dot, most=1),
     np.tensordot: _tensordot,
     np.argmax: _place_of(max),
     np.argmin: _place_of(min),
@@ -335,19 +328,24 @@ _running: ContextVar[list[Number] | None] = ContextVar("running", default=None)
 
 
 @contextmanager
-def on_tape(tape: list[Number]) -> Iterator[None]:
-    """Until the end of the block, let numbers that are made of nothing go on this tape."""
-    token = _running.set(tape)
+def within(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Until the end of the block, let the variable have this value."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        _running.reset(token)
+        variable.reset(token)
+
+
+def on_tape(tape: list[Number]) -> AbstractContextManager[None]:
+    """Until the end of the block, let numbers that are made of nothing go on this tape."""
+    return within(_running, tape)
 
 
 def _numbers(x: Any) -> Any:
     """Return an array with a number in the place of each 0 that NumPy makes of a sum of nothing."""
     tape = _running.get()
-    if tape is None or not isinstance(x, np.ndarray) or x.dtype != object:
+    if tape is None:
         return x
     made = np.frompyfunc(lambda v: v if isinstance(v, Number) else Number(ball(v), tape), 1, 1)
     return np.asarray(made(x), dtype=object)
@@ -385,6 +383,6 @@ def pull_back(y: Any, cotangent: Sequence[complex | None], tape: list[Number]) -
     for number in reversed(tape):
         if number.adjoint is ZERO:
             continue
-        for parent, partial in number.parents:
-            along: Ball = partial.conjugate() if isinstance(partial, acb) else partial
+        for parent, slope in number.parents:
+            along: Ball = slope.conjugate() if isinstance(slope, acb) else slope
             parent.adjoint += along * number.adjoint

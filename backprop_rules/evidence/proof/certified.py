@@ -4,8 +4,8 @@ It shares no code with torch and none with the rule.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,9 +17,19 @@ from flint import acb, arb, arb_series, ctx
 from torch import Tensor
 
 from backprop_rules.domain import Bound, precision
-from backprop_rules.evidence.enclosure import Enclosure, real_shape
+from backprop_rules.evidence.enclosure import Enclosure, as_real, real_shape
 from backprop_rules.evidence.oracles.oracle import Silent
-from backprop_rules.evidence.proof.balls import ZERO, Ball, Number, Undecided, ball, leaves, on_tape, outputs, pull_back
+from backprop_rules.evidence.proof.balls import (
+    ZERO,
+    Number,
+    Undecided,
+    ball,
+    leaves,
+    on_tape,
+    outputs,
+    pull_back,
+    within,
+)
 from backprop_rules.evidence.proof.translate import definition_of
 from backprop_rules.point import Point
 from backprop_rules.rule import Rule
@@ -49,14 +59,9 @@ def defined(rule: Rule) -> Callable[..., Any]:
     return rule.definition or definition_of(rule.forward)
 
 
-@contextmanager
-def at_most(count: int) -> Iterator[None]:
+def at_most(count: int) -> AbstractContextManager[None]:
     """Until the end of the block, give up a definition that makes more than so many numbers."""
-    token = _most.set(count)
-    try:
-        yield
-    finally:
-        _most.reset(token)
+    return within(_most, count)
 
 
 class _Tape(list[Number]):
@@ -97,16 +102,10 @@ def certify(point: Point) -> Certificate:
     return found
 
 
-def _with_dtypes(point: Point, found: Certificate) -> Iterable[tuple[list[arb], torch.dtype]]:
-    yield found.y, point.y.dtype
-    for balls, x in zip(found.gradients, point.primals, strict=True):
-        if balls is not None and x is not None:
-            yield balls, x.dtype
-
-
 def _widths(point: Point, found: Certificate) -> list[float]:
     """Return every ball's width in units of half the last place of its dtype; infinity where there is no value."""
-    return [width(b, dtype) for balls, dtype in _with_dtypes(point, found) for b in balls]
+    parts = zip((found.y, *found.gradients), (point.y, *point.primals), strict=True)
+    return [width(b, x.dtype) for balls, x in parts if balls is not None and x is not None for b in balls]
 
 
 def width(b: arb, dtype: torch.dtype) -> float:
@@ -131,36 +130,25 @@ def is_a_set(b: arb, dtype: torch.dtype) -> bool:
 def _evaluate(point: Point, bits: int) -> Certificate:
     tape = _Tape(_most.get())
     with ctx.workprec(bits):
-        arrays, y = _run(point, tape)
-        pull_back(y, _exact(point.grad_y), tape)
-        ys = _parts((ball(element) for element in outputs(y)), point.y)
-        gradients = [_parts((leaf.adjoint for leaf in outputs(arrays[i])), point.primals[i]) for i in point.given]
-    return Certificate(ys, point.per_gradient(gradients))
+        y, adjoints = _pulled_back(point, tape, _exact(point.grad_y))
+        return Certificate(_parts(map(ball, outputs(y)), point.y), point.per_gradient(_gradients(point, adjoints)))
 
 
 def derivative_over(point: Point, directions: Sequence[Tensor], step: float) -> arb:
     """Return a ball that holds the derivative of <grad_y, y> along the directions everywhere up to a step from here."""
-    tape: list[Number] = []
     with ctx.workprec(BITS):
         boxes = []
         for x, direction in zip(point.tensors, directions, strict=True):
-            sides = [ball(v) + arb(0, step * abs(t)) for v, t in zip(_exact(_real(x)), _exact(direction), strict=True)]
-            values = [acb(*pair) for pair in zip(sides[::2], sides[1::2], strict=True)] if x.is_complex() else sides
-            boxes.append(leaves(values, x.shape, tape))
-        arrays, y = _run(point, tape, boxes)
-        pull_back(y, _exact(point.grad_y), tape)
-        gradients = [_parts((leaf.adjoint for leaf in outputs(arrays[i])), point.primals[i]) for i in point.given]
-        return inner(gradients, directions)
+            sides = [arb(v, step * abs(t)) for v, t in zip(_exact(as_real(x)), _exact(direction), strict=True)]
+            pairs = zip(sides[::2], sides[1::2], strict=True)
+            boxes.append([acb(*pair) for pair in pairs] if x.is_complex() else sides)
+        return inner(gradients_at(point, boxes, _exact(point.grad_y)), directions)
 
 
-def gradients_at(point: Point, values: Sequence[Sequence[Ball]], grad_y: Sequence[float]) -> list[list[arb]]:
+def gradients_at(point: Point, values: Sequence[Sequence[Any]], grad_y: Sequence[float]) -> list[list[arb]]:
     """Return the balls of the gradients where the primals have these values, which may be any balls."""
-    tape: list[Number] = []
     with ctx.workprec(BITS):
-        made = [leaves(some, x.shape, tape) for some, x in zip(values, point.tensors, strict=True)]
-        arrays, y = _run(point, tape, made)
-        pull_back(y, grad_y, tape)
-        return [_parts((leaf.adjoint for leaf in outputs(arrays[i])), point.primals[i]) for i in point.given]
+        return _gradients(point, _pulled_back(point, [], grad_y, values)[1])
 
 
 def second_order(point: Point, directions: Sequence[Tensor]) -> tuple[list[arb], list[list[arb]]]:
@@ -168,19 +156,16 @@ def second_order(point: Point, directions: Sequence[Tensor]) -> tuple[list[arb],
 
     For real primals. Raises Silent where the definition has no value, or a kink.
     """
-    tape: list[Number] = []
     with ctx.workprec(2 * BITS):
-        made = [
-            leaves([arb_series([v, t], prec=2) for v, t in zip(_exact(x), _exact(along), strict=True)], x.shape, tape)
+        lines = [
+            [arb_series([v, t], prec=2) for v, t in zip(_exact(x), _exact(along), strict=True)]
             for x, along in zip(point.tensors, directions, strict=True)
         ]
         try:
-            arrays, y = _run(point, tape, made)
+            y, adjoints = _pulled_back(point, [], _exact(point.grad_y), lines)
         except ValueError as error:  # FLINT refuses a series with a pole
             raise Silent(f"the definition has no series: {error}") from error
-        pull_back(y, _exact(point.grad_y), tape)
-        pushed = [_slope(ball(element)) for element in outputs(y)]
-        return pushed, [[_slope(leaf.adjoint) for leaf in outputs(arrays[i])] for i in point.given]
+        return [_slope(ball(element)) for element in outputs(y)], [list(map(_slope, some)) for some in adjoints]
 
 
 def _slope(series: Any) -> arb:
@@ -194,31 +179,37 @@ def inner(gradients: Sequence[Sequence[arb]], directions: Sequence[Tensor]) -> a
     return total
 
 
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-
-
-def _run(point: Point, tape: list[Number], boxes: Sequence[Any] | None = None) -> tuple[list[Any], Any]:
-    """Return the primals as arrays of numbers, or as they are if they have no gradient, and the definition of them."""
-    made = iter(boxes if boxes is not None else [leaves(_exact(x), x.shape, tape) for x in point.tensors])
-    arrays = [
-        next(made) if i in point.given else x if x is None else x.cpu().numpy() for i, x in enumerate(point.primals)
-    ]
+def _pulled_back(
+    point: Point, tape: list[Number], grad_y: Sequence[Any], values: Sequence[Sequence[Any]] | None = None
+) -> tuple[Any, list[list[Any]]]:
+    """Return y, and the gradients, of the definition at these values of the primals that have one, or at their own."""
+    given = [_exact(x) for x in point.tensors] if values is None else values
+    made = [leaves(some, x.shape, tape) for some, x in zip(given, point.tensors, strict=True)]
     kinds = point.rule.domain.params
     params = {
         # torch rounds a bound to the dtype of what it bounds.
         name: float(point.tensors[0].new_tensor(v)) if isinstance(kinds[name], Bound) and v is not None else v
         for name, v in point.params.items()
     }
+    arrays = [
+        x.cpu().numpy() if box is None and x is not None else box
+        for box, x in zip(point.per_gradient(made), point.primals, strict=True)
+    ]
     try:
         with np.errstate(all="ignore"), on_tape(tape):
-            return arrays, defined(point.rule)(*arrays, **params)
+            y = defined(point.rule)(*arrays, **params)
     except (Undecided, ZeroDivisionError) as error:
         raise Silent(f"the definition has no value: {error}") from error
     except ValueError as error:
         if "zero-size array" not in str(error):
             raise
         raise Silent(f"the definition has no value: {error}") from error
+    pull_back(y, grad_y, tape)
+    return y, [[leaf.adjoint for leaf in outputs(array)] for array in made]
+
+
+def _gradients(point: Point, adjoints: list[list[Any]]) -> list[list[arb]]:
+    return [_parts(some, x) for some, x in zip(adjoints, point.tensors, strict=True)]
 
 
 def reached(point: Point, output: int) -> tuple[Tensor | None, ...]:
@@ -226,12 +217,11 @@ def reached(point: Point, output: int) -> tuple[Tensor | None, ...]:
 
     What a maximum or a choice passes over did not make it; what was multiplied by zero did.
     """
-    tape: list[Number] = []
-    arrays, y = _run(point, tape)
-    pull_back(y, [1 if k == output else None for k in range(point.y.numel())], tape)
+    chosen = [1 if k == output else None for k in range(point.y.numel())]
+    _, adjoints = _pulled_back(point, [], chosen)
     masks = (
-        torch.tensor([leaf.adjoint is not ZERO for leaf in outputs(arrays[i])], dtype=torch.bool).reshape(x.shape)
-        for i, x in zip(point.given, point.tensors, strict=True)
+        torch.tensor([adjoint is not ZERO for adjoint in some], dtype=torch.bool).reshape(x.shape)
+        for some, x in zip(adjoints, point.tensors, strict=True)
     )
     return point.per_gradient(masks)
 
@@ -242,7 +232,7 @@ def _exact(x: Tensor) -> list[Any]:
     return numbers
 
 
-def _parts(balls: Iterable[Ball], like: Tensor | None) -> list[arb]:
+def _parts(balls: Iterable[Any], like: Tensor | None) -> list[arb]:
     """Return the balls as real ones: real and imaginary parts in turn if `like` is complex, real parts if not."""
     assert like is not None
     if not like.is_complex():
@@ -277,25 +267,22 @@ def _bounds(b: arb, radius: float, largest: float) -> tuple[float, float]:
     return (-math.inf if lo < -largest else lo), (math.inf if hi > largest else hi)
 
 
-def reach(balls: Sequence[arb], value: Tensor) -> Tensor:
-    """Return how far each element is at most from the numbers in its ball: infinity where that is not known."""
-    real = _real(value)
-    # Rounded to nearest on the way to float64: the next number is no less.
+def _gaps(balls: Sequence[arb], value: Tensor, size: Callable[[arb], float], unknown: float) -> Tensor:
+    real = as_real(value)
     gaps = [
-        math.nextafter(float(abs(ball(v) - b).abs_upper()), math.inf)
-        if b.is_finite() and math.isfinite(v)
-        else math.inf
+        size(abs(ball(v) - b)) if b.is_finite() and math.isfinite(v) else unknown
         for v, b in zip(_exact(real), balls, strict=True)
     ]
-    apart = torch.tensor(gaps, dtype=torch.float64).reshape(real.shape)
+    return torch.tensor(gaps, dtype=torch.float64).reshape(real.shape)
+
+
+def reach(balls: Sequence[arb], value: Tensor) -> Tensor:
+    """Return how far each element is at most from the numbers in its ball: infinity where that is not known."""
+    # Rounded to nearest on the way to float64: the next number is no less.
+    apart = _gaps(balls, value, lambda gap: math.nextafter(float(gap.abs_upper()), math.inf), math.inf)
     return apart.sum(-1) if value.is_complex() else apart
 
 
 def distance(balls: Sequence[arb], value: Tensor) -> Tensor:
     """Return how far each element certainly lies from its ball, rounded to the nearest float64; 0 inside it."""
-    real = _real(value)
-    gaps = [
-        float(abs(ball(v) - b).abs_lower()) if b.is_finite() and math.isfinite(v) else 0.0
-        for v, b in zip(_exact(real), balls, strict=True)
-    ]
-    return torch.tensor(gaps, dtype=torch.float64).reshape(real.shape)
+    return _gaps(balls, value, lambda gap: float(gap.abs_lower()), 0.0)

@@ -45,9 +45,9 @@ def derivative_along(point: Point, along: list[Tensor]) -> arb:
         total = arb(0)
         for sign in (1, -1):
             y, radius = _moved(point, along, sign)
-            for g, v, r in zip(_list(as_real(point.grad_y)), _list(y), _list(radius), strict=True):
+            for g, v, r in zip(*(x.flatten().tolist() for x in (as_real(point.grad_y), y, radius)), strict=True):
                 if g:
-                    total += sign * arb(g) * (arb(v) + arb(0, r))
+                    total += sign * arb(g) * arb(v, r)
         varies = derivative_over(point, along, STEP)
         return total / (2 * arb(STEP)) + (varies - varies)
 
@@ -64,8 +64,3 @@ def _moved(point: Point, along: list[Tensor], sign: int) -> tuple[Tensor, Tensor
         y = point.rule.forward(*primals, **params)
     radius = errors.radius(y)
     return as_real(y), torch.stack([radius, radius], -1) if y.is_complex() else radius
-
-
-def _list(x: Tensor) -> list[float]:
-    numbers: list[float] = x.flatten().tolist()
-    return numbers

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from backprop_rules.subject.frameworks.carried import tensor_of
-from backprop_rules.subject.frameworks.indices import backwards, indices, positions
+from backprop_rules.subject.frameworks.carried import each, tensor_of
 from backprop_rules.subject.frameworks.numpy_functions import (
     COPIES,
     FUNCTIONS,
@@ -46,9 +46,13 @@ def on_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(error.__cause__, NotImplementedError):
                 raise error.__cause__ from None
             raise
-        return _each(lambda x: x.tensor if isinstance(x, Array) else tensor_of(x), made)
+        return each(lambda x: x.tensor if isinstance(x, Array) else tensor_of(x), made)
 
     return of_tensors
+
+
+def _as(kind: Callable[[Any], Any]) -> Callable[["Array"], Any]:
+    return lambda array: kind(array.item())
 
 
 class Array(NDArrayOperatorsMixin):
@@ -64,7 +68,7 @@ class Array(NDArrayOperatorsMixin):
     def _made(self, result: Any, *sources: Any) -> Any:
         """Return tensors as arrays that know whether they look into the memory of a source."""
         if not isinstance(result, Tensor):
-            return _each(lambda x: self._made(x, *sources), result) if isinstance(result, tuple) else result
+            return each(lambda x: self._made(x, *sources), result) if isinstance(result, tuple) else result
         made = Array(result)
         for source in (self, *sources):
             if isinstance(source, Array) and memory(source.tensor) == memory(result):
@@ -95,19 +99,19 @@ class Array(NDArrayOperatorsMixin):
         """Compute a function of the table."""
         if func not in FUNCTIONS:
             raise NotImplementedError(f"{_name(func)} is not supported on tensors")
-        plain = [_each(self._operand, x) for x in args]
-        named = {name: _each(self._operand, x) for name, x in kwargs.items()}
+        plain = [each(self._operand, x) for x in args]
+        named = {name: each(self._operand, x) for name, x in kwargs.items()}
         try:
             result = FUNCTIONS[func](*plain, **named)
         except TypeError as error:  # an argument that the table's function lacks
             raise NotImplementedError(f"{_name(func)}{_named(kwargs)} is not supported on tensors: {error}") from error
-        made = self._made(result, *_leaves(args))
+        made = self._made(result, *tree_leaves(args))
         if func in COPIES:
             made._copied = True
         return made
 
     def _write(self, new: Tensor) -> "Array":
-        if new.shape != self.shape:
+        if new.shape != self.tensor.shape:
             raise ValueError(f"what has shape {tuple(new.shape)} cannot be written into an array of shape {self.shape}")
         if not torch.can_cast(new.dtype, self.tensor.dtype):
             raise TypeError(f"{new.dtype} cannot be written into an array of {self.tensor.dtype}")
@@ -121,13 +125,28 @@ class Array(NDArrayOperatorsMixin):
         return self
 
     def _index(self, key: Any) -> tuple[Any, ...]:
-        parts = key if isinstance(key, tuple) else (key,)
-        return indices(tuple(map(self._operand, parts)), self.tensor.device)
+        """Return an index whose arrays are tensors."""
+        device = self.tensor.device
+        made = [_index(self._operand(k), device) for k in (key if isinstance(key, tuple) else (key,))]
+        if any(isinstance(k, Tensor) for k in made):
+            # NumPy counts a number among the index arrays, torch not: it decides where their axes go.
+            made = [torch.tensor([k], device=device) if isinstance(k, int) else k for k in made]
+        return tuple(made)
+
+    def _positions(self, key: tuple[Any, ...]) -> Tensor:
+        """Return where in the flattened array the elements are that an index selects."""
+        shape, device = self.tensor.shape, self.tensor.device
+        if not _backwards(key):
+            return torch.arange(shape.numel(), device=device).reshape(shape)[key]
+        if any(isinstance(k, Tensor) for k in key):
+            raise NotImplementedError("an index array beside a slice that steps backwards is not supported on tensors")
+        numbers = np.arange(shape.numel()).reshape(shape)[key]
+        return torch.from_numpy(numbers.copy()).to(device)
 
     def __getitem__(self, key: Any) -> "Array":
         key = self._index(key)
-        if backwards(key):
-            return Array(self.tensor.reshape(-1)[positions(key, self.tensor.shape, self.tensor.device)], copied=True)
+        if _backwards(key):
+            return Array(self.tensor.reshape(-1)[self._positions(key)], copied=True)
         made = self.tensor[key]
         # An element is a scalar, which later writes do not change.
         found: Array = self._made(made if made.ndim else made.clone())
@@ -137,15 +156,15 @@ class Array(NDArrayOperatorsMixin):
         key = self._index(key)
         new = torch.as_tensor(self._operand(value), device=self.tensor.device).to(self.tensor.dtype)
         mask = key[0] if len(key) == 1 and isinstance(key[0], Tensor) and key[0].dtype == torch.bool else None
-        if mask is not None and mask.shape == self.shape and new.ndim == 0:
+        if mask is not None and mask.shape == self.tensor.shape and new.ndim == 0:
             self._write(torch.where(mask, new, self.tensor))
             return
-        at = positions(key, self.tensor.shape, self.tensor.device)
+        at = self._positions(key)
         if any(isinstance(k, Tensor) and k.dtype != torch.bool for k in key) and len(at.unique()) != at.numel():
             raise NotImplementedError("a write to an element more than once is not supported on tensors")
         new = new.reshape(new.shape[max(0, new.ndim - at.ndim) :]).expand(at.shape)
         flat = self.tensor.reshape(-1).index_put((at.reshape(-1),), new.reshape(-1))
-        self._write(flat.reshape(self.shape))
+        self._write(flat.reshape(self.tensor.shape))
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("np.array and np.asarray, which take the values out, are not supported on tensors")
@@ -170,55 +189,14 @@ class Array(NDArrayOperatorsMixin):
             raise NotImplementedError("float(), int() or item() of what has a gradient would lose it")
         return self.tensor.item()
 
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __int__(self) -> int:
-        return int(self.item())
-
-    def __complex__(self) -> complex:
-        return complex(self.item())
-
-    def __index__(self) -> int:
-        return operator.index(self.item())
+    T, real, imag = property(np.transpose), property(np.real), property(np.imag)
+    shape, ndim, size = property(np.shape), property(np.ndim), property(np.size)
+    dtype = property(lambda self: numpy_dtype(self.tensor.dtype))
+    __float__, __int__ = _as(float), _as(int)
+    __complex__, __index__ = _as(complex), _as(operator.index)
 
     def __repr__(self) -> str:
         return f"Array({self.tensor!r})"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The sizes of the axes."""
-        return tuple(self.tensor.shape)
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return self.tensor.ndim
-
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return self.tensor.numel()
-
-    @property
-    def dtype(self) -> Any:
-        """NumPy's dtype; torch's where NumPy has none."""
-        return numpy_dtype(self.tensor.dtype)
-
-    @property
-    def T(self) -> Any:  # noqa: N802
-        """The array with its axes in reverse order."""
-        return np.transpose(self)
-
-    @property
-    def real(self) -> Any:
-        """The real part."""
-        return np.real(self)
-
-    @property
-    def imag(self) -> Any:
-        """The imaginary part."""
-        return np.imag(self)
 
     def astype(self, dtype: Any) -> "Array":
         """A copy in another dtype."""
@@ -231,24 +209,28 @@ def _given(x: Any) -> Any:
     return Array(x, shared=True) if isinstance(x, Tensor) else x
 
 
-def _each(change: Callable[[Any], Any], x: Any) -> Any:
-    if isinstance(x, tuple | list):
-        changed = [_each(change, one) for one in x]
-        return changed if isinstance(x, list) else tuple(changed)
-    return change(x)
-
-
-def _leaves(x: Any) -> Iterator[Any]:
-    if isinstance(x, tuple | list):
-        for one in x:
-            yield from _leaves(one)
-    else:
-        yield x
-
-
 def _name(function: Any) -> str:
     return f"{function.__module__.replace('numpy', 'np', 1)}.{function.__name__}"
 
 
 def _named(options: Any) -> str:
     return f" with {', '.join(options)}" if options else ""
+
+
+def _index(k: Any, device: torch.device) -> Any:
+    if isinstance(k, list):
+        k = tensor_of(np.asarray(k, dtype=None if k else np.int64))
+    if isinstance(k, Tensor) and k.ndim == 0 and k.dtype != torch.bool:
+        return int(k.item())
+    if isinstance(k, bool) or (isinstance(k, Tensor) and k.ndim == 0):
+        raise NotImplementedError("True and False as an index are not supported on tensors")
+    if isinstance(k, Tensor):
+        return k.to(device) if k.dtype == torch.bool else k.to(device, torch.int64)
+    if isinstance(k, slice):
+        return slice(*(None if part is None else operator.index(part) for part in (k.start, k.stop, k.step)))
+    return k
+
+
+def _backwards(key: tuple[Any, ...]) -> bool:
+    """Say whether a slice steps backwards, as torch's cannot."""
+    return any(isinstance(k, slice) and k.step is not None and k.step < 0 for k in key)

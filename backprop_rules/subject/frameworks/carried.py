@@ -46,8 +46,8 @@ def carried(function: Callable[..., Any], framework: str, whole: bool = False) -
     @functools.wraps(function)
     def of_tensors(*args: Any, **params: Any) -> Any:
         with _wide([*args, *params.values()]) if framework == "jax" else nullcontext():
-            made = [_each(into, x) for x in args]
-            return _each(tensor_of, function(*made, **{name: _each(into, x) for name, x in params.items()}))
+            made = [each(into, x) for x in args]
+            return each(tensor_of, function(*made, **{name: each(into, x) for name, x in params.items()}))
 
     return of_tensors
 
@@ -132,10 +132,10 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return in_one_piece
 
 
-def _each(change: Callable[[Any], Any], x: Any) -> Any:
-    """Change what tuples and lists hold."""
+def each(change: Callable[[Any], Any], x: Any) -> Any:
+    """Return it with what tuples and lists hold changed."""
     if isinstance(x, tuple | list):
-        changed = [_each(change, one) for one in x]
+        changed = [each(change, one) for one in x]
         return changed if isinstance(x, list) else tuple(changed)
     return change(x)
 

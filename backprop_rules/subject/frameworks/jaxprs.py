@@ -33,7 +33,8 @@ def on_tensors_by_jax(function: Callable[..., Any]) -> Callable[..., Any]:
 
         with jax.enable_x64(x64):
             try:
-                shapes = [jax.ShapeDtypeStruct(tuple(x.shape), _jax_dtype(jax, x.dtype)) for x in given]
+                dtypes = (jax.numpy.dtype(str(x.dtype).removeprefix("torch.")) for x in given)
+                shapes = [jax.ShapeDtypeStruct(tuple(x.shape), d) for x, d in zip(given, dtypes, strict=True)]
                 closed, made = jax.make_jaxpr(placed, return_shape=True)(*shapes)
             except Exception as error:  # it looks at values, or does not take these
                 raise NotImplementedError(f"JAX cannot trace it: {type(error).__name__}") from error
@@ -41,10 +42,6 @@ def on_tensors_by_jax(function: Callable[..., Any]) -> Callable[..., Any]:
             return jax.tree.unflatten(jax.tree.structure(made), found)
 
     return through
-
-
-def _jax_dtype(jax: Any, dtype: torch.dtype) -> Any:
-    return jax.numpy.dtype(str(dtype).removeprefix("torch."))
 
 
 def _torch_dtype(dtype: Any) -> torch.dtype:
@@ -71,6 +68,8 @@ def _evaluated(closed: Any, given: Sequence[Tensor]) -> list[Tensor]:
         inner = next((step.params[key] for key in ("jaxpr", "call_jaxpr") if key in step.params), None)
         if inner is not None and name in CALLS:
             found: Any = _evaluated(inner, operands)
+        elif name in PLAIN:  # it takes no notice of how precise XLA is asked to be
+            found = PLAIN[name](*operands)
         elif name in STEPS:
             found = STEPS[name](*operands, **step.params)
         else:
@@ -123,56 +122,37 @@ def _over(reduce: Callable[[Tensor, list[int]], Tensor]) -> Step:
     return lambda x, *, axes, **_: reduce(x, list(axes)) if axes else x
 
 
-def _product(x: Tensor, axes: list[int]) -> Tensor:
-    for axis in sorted(axes, reverse=True):
-        x = x.prod(axis)
-    return x
+def _one_by_one(reduce: Callable[[Tensor, int], Tensor]) -> Step:
+    def reduced(x: Tensor, *, axes: Sequence[int], **_: Any) -> Tensor:
+        for axis in sorted(axes, reverse=True):
+            x = reduce(x, axis)
+        return x
+
+    return reduced
 
 
-def _all(x: Tensor, axes: list[int]) -> Tensor:
-    for axis in sorted(axes, reverse=True):
-        x = x.all(axis)
-    return x
-
-
-def _any(x: Tensor, axes: list[int]) -> Tensor:
-    return ~_all(~x, axes)
-
-
-def _cumulative(x: Tensor, *, axis: int, reverse: bool = False, **_: Any) -> Tensor:
-    return x.flip(axis).cumsum(axis).flip(axis) if reverse else x.cumsum(axis)
-
-
-def _plain(function: Callable[..., Tensor]) -> Step:
-    """Return the function, which takes no notice of how precise XLA is asked to be."""
-    return lambda *operands, **_: function(*operands)
-
-
+SAME_NAME = (
+    "abs add ceil conj cos div eq erf erfc exp exp2 expm1 floor ge gt le log log1p lt mul ne neg pow real rsqrt sign "
+    "sin sqrt square sub tanh"
+)
 PLAIN: dict[str, Callable[..., Any]] = {
-    "add": torch.add, "add_any": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "neg": torch.neg,
-    "max": torch.maximum, "min": torch.minimum, "pow": torch.pow, "rem": torch.fmod, "exp": torch.exp,
-    "exp2": torch.exp2, "log": torch.log, "log1p": torch.log1p, "expm1": torch.expm1, "sin": torch.sin,
-    "cos": torch.cos, "tanh": torch.tanh, "logistic": torch.sigmoid, "sqrt": torch.sqrt, "rsqrt": torch.rsqrt,
-    "abs": torch.abs, "sign": torch.sign, "floor": torch.floor, "ceil": torch.ceil, "erf": torch.erf,
-    "erfc": torch.erfc,
-    "square": torch.square, "is_finite": torch.isfinite, "conj": torch.conj, "real": torch.real,
-    "copy": torch.clone, "copy_p": torch.clone, "stop_gradient": torch.clone, "gt": torch.gt, "lt": torch.lt,
-    "ge": torch.ge, "le": torch.le, "eq": torch.eq, "ne": torch.ne, "and": torch.bitwise_and,
-    "or": torch.bitwise_or, "xor": torch.bitwise_xor, "not": torch.bitwise_not,
+    **{name: getattr(torch, name) for name in SAME_NAME.split()},
+    "add_any": torch.add, "max": torch.maximum, "min": torch.minimum, "rem": torch.fmod, "logistic": torch.sigmoid,
+    "is_finite": torch.isfinite, "copy": torch.clone, "copy_p": torch.clone, "stop_gradient": torch.clone,
+    "and": torch.bitwise_and, "or": torch.bitwise_or, "xor": torch.bitwise_xor, "not": torch.bitwise_not,
     "select_n": lambda which, no, yes: torch.where(which, yes, no),
     "clamp": lambda low, x, high: torch.minimum(torch.maximum(x, low), high),
 }  # fmt: skip
 
 STEPS: dict[str, Step] = {
-    **{name: _plain(function) for name, function in PLAIN.items()},
     "integer_pow": lambda x, *, y, **_: torch.pow(x, y),
-    "reduce_sum": _over(lambda x, axes: x.sum(axes)),
-    "reduce_max": _over(lambda x, axes: x.amax(axes)),
-    "reduce_min": _over(lambda x, axes: x.amin(axes)),
-    "reduce_prod": _over(_product),
-    "reduce_and": _over(_all),
-    "reduce_or": _over(_any),
-    "cumsum": _cumulative,
+    "reduce_sum": _over(torch.sum),
+    "reduce_max": _over(torch.amax),
+    "reduce_min": _over(torch.amin),
+    "reduce_prod": _one_by_one(torch.prod),
+    "reduce_and": _one_by_one(torch.all),
+    "reduce_or": _one_by_one(torch.any),
+    "cumsum": lambda x, *, axis, reverse, **_: x.flip(axis).cumsum(axis).flip(axis) if reverse else x.cumsum(axis),
     "broadcast_in_dim": _broadcast,
     "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),
     "squeeze": lambda x, *, dimensions, **_: x.reshape([n for d, n in enumerate(x.shape) if d not in dimensions]),

@@ -64,10 +64,6 @@ def _promoted(*operands: Any) -> list[Tensor]:
     return [torch.as_tensor(x, device=device).to(common) for x in operands]
 
 
-def _sign(x: Tensor) -> Tensor:
-    return torch.where(torch.isnan(x), x, torch.sgn(x))  # torch's sign of NaN is 0
-
-
 OPERATORS: dict[Any, Callable[..., Any]] = {
     np.add: operator.add, np.subtract: operator.sub, np.multiply: operator.mul, np.divide: operator.truediv,
     np.floor_divide: operator.floordiv, np.remainder: operator.mod, np.power: operator.pow,
@@ -85,7 +81,7 @@ UFUNCS: dict[Any, Callable[..., Any]] = {
     **OPERATORS,
     **{getattr(np, name): getattr(torch, name) for name in SAME_NAME.split()},
     np.conjugate: torch.conj_physical, np.fabs: torch.abs, np.invert: torch.bitwise_not, np.rint: torch.round,
-    np.sign: _sign,
+    np.sign: lambda x: torch.where(torch.isnan(x), x, torch.sgn(x)),  # torch's sign of NaN is 0
 }  # fmt: skip
 
 
@@ -153,14 +149,6 @@ def _tensordot(a: Any, b: Any, axes: Any = 2) -> Tensor:
     return made
 
 
-def _einsum(subscripts: str, *operands: Any, optimize: Any = False) -> Tensor:
-    return torch.einsum(subscripts, *_promoted(*operands))
-
-
-def _transpose(a: Tensor, axes: Any = None) -> Tensor:
-    return a.permute(tuple(reversed(range(a.ndim))) if axes is None else tuple(axes))
-
-
 def _expand_dims(a: Tensor, axis: Any) -> Tensor:
     axes = _axes(axis)
     for i in sorted(i % (a.ndim + len(axes)) for i in axes):
@@ -210,12 +198,14 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.linalg.norm: lambda x, *, axis=None, keepdims=False:
         torch.linalg.vector_norm(_inexact(x), 2, _axes(axis), keepdims),
     np.where: _where, np.clip: _clip, np.round: lambda a, decimals=0: torch.round(a, decimals=decimals),
-    np.dot: _dot, np.tensordot: _tensordot, np.einsum: _einsum,
+    np.dot: _dot, np.tensordot: _tensordot,
+    np.einsum: lambda subscripts, *operands, optimize=False: torch.einsum(subscripts, *_promoted(*operands)),
     np.inner: lambda a, b: torch.inner(*_promoted(a, b)),
     np.outer: lambda a, b: torch.outer(*(x.reshape(-1) for x in _promoted(a, b))),
     np.concatenate: lambda arrays, axis=0: torch.cat(_promoted(*arrays), axis),
     np.stack: lambda arrays, axis=0: torch.stack(_promoted(*arrays), axis),
-    np.transpose: _transpose, np.swapaxes: lambda a, axis1, axis2: a.swapaxes(axis1, axis2), np.moveaxis: torch.movedim,
+    np.transpose: lambda a, axes=None: a.permute(tuple(reversed(range(a.ndim))) if axes is None else tuple(axes)),
+    np.swapaxes: lambda a, axis1, axis2: a.swapaxes(axis1, axis2), np.moveaxis: torch.movedim,
     np.expand_dims: _expand_dims, np.squeeze: _squeeze,
     np.ravel: lambda a: a.reshape(-1), np.reshape: lambda a, shape: a.reshape(shape),
     np.broadcast_to: lambda array, shape: array.expand(shape),

@@ -14,17 +14,56 @@ from flint import acb
 from torch import Tensor
 from torch._decomp import decomposition_table
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_map_only
 
+from backprop_rules.errors import InputError
 from backprop_rules.evidence.proof.balls import Balls, Number, ball
-from backprop_rules.evidence.proof.translate import table
-from backprop_rules.evidence.proof.translate.arguments import inexact, mapped, refusal, tensors, wide
-from backprop_rules.evidence.proof.translate.numbers import TIE, Constant, unequal
-from backprop_rules.evidence.proof.translate.placing import SPECIAL
+from backprop_rules.evidence.proof.translate.arrays import ARRAYS, TRUTHS
+from backprop_rules.evidence.proof.translate.elementwise import LOGIC, NUMBERS, TIE, Constant, choose, each, unequal
+from backprop_rules.subject.ambient import inexact, tensors_in
 
 aten = torch.ops.aten
 
+# Operations in NumPy notation. What is not here torch expresses in operations that are, by its own decompositions.
+NUMERIC, LOGICAL = {**NUMBERS, **ARRAYS}, {**LOGIC, **TRUTHS}
+# Torch itself moves numbers that say which element is where.
+MOVES = {
+    aten.cat, aten.flip, aten.gather, aten.index, aten.masked_select, aten.constant_pad_nd, aten.scatter,
+    aten.masked_scatter, aten.diagonal_scatter, aten.as_strided_scatter,
+}  # fmt: skip
+# The position, among the arguments, of a number that is written.
+WRITTEN = {aten.constant_pad_nd: 2, aten.scatter: 3}
+# They return what they are given, or constants.
+PLAIN = {
+    aten._unsafe_view, aten._reshape_alias, aten.lift_fresh, aten.lift, aten.alias, aten.zeros_like, aten.ones_like,
+    aten.full_like, aten.new_zeros, aten.new_ones, aten.new_full, aten.zero,
+}  # fmt: skip
+EMPTY = {
+    aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided, aten.empty_permuted
+}  # fmt: skip
+# Of these torch's decompositions round a constant, or read what the values are.
+REFUSED = {
+    aten.sinc, aten.logaddexp2, aten.special_log_ndtr, aten.special_erfcx, aten.special_entr, aten.mvlgamma,
+    aten.angle, aten.nan_to_num, aten.copysign, aten.heaviside, aten.nextafter, aten.frexp, aten.renorm,
+    aten.gelu_backward, aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d,
+    aten.upsample_bicubic2d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa, aten.grid_sampler_2d,
+    aten.affine_grid_generator,
+}  # fmt: skip
 # What numbers do not depend on.
 PLACEMENT = ("memory_format", "layout", "device")
+
+
+def refusal(what: str) -> InputError:
+    """Return the refusal to make a definition of a forward that does this."""
+    advice = "Give the definition itself, `definition=`: the same function in NumPy notation."
+    return InputError(f"no definition can be made of this forward, as {what}. {advice}")
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return the same values as a float64, or complex128, on the CPU."""
+    if not inexact(x):
+        return x.cpu()
+    return x.to("cpu", torch.complex128 if x.is_complex() else torch.float64)
 
 
 @cache
@@ -75,16 +114,16 @@ class Exactly(TorchDispatchMode):
         """Return what is kept beside a tensor, or its values, as an array of anything."""
         if not self.holds(x):
             values = wide(x.detach().resolve_conj().resolve_neg()).numpy()
-            return self._constants(values) if inexact(x) else values
+            return self._exactly(values) if inexact(x) else values
         cells = self._seen(x, self._storages[x.untyped_storage()._cdata][2])
         if x.is_conj():
             cells = np.conjugate(cells)
         return -cells if x.is_neg() else cells
 
-    def _constants(self, values: Any) -> Any:
-        made = np.empty(values.size, dtype=object)
-        made[:] = [Constant(ball(v), self._tape) for v in values.ravel().tolist()]
-        return made.reshape(values.shape)
+    def _exactly(self, values: Any) -> Any:
+        """Return an array with a constant in the place of each value that is no exact number."""
+        made = each(lambda v: v if isinstance(v, Number) or v is None else Constant(ball(v), self._tape))
+        return np.asarray(made(values), dtype=object)
 
     def numbers(self, x: Tensor) -> Any:
         """Return the numbers of a tensor, or its integers."""
@@ -113,34 +152,26 @@ class Exactly(TorchDispatchMode):
         packet = func.overloadpacket
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise refusal(f"it calls {func}, which draws random numbers")
-        if not any(self.holds(x) for x in tensors([*args, *named.values()])):
-            result = func(*args, **named)
-            if packet in table.EMPTY:
-                self.keep(result, None)
-            return result
-        if _composite(func):
+        held = any(self.holds(x) for x in tensors_in((args, named)))
+        if held and _composite(func):
             with self:
                 return func.decompose(*args, **named)
-        if packet == aten.detach:
-            return self._constant(args[0])
-        if func.is_view or packet in table.ALIASES or packet in table.CREATED:
-            return func(*args, **named)
-        if packet in table.EMPTY:
+        if packet in EMPTY:
             self.keep(result := func(*args, **named), None)
             return result
+        if held and packet == aten.detach:  # the same numbers, from which no derivative goes back
+            cut = each(lambda v: Number(v.value, v.tape) if isinstance(v, Number) else v)
+            self.keep(result := args[0].clone(), np.asarray(cut(self.numbers(args[0])), dtype=object))
+            return result
+        if not held or func.is_view or packet in PLAIN:
+            return func(*args, **named)
         if packet == aten._local_scalar_dense:
-            return self._taken_out(args[0])
+            if inexact(args[0]):
+                raise refusal("it takes a Python number out of a tensor, on which the result may depend")
+            return self.numbers(args[0]).item()
         if func._schema.is_mutable:
             return self._write(func, args, named)
         return self._computed(func, args, named)
-
-    def _constant(self, x: Tensor) -> Tensor:
-        """Return the same numbers, from which no derivative goes back."""
-        result = x.clone()
-        if self.holds(x):
-            cut = np.frompyfunc(lambda v: Number(v.value, v.tape) if isinstance(v, Number) else v, 1, 1)
-            self.keep(result, np.asarray(cut(self.numbers(x)), dtype=object))
-        return result
 
     def whole(self, func: Any, args: Any, named: Any) -> Any:
         """Compute an operation that torch would make of others."""
@@ -149,12 +180,13 @@ class Exactly(TorchDispatchMode):
 
     def _computed(self, func: Any, args: Any, named: Any) -> Any:
         packet = func.overloadpacket
-        if not any(packet in some for some in (table.NUMERIC, table.LOGIC, table.MOVES, SPECIAL)):
-            if func not in decomposition_table or packet in table.REFUSED:
+        if not any(packet in some for some in (NUMERIC, LOGICAL, MOVES, SPECIAL)):
+            if func not in decomposition_table or packet in REFUSED:
                 raise refusal(f"it calls {func}, which is not known in exact numbers")
             with self:
                 return decomposition_table[func](*args, **named)
-        result = func(*mapped(wide, args), **{name: mapped(wide, x) for name, x in named.items()})
+        widened, its = tree_map_only(Tensor, wide, (args, named))
+        result = func(*widened, **its)
         try:
             made = self._made_of(func, args, named)
         except (TypeError, AttributeError, NotImplementedError) as error:
@@ -166,16 +198,13 @@ class Exactly(TorchDispatchMode):
         packet = func.overloadpacket
         if packet in SPECIAL:
             return SPECIAL[packet](self, *args, **named)
-        if packet in table.MOVES:
-            return self.moved(func, args, named)
-        if packet in table.LOGIC:
-            return self._apply(table.LOGIC[packet], self.truths, args, named)
-        return self._apply(table.NUMERIC[packet], self.numbers, args, named)
-
-    def _apply(self, function: Callable[..., Any], read: Callable[[Tensor], Any], args: Any, named: Any) -> Any:
-        taken = {name: mapped(read, x) for name, x in named.items() if name not in PLACEMENT}
+        if packet in MOVES:
+            return self._moved(func, args, named)
+        function, read = (LOGICAL[packet], self.truths) if packet in LOGICAL else (NUMERIC[packet], self.numbers)
+        named = {name: x for name, x in named.items() if name not in PLACEMENT}
+        taken, its = tree_map_only(Tensor, read, (args, named))
         with np.errstate(all="ignore"):
-            return function(*mapped(read, args), **taken)
+            return function(*taken, **its)
 
     def _register(self, result: Any, made: Any) -> None:
         if not isinstance(result, Tensor):
@@ -185,32 +214,20 @@ class Exactly(TorchDispatchMode):
             return
         if self.holds(result):
             return  # the operation had nothing to do, and returned what it was given
-        found = np.empty((), dtype=object) if not isinstance(made, np.ndarray) else made.view(np.ndarray)
-        if not isinstance(made, np.ndarray):
-            found[()] = made
+        found = np.asarray(made, dtype=None if isinstance(made, np.ndarray) else object)
         assert found.shape == tuple(result.shape), (found.shape, result.shape)
         if inexact(result):
-            self.keep(result, self._checked(found, result))
+            made = self._exactly(found)
+            if not result.is_complex() and any(isinstance(v, Number) and isinstance(v.value, acb) for v in made.flat):
+                raise refusal("it makes real numbers of complex ones")
+            self.keep(result, made)
         elif any(v is TIE for v in found.flat):
             self.keep(result, found)
         else:
             values = [int(ball(v).unique_fmpz()) if isinstance(v, Number) else v for v in found.flat]
             result.copy_(torch.tensor(values, dtype=result.dtype).reshape(result.shape))
 
-    def _checked(self, found: Any, result: Tensor) -> Any:
-        flat = [v if isinstance(v, Number) or v is None else Constant(ball(v), self._tape) for v in found.flat]
-        if not result.is_complex() and any(isinstance(v.value, acb) for v in flat if v is not None):
-            raise refusal("it makes real numbers of complex ones")
-        made = np.empty(len(flat), dtype=object)
-        made[:] = flat
-        return made.reshape(found.shape)
-
-    def _taken_out(self, x: Tensor) -> Any:
-        if inexact(x):
-            raise refusal("it takes a Python number out of a tensor, on which the result may depend")
-        return self.numbers(x).item()
-
-    def moved(self, func: Any, args: Any, named: Any) -> Any:
+    def _moved(self, func: Any, args: Any, named: Any) -> Any:
         """Let torch move numbers that say which element is where, and put the elements there."""
         packet, pool = func.overloadpacket, [Constant(ball(0), self._tape)]
         if "reduce" in named:
@@ -225,19 +242,60 @@ class Exactly(TorchDispatchMode):
             return torch.arange(len(pool) - x.numel(), len(pool), dtype=torch.float64).reshape(x.shape)
 
         if isinstance(args[0], Tensor) and not inexact(args[0]):
-            for x in tensors(args):
+            for x in tensors_in(args):
                 self.numbers(x)  # certain, all of them, and so are torch's
             return func(*args, **named).numpy()
-        position = table.WRITTEN.get(packet)
+        position = WRITTEN.get(packet)
         taken = list(args)
         if position is not None and len(taken) > position and not isinstance(taken[position], Tensor):
             pool.append(Constant(ball(taken[position]), self._tape))
             taken[position] = len(pool) - 1
-        found = func(*mapped(labels, taken), **named)
+        found = func(*tree_map_only(Tensor, labels, taken), **named)
         cells = np.empty(len(pool), dtype=object)
         cells[:] = pool
-        chosen = [cells[x.long().numpy()] for x in ([found] if isinstance(found, Tensor) else found)]
-        return chosen[0] if isinstance(found, Tensor) else chosen
+        return cells[found.long().numpy()]
+
+    # ---- choices, and what is written or added at places
+
+    def _where(self, condition: Tensor, *sides: Any) -> Any:
+        def read(x: Tensor) -> Any:
+            return self.numbers(x) if inexact(x) else self.truths(x)
+
+        return choose(self.truths(condition), *tree_map_only(Tensor, read, sides))
+
+    def _index_put(self, a: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Any:
+        if accumulate:
+            places = torch.arange(a.numel()).reshape(a.shape)
+            chosen = places[tuple(slice(None) if i is None else self._settled(i) for i in indices)]
+            return self._added(a, chosen, np.broadcast_to(self.numbers(values), tuple(chosen.shape)))
+        mask = indices[0]
+        if len(indices) == 1 and mask.dtype == torch.bool and self.holds(mask) and values.numel() == 1:
+            full = self.truths(mask).reshape(*mask.shape, *[1] * (a.ndim - mask.ndim))
+            return choose(full, self.numbers(values).reshape(()), self.numbers(a))
+        return self._moved(aten.index_put.default, (a, indices, values), {})
+
+    def _scatter_add(self, a: Tensor, dim: int, index: Tensor, source: Tensor) -> Any:
+        places = torch.arange(a.numel()).reshape(a.shape)
+        taken = self.numbers(source)[tuple(slice(0, n) for n in index.shape)]
+        return self._added(a, places.gather(dim, self._settled(index)), taken)
+
+    def _settled(self, index: Tensor) -> Tensor:
+        self.numbers(index)  # Undecided if it is not certain
+        return index
+
+    def _added(self, a: Tensor, places: Tensor, source: Any) -> Any:
+        """Return a with the source added at places, which count its elements."""
+        made = self.numbers(a).view(np.ndarray).copy().reshape(-1)
+        for place, value in zip(places.flatten().tolist(), source.view(np.ndarray).flat, strict=True):
+            made[place] = made[place] + value
+        return made.reshape(a.shape)
+
+    def _embedding(
+        self, weight: Tensor, index: Tensor, padding_idx: int = -1, by_freq: bool = False, sparse: bool = False
+    ) -> Any:
+        if padding_idx >= 0 and bool((index == padding_idx).any()):
+            raise NotImplementedError("a padding_idx has a gradient of zero, and no derivative")
+        return self._moved(aten.embedding.default, (weight, index), {})
 
     # ---- writing
 
@@ -251,8 +309,17 @@ class Exactly(TorchDispatchMode):
                 with self:
                     return decomposition_table[func](*args, **named)
             raise refusal(f"it calls {func}, which writes into a tensor")
-        made = self._made(func, getattr(aten, name.removesuffix("_"), None), written, args, named)
+        if func.overloadpacket in (aten.fill_, aten.zero_, aten.copy_):
+            made = args[1] if len(args) > 1 else 0
+        else:
+            packet = getattr(aten, name.removesuffix("_"), None)
+            if packet is None or func._overloadname not in packet.overloads():
+                raise refusal(f"it calls {func}, which writes into a tensor")
+            with self:
+                made = getattr(packet, func._overloadname)(*args, **named)
         if isinstance(made, Tensor):
+            with self:
+                made = made.to(written.dtype)
             cells = self._cells(made)
         else:
             cells = Constant(ball(made), self._tape) if inexact(written) else made
@@ -266,16 +333,9 @@ class Exactly(TorchDispatchMode):
             del self._storages[written.untyped_storage()._cdata]
         return written
 
-    def _made(self, func: Any, packet: Any, written: Tensor, args: Any, named: Any) -> Any:
-        """Return what is to be written: a number, or a tensor of the dtype of what it is written into."""
-        if func.overloadpacket in (aten.fill_, aten.zero_, aten.copy_):
-            made = args[1] if len(args) > 1 else 0
-        elif packet is None or func._overloadname not in packet.overloads():
-            raise refusal(f"it calls {func}, which writes into a tensor")
-        else:
-            with self:
-                made = getattr(packet, func._overloadname)(*args, **named)
-        if isinstance(made, Tensor) and made.dtype != written.dtype:
-            with self:
-                made = made.to(written.dtype)
-        return made
+
+# What needs more than numbers.
+SPECIAL: dict[Any, Callable[..., Any]] = {
+    aten.where: Exactly._where, aten.index_put: Exactly._index_put, aten.scatter_add: Exactly._scatter_add,
+    aten.embedding: Exactly._embedding,
+}  # fmt: skip
