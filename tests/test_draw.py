@@ -20,7 +20,7 @@ every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
 
 
 def drawn(rule, examples=400, **limits):
-    return bulk.drawn(rule, examples, **limits)
+    return list(bulk.drawn(rule, examples, **limits))
 
 
 @every_rule

@@ -57,7 +57,7 @@ def planted(known, rule):
 @functools.cache
 def cases(rule):
     """Return a case for each primal of sixty points of the rule."""
-    points = bulk.drawn(rule, 60, dtypes=WIDEST[rule.name])
+    points = list(bulk.drawn(rule, 60, dtypes=WIDEST[rule.name]))
     return [Case(replace(point, spacing=0.0), i) for point in points for i in point.given]
 
 

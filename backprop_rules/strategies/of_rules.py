@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -33,22 +32,15 @@ class RulePoints:
     def __iter__(self) -> Iterator[Point]:
         """Yield the points: their values in float64, and the dtypes that they were drawn in."""
         if self.every_bit:
-            yield from map(widened, _drawn(self.rule, self.count, self.seed, self.dtypes, self.sides))
+            yield from map(widened, drawn(self.rule, self.count, self.seed, self.dtypes, self.sides or SIDES))
             return
         among = dtypes_to_draw(self.dtypes, self.rule.domain.dtypes)
-        for call in _drawn(self.rule, self.count, self.seed, among, self.sides):
+        for call in drawn(self.rule, self.count, self.seed, among, self.sides or SIDES):
             found = widened(_narrowed(call))
             if found.kind != EVERY_BIT:
                 known = all(d is None or d in self.dtypes for d in found.dtypes)
                 # What was drawn in a narrower dtype than any that was asked for is not asked in that.
                 yield found if known else replace(found, dtypes=())
-
-
-@lru_cache(maxsize=4)
-def _drawn(
-    rule: Rule, count: int, seed: int, dtypes: tuple[torch.dtype, ...], sides: tuple[int, ...]
-) -> tuple[Call, ...]:
-    return tuple(drawn(rule, count, seed, dtypes, sides or SIDES))
 
 
 def widened(call: Call) -> Point:

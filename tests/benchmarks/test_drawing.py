@@ -11,4 +11,4 @@ from backprop_rules.strategies.drawing.bulk import drawn
 
 @pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
 def test_drawing_100_points(benchmark, rule):
-    benchmark.pedantic(drawn, (rule, 100), rounds=3)
+    benchmark.pedantic(lambda: list(drawn(rule, 100)), rounds=3)

@@ -1,6 +1,6 @@
 """Points of a rule's domain in bulk: drawn to be asked, not to be shrunk."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 
 import torch
@@ -30,22 +30,27 @@ def drawn(
     dtypes: Sequence[torch.dtype] | None = None,
     sides: Sequence[int] = SIDES,
     tiers: Collection[str] = tuple(TIERS),
-) -> list[Point]:
-    """Return so many points, shared among the tiers that the rule has.
+) -> Iterator[Point]:
+    """Yield so many points, shared among the tiers that the rule has, each drawn when it is asked for.
 
     Equal seeds draw equal points. Raises InputError where none can be drawn.
     """
-    own, found = [tier for tier in tiers_of(rule) if tier in tiers], list[Point]()
-    with quiet():
-        for k, tier in enumerate(own):
-            draw, wanted = InBulk(seed), len(found) + (count + k) // len(own)
-            for _ in range(TRIES * count):
-                if len(found) < wanted:
-                    with suppress(Refused):
-                        found.append(TIERS[tier](draw, rule, dtypes or rule.domain.dtypes, sides))
-    if count and not found:
+    own, none = [tier for tier in tiers_of(rule) if tier in tiers], count > 0
+    for k, tier in enumerate(own):
+        draw, left = InBulk(seed), (count + k) // len(own)
+        for _ in range(TRIES * left):
+            point = _one(draw, tier, rule, dtypes or rule.domain.dtypes, sides) if left else None
+            if point is not None:
+                left, none = left - 1, False
+                yield point
+    if none:
         raise none_drawn(rule)
-    return found
+
+
+def _one(draw: InBulk, tier: str, rule: Rule, dtypes: Sequence[torch.dtype], sides: Sequence[int]) -> Point | None:
+    with quiet(), suppress(Refused):
+        return TIERS[tier](draw, rule, dtypes, sides)
+    return None
 
 
 def none_drawn(rule: Rule) -> InputError:
