@@ -113,10 +113,10 @@ def test_evidence_that_fails_says_what_it_saw(monkeypatch):
 
 def test_a_wrong_rule_breaks_the_evidence(monkeypatch):
     wrong = dataclasses.replace(matmul, backward=lambda grad_y, y, a, b: (grad_y @ b.mT * 2, a.mT @ grad_y))
-    right, shown = tools.verified(matmul, 20)
-    assert right
-    assert shown == "the rule matmul agrees with every oracle at 20 points (bounded, exact)"
-    assert not tools.verified(wrong, 20)[0]
+    right = tools.verified(matmul, 20)()
+    assert right.stated
+    assert right.shown == "the rule matmul agrees with every oracle at 20 points (bounded, exact)"
+    assert not tools.verified(wrong, 20)().stated
 
 
 def test_a_counterexample_is_the_smallest():

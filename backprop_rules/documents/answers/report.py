@@ -12,8 +12,8 @@ from rich.text import Text
 from backprop_rules.documents import PROGRAMS
 from backprop_rules.documents.answers.claim import Claim, EvidenceFails, Seen, claims
 from backprop_rules.documents.answers.words import WORDS, drift_told
-from backprop_rules.documents.baselines import load, recorded_step
-from backprop_rules.documents.drift import Drift, drift
+from backprop_rules.documents.baselines import load
+from backprop_rules.documents.drift import drift
 
 COLOURS = {"holds": "green", "holds if": "cyan", "wrong": "red", "slip of the pen": "yellow"}
 
@@ -36,17 +36,6 @@ def settled(document: str) -> Iterable[Settled]:
             yield Settled(claim, None, str(error))
 
 
-def drifts(document: str) -> list[Drift]:
-    """Return how far each recorded run of the document's programs is from the true one."""
-    found = []
-    for program in PROGRAMS.values():
-        if program.document == f"{document}.md":
-            baseline = load(program)
-            steps = [recorded_step(baseline, program, k) for k in range(len(baseline.steps))]
-            found.append(drift(program, baseline.inputs, steps, baseline.true))
-    return found
-
-
 def shown(one: Settled, lang: str) -> RenderableType:
     """Return a claim: its place and verdict, the statement, the answer, and what was seen."""
     claim, words = one.claim, WORDS[lang]
@@ -67,8 +56,9 @@ def summary(document: str, all_of_them: list[Settled], lang: str) -> str:
 
 
 def runs_told(document: str, lang: str) -> str:
-    """Return how far the document's runs are from the true ones."""
-    return "\n".join("\n    ".join(drift_told(found, lang)) for found in drifts(document))
+    """Return how far the document's runs, as recorded, are from the true ones."""
+    drifts = [drift(one, load(one)) for one in PROGRAMS.values() if one.document == f"{document}.md"]
+    return "\n".join("\n    ".join(drift_told(found, lang)) for found in drifts)
 
 
 def as_dict(one: Settled) -> dict[str, Any]:

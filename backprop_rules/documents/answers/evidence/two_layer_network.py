@@ -6,7 +6,6 @@ where it is 0 there are two one-sided derivatives, and torch's choice depends on
 
 import itertools
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,18 +14,18 @@ from torch.func import grad, jacrev
 from backprop_rules.catalogue.losses import sum_of_squared_errors
 from backprop_rules.catalogue.piecewise import clamp
 from backprop_rules.documents.answers.claim import Seen
-from backprop_rules.documents.answers.drawn import Point, Value, counterexample, difference, everywhere, told
-from backprop_rules.documents.answers.tools import back, gradients, refused, verified
+from backprop_rules.documents.answers.drawn import Point, Value, counterexample, difference, everywhere, same, told
+from backprop_rules.documents.answers.tools import back, every, gradients, rather, refused, verified, works
 from backprop_rules.documents.certified import true_run
 from backprop_rules.documents.program import Program
-from backprop_rules.documents.two_layer_network import PROGRAMS, forward, inputs
+from backprop_rules.documents.programs import AS_PRINTED, TWO_LAYER_NETWORK
 from backprop_rules.rule import installed
 from backprop_rules.teaching.trace import traced
 
-ONE = {"x": "1 d", "w1": "d h", "w2": "h k", "t": "1 k"}
+WEIGHTS = {"x": "1 d", "w1": "d h", "w2": "h k"}
+ONE = {**WEIGHTS, "t": "1 k"}
 TWO = {"x": "2 d", "w1": "d h", "w2": "h k", "t": "2 k"}
 SECOND_LAYER = {"h": "1 d", "w2": "d k", "t": "1 k"}
-RIGHT, PRINTED = PROGRAMS
 X, W1, W2, H, ERROR = (torch.ones(shape) for shape in ((1, 2), (2, 4), (4, 3), (1, 4), (1, 3)))  # of line 19 to 23
 AT_A_BOUND = clamp.conventions[0]  # the choice that `by_the_mask` makes at 0, and the versions of torch that make it
 
@@ -85,6 +84,11 @@ def where_it_differs(found: Value, shapes: dict[str, str]) -> Point | None:
     return counterexample(lambda x, w1, w2, t: tie(x, w1) or found(x, w1, w2, t).equal(for_w1(x, w1, w2, t)), **shapes)
 
 
+def for_w2_by_the_code(h: Tensor, w2: Tensor, t: Tensor) -> Tensor:
+    """Return the gradient of w2 by the document's line, from what the clamp makes of the hidden layer."""
+    return h.T @ (2 * (h @ w2 - t))
+
+
 def one_unit(*columns: list[float]) -> Point:
     """Return x, w1, w2 and t of a single unit, a row for each sample."""
     return {name: torch.tensor([column], dtype=torch.float64).T for name, column in zip(ONE, columns, strict=True)}
@@ -115,17 +119,16 @@ def loss_code(p: Tensor, t: Tensor) -> bool:
 
 def graph_of_two_products() -> Seen:
     """Trace the program, and list the rules on the way."""
-    way = [str(node.made_by.rule) for node in traced(forward, inputs()).nodes.values() if node.made_by]
+    nodes = traced(TWO_LAYER_NETWORK.forward, TWO_LAYER_NETWORK.inputs()).nodes.values()
+    way = [str(node.made_by.rule) for node in nodes if node.made_by]
     products = [name for name in way if name != "sum_of_squared_errors"]
     return Seen(products == ["matmul", "matmul"], products == ["matmul", "clamp", "matmul"], " → ".join(way))
 
 
-def prediction_without_the_clamp() -> Seen:
-    """Compare the printed formula of the prediction with the program's own."""
-    shapes = {name: ONE[name] for name in ("x", "w1", "w2")}
-    linear = difference(lambda x, w1, w2: x @ w1 @ w2, predicted, **shapes)
-    positive = difference(lambda x, w1, w2: torch.maximum(x @ w1, torch.zeros(())) @ w2, predicted, **shapes)
-    return Seen(linear is None, positive is None, f"x·w1·w2: {told(linear)}; max(x·w1, 0)·w2: {told(positive)}")
+prediction_without_the_clamp = rather(
+    same("x·w1·w2", lambda x, w1, w2: x @ w1 @ w2, predicted, **WEIGHTS),
+    same("max(x·w1, 0)·w2", lambda x, w1, w2: torch.maximum(x @ w1, torch.zeros(())) @ w2, predicted, **WEIGHTS),
+)
 
 
 def argmin_in_the_loss() -> Seen:
@@ -142,13 +145,15 @@ def argmin_in_the_loss() -> Seen:
     return Seen(argmin is None, printed is None and where is None, shown)
 
 
-def gradient_of_the_squared_errors() -> Seen:
-    """Verify the rule of the catalogue, and compare the formula with it."""
-    right, shown = verified(sum_of_squared_errors)
+def by_the_rule(p: Tensor, t: Tensor) -> Tensor:
+    """Return the gradient of the prediction by the rule of the catalogue."""
     one = torch.ones((), dtype=torch.float64)
-    by_the_rule = partial(sum_of_squared_errors.backward, one, one)
-    found = difference(lambda p, t: 2 * (p - t), lambda p, t: by_the_rule(p, t)[0], p="n k", t="n k")
-    return Seen(right and found is None, None, f"{shown}; 2(ŷ − y): {told(found)}")
+    return sum_of_squared_errors.backward(one, one, p, t)[0]
+
+
+gradient_of_the_squared_errors = every(
+    verified(sum_of_squared_errors), same("2(ŷ − y)", lambda p, t: 2 * (p - t), by_the_rule, p="n k", t="n k")
+)
 
 
 def by_the_jacobian(prediction: Value, k: int) -> Value:
@@ -163,11 +168,10 @@ def by_the_jacobian(prediction: Value, k: int) -> Value:
     return multiplied
 
 
-def chain_rule_for_w2() -> Seen:
-    """Multiply what the next line puts for the two factors, and then the cotangent and the Jacobian."""
-    refusal = refused(lambda: ERROR @ H.T)
-    found = difference(by_the_jacobian(torch.matmul, 1), grad(behind_the_clamp, 1), **SECOND_LAYER)
-    return Seen(refusal is None, found is None, f"{refusal}; (1, 3) @ (3, 12): {told(found)}")
+chain_rule_for_w2 = rather(
+    works(lambda: ERROR @ H.T),
+    same("(1, 3) @ (3, 12)", by_the_jacobian(torch.matmul, 1), grad(behind_the_clamp, 1), **SECOND_LAYER),
+)
 
 
 def derivative_of_the_product_for_w2() -> Seen:
@@ -179,26 +183,22 @@ def derivative_of_the_product_for_w2() -> Seen:
     return Seen(jacobian.equal(h.T), found is None, shown)
 
 
-def order_of_the_factors_for_w2() -> Seen:
-    """Multiply in the printed order, and in the other one."""
-    refusal = refused(lambda: ERROR @ H.T)
-    found = difference(lambda h, w2, t: h.T @ (2 * (h @ w2 - t)), grad(behind_the_clamp, 1), **SECOND_LAYER)
-    return Seen(refusal is None, found is None, f"{refusal}; h1ᵀ @ 2(ŷ − y): {told(found)}")
+order_of_the_factors_for_w2 = rather(
+    works(lambda: ERROR @ H.T),
+    same("h1ᵀ @ 2(ŷ − y)", for_w2_by_the_code, grad(behind_the_clamp, 1), **SECOND_LAYER),
+)
 
 
 def formula_for_w2_is_the_code() -> Seen:
     """Run the formula's product and the code's, each as it is written."""
-    formula, code = refused(lambda: ERROR.mm(H.t())), refused(lambda: H.t().mm(ERROR))
-    right = code_for_w2()
+    formula, code, right = refused(lambda: ERROR.mm(H.t())), refused(lambda: H.t().mm(ERROR)), code_for_w2()
     shown = f"grad.mm(h1.t()): {formula}; h1.t().mm(grad): {code or 'multiplies'}; {right.shown}"
     return Seen(formula == code, code is None and bool(right.stated), shown)
 
 
-@everywhere("h1.t().mm(grad_y_pred)", **TWO)
-def code_for_w2(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
-    """Compare the code's line with autograd."""
-    h = (x @ w1).clamp(min=0)
-    return (h.T @ (2 * (h @ w2 - t))).equal(for_w2(x, w1, w2, t))
+code_for_w2 = same(
+    "h1.t().mm(grad_y_pred)", lambda x, w1, w2, t: for_w2_by_the_code((x @ w1).clamp(min=0), w2, t), for_w2, **TWO
+)
 
 
 def gradient_of_the_hidden_layer() -> Seen:
@@ -264,19 +264,18 @@ def code_for_w1() -> Seen:
     return Seen(anywhere is None, there is None and zero is None, shown)
 
 
-def chain_rule_for_w1_in_this_order() -> Seen:
-    """Multiply the three factors in the printed order, and with xᵀ in front."""
-    refusal = refused(lambda: ERROR @ W2.T @ X.T)
-    true = grad(squared_error(lambda x, w1, w2: x @ w1 @ w2), 1)
-    found = difference(lambda x, w1, w2, t: x.T @ (2 * (x @ w1 @ w2 - t) @ w2.T), true, **TWO)
-    return Seen(refusal is None, found is None, f"{refusal}; xᵀ @ 2(ŷ − y) @ w2ᵀ without the clamp: {told(found)}")
-
-
-def chain_rule_for_w1() -> Seen:
-    """Multiply what the line puts for the two factors, and then the cotangent and the Jacobian."""
-    refusal = refused(lambda: ERROR @ (W2.T @ X.T))
-    found = difference(by_the_jacobian(predicted, 1), for_w1, **ONE)
-    return Seen(refusal is None, found is None, f"{refusal}; (1, 3) @ (3, 8): {told(found)}")
+chain_rule_for_w1_in_this_order = rather(
+    works(lambda: ERROR @ W2.T @ X.T),
+    same(
+        "xᵀ @ 2(ŷ − y) @ w2ᵀ without the clamp",
+        lambda x, w1, w2, t: x.T @ (2 * (x @ w1 @ w2 - t) @ w2.T),
+        grad(squared_error(lambda x, w1, w2: x @ w1 @ w2), 1),
+        **TWO,
+    ),
+)
+chain_rule_for_w1 = rather(
+    works(lambda: ERROR @ (W2.T @ X.T)), same("(1, 3) @ (3, 8)", by_the_jacobian(predicted, 1), for_w1, **ONE)
+)
 
 
 def formula_for_w1_without_the_clamp() -> Seen:
@@ -298,13 +297,14 @@ def derivation_explains_the_code() -> Seen:
 
 def loss_falls() -> Seen:
     """Follow the printed program in ball arithmetic, with all hidden units negative, and as it is recorded."""
+    given = AS_PRINTED.inputs()
 
     def falls(given: Point) -> tuple[bool, str]:
-        run = [step["loss"] for step in true_run(PRINTED, given)]
+        run = [step["loss"] for step in true_run(AS_PRINTED, given)]
         down = all(bool((after.hi < before.lo).all()) for before, after in itertools.pairwise(run))
         return down, f"{float(run[0].lo):.6f} → {float(run[-1].lo):.6f}"
 
-    (moves, still), (down, ends) = falls({**inputs(), "x": X, "w1": -W1}), falls(inputs())
+    (moves, still), (down, ends) = falls({**given, "x": X, "w1": -W1}), falls(given)
     return Seen(moves, down, f"x·w1 < 0: {still}; as recorded: {ends}")
 
 
@@ -331,7 +331,7 @@ def step_goes_downhill() -> Seen:
 
 def learning_rate_learns() -> Seen:
     """Follow both rules over the document's 20 epochs, and over 2,000 at a rate a hundred times as high."""
-    given = {name: x.double() for name, x in inputs().items()}
+    given = {name: x.double() for name, x in AS_PRINTED.inputs().items()}
 
     def followed(program: Program, rate: float, epochs: int) -> tuple[float, float]:
         longer = replace(program, learning_rate=rate, dtype=torch.float64, samples=lambda given: [given] * epochs)
@@ -339,7 +339,9 @@ def learning_rate_learns() -> Seen:
         return losses[0], losses[-1]
 
     epochs = {1e-6: 20, 1e-4: 2000}
-    runs = {rate: [followed(program, rate, n) for program in (PRINTED, RIGHT)] for rate, n in epochs.items()}
+    runs = {
+        rate: [followed(program, rate, n) for program in (AS_PRINTED, TWO_LAYER_NETWORK)] for rate, n in epochs.items()
+    }
     lost = [f"{100 * (1 - last / first):.2f}" for first, last in runs[1e-6]]
     far = [(f"{first:.2f}", f"{last:.2g}") for first, last in runs[1e-4]]
     right = lost == ["0.26", "0.26"] and far == [("24.17", "1.3e-06"), ("24.17", "5.1e-07")]
