@@ -3,7 +3,7 @@
 import json
 import os
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -105,11 +105,7 @@ def trace(
         for one in found.departures:
             typer.echo(_departed(one))
         return
-    drawn: dict[Picture, Any] = {
-        Picture.mermaid: pictures.mermaid,
-        Picture.dot: pictures.dot,
-        Picture.json: pictures.as_json,
-    }
+    drawn = {"mermaid": pictures.mermaid, "dot": pictures.dot, "json": pictures.as_json}
     typer.echo(drawn[output_format](found.trace))
 
 
@@ -162,7 +158,6 @@ def update_baselines(
 
 
 def _show_changes(name: str, old: str, new: str) -> None:
-    """Print how much of a baseline changes, and the first of it."""
     if not old:
         typer.echo(f"{name}: new.")
         return

@@ -49,28 +49,23 @@ def path_of(program: Program, where: Path | None = None) -> Path:
 def load(program: Program, where: Path | None = None) -> Baseline:
     """Return a program's baseline; InputError if it is missing, corrupt, or of another program or dtype."""
     path = path_of(program, where)
+    head = f"{program.name}: the baseline {path.name}"
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{program.name}: the baseline {path.name} cannot be read: {error.strerror}. {RERECORD}"
-        ) from None
-    try:
-        record = json.loads(content.decode("utf-8"))
-        dtype = dtype_name(program.dtype)
-        for what, wanted in (("program", program.name), ("dtype", dtype)):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for what, wanted in (("program", program.name), ("dtype", dtype_name(program.dtype))):
             if record[what] != wanted:
-                raise InputError(f"{program.name}: the baseline {path.name} is of {what} {record[what]}, not {wanted}.")
+                raise InputError(f"{head} is of {what} {record[what]}, not {wanted}.")
         return Baseline(
             _decoded(record["inputs"], program.dtype),
             [_step(program, k, step) for k, step in enumerate(record["steps"], 1)],
             [{name: _enclosure(entry) for name, entry in step.items()} for step in record["steps"]],
         )
+    except OSError as error:
+        raise InputError(f"{head} cannot be read: {error.strerror}. {RERECORD}") from None
+    except InputError:
+        raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{program.name}: the baseline {path.name} is corrupt ({reason}). {RERECORD}") from None
+        raise InputError(f"{head} is corrupt ({type(error).__name__}: {error}). {RERECORD}") from None
 
 
 def record(program: Program, inputs: Mapping[str, Tensor]) -> str:

@@ -114,22 +114,18 @@ def _part(program: Program, errors: RunningError, value: Tensor, other: Tensor) 
 
 def _hold(program: Program, number: int, step: Step, other: Step, parts: dict[str, float], whence: str) -> None:
     """Raise StepDiffers at the first value of `other` that is farther from the step's than is allowed."""
-    for name, part in parts.items():
-        if part > 1:
-            raise StepDiffers(_difference(program, number, name, step.values()[name], other.values()[name], whence))
-
-
-def _difference(program: Program, number: int, name: str, value: Tensor, other: Tensor, whence: str) -> str:
-    head = f"{program.name}, step {number}: the {name}"
-    ours, theirs = ((tuple(x.shape), x.dtype) for x in (value, other))
-    if ours != theirs:
-        return f"{head} has shape and dtype {ours}, but {theirs} was {whence}."
-    pairs = zip(value.flatten().tolist(), other.flatten().tolist(), strict=True)
-    place, a, b = next((i, a, b) for i, (a, b) in enumerate(pairs) if a.hex() != b.hex())
-    return (
-        f"{head}, element {place}, is {a!r} ({a.hex()}), but {b!r} ({b.hex()}) was {whence}. "
-        f"Either a rule of the program or torch's arithmetic has changed. {RERECORD}"
-    )
+    for name in (name for name, part in parts.items() if part > 1):
+        value, theirs = step.values()[name], other.values()[name]
+        head = f"{program.name}, step {number}: the {name}"
+        if value.shape != theirs.shape or value.dtype != theirs.dtype:
+            ours, found = ((tuple(x.shape), x.dtype) for x in (value, theirs))
+            raise StepDiffers(f"{head} has shape and dtype {ours}, but {found} was {whence}.")
+        pairs = zip(value.flatten().tolist(), theirs.flatten().tolist(), strict=True)
+        place, a, b = next((i, a, b) for i, (a, b) in enumerate(pairs) if a.hex() != b.hex())
+        raise StepDiffers(
+            f"{head}, element {place}, is {a!r} ({a.hex()}), but {b!r} ({b.hex()}) was {whence}. "
+            f"Either a rule of the program or torch's arithmetic has changed. {RERECORD}"
+        )
 
 
 @dataclass(frozen=True)

@@ -43,22 +43,22 @@ def difference(computed: Value, said: Value, **shapes: str) -> Point | None:
     return counterexample(lambda **at: computed(*at.values()).equal(said(*at.values())), **shapes)
 
 
-def everywhere(label: str = "", **shapes: str) -> Callable[[Statement], Evidence]:
-    """Turn a statement into the evidence that it is true at every point drawn."""
+def everywhere(before: str = "", **shapes: str) -> Callable[[Statement], Evidence]:
+    """Turn a statement into the evidence that it is true at every point drawn, told after these words."""
 
     def evidence_of(statement: Statement) -> Evidence:
         def evidence() -> Seen:
             found = counterexample(statement, **shapes)
-            return Seen(found is None, None, f"{label}: {told(found)}" if label else told(found))
+            return Seen(found is None, None, before + told(found))
 
         return evidence
 
     return evidence_of
 
 
-def same(label: str, computed: Value, said: Value, **shapes: str) -> Evidence:
-    """Return the evidence that the two values are the same at every point drawn."""
-    return everywhere(label, **shapes)(lambda **at: computed(*at.values()).equal(said(*at.values())))
+def same(before: str, computed: Value, said: Value, **shapes: str) -> Evidence:
+    """Return the evidence that the two values are the same at every point drawn, told after these words."""
+    return everywhere(before, **shapes)(lambda **at: computed(*at.values()).equal(said(*at.values())))
 
 
 @st.composite

@@ -54,8 +54,8 @@ def verified(rule: Rule, points: int = 40) -> Evidence:
     return evidence
 
 
-def number(value: Callable[[], Any], shown: str = "{}") -> Callable[[Fraction], Seen]:
-    """Return the evidence that the document's number is this value."""
+def comes_to(value: Callable[[], Any], shown: str = "{}") -> Callable[[Fraction], Seen]:
+    """Return the evidence that the document's number is what this comes to."""
 
     def evidence(number: Fraction) -> Seen:
         found = value()

@@ -10,11 +10,7 @@ from backprop_rules.errors import unknown
 
 WORDS: Mapping[str, Mapping[str, str]] = {
     "en": {
-        Verdict.HOLDS: "holds",
-        Verdict.HOLDS_IF: "holds if",
-        Verdict.WRONG: "wrong",
-        Verdict.SLIP: "slip of the pen",
-        Verdict.CANNOT_BE_CHECKED: "cannot be checked",
+        **{verdict: str(verdict) for verdict in Verdict},
         "line": "line {lines}",
         "seen": "Seen: {shown}",
         "fails": "THE EVIDENCE FAILS: {error}",
@@ -69,8 +65,7 @@ def language(asked: str | None) -> str:
 
 def drift_told(drift: Drift, lang: str) -> list[str]:
     """Return how far a run is from the true one, and why, a sentence to a line."""
-    words = WORDS[lang]
-    program = drift.program
+    words, program = WORDS[lang], drift.program
     lines = [words["run"].format(program=program.name, steps=drift.steps, dtype=dtype_name(program.dtype))]
     gaps = [words["gap"].format(**vars(gap) | {"name": value_named(gap.name, lang)}) for gap in drift.gaps]
     lines += gaps or [words["true"]]

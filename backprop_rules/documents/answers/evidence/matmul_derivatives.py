@@ -234,8 +234,8 @@ chain_rule_to_x = scalar(  # of L = y², whose derivative is not the same everyw
 minus_w_transposed = scalar(lambda x, w, _: back(x, w, -ONE)[0], lambda x, w, _: -w.T)
 layout_of_the_derivative_by_x = scalar(lambda *at: back(*at)[0], by_x)
 factor_of_the_wrong_variable = rather(  # the elements are compared in their order
-    same("∂y/∂x", lambda x, w, _: back(x, w, -ONE)[1].flatten(), lambda x, w, _: -by_x(x, w).flatten(), **SCALAR),
-    same("∂y/∂W", lambda x, w, _: back(x, w, -ONE)[1], lambda x, w, _: -by_w(x, w), **SCALAR),
+    same("∂y/∂x: ", lambda x, w, _: back(x, w, -ONE)[1].flatten(), lambda x, w, _: -by_x(x, w).flatten(), **SCALAR),
+    same("∂y/∂W: ", lambda x, w, _: back(x, w, -ONE)[1], lambda x, w, _: -by_w(x, w), **SCALAR),
 )
 minus_x_transposed = scalar(lambda x, w, _: back(x, w, -ONE)[1], lambda x, w, _: -x.T)
 
@@ -284,10 +284,10 @@ def sizes_of_the_vector_case(which: int) -> Callable[[Fraction], Seen]:
 size_d_of_the_vector_case, size_h_of_the_vector_case = map(sizes_of_the_vector_case, range(2))
 x1_meets_w11_and_y1 = vector(lambda *at: together_in_loss(*at)[0, 0, 0], lambda x, w, g: g[0, 0])
 x2_does_not_meet_w12 = rather(  # x_2 changes together with W_12, then x_1 does: L is to notice by ∂L/∂y_2
-    same("x_2, W_12", lambda *at: together_in_loss(*at)[1, 0, 1], lambda x, w, g: g[0, 1], **VECTOR),
+    same("x_2, W_12: ", lambda *at: together_in_loss(*at)[1, 0, 1], lambda x, w, g: g[0, 1], **VECTOR),
     every(
-        same("x_1, W_12", lambda *at: together_in_loss(*at)[0, 0, 1], lambda x, w, g: g[0, 1], **VECTOR),
-        same("∂L/∂x_2, W_12 + 1", second_of_x, lambda x, w, g: second_of_x(x, w + units(w)[1], g), **VECTOR),
+        same("x_1, W_12: ", lambda *at: together_in_loss(*at)[0, 0, 1], lambda x, w, g: g[0, 1], **VECTOR),
+        same("∂L/∂x_2, W_12 + 1: ", second_of_x, lambda x, w, g: second_of_x(x, w + units(w)[1], g), **VECTOR),
     ),
 )
 derivative_by_x1_over_two_outputs = vector(

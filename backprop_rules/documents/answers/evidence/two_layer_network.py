@@ -5,7 +5,9 @@ where it is 0 there are two one-sided derivatives, and torch's choice depends on
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -43,6 +45,7 @@ def predicted(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
 loss = squared_error(predicted)  # what the document's program prints
 behind_the_clamp = squared_error(torch.matmul)  # the same, of the second layer alone
 for_w1, for_w2 = grad(loss, 1), grad(loss, 2)
+by_the_rule = partial(sum_of_squared_errors.backward, *torch.ones(2, dtype=torch.float64))
 
 
 def cotangent(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
@@ -50,28 +53,15 @@ def cotangent(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
     return 2 * (predicted(x, w1, w2) - t) @ w2.T
 
 
-def by_the_mask(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
-    """Return the gradient of w1."""
-    return x.T @ (cotangent(x, w1, w2, t) * (x @ w1 >= 0))
+def for_w1_with(masked: Callable[[Tensor, Tensor], Tensor]) -> Value:
+    """Return the gradient of w1 with this in place of the clamp's derivative: of the hidden layer, and what arrives."""
+    return lambda x, w1, w2, t: x.T @ masked(x @ w1, cotangent(x, w1, w2, t))
 
 
-def by_what_is_left(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
-    """Return the gradient of w1 by lines 29 to 42, with a mask by the overwritten h1 in the place of line 41."""
-    h1 = x.mm(w1)
-    h1 = h1.clamp(min=0)
-    grad_h = (2 * (h1.mm(w2) - t)).mm(w2.t())
-    grad_h[h1 == 0] = 0
-    return x.t().mm(grad_h)
-
-
-def as_printed(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
-    """Return the document's gradient of w1, by its lines 40 to 42."""
-    return x.T @ cotangent(x, w1, w2, t).clamp(min=0)
-
-
-def without_the_clamp(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
-    """Return the formula that the document derives for w1, with the factors in the order in which they fit."""
-    return x.T @ cotangent(x, w1, w2, t)
+as_printed = for_w1_with(lambda h, g: g.clamp(min=0))  # lines 40 to 42
+by_the_mask = for_w1_with(lambda h, g: g * (h >= 0))
+by_what_is_left = for_w1_with(lambda h, g: g.where(h.clamp(min=0) != 0, 0))  # a mask by the overwritten h1 of line 30
+without_the_clamp = for_w1_with(lambda h, g: g)  # the formula derived, with its factors in the order in which they fit
 
 
 def tie(x: Tensor, w1: Tensor) -> bool:
@@ -102,7 +92,7 @@ def shapes_fit() -> Seen:
     return Seen(shapes == [tuple(W2.shape), tuple(W1.shape), ()], None, f"grad_w2, grad_w1, loss: {shapes}")
 
 
-@everywhere("Σ_j max(0, Σ_i x_i w1_ij) w2_jk", x="2 d", w1="d h", w2="h k")
+@everywhere("Σ_j max(0, Σ_i x_i w1_ij) w2_jk: ", x="2 d", w1="d h", w2="h k")
 def forward_code(x: Tensor, w1: Tensor, w2: Tensor) -> bool:
     """Compare lines 29 to 31 with a sum over the hidden units, an element at a time."""
     hidden = [[max(0, sum(a * b for a, b in zip(row, column, strict=True))) for column in w1.T] for row in x]
@@ -110,7 +100,7 @@ def forward_code(x: Tensor, w1: Tensor, w2: Tensor) -> bool:
     return predicted(x, w1, w2).tolist() == sums
 
 
-@everywhere("Σ (ŷ_k − y_k)²", p="n k", t="n k")
+@everywhere("Σ (ŷ_k − y_k)²: ", p="n k", t="n k")
 def loss_code(p: Tensor, t: Tensor) -> bool:
     """Compare line 33 with the sum of the squares, an element at a time."""
     pairs = zip(p.flatten().tolist(), t.flatten().tolist(), strict=True)
@@ -126,8 +116,8 @@ def graph_of_two_products() -> Seen:
 
 
 prediction_without_the_clamp = rather(
-    same("x·w1·w2", lambda x, w1, w2: x @ w1 @ w2, predicted, **WEIGHTS),
-    same("max(x·w1, 0)·w2", lambda x, w1, w2: torch.maximum(x @ w1, torch.zeros(())) @ w2, predicted, **WEIGHTS),
+    same("x·w1·w2: ", lambda x, w1, w2: x @ w1 @ w2, predicted, **WEIGHTS),
+    same("max(x·w1, 0)·w2: ", lambda x, w1, w2: torch.maximum(x @ w1, torch.zeros(())) @ w2, predicted, **WEIGHTS),
 )
 
 
@@ -145,14 +135,9 @@ def argmin_in_the_loss() -> Seen:
     return Seen(argmin is None, printed is None and where is None, shown)
 
 
-def by_the_rule(p: Tensor, t: Tensor) -> Tensor:
-    """Return the gradient of the prediction by the rule of the catalogue."""
-    one = torch.ones((), dtype=torch.float64)
-    return sum_of_squared_errors.backward(one, one, p, t)[0]
-
-
 gradient_of_the_squared_errors = every(
-    verified(sum_of_squared_errors), same("2(ŷ − y)", lambda p, t: 2 * (p - t), by_the_rule, p="n k", t="n k")
+    verified(sum_of_squared_errors),
+    same("2(ŷ − y): ", lambda p, t: 2 * (p - t), lambda p, t: by_the_rule(p, t)[0], p="n k", t="n k"),
 )
 
 
@@ -170,7 +155,7 @@ def by_the_jacobian(prediction: Value, k: int) -> Value:
 
 chain_rule_for_w2 = rather(
     works(lambda: ERROR @ H.T),
-    same("(1, 3) @ (3, 12)", by_the_jacobian(torch.matmul, 1), grad(behind_the_clamp, 1), **SECOND_LAYER),
+    same("(1, 3) @ (3, 12): ", by_the_jacobian(torch.matmul, 1), grad(behind_the_clamp, 1), **SECOND_LAYER),
 )
 
 
@@ -185,7 +170,7 @@ def derivative_of_the_product_for_w2() -> Seen:
 
 order_of_the_factors_for_w2 = rather(
     works(lambda: ERROR @ H.T),
-    same("h1ᵀ @ 2(ŷ − y)", for_w2_by_the_code, grad(behind_the_clamp, 1), **SECOND_LAYER),
+    same("h1ᵀ @ 2(ŷ − y): ", for_w2_by_the_code, grad(behind_the_clamp, 1), **SECOND_LAYER),
 )
 
 
@@ -197,7 +182,7 @@ def formula_for_w2_is_the_code() -> Seen:
 
 
 code_for_w2 = same(
-    "h1.t().mm(grad_y_pred)", lambda x, w1, w2, t: for_w2_by_the_code((x @ w1).clamp(min=0), w2, t), for_w2, **TWO
+    "h1.t().mm(grad_y_pred): ", lambda x, w1, w2, t: for_w2_by_the_code((x @ w1).clamp(min=0), w2, t), for_w2, **TWO
 )
 
 
@@ -213,7 +198,7 @@ def gradient_of_the_hidden_layer() -> Seen:
     return Seen(front is None, behind is None, f"h1 = x·w1: {told(front)}; h1 = max(x·w1, 0): {told(behind)}")
 
 
-@everywhere("(1, 3) @ (3, 4)", **SECOND_LAYER)
+@everywhere("(1, 3) @ (3, 4): ", **SECOND_LAYER)
 def chain_rule_for_the_hidden_layer(h: Tensor, w2: Tensor, t: Tensor) -> bool:
     """Multiply the cotangent by the Jacobian of h1·w2 with respect to h1, which is w2ᵀ."""
     is_transposed = jacrev(torch.matmul)(h, w2).reshape(w2.T.shape).equal(w2.T)
@@ -267,14 +252,14 @@ def code_for_w1() -> Seen:
 chain_rule_for_w1_in_this_order = rather(
     works(lambda: ERROR @ W2.T @ X.T),
     same(
-        "xᵀ @ 2(ŷ − y) @ w2ᵀ without the clamp",
+        "xᵀ @ 2(ŷ − y) @ w2ᵀ without the clamp: ",
         lambda x, w1, w2, t: x.T @ (2 * (x @ w1 @ w2 - t) @ w2.T),
         grad(squared_error(lambda x, w1, w2: x @ w1 @ w2), 1),
         **TWO,
     ),
 )
 chain_rule_for_w1 = rather(
-    works(lambda: ERROR @ (W2.T @ X.T)), same("(1, 3) @ (3, 8)", by_the_jacobian(predicted, 1), for_w1, **ONE)
+    works(lambda: ERROR @ (W2.T @ X.T)), same("(1, 3) @ (3, 8): ", by_the_jacobian(predicted, 1), for_w1, **ONE)
 )
 
 
@@ -352,7 +337,7 @@ def learning_rate_learns() -> Seen:
     return Seen(all(last < first / 2 for first, last in runs[1e-6]), right, shown)
 
 
-@everywhere("torch.optim.SGD", **TWO)
+@everywhere("torch.optim.SGD: ", **TWO)
 def updates_are_gradient_descent(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
     """Change the weights in both orders of the lines, and by torch's own gradient descent, at a rate of 1/8."""
     given = as_printed(x, w1, w2, t), for_w2(x, w1, w2, t)

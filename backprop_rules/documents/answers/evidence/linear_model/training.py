@@ -111,7 +111,7 @@ def the_samples_lie_on_a_line() -> Seen:
     return Seen(roots == {2} and losses == [0] * len(SAMPLES), None, shown)
 
 
-@everywhere("loss == mse_loss(x * w, y), ∂loss/∂w == 2 * x * (x * w - y)", w="1", x="1", y="1")
+@everywhere("loss == mse_loss(x * w, y), ∂loss/∂w == 2 * x * (x * w - y): ", w="1", x="1", y="1")
 def loss_is_the_squared_error(w: Tensor, x: Tensor, y: Tensor) -> bool:
     """Hold the loss against torch's mean squared error of one sample, and its derivative against 2x(xω - y)."""
     value = loss(w, x.item(), y.item())
