@@ -17,8 +17,7 @@ from backprop_rules.catalogue.linear_algebra import matmul
 from backprop_rules.documents import PROGRAMS, answers
 from backprop_rules.documents.answers import DOCUMENTS, LANGUAGES, Seen, Verdict, claims, drawn, tools
 from backprop_rules.documents.answers.claim import NEEDED, EvidenceFails, evidence_of
-from backprop_rules.documents.answers.report import as_dict, runs_told, settled
-from backprop_rules.documents.answers.words import WORDS, language
+from backprop_rules.documents.answers.report import WORDS, as_dict, language, runs_told, settled
 
 EVERY = [claim for document in DOCUMENTS for claim in claims(document)]
 every_claim = pytest.mark.parametrize("claim", EVERY, ids=lambda claim: f"{claim.document}-{claim.id}")
