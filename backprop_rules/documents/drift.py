@@ -33,7 +33,6 @@ class Lost:
 
     step: int
     name: str
-    element: int
     value: float
     update: float
     half: float
@@ -82,8 +81,8 @@ def drift(program: Program, baseline: Baseline) -> Drift:
 def farthest(name: str, found: Tensor, true: Enclosure) -> Gap | None:
     """Return the element that is farthest from its enclosure, None if every one lies inside."""
     x = found.double()
-    apart = torch.maximum(true.lo - x, x - true.hi).clamp(min=0)
-    units = (apart / unit(found)).flatten()
+    unit = torch.nextafter(found.abs(), found.new_tensor(math.inf)).double() - x.abs()
+    units = (torch.maximum(true.lo - x, x - true.hi).clamp(min=0) / unit).flatten()
     if not units.any():
         return None
     k = int(units.argmax())
@@ -91,14 +90,9 @@ def farthest(name: str, found: Tensor, true: Enclosure) -> Gap | None:
     return Gap(name, k, *here)
 
 
-def unit(x: Tensor) -> Tensor:
-    """Return the unit in the last place of each element's dtype there, in float64."""
-    return torch.nextafter(x.abs(), x.new_tensor(math.inf)).double() - x.abs().double()
-
-
 def _lost(learning_rate: float, number: int, before: dict[str, Tensor], step: Step) -> Iterator[Lost]:
     for name, w in before.items():
         update = learning_rate * step.gradients[name]
         half = (torch.nextafter(w, w - update.sign()).double() - w.double()).abs() / 2
         for i in torch.nonzero(((update != 0) & (w == step.parameters[name])).flatten()).flatten().tolist():
-            yield Lost(number, name, i, *(float(x.flatten()[i]) for x in (w, update, half)))
+            yield Lost(number, name, *(float(x.flatten()[i]) for x in (w, update, half)))

@@ -212,11 +212,10 @@ def delta_for_the_partial_derivative() -> Seen:
     def differentiated(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
         return gradients(torch.square, x @ w)[0]
 
-    found = difference(quotient, differentiated, **SCALAR)
-    off_by_the_step = difference(quotient, lambda x, w, _: 2 * (x @ w) + STEP, **SCALAR)
-    derivative = difference(differentiated, lambda x, w, _: 2 * (x @ w), **SCALAR)
-    shown = f"δy = {STEP}, {told(found)}; 2y + δy: {told(off_by_the_step)}; ∂L/∂y = 2y: {told(derivative)}"
-    return Seen(found is None, off_by_the_step is None and derivative is None, shown)
+    found = same(f"δy = {STEP}, ", quotient, differentiated, **SCALAR)
+    off_by_the_step = same("2y + δy: ", quotient, lambda x, w, _: 2 * (x @ w) + STEP, **SCALAR)
+    derivative = same("∂L/∂y = 2y: ", differentiated, lambda x, w, _: 2 * (x @ w), **SCALAR)
+    return rather(found, every(off_by_the_step, derivative))()
 
 
 def loss_in_the_scalar_picture(number: Fraction) -> Seen:

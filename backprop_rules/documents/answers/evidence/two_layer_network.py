@@ -15,7 +15,7 @@ from torch.func import grad, jacrev
 
 from backprop_rules.catalogue.losses import sum_of_squared_errors
 from backprop_rules.catalogue.piecewise import clamp
-from backprop_rules.documents.answers.claim import Seen
+from backprop_rules.documents.answers.claim import Evidence, Seen
 from backprop_rules.documents.answers.drawn import Point, Value, counterexample, difference, everywhere, same, told
 from backprop_rules.documents.answers.tools import back, every, gradients, rather, refused, verified, works
 from backprop_rules.documents.certified import true_run
@@ -69,9 +69,11 @@ def tie(x: Tensor, w1: Tensor) -> bool:
     return bool((x @ w1 == 0).any())
 
 
-def where_it_differs(found: Value, shapes: dict[str, str]) -> Point | None:
-    """Return the smallest point, off the kink, where this is not the gradient of w1."""
-    return counterexample(lambda x, w1, w2, t: tie(x, w1) or found(x, w1, w2, t).equal(for_w1(x, w1, w2, t)), **shapes)
+def off_the_kink(before: str, found: Value, shapes: dict[str, str]) -> Evidence:
+    """Return the evidence that this is the gradient of w1 wherever no hidden unit stands on the kink."""
+    return everywhere(before, **shapes)(
+        lambda x, w1, w2, t: tie(x, w1) or found(x, w1, w2, t).equal(for_w1(x, w1, w2, t))
+    )
 
 
 def for_w2_by_the_code(h: Tensor, w2: Tensor, t: Tensor) -> Tensor:
@@ -125,14 +127,13 @@ def argmin_in_the_loss() -> Seen:
     """Find the argument of the minimum among whole numbers, and hold it and the sum against what the program prints."""
 
     def least(t: Tensor) -> Tensor:
-        every = itertools.product(range(-4, 5), repeat=t.numel())
-        return min((torch.tensor(p, dtype=t.dtype) for p in every), key=lambda p: float(((p - t) ** 2).sum()))
+        every_p = itertools.product(range(-4, 5), repeat=t.numel())
+        return min((torch.tensor(p, dtype=t.dtype) for p in every_p), key=lambda p: float(((p - t) ** 2).sum()))
 
-    argmin = counterexample(lambda p, t: bool((least(t) == ((p - t) ** 2).sum()).all()), p="1", t="1")
-    where = counterexample(lambda t: least(t).equal(t), t="2")
-    printed = difference(lambda x, w1, w2, t: sum_of_squared_errors(predicted(x, w1, w2), t), loss, **ONE)
-    shown = f"argmin = Σ: {told(argmin)}; argmin = y: {told(where)}; loss = Σ: {told(printed)}"
-    return Seen(argmin is None, printed is None and where is None, shown)
+    argmin = everywhere("argmin = Σ: ", p="1", t="1")(lambda p, t: bool((least(t) == ((p - t) ** 2).sum()).all()))
+    where = same("argmin = y: ", least, torch.positive, t="2")
+    printed = same("loss = Σ: ", lambda *at: sum_of_squared_errors(predicted(*at[:3]), at[3]), loss, **ONE)
+    return rather(argmin, every(where, printed))()
 
 
 gradient_of_the_squared_errors = every(
@@ -189,13 +190,15 @@ code_for_w2 = same(
 def gradient_of_the_hidden_layer() -> Seen:
     """Take h1 for the layer in front of the clamp, as the graph has it, and for the one behind it."""
 
+    @everywhere("h1 = x·w1: ", **SECOND_LAYER)
     def in_front(h: Tensor, w2: Tensor, t: Tensor) -> bool:
         true = grad(squared_error(lambda h, w2: h.clamp(min=0) @ w2))(h, w2, t)
         return bool((h == 0).any()) or (2 * (h.clamp(min=0) @ w2 - t) @ w2.T).equal(true)
 
-    front = counterexample(in_front, **SECOND_LAYER)
-    behind = difference(lambda h, w2, t: 2 * (h @ w2 - t) @ w2.T, grad(behind_the_clamp), **SECOND_LAYER)
-    return Seen(front is None, behind is None, f"h1 = x·w1: {told(front)}; h1 = max(x·w1, 0): {told(behind)}")
+    behind = same(
+        "h1 = max(x·w1, 0): ", lambda h, w2, t: 2 * (h @ w2 - t) @ w2.T, grad(behind_the_clamp), **SECOND_LAYER
+    )
+    return rather(in_front, behind)()
 
 
 @everywhere("(1, 3) @ (3, 4): ", **SECOND_LAYER)
@@ -217,36 +220,36 @@ def one_sided(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> list[float]:
 def cotangent_clamped() -> Seen:
     """Find the smallest network whose gradient is another one, and try the masks in its place, on the kink too."""
     as_torch_chooses = by_the_mask if installed(AT_A_BOUND.torch) else by_what_is_left
-    found, masked = where_it_differs(as_printed, ONE), where_it_differs(by_what_is_left, TWO)
-    chosen = difference(as_torch_chooses, for_w1, **TWO)
+    found = off_the_kink("", as_printed, ONE)()
+    masked = off_the_kink("grad_h[h1 == 0] = 0, x·w1 ≠ 0: ", by_what_is_left, TWO)()
+    chosen = same(f"torch {AT_A_BOUND.torch} = [x·w1 ≥ 0]: ", as_torch_chooses, for_w1, **TWO)()
     units, zero = [one_unit([1], [w1], [1], [t]) for w1, t in ((1, 2), (-1, -1))], one_unit([1], [0], [1], [2])
     pairs = [(float(as_printed(**unit)), float(by_what_is_left(**unit))) for unit in units]
     at_zero = [float(by_what_is_left(**zero)), float(by_the_mask(**zero))]
     as_told = pairs == [(0, -2), (2, 0)] and at_zero == [0, -4] and sorted(one_sided(**zero)) == sorted(at_zero)
     shown = [
         *(f"{told(unit)}: printed {a:g}, gradient {b:g}" for unit, (a, b) in zip(units, pairs, strict=True)),
-        f"grad_h[h1 == 0] = 0, x·w1 ≠ 0: {told(masked)}",
+        masked.shown,
         f"{told(zero)}: {at_zero[0]:g}, [x·w1 ≥ 0]: {at_zero[1]:g}",
-        f"torch {AT_A_BOUND.torch} = [x·w1 ≥ 0]: {told(chosen)}",
+        chosen.shown,
     ]
-    return Seen(found is None, masked is None and chosen is None and as_told, "; ".join(shown))
+    return Seen(found.stated, bool(masked.stated and chosen.stated and as_told), "; ".join(shown))
 
 
 def code_for_w1() -> Seen:
     """Ask whether the code agrees exactly where each unit's sign is that of what arrives, and what it gives at 0."""
 
+    @everywhere("equal ⟺ [h > 0] = [g > 0]: ", **ONE)
     def exactly_where_signs_agree(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
         h, g = x @ w1, cotangent(x, w1, w2, t)
         signs_agree = bool((x == 0).all() or ((g == 0) | ((h > 0) == (g > 0))).all())
         return tie(x, w1) or as_printed(x, w1, w2, t).equal(for_w1(x, w1, w2, t)) == signs_agree
 
+    @everywhere("h = 0, one-sided: ", x="1 1", w2="1 1", t="1 1")
     def at_zero(x: Tensor, w2: Tensor, t: Tensor) -> bool:
         return float(as_printed(x, 0 * x, w2, t)) in one_sided(x, 0 * x, w2, t)
 
-    anywhere, there = where_it_differs(as_printed, ONE), counterexample(exactly_where_signs_agree, **ONE)
-    zero = counterexample(at_zero, x="1 1", w2="1 1", t="1 1")
-    shown = f"{told(anywhere)}; equal ⟺ [h > 0] = [g > 0]: {told(there)}; h = 0, one-sided: {told(zero)}"
-    return Seen(anywhere is None, there is None and zero is None, shown)
+    return rather(off_the_kink("", as_printed, ONE), every(exactly_where_signs_agree, at_zero))()
 
 
 chain_rule_for_w1_in_this_order = rather(
@@ -261,12 +264,9 @@ chain_rule_for_w1_in_this_order = rather(
 chain_rule_for_w1 = rather(
     works(lambda: ERROR @ (W2.T @ X.T)), same("(1, 3) @ (3, 8): ", by_the_jacobian(predicted, 1), for_w1, **ONE)
 )
-
-
-def formula_for_w1_without_the_clamp() -> Seen:
-    """Compare the formula, in the right order, with the program's gradient, and with the mask put in."""
-    bare, masked = where_it_differs(without_the_clamp, ONE), where_it_differs(by_the_mask, TWO)
-    return Seen(bare is None, masked is None, f"without: {told(bare)}; with [x·w1 ≥ 0]: {told(masked)}")
+formula_for_w1_without_the_clamp = rather(
+    off_the_kink("without: ", without_the_clamp, ONE), off_the_kink("with [x·w1 ≥ 0]: ", by_the_mask, TWO)
+)
 
 
 def derivation_explains_the_code() -> Seen:
@@ -361,25 +361,24 @@ def derivative_of_wx() -> Seen:
     def carries_back(w: Tensor, x: Tensor, g: Tensor) -> bool:
         return jacobian(w, x).reshape(w.shape).T.equal(w.T) and (w.T @ g).equal(back(w, x, g)[1])
 
-    rows = difference(lambda w, x: jacobian(w, x).reshape(w.shape), lambda w, x: w.T, w="n d", x="d 1")
-    columns = counterexample(carries_back, w="n d", x="d 1", g="n 1")
-    shown = f"∂y_i/∂x_j in row i: {told(rows)}; in row j, wᵀ @ grad: {told(columns)}"
-    return Seen(rows is None, columns is None, shown)
+    rows = same(
+        "∂y_i/∂x_j in row i: ", lambda w, x: jacobian(w, x).reshape(w.shape), lambda w, x: w.T, w="n d", x="d 1"
+    )
+    return rather(rows, everywhere("in row j, wᵀ @ grad: ", w="n d", x="d 1", g="n 1")(carries_back))()
 
 
 def this_formula_alone() -> Seen:
     """Try the formula on the other factor and on the square, and then the ones that are needed besides."""
     shapes = {"w": "n d", "x": "d m", "g": "n m"}
 
+    @everywhere("xᵀ on the left: ", **shapes)
     def alone(w: Tensor, x: Tensor, g: Tensor) -> bool:
         return x.shape[0] == g.shape[0] and (x.T @ g).equal(back(w, x, g)[0])
 
+    @everywhere("e²: ", e="1", f="1")
     def linear(e: Tensor, f: Tensor) -> bool:  # a product with a constant would be, whatever the constant
         slope = [gradients(torch.square, v)[0] for v in (e, f, torch.zeros_like(e))]
         return slope[0].equal(slope[1]) and slope[2].equal(slope[0])
 
-    left = counterexample(alone, **shapes)
-    right = difference(lambda w, x, g: g @ x.T, lambda *at: back(*at)[0], **shapes)
-    square, masked = counterexample(linear, e="1", f="1"), where_it_differs(by_the_mask, TWO)
-    shown = f"xᵀ on the left: {told(left)}; grad @ xᵀ: {told(right)}; e²: {told(square)}; the mask: {told(masked)}"
-    return Seen(left is None and square is None, right is None and masked is None, shown)
+    right = same("grad @ xᵀ: ", lambda w, x, g: g @ x.T, lambda *at: back(*at)[0], **shapes)
+    return every(rather(alone, right), rather(linear, off_the_kink("the mask: ", by_the_mask, TWO)))()
