@@ -87,13 +87,12 @@ ONE_PARAMETER_REGRESSION = Program(
 # right backward rule, and with the document's own, which clamps the cotangent where it should mask it by the sign of
 # the hidden layer, so that its negative elements are lost, wherever they are.
 
-SHAPES = {"x": (1, 2), "target": (1, 3), "w1": (2, 4), "w2": (4, 3)}
-
 
 def _normal() -> dict[str, Tensor]:
     """Return normally distributed inputs, as the document draws them; the baseline keeps what was drawn."""
     generator = torch.Generator().manual_seed(20191016)
-    return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+    shapes = {"x": (1, 2), "target": (1, 3), "w1": (2, 4), "w2": (4, 3)}
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
 def _two_layers(v: Tensors) -> dict[str, Tensor]:
