@@ -17,8 +17,7 @@ from backprop_rules.catalogue.linear_algebra import matmul
 from backprop_rules.documents import PROGRAMS, answers
 from backprop_rules.documents.answers import DOCUMENTS, LANGUAGES, Seen, Verdict, claims, drawn, tools
 from backprop_rules.documents.answers.claim import NEEDED, EvidenceFails, evidence_of
-from backprop_rules.documents.answers.report import as_dict, runs_told, settled
-from backprop_rules.documents.answers.words import WORDS, language
+from backprop_rules.documents.answers.report import WORDS, as_dict, language, runs_told, settled
 
 EVERY = [claim for document in DOCUMENTS for claim in claims(document)]
 every_claim = pytest.mark.parametrize("claim", EVERY, ids=lambda claim: f"{claim.document}-{claim.id}")
@@ -113,10 +112,10 @@ def test_evidence_that_fails_says_what_it_saw(monkeypatch):
 
 def test_a_wrong_rule_breaks_the_evidence(monkeypatch):
     wrong = dataclasses.replace(matmul, backward=lambda grad_y, y, a, b: (grad_y @ b.mT * 2, a.mT @ grad_y))
-    right, shown = tools.verified(matmul, 20)
-    assert right
-    assert shown == "the rule matmul agrees with every oracle at 20 points (bounded, exact)"
-    assert not tools.verified(wrong, 20)[0]
+    right = tools.verified(matmul, 20)()
+    assert right.stated
+    assert right.shown == "the rule matmul agrees with every oracle at 20 points (bounded, exact)"
+    assert not tools.verified(wrong, 20)().stated
 
 
 def test_a_counterexample_is_the_smallest():

@@ -14,8 +14,7 @@ from rich.console import Console
 from backprop_rules import CATALOGUE
 from backprop_rules.catalogue import CHAPTERS
 from backprop_rules.documents.answers import DOCUMENTS, claims
-from backprop_rules.documents.answers.report import runs_told, settled, shown, summary
-from backprop_rules.documents.answers.words import WORDS
+from backprop_rules.documents.answers.report import WORDS, runs_told, settled, shown, summary
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = ((ROOT / name).read_text() for name in ("README.md", "README.zh.md"))

@@ -3,7 +3,7 @@
 import json
 import os
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,7 +15,6 @@ from backprop_rules.documents import PROGRAMS
 from backprop_rules.documents.answers import DOCUMENTS
 from backprop_rules.documents.answers import report as answers
 from backprop_rules.documents.answers.claim import find_document
-from backprop_rules.documents.answers.words import WORDS, language
 from backprop_rules.documents.baselines import changes, load, path_of, record, write
 from backprop_rules.documents.graph import Departure, graph_of
 from backprop_rules.documents.replay import verify_program
@@ -43,7 +42,7 @@ def documents(
 
     Exits 1 if the evidence of a verdict no longer bears it out.
     """
-    told_in = language(lang)
+    told_in = answers.language(lang)
     every: list[answers.Settled] = []
     for document in [find_document(name)] if name else DOCUMENTS:
         found = []
@@ -59,7 +58,7 @@ def documents(
     if output_format is OutputFormat.json:
         typer.echo(json.dumps([answers.as_dict(one) for one in every], indent=1, ensure_ascii=False))
     else:
-        typer.echo(WORDS[told_in]["broken" if broken else "sound"].format(count=broken))
+        typer.echo(answers.WORDS[told_in]["broken" if broken else "sound"].format(count=broken))
     if broken:
         raise typer.Exit(WRONG)
 
@@ -105,11 +104,7 @@ def trace(
         for one in found.departures:
             typer.echo(_departed(one))
         return
-    drawn: dict[Picture, Any] = {
-        Picture.mermaid: pictures.mermaid,
-        Picture.dot: pictures.dot,
-        Picture.json: pictures.as_json,
-    }
+    drawn = {"mermaid": pictures.mermaid, "dot": pictures.dot, "json": pictures.as_json}
     typer.echo(drawn[output_format](found.trace))
 
 
@@ -162,7 +157,6 @@ def update_baselines(
 
 
 def _show_changes(name: str, old: str, new: str) -> None:
-    """Print how much of a baseline changes, and the first of it."""
     if not old:
         typer.echo(f"{name}: new.")
         return

@@ -5,7 +5,7 @@ Numbers are hexadecimal, so that every bit is there, and decimal, so that they c
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ RERECORD = "Record it anew with 'backprop-rules baselines update' if the change 
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """A recorded run: its inputs, each step's values by name, and the enclosures of the true run's values."""
+    """A recorded run: its inputs, its steps, and the enclosures of the true steps' values by name."""
 
     inputs: dict[str, Tensor]
-    steps: list[dict[str, Tensor]]
+    steps: list[Step]
     true: list[dict[str, Enclosure]]
 
 
@@ -49,28 +49,23 @@ def path_of(program: Program, where: Path | None = None) -> Path:
 def load(program: Program, where: Path | None = None) -> Baseline:
     """Return a program's baseline; InputError if it is missing, corrupt, or of another program or dtype."""
     path = path_of(program, where)
+    head = f"{program.name}: the baseline {path.name}"
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{program.name}: the baseline {path.name} cannot be read: {error.strerror}. {RERECORD}"
-        ) from None
-    try:
-        record = json.loads(content.decode("utf-8"))
-        dtype = dtype_name(program.dtype)
-        for what, wanted in (("program", program.name), ("dtype", dtype)):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for what, wanted in (("program", program.name), ("dtype", dtype_name(program.dtype))):
             if record[what] != wanted:
-                raise InputError(f"{program.name}: the baseline {path.name} is of {what} {record[what]}, not {wanted}.")
+                raise InputError(f"{head} is of {what} {record[what]}, not {wanted}.")
         return Baseline(
             _decoded(record["inputs"], program.dtype),
-            [_decoded(step, program.dtype) for step in record["steps"]],
-            [_enclosures(step) for step in record["steps"]],
+            [_step(program, k, step) for k, step in enumerate(record["steps"], 1)],
+            [{name: _enclosure(entry) for name, entry in step.items()} for step in record["steps"]],
         )
+    except OSError as error:
+        raise InputError(f"{head} cannot be read: {error.strerror}. {RERECORD}") from None
+    except InputError:
+        raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{program.name}: the baseline {path.name} is corrupt ({reason}). {RERECORD}") from None
+        raise InputError(f"{head} is corrupt ({type(error).__name__}: {error}). {RERECORD}") from None
 
 
 def record(program: Program, inputs: Mapping[str, Tensor]) -> str:
@@ -78,7 +73,7 @@ def record(program: Program, inputs: Mapping[str, Tensor]) -> str:
     steps = [_encoded(step.values()) for step in program.run(inputs)]
     for step, true in zip(steps, true_run(program, inputs), strict=True):
         for name, entry in step.items():
-            entry["true"] = {end: [v.hex() for v in x.flatten().tolist()] for end, x in _ends(true[name]).items()}
+            entry["true"] = {"lo": hexadecimal(true[name].lo), "hi": hexadecimal(true[name].hi)}
     document = {
         "program": program.name,
         "document": program.document,
@@ -128,44 +123,42 @@ def write(path: Path, text: str) -> None:
         raise InputError(f"the baseline {path.name} cannot be written: {error.strerror}.") from error
 
 
+def hexadecimal(x: Tensor) -> list[str]:
+    """Return the numbers with every bit."""
+    return [number.hex() for number in x.flatten().tolist()]
+
+
 def _encoded(values: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
-        name: {
-            "shape": list(value.shape),
-            "hex": [v.hex() for v in value.flatten().tolist()],
-            "decimal": value.flatten().tolist(),
-        }
+        name: {"shape": list(value.shape), "hex": hexadecimal(value), "decimal": value.flatten().tolist()}
         for name, value in values.items()
     }
 
 
 def _decoded(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
-    decoded = {}
     for name, entry in values.items():
-        numbers = [float.fromhex(digits) for digits in entry["hex"]]
-        if numbers != entry["decimal"]:
+        if [float.fromhex(digits) for digits in entry["hex"]] != entry["decimal"]:
             raise ValueError(f"{name}: the hexadecimal and the decimal numbers differ")
-        decoded[name] = torch.tensor(numbers, dtype=dtype).reshape(entry["shape"])
-    return decoded
+    return {name: _tensor(entry["hex"], entry["shape"], dtype) for name, entry in values.items()}
 
 
-def _ends(enclosure: Enclosure) -> dict[str, Tensor]:
-    return {"lo": enclosure.lo, "hi": enclosure.hi}
+def _step(program: Program, number: int, values: Mapping[str, Any]) -> Step:
+    found = _decoded(values, program.dtype)
+    try:
+        return Step(
+            found["loss"],
+            {name: found[f"gradient of {name}"] for name in program.parameters},
+            {name: found[f"parameter {name}"] for name in program.parameters},
+        )
+    except KeyError as error:
+        raise InputError(
+            f"{program.name}: the baseline is corrupt (step {number} has no {error}). {RERECORD}"
+        ) from None
 
 
-def _enclosures(values: Mapping[str, Any]) -> dict[str, Enclosure]:
-    def end(entry: Any, which: str) -> Tensor:
-        numbers = [float.fromhex(digits) for digits in entry["true"][which]]
-        return torch.tensor(numbers, dtype=torch.float64).reshape(entry["shape"])
-
-    return {name: Enclosure(end(entry, "lo"), end(entry, "hi")) for name, entry in values.items()}
+def _enclosure(entry: Mapping[str, Any]) -> Enclosure:
+    return Enclosure(*(_tensor(entry["true"][end], entry["shape"], torch.float64) for end in ("lo", "hi")))
 
 
-def recorded_step(baseline: Baseline, program: Program, index: int) -> Step:
-    """Return a step of the baseline as a Step."""
-    values = baseline.steps[index]
-    return Step(
-        values["loss"],
-        {name: values[f"gradient of {name}"] for name in program.parameters},
-        {name: values[f"parameter {name}"] for name in program.parameters},
-    )
+def _tensor(digits: Sequence[str], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.tensor([float.fromhex(number) for number in digits], dtype=dtype).reshape(shape)

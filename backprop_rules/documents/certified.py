@@ -5,7 +5,7 @@ of torch and no handwritten rule takes part; a gradient that the document comput
 document has it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from backprop_rules.documents.program import Program, Tensors
 from backprop_rules.evidence.allowance import RunningError
 from backprop_rules.evidence.enclosure import Enclosure
-from backprop_rules.evidence.proof.balls import Number, ball, leaves, outputs, pull_back
+from backprop_rules.evidence.proof.balls import Number, ball, leaves, pull_back
 from backprop_rules.evidence.proof.certified import BITS, enclosure, width
 
 Balls = Any  # NumPy's array of arb
@@ -31,14 +31,13 @@ def true_step(program: Program, parameters: Mapping[str, Balls], sample: Tensors
     given = {**{name: exactly(x) for name, x in sample.items()}, **parameters}
     values = {name: leaves(list(x.flat), x.shape, tape) for name, x in given.items()}
     values.update(program.forward(values))
-    loss = list(outputs(values["loss"]))
     if program.wrong:
-        found = {name: _balls(g) for name, g in program.backward(values).items()}
+        found = {name: _each(ball, g) for name, g in program.backward(values).items()}
     else:
-        pull_back(values["loss"], [1] * len(loss), tape)
-        found = {name: _adjoints(values[name]) for name in parameters}
+        pull_back(values["loss"], [1] * np.size(values["loss"]), tape)
+        found = {name: _each(lambda number: number.adjoint, values[name]) for name in parameters}
     return {
-        "loss": _balls(values["loss"]),
+        "loss": _each(ball, values["loss"]),
         **{f"gradient of {name}": found[name] for name in parameters},
         **{f"parameter {name}": w if rate is None else w - rate * found[name] for name, w in parameters.items()},
     }
@@ -89,7 +88,7 @@ def held(program: Program, parameters: Tensors, sample: Tensors, found: Mapping[
 
 def exactly(x: Tensor) -> Balls:
     """Return the tensor's values as balls of radius zero."""
-    return _array([arb(v) for v in x.flatten().tolist()], x.shape)
+    return _each(arb, x.tolist())
 
 
 def as_enclosure(balls: Balls) -> Enclosure:
@@ -98,15 +97,5 @@ def as_enclosure(balls: Balls) -> Enclosure:
     return enclosure(list(balls.flat), torch.zeros_like(like), like)
 
 
-def _balls(x: Any) -> Balls:
-    return _array([ball(element) for element in outputs(x)], np.shape(x))
-
-
-def _adjoints(x: Any) -> Balls:
-    return _array([number.adjoint for number in outputs(x)], np.shape(x))
-
-
-def _array(balls: Sequence[arb], shape: Sequence[int]) -> Balls:
-    made = np.empty(len(balls), dtype=object)
-    made[:] = balls
-    return made.reshape(tuple(shape))
+def _each(made: Callable[[Any], Any], x: Any) -> Balls:
+    return np.asarray(np.frompyfunc(made, 1, 1)(np.asarray(x, dtype=object)), dtype=object)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from backprop_rules.documents.baselines import Baseline
 from backprop_rules.documents.program import Program, Step
 from backprop_rules.evidence.enclosure import Enclosure
 
@@ -32,7 +33,6 @@ class Lost:
 
     step: int
     name: str
-    element: int
     value: float
     update: float
     half: float
@@ -54,29 +54,35 @@ class Drift:
     updates: int
 
 
-def drift(program: Program, inputs: dict[str, Tensor], steps: list[Step], true: list[dict[str, Enclosure]]) -> Drift:
-    """Return how far the steps, which began at these inputs, are from the true ones, and which updates were lost."""
-    losses = list(_lost(program, inputs, steps))
-    moved = [k + 1 for k, before in enumerate(_before(program, inputs, steps)) if _moves(before, steps[k])]
-    after = [lost for lost in losses if lost.step > max(moved, default=0)]
-    values = steps[-1].values()
-    gaps = (farthest(name, values[name], true[-1][name]) for name in values)
+def drift(program: Program, baseline: Baseline) -> Drift:
+    """Return how far the recorded steps are from the true ones, and which updates were lost."""
+    before: dict[str, Tensor] = {name: baseline.inputs[name] for name in program.parameters}
+    losses: list[Lost] = []
+    updates = last_move = 0
+    for number, step in enumerate(baseline.steps, 1):
+        if program.learning_rate is not None:
+            losses += _lost(program.learning_rate, number, before, step)
+            updates += sum(int((g != 0).sum()) for g in step.gradients.values())
+        if not all(w.equal(step.parameters[name]) for name, w in before.items()):
+            last_move = number
+        before = step.parameters
+    gaps = [farthest(name, value, baseline.true[-1][name]) for name, value in step.values().items()]
     return Drift(
         program,
-        len(steps),
+        len(baseline.steps),
         tuple(gap for gap in gaps if gap),
-        losses[0] if losses else None,
-        after[0] if after else None,
+        next(iter(losses), None),
+        next((lost for lost in losses if lost.step > last_move), None),
         len(losses),
-        sum(int((g != 0).sum()) for step in steps for g in step.gradients.values()) if program.learning_rate else 0,
+        updates,
     )
 
 
 def farthest(name: str, found: Tensor, true: Enclosure) -> Gap | None:
     """Return the element that is farthest from its enclosure, None if every one lies inside."""
     x = found.double()
-    apart = torch.maximum(true.lo - x, x - true.hi).clamp(min=0)
-    units = (apart / unit(found)).flatten()
+    unit = torch.nextafter(found.abs(), found.new_tensor(math.inf)).double() - x.abs()
+    units = (torch.maximum(true.lo - x, x - true.hi).clamp(min=0) / unit).flatten()
     if not units.any():
         return None
     k = int(units.argmax())
@@ -84,26 +90,9 @@ def farthest(name: str, found: Tensor, true: Enclosure) -> Gap | None:
     return Gap(name, k, *here)
 
 
-def unit(x: Tensor) -> Tensor:
-    """Return the unit in the last place of each element's dtype there, in float64."""
-    return torch.nextafter(x.abs(), x.new_tensor(math.inf)).double() - x.abs().double()
-
-
-def _before(program: Program, inputs: dict[str, Tensor], steps: list[Step]) -> list[dict[str, Tensor]]:
-    return [{name: inputs[name] for name in program.parameters}, *(step.parameters for step in steps[:-1])]
-
-
-def _moves(before: dict[str, Tensor], step: Step) -> bool:
-    return any(not w.equal(step.parameters[name]) for name, w in before.items())
-
-
-def _lost(program: Program, inputs: dict[str, Tensor], steps: list[Step]) -> Iterator[Lost]:
-    if program.learning_rate is None:
-        return
-    for k, (before, step) in enumerate(zip(_before(program, inputs, steps), steps, strict=True)):
-        for name, w in before.items():
-            update = program.learning_rate * step.gradients[name]
-            nearest = torch.nextafter(w, w - update.sign())
-            half = (nearest.double() - w.double()).abs() / 2
-            for i in torch.nonzero(((update != 0) & (w == step.parameters[name])).flatten()).flatten().tolist():
-                yield Lost(k + 1, name, i, *(float(x.flatten()[i]) for x in (w, update, half)))
+def _lost(learning_rate: float, number: int, before: dict[str, Tensor], step: Step) -> Iterator[Lost]:
+    for name, w in before.items():
+        update = learning_rate * step.gradients[name]
+        half = (torch.nextafter(w, w - update.sign()).double() - w.double()).abs() / 2
+        for i in torch.nonzero(((update != 0) & (w == step.parameters[name])).flatten()).flatten().tolist():
+            yield Lost(number, name, *(float(x.flatten()[i]) for x in (w, update, half)))

@@ -81,8 +81,3 @@ class Step:
             **{f"gradient of {name}": g for name, g in self.gradients.items()},
             **{f"parameter {name}": w for name, w in self.parameters.items()},
         }
-
-
-def tensor(values: Any, dtype: torch.dtype) -> Tensor:
-    """Return a tensor of these values."""
-    return torch.tensor(values, dtype=dtype)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backprop_rules.documents.baselines import RERECORD, Baseline, load, recorded_step
+from backprop_rules.documents.baselines import RERECORD, Baseline, hexadecimal, load
 from backprop_rules.documents.certified import held, true_run
 from backprop_rules.documents.program import Program, Step, Tensors
 from backprop_rules.errors import InputError
@@ -39,23 +39,25 @@ def replay(program: Program, where: Path | None = None) -> Replay:
     baseline = load(program, where)
     samples = _samples(program, baseline)
     parameters: Tensors = {name: baseline.inputs[name] for name in program.parameters}
-    used = 0.0
-    strays = set(program.wrong)
-    for index, sample in enumerate(samples):
+    used, strays = 0.0, set(program.wrong)
+    for number, (sample, recorded) in enumerate(zip(samples, baseline.steps, strict=True), 1):
         errors = RunningError(evaluations=2)
         with nullcontext() if program.fixed else errors:
             step = program.step(parameters, sample)
-        recorded = _recorded(program, baseline, index)
-        used = max(used, _hold(program, errors, index, step, recorded, "recorded in the baseline"))
         witness = program.by_autograd(parameters, sample)
-        strays -= _strays(program, errors, step, witness)
-        used = max(used, _hold(program, errors, index, step, witness, "found by autograd", skip=program.wrong))
+        parts, by_autograd = _parts(program, errors, step, recorded), _parts(program, errors, step, witness)
+        strays -= {name for name in program.wrong if by_autograd[f"gradient of {name}"] > 1}
+        for name in program.wrong:
+            del by_autograd[f"gradient of {name}"], by_autograd[f"parameter {name}"]
+        _hold(program, number, step, recorded, parts, "recorded in the baseline")
+        _hold(program, number, step, witness, by_autograd, "found by autograd")
         stray = held(program, parameters, sample, recorded.values())
         if stray:
             raise StepDiffers(
-                f"{program.name}, step {index + 1}: the {stray} that was recorded in the baseline is farther from the "
+                f"{program.name}, step {number}: the {stray} that was recorded in the baseline is farther from the "
                 f"true one, computed in ball arithmetic, than the roundings of the step allow. {RERECORD}"
             )
+        used = max(used, *parts.values(), *by_autograd.values())
         parameters = recorded.parameters
     _hold_the_true_run(program, baseline)
     if strays:
@@ -82,46 +84,20 @@ def _samples(program: Program, baseline: Baseline) -> list[Tensors]:
 
 def _hold_the_true_run(program: Program, baseline: Baseline) -> None:
     """Raise StepDiffers at a recorded enclosure that has no number in common with the one computed now."""
-    for index, (now, then) in enumerate(zip(true_run(program, baseline.inputs), baseline.true, strict=True)):
+    for number, (now, then) in enumerate(zip(true_run(program, baseline.inputs), baseline.true, strict=True), 1):
         for name, new in now.items():
             old = then[name]
             if new.lo.shape != old.lo.shape or ((new.hi < old.lo) | (old.hi < new.lo)).any():
                 raise StepDiffers(
-                    f"{program.name}, step {index + 1}: the recorded enclosure of the true {name} has no number in "
+                    f"{program.name}, step {number}: the recorded enclosure of the true {name} has no number in "
                     f"common with the one that is computed now, so one of the two does not hold it. {RERECORD}"
                 )
 
 
-def _recorded(program: Program, baseline: Baseline, index: int) -> Step:
-    try:
-        return recorded_step(baseline, program, index)
-    except KeyError as error:
-        raise InputError(
-            f"{program.name}: the baseline is corrupt (step {index + 1} has no {error}). {RERECORD}"
-        ) from None
-
-
-def _hold(
-    program: Program,
-    errors: RunningError,
-    index: int,
-    step: Step,
-    other: Step,
-    whence: str,
-    skip: tuple[str, ...] = (),
-) -> float:
-    """Raise StepDiffers if a value of `other` is not the step's; return the largest part of a radius used."""
-    used = 0.0
-    skipped = {f"{kind} {name}" for name in skip for kind in ("gradient of", "parameter")}
+def _parts(program: Program, errors: RunningError, step: Step, other: Step) -> dict[str, float]:
+    """Return how far each value of `other` is from the step's, as a part of the radius allowed."""
     theirs = other.values()
-    for name, value in step.values().items():
-        if name in skipped:
-            continue
-        part = _part(program, errors, value, theirs[name])
-        if part > 1:
-            raise StepDiffers(_difference(program, index, name, value, theirs[name], whence))
-        used = max(used, part)
-    return used
+    return {name: _part(program, errors, value, theirs[name]) for name, value in step.values().items()}
 
 
 def _part(program: Program, errors: RunningError, value: Tensor, other: Tensor) -> float:
@@ -129,33 +105,27 @@ def _part(program: Program, errors: RunningError, value: Tensor, other: Tensor) 
     if value.shape != other.shape or value.dtype != other.dtype:
         return float("inf")
     if program.fixed:
-        return 0.0 if _bits(value) == _bits(other) else float("inf")
+        return 0.0 if hexadecimal(value) == hexadecimal(other) else float("inf")
     distance = (value.double() - other.double()).abs()
     same = (value == other) | (value.isnan() & other.isnan())
     parts = torch.where(same, 0.0, distance / errors.radius(value))
     return float("inf") if parts.isnan().any() else float(parts.max())
 
 
-def _bits(x: Tensor) -> list[str]:
-    return [number.hex() for number in x.flatten().tolist()]
-
-
-def _strays(program: Program, errors: RunningError, step: Step, witness: Step) -> set[str]:
-    """Return the gradients declared wrong that autograd indeed gives otherwise in this step."""
-    return {name for name in program.wrong if _part(program, errors, step.gradients[name], witness.gradients[name]) > 1}
-
-
-def _difference(program: Program, index: int, name: str, value: Tensor, other: Tensor, whence: str) -> str:
-    head = f"{program.name}, step {index + 1}: the {name}"
-    ours, theirs = ((tuple(x.shape), x.dtype) for x in (value, other))
-    if ours != theirs:
-        return f"{head} has shape and dtype {ours}, but {theirs} was {whence}."
-    pairs = zip(value.flatten().tolist(), other.flatten().tolist(), strict=True)
-    place, a, b = next((i, a, b) for i, (a, b) in enumerate(pairs) if a.hex() != b.hex())
-    return (
-        f"{head}, element {place}, is {a!r} ({a.hex()}), but {b!r} ({b.hex()}) was {whence}. "
-        f"Either a rule of the program or torch's arithmetic has changed. {RERECORD}"
-    )
+def _hold(program: Program, number: int, step: Step, other: Step, parts: dict[str, float], whence: str) -> None:
+    """Raise StepDiffers at the first value of `other` that is farther from the step's than is allowed."""
+    for name in (name for name, part in parts.items() if part > 1):
+        value, theirs = step.values()[name], other.values()[name]
+        head = f"{program.name}, step {number}: the {name}"
+        if value.shape != theirs.shape or value.dtype != theirs.dtype:
+            ours, found = ((tuple(x.shape), x.dtype) for x in (value, theirs))
+            raise StepDiffers(f"{head} has shape and dtype {ours}, but {found} was {whence}.")
+        pairs = zip(value.flatten().tolist(), theirs.flatten().tolist(), strict=True)
+        place, a, b = next((i, a, b) for i, (a, b) in enumerate(pairs) if a.hex() != b.hex())
+        raise StepDiffers(
+            f"{head}, element {place}, is {a!r} ({a.hex()}), but {b!r} ({b.hex()}) was {whence}. "
+            f"Either a rule of the program or torch's arithmetic has changed. {RERECORD}"
+        )
 
 
 @dataclass(frozen=True)

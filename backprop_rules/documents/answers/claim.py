@@ -41,6 +41,8 @@ class Seen:
     shown: str
 
 
+Evidence = Callable[[], Seen]
+
 # What the evidence must see for each verdict: the statement as it stands, and as the answer amends it.
 # Of a statement about a missing picture it must see two readings that agree with all that is written.
 NEEDED = {
@@ -56,7 +58,7 @@ class EvidenceFails(AssertionError):
     """The evidence of a claim, when run, does not bear its verdict out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """A statement of a document, restated, with its verdict, the answer, and the evidence.
 
@@ -69,19 +71,15 @@ class Claim:
     document: str
     lines: str
     verdict: Verdict
-    formula: str | None
-    number: Fraction | None
+    formula: str | None = None
+    number: Fraction | None = None
     claim: dict[str, str]
     answer: dict[str, str]
     evidence: Callable[..., Seen]
 
-    def seen(self) -> Seen:
-        """Run the evidence."""
-        return self.evidence() if self.number is None else self.evidence(self.number)
-
     def settled(self) -> Seen:
         """Run the evidence and return what was seen; EvidenceFails if it does not bear the verdict out."""
-        seen = self.seen()
+        seen = self.evidence() if self.number is None else self.evidence(self.number)
         if (seen.stated, seen.amended) != NEEDED[self.verdict]:
             stated, amended = NEEDED[self.verdict]
             raise EvidenceFails(
@@ -104,8 +102,14 @@ def claims(document: str) -> tuple[Claim, ...]:
     """Return a document's claims, in its order; InputError for an unknown document, or texts without evidence."""
     document = find_document(document)
     text = files("backprop_rules.documents.answers").joinpath("texts", f"{document}.toml").read_text(encoding="utf-8")
-    found = evidence_of(document)
-    return tuple(_claim(document, entry, found) for entry in tomllib.loads(text)["claim"])
+    entries, found = tomllib.loads(text)["claim"], evidence_of(document)
+    for entry in entries:
+        if entry["id"] not in found:
+            raise InputError(f"{document}: the claim {entry['id']} has no evidence, a function of that name.")
+        entry |= {"document": document, "verdict": Verdict(entry["verdict"]), "evidence": found[entry["id"]]}
+        if "number" in entry:
+            entry["number"] = Fraction(entry["number"])
+    return tuple(Claim(**entry) for entry in entries)
 
 
 def evidence_of(document: str) -> dict[str, Any]:
@@ -114,21 +118,3 @@ def evidence_of(document: str) -> dict[str, Any]:
     inside = [found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))]
     parts = [importlib.import_module(f"{module.__name__}.{name}") for name in inside] or [module]
     return {name: found for part in parts for name, found in vars(part).items()}
-
-
-def _claim(document: str, entry: dict[str, Any], found: dict[str, Any]) -> Claim:
-    evidence = found.get(entry["id"])
-    if evidence is None:
-        raise InputError(f"{document}: the claim {entry['id']} has no evidence, a function of that name.")
-    number = entry.get("number")
-    return Claim(
-        entry["id"],
-        document,
-        entry["lines"],
-        Verdict(entry["verdict"]),
-        entry.get("formula"),
-        None if number is None else Fraction(number),
-        entry["claim"],
-        entry["answer"],
-        evidence,
-    )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 from torch import Tensor
 
-from backprop_rules.documents.answers.claim import Seen
+from backprop_rules.documents.answers.claim import Evidence, Seen
 
 POINTS = 100  # drawn in search of a counterexample, of each size; equal in every run
 SIZES = (1, 2, 3)  # what a letter of a shape may stand for at most; the smaller ones are tried first
@@ -23,7 +23,6 @@ QUIET = settings(
 Statement = Callable[..., bool]
 Value = Callable[..., Tensor]
 Point = dict[str, Tensor]
-Evidence = Callable[[], Seen]
 
 
 def counterexample(statement: Statement, **shapes: str) -> Point | None:
@@ -32,45 +31,38 @@ def counterexample(statement: Statement, **shapes: str) -> Point | None:
     The shapes are sizes and letters, 'n d' or '2 d'; a letter stands for one size, from 1 to 3,
     wherever it occurs, and the elements are whole numbers from -4 to 4.
     """
-
-    def false_there(point: Point) -> bool:
-        return not statement(**point)
-
-    for most in _sizes(shapes):
+    letters = any(not word.isdigit() for text in shapes.values() for word in text.split())
+    for most in SIZES if letters else SIZES[:1]:
         with suppress(NoSuchExample):
-            return find(_points(shapes, most), false_there, settings=QUIET)
+            return find(_points(shapes, most), lambda point: not statement(**point), settings=QUIET)
     return None
 
 
 def difference(computed: Value, said: Value, **shapes: str) -> Point | None:
     """Return the smallest point found at which the two values differ, None if there is none."""
-
-    def same(**point: Tensor) -> bool:
-        return computed(*point.values()).equal(said(*point.values()))
-
-    return counterexample(same, **shapes)
+    return counterexample(lambda **at: computed(*at.values()).equal(said(*at.values())), **shapes)
 
 
-def everywhere(said: str = "", **shapes: str) -> Callable[[Statement], Evidence]:
-    """Turn a statement into the evidence that it is true at every point drawn."""
+def everywhere(before: str = "", **shapes: str) -> Callable[[Statement], Evidence]:
+    """Turn a statement into the evidence that it is true at every point drawn, told after these words."""
 
     def evidence_of(statement: Statement) -> Evidence:
         def evidence() -> Seen:
             found = counterexample(statement, **shapes)
-            return Seen(found is None, None, f"{said}: {told(found)}" if said else told(found))
+            return Seen(found is None, None, before + told(found))
 
         return evidence
 
     return evidence_of
 
 
-def _sizes(shapes: dict[str, str]) -> tuple[int, ...]:
-    letters = any(not word.isdigit() for text in shapes.values() for word in text.split())
-    return SIZES if letters else SIZES[:1]
+def same(before: str, computed: Value, said: Value, **shapes: str) -> Evidence:
+    """Return the evidence that the two values are the same at every point drawn, told after these words."""
+    return everywhere(before, **shapes)(lambda **at: computed(*at.values()).equal(said(*at.values())))
 
 
 @st.composite
-def _points(draw: Callable[..., Any], shapes: dict[str, str], most: int) -> dict[str, Tensor]:
+def _points(draw: Callable[..., Any], shapes: dict[str, str], most: int) -> Point:
     words = {word for text in shapes.values() for word in text.split()}
     sizes = {word: int(word) if word.isdigit() else draw(st.integers(1, most)) for word in sorted(words)}
     point = {}

@@ -1,8 +1,11 @@
-"""The claims of a document as a reader sees them, and as JSON."""
+"""The claims of a document as a reader sees them, in each language, and as JSON."""
 
+import os
+import tomllib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,12 +13,28 @@ from rich.padding import Padding
 from rich.text import Text
 
 from backprop_rules.documents import PROGRAMS
-from backprop_rules.documents.answers.claim import Claim, EvidenceFails, Seen, claims
-from backprop_rules.documents.answers.words import WORDS, drift_told
-from backprop_rules.documents.baselines import load, recorded_step
+from backprop_rules.documents.answers.claim import LANGUAGES, Claim, EvidenceFails, Seen, claims
+from backprop_rules.documents.baselines import load
 from backprop_rules.documents.drift import Drift, drift
+from backprop_rules.domain import dtype_name
+from backprop_rules.errors import unknown
 
 COLOURS = {"holds": "green", "holds if": "cyan", "wrong": "red", "slip of the pen": "yellow"}
+
+
+WORDS: Mapping[str, Mapping[str, str]] = tomllib.loads(
+    files("backprop_rules.documents.answers").joinpath("words.toml").read_text(encoding="utf-8")
+)
+
+
+def language(asked: str | None) -> str:
+    """Return the language that was asked for, or the locale's, or English; InputError for one that there is not."""
+    if asked is not None:
+        if asked not in LANGUAGES:
+            raise unknown("language", asked, LANGUAGES)
+        return asked
+    names = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+    return "zh" if next((name for name in names if name), "").startswith("zh") else "en"
 
 
 @dataclass(frozen=True)
@@ -34,17 +53,6 @@ def settled(document: str) -> Iterable[Settled]:
             yield Settled(claim, claim.settled(), None)
         except EvidenceFails as error:
             yield Settled(claim, None, str(error))
-
-
-def drifts(document: str) -> list[Drift]:
-    """Return how far each recorded run of the document's programs is from the true one."""
-    found = []
-    for program in PROGRAMS.values():
-        if program.document == f"{document}.md":
-            baseline = load(program)
-            steps = [recorded_step(baseline, program, k) for k in range(len(baseline.steps))]
-            found.append(drift(program, baseline.inputs, steps, baseline.true))
-    return found
 
 
 def shown(one: Settled, lang: str) -> RenderableType:
@@ -67,8 +75,27 @@ def summary(document: str, all_of_them: list[Settled], lang: str) -> str:
 
 
 def runs_told(document: str, lang: str) -> str:
-    """Return how far the document's runs are from the true ones."""
-    return "\n".join("\n    ".join(drift_told(found, lang)) for found in drifts(document))
+    """Return how far the document's runs, as recorded, are from the true ones."""
+    drifts = [drift(one, load(one)) for one in PROGRAMS.values() if one.document == f"{document}.md"]
+    return "\n".join("\n    ".join(_drift_told(found, WORDS[lang])) for found in drifts)
+
+
+def _drift_told(drift: Drift, words: Mapping[str, str]) -> list[str]:
+    """Return how far a run is from the true one, and why, a sentence to a line."""
+    program = drift.program
+    lines = [words["run"].format(program=program.name, steps=drift.steps, dtype=dtype_name(program.dtype))]
+    gaps = [words["gap"].format(**vars(gap) | {"name": _named(gap.name, words)}) for gap in drift.gaps]
+    lines += gaps or [words["true"]]
+    if drift.lost:
+        lines.append(words["lost"].format(count=drift.count, updates=drift.updates, step=drift.lost.step))
+    if drift.standstill:
+        lines.append(words["standstill"].format(**vars(drift.standstill)))
+    return lines
+
+
+def _named(value: str, words: Mapping[str, str]) -> str:
+    kind, _, parameter = value.rpartition(" ")
+    return words[kind or value].format(parameter=parameter)
 
 
 def as_dict(one: Settled) -> dict[str, Any]:

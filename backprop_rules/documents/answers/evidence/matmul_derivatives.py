@@ -15,9 +15,9 @@ from torch.autograd.functional import jacobian
 
 from backprop_rules.catalogue.linear_algebra import matmul
 from backprop_rules.documents import PROGRAMS
-from backprop_rules.documents.answers.claim import Seen
-from backprop_rules.documents.answers.drawn import Evidence, Value, as_code, difference, told
-from backprop_rules.documents.answers.tools import back, gradients, verified
+from backprop_rules.documents.answers.claim import Evidence, Seen
+from backprop_rules.documents.answers.drawn import Value, as_code, difference, same, told
+from backprop_rules.documents.answers.tools import back, every, gradients, rather, verified
 
 CASES = {  # the shapes of x, W and ∂L/∂y
     "scalar": {"x": "1 4", "w": "4 1", "grad_y": "1 1"},
@@ -30,7 +30,6 @@ MINUS_ONES = -torch.ones(1, 2, dtype=torch.float64)
 STEP = 2.0**-10  # a slight change; a power of two, so that nothing rounds
 LISTED = torch.tensor([1, 2, 3, 4]) - 1  # the indices of line 30
 PRINTED = torch.tensor([[11, 21, 31, 41], [12, 22, 32, 42]])  # the indices of line 60
-TRIED = range(1, 7)  # the sizes among which those of the document are looked for
 
 
 def example(case: str) -> dict[str, Tensor]:
@@ -88,7 +87,7 @@ def together_in_loss(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
 
 
 def by_x(x: Tensor, w: Tensor, grad_y: Tensor = ONE) -> Tensor:
-    """Return ∂L/∂x, from slight changes of the elements of x."""
+    """Return ∂L/∂x, from slight changes of its elements."""
     return slopes(lambda v: loss(v, w, grad_y), x)
 
 
@@ -115,11 +114,11 @@ def effect_of_a_slight_change() -> Seen:
     """Go a little to either side: from clamp's bound, and from drawn points of y = xW."""
     bound = torch.zeros(1, dtype=torch.float64)
     down, up = (quotients(lambda v: v.clamp(min=0), bound, step).item() for step in (-STEP, STEP))
-
-    def either_side(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
-        return torch.cat([quotients(lambda v: v @ w, x, step) for step in (-STEP, STEP)])
-
-    found = difference(either_side, lambda x, w, _: back(x, w, ONE)[0].repeat(2, 1), **SCALAR)
+    found = difference(
+        lambda x, w, _: torch.cat([quotients(lambda v: v @ w, x, step) for step in (-STEP, STEP)]),
+        lambda x, w, _: back(x, w, ONE)[0].repeat(2, 1),
+        **SCALAR,
+    )
     return Seen(down == up, found is None, f"clamp(0, min=0): {as_code(down)}, {as_code(up)}; x @ w: {told(found)}")
 
 
@@ -129,11 +128,11 @@ def effect_of_a_slight_change() -> Seen:
 def sizes_in_the_scalar_picture() -> Seen:
     """Read y as a matrix of size (1, 1) and as a number without axes: −Wᵀ and −xᵀ come out both times."""
     x, w, _ = example("scalar").values()
-    readings: list[Value] = [torch.matmul, lambda x, w: (x @ w).squeeze()]
-    values = [y(x, w) for y in readings]
-    found = [gradients(y, x, w, grad_y=-torch.ones_like(value)) for y, value in zip(readings, values, strict=True)]
-    fits = all(grad_x.equal(-w.T) and grad_w.equal(-x.T) for grad_x, grad_w in found)
-    shapes = [tuple(value.shape) for value in values]
+    shapes, fits = [], True
+    for y in (torch.matmul, lambda x, w: (x @ w).squeeze()):
+        shapes.append(tuple(y(x, w).shape))
+        grad_x, grad_w = gradients(y, x, w, grad_y=-torch.ones(shapes[-1], dtype=x.dtype))
+        fits = fits and grad_x.equal(-w.T) and grad_w.equal(-x.T)
     return Seen(None, fits and shapes == [(1, 1), ()], f"y.shape: {shapes[0]}, {shapes[1]}; {told({'x': x, 'w': w})}")
 
 
@@ -146,7 +145,7 @@ def numbered(d: int, h: int) -> tuple[Tensor, ...]:
 def sizes_that_fit(formulas: Callable[..., bool], letters: int) -> list[tuple[int, ...]]:
     """Return the sizes, out of those tried, with which the formulas can be computed and are true."""
     found = []
-    for sizes in product(TRIED, repeat=letters):
+    for sizes in product(range(1, 7), repeat=letters):
         with suppress(IndexError, RuntimeError):
             if formulas(*sizes):
                 found.append(sizes)
@@ -213,11 +212,10 @@ def delta_for_the_partial_derivative() -> Seen:
     def differentiated(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
         return gradients(torch.square, x @ w)[0]
 
-    found = difference(quotient, differentiated, **SCALAR)
-    off_by_the_step = difference(quotient, lambda x, w, _: 2 * (x @ w) + STEP, **SCALAR)
-    derivative = difference(differentiated, lambda x, w, _: 2 * (x @ w), **SCALAR)
-    shown = f"δy = {STEP}, {told(found)}; 2y + δy: {told(off_by_the_step)}; ∂L/∂y = 2y: {told(derivative)}"
-    return Seen(found is None, off_by_the_step is None and derivative is None, shown)
+    found = same(f"δy = {STEP}, ", quotient, differentiated, **SCALAR)
+    off_by_the_step = same("2y + δy: ", quotient, lambda x, w, _: 2 * (x @ w) + STEP, **SCALAR)
+    derivative = same("∂L/∂y = 2y: ", differentiated, lambda x, w, _: 2 * (x @ w), **SCALAR)
+    return rather(found, every(off_by_the_step, derivative))()
 
 
 def loss_in_the_scalar_picture(number: Fraction) -> Seen:
@@ -234,15 +232,10 @@ chain_rule_to_x = scalar(  # of L = y², whose derivative is not the same everyw
 )
 minus_w_transposed = scalar(lambda x, w, _: back(x, w, -ONE)[0], lambda x, w, _: -w.T)
 layout_of_the_derivative_by_x = scalar(lambda *at: back(*at)[0], by_x)
-
-
-def factor_of_the_wrong_variable() -> Seen:
-    """Multiply ∂L/∂y by the derivative of y with respect to x, then to W; compare the elements in their order."""
-    found = difference(lambda x, w, _: back(x, w, -ONE)[1].flatten(), lambda x, w, _: -by_x(x, w).flatten(), **SCALAR)
-    other = difference(lambda x, w, _: back(x, w, -ONE)[1], lambda x, w, _: -by_w(x, w), **SCALAR)
-    return Seen(found is None, other is None, f"∂y/∂x: {told(found)}; ∂y/∂W: {told(other)}")
-
-
+factor_of_the_wrong_variable = rather(  # the elements are compared in their order
+    same("∂y/∂x: ", lambda x, w, _: back(x, w, -ONE)[1].flatten(), lambda x, w, _: -by_x(x, w).flatten(), **SCALAR),
+    same("∂y/∂W: ", lambda x, w, _: back(x, w, -ONE)[1], lambda x, w, _: -by_w(x, w), **SCALAR),
+)
 minus_x_transposed = scalar(lambda x, w, _: back(x, w, -ONE)[1], lambda x, w, _: -x.T)
 
 
@@ -252,6 +245,11 @@ minus_x_transposed = scalar(lambda x, w, _: back(x, w, -ONE)[1], lambda x, w, _:
 def row_of_sums(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
     """Return the four sums of line 57."""
     return (grad_y[0, 0] * w[LISTED, 0] + grad_y[0, 1] * w[LISTED, 1]).unsqueeze(0)
+
+
+def second_of_x(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
+    """Return ∂L/∂x_2."""
+    return back(x, w, grad_y)[0][0, 1]
 
 
 def printed_matrix(w: Tensor) -> Tensor:
@@ -272,34 +270,25 @@ def printed_formulas_fit(d: int, h: int) -> bool:
     return row.equal(grad_x) and multiplied.equal(grad_x) and products(x, w, grad_y).equal(grad_w)
 
 
-def size_d_of_the_vector_case(number: Fraction) -> Seen:
-    """Look for the sizes with which the printed formulas can be computed and give the gradients: D."""
-    sizes = sizes_that_fit(printed_formulas_fit, 2)
-    return Seen([d for d, _ in sizes] == [number], None, f"(D, H) = {sizes}")
+def sizes_of_the_vector_case(which: int) -> Callable[[Fraction], Seen]:
+    """Return the evidence that the printed formulas give the gradients with this number alone for D, or for H."""
+
+    def evidence(number: Fraction) -> Seen:
+        sizes = sizes_that_fit(printed_formulas_fit, 2)
+        return Seen([both[which] for both in sizes] == [number], None, f"(D, H) = {sizes}")
+
+    return evidence
 
 
-def size_h_of_the_vector_case(number: Fraction) -> Seen:
-    """Look for the sizes with which the printed formulas can be computed and give the gradients: H."""
-    sizes = sizes_that_fit(printed_formulas_fit, 2)
-    return Seen([h for _, h in sizes] == [number], None, f"(D, H) = {sizes}")
-
-
+size_d_of_the_vector_case, size_h_of_the_vector_case = map(sizes_of_the_vector_case, range(2))
 x1_meets_w11_and_y1 = vector(lambda *at: together_in_loss(*at)[0, 0, 0], lambda x, w, g: g[0, 0])
-
-
-def x2_does_not_meet_w12() -> Seen:
-    """Change W_12 together with x_2, then with x_1: L is to notice by ∂L/∂y_2. Change W_12, and look at ∂L/∂x_2."""
-
-    def with_more_w12(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
-        return back(x, w + units(w)[1], grad_y)[0][0, 1]
-
-    found = difference(lambda *at: together_in_loss(*at)[1, 0, 1], lambda x, w, g: g[0, 1], **VECTOR)
-    other = difference(lambda *at: together_in_loss(*at)[0, 0, 1], lambda x, w, g: g[0, 1], **VECTOR)
-    without = difference(lambda *at: back(*at)[0][0, 1], with_more_w12, **VECTOR)
-    shown = f"x_2, W_12: {told(found)}; x_1, W_12: {told(other)}; ∂L/∂x_2, W_12 + 1: {told(without)}"
-    return Seen(found is None, other is None and without is None, shown)
-
-
+x2_does_not_meet_w12 = rather(  # x_2 changes together with W_12, then x_1 does: L is to notice by ∂L/∂y_2
+    same("x_2, W_12: ", lambda *at: together_in_loss(*at)[1, 0, 1], lambda x, w, g: g[0, 1], **VECTOR),
+    every(
+        same("x_1, W_12: ", lambda *at: together_in_loss(*at)[0, 0, 1], lambda x, w, g: g[0, 1], **VECTOR),
+        same("∂L/∂x_2, W_12 + 1: ", second_of_x, lambda x, w, g: second_of_x(x, w + units(w)[1], g), **VECTOR),
+    ),
+)
 derivative_by_x1_over_two_outputs = vector(
     lambda *at: by_x(*at)[0, 0], lambda x, w, g: g[0, 0] * w[0, 0] + g[0, 1] * w[0, 1]
 )
@@ -346,14 +335,17 @@ def numbers_in_the_vector_picture() -> Seen:
 # ---- y a matrix
 
 
-def conjugate_is_needed() -> tuple[bool, str]:
-    """Say whether torch's gradients of a complex product are those of line 86 only with conjugates, and show one."""
-    x, w, grad_y = torch.tensor([[1j]]), torch.tensor([[2j]]), torch.tensor([[1 + 0j]])
+def only_with_conjugates(x: Tensor, w: Tensor, grad_y: Tensor) -> Seen:
+    """Say whether torch's gradients of a complex product are those of line 86 only with conjugates."""
     found = back(x, w, grad_y)
     plain, conjugate = (grad_y @ w.mT, x.mT @ grad_y), (grad_y @ w.mH, x.mH @ grad_y)
     different = not any(a.equal(b) for a, b in zip(found, plain, strict=True))
-    same = all(a.equal(b) for a, b in zip(found, conjugate, strict=True))
-    return different and same, f"x = [[1j]], w = [[2j]], grad_y = [[1]]: {found[0].tolist()}, {found[1].tolist()}"
+    equal = all(a.equal(b) for a, b in zip(found, conjugate, strict=True))
+    shown = f"x = [[1j]], w = [[2j]], grad_y = [[1]]: {found[0].tolist()}, {found[1].tolist()}"
+    return Seen(different and equal, None, shown)
+
+
+complex_point = partial(only_with_conjugates, torch.tensor([[1j]]), torch.tensor([[2j]]), torch.tensor([[1 + 0j]]))
 
 
 def row_by_row(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
@@ -363,21 +355,8 @@ def row_by_row(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
 
 
 each_row_is_a_vector_case = matrix(lambda *at: side_by_side(back(*at)), row_by_row)
-
-
-def matrix_rule_for_x() -> Seen:
-    """Change the elements of x slightly; hold the catalogue's rule against every oracle; take one complex point."""
-    real = matrix(by_x, lambda x, w, g: g @ w.T)()
-    rule_holds, outcome = verified(matmul)
-    conjugate, at = conjugate_is_needed()
-    return Seen(real.stated and rule_holds and conjugate, None, f"{real.shown}; {outcome}; {at}")
-
-
-def matrix_rule_for_w() -> Seen:
-    """Change the elements of W slightly; take one complex point."""
-    real = matrix(by_w, lambda x, w, g: x.T @ g)()
-    conjugate, at = conjugate_is_needed()
-    return Seen(real.stated and conjugate, None, f"{real.shown}; {at}")
+matrix_rule_for_x = every(matrix(by_x, lambda x, w, g: g @ w.T), verified(matmul), complex_point)
+matrix_rule_for_w = every(matrix(by_w, lambda x, w, g: x.T @ g), complex_point)
 
 
 def numbers_in_the_matrix_picture() -> Seen:

@@ -5,7 +5,6 @@ worked out in exact fractions, with derivatives from central differences, which 
 """
 
 import ast
-import re
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -18,13 +17,12 @@ from torch import Tensor
 
 from backprop_rules.catalogue.losses import half_squared_error
 from backprop_rules.documents.answers.claim import Seen
-from backprop_rules.documents.answers.drawn import counterexample, difference, everywhere, told
-from backprop_rules.documents.answers.tools import gradients, refused, verified
+from backprop_rules.documents.answers.drawn import counterexample, everywhere, same, told
+from backprop_rules.documents.answers.tools import comes_to, every, gradients, refused, verified
 
 POINTS = ((1, 3), (2, 5), (3, 7))  # line 34
 PRINTED_WEIGHTS = ("1.1000", "1.4600")  # lines 100 and 167
 TENTH = Fraction(1, 10)
-NumberEvidence = Callable[[Fraction], Seen]
 
 
 # ---- The document's program, as torch runs and prints it
@@ -86,9 +84,7 @@ def weight() -> Tensor:
 
 def number_in(printed: str) -> Fraction:
     """Return the number between the brackets of a printed tensor."""
-    found = re.search(r"\[(.*)\]", printed)
-    assert found is not None, printed
-    return Fraction(found[1])
+    return Fraction(printed.partition("[")[2].partition("]")[0])
 
 
 def shows(shown: str, found: Fraction, number: Fraction) -> Seen:
@@ -134,17 +130,7 @@ def by_hand(step: int) -> dict[str, Fraction]:
 # ---- The numbers of the document, in its order: those that it works out, and those that a cell prints
 
 
-def worked_out(value: Callable[[], Any]) -> NumberEvidence:
-    """Return the evidence that this is the document's number."""
-
-    def evidence(number: Fraction) -> Seen:
-        found = value()
-        return Seen(found == number, None, str(found))
-
-    return evidence
-
-
-def printed(cell: int, step: int, name: str) -> NumberEvidence:
+def printed(cell: int, step: int, name: str) -> Callable[[Fraction], Seen]:
     """Return the evidence that the cell prints the document's number, and that it comes out by hand."""
 
     def evidence(number: Fraction) -> Seen:
@@ -153,24 +139,24 @@ def printed(cell: int, step: int, name: str) -> NumberEvidence:
     return evidence
 
 
-first_point = worked_out(lambda: linreg(POINTS[0][0], 2))
-second_point = worked_out(lambda: linreg(POINTS[1][0], 2))
-third_point = worked_out(lambda: linreg(POINTS[2][0], 2))
+first_point = comes_to(lambda: linreg(POINTS[0][0], 2))
+second_point = comes_to(lambda: linreg(POINTS[1][0], 2))
+third_point = comes_to(lambda: linreg(POINTS[2][0], 2))
 
 first_prediction = printed(8, 0, "y'")
 first_loss = printed(9, 0, "l")
-first_derivative_of_the_loss = worked_out(lambda: by_hand(0)["dl/dy'"])
-first_derivative_of_the_prediction = worked_out(lambda: by_hand(0)["dy'/dw"])
-first_gradient = worked_out(lambda: by_hand(0)["dl/dw"])
+first_derivative_of_the_loss = comes_to(lambda: by_hand(0)["dl/dy'"])
+first_derivative_of_the_prediction = comes_to(lambda: by_hand(0)["dy'/dw"])
+first_gradient = comes_to(lambda: by_hand(0)["dl/dw"])
 first_gradient_printed = printed(10, 0, "dl/dw")
 first_updated_weight = printed(11, 0, "new w")
 
 new_sample_leaves_the_weight = printed(12, 0, "new w")
 second_prediction = printed(13, 1, "y'")
 second_loss = printed(14, 1, "l")
-second_derivative_of_the_loss = worked_out(lambda: by_hand(1)["dl/dy'"])
-second_derivative_of_the_prediction = worked_out(lambda: by_hand(1)["dy'/dw"])
-second_gradient = worked_out(lambda: by_hand(1)["dl/dw"])
+second_derivative_of_the_loss = comes_to(lambda: by_hand(1)["dl/dy'"])
+second_derivative_of_the_prediction = comes_to(lambda: by_hand(1)["dy'/dw"])
+second_gradient = comes_to(lambda: by_hand(1)["dl/dw"])
 second_gradient_printed = printed(15, 1, "dl/dw")
 second_updated_weight = printed(16, 1, "new w")
 
@@ -185,33 +171,23 @@ def equation_is_linear() -> Seen:
         over_x, over_w = ([linreg(x + k, w) for k in (-1, 0, 1)], [linreg(x, w + k) for k in (-1, 0, 1)])
         return all(bool((b - a).equal(c - b)) for a, b, c in (over_x, over_w))
 
-    found = counterexample(straight, x="3", w="3")
-    constants = {linreg(0, w) for w in range(-3, 4)}
+    found, constants = counterexample(straight, x="3", w="3"), {linreg(0, w) for w in range(-3, 4)}
     return Seen(found is None and constants == {1}, None, f"{told(found)}; x = 0: {', '.join(map(str, constants))}")
 
 
-@everywhere("w = 2", x="3")
-def model_contains_the_line(x: Tensor) -> bool:
-    """Predict with w = 2, at drawn x."""
-    return bool(linreg(x, 2).equal(2 * x + 1))
+model_contains_the_line = same("w = 2: ", lambda x: linreg(x, 2), lambda x: 2 * x + 1, x="3")
 
 
-def code_of_the_model() -> Seen:
+@everywhere(f"w = 0: {linreg(5, 0)}; ", x="3", w="3")
+def code_of_the_model(x: Tensor, w: Tensor) -> bool:
     """Compute the value for w = 0, and what another w adds to it."""
-
-    def is_linear(x: Tensor, w: Tensor) -> bool:
-        constant = linreg(x, 0 * w)
-        return bool(constant.equal(torch.ones_like(x)) and (linreg(x, w) - constant).equal(x * w))
-
-    found = counterexample(is_linear, x="3", w="3")
-    return Seen(found is None, None, f"w = 0: {linreg(5, 0)}; {told(found)}")
+    constant = linreg(x, 0 * w)
+    return bool(constant.equal(torch.ones_like(x)) and (linreg(x, w) - constant).equal(x * w))
 
 
-def half_the_squared_error() -> Seen:
-    """Compare the code with ½(y' − y)², and hold the catalogue's rule of that name against every oracle."""
-    found = difference(squared_loss, lambda p, t: 0.5 * (p - t) * (p - t), p="3", t="3")
-    rule_holds, outcome = verified(half_squared_error)
-    return Seen(found is None and rule_holds, None, f"{told(found)}; {outcome}")
+half_the_squared_error = every(
+    same("", squared_loss, lambda p, t: 0.5 * (p - t) * (p - t), p="3", t="3"), verified(half_squared_error)
+)
 
 
 def least_squares() -> Seen:
@@ -237,29 +213,26 @@ def true_weight(number: Fraction) -> Seen:
 def any_initial_weight() -> Seen:
     """Step from several weights, with the x of each sample and with x = 5, and compare the distances from 2."""
     starts = [Fraction(n, 2) for n in range(-20, 21) if n != 4]
-    samples = [x for x, _ in POINTS]
-    factors = {x: {(2 - stepped(w, x)) / (2 - w) for w in starts} for x in (*samples, 5)}
-    nearer = {x: all(abs(factor) < 1 for factor in found) for x, found in factors.items()}
+    factors = {x: {(2 - stepped(w, x)) / (2 - w) for w in starts} for x in (1, 2, 3, 5)}
+    nearer = [x for x, found in factors.items() if all(abs(factor) < 1 for factor in found)]
     as_computed = all(found == {1 - TENTH * x**2} for x, found in factors.items())
     stays = all(stepped(Fraction(2), x) == 2 for x in factors)
     shown = ", ".join(f"x = {x}: {', '.join(map(str, found))}" for x, found in factors.items())
-    stated = all(nearer[x] for x in samples) and not nearer[5] and as_computed and stays
-    return Seen(stated, None, f"(2 − w′) / (2 − w): {shown}")
+    return Seen(nearer == [x for x, _ in POINTS] and as_computed and stays, None, f"(2 − w′) / (2 − w): {shown}")
 
 
 def initial_weight(number: Fraction) -> Seen:
     """Print the program's weight before the first step, and work out by hand where this number leads."""
     shown, found = repr(weight()), weights(number)
-    leads_there = found[1:] == [*map(Fraction, PRINTED_WEIGHTS)]
-    return Seen(number_in(shown) == number and leads_there, None, f"{shown}; {', '.join(map(str, found))}")
+    right = number_in(shown) == number and found[1:] == [*map(Fraction, PRINTED_WEIGHTS)]
+    return Seen(right, None, f"{shown}; {', '.join(map(str, found))}")
 
 
 def requires_grad_means_automatic() -> Seen:
     """Go back with the flag and without it."""
     w, plain = weight(), weight().detach()
-    before = w.grad
+    before, refusal = w.grad, refused(lambda: loss_of(plain, *POINTS[0]).backward())
     loss_of(w, *POINTS[0]).backward()
-    refusal = refused(lambda: loss_of(plain, *POINTS[0]).backward())
     works = before is None and w.grad is not None and w.grad.item() == by_hand(0)["dl/dw"]
     return Seen(works and refusal is not None, None, f"w.grad: {before}, {w.grad}; requires_grad=False: {refusal}")
 
@@ -277,11 +250,10 @@ def any_points_of_the_line() -> Seen:
     def settled_at(x: Fraction) -> list[Fraction]:
         return [w for w in starts if slope(lambda v: loss_of(v, x, linreg(x, 2)), w) == 0]
 
-    points = [Fraction(n, 4) for n in range(-10, 11)]
-    teaches = {x: settled_at(x) == [2] for x in points}
-    away_from_zero = all(teaches[x] for x in points if x != 0)
-    shown = f"x = 0: dl/dw = 0 at {len(settled_at(Fraction(0)))} of {len(starts)} w"
-    return Seen(all(teaches.values()), away_from_zero, shown)
+    flat = {x: settled_at(x) for x in (Fraction(n, 4) for n in range(-10, 11))}
+    away_from_zero = all(found == [2] for x, found in flat.items() if x != 0)
+    shown = f"x = 0: dl/dw = 0 at {len(flat[Fraction(0)])} of {len(starts)} w"
+    return Seen(all(found == [2] for found in flat.values()), away_from_zero, shown)
 
 
 def learning_rate(number: Fraction) -> Seen:
@@ -323,19 +295,15 @@ def chain_rule(x: Tensor, w: Tensor, y: Tensor) -> bool:
     return bool(whole.equal(by_prediction * by_weight))
 
 
-@everywhere(p="1", y="1")
-def derivative_of_the_loss(p: Tensor, y: Tensor) -> bool:
-    """Differentiate the loss with respect to the prediction."""
-    return gradients(lambda v: squared_loss(v, y), p)[0].equal(p - y)
+derivative_of_the_loss = same(
+    "", lambda p, y: gradients(lambda v: squared_loss(v, y), p)[0], lambda p, y: p - y, p="1", y="1"
+)
+derivative_of_the_prediction = same(
+    "", lambda x, w: gradients(lambda v: linreg(x, v), w)[0], lambda x, w: x, x="1", w="1"
+)
 
 
-@everywhere(x="1", w="1")
-def derivative_of_the_prediction(x: Tensor, w: Tensor) -> bool:
-    """Differentiate the prediction with respect to the weight."""
-    return gradients(lambda v: linreg(x, v), w)[0].equal(x)
-
-
-@everywhere("torch.optim.SGD", x="1", w="1", y="1")
+@everywhere("torch.optim.SGD: ", x="1", w="1", y="1")
 def update_rule(x: Tensor, w: Tensor, y: Tensor) -> bool:
     """Take a step with torch's SGD, and with the formula; the learning rate is 1/8, so that nothing rounds."""
     leaf = w.clone().requires_grad_()
@@ -346,15 +314,10 @@ def update_rule(x: Tensor, w: Tensor, y: Tensor) -> bool:
 
 def update_under_no_grad() -> Seen:
     """Change the weight in place, inside no_grad and outside, and outside through w.detach() and w.data."""
-
-    def in_place() -> None:
-        w = weight()
-        w -= 1
-
-    with torch.no_grad():
-        inside = refused(in_place)
-    outside = refused(in_place)
     w, v = weight(), weight()
+    with torch.no_grad():
+        inside = refused(lambda: weight().sub_(1))
+    outside = refused(lambda: weight().sub_(1))
     others = [refused(lambda: w.detach().sub_(1)), refused(lambda: v.data.sub_(1))]
     changed = [w.item() + 1 == weight().item(), v.item() + 1 == weight().item()]
     stated = inside is None and outside is not None and others == [None, None] and all(changed)
@@ -370,13 +333,12 @@ def gradients_accumulate() -> Seen:
 
 def weight_still_requires_grad() -> Seen:
     """Look at the weight after the updates in place inside no_grad, and after one that makes a new tensor there."""
-    after = run()
-    w: Tensor = after.names["w"]
+    shown, w = [run().shown[cell] for cell in (11, 16)], run().names["w"]
     with torch.no_grad():
         new = w - 1
-    kept = all(after.shown[cell].endswith("requires_grad=True)") for cell in (11, 16)) and w.requires_grad and w.is_leaf
-    shown = f"w -= …: {after.shown[11]}, {after.shown[16]}; w − 1: requires_grad={new.requires_grad}"
-    return Seen(kept and not new.requires_grad, None, shown)
+    kept = all(text.endswith("requires_grad=True)") for text in shown) and w.requires_grad and w.is_leaf
+    told_of = f"w -= …: {', '.join(shown)}; w − 1: requires_grad={new.requires_grad}"
+    return Seen(kept and not new.requires_grad, None, told_of)
 
 
 def weight_before_the_second_step(number: Fraction) -> Seen:

@@ -5,6 +5,7 @@ where it is 0 there are two one-sided derivatives, and torch's choice depends on
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -14,19 +15,19 @@ from torch.func import grad, jacrev
 
 from backprop_rules.catalogue.losses import sum_of_squared_errors
 from backprop_rules.catalogue.piecewise import clamp
-from backprop_rules.documents.answers.claim import Seen
-from backprop_rules.documents.answers.drawn import Point, Value, counterexample, difference, everywhere, told
-from backprop_rules.documents.answers.tools import back, gradients, refused, verified
+from backprop_rules.documents.answers.claim import Evidence, Seen
+from backprop_rules.documents.answers.drawn import Point, Value, counterexample, difference, everywhere, same, told
+from backprop_rules.documents.answers.tools import back, every, gradients, rather, refused, verified, works
 from backprop_rules.documents.certified import true_run
 from backprop_rules.documents.program import Program
-from backprop_rules.documents.two_layer_network import PROGRAMS, forward, inputs
+from backprop_rules.documents.programs import AS_PRINTED, TWO_LAYER_NETWORK
 from backprop_rules.rule import installed
 from backprop_rules.teaching.trace import traced
 
-ONE = {"x": "1 d", "w1": "d h", "w2": "h k", "t": "1 k"}
+WEIGHTS = {"x": "1 d", "w1": "d h", "w2": "h k"}
+ONE = {**WEIGHTS, "t": "1 k"}
 TWO = {"x": "2 d", "w1": "d h", "w2": "h k", "t": "2 k"}
 SECOND_LAYER = {"h": "1 d", "w2": "d k", "t": "1 k"}
-RIGHT, PRINTED = PROGRAMS
 X, W1, W2, H, ERROR = (torch.ones(shape) for shape in ((1, 2), (2, 4), (4, 3), (1, 4), (1, 3)))  # of line 19 to 23
 AT_A_BOUND = clamp.conventions[0]  # the choice that `by_the_mask` makes at 0, and the versions of torch that make it
 
@@ -44,6 +45,7 @@ def predicted(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
 loss = squared_error(predicted)  # what the document's program prints
 behind_the_clamp = squared_error(torch.matmul)  # the same, of the second layer alone
 for_w1, for_w2 = grad(loss, 1), grad(loss, 2)
+by_the_rule = partial(sum_of_squared_errors.backward, *torch.ones(2, dtype=torch.float64))
 
 
 def cotangent(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
@@ -51,28 +53,15 @@ def cotangent(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
     return 2 * (predicted(x, w1, w2) - t) @ w2.T
 
 
-def by_the_mask(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
-    """Return the gradient of w1."""
-    return x.T @ (cotangent(x, w1, w2, t) * (x @ w1 >= 0))
+def for_w1_with(masked: Callable[[Tensor, Tensor], Tensor]) -> Value:
+    """Return the gradient of w1 with this in place of the clamp's derivative: of the hidden layer, and what arrives."""
+    return lambda x, w1, w2, t: x.T @ masked(x @ w1, cotangent(x, w1, w2, t))
 
 
-def by_what_is_left(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
-    """Return the gradient of w1 by lines 29 to 42, with a mask by the overwritten h1 in the place of line 41."""
-    h1 = x.mm(w1)
-    h1 = h1.clamp(min=0)
-    grad_h = (2 * (h1.mm(w2) - t)).mm(w2.t())
-    grad_h[h1 == 0] = 0
-    return x.t().mm(grad_h)
-
-
-def as_printed(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
-    """Return the document's gradient of w1, by its lines 40 to 42."""
-    return x.T @ cotangent(x, w1, w2, t).clamp(min=0)
-
-
-def without_the_clamp(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
-    """Return the formula that the document derives for w1, with the factors in the order in which they fit."""
-    return x.T @ cotangent(x, w1, w2, t)
+as_printed = for_w1_with(lambda h, g: g.clamp(min=0))  # lines 40 to 42
+by_the_mask = for_w1_with(lambda h, g: g * (h >= 0))
+by_what_is_left = for_w1_with(lambda h, g: g.where(h.clamp(min=0) != 0, 0))  # a mask by the overwritten h1 of line 30
+without_the_clamp = for_w1_with(lambda h, g: g)  # the formula derived, with its factors in the order in which they fit
 
 
 def tie(x: Tensor, w1: Tensor) -> bool:
@@ -80,9 +69,16 @@ def tie(x: Tensor, w1: Tensor) -> bool:
     return bool((x @ w1 == 0).any())
 
 
-def where_it_differs(found: Value, shapes: dict[str, str]) -> Point | None:
-    """Return the smallest point, off the kink, where this is not the gradient of w1."""
-    return counterexample(lambda x, w1, w2, t: tie(x, w1) or found(x, w1, w2, t).equal(for_w1(x, w1, w2, t)), **shapes)
+def off_the_kink(before: str, found: Value, shapes: dict[str, str]) -> Evidence:
+    """Return the evidence that this is the gradient of w1 wherever no hidden unit stands on the kink."""
+    return everywhere(before, **shapes)(
+        lambda x, w1, w2, t: tie(x, w1) or found(x, w1, w2, t).equal(for_w1(x, w1, w2, t))
+    )
+
+
+def for_w2_by_the_code(h: Tensor, w2: Tensor, t: Tensor) -> Tensor:
+    """Return the gradient of w2 by the document's line, from what the clamp makes of the hidden layer."""
+    return h.T @ (2 * (h @ w2 - t))
 
 
 def one_unit(*columns: list[float]) -> Point:
@@ -98,7 +94,7 @@ def shapes_fit() -> Seen:
     return Seen(shapes == [tuple(W2.shape), tuple(W1.shape), ()], None, f"grad_w2, grad_w1, loss: {shapes}")
 
 
-@everywhere("Σ_j max(0, Σ_i x_i w1_ij) w2_jk", x="2 d", w1="d h", w2="h k")
+@everywhere("Σ_j max(0, Σ_i x_i w1_ij) w2_jk: ", x="2 d", w1="d h", w2="h k")
 def forward_code(x: Tensor, w1: Tensor, w2: Tensor) -> bool:
     """Compare lines 29 to 31 with a sum over the hidden units, an element at a time."""
     hidden = [[max(0, sum(a * b for a, b in zip(row, column, strict=True))) for column in w1.T] for row in x]
@@ -106,7 +102,7 @@ def forward_code(x: Tensor, w1: Tensor, w2: Tensor) -> bool:
     return predicted(x, w1, w2).tolist() == sums
 
 
-@everywhere("Σ (ŷ_k − y_k)²", p="n k", t="n k")
+@everywhere("Σ (ŷ_k − y_k)²: ", p="n k", t="n k")
 def loss_code(p: Tensor, t: Tensor) -> bool:
     """Compare line 33 with the sum of the squares, an element at a time."""
     pairs = zip(p.flatten().tolist(), t.flatten().tolist(), strict=True)
@@ -115,40 +111,35 @@ def loss_code(p: Tensor, t: Tensor) -> bool:
 
 def graph_of_two_products() -> Seen:
     """Trace the program, and list the rules on the way."""
-    way = [str(node.made_by.rule) for node in traced(forward, inputs()).nodes.values() if node.made_by]
+    nodes = traced(TWO_LAYER_NETWORK.forward, TWO_LAYER_NETWORK.inputs()).nodes.values()
+    way = [str(node.made_by.rule) for node in nodes if node.made_by]
     products = [name for name in way if name != "sum_of_squared_errors"]
     return Seen(products == ["matmul", "matmul"], products == ["matmul", "clamp", "matmul"], " → ".join(way))
 
 
-def prediction_without_the_clamp() -> Seen:
-    """Compare the printed formula of the prediction with the program's own."""
-    shapes = {name: ONE[name] for name in ("x", "w1", "w2")}
-    linear = difference(lambda x, w1, w2: x @ w1 @ w2, predicted, **shapes)
-    positive = difference(lambda x, w1, w2: torch.maximum(x @ w1, torch.zeros(())) @ w2, predicted, **shapes)
-    return Seen(linear is None, positive is None, f"x·w1·w2: {told(linear)}; max(x·w1, 0)·w2: {told(positive)}")
+prediction_without_the_clamp = rather(
+    same("x·w1·w2: ", lambda x, w1, w2: x @ w1 @ w2, predicted, **WEIGHTS),
+    same("max(x·w1, 0)·w2: ", lambda x, w1, w2: torch.maximum(x @ w1, torch.zeros(())) @ w2, predicted, **WEIGHTS),
+)
 
 
 def argmin_in_the_loss() -> Seen:
     """Find the argument of the minimum among whole numbers, and hold it and the sum against what the program prints."""
 
     def least(t: Tensor) -> Tensor:
-        every = itertools.product(range(-4, 5), repeat=t.numel())
-        return min((torch.tensor(p, dtype=t.dtype) for p in every), key=lambda p: float(((p - t) ** 2).sum()))
+        every_p = itertools.product(range(-4, 5), repeat=t.numel())
+        return min((torch.tensor(p, dtype=t.dtype) for p in every_p), key=lambda p: float(((p - t) ** 2).sum()))
 
-    argmin = counterexample(lambda p, t: bool((least(t) == ((p - t) ** 2).sum()).all()), p="1", t="1")
-    where = counterexample(lambda t: least(t).equal(t), t="2")
-    printed = difference(lambda x, w1, w2, t: sum_of_squared_errors(predicted(x, w1, w2), t), loss, **ONE)
-    shown = f"argmin = Σ: {told(argmin)}; argmin = y: {told(where)}; loss = Σ: {told(printed)}"
-    return Seen(argmin is None, printed is None and where is None, shown)
+    argmin = everywhere("argmin = Σ: ", p="1", t="1")(lambda p, t: bool((least(t) == ((p - t) ** 2).sum()).all()))
+    where = same("argmin = y: ", least, torch.positive, t="2")
+    printed = same("loss = Σ: ", lambda *at: sum_of_squared_errors(predicted(*at[:3]), at[3]), loss, **ONE)
+    return rather(argmin, every(where, printed))()
 
 
-def gradient_of_the_squared_errors() -> Seen:
-    """Verify the rule of the catalogue, and compare the formula with it."""
-    right, shown = verified(sum_of_squared_errors)
-    one = torch.ones((), dtype=torch.float64)
-    by_the_rule = partial(sum_of_squared_errors.backward, one, one)
-    found = difference(lambda p, t: 2 * (p - t), lambda p, t: by_the_rule(p, t)[0], p="n k", t="n k")
-    return Seen(right and found is None, None, f"{shown}; 2(ŷ − y): {told(found)}")
+gradient_of_the_squared_errors = every(
+    verified(sum_of_squared_errors),
+    same("2(ŷ − y): ", lambda p, t: 2 * (p - t), lambda p, t: by_the_rule(p, t)[0], p="n k", t="n k"),
+)
 
 
 def by_the_jacobian(prediction: Value, k: int) -> Value:
@@ -163,11 +154,10 @@ def by_the_jacobian(prediction: Value, k: int) -> Value:
     return multiplied
 
 
-def chain_rule_for_w2() -> Seen:
-    """Multiply what the next line puts for the two factors, and then the cotangent and the Jacobian."""
-    refusal = refused(lambda: ERROR @ H.T)
-    found = difference(by_the_jacobian(torch.matmul, 1), grad(behind_the_clamp, 1), **SECOND_LAYER)
-    return Seen(refusal is None, found is None, f"{refusal}; (1, 3) @ (3, 12): {told(found)}")
+chain_rule_for_w2 = rather(
+    works(lambda: ERROR @ H.T),
+    same("(1, 3) @ (3, 12): ", by_the_jacobian(torch.matmul, 1), grad(behind_the_clamp, 1), **SECOND_LAYER),
+)
 
 
 def derivative_of_the_product_for_w2() -> Seen:
@@ -179,41 +169,39 @@ def derivative_of_the_product_for_w2() -> Seen:
     return Seen(jacobian.equal(h.T), found is None, shown)
 
 
-def order_of_the_factors_for_w2() -> Seen:
-    """Multiply in the printed order, and in the other one."""
-    refusal = refused(lambda: ERROR @ H.T)
-    found = difference(lambda h, w2, t: h.T @ (2 * (h @ w2 - t)), grad(behind_the_clamp, 1), **SECOND_LAYER)
-    return Seen(refusal is None, found is None, f"{refusal}; h1ᵀ @ 2(ŷ − y): {told(found)}")
+order_of_the_factors_for_w2 = rather(
+    works(lambda: ERROR @ H.T),
+    same("h1ᵀ @ 2(ŷ − y): ", for_w2_by_the_code, grad(behind_the_clamp, 1), **SECOND_LAYER),
+)
 
 
 def formula_for_w2_is_the_code() -> Seen:
     """Run the formula's product and the code's, each as it is written."""
-    formula, code = refused(lambda: ERROR.mm(H.t())), refused(lambda: H.t().mm(ERROR))
-    right = code_for_w2()
+    formula, code, right = refused(lambda: ERROR.mm(H.t())), refused(lambda: H.t().mm(ERROR)), code_for_w2()
     shown = f"grad.mm(h1.t()): {formula}; h1.t().mm(grad): {code or 'multiplies'}; {right.shown}"
     return Seen(formula == code, code is None and bool(right.stated), shown)
 
 
-@everywhere("h1.t().mm(grad_y_pred)", **TWO)
-def code_for_w2(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
-    """Compare the code's line with autograd."""
-    h = (x @ w1).clamp(min=0)
-    return (h.T @ (2 * (h @ w2 - t))).equal(for_w2(x, w1, w2, t))
+code_for_w2 = same(
+    "h1.t().mm(grad_y_pred): ", lambda x, w1, w2, t: for_w2_by_the_code((x @ w1).clamp(min=0), w2, t), for_w2, **TWO
+)
 
 
 def gradient_of_the_hidden_layer() -> Seen:
     """Take h1 for the layer in front of the clamp, as the graph has it, and for the one behind it."""
 
+    @everywhere("h1 = x·w1: ", **SECOND_LAYER)
     def in_front(h: Tensor, w2: Tensor, t: Tensor) -> bool:
         true = grad(squared_error(lambda h, w2: h.clamp(min=0) @ w2))(h, w2, t)
         return bool((h == 0).any()) or (2 * (h.clamp(min=0) @ w2 - t) @ w2.T).equal(true)
 
-    front = counterexample(in_front, **SECOND_LAYER)
-    behind = difference(lambda h, w2, t: 2 * (h @ w2 - t) @ w2.T, grad(behind_the_clamp), **SECOND_LAYER)
-    return Seen(front is None, behind is None, f"h1 = x·w1: {told(front)}; h1 = max(x·w1, 0): {told(behind)}")
+    behind = same(
+        "h1 = max(x·w1, 0): ", lambda h, w2, t: 2 * (h @ w2 - t) @ w2.T, grad(behind_the_clamp), **SECOND_LAYER
+    )
+    return rather(in_front, behind)()
 
 
-@everywhere("(1, 3) @ (3, 4)", **SECOND_LAYER)
+@everywhere("(1, 3) @ (3, 4): ", **SECOND_LAYER)
 def chain_rule_for_the_hidden_layer(h: Tensor, w2: Tensor, t: Tensor) -> bool:
     """Multiply the cotangent by the Jacobian of h1·w2 with respect to h1, which is w2ᵀ."""
     is_transposed = jacrev(torch.matmul)(h, w2).reshape(w2.T.shape).equal(w2.T)
@@ -232,57 +220,53 @@ def one_sided(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> list[float]:
 def cotangent_clamped() -> Seen:
     """Find the smallest network whose gradient is another one, and try the masks in its place, on the kink too."""
     as_torch_chooses = by_the_mask if installed(AT_A_BOUND.torch) else by_what_is_left
-    found, masked = where_it_differs(as_printed, ONE), where_it_differs(by_what_is_left, TWO)
-    chosen = difference(as_torch_chooses, for_w1, **TWO)
+    found = off_the_kink("", as_printed, ONE)()
+    masked = off_the_kink("grad_h[h1 == 0] = 0, x·w1 ≠ 0: ", by_what_is_left, TWO)()
+    chosen = same(f"torch {AT_A_BOUND.torch} = [x·w1 ≥ 0]: ", as_torch_chooses, for_w1, **TWO)()
     units, zero = [one_unit([1], [w1], [1], [t]) for w1, t in ((1, 2), (-1, -1))], one_unit([1], [0], [1], [2])
     pairs = [(float(as_printed(**unit)), float(by_what_is_left(**unit))) for unit in units]
     at_zero = [float(by_what_is_left(**zero)), float(by_the_mask(**zero))]
     as_told = pairs == [(0, -2), (2, 0)] and at_zero == [0, -4] and sorted(one_sided(**zero)) == sorted(at_zero)
     shown = [
         *(f"{told(unit)}: printed {a:g}, gradient {b:g}" for unit, (a, b) in zip(units, pairs, strict=True)),
-        f"grad_h[h1 == 0] = 0, x·w1 ≠ 0: {told(masked)}",
+        masked.shown,
         f"{told(zero)}: {at_zero[0]:g}, [x·w1 ≥ 0]: {at_zero[1]:g}",
-        f"torch {AT_A_BOUND.torch} = [x·w1 ≥ 0]: {told(chosen)}",
+        chosen.shown,
     ]
-    return Seen(found is None, masked is None and chosen is None and as_told, "; ".join(shown))
+    return Seen(found.stated, bool(masked.stated and chosen.stated and as_told), "; ".join(shown))
 
 
 def code_for_w1() -> Seen:
     """Ask whether the code agrees exactly where each unit's sign is that of what arrives, and what it gives at 0."""
 
+    @everywhere("equal ⟺ [h > 0] = [g > 0]: ", **ONE)
     def exactly_where_signs_agree(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
         h, g = x @ w1, cotangent(x, w1, w2, t)
         signs_agree = bool((x == 0).all() or ((g == 0) | ((h > 0) == (g > 0))).all())
         return tie(x, w1) or as_printed(x, w1, w2, t).equal(for_w1(x, w1, w2, t)) == signs_agree
 
+    @everywhere("h = 0, one-sided: ", x="1 1", w2="1 1", t="1 1")
     def at_zero(x: Tensor, w2: Tensor, t: Tensor) -> bool:
         return float(as_printed(x, 0 * x, w2, t)) in one_sided(x, 0 * x, w2, t)
 
-    anywhere, there = where_it_differs(as_printed, ONE), counterexample(exactly_where_signs_agree, **ONE)
-    zero = counterexample(at_zero, x="1 1", w2="1 1", t="1 1")
-    shown = f"{told(anywhere)}; equal ⟺ [h > 0] = [g > 0]: {told(there)}; h = 0, one-sided: {told(zero)}"
-    return Seen(anywhere is None, there is None and zero is None, shown)
+    return rather(off_the_kink("", as_printed, ONE), every(exactly_where_signs_agree, at_zero))()
 
 
-def chain_rule_for_w1_in_this_order() -> Seen:
-    """Multiply the three factors in the printed order, and with xᵀ in front."""
-    refusal = refused(lambda: ERROR @ W2.T @ X.T)
-    true = grad(squared_error(lambda x, w1, w2: x @ w1 @ w2), 1)
-    found = difference(lambda x, w1, w2, t: x.T @ (2 * (x @ w1 @ w2 - t) @ w2.T), true, **TWO)
-    return Seen(refusal is None, found is None, f"{refusal}; xᵀ @ 2(ŷ − y) @ w2ᵀ without the clamp: {told(found)}")
-
-
-def chain_rule_for_w1() -> Seen:
-    """Multiply what the line puts for the two factors, and then the cotangent and the Jacobian."""
-    refusal = refused(lambda: ERROR @ (W2.T @ X.T))
-    found = difference(by_the_jacobian(predicted, 1), for_w1, **ONE)
-    return Seen(refusal is None, found is None, f"{refusal}; (1, 3) @ (3, 8): {told(found)}")
-
-
-def formula_for_w1_without_the_clamp() -> Seen:
-    """Compare the formula, in the right order, with the program's gradient, and with the mask put in."""
-    bare, masked = where_it_differs(without_the_clamp, ONE), where_it_differs(by_the_mask, TWO)
-    return Seen(bare is None, masked is None, f"without: {told(bare)}; with [x·w1 ≥ 0]: {told(masked)}")
+chain_rule_for_w1_in_this_order = rather(
+    works(lambda: ERROR @ W2.T @ X.T),
+    same(
+        "xᵀ @ 2(ŷ − y) @ w2ᵀ without the clamp: ",
+        lambda x, w1, w2, t: x.T @ (2 * (x @ w1 @ w2 - t) @ w2.T),
+        grad(squared_error(lambda x, w1, w2: x @ w1 @ w2), 1),
+        **TWO,
+    ),
+)
+chain_rule_for_w1 = rather(
+    works(lambda: ERROR @ (W2.T @ X.T)), same("(1, 3) @ (3, 8): ", by_the_jacobian(predicted, 1), for_w1, **ONE)
+)
+formula_for_w1_without_the_clamp = rather(
+    off_the_kink("without: ", without_the_clamp, ONE), off_the_kink("with [x·w1 ≥ 0]: ", by_the_mask, TWO)
+)
 
 
 def derivation_explains_the_code() -> Seen:
@@ -298,13 +282,14 @@ def derivation_explains_the_code() -> Seen:
 
 def loss_falls() -> Seen:
     """Follow the printed program in ball arithmetic, with all hidden units negative, and as it is recorded."""
+    given = AS_PRINTED.inputs()
 
     def falls(given: Point) -> tuple[bool, str]:
-        run = [step["loss"] for step in true_run(PRINTED, given)]
+        run = [step["loss"] for step in true_run(AS_PRINTED, given)]
         down = all(bool((after.hi < before.lo).all()) for before, after in itertools.pairwise(run))
         return down, f"{float(run[0].lo):.6f} → {float(run[-1].lo):.6f}"
 
-    (moves, still), (down, ends) = falls({**inputs(), "x": X, "w1": -W1}), falls(inputs())
+    (moves, still), (down, ends) = falls({**given, "x": X, "w1": -W1}), falls(given)
     return Seen(moves, down, f"x·w1 < 0: {still}; as recorded: {ends}")
 
 
@@ -331,7 +316,7 @@ def step_goes_downhill() -> Seen:
 
 def learning_rate_learns() -> Seen:
     """Follow both rules over the document's 20 epochs, and over 2,000 at a rate a hundred times as high."""
-    given = {name: x.double() for name, x in inputs().items()}
+    given = {name: x.double() for name, x in AS_PRINTED.inputs().items()}
 
     def followed(program: Program, rate: float, epochs: int) -> tuple[float, float]:
         longer = replace(program, learning_rate=rate, dtype=torch.float64, samples=lambda given: [given] * epochs)
@@ -339,7 +324,9 @@ def learning_rate_learns() -> Seen:
         return losses[0], losses[-1]
 
     epochs = {1e-6: 20, 1e-4: 2000}
-    runs = {rate: [followed(program, rate, n) for program in (PRINTED, RIGHT)] for rate, n in epochs.items()}
+    runs = {
+        rate: [followed(program, rate, n) for program in (AS_PRINTED, TWO_LAYER_NETWORK)] for rate, n in epochs.items()
+    }
     lost = [f"{100 * (1 - last / first):.2f}" for first, last in runs[1e-6]]
     far = [(f"{first:.2f}", f"{last:.2g}") for first, last in runs[1e-4]]
     right = lost == ["0.26", "0.26"] and far == [("24.17", "1.3e-06"), ("24.17", "5.1e-07")]
@@ -350,7 +337,7 @@ def learning_rate_learns() -> Seen:
     return Seen(all(last < first / 2 for first, last in runs[1e-6]), right, shown)
 
 
-@everywhere("torch.optim.SGD", **TWO)
+@everywhere("torch.optim.SGD: ", **TWO)
 def updates_are_gradient_descent(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
     """Change the weights in both orders of the lines, and by torch's own gradient descent, at a rate of 1/8."""
     given = as_printed(x, w1, w2, t), for_w2(x, w1, w2, t)
@@ -374,25 +361,24 @@ def derivative_of_wx() -> Seen:
     def carries_back(w: Tensor, x: Tensor, g: Tensor) -> bool:
         return jacobian(w, x).reshape(w.shape).T.equal(w.T) and (w.T @ g).equal(back(w, x, g)[1])
 
-    rows = difference(lambda w, x: jacobian(w, x).reshape(w.shape), lambda w, x: w.T, w="n d", x="d 1")
-    columns = counterexample(carries_back, w="n d", x="d 1", g="n 1")
-    shown = f"∂y_i/∂x_j in row i: {told(rows)}; in row j, wᵀ @ grad: {told(columns)}"
-    return Seen(rows is None, columns is None, shown)
+    rows = same(
+        "∂y_i/∂x_j in row i: ", lambda w, x: jacobian(w, x).reshape(w.shape), lambda w, x: w.T, w="n d", x="d 1"
+    )
+    return rather(rows, everywhere("in row j, wᵀ @ grad: ", w="n d", x="d 1", g="n 1")(carries_back))()
 
 
 def this_formula_alone() -> Seen:
     """Try the formula on the other factor and on the square, and then the ones that are needed besides."""
     shapes = {"w": "n d", "x": "d m", "g": "n m"}
 
+    @everywhere("xᵀ on the left: ", **shapes)
     def alone(w: Tensor, x: Tensor, g: Tensor) -> bool:
         return x.shape[0] == g.shape[0] and (x.T @ g).equal(back(w, x, g)[0])
 
+    @everywhere("e²: ", e="1", f="1")
     def linear(e: Tensor, f: Tensor) -> bool:  # a product with a constant would be, whatever the constant
         slope = [gradients(torch.square, v)[0] for v in (e, f, torch.zeros_like(e))]
         return slope[0].equal(slope[1]) and slope[2].equal(slope[0])
 
-    left = counterexample(alone, **shapes)
-    right = difference(lambda w, x, g: g @ x.T, lambda *at: back(*at)[0], **shapes)
-    square, masked = counterexample(linear, e="1", f="1"), where_it_differs(by_the_mask, TWO)
-    shown = f"xᵀ on the left: {told(left)}; grad @ xᵀ: {told(right)}; e²: {told(square)}; the mask: {told(masked)}"
-    return Seen(left is None and square is None, right is None and masked is None, shown)
+    right = same("grad @ xᵀ: ", lambda w, x, g: g @ x.T, lambda *at: back(*at)[0], **shapes)
+    return every(rather(alone, right), rather(linear, off_the_kink("the mask: ", by_the_mask, TWO)))()

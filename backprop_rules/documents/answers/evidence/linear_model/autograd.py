@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from backprop_rules.documents.answers.claim import Seen
+from backprop_rules.documents.answers.claim import Evidence, Seen
 from backprop_rules.documents.answers.drawn import Point, as_code, counterexample, everywhere, told
 from backprop_rules.documents.answers.evidence.linear_model.training import RATE, grad, loss, weight
-from backprop_rules.documents.answers.tools import gradients, refused
+from backprop_rules.documents.answers.tools import gradients, rather, refused
 
 
 def nodes(y: Tensor) -> list[Any]:
@@ -95,7 +95,7 @@ def kept_in_x_and_w() -> Seen:
     return Seen(any(value is not None for value in in_variables), found, shown)
 
 
-@everywhere("z = x * w, loss = (z * v - y)**2", x="1", w="1", v="1", y="1")
+@everywhere("z = x * w, loss = (z * v - y)**2: ", x="1", w="1", v="1", y="1")
 def the_next_neuron_hands_it_back(x: Tensor, w: Tensor, v: Tensor, y: Tensor) -> bool:
     """Catch what arrives at z from the following neuron, and hold it against ∂loss/∂z."""
     arrived: list[Tensor] = []
@@ -105,20 +105,20 @@ def the_next_neuron_hands_it_back(x: Tensor, w: Tensor, v: Tensor, y: Tensor) ->
     return arrived[0].equal(*gradients(lambda z: (z * v - y) ** 2, z))
 
 
-def name_of_what_arrives() -> Seen:
-    """Multiply the local derivatives by ∂loss/∂x, and by ∂loss/∂z."""
+def with_factor(name: str) -> Evidence:
+    """Return the evidence that the gradients are the local derivatives times the loss's derivative for x, or for z."""
 
-    def with_factor(name: str) -> Point | None:
-        def holds(x: Tensor, w: Tensor, y: Tensor) -> bool:
-            grad_x, grad_w = gradients(lambda x, w: (x * w - y) ** 2, x, w)
-            (grad_z,) = gradients(lambda z: (z - y) ** 2, x * w)
-            factor = {"x": grad_x, "z": grad_z}[name]
-            return grad_x.equal(factor * w) and grad_w.equal(factor * x)
+    @everywhere(f"∂loss/∂{name}: ", x="1", w="1", y="1")
+    def holds(x: Tensor, w: Tensor, y: Tensor) -> bool:
+        grad_x, grad_w = gradients(lambda x, w: (x * w - y) ** 2, x, w)
+        (grad_z,) = gradients(lambda z: (z - y) ** 2, x * w)
+        factor = {"x": grad_x, "z": grad_z}[name]
+        return grad_x.equal(factor * w) and grad_w.equal(factor * x)
 
-        return counterexample(holds, x="1", w="1", y="1")
+    return holds
 
-    printed, right = with_factor("x"), with_factor("z")
-    return Seen(printed is None, right is None, f"∂loss/∂x: {told(printed)}; ∂loss/∂z: {told(right)}")
+
+name_of_what_arrives = rather(with_factor("x"), with_factor("z"))
 
 
 def products_are_the_gradients() -> Seen:
@@ -161,20 +161,20 @@ def data_holds_the_value() -> Seen:
     return Seen(before and w.item() == 5 and (4 * w).item() == 20, None, shown)
 
 
-def grad_holds_the_derivative() -> Seen:
-    """Read grad after one backward and after two, with the same weight and sample."""
+def after(calls: int) -> Evidence:
+    """Return the evidence that grad is the derivative after so many times backward, with the same weight and sample."""
 
-    def after(calls: int) -> Point | None:
-        def holds(w: Tensor, x: Tensor, y: Tensor) -> bool:
-            asked = w.clone().requires_grad_()
-            for _ in range(calls):
-                ((x * asked - y) ** 2).backward()
-            return asked.grad is not None and asked.grad.equal(2 * x * (x * w - y))
+    @everywhere(f"{calls} × backward(): ", w="1", x="1", y="1")
+    def holds(w: Tensor, x: Tensor, y: Tensor) -> bool:
+        asked = w.clone().requires_grad_()
+        for _ in range(calls):
+            ((x * asked - y) ** 2).backward()
+        return asked.grad is not None and asked.grad.equal(2 * x * (x * w - y))
 
-        return counterexample(holds, w="1", x="1", y="1")
+    return holds
 
-    once, twice = after(1), after(2)
-    return Seen(twice is None, once is None, f"2 × backward(): {told(twice)}; 1 × backward(): {told(once)}")
+
+grad_holds_the_derivative = rather(after(2), after(1))
 
 
 def grad_is_a_tensor() -> Seen:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from torch.autograd.functional import jacobian
 from backprop_rules.catalogue.arithmetic import add
 from backprop_rules.catalogue.linear_algebra import matmul
 from backprop_rules.documents.answers.claim import Seen
-from backprop_rules.documents.answers.drawn import as_code, counterexample, everywhere, told
+from backprop_rules.documents.answers.drawn import as_code, counterexample, everywhere, same, told
 from backprop_rules.documents.answers.evidence.linear_model.autograd import names
 from backprop_rules.documents.answers.evidence.linear_model.training import SAMPLES
-from backprop_rules.documents.answers.tools import gradients, verified
+from backprop_rules.documents.answers.tools import comes_to, every, gradients, verified
 
 SIZES = (5, 6, 7, 7, 6, 5)  # of the layers that line 37 counts the weights of, the input first
 NODES = "abcdef"  # a letter for the nodes of each of these layers
@@ -67,49 +67,37 @@ def complex_models_take_more_work() -> Seen:
         return [int(n) for n in through(x, ones)], sorted({int(n) for n in derivatives.flatten()})
 
     one, many = products((1, 1)), products(SIZES)
-    more_than_weights = min(many[1]) > count(SIZES) / count((1, 1))
-    simple = one == ([1], [1])
-    return Seen(simple and more_than_weights, None, f"ŷ, ∂ŷ/∂W₁: (1, 1): {one}; {SIZES}: {many}")
+    stated = one == ([1], [1]) and min(many[1]) > count(SIZES) / count((1, 1))
+    return Seen(stated, None, f"ŷ, ∂ŷ/∂W₁: (1, 1): {one}; {SIZES}: {many}")
 
 
 def each_node_is_a_neuron() -> Seen:
     """Count the nodes that have weights of their own, a row of a matrix each."""
-    rows, every, hidden_and_output = sum(len(w) for w in whole_weights(SIZES)), sum(SIZES), sum(SIZES[1:])
-    return Seen(rows == every, rows == hidden_and_output, f"{SIZES}: {rows} != {every}")
+    rows, every_node = sum(len(w) for w in whole_weights(SIZES)), sum(SIZES)
+    return Seen(rows == every_node, rows == sum(SIZES[1:]), f"{SIZES}: {rows} != {every_node}")
 
 
-@everywhere("∂y[i]/∂W[k, j] == (i == k) * x[j]", x="d", w="k d")
-def each_link_is_a_weight(x: Tensor, w: Tensor) -> bool:
-    """Differentiate the outputs for the weights: each has one output that it acts on, by one input."""
-    one_output = torch.eye(len(w), dtype=torch.float64)[:, :, None]
-    return bool(jacobian(lambda v: v @ x, w).equal(one_output * x))
+each_link_is_a_weight = same(
+    "∂y[i]/∂W[k, j] == (i == k) * x[j]: ",
+    lambda x, w: jacobian(lambda v: v @ x, w),
+    lambda x, w: torch.eye(len(w), dtype=x.dtype)[:, :, None] * x,  # a weight acts on one output, by one input
+    x="d",
+    w="k d",
+)
 
 
-def between(n: int, m: int) -> Callable[[Fraction], Seen]:
-    """Return the evidence that torch's layer from n to m nodes has so many weights."""
-
-    def evidence(number: Fraction) -> Seen:
-        found = count((n, m))
-        return Seen(found == number, None, f"torch.nn.Linear({n}, {m}, bias=False): {found}")
-
-    return evidence
-
-
-weights_from_the_input = between(5, 6)
-weights_to_the_second_hidden_layer = between(6, 7)
+weights_from_the_input = comes_to(lambda: count((5, 6)), "torch.nn.Linear(5, 6, bias=False): {}")
+weights_to_the_second_hidden_layer = comes_to(lambda: count((6, 7)), "torch.nn.Linear(6, 7, bias=False): {}")
 
 
 def weights_of_the_third_gap(number: Fraction) -> Seen:
     """Find all sizes of the remaining layers that agree with 30, 42, the last 42 and 30 and the sum 193."""
     found = [
         (5, 6, 7, n, m, k)
-        for n in range(1, 194)
-        for m in range(1, 43)
-        for k in range(1, 31)
+        for n, m, k in product(range(1, 194), range(1, 43), range(1, 31))
         if n * m == 42 and m * k == 30 and 5 * 6 + 6 * 7 + 7 * n + n * m + m * k == 193
     ]
-    only = len(found) == 1 and found == [SIZES]
-    return Seen(only and count(found[0][2:4]) == number, None, f"{found}: 7 * 7 == {count((7, 7))}")
+    return Seen(found == [SIZES] and count(SIZES[2:4]) == number, None, f"{found}: 7 * 7 == {count((7, 7))}")
 
 
 def weights_in_all(number: Fraction) -> Seen:
@@ -187,9 +175,8 @@ def mm_and_add_can_be_differentiated() -> Seen:
         grad_y, grad_b = gradients(torch.add, y, b, grad_y=g)
         return grad_y.equal(g) and grad_b.equal(g.sum(1, keepdim=True))
 
-    outcomes, found = [verified(rule) for rule in (matmul, add)], counterexample(holds, y="k n", b="k 1", g="k n")
-    shown = "; ".join([how for _, how in outcomes] + [f"∂/∂b of Y + b == gY.sum(1): {told(found)}"])
-    return Seen(all(right for right, _ in outcomes) and found is None, None, shown)
+    found = everywhere("∂/∂b of Y + b == gY.sum(1): ", y="k n", b="k 1", g="k n")(holds)
+    return every(verified(matmul), verified(add), found)()
 
 
 @everywhere(x="d n", v="h d", b="h 1", w="k h", c="k 1")
@@ -246,9 +233,8 @@ def name_of_the_sigmoid() -> Seen:
 def place_of_the_function() -> Seen:
     """Put a function into each layer after the product, and before it."""
 
-    def same(x: Tensor, v: Tensor, w: Tensor) -> bool:
-        after, before = torch.relu(w @ torch.relu(v @ x)), w @ torch.relu(v @ torch.relu(x))
-        return after.equal(before)
+    def alike(x: Tensor, v: Tensor, w: Tensor) -> bool:
+        return torch.relu(w @ torch.relu(v @ x)).equal(w @ torch.relu(v @ torch.relu(x)))
 
-    found = counterexample(same, x="1 1", v="1 1", w="1 1")
+    found = counterexample(alike, x="1 1", v="1 1", w="1 1")
     return Seen(None, found is not None, f"f(W₂ f(W₁ X)) != W₂ f(W₁ f(X)), f = relu: {told(found)}")
