@@ -19,7 +19,7 @@ from backprop_rules.subject.subject import Subject, shapes_of
 from backprop_rules.version import __version__
 
 if TYPE_CHECKING:  # which brings ball arithmetic along
-    from backprop_rules.diagnosis.diagnosis import Mistake
+    from backprop_rules.diagnosis.mistake import Mistake
 
 MANY_ULPS = 1e4  # more than these tell a reader nothing
 SAID = {
@@ -198,7 +198,7 @@ def report_of(
         from backprop_rules.diagnosis.naming import point_of
         from backprop_rules.diagnosis.twins import as_jax_does
 
-        point = point_of(subject, shown)
+        point = point_of(subject, shown.point, shown.dtype)
         twin = as_jax_does(point, shown.leaf) if point is not None else ""
     devices = tuple(asked.devices)
     notes = (*outcome.notes, *_notes(subject, outcome, shown))

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.diagnosis.bank import BANK
-from backprop_rules.diagnosis.bank.case import Case
-from backprop_rules.diagnosis.bank.known import Family, Known, applies
+from backprop_rules.diagnosis.mistake import Case, Family, Known, applies
 from backprop_rules.diagnosis.twins import asked_of_jax
 from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of
 from backprop_rules.errors import Objection
