@@ -111,7 +111,11 @@ def _text(x: Tensor, width: int) -> str:
 
 def on_one_line(x: Tensor) -> str:
     """Return a tensor as nested lists of four digits on one line."""
-    return re.sub(r"\s+", " ", text(x)).replace("[ ", "[")
+    return _joined(text(x))
+
+
+def _joined(lines: str) -> str:
+    return re.sub(r"\s+", " ", lines).replace("[ ", "[")
 
 
 def numbers(x: Tensor) -> Any:
@@ -136,13 +140,11 @@ def _edges(traced: Trace) -> Iterator[tuple[str, Edge]]:
 
 def _words(node: Node) -> list[str]:
     head = f"{node.name} = {node.computed}" if node.computed else node.name
-    arrived = "none" if node.arrives is None else on_one_line(node.arrives)
-    return [head, f"value {on_one_line(node.value)}", f"arrives {arrived}"]
+    return [head, f"value {on_one_line(node.value)}", f"arrives {_joined(_arrived(node))}"]
 
 
 def _way(edge: Edge) -> list[str]:
-    local = re.sub(r"\s+", " ", local_derivative(edge)).replace("[ ", "[")
-    return [f"local {local}", f"leaves {on_one_line(edge.gradient)}"]
+    return [f"local {_joined(local_derivative(edge))}", f"leaves {on_one_line(edge.gradient)}"]
 
 
 def _quoted(words: str) -> str:
