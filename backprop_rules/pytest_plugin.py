@@ -80,12 +80,12 @@ class BackwardItem(pytest.Item):
         try:
             report = checked(self.config, self.backward, *self.mark.args, **self.mark.kwargs)
         except (InputError, TypeError) as error:
-            raise Refused(f"{self.name}: {error}") from None
+            pytest.fail(f"{self.name}: {error}", pytrace=False)
         told(self, report)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Show the report, and no traceback through the checker."""
-        if isinstance(excinfo.value, Refused | Failed):
+        if isinstance(excinfo.value, pytest.fail.Exception):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
@@ -97,10 +97,6 @@ class BackwardItem(pytest.Item):
 
 class Failed(pytest.fail.Exception):  # type: ignore[misc, name-defined]
     """A backward that is not right; the text is the report, shown without a traceback."""
-
-
-class Refused(Exception):
-    """A question that cannot be asked."""
 
 
 def checked(config: pytest.Config, backward: Any, rule: Any = None, **options: Any) -> "Report":

@@ -118,23 +118,24 @@ def rules_table(rules: Iterable[Rule]) -> Table:
 
 def rules_json(rules: Iterable[Rule]) -> str:
     """Return the rules as a JSON array of objects."""
-    return json.dumps([_as_dict(rule) for rule in rules], indent=2, ensure_ascii=False)
-
-
-def _as_dict(rule: Rule) -> dict[str, object]:
-    return {
-        "name": rule.name,
-        "chapter": rule.chapter,
-        "summary": rule.summary,
-        "primals": list(rule.primals),
-        "optional": sorted(rule.optional),
-        "params": list(rule.domain.params),
-        "shapes": rule.domain.shapes,
-        "dtypes": [dtype_name(dtype) for dtype in rule.domain.dtypes],
-        "saves": list(rule.saves),
-        "formula": rule.formula,
-        "source": rule.source,
-        "conventions": [
-            {"at": c.at, "value": c.value, "torch": c.torch, "torch_forward": c.torch_forward} for c in rule.conventions
-        ],
-    }
+    told = [
+        {
+            "name": rule.name,
+            "chapter": rule.chapter,
+            "summary": rule.summary,
+            "primals": rule.primals,
+            "optional": sorted(rule.optional),
+            "params": list(rule.domain.params),
+            "shapes": rule.domain.shapes,
+            "dtypes": [dtype_name(dtype) for dtype in rule.domain.dtypes],
+            "saves": rule.saves,
+            "formula": rule.formula,
+            "source": rule.source,
+            "conventions": [
+                {"at": c.at, "value": c.value, "torch": c.torch, "torch_forward": c.torch_forward}
+                for c in rule.conventions
+            ],
+        }
+        for rule in rules
+    ]
+    return json.dumps(told, indent=2, ensure_ascii=False)

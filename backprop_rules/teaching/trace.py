@@ -8,7 +8,6 @@ returns to what has arrived at its primals. (Griewank & Walther, Evaluating Deri
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -221,17 +220,17 @@ def _through(node: Node, nodes: dict[str, Node]) -> None:
     """Hand the rule what has arrived at its y, and what it returns to its primals."""
     made_by, arrives, y = node.made_by, node.arrives, node.value.detach()
     assert made_by is not None and arrives is not None
-    rule = made_by.rule
+    rule, params = made_by.rule, made_by.params
     primals = [None if x is None else x.detach() for x in made_by.primals]
-    backward = partial(rule.gradients, **made_by.params)
     units = torch.eye(y.numel(), dtype=y.dtype, device=y.device).reshape(y.numel(), *y.shape)
-    rows = [backward(unit, y, *primals) for unit in units]
-    for i, (source, gradient) in enumerate(zip(node.sources, backward(arrives, y, *primals), strict=False)):
+    rows = [rule.gradients(unit, y, *primals, **params) for unit in units]
+    gradients = rule.gradients(arrives, y, *primals, **params)
+    for i, (source, gradient) in enumerate(zip(node.sources, gradients, strict=False)):
         if gradient is None or source is None:
             continue
         jacobian = gradient.new_empty(len(rows), *gradient.shape)
         for k, row in enumerate(rows):
-            jacobian[k] = row[i]
+            jacobian[k] = row[i]  # type: ignore[assignment]
         jacobian = jacobian.reshape(*y.shape, *gradient.shape)
         node.edges.append(Edge(rule.primals[i], source, gradient, jacobian, _formula(rule, i)))
         there = nodes[source]
