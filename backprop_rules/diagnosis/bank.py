@@ -65,15 +65,13 @@ mistake("zero", "it is zero everywhere", Family.FACTOR)(lambda c: torch.zeros_li
     "the cotangent is clamped at zero where it should be masked by the input (the pre-activation)",
 )
 def _(c: Case) -> Tensor | None:
-    return c.g.clamp(min=0) if not c.g.is_complex() and _masks(c) else None
-
-
-def _masks(c: Case) -> bool:
-    """Say whether the rule passes the cotangent of some elements and not of others."""
-    if not _elementwise(c) or len(c.point.given) != 1 or not ((c.right == c.g) | (c.right == 0)).all():
-        return False
+    if c.g.is_complex() or not _elementwise(c) or len(c.point.given) != 1:
+        return None
+    if not ((c.right == c.g) | (c.right == 0)).all():  # a mask passes the cotangent of some elements alone
+        return None
     elsewhere = c.at(-c.x), c.at(torch.ones_like(c.x))  # of a primal that is zero, the negative is no other
-    return any(t is not None and bool(((t == c.g) & (c.g != 0)).any()) for t in (c.right, *elsewhere))
+    masks = any(t is not None and bool(((t == c.g) & (c.g != 0)).any()) for t in (c.right, *elsewhere))
+    return c.g.clamp(min=0) if masks else None
 
 
 class _Clamped(torch.autograd.Function):

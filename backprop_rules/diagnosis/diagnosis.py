@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -158,17 +158,24 @@ def _seen(point: Point, primal: int) -> _Seen | None:
 
 
 def _matched(finding: Finding, points: Sequence[Point], others: Points) -> Mistake | None:
-    if finding.leaf is None or not points:
+    leaf = finding.leaf
+    if leaf is None or not points:
         return None
     picked = [*points[:FIRST], *points[-LAST:]] if len(points) > FIRST + LAST else points
-    seen = [s for point in picked if (s := _seen(point, finding.leaf)) is not None]
+    seen = [s for point in picked if (s := _seen(point, leaf)) is not None]
     # Where this gradient is right another one is wrong, or the next call.
     seen = [s for s in seen if not s.is_right] or seen
     # Infinities and NaN are explained by many a mistake, subnormal numbers, of few digits, by none.
     seen = [s for s in seen if (s.got.isfinite().any() or not s.got.numel()) and not s.subnormal]
     if not seen:
         return None
-    answers = cache(partial(_answers, others, finding.leaf))
+
+    @cache
+    def answers() -> list[_Seen]:
+        """Return what was returned at others, where nothing overflows or vanishes on the way to a prediction."""
+        found = [(point, _seen(point, leaf)) for point in others()]
+        return [s for point, s in found if s is not None and of_ordinary_size(point)]
+
     at_ties = [known for known in BANK if known.family is Family.TIES]
     if finding.kind is Kind.CHOICE:
         return _named(at_ties, seen, answers)
@@ -180,12 +187,6 @@ def _matched(finding: Finding, points: Sequence[Point], others: Points) -> Mista
         or _named(params_ignored(seen[0].case), seen, answers)
         or _by_nan(seen)
     )
-
-
-def _answers(others: Points, primal: int) -> list[_Seen]:
-    """Return what was returned at other points, where nothing overflows or vanishes on the way to a prediction."""
-    answers = [(point, _seen(point, primal)) for point in others()]
-    return [s for point, s in answers if s is not None and of_ordinary_size(point)]
 
 
 def _named(bank: Iterable[Known], seen: Sequence[_Seen], answers: Callable[[], list[_Seen]]) -> Mistake | None:

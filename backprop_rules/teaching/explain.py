@@ -78,7 +78,9 @@ def explained(rule: Rule) -> Iterator[str]:
     yield _section("One element", one_element(point))
     steps = [f"{k}. {step}" for k, step in enumerate(derivation(point), 1)]
     yield _section("Derivation, for these numbers: of a function with branches, the ones that they lie on", steps)
-    yield _section("The rule as code", _code(rule))
+    code = textwrap.dedent(inspect.getsource(rule.backward)).splitlines()
+    own = itertools.dropwhile(lambda line: not line.startswith("def "), code)  # without the declaration above them
+    yield _section("The rule as code", list(own))
     smooth = [f"{rule} has a derivative everywhere in its domain."]
     yield _section("Kinks and conventions", list(kinks(rule)) or smooth)
 
@@ -107,12 +109,6 @@ def derivation(point: Point) -> Iterator[str]:
         yield f"For {name}, a gradient of {name}'s shape {_shape(x)}:\n{_few(lines)}"
     read = ", ".join(rule.saves) if rule.saves else "nothing but shapes"
     yield f"All at once: {plain(rule.formula)}.\nThe backward needs {read} of the forward pass."
-
-
-def _code(rule: Rule) -> list[str]:
-    """Return the backward's own lines, without the declaration above them."""
-    lines = textwrap.dedent(inspect.getsource(rule.backward)).splitlines()
-    return lines[next(k for k, line in enumerate(lines) if line.startswith("def ")) :]
 
 
 def _few(lines: list[str]) -> str:
