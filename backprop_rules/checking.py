@@ -32,7 +32,7 @@ from backprop_rules.subject.silence import quiet
 from backprop_rules.subject.subject import Subject
 
 if TYPE_CHECKING:  # which brings ball arithmetic along
-    from backprop_rules.diagnosis.diagnosis import Mistake
+    from backprop_rules.diagnosis.mistake import Mistake
 
 
 def check(

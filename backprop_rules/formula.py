@@ -54,10 +54,7 @@ def _said(token: str, tokens: Iterator[str]) -> str:
 
 
 def _argument(tokens: Iterator[str]) -> str:
-    token = next(tokens)
-    while token == " ":
-        token = next(tokens)
-    return _said(token, tokens)
+    return _said(next(token for token in tokens if token != " "), tokens)
 
 
 def _one(term: str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # loaded only where a test needs them: pytest starts for othe
     from backprop_rules.report.report import Report
 
 MARK = "backprop_rule"
-REPORTS = pytest.StashKey[list[dict[str, Any]]]()
+FOUND = pytest.StashKey[dict[str, Any]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,16 +36,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the mark, and see early that the report can be written."""
-    config.addinivalue_line(
-        "markers",
-        f"{MARK}(rule, **options): this function is a backward; check it, with the options of backprop_rules.check",
-    )
-    config.stash[REPORTS] = []
+    what = "this function is a backward; check it, with the options of backprop_rules.check"
+    config.addinivalue_line("markers", f"{MARK}(rule, **options): {what}")
     path = config.getoption("--backprop-report")
     if path and not Path(path).absolute().parent.is_dir():
         raise pytest.UsageError(f"--backprop-report: there is no folder {Path(path).absolute().parent}")
     if path and Path(path).is_dir():
         raise pytest.UsageError(f"--backprop-report: {path} is a folder; name a file")
+    if path and not hasattr(config, "workerinput"):  # of several processes, the first writes
+        config.pluginmanager.register(_Written(Path(path)), "backprop-rules-written")
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> "pytest.Item | None":
@@ -81,12 +80,12 @@ class BackwardItem(pytest.Item):
         try:
             report = checked(self.config, self.backward, *self.mark.args, **self.mark.kwargs)
         except (InputError, TypeError) as error:
-            raise Refused(f"{self.name}: {error}") from None
+            pytest.fail(f"{self.name}: {error}", pytrace=False)
         told(self, report)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Show the report, and no traceback through the checker."""
-        if isinstance(excinfo.value, Refused | Failed):
+        if isinstance(excinfo.value, pytest.fail.Exception):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
@@ -100,20 +99,12 @@ class Failed(pytest.fail.Exception):  # type: ignore[misc, name-defined]
     """A backward that is not right; the text is the report, shown without a traceback."""
 
 
-class Refused(Exception):
-    """A question that cannot be asked."""
-
-
 def checked(config: pytest.Config, backward: Any, rule: Any = None, **options: Any) -> "Report":
     """Return the report on a backward, the command line's options before those of the mark."""
     from backprop_rules.checking import check
 
-    for option, name in (
-        ("dtype", "dtypes"),
-        ("device", "devices"),
-        ("max-examples", "max_examples"),
-        ("seed", "seed"),
-    ):
+    names = {"dtype": "dtypes", "device": "devices", "max-examples": "max_examples", "seed": "seed"}
+    for option, name in names.items():
         value = config.getoption(f"--backprop-{option}")
         if value is not None:
             options[name] = value
@@ -142,9 +133,6 @@ def _headed(report: "Report") -> str:
     return f"{title.rstrip('.')}: {said(finding.got)} in the place of {said(finding.expected)}{likely}.\n{rest}"
 
 
-FOUND = pytest.StashKey[dict[str, Any]]()
-
-
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterable[None]:
     """Send what was found along with pytest's own report, from one process of several to the first."""
@@ -153,26 +141,18 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         outcome.get_result().backprop_found = item.stash[FOUND]  # type: ignore[attr-defined]
 
 
-class _Collected:
-    """Keeps what was found, in the process that writes it down."""
+class _Written:
+    """Writes all reports to a file: what came along with pytest's own."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
+    def __init__(self, path: Path) -> None:
+        self.path, self.reports = path, list[dict[str, Any]]()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what came along."""
         found = getattr(report, "backprop_found", None)
         if found is not None:
-            self.config.stash[REPORTS].append(found)
+            self.reports.append(found)
 
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Listen for reports."""
-    session.config.pluginmanager.register(_Collected(session.config), "backprop-rules-collected")
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write all reports."""
-    path = session.config.getoption("--backprop-report")
-    if path and not hasattr(session.config, "workerinput"):
-        Path(path).write_text(json.dumps(session.config.stash[REPORTS], indent=2) + "\n", encoding="utf-8")
+    def pytest_sessionfinish(self) -> None:
+        """Write all reports."""
+        self.path.write_text(json.dumps(self.reports, indent=2) + "\n", encoding="utf-8")

@@ -11,8 +11,7 @@ import torch
 
 from backprop_rules import CATALOGUE
 from backprop_rules.diagnosis.bank import BANK
-from backprop_rules.diagnosis.bank.case import Case
-from backprop_rules.diagnosis.bank.known import Family, applies
+from backprop_rules.diagnosis.mistake import Case, Family, applies
 from backprop_rules.diagnosis.naming import named_mistake
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.oracles import ReverseMode
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:var\(\)")
 @pytest.fixture(autouse=True)
 def small_jacobians(monkeypatch):
     """A Jacobian that is planted is formed anew by every property: none is planted for more outputs than these."""
-    monkeypatch.setattr("backprop_rules.diagnosis.bank.case.MANY", 30)
+    monkeypatch.setattr("backprop_rules.diagnosis.mistake.MANY", 30)
 
 
 WIDEST = {name: [d for d in r.domain.dtypes if d in (torch.float64, torch.complex128)] for name, r in CATALOGUE.items()}

@@ -5,6 +5,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import torch
@@ -15,10 +16,7 @@ import backprop_rules
 from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.errors import InputError
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 WRONG, USAGE = 1, 2
 OutputFormat = StrEnum("OutputFormat", ["text", "json"])
@@ -40,22 +38,27 @@ def common(
         raise typer.Exit(USAGE)
 
 
-def import_module(module: str | None) -> list[str]:
-    """Import a module of the user's, from the current folder as from anywhere; return the rules that it declares."""
-    if module is None:
-        return []
-    before = set(CATALOGUE)
-    sys.path.insert(0, os.getcwd())
+def imported(module: str, passed: type[Exception] | tuple[()] = ()) -> ModuleType:
+    """Return a module of the user's, from the current folder as from anywhere; InputError if it cannot be imported."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
-        importlib.import_module(module.removesuffix(".py"))
-    except InputError:
+        return importlib.import_module(module.removesuffix(".py"))
+    except passed:
         raise
     except Exception as error:
         raise InputError(
             f"the module '{module}' cannot be imported: {type(error).__name__}: {error}. It is named without .py and "
             "without its folder, which must be the current one or on the path."
         ) from error
-    name = module.removesuffix(".py")
+
+
+def import_module(module: str | None) -> list[str]:
+    """Import a module of the user's, and return the rules that it declares."""
+    if module is None:
+        return []
+    before = set(CATALOGUE)
+    name = imported(module, passed=InputError).__name__
     return [str(rule) for rule in CATALOGUE.values() if str(rule) not in before or rule.backward.__module__ == name]
 
 
@@ -63,10 +66,8 @@ def named_or_imported(names: list[str] | None, module: str | None) -> list[str]:
     """Return the names given, or else those of the rules that the module declares; none for all of the catalogue."""
     declared = import_module(module)
     if module is not None and not names and not declared:
-        raise InputError(
-            f"the module '{module}' declares no rule. Name the rules to verify, or decorate a backward of it with "
-            "@rule."
-        )
+        hint = "Name the rules to verify, or decorate a backward of it with @rule."
+        raise InputError(f"the module '{module}' declares no rule. {hint}")
     return names or declared
 
 

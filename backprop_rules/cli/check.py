@@ -1,16 +1,27 @@
-"""The command for your own backward: `check`."""
+"""The command for your own backward, named as module:function: `check`; the case on which it failed is kept."""
 
+import os
+import re
+import sys
+from contextlib import redirect_stdout
+from dataclasses import replace
 from enum import StrEnum
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from backprop_rules.cli.app import app
-from backprop_rules.cli.target import check_and_remember, exit_code, imported, place_of
+from backprop_rules.checking import check
+from backprop_rules.cli.app import WRONG, app, imported
+from backprop_rules.errors import InputError
 from backprop_rules.properties.effort import DRAWN
+from backprop_rules.report.case import save
 from backprop_rules.report.report import Report
+
+CASES = Path(".backprop_rules")
+CODES, NOTHING = {"right": 0, "inconclusive": 4}, 5
 
 CheckFormat = StrEnum("CheckFormat", ["full", "json", "github"])
 Framework = StrEnum("Framework", ["torch", "numpy", "jax"])
@@ -26,8 +37,6 @@ Devices = Annotated[list[str] | None, typer.Option(help="Only this device; may b
 Frameworks = Annotated[Framework | None, typer.Option(help="What arrays the function takes.")]
 Choices = Annotated[Convention, typer.Option(help="The choice to make at kinks.")]
 Case = Annotated[Path | None, typer.Option(help="Try this saved case, and no other.")]
-
-
 Accurate = Annotated[Accuracy, typer.Option(help="As accurate as torch's own, or as the catalogue's.")]
 Sums = Annotated[
     str | None, typer.Option(metavar="DTYPE", help="The dtype that sums are kept in, if it is not torch's.")
@@ -58,7 +67,7 @@ def check_backward(
     """
     words, options = _held(rule=rule, forward=forward, definition=definition, example=example)
     torch.set_num_threads(1)  # the tensors are too small for more
-    report = check_and_remember(
+    report = _check_and_remember(
         target,
         case,
         words,
@@ -73,22 +82,61 @@ def check_backward(
         **options,
     )
     _show(report, target, output_format)
-    raise typer.Exit(exit_code(report))
+    raise typer.Exit(CODES.get(report.verdict, WRONG) if report.points else NOTHING)
 
 
 def _held(*, rule: str | None, **places: str | None) -> tuple[str, dict[str, Any]]:
     """Return what a backward is held against: as words that name it again, and as arguments."""
     named = {"rule": rule, **places}
     words = "".join(f" --{name} {value}" for name, value in named.items() if value is not None)
-    return words, {"rule": rule, **{name: imported(place) for name, place in places.items() if place is not None}}
+    return words, {"rule": rule, **{name: _attribute(place) for name, place in places.items() if place is not None}}
+
+
+def _attribute(place: str) -> Any:
+    """Return what a name like package.module:attribute stands for; InputError if there is no such thing."""
+    module, _, attribute = place.partition(":")
+    if not attribute:
+        raise InputError(f"'{place}' names no function: write package.module:function.")
+    found = imported(module)
+    try:
+        return reduce(getattr, attribute.split("."), found)
+    except AttributeError:
+        names = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
+        raise InputError(
+            f"the module '{module}' has no '{attribute}'. It has: {', '.join(sorted(names)) or 'no function'}."
+        ) from None
+
+
+def _check_and_remember(target: str, case: Path | None, words: str, **options: Any) -> Report:
+    """Return the report on a target, its failing case of last time tried first; a new one is saved.
+
+    `words` are the rest of the command line that replays it.
+    """
+    backward = _attribute(target)
+    place = CASES / (re.sub(r"\W+", "-", target) + ".json")
+    if case is not None and not case.is_file():
+        raise InputError(f"there is no file {case}. Cases are saved in {CASES} when a check fails.")
+    tried = case or (place if place.is_file() else None)
+    with redirect_stdout(sys.stderr):  # what the backward prints is no part of the report
+        report = check(
+            backward, **options, cases=[tried] if tried else [], only_cases=case is not None, raise_on_failure=False
+        )
+    if case is None and report.finding is not None:
+        save(report.subject, report.finding.point, place)
+        report = replace(report, replay=f"backprop-rules check {target}{words} --case {place}")
+    elif case is None and report.passed:
+        place.unlink(missing_ok=True)
+    return report
 
 
 def _show(report: Report, target: str, output_format: CheckFormat) -> None:
     if output_format is CheckFormat.json:
         typer.echo(report.to_json())
     elif output_format is CheckFormat.github:
+        code = getattr(_attribute(target), "__code__", None)
+        place = f"file={os.path.relpath(code.co_filename)},line={code.co_firstlineno}," if code else ""
         level = "notice" if report.passed else "error"
         text = str(report).replace("%", "%25").replace("\n", "%0A")
-        typer.echo(f"::{level} {place_of(target)}title={target}::{text}")
+        typer.echo(f"::{level} {place}title={target}::{text}")
     else:
         typer.echo(str(report))

@@ -16,14 +16,19 @@ from backprop_rules.properties.special_values import table as table_of_special_v
 from backprop_rules.rule import Rule
 from backprop_rules.verify import RuleResult
 
-HEADINGS = ("rule", "points", "exact", "proved", "torch outside", "properties", "time")
+
+def _grid(*headings: str, right: Sequence[str] = ()) -> Table:
+    """Return an empty table, with these of its columns set to the right."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        grid.add_column(heading, justify="right" if heading in right else "left")
+    return grid
 
 
 def table(results: Sequence[RuleResult | ReplayResult]) -> Table:
     """Return the one table: a row for each rule, and for each replayed program."""
-    grid = Table(*HEADINGS, box=None, pad_edge=False, header_style="bold")
-    for column in (*grid.columns[1:5], grid.columns[6]):
-        column.justify = "right"
+    numbers = ("points", "exact", "proved", "torch outside")
+    grid = _grid("rule", *numbers, "properties", "time", right=(*numbers, "time"))
     for result in results:
         grid.add_row(*_row(result))
     return grid
@@ -42,14 +47,12 @@ def _row(result: RuleResult | ReplayResult) -> tuple[str | Text, ...]:
 
 def tightness(results: Sequence[RuleResult | ReplayResult]) -> Table:
     """Return how much of the radius the errors took up, by rule and dtype: the largest part seen, and the median."""
-    heads = ("rule", "dtype", "points", "largest err / radius", "median")
-    grid = Table(*heads, box=None, pad_edge=False, header_style="bold")
-    for column in grid.columns[2:]:
-        column.justify = "right"
-    for result in results:
-        for name, used in result.used.items() if isinstance(result, RuleResult) else ():
-            numbers = (f"{max(used):.3f}", f"{statistics.median(used):.3f}")
-            grid.add_row(result.rule.name if isinstance(result, RuleResult) else "", name, str(len(used)), *numbers)
+    numbers = ("points", "largest err / radius", "median")
+    grid = _grid("rule", "dtype", *numbers, right=numbers)
+    for result in (result for result in results if isinstance(result, RuleResult)):
+        for name, used in result.used.items():
+            row = (result.rule.name, name, str(len(used)), f"{max(used):.3f}", f"{statistics.median(used):.3f}")
+            grid.add_row(*row)
     return grid
 
 
@@ -68,10 +71,9 @@ def summary(results: Sequence[RuleResult | ReplayResult], seed: int) -> str:
     rules = [result for result in results if isinstance(result, RuleResult)]
     steps = sum(result.steps for result in results if isinstance(result, ReplayResult))
     points = sum(result.points for result in rules)
-    cost = sum(result.seconds for result in rules) / max(points, 1) * 1000
+    pace = f" ({sum(result.seconds for result in rules) / points * 1000:.1f} ms a point)" if points else ""
     wrong = len(problems(results))
-    pace = f" ({cost:.1f} ms a point)" if points else ""
-    verdict = "all right" if not wrong else f"{wrong} wrong"
+    verdict = f"{wrong} wrong" if wrong else "all right"
     return (
         f"{counted(len(rules), 'rule')}, {counted(points, 'point')}{pace}, "
         f"{counted(steps, 'recorded step')}: {verdict}. Seed {seed}."
@@ -80,18 +82,7 @@ def summary(results: Sequence[RuleResult | ReplayResult], seed: int) -> str:
 
 def special_table(rule: Rule, remarkable: bool = False) -> Table:
     """Return the gradients at special values, a row each; of the remarkable ones only, where torch gives another."""
-    grid = Table(
-        "rule",
-        "params",
-        "at",
-        "gradient of",
-        "definition",
-        "gradient",
-        "torch",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
+    grid = _grid("rule", "params", "at", "gradient of", "definition", "gradient", "torch")
     for row in table_of_special_values(rule):
         if remarkable and row.right and f"{row.gradient:.6g}" == f"{row.torchs:.6g}":
             continue
@@ -118,7 +109,7 @@ def _limit(limit: Limit) -> str:
 
 def rules_table(rules: Iterable[Rule]) -> Table:
     """Return the rules, a row each."""
-    grid = Table("rule", "chapter", "primals", "params", "what it is", box=None, pad_edge=False, header_style="bold")
+    grid = _grid("rule", "chapter", "primals", "params", "what it is")
     for rule in rules:
         primals = ", ".join(f"{name}?" if name in rule.optional else name for name in rule.primals)
         grid.add_row(rule.name, rule.chapter, primals, ", ".join(rule.domain.params), rule.summary)
@@ -127,23 +118,24 @@ def rules_table(rules: Iterable[Rule]) -> Table:
 
 def rules_json(rules: Iterable[Rule]) -> str:
     """Return the rules as a JSON array of objects."""
-    return json.dumps([_as_dict(rule) for rule in rules], indent=2, ensure_ascii=False)
-
-
-def _as_dict(rule: Rule) -> dict[str, object]:
-    return {
-        "name": rule.name,
-        "chapter": rule.chapter,
-        "summary": rule.summary,
-        "primals": list(rule.primals),
-        "optional": sorted(rule.optional),
-        "params": list(rule.domain.params),
-        "shapes": rule.domain.shapes,
-        "dtypes": [dtype_name(dtype) for dtype in rule.domain.dtypes],
-        "saves": list(rule.saves),
-        "formula": rule.formula,
-        "source": rule.source,
-        "conventions": [
-            {"at": c.at, "value": c.value, "torch": c.torch, "torch_forward": c.torch_forward} for c in rule.conventions
-        ],
-    }
+    told = [
+        {
+            "name": rule.name,
+            "chapter": rule.chapter,
+            "summary": rule.summary,
+            "primals": rule.primals,
+            "optional": sorted(rule.optional),
+            "params": list(rule.domain.params),
+            "shapes": rule.domain.shapes,
+            "dtypes": [dtype_name(dtype) for dtype in rule.domain.dtypes],
+            "saves": rule.saves,
+            "formula": rule.formula,
+            "source": rule.source,
+            "conventions": [
+                {"at": c.at, "value": c.value, "torch": c.torch, "torch_forward": c.torch_forward}
+                for c in rule.conventions
+            ],
+        }
+        for rule in rules
+    ]
+    return json.dumps(told, indent=2, ensure_ascii=False)

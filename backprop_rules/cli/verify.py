@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from itertools import chain
 from typing import Annotated
 
 import typer
@@ -66,32 +67,26 @@ def verify(
     warm_up(threads)
     verified = verify_rules(rules, examples, seed, dtypes, devices, proofs, jobs or os.cpu_count() or 1)
     replayed = (verify_program(program, baselines) for program in programs)
-    results = _followed((verified, replayed), len(rules) + len(programs))
-    _conclude(results, seed, tightness)
+    _conclude(_followed(chain(verified, replayed), len(rules) + len(programs)), seed, tightness)
 
 
-def _followed(parts: Iterable[Iterable[RuleResult | ReplayResult]], total: int) -> list[RuleResult | ReplayResult]:
+def _followed(results: Iterable[RuleResult | ReplayResult], total: int) -> list[RuleResult | ReplayResult]:
     """Return all results, with a bar that shows how many there are."""
-    results: list[RuleResult | ReplayResult] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("verifying", total=total)
-        for result in (result for part in parts for result in part):
-            results.append(result)
-            progress.advance(task)
-    return results
+        return list(progress.track(results, total=total, description="verifying"))
 
 
 def _conclude(results: list[RuleResult | ReplayResult], seed: int, tightness: bool) -> None:
     """Print the table, the summary and what is wrong, if anything, and end with the exit code."""
-    out = console()
+    out, problems = console(), tables.problems(results)
     out.print(tables.table(results))
     if tightness:
         out.print(tables.tightness(results))
     out.print(tables.summary(results, seed), highlight=False)
-    for problem in tables.problems(results):
+    for problem in problems:
         out.print(f"\n{problem}", markup=False, highlight=False, soft_wrap=True)
-    if tables.problems(results):
+    if problems:
         raise typer.Exit(WRONG)
 
 

@@ -16,9 +16,8 @@ def target(config: pytest.Config) -> ModuleType:
     """Return the module of backward functions that the command line names."""
     name = config.getoption("--backprop-target")
     if not name:
-        raise pytest.UsageError(
-            "the conformance suite needs --backprop-target MODULE, the module of your backward functions"
-        )
+        needed = "--backprop-target MODULE, the module of your backward functions"
+        raise pytest.UsageError(f"the conformance suite needs {needed}")
     try:
         return importlib.import_module(name)
     except Exception as error:
@@ -58,11 +57,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             f"--backprop-target: {module.__name__} defines no function that is named after a rule. The rules are "
             f"{', '.join(CATALOGUE)}"
         )
-    known = known_failures(metafunc.config)
-    metafunc.parametrize(
-        "rule",
-        [pytest.param(n, marks=pytest.mark.xfail(raises=Failed, strict=True) if n in known else ()) for n in CATALOGUE],
-    )
+    known, fails = known_failures(metafunc.config), pytest.mark.xfail(raises=Failed, strict=True)
+    metafunc.parametrize("rule", [pytest.param(n, marks=fails if n in known else ()) for n in CATALOGUE])
 
 
 def test_backward(rule: str, request: pytest.FixtureRequest) -> None:

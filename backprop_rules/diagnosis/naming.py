@@ -1,12 +1,13 @@
 """From what was found to the mistake in words: by the bank, or where the bank cannot be asked by the finding's kind."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 import torch
 
-from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, Mistake, diagnosed
+from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
+from backprop_rules.diagnosis.mistake import Mistake
 from backprop_rules.errors import InputError, of_ours
 from backprop_rules.evidence.climb import as_rule_point
 from backprop_rules.evidence.evidence import Evidence
@@ -41,15 +42,15 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -
     failures = [f for f in outcome.findings if f.is_like(finding) and f.point is not finding.point]
     failures = [*failures, *_at_other_sizes(subject, outcome, finding)]
     failures = [f for f in failures if f.point.size <= SMALL] or failures[:ENOUGH]
-    failing = [p for f in failures if (p := point_of(subject, f)) is not None]
-    smallest = point_of(subject, finding)
+    failing = [p for f in failures if (p := point_of(subject, f.point, f.dtype)) is not None]
+    smallest = point_of(subject, finding.point, finding.dtype)
     if smallest is None:
         return by_its_kind
 
     def others() -> Sequence[RulePoint]:
         seen = [p for p in (*outcome.passed, *(f.point for f in outcome.findings)) if p.size <= SMALL][:OTHERS]
         points = [*seen, *_of_the_rule(subject)]
-        return [p for point in points if (p := _as_rule(subject, point)) is not None]
+        return [p for point in points if (p := point_of(subject, point)) is not None]
 
     try:
         return diagnosed(finding, [*failing, smallest], others)
@@ -65,12 +66,8 @@ def _at_other_sizes(subject: Subject, outcome: Outcome, finding: Finding) -> lis
     if finding.kind is not Kind.VALUE or finding.leaf is None:
         return []
     found = []
-    if subject.right is not None:
-        points: Iterable[Point] = _of_the_rule(subject)
-    else:
-        varied = (p for p in Points(subject, 0, 1) if not p.own and not p.empty and p.size <= SMALL)
-        points = islice(varied, VARIED)
-    for point in points:
+    varied = (p for p in Points(subject, 0, 1) if not p.own and not p.empty and p.size <= SMALL)
+    for point in islice(varied, VARIED) if subject.right is None else _of_the_rule(subject):
         evidence = Evidence(subject, point, outcome.pair)
         try:
             answered = not list(form.is_answered(evidence))
@@ -88,12 +85,8 @@ def _of_the_rule(subject: Subject) -> list[Point]:
     return [p for p in RulePoints(subject.right, DRAWN, 2, subject.dtypes) if p.size <= SMALL and not p.empty]
 
 
-def point_of(subject: Subject, finding: Finding) -> RulePoint | None:
-    """Return where a finding was made as the bank takes it: a point of the rule, in float64."""
-    return _as_rule(subject, finding.point, finding.dtype)
-
-
-def _as_rule(subject: Subject, point: Point, dtype: torch.dtype | None = None) -> RulePoint | None:
+def point_of(subject: Subject, point: Point, dtype: torch.dtype | None = None) -> RulePoint | None:
+    """Return a point as the bank takes it: one of the rule, in float64 unless a dtype is named."""
     try:
         dtypes = precise(subject, point) if dtype is None else in_precision(point, dtype)
         return as_rule_point(subject.rule, point, dtypes)  # type: ignore[arg-type]

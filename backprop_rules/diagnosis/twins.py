@@ -1,6 +1,7 @@
 """What another framework chooses at a kink: asked of it, where it is installed."""
 
 import importlib
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -11,12 +12,12 @@ from backprop_rules.subject.frameworks.carried import carried, vjp_of_custom
 
 # The functions of JAX that compute the same as the catalogue's rules with kinks.
 TWINS = {
-    "relu": "jax.nn:relu",
-    "abs": "jax.numpy:abs",
-    "maximum": "jax.numpy:maximum",
-    "minimum": "jax.numpy:minimum",
-    "clamp": "jax.numpy:clip",
-    "clamp_tensor": "jax.numpy:clip",
+    "relu": "nn.relu",
+    "abs": "numpy.abs",
+    "maximum": "numpy.maximum",
+    "minimum": "numpy.minimum",
+    "clamp": "numpy.clip",
+    "clamp_tensor": "numpy.clip",
 }
 
 
@@ -27,8 +28,7 @@ def asked_of_jax(point: Point, primal: int) -> tuple[str, Tensor] | None:
         return None
     try:
         jax = importlib.import_module("jax")
-        module, _, name = place.partition(":")
-        function = getattr(importlib.import_module(module), name)
+        function = attrgetter(place)(jax)
         with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
             backward = carried(lambda g, *those: vjp_of_custom(function)(g, *those, **point.params), "jax")
             theirs = backward(point.grad_y, *(x for x in point.primals if x is not None))[primal]

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from backprop_rules import layout
+from backprop_rules.domain import dtype_name
 from backprop_rules.errors import InputError
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.devices import DTYPES
 from backprop_rules.subject.subject import Subject
 
 FORMAT = 2
-INTEGERS = {
-    str(d).removeprefix("torch."): d
-    for d in (torch.bool, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-}
+INTEGERS = (torch.bool, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+STORED = DTYPES | {dtype_name(dtype): dtype for dtype in INTEGERS}
 
 
 def save(subject: Subject, point: Point, path: Path) -> None:
@@ -45,13 +44,12 @@ def load(path: Path, subject: Subject) -> Point:
         case = json.loads(path.read_text(encoding="utf-8"))
         if case["format"] != FORMAT:
             raise InputError(f"{path}: the case has format {case['format']}, this version reads {FORMAT}.")
-        leaves = tuple(map(_read, case["primals"]))
-        grads = tuple(map(_read, case["grad_y"]))
+        leaves, grads = tuple(map(_read, case["primals"])), tuple(map(_read, case["grad_y"]))
         params = {name: _param_of(value) for name, value in case["params"].items()}
         operation = case["operation"]
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
             f"{path} is no saved case: {type(error).__name__}: {error}. Delete it, or name another."
         ) from error
@@ -71,7 +69,7 @@ def _written(x: Tensor | None) -> dict[str, Any] | None:
     )  # fmt: skip
     values = (torch.view_as_real(small.resolve_conj()) if x.is_complex() else small).cpu().flatten().tolist()
     return {
-        "dtype": str(x.dtype).removeprefix("torch."),
+        "dtype": dtype_name(x.dtype),
         "device": x.device.type,
         "shape": list(x.shape),
         "stored": list(small.shape),
@@ -83,7 +81,7 @@ def _written(x: Tensor | None) -> dict[str, Any] | None:
 def _read(written: Mapping[str, Any] | None) -> Tensor | None:
     if written is None:
         return None
-    dtype = {**DTYPES, **INTEGERS}[written["dtype"]]
+    dtype = STORED[written["dtype"]]
     values = [float.fromhex(v) if isinstance(v, str) else v for v in written["values"]]
     if dtype.is_complex:
         small = torch.view_as_complex(torch.tensor(values, dtype=dtype.to_real()).reshape(*written["stored"], 2))
@@ -99,7 +97,7 @@ def _read(written: Mapping[str, Any] | None) -> Tensor | None:
 
 def _param(value: Any) -> Any:
     if isinstance(value, torch.dtype):
-        return {"dtype": str(value).removeprefix("torch.")}
+        return {"dtype": dtype_name(value)}
     if isinstance(value, complex):
         return {"complex": [value.real, value.imag]}
     return {"tuple": list(value)} if isinstance(value, tuple) else value

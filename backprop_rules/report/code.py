@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from backprop_rules import layout
 from backprop_rules.domain import dtype_name, precision
+from backprop_rules.point import code
 from backprop_rules.properties.finding import Finding
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
@@ -25,9 +24,9 @@ def code_of(subject: Subject, finding: Finding) -> list[str]:
             f"{shapes_of(subject.names, point.leaves)}: {point.made}, in {dtype_name(shown)} ({point.size} elements)"
         ]
     leaves, grads = _tensors(subject, finding, shown)
-    made = [(name, _code(x)) for name, x in zip(subject.names, leaves, strict=True)]
+    made = [(name, code(x)) for name, x in zip(subject.names, leaves, strict=True)]
     made += [(name, repr(value)) for name, value in point.params.items()]
-    codes = list(map(_code, grads))
+    codes = list(map(code, grads))
     grad_y = codes[0] if subject.backward.single else f"({', '.join(codes)},)"
     lines = [f"{_identifier(name)} = {value}" for name, value in [*made, ("grad_y", grad_y)]]
     laid_out = any("layout." in line for line in lines)
@@ -48,10 +47,6 @@ def _tensors(subject: Subject, finding: Finding, shown: torch.dtype) -> tuple[Se
         return recast(x, at(real, x)) if inexact(x) and x.device.type != "meta" else x
 
     return [in_it(x) for x in point.leaves], [in_it(g) for g in point.grads]
-
-
-def _code(x: Any) -> str:
-    return layout.code(x) if isinstance(x, Tensor) else "None"
 
 
 def _identifier(name: str) -> str:

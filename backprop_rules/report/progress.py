@@ -20,19 +20,15 @@ def shown(points: Iterable[Point], name: str) -> Iterator[Iterator[Point]]:
     from rich.status import Status
 
     status = Status("", console=Console(stderr=True))
-    started, running = time.perf_counter(), False
+    started = time.perf_counter()
 
     def counted() -> Iterator[Point]:
-        nonlocal running
         for k, point in enumerate(points, 1):
             if time.perf_counter() - started > SILENT:
-                if not running:
-                    status.start()
-                    running = True
+                status.start()
                 status.update(f"{name}: {k} points, {point.made}")
             yield point
-        if running:
-            status.update(f"{name}: the smallest counterexample, and the higher rungs")
+        status.update(f"{name}: the smallest counterexample, and the higher rungs")
 
     try:
         yield counted()

@@ -19,7 +19,7 @@ from backprop_rules.subject.subject import Subject, shapes_of
 from backprop_rules.version import __version__
 
 if TYPE_CHECKING:  # which brings ball arithmetic along
-    from backprop_rules.diagnosis.diagnosis import Mistake
+    from backprop_rules.diagnosis.mistake import Mistake
 
 MANY_ULPS = 1e4  # more than these tell a reader nothing
 SAID = {
@@ -83,43 +83,35 @@ class Report:
         return WrongGradient(self)
 
     def __str__(self) -> str:
-        lines = [f"{self.subject}: {SAID[self.verdict]}."]
-        if self.finding is not None:
-            lines += self._what(self.finding)
-            lines += ["The smallest counterexample found:"]
-            lines += [f"    {line}" for line in code_of(self.subject, self.finding)]
-        else:
-            if self.verdict == "inconclusive":
-                lines += [f"    why       {self.why}"]
+        found, lines = self.finding, [f"{self.subject}: {SAID[self.verdict]}."]
+        if found is None:
+            lines += [f"    why       {self.why}"] if self.verdict == "inconclusive" else []
             lines += [f"    note      {note}" for note in self.notes]
-        if self.finding is not None and self.subject.formula:
-            lines += [f"The function: {plain(self.subject.formula)}"]
+        else:
+            lines += [f"    {name:9} {text}" for name, text in self._what(found) if text]
+            lines += ["The smallest counterexample found:"]
+            lines += [f"    {line}" for line in code_of(self.subject, found)]
+            lines += [f"The function: {plain(self.subject.formula)}"] if self.subject.formula else []
         return "\n".join([*lines, self._how_much()])
 
-    def _what(self, finding: Finding) -> list[str]:
-        names = self.subject.names
-        which = "" if finding.leaf is None else f"the gradient of {names[finding.leaf]} "
-        rows = [("what", f"{which}{finding.kind.words}{_told(finding)}{finding.where}")]
-        if finding.expected is not None or finding.got is not None:
-            rows += [
-                ("expected", said(finding.expected)),
-                ("got", f"{said(finding.got)}{_ulps(finding, self.subject)}"),
-            ]
-        if finding.against:
-            rows += [("against", ", ".join(finding.against))]
-        rows += [("right", self.right)] if self.right else []
-        rows += [("likely", self._likely(finding))]
-        if self.verdict == "convention":
-            rows += [("choice", f"JAX {self.twin} makes the same")] if self.twin else []
-            rows += [("accept", "convention='any subgradient' (--convention any-subgradient) allows any valid choice")]
-        rows += [("replay", self.replay)] if self.replay else []
-        rows += [("note", note) for note in self.notes]
-        return [f"    {name:9} {text}" for name, text in rows]
-
-    def _likely(self, finding: Finding) -> str:
-        if finding.kind is Kind.ORACLES:
-            return CONTRADICTED
-        return self.mistake.words if self.mistake else "not recognised"
+    def _what(self, finding: Finding) -> list[tuple[str, str]]:
+        """Return what was found, a row each; one without a text is left out."""
+        which = "" if finding.leaf is None else f"the gradient of {self.subject.names[finding.leaf]} "
+        numbers, choice = finding.expected is not None or finding.got is not None, self.verdict == "convention"
+        recognised = self.mistake.words if self.mistake else "not recognised"
+        accept = "convention='any subgradient' (--convention any-subgradient) allows any valid choice"
+        return [
+            ("what", f"{which}{finding.kind.words}{_told(finding)}{finding.where}"),
+            ("expected", said(finding.expected) if numbers else ""),
+            ("got", f"{said(finding.got)}{_ulps(finding, self.subject)}" if numbers else ""),
+            ("against", ", ".join(finding.against)),
+            ("right", self.right),
+            ("likely", CONTRADICTED if finding.kind is Kind.ORACLES else recognised),
+            ("choice", f"JAX {self.twin} makes the same" if self.twin and choice else ""),
+            ("accept", accept if choice else ""),
+            ("replay", self.replay),
+            *(("note", note) for note in self.notes),
+        ]
 
     def _how_much(self) -> str:
         dtypes = ", ".join(map(dtype_name, self.dtypes)) or "no dtype"
@@ -178,11 +170,8 @@ class WrongGradient(AssertionError):
     """A backward failed a check; its text is the report."""
 
     def __init__(self, report: Report) -> None:
-        AssertionError.__init__(self, str(report))
+        super().__init__(str(report))
         self.report, self.finding = report, report.finding
-
-    def __str__(self) -> str:
-        return str(self.report)
 
 
 def report_of(
@@ -190,36 +179,37 @@ def report_of(
 ) -> Report:
     """Return the report on what came of a trial."""
     verdict, why = _verdict(subject, outcome)
-    shown = finding if verdict not in ("right", "inconclusive") else None
-    if shown is not None and shown.kind.grade is Grade.NOTE:
+    shown = finding
+    if verdict in ("right", "inconclusive") or (finding is not None and finding.kind.grade is Grade.NOTE):
         shown = None
-    twin = ""
-    if shown is not None and shown.leaf is not None and shown.kind is Kind.CHOICE and subject.right is not None:
-        from backprop_rules.diagnosis.naming import point_of
-        from backprop_rules.diagnosis.twins import as_jax_does
-
-        point = point_of(subject, shown)
-        twin = as_jax_does(point, shown.leaf) if point is not None else ""
-    devices = tuple(asked.devices)
-    notes = (*outcome.notes, *_notes(subject, outcome, shown))
-    rungs = {rung.value: count for rung, count in outcome.rungs.items()}
     return Report(
         subject,
         verdict,
         shown,
         mistake if shown is not None else None,
         outcome.points,
-        rungs,
+        {rung.value: count for rung, count in outcome.rungs.items()},
         subject.dtypes,
-        devices,
+        tuple(asked.devices),
         asked.seed,
         seconds,
-        tuple(dict.fromkeys(notes)),
+        tuple(dict.fromkeys((*outcome.notes, *_notes(subject, outcome, shown)))),
         why,
         right=_right(subject, outcome, shown),
-        twin=twin,
+        twin=_twin(subject, shown),
         classes=dict(outcome.classes),
     )
+
+
+def _twin(subject: Subject, shown: Finding | None) -> str:
+    """Return the version of JAX, if it makes the choice at a kink that was found."""
+    if shown is None or shown.leaf is None or shown.kind is not Kind.CHOICE or subject.right is None:
+        return ""
+    from backprop_rules.diagnosis.naming import point_of
+    from backprop_rules.diagnosis.twins import as_jax_does
+
+    point = point_of(subject, shown.point, shown.dtype)
+    return as_jax_does(point, shown.leaf) if point is not None else ""
 
 
 def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
@@ -232,7 +222,8 @@ def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
         return worst.value, ""
     if not outcome.points:
         return "inconclusive", outcome.why or "at no point does forward have a value"
-    silent = [subject.names[i] for i in subject.floats if not outcome.spoke.get(i, _NOTHING).spoke]
+    spoke = [i for i, judged in outcome.spoke.items() if judged.spoke]
+    silent = [subject.names[i] for i in subject.floats if i not in spoke]
     if silent and outcome.empty:
         return "inconclusive", "the primals or the outputs have no elements: give an example in which they have some"
     if silent:
@@ -242,53 +233,39 @@ def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
         )
     if outcome.contradicted and not outcome.second and (outcome.custom or not outcome.rungs[Rung.PROVED]):
         return "inconclusive", f"torch's own gradient of forward is contradicted: {outcome.contradicted[0]}"
-    nonzero = any(outcome.spoke[i].nonzero for i in outcome.spoke)
+    nonzero = any(judged.nonzero for judged in outcome.spoke.values())
     if nonzero and not outcome.second and not outcome.rungs[Rung.PROVED]:
         return "inconclusive", "only torch's reverse mode speaks: neither its forward mode nor differences bear it out"
     return "right", ""
 
 
-class _Nothing:
-    spoke = False
-
-
-_NOTHING = _Nothing()
-
-
 def _notes(subject: Subject, outcome: Outcome, shown: Finding | None) -> list[str]:
-    found = []
-    for finding in outcome.findings:
-        if finding.kind.grade is not Grade.NOTE:
-            continue
-        which = "the backward" if finding.leaf is None else f"the gradient of {subject.names[finding.leaf]}"
-        where = (
-            f": {shapes_of(subject.names, finding.point.leaves)}" if finding.kind in (Kind.SIZES, Kind.EMPTY) else ""
-        )
-        found.append(f"{which} {_note_words(finding)}{where}")
     distinct: dict[str, str] = {}
-    for note in found:
-        distinct.setdefault(note.partition(":")[0], note)
+    for finding in outcome.findings:
+        if finding.kind.grade is Grade.NOTE:
+            which = "the backward" if finding.leaf is None else f"the gradient of {subject.names[finding.leaf]}"
+            note = f"{which} {_note_words(subject, finding)}"
+            distinct.setdefault(note.partition(":")[0], note)
     notes = list(distinct.values())
     if shown is None:
-        notes += [
-            f"witnessed only, no proof: {why}" for why in list(outcome.lower)[:1] if not outcome.rungs[Rung.PROVED]
-        ]
-        notes += [
-            f"torch's own gradient of forward is contradicted at a point: {words}" for words in outcome.contradicted[:1]
-        ]
+        if outcome.lower and not outcome.rungs[Rung.PROVED]:
+            notes.append(f"witnessed only, no proof: {next(iter(outcome.lower))}")
+        if outcome.contradicted:
+            notes.append(f"torch's own gradient of forward is contradicted at a point: {outcome.contradicted[0]}")
         if outcome.custom:
             notes.append("forward's own derivative is somebody's autograd.Function, which is no witness")
-    if shown is not None and shown.kind is Kind.NONE and shown.leaf is not None and subject.right is None:
+    elif shown.kind is Kind.NONE and shown.leaf is not None and subject.right is None:
         name = subject.names[shown.leaf]
         notes.append(f"if {name} is meant to have no gradient, as a mask of 0 and 1, write {name}.detach() in forward")
     return notes
 
 
-def _note_words(finding: Finding) -> str:
+def _note_words(subject: Subject, finding: Finding) -> str:
     if finding.kind is Kind.DIGITS and finding.bits is not None:
         return "has fewer digits in float64 than torch's: within the rounding of every dtype that is asked for"
     if finding.kind in (Kind.SIZES, Kind.EMPTY):
-        return f"{finding.kind.words} ({finding.detail.strip()})"
+        shapes = shapes_of(subject.names, finding.point.leaves)
+        return f"{finding.kind.words} ({finding.detail.strip()}): {shapes}"
     return f"{finding.kind.words}{', ' + finding.detail if finding.detail else ''}"
 
 

@@ -5,6 +5,7 @@ Everything is made from the rule's declaration when it is asked for, so that a r
 
 import inspect
 import itertools
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,8 +16,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.diagnosis.bank import BANK
-from backprop_rules.diagnosis.bank.case import Case
-from backprop_rules.diagnosis.bank.known import Family, Known, applies
+from backprop_rules.diagnosis.mistake import Case, Family, Known, applies
 from backprop_rules.diagnosis.twins import asked_of_jax
 from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of
 from backprop_rules.errors import Objection
@@ -25,6 +25,7 @@ from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.proof.certified import certify, enclosure
 from backprop_rules.formula import plain
 from backprop_rules.point import Point
+from backprop_rules.properties.same import given
 from backprop_rules.rule import Convention, Rule, installed
 from backprop_rules.strategies.drawing.search import search
 from backprop_rules.teaching.pictures import on_one_line, text
@@ -56,18 +57,17 @@ def example(rule: Rule) -> Point:
 
 
 def _values(rule: Rule, k: int, shape: list[int], params: dict[str, Any]) -> Tensor:
-    name = rule.primals[k]
-    if name in rule.domain.indices:
-        counted = torch.arange(torch.Size(shape).numel()).reshape(shape)
-        return counted % min(SIZES) if isinstance(rule.domain.indices[name], Index) else counted % 2 == 0
-    low, high = rule.domain.interval(name, params)
-    inside = [v for v in NUMBERS[k:] + NUMBERS[:k] if low < v < high]
-    return _numbers(shape, inside)
+    holds = rule.domain.indices.get(rule.primals[k])
+    if holds is not None:
+        counted = torch.arange(math.prod(shape)).reshape(shape)
+        return counted % min(SIZES) if isinstance(holds, Index) else counted % 2 == 0
+    low, high = rule.domain.interval(rule.primals[k], params)
+    return _numbers(shape, [v for v in NUMBERS[k:] + NUMBERS[:k] if low < v < high])
 
 
-def _numbers(shape: Any, values: list[float]) -> Tensor:
-    count = torch.Size(shape).numel()
-    return torch.tensor(list(itertools.islice(itertools.cycle(values), count)), dtype=torch.float64).reshape(shape)
+def _numbers(shape: Sequence[int], values: list[float]) -> Tensor:
+    numbers = list(itertools.islice(itertools.cycle(values), math.prod(shape)))
+    return torch.tensor(numbers, dtype=torch.float64).reshape(shape)
 
 
 def explained(rule: Rule) -> Iterator[str]:
@@ -78,7 +78,9 @@ def explained(rule: Rule) -> Iterator[str]:
     yield _section("One element", one_element(point))
     steps = [f"{k}. {step}" for k, step in enumerate(derivation(point), 1)]
     yield _section("Derivation, for these numbers: of a function with branches, the ones that they lie on", steps)
-    yield _section("The rule as code", _code(rule))
+    code = textwrap.dedent(inspect.getsource(rule.backward)).splitlines()
+    own = itertools.dropwhile(lambda line: not line.startswith("def "), code)  # without the declaration above them
+    yield _section("The rule as code", list(own))
     smooth = [f"{rule} has a derivative everywhere in its domain."]
     yield _section("Kinks and conventions", list(kinks(rule)) or smooth)
 
@@ -109,12 +111,6 @@ def derivation(point: Point) -> Iterator[str]:
     yield f"All at once: {plain(rule.formula)}.\nThe backward needs {read} of the forward pass."
 
 
-def _code(rule: Rule) -> list[str]:
-    """Return the backward's own lines, without the declaration above them."""
-    lines = textwrap.dedent(inspect.getsource(rule.backward)).splitlines()
-    return lines[next(k for k, line in enumerate(lines) if line.startswith("def ")) :]
-
-
 def _few(lines: list[str]) -> str:
     more = [f"    … and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return "\n".join([f"    {line}" for line in lines[:SHOWN]] + more)
@@ -131,9 +127,9 @@ def worked(point: Point) -> list[str]:
     lines += [f"{name} = {value!r}" for name, value in point.params.items()]
     balls, radii = certify(point).gradients, bounds(point).gradients
     right = True
-    for i in point.given:
-        gradient, ball, radius = point.gradients[i], balls[i], radii[i]
-        assert gradient is not None and ball is not None and radius is not None
+    for i, gradient in given(point, point.gradients):
+        ball, radius = balls[i], radii[i]
+        assert ball is not None and radius is not None
         lines.append(_named(f"grad_{point.rule.primals[i]}", gradient))
         right &= enclosure(ball, radius, gradient).outside(gradient) is None
     outcome = "each lies" if right else "NOT each lies"
@@ -151,11 +147,9 @@ def one_element(point: Point) -> list[str]:
     assert jacobian is not None
     chosen = int((jacobian != 0).sum(0).argmax())
     name, value = elements(point.rule.primals[i], point.tensors[0].shape)[chosen], point.tensors[0].flatten()[chosen]
-    ways = [
-        (float(g), float(d), a)
-        for g, d, a in zip(point.grad_y.flatten(), jacobian[:, chosen], elements("y", point.y.shape), strict=True)
-    ]
-    reached = [way for way in ways if way[1]]
+    slopes = jacobian[:, chosen].tolist()
+    ways = zip(point.grad_y.flatten().tolist(), slopes, elements("y", point.y.shape), strict=True)
+    reached = [(g, d, a) for g, d, a in ways if d]
     lines = [f"{name} = {value:g}, moved a little, moves L through the elements of y that it comes into:"]
     lines += [f"    by {a}: ∂{a}/∂{name} = {d:.4g}, times ȳ = {g:g}, is {g * d:.4g}" for g, d, a in reached]
     total = sum(g * d for g, d, _ in reached)
@@ -168,17 +162,26 @@ def kinks(rule: Rule) -> Iterator[str]:
         yield f"Where {convention.at} the rule gives {convention.value}."
         yield f"    torch: {_who(convention.torch)} in reverse mode, {_who(convention.torch_forward)} in forward mode;"
         yield f"    the installed {torch.__version__} {_agrees(convention)}."
-        found = search(rule, partial(_stand_on, convention), EXAMPLES, dtypes=[torch.float64])
-        if found is not None and found.primal is not None:
-            yield f"    For {_given(found.point)} the gradient of {rule.primals[found.primal]} is"
-            yield f"    {', '.join(_choices(found.point, found.primal))}."
+        found = _smallest(rule, partial(_stands_on, convention), dtypes=[torch.float64])
+        if found is not None:
+            yield f"    For {_given(found)} the gradient of {rule.primals[found.given[0]]} is"
+            yield f"    {', '.join(_choices(found, found.given[0]))}."
 
 
-def _stand_on(convention: Convention, point: Point) -> None:
-    """Raise Objection where an output with a cotangent stands on the kink."""
-    mask = convention.where(*point.primals, **point.params)
-    if bool((mask & (point.grad_y != 0)).any()):
-        raise Objection(point, convention.at, point.given[0])
+def _smallest(rule: Rule, shows: Callable[[Point], Any], **drawn: Any) -> Point | None:
+    """Return the smallest point found at which something shows."""
+
+    def ask(point: Point) -> None:
+        if shows(point):
+            raise Objection(point, "shown")
+
+    found = search(rule, ask, EXAMPLES, **drawn)
+    return None if found is None else found.point
+
+
+def _stands_on(convention: Convention, point: Point) -> bool:
+    """Say whether an output with a cotangent stands on the kink."""
+    return bool((convention.where(*point.primals, **point.params) & (point.grad_y != 0)).any())
 
 
 def _choices(point: Point, i: int) -> Iterator[str]:
@@ -211,36 +214,22 @@ def mistakes(rule: Rule) -> Iterator[str]:
     points: dict[torch.dtype, list[Point]] = {dtype: [] for dtype in widest}
     for dtype, drawn in points.items():
         search(rule, drawn.append, EXAMPLES, dtypes=[dtype], sides=SMALL)
-    for known in _in_order():
-        for dtype, at_kinks in itertools.product(widest, (False, True) if rule.conventions else (True,)):
-            expose = partial(_expose, known, at_kinks)
-            found = _first(expose, points[dtype])
-            if found is not None:
-                smallest = search(rule, expose, EXAMPLES, dtypes=[dtype], sides=SMALL) or found
-                lines = [f"\n    {known.name}: {known.words}", *(f"        {line}" for line in _shown(known, smallest))]
-                yield "\n".join(lines)
-                break
-
-
-def _in_order() -> Iterator[Known]:
-    """Yield the mistakes of the bank, one of each name, the constant factors last."""
     named: dict[str, Known] = {}
     for known in BANK:
         named.setdefault(known.name, known)
-    yield from sorted(named.values(), key=lambda known: known.family is Family.FACTOR)
+    for known in sorted(named.values(), key=lambda known: known.family is Family.FACTOR):  # constant factors last
+        for dtype, at_kinks in itertools.product(widest, (False, True) if rule.conventions else (True,)):
+            exposed = partial(_exposed, known, at_kinks)
+            first = next(filter(exposed, points[dtype]), None)
+            if first is not None:
+                found = exposed(_smallest(rule, exposed, dtypes=[dtype], sides=SMALL) or first)
+                assert found is not None
+                yield "\n        ".join([f"\n    {known.name}: {known.words}", *_shown(*found)])
+                break
 
 
-def _first(expose: Callable[[Point], None], points: Sequence[Point]) -> Objection | None:
-    for point in points:
-        try:
-            expose(point)
-        except Objection as objection:
-            return objection
-    return None
-
-
-def _expose(known: Known, at_kinks: bool, point: Point) -> None:
-    """Raise Objection where the mistake is farther from the right gradient than rounding can be."""
+def _exposed(known: Known, at_kinks: bool, point: Point) -> tuple[Case, Tensor] | None:
+    """Return the case, and what it gives, where the mistake is farther from the right gradient than rounding can be."""
     for i in point.given:
         case = Case(point, i)
         wrong = applies(known, case)
@@ -250,20 +239,16 @@ def _expose(known: Known, at_kinks: bool, point: Point) -> None:
             continue
         radius = bounds(point, evaluations=2).gradients[i]
         if wrong.shape != case.right.shape or radius is None or bool(((wrong - case.right).abs() > radius).any()):
-            raise Objection(point, known.name, i)
+            return case, wrong
+    return None
 
 
-def _shown(known: Known, found: Objection) -> Iterator[str]:
-    point, i = found.point, found.primal
-    assert i is not None
-    case = Case(point, i)
-    wrong = applies(known, case)
-    assert wrong is not None
-    yield _given(point)
+def _shown(case: Case, wrong: Tensor) -> Iterator[str]:
+    yield _given(case.point)
     right, got = on_one_line(case.right), on_one_line(wrong)
     if wrong.shape != case.right.shape:
         right, got = f"{right} of shape {_shape(case.right)}", f"{got} of shape {_shape(wrong)}"
-    yield f"gradient of {point.rule.primals[i]}: right {right}, with this mistake {got}"
+    yield f"gradient of {case.point.rule.primals[case.primal]}: right {right}, with this mistake {got}"
 
 
 def _given(point: Point) -> str:

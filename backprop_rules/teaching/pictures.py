@@ -40,24 +40,22 @@ def table(traced: Trace) -> Table:
 def mermaid(traced: Trace) -> str:
     """Return the graph as Mermaid: an arrow is a value that goes forward, labelled with what comes back along it."""
     lines = ["graph TD"]
-    names = {name: f"n{k}" for k, name in enumerate(traced.nodes)}
-    for name, node in traced.nodes.items():
-        words = _quoted("<br/>".join(_words(node)))
-        lines.append(f"    {names[name]}" + (f"[{words}]" if node.made_by else f"([{words}])"))
-    for name, edge in _edges(traced):
-        lines.append(f"    {names[edge.source]} -->|{_quoted('<br/>'.join(_way(edge)))}| {names[name]}")
+    for k, node in enumerate(traced.nodes.values()):
+        words = _quoted(_words(node))
+        lines.append(f"    n{k}" + (f"[{words}]" if node.made_by else f"([{words}])"))
+    for source, k, edge in _edges(traced):
+        lines.append(f"    n{source} -->|{_quoted(_way(edge))}| n{k}")
     return "\n".join(lines)
 
 
 def dot(traced: Trace) -> str:
     """Return the graph in the language of Graphviz, with the labels that Mermaid's has."""
     lines = ["digraph trace {", "    node [shape=box];"]
-    names = {name: f"n{k}" for k, name in enumerate(traced.nodes)}
-    for name, node in traced.nodes.items():
+    for k, node in enumerate(traced.nodes.values()):
         shape = "" if node.made_by else ", shape=ellipse"
-        lines.append(f"    {names[name]} [label={_escaped(_words(node))}{shape}];")
-    for name, edge in _edges(traced):
-        lines.append(f"    {names[edge.source]} -> {names[name]} [label={_escaped(_way(edge))}];")
+        lines.append(f"    n{k} [label={_escaped(_words(node))}{shape}];")
+    for source, k, edge in _edges(traced):
+        lines.append(f"    n{source} -> n{k} [label={_escaped(_way(edge))}];")
     return "\n".join([*lines, "}"])
 
 
@@ -111,7 +109,11 @@ def _text(x: Tensor, width: int) -> str:
 
 def on_one_line(x: Tensor) -> str:
     """Return a tensor as nested lists of four digits on one line."""
-    return re.sub(r"\s+", " ", text(x)).replace("[ ", "[")
+    return _joined(text(x))
+
+
+def _joined(lines: str) -> str:
+    return re.sub(r"\s+", " ", lines).replace("[ ", "[")
 
 
 def numbers(x: Tensor) -> Any:
@@ -130,23 +132,23 @@ def _arrived(node: Node) -> str:
     return "none" if node.arrives is None else text(node.arrives)
 
 
-def _edges(traced: Trace) -> Iterator[tuple[str, Edge]]:
-    return ((name, edge) for name, node in traced.nodes.items() for edge in node.edges)
+def _edges(traced: Trace) -> Iterator[tuple[int, int, Edge]]:
+    """Yield each edge with the numbers of the node that it leads to and of the one that it comes from."""
+    numbered = {name: k for k, name in enumerate(traced.nodes)}
+    return ((numbered[edge.source], numbered[name], edge) for name, node in traced.nodes.items() for edge in node.edges)
 
 
 def _words(node: Node) -> list[str]:
     head = f"{node.name} = {node.computed}" if node.computed else node.name
-    arrived = "none" if node.arrives is None else on_one_line(node.arrives)
-    return [head, f"value {on_one_line(node.value)}", f"arrives {arrived}"]
+    return [head, f"value {on_one_line(node.value)}", f"arrives {_joined(_arrived(node))}"]
 
 
 def _way(edge: Edge) -> list[str]:
-    local = re.sub(r"\s+", " ", local_derivative(edge)).replace("[ ", "[")
-    return [f"local {local}", f"leaves {on_one_line(edge.gradient)}"]
+    return [f"local {_joined(local_derivative(edge))}", f"leaves {on_one_line(edge.gradient)}"]
 
 
-def _quoted(words: str) -> str:
-    return '"' + words.replace('"', "#quot;") + '"'
+def _quoted(words: list[str]) -> str:
+    return '"' + "<br/>".join(words).replace('"', "#quot;") + '"'
 
 
 def _escaped(words: list[str]) -> str:

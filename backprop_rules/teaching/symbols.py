@@ -4,6 +4,7 @@ SymPy does the algebra. A symbol carries a number as well, by which comparisons 
 with branches the expressions are those of the branch that the numbers lie on.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -14,9 +15,23 @@ from torch import Tensor
 
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.proof.balls import outputs
+from backprop_rules.formula import LOWERED
 from backprop_rules.point import Point
 
-LOWERED = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+SUBSCRIPTS = str.maketrans(LOWERED)
+
+
+def _operator(operation: Callable[[Any, Any], Any], swapped: bool = False) -> Callable[["Symbol", Any], "Symbol"]:
+    def method(self: "Symbol", other: Any) -> "Symbol":
+        there = other if isinstance(other, Symbol) else Symbol(exactly(other), float(other))
+        a, b = (there, self) if swapped else (self, there)
+        return Symbol(operation(a.expression, b.expression), float(operation(a.value, b.value)))
+
+    return method
+
+
+def _comparison(holds: Callable[[float, float], bool]) -> Callable[["Symbol", Any], bool]:
+    return lambda self, other: holds(self.value, float(other))
 
 
 class Symbol:
@@ -25,50 +40,19 @@ class Symbol:
     def __init__(self, expression: Any, value: float) -> None:
         self.expression, self.value = expression, value
 
-    def _with(self, other: Any, operation: Callable[[Any, Any], Any]) -> "Symbol":
-        there = other if isinstance(other, Symbol) else Symbol(exactly(other), float(other))
-        return Symbol(operation(self.expression, there.expression), float(operation(self.value, there.value)))
-
-    def __add__(self, other: Any) -> "Symbol":
-        return self._with(other, lambda a, b: a + b)
-
-    def __sub__(self, other: Any) -> "Symbol":
-        return self._with(other, lambda a, b: a - b)
-
-    def __rsub__(self, other: Any) -> "Symbol":
-        return self._with(other, lambda a, b: b - a)
-
-    def __mul__(self, other: Any) -> "Symbol":
-        return self._with(other, lambda a, b: a * b)
-
-    def __truediv__(self, other: Any) -> "Symbol":
-        return self._with(other, lambda a, b: a / b)
-
-    def __rtruediv__(self, other: Any) -> "Symbol":
-        return self._with(other, lambda a, b: b / a)
-
-    def __pow__(self, other: Any) -> "Symbol":
-        return self._with(other, lambda a, b: a**b)
-
-    __radd__, __rmul__ = __add__, __mul__
+    __add__ = __radd__ = _operator(operator.add)
+    __sub__, __rsub__ = _operator(operator.sub), _operator(operator.sub, swapped=True)
+    __mul__ = __rmul__ = _operator(operator.mul)
+    __truediv__, __rtruediv__ = _operator(operator.truediv), _operator(operator.truediv, swapped=True)
+    __pow__ = _operator(operator.pow)
+    __lt__, __le__ = _comparison(operator.lt), _comparison(operator.le)
+    __gt__, __ge__ = _comparison(operator.gt), _comparison(operator.ge)
 
     def __neg__(self) -> "Symbol":
         return Symbol(-self.expression, -self.value)
 
     def __abs__(self) -> "Symbol":
         return -self if self.value < 0 else self
-
-    def __lt__(self, other: Any) -> bool:
-        return self.value < float(other)
-
-    def __gt__(self, other: Any) -> bool:
-        return self.value > float(other)
-
-    def __le__(self, other: Any) -> bool:
-        return self.value <= float(other)
-
-    def __ge__(self, other: Any) -> bool:
-        return self.value >= float(other)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Symbol | int | float) and self.value == float(other)
@@ -110,13 +94,19 @@ def exactly(value: Any) -> Any:
     return sympy.Rational(Fraction(float(value)))
 
 
+def elements(name: str, shape: Sequence[int]) -> list[str]:
+    """Return the names of the elements: x₁₂ stands for the one in row 1 and column 2."""
+    return [name + "".join(str(k + 1).translate(SUBSCRIPTS) for k in place) for place in np.ndindex(*shape)]
+
+
 def named(name: str, x: Tensor) -> Any:
-    """Return an array of symbols for the elements of x: x₁₂ stands for the one in row 1 and column 2."""
-    made = np.empty(tuple(x.shape), dtype=object)
-    for place in np.ndindex(*x.shape):
-        subscript = "".join(str(k + 1).translate(LOWERED) for k in place)
-        made[place] = Symbol(sympy.Symbol(f"{name}{subscript}", real=True), float(x[place]))
-    return made
+    """Return an array of symbols for the elements of x."""
+    made = np.empty(x.numel(), dtype=object)
+    made[:] = [
+        Symbol(sympy.Symbol(element, real=True), value)
+        for element, value in zip(elements(name, x.shape), x.flatten().tolist(), strict=True)
+    ]
+    return made.reshape(tuple(x.shape))
 
 
 class WrittenOut:
@@ -155,8 +145,3 @@ def _expression(y: Any) -> Any:
 def written(expression: Any) -> str:
     """Return an expression as a person writes it."""
     return str(sympy.sstr(expression, order="none")).replace("**", "^").replace("*", "·")
-
-
-def elements(name: str, shape: Sequence[int]) -> list[str]:
-    """Return the names of the elements: x₁₁, x₁₂ and so on."""
-    return [name + "".join(str(k + 1).translate(LOWERED) for k in place) for place in np.ndindex(*shape)]

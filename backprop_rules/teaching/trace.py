@@ -100,10 +100,8 @@ def _refuse_another_count(function: Callable[..., Any], primals: Sequence[Any]) 
         most, least = len(function.primals), len(function.primals) - len(function.optional)
         if least <= len(primals) <= most:
             return
-        name, takes = (
-            str(function),
-            f"{', '.join(function.primals)}: {least if least == most else f'{least} to {most}'}",
-        )
+        count = str(most) if least == most else f"{least} to {most}"
+        name, takes = str(function), f"{', '.join(function.primals)}: {count}"
     else:
         try:
             signature = inspect.signature(function)
@@ -220,17 +218,21 @@ def _cotangent(y: Tensor, grad_y: Tensor | None) -> Tensor:
 
 def _through(node: Node, nodes: dict[str, Node]) -> None:
     """Hand the rule what has arrived at its y, and what it returns to its primals."""
-    made_by, arrives = node.made_by, node.arrives
+    made_by, arrives, y = node.made_by, node.arrives, node.value.detach()
     assert made_by is not None and arrives is not None
-    rule = made_by.rule
+    rule, params = made_by.rule, made_by.params
     primals = [None if x is None else x.detach() for x in made_by.primals]
-    y = node.value.detach()
-    jacobians = _jacobians(rule, y, primals, made_by.params)
-    for i, gradient in enumerate(rule.gradients(arrives, y, *primals, **made_by.params)):
-        source = node.sources[i] if i < len(node.sources) else None
+    units = torch.eye(y.numel(), dtype=y.dtype, device=y.device).reshape(y.numel(), *y.shape)
+    rows = [rule.gradients(unit, y, *primals, **params) for unit in units]
+    gradients = rule.gradients(arrives, y, *primals, **params)
+    for i, (source, gradient) in enumerate(zip(node.sources, gradients, strict=False)):
         if gradient is None or source is None:
             continue
-        node.edges.append(Edge(rule.primals[i], source, gradient, jacobians[i], _formula(rule, i)))
+        jacobian = gradient.new_empty(len(rows), *gradient.shape)
+        for k, row in enumerate(rows):
+            jacobian[k] = row[i]  # type: ignore[assignment]
+        jacobian = jacobian.reshape(*y.shape, *gradient.shape)
+        node.edges.append(Edge(rule.primals[i], source, gradient, jacobian, _formula(rule, i)))
         there = nodes[source]
         there.arrives = gradient if there.arrives is None else there.arrives + gradient
 
@@ -239,15 +241,3 @@ def _formula(rule: Rule, i: int) -> str:
     """Return the part of the rule's formula that is for this primal; nothing where the parts cannot be told apart."""
     parts = plain(rule.formula).partition(": ")[2].split(", ")
     return parts[rule.differentiable.index(i)] if len(parts) == len(rule.differentiable) else ""
-
-
-def _jacobians(rule: Rule, y: Tensor, primals: Sequence[Tensor | None], params: dict[str, Any]) -> list[Any]:
-    """Return the local derivative for each primal: the rule's answer to each unit cotangent in turn."""
-    units = torch.eye(y.numel(), dtype=y.dtype, device=y.device).reshape(y.numel(), *y.shape)
-    rows = [rule.gradients(unit, y, *primals, **params) for unit in units]
-    return [
-        torch.stack([row[i] for row in rows]).reshape(*y.shape, *x.shape)  # type: ignore[misc]
-        if x is not None and rows and rows[0][i] is not None
-        else None
-        for i, x in enumerate(primals)
-    ]

@@ -1,7 +1,11 @@
-"""A case: a point, one of its primals, and the right rule to ask for what a mistake would return there."""
+"""What a mistake is: a name, words, and what a backward that makes it would return in a case.
 
-from collections.abc import Sequence
+A case is a point, one of its primals, and the right rule to ask.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import cached_property
 from typing import Any
 
@@ -16,26 +20,15 @@ from backprop_rules.point import Point
 MANY = 300
 
 
-@dataclass(frozen=True)
 class Case:
-    """A point, the position of a primal, and the right rule to ask for what a mistake would return."""
+    """A point, the position of a primal, and the right rule; x is the primal, y the output and g the cotangent."""
 
-    point: Point
-    primal: int
+    def __init__(self, point: Point, primal: int) -> None:
+        x = point.primals[primal]
+        assert x is not None
+        self.point, self.primal, self.x, self.g = point, primal, x, point.grad_y
 
     @property
-    def g(self) -> Tensor:
-        """The cotangent."""
-        return self.point.grad_y
-
-    @cached_property
-    def x(self) -> Tensor:
-        """The primal."""
-        x = self.point.primals[self.primal]
-        assert x is not None
-        return x
-
-    @cached_property
     def y(self) -> Tensor:
         """The output."""
         return self.point.y
@@ -71,9 +64,10 @@ class Case:
             return None
         return found[self.primal if primal is None else primal]
 
-    def at(self, *, primal: Tensor) -> list[Tensor | None]:
-        """Return the primals with another one in the place of this."""
-        return [*self.point.primals[: self.primal], primal, *self.point.primals[self.primal + 1 :]]
+    def at(self, x: Tensor) -> Tensor | None:
+        """Return what the right rule gives with another one in the place of this primal."""
+        primals = self.point.primals
+        return self.gradient(primals=[*primals[: self.primal], x, *primals[self.primal + 1 :]])
 
     @cached_property
     def at_kink(self) -> Tensor:
@@ -94,7 +88,42 @@ class Case:
         if count > MANY or not count:
             return None
         units = torch.eye(count, dtype=self.g.dtype, device=self.g.device).reshape(count, *self.g.shape)
-        rows = [self.gradient(unit) for unit in units]
-        if any(row is None for row in rows):
-            return None
-        return torch.stack([row.reshape(-1) for row in rows if row is not None])
+        rows = [row.reshape(-1) for unit in units if (row := self.gradient(unit)) is not None]
+        return torch.stack(rows) if len(rows) == count else None
+
+
+class Family(Enum):
+    """What a mistake is about, where that matters to who asks."""
+
+    FACTOR = auto()
+    TIES = auto()
+    OTHER = auto()
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What a backward does otherwise than the right one: a name, and words."""
+
+    name: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Known(Mistake):
+    """A mistake of the bank: what a backward that makes it returns in a case, None where it cannot be made."""
+
+    predict: Callable[[Case], Tensor | None]
+    family: Family = Family.OTHER
+
+
+def applies(known: Known, case: Case) -> Tensor | None:
+    """Return the mistake's prediction where it can be told from the right gradient, None elsewhere."""
+    try:
+        found = known.predict(case)
+    except (RuntimeError, IndexError):  # shapes that the mistake cannot be made with
+        return None
+    if found is None or found.is_complex() != case.right.is_complex():
+        return None
+    if found.shape == case.right.shape and torch.equal(found, case.right):
+        return None
+    return found
