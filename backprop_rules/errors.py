@@ -2,19 +2,10 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
 
 
 class InputError(ValueError):
     """An input that cannot be used: what happened, both values, the likely cause, what to do next."""
-
-
-class Objection(AssertionError):
-    """A check of a drawn point fails there, for that gradient: it is what the search shrinks."""
-
-    def __init__(self, point: Any, kind: str, primal: int | None = None) -> None:
-        super().__init__(point, kind)
-        self.point, self.kind, self.primal = point, kind, primal
 
 
 class RoundingUnknown(InputError):

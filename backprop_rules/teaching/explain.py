@@ -7,7 +7,7 @@ import inspect
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,6 @@ from backprop_rules.diagnosis.bank import BANK
 from backprop_rules.diagnosis.mistake import Case, Family, Known, applies
 from backprop_rules.diagnosis.twins import asked_of_jax
 from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of
-from backprop_rules.errors import Objection
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.proof.certified import certify, enclosure
@@ -27,7 +26,8 @@ from backprop_rules.formula import plain
 from backprop_rules.point import Point
 from backprop_rules.properties.same import given
 from backprop_rules.rule import Convention, Rule, installed
-from backprop_rules.strategies.drawing.search import search
+from backprop_rules.strategies.drawing.bulk import drawn
+from backprop_rules.strategies.drawing.search import smallest
 from backprop_rules.teaching.pictures import on_one_line, text
 from backprop_rules.teaching.symbols import WrittenOut, elements, written
 
@@ -162,21 +162,10 @@ def kinks(rule: Rule) -> Iterator[str]:
         yield f"Where {convention.at} the rule gives {convention.value}."
         yield f"    torch: {_who(convention.torch)} in reverse mode, {_who(convention.torch_forward)} in forward mode;"
         yield f"    the installed {torch.__version__} {_agrees(convention)}."
-        found = _smallest(rule, partial(_stands_on, convention), dtypes=[torch.float64])
+        found = smallest(rule, partial(_stands_on, convention), EXAMPLES, dtypes=[torch.float64])
         if found is not None:
             yield f"    For {_given(found)} the gradient of {rule.primals[found.given[0]]} is"
             yield f"    {', '.join(_choices(found, found.given[0]))}."
-
-
-def _smallest(rule: Rule, shows: Callable[[Point], Any], **drawn: Any) -> Point | None:
-    """Return the smallest point found at which something shows."""
-
-    def ask(point: Point) -> None:
-        if shows(point):
-            raise Objection(point, "shown")
-
-    found = search(rule, ask, EXAMPLES, **drawn)
-    return None if found is None else found.point
 
 
 def _stands_on(convention: Convention, point: Point) -> bool:
@@ -211,9 +200,7 @@ def mistakes(rule: Rule) -> Iterator[str]:
     A complex point, or one at a kink, where what is right is a choice, is taken only where no other shows the mistake.
     """
     widest = [dtype for dtype in rule.domain.dtypes if dtype in (torch.float64, torch.complex128)]
-    points: dict[torch.dtype, list[Point]] = {dtype: [] for dtype in widest}
-    for dtype, drawn in points.items():
-        search(rule, drawn.append, EXAMPLES, dtypes=[dtype], sides=SMALL)
+    points = {dtype: list(drawn(rule, EXAMPLES, dtypes=[dtype], sides=SMALL)) for dtype in widest}
     named: dict[str, Known] = {}
     for known in BANK:
         named.setdefault(known.name, known)
@@ -222,7 +209,7 @@ def mistakes(rule: Rule) -> Iterator[str]:
             exposed = partial(_exposed, known, at_kinks)
             first = next(filter(exposed, points[dtype]), None)
             if first is not None:
-                found = exposed(_smallest(rule, exposed, dtypes=[dtype], sides=SMALL) or first)
+                found = exposed(smallest(rule, exposed, EXAMPLES, dtypes=[dtype], sides=SMALL) or first)
                 assert found is not None
                 yield "\n        ".join([f"\n    {known.name}: {known.words}", *_shown(*found)])
                 break

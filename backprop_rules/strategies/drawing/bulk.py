@@ -44,18 +44,13 @@ def drawn(
                 left, none = left - 1, False
                 yield point
     if none:
-        raise none_drawn(rule)
+        raise InputError(
+            f"{rule}: no point could be drawn on which nothing rounds: the sums are too long, or the degree too high, "
+            f"for the dtypes asked for. Check the degree and the weight of its domain."
+        )
 
 
 def _one(draw: InBulk, tier: str, rule: Rule, dtypes: Sequence[torch.dtype], sides: Sequence[int]) -> Point | None:
     with quiet(), suppress(Refused):
         return TIERS[tier](draw, rule, dtypes, sides)
     return None
-
-
-def none_drawn(rule: Rule) -> InputError:
-    """Return the error of a rule of which no point can be drawn."""
-    return InputError(
-        f"{rule}: no point could be drawn on which nothing rounds: the sums are too long, or the degree too high, "
-        f"for the dtypes asked for. Check the degree and the weight of its domain."
-    )

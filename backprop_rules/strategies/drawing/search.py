@@ -1,35 +1,27 @@
-"""Points that Hypothesis draws and shrinks: the search for the smallest at which a check fails."""
+"""Points that Hypothesis draws and shrinks: the smallest at which something shows."""
 
 import atexit
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
+from random import Random
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, Phase, assume, configuration, given, settings
-from hypothesis import seed as seeded
+from hypothesis import Phase, assume, configuration, find, settings
 from hypothesis import strategies as st
-from hypothesis.errors import Flaky, Unsatisfiable
+from hypothesis.errors import NoSuchExample
 
-from backprop_rules.errors import Objection
 from backprop_rules.point import Point
 from backprop_rules.rule import Rule
-from backprop_rules.strategies.drawing.bulk import TIERS, none_drawn, tiers_of
+from backprop_rules.strategies.drawing.bulk import TIERS, tiers_of
 from backprop_rules.strategies.drawing.draw import Draw
 from backprop_rules.strategies.drawing.shapes import SIDES
 from backprop_rules.subject.silence import quiet
 
-QUIET = settings(
-    database=None,
-    deadline=None,
-    phases=(Phase.generate, Phase.shrink),
-    suppress_health_check=list(HealthCheck),
-    report_multiple_bugs=False,
-    print_blob=False,
-)
+QUIET = settings(database=None, deadline=None, phases=(Phase.generate, Phase.shrink), print_blob=False)
 
 
 class Shrinking(Draw):
@@ -84,54 +76,20 @@ def _home() -> str:
     return folder
 
 
-def search(
+def smallest(
     rule: Rule,
-    check: Callable[[Point], None],
+    shows: Callable[[Point], Any],
     examples: int,
     seed: int = 0,
     dtypes: Sequence[torch.dtype] | None = None,
     sides: Sequence[int] = SIDES,
-    tiers: Collection[str] = tuple(TIERS),
-) -> Objection | None:
-    """Return the objection at the smallest point found at which the check fails, None where it never does.
+) -> Point | None:
+    """Return the smallest point found at which something shows, None where it does not among so many of each tier.
 
-    The examples are shared among the tiers that the rule has. `dtypes`, `sides` and
-    `tiers` limit what is drawn. Equal seeds draw equal points. Raises InputError where none can be drawn.
+    Equal seeds find equal points.
     """
-    own = [tier for tier in tiers_of(rule) if tier in tiers]
-    for k, tier in enumerate(own):
-        share = (examples + k) // len(own)
-        objection = _search(points(rule, tier, dtypes, sides), check, share, seed, rule) if share else None
-        if objection:
-            return objection
-    return None
-
-
-def _search(
-    strategy: st.SearchStrategy[Point], check: Callable[[Point], None], examples: int, seed: int, rule: Rule
-) -> Objection | None:
-    last: list[Objection] = []
-
-    @seeded(seed)
-    @settings(QUIET, max_examples=examples)
-    @given(strategy)
-    def hold(point: Point) -> None:
-        try:
-            check(point)
-        except Objection as objection:
-            # Shrinking must not slip from one mistake to another, say from a wrong value to a wrong dtype.
-            if not last or objection.kind == last[0].kind:
-                last.append(objection)
-                raise
-
-    try:
-        with quiet(), leaving_nothing_behind():
-            hold()
-    except Objection as objection:
-        return objection
-    except Unsatisfiable as error:
-        raise none_drawn(rule) from error
-    except Flaky:
-        # The rule answers otherwise when asked again; the last failure shown is still a failure.
-        return last[-1]
+    for tier in tiers_of(rule):
+        asked = settings(QUIET, max_examples=examples // len(tiers_of(rule)))
+        with quiet(), leaving_nothing_behind(), suppress(NoSuchExample):
+            return find(points(rule, tier, dtypes, sides), shows, settings=asked, random=Random(seed))
     return None
