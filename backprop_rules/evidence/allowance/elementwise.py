@@ -154,20 +154,18 @@ _ELEMENTARY = {3: (1, 2.1), -2: (3, 6.1), -0.5: (1, 2.1)}
 
 
 def _power_error(op: Operation, exponent: float) -> Tensor:
-    k, roundings = _ELEMENTARY.get(exponent, (0, 0))
-    # The square of x^-2 may overflow, where the exact result is below the smallest normal number.
-    overflow = unit(component(op.dtype)).normal if exponent == -2 else 0
-    if not k:
+    if exponent not in _ELEMENTARY:
         return op.rounded(None, op.ulps("sqrt" if exponent == 0.5 else "pow"))
-    if op.dtype in NARROW:
-        return op.rounded(None) * roundings + overflow
-    return op.rounded(None, k) + overflow
+    k, roundings = _ELEMENTARY[exponent]
+    error = op.rounded(None) * roundings if op.dtype in NARROW else op.rounded(None, k)
+    # The square of x^-2 may overflow, where the exact result is below the smallest normal number.
+    return error + unit(component(op.dtype)).normal if exponent == -2 else error
 
 
 def cast(op: Operation, a: Tensor, **_: Any) -> Any:
     """A in another dtype."""
     radius = op.operand(a, a.dtype).radius
-    if radius is not None and radius.device != op.result.device:
+    if radius is not None:
         radius = radius.to(op.result.device)
     if widens(a.dtype, op.dtype):
         return radius
@@ -265,14 +263,9 @@ def _function_error(op: Operation, a: Tensor, name: str) -> Tensor:
 
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
-    aten.add: sum_of_two,
-    aten.sub: sum_of_two,
+    aten.add: sum_of_two, aten.sub: sum_of_two, aten.mul: product, aten.div: quotient, aten.reciprocal: reciprocal,
+    aten.pow: power, aten._to_copy: cast,
     aten.rsub: lambda op, a, b, alpha=1: sum_of_two(op, b, a, alpha=alpha),
-    aten.mul: product,
-    aten.div: quotient,
-    aten.reciprocal: reciprocal,
-    aten.pow: power,
-    aten._to_copy: cast,
     # What is copied, or a number, the last argument, is rounded to the dtype.
     aten.copy: lambda op, a, source, *_: op.operand(source).radius,
     **dict.fromkeys(
@@ -280,4 +273,4 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
         lambda op, *args, **_: op.operand(args[-1]).radius,
     ),
     **{getattr(aten, name): partial(function, name=name) for name in VARIATIONS},
-}
+}  # fmt: skip

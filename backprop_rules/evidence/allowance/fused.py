@@ -56,7 +56,7 @@ def norm(a: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, d
 def var(a: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
     """The sum of squares about any number s, less the square of the sum about s over n: here s is near the mean."""
     if a.is_complex():
-        own = {"correction": correction, "keepdim": keepdim}
+        own: dict[str, Any] = {"correction": correction, "keepdim": keepdim}
         return var(a.real, dim, **own) + var(a.imag, dim, **own)
     dims = list(range(a.ndim)) if dim is None or dim == [] else dim
     count = a.numel() // max(1, a.sum(dims).numel())
@@ -148,23 +148,15 @@ def whole_power(x: Tensor, exponent: Any) -> Tensor:
 
 
 REFERENCES: dict[Any, Callable[..., Any]] = {
-    aten.linalg_vector_norm: norm,
-    aten.var: var,
+    aten.linalg_vector_norm: norm, aten.var: var, aten.var_mean: var_mean, aten._softmax: softmax,
+    aten._log_softmax: log_softmax, aten.logsumexp: logsumexp, aten.logaddexp: logaddexp, aten.gelu: gelu,
+    aten.native_layer_norm: layer_norm, aten.softplus: softplus, aten.nll_loss_forward: nll_loss,
     aten.std: lambda a, dim=None, **named: var(a, dim, **named).sqrt(),
-    aten.var_mean: var_mean,
-    aten.native_layer_norm: layer_norm,
-    aten._softmax: softmax,
-    aten._log_softmax: log_softmax,
-    aten.logsumexp: logsumexp,
-    aten.logaddexp: logaddexp,
-    aten.gelu: gelu,
-    aten.softplus: softplus,
-    aten.nll_loss_forward: nll_loss,
     aten.addcmul: lambda a, b, c, *, value=1: a + (b * c) * value,
     # The gradients through y, the softmax and its logarithm.
     aten._softmax_backward_data: lambda grad, y, dim, dtype: y * grad - y * (y * grad).sum(dim, keepdim=True),
     aten._log_softmax_backward_data: lambda grad, y, dim, dtype: grad - y.exp() * grad.sum(dim, keepdim=True),
-}
+}  # fmt: skip
 # The same for complex operands alone.
 COMPLEX_REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.abs: absolute,

@@ -109,15 +109,12 @@ def _like(value: Any, source: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64, device=source.device).expand(source.shape)
 
 
-def _scatter_add(op: Operation, a: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
-    return _added(op, a, index, source, lambda x, y: x.scatter_add(dim, index, _like(y, source)), op.result.is_cuda)
-
-
-def index_add(op: Operation, a: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
-    """A, with the slices of source added along a dimension, in the dtype of the result."""
+def added(op: Operation, a: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
+    """A, with source added along a dimension; on the CPU scatter_add keeps its sums in the wider dtype."""
     if alpha != 1:
         raise op.refuse("with an alpha")
-    return _added(op, a, index, source, lambda x, y: x.index_add(dim, index, _like(y, source)), True)
+    narrow = op.result.is_cuda or op.func.overloadpacket == aten.index_add
+    return _added(op, a, index, source, lambda x, y: op.func(x, dim, index, _like(y, source)), narrow)
 
 
 def index_put(op: Operation, a: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor | None:
@@ -187,7 +184,7 @@ def _roundings(op: Operation, length: int, lost: float) -> tuple[int, bool]:
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.sum: sum, aten.mean: mean, aten.cumsum: _cumsum, aten.prod: _prod, aten.cumprod: _cumprod,
-    aten.scatter_add: _scatter_add, aten.index_add: index_add, aten.index_put: index_put,
+    aten.scatter_add: added, aten.index_add: added, aten.index_put: index_put,
     **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot, aten.vdot), inner),
     **dict.fromkeys((aten.addmm, aten.baddbmm, aten.addmv), added_product),
 }  # fmt: skip
