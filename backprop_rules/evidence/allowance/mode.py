@@ -30,10 +30,6 @@ class Narrower(Exception):
     """An operation computes in the named dtype, which has fewer bits than what it is asked for."""
 
 
-def _tensors(args: Any) -> list[Tensor]:
-    return [x for x in args if isinstance(x, Tensor)]
-
-
 def _place(x: Tensor) -> tuple[Any, ...]:
     return x.data_ptr(), x.dtype, x.shape, x.stride()
 
@@ -93,11 +89,12 @@ class RunningError(TorchDispatchMode):
         """Say whether the tensor came from an operation that was seen here, or looks into one that did."""
         return id(x) in self._known or not x.numel() or x.untyped_storage().data_ptr() in {**self._own, **self._viewed}
 
-    def _radius(self, x: Tensor) -> Tensor | None:
+    def _radius(self, x: Any) -> Tensor | None:
         known = self._known.get(id(x))
         if known is not None:
             return known[1]
-        return self._placed.get(_place(x)) if self._placed and x.layout == torch.strided else None
+        looked_up = self._placed and isinstance(x, Tensor) and x.layout == torch.strided
+        return self._placed.get(_place(x)) if looked_up else None
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -111,7 +108,7 @@ class RunningError(TorchDispatchMode):
             return self._write(func, args, named)
         result = func(*args, **named)
         if not isinstance(result, Tensor | tuple | list):
-            if any(radius is not None and radius.any() for radius in map(self._radius, _tensors(args))):
+            if any(radius is not None and radius.any() for radius in map(self._radius, args)):
                 raise NotImplementedError(
                     f"no radius can be kept beside the Python number that {func} takes out of a tensor"
                 )
@@ -154,7 +151,7 @@ class RunningError(TorchDispatchMode):
         results = [result] if isinstance(result, Tensor) else result
         if any(map(inexact, results)):
             return False
-        return not any(inexact(x) or self._radius(x) is not None for x in _tensors(args))
+        return not any(inexact(x) or self._radius(x) is not None for x in args)
 
     def keep(self, result: Any, radius: Any) -> None:
         """Keep the radius of a tensor, or those of several; None for what is exact."""

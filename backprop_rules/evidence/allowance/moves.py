@@ -4,7 +4,7 @@ A boolean's radius is 1 where the exact operands may give the other answer, and 
 """
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 import torch
@@ -138,13 +138,13 @@ def _sure(op: Operation, x: Tensor) -> tuple[Tensor, Tensor]:
     return truth & (radius == 0), truth | (radius > 0)
 
 
-def monotone(op: Operation, a: Any, b: Any, *, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
-    """And, exact where one is surely false; or, exact where one is surely true."""
-    if op.radius(a) is None and op.radius(b) is None:
+def monotone(op: Operation, *args: Any, **named: Any) -> Tensor | None:
+    """And, or, any and all: exact where what is sure decides."""
+    if all(op.radius(x) is None for x in args):
         return None
-    pairs = [_sure(op, torch.as_tensor(x)) for x in (a, b)]
-    low, high = (combine(x, y) for x, y in zip(*pairs, strict=True))
-    return (high & ~low).double()
+    pairs = [_sure(op, x) if isinstance(x, Tensor) else (x, x) for x in args]
+    low, high = (op.func(*some, **named) for some in zip(*pairs, strict=True))
+    return (high != low).double()  # type: ignore[no-any-return]
 
 
 def parity(op: Operation, a: Any, b: Any = None) -> Radius:
@@ -152,14 +152,6 @@ def parity(op: Operation, a: Any, b: Any = None) -> Radius:
     if any(isinstance(x, Tensor) and x.dtype != torch.bool and op.radius(x) is not None for x in (a, b)):
         raise op.refuse("of inexact numbers")
     return _largest([op.radius(a), op.radius(b)])
-
-
-def anywhere(op: Operation, a: Tensor, *args: Any, **named: Any) -> Tensor | None:
-    """Any and all: exact where those that are sure decide."""
-    if op.radius(a) is None:
-        return None
-    low, high = (op.func(x, *args, **named) for x in _sure(op, a))
-    return (high != low).double()  # type: ignore[no-any-return]
 
 
 def finiteness(op: Operation, a: Tensor) -> Tensor | None:
@@ -170,8 +162,6 @@ def finiteness(op: Operation, a: Tensor) -> Tensor | None:
 
 def sign(op: Operation, a: Tensor) -> Tensor | None:
     """The sign: -1, 0 or 1 where the radius reaches zero."""
-    if a.is_complex():
-        raise op.refuse(f"in {a.dtype}")
     x = op.operand(a)
     if x.radius is None:
         return None
@@ -244,12 +234,10 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.select_scatter: inserted, aten.slice_scatter: inserted, aten.diagonal_scatter: inserted,
     aten.view_as_real: parts, aten.view_as_complex: joined_parts, aten.complex: joined_parts,
     aten.arange: counted, aten.frexp: split_binary, aten.argmax: exact, aten.argmin: exact,
-    aten.logical_and: partial(monotone, combine=torch.logical_and),
-    aten.bitwise_and: partial(monotone, combine=torch.logical_and),
-    aten.logical_or: partial(monotone, combine=torch.logical_or),
-    aten.bitwise_or: partial(monotone, combine=torch.logical_or),
+    aten.logical_and: monotone, aten.bitwise_and: monotone, aten.logical_or: monotone, aten.bitwise_or: monotone,
+    aten.any: monotone, aten.all: monotone,
     aten.logical_xor: parity, aten.bitwise_xor: parity, aten.logical_not: parity, aten.bitwise_not: parity,
-    aten.any: anywhere, aten.all: anywhere, aten.isnan: finiteness, aten.isinf: finiteness, aten.isfinite: finiteness,
+    aten.isnan: finiteness, aten.isinf: finiteness, aten.isfinite: finiteness,
     aten.sign: sign, aten.sgn: sign, aten.where: where, aten.masked_fill: _masked_fill,
     aten.maximum: extremum, aten.minimum: extremum, aten.relu: clamp, aten.clamp: clamp, aten.clamp_min: clamp,
     aten.clamp_max: clamp, aten.hardtanh: clamp,

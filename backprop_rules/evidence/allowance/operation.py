@@ -3,6 +3,7 @@
 import cmath
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
@@ -41,11 +42,12 @@ def no_narrower_than(asked: torch.dtype, kept: torch.dtype) -> torch.dtype:
     return min(kept, asked, key=lambda dtype: precision(component(dtype)))
 
 
+@dataclass(eq=False)
 class Operand:
     """An operand's size in float64, computed when it is asked for, and its radius."""
 
-    def __init__(self, value: Tensor | float, radius: Radius):
-        self.value, self.radius = value, radius
+    value: Tensor | float
+    radius: Radius
 
     @cached_property
     def size(self) -> Any:
@@ -79,14 +81,16 @@ def scalar(x: complex, dtype: torch.dtype) -> Operand:
     return Operand(abs(cast), lost or None)
 
 
+@dataclass(eq=False)
 class Operation:
     """An operation that was computed, while its radius is being found."""
 
-    def __init__(
-        self, func: Any, result: Any, known: Callable[[Tensor], Radius], evaluations: int, flushes: bool, sums: Sums
-    ):
-        self.func, self.result, self.known = func, result, known
-        self.evaluations, self.flushes, self.sums = evaluations, flushes, sums
+    func: Any
+    result: Any
+    radius: Callable[[Any], Tensor | None]  # of a tensor as it is kept; None for what is known exactly
+    evaluations: int
+    flushes: bool
+    sums: Sums
 
     @cached_property
     def size(self) -> Tensor:
@@ -102,14 +106,10 @@ class Operation:
         """Return the refusal of this operation."""
         return NotImplementedError(f"no formula for the rounding of {self.func}{why and ' '}{why}")
 
-    def radius(self, x: Any) -> Tensor | None:
-        """Return the radius of a tensor as it is kept; None for what is known exactly."""
-        return self.known(x) if isinstance(x, Tensor) else None
-
     def radii(self, *values: Any) -> list[Tensor] | None:
         """Return the radii of values that are copied, zeros for those that are exact; None if all are."""
         radii = [
-            self.known(x)
+            self.radius(x)
             if isinstance(x, Tensor) and component(x.dtype) == component(self.dtype)
             else self.operand(x).radius
             for x in values
@@ -137,7 +137,7 @@ class Operation:
         dtype = dtype or self.dtype
         if not isinstance(x, Tensor):
             return scalar(x, dtype)
-        radius: Radius = self.known(x)
+        radius: Radius = self.radius(x)
         if not widens(x.dtype, dtype):
             cast = x.to(dtype)
             lost = apart(cast, x)
