@@ -173,6 +173,12 @@ CASES = {
         2,
         ANY,
     ),
+    "index_put": (
+        lambda a, b: a.index_put((torch.zeros(2, dtype=torch.long),), b[[0, 0]], accumulate=True),
+        lambda a, b: np.concatenate([(a[0] + 2 * b[0])[None], a[1:]]),
+        2,
+        ANY,
+    ),
     "index_add": (
         lambda a, b: a.index_add(0, first_column(a)[:, 0], b),
         lambda a, b: np.concatenate([(a[0] + b.sum(0))[None], a[1:]]),
