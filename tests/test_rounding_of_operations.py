@@ -55,7 +55,7 @@ def softmax(x):
 
 
 def variance(x, correction):
-    return ((x - x.mean(-1, keepdims=True)) ** 2).sum(-1) / arb(x.shape[-1] - correction)
+    return (abs(x - x.mean(-1, keepdims=True)) ** 2).sum(-1) / arb(x.shape[-1] - correction)
 
 
 def layer_norm(x):
@@ -147,7 +147,7 @@ CASES = {
     "dot": (lambda a, b: torch.dot(a[0], b[0]), lambda a, b: np.array(a[0].dot(b[0])), 2, ANY),
     "linear": (lambda a, b: functional.linear(a, b, b[:, 0]), lambda a, b: a.dot(b.T) + b[:, 0], 2, ANY),
     "einsum": (lambda a, b: torch.einsum("ij,ij->i", a, b), lambda a, b: (a * b).sum(-1), 2, ANY),
-    "var": (lambda a: a.var(-1, correction=0), lambda a: variance(a, 0), 1, REAL_ONLY),
+    "var": (lambda a: a.var(-1, correction=0), lambda a: variance(a, 0), 1, ANY),
     "norm 1": (lambda a: torch.linalg.vector_norm(a, 1, -1), lambda a: abs(a).sum(-1), 1, ANY),
     "norm 2": (lambda a: torch.linalg.vector_norm(a, 2, -1), lambda a: root((abs(a) ** 2).sum(-1)), 1, ANY),
     "norm inf": (lambda a: torch.linalg.vector_norm(a, math.inf, -1), lambda a: rows(max)(abs(a)), 1, REAL_ONLY),
@@ -170,6 +170,12 @@ CASES = {
     "scatter_add": (
         lambda a, b: a.scatter_add(1, first_column(a), b),
         lambda a, b: np.concatenate([(a[:, 0] + b.sum(-1))[:, None], a[:, 1:]], 1),
+        2,
+        ANY,
+    ),
+    "index_put": (
+        lambda a, b: a.index_put((torch.zeros(2, dtype=torch.long),), b[[0, 0]], accumulate=True),
+        lambda a, b: np.concatenate([(a[0] + 2 * b[0])[None], a[1:]]),
         2,
         ANY,
     ),

@@ -37,7 +37,9 @@ def attainable(point: Point, evaluations: int = 1) -> Bounds:
     for rule in rules:
         try:
             found, ambiguous = _followed(rule, point, evaluations, _as_asked(point))
-            return _sum(found, attainable(point, 2)) if ambiguous and evaluations == 1 and len(rules) > 1 else found
+            if ambiguous and evaluations == 1 and len(rules) > 1:
+                found = _joined(found, attainable(point, 2), torch.add)
+            return found
         except NotImplementedError as error:
             if rule is rules[-1]:
                 raise RoundingUnknown(
@@ -54,7 +56,7 @@ def bounds(point: Point, evaluations: int = 1, sums: Sums | None = None) -> Boun
     Sums may be kept in torch's own dtype and in the one asked for, whichever is narrower, if `sums` does not say.
     """
     found, ordinary = attainable(point, evaluations), of_ordinary_size(point)
-    asked, rules = point.rule.roundings.accumulate, point.rule.references
+    asked, rules, larger = point.rule.roundings.accumulate, point.rule.references, partial(_larger, ordinary)
     if sums is None and asked is not None:
         sums = partial(no_narrower_than, asked)
     for rule in rules[1:] if sums is None else rules:
@@ -71,14 +73,22 @@ def bounds(point: Point, evaluations: int = 1, sums: Sums | None = None) -> Boun
             continue
         if ambiguous:
             # ... unless the accurate rule, with its roundings in another order, may choose otherwise too.
-            found = _wider(found, _sum(attainable(point, 1), attainable(point, 2)), ordinary)
-        found = _wider(found, other, ordinary)
+            either = _joined(attainable(point, 1), attainable(point, 2), torch.add)
+            found = _joined(found, either, larger)
+        found = _joined(found, other, larger)
     return found
 
 
-def _sum(one: Bounds, other: Bounds) -> Bounds:
+def _joined(one: Bounds, other: Bounds, combine: Callable[[Tensor, Tensor], Tensor]) -> Bounds:
+    """Return bounds of which each gradient's is combined from both, where both have one of the same shape."""
     pairs = zip(one.gradients, other.gradients, strict=True)
-    return Bounds(one.y, tuple(None if a is None or b is None else a + b for a, b in pairs))
+    joined = [a if a is None or b is None or a.shape != b.shape else combine(a, b) for a, b in pairs]
+    return Bounds(one.y, tuple(joined))
+
+
+def _larger(ordinary: bool, radius: Tensor, other: Tensor) -> Tensor:
+    """Return the larger radius; one that is infinite among numbers of ordinary size, by no overflow, excuses none."""
+    return torch.where(other.isfinite(), torch.maximum(radius, other), radius if ordinary else other)
 
 
 def is_followed(point: Point) -> bool:
@@ -126,10 +136,9 @@ def _followed(
     rule: Rule, point: Point, evaluations: int, sums: Sums = as_computed, decided: bool = False
 ) -> tuple[Bounds, bool]:
     """Return the bounds of a rule, and whether a comparison in it might come out otherwise."""
+    through = partial(_through, rule, point, evaluations, sums, decided)
     try:
-        return _through(
-            rule, point, None, RunningError(evaluations, 0, point.rule.roundings.flushes, decided=decided), sums
-        )
+        return through(None)
     except NotImplementedError:
         if len(point.rule.references) == 1:
             raise  # a rule of the catalogue shows that its forward rounds no more than it may
@@ -137,13 +146,14 @@ def _followed(
         away = certified.reach(certified.certify(point).y, point.y)
     except Silent:
         raise NotImplementedError("neither the forward's rounding nor its exact value is known") from None
-    return _through(
-        rule, point, away, RunningError(evaluations, 0, point.rule.roundings.flushes, decided=decided), sums
-    )
+    return through(away)
 
 
-def _through(rule: Rule, point: Point, away: Tensor | None, errors: RunningError, sums: Sums) -> tuple[Bounds, bool]:
+def _through(
+    rule: Rule, point: Point, evaluations: int, sums: Sums, decided: bool, away: Tensor | None
+) -> tuple[Bounds, bool]:
     """Follow the forward, unless it is known how far y is away from the exact one, and the backward with its sums."""
+    errors = RunningError(evaluations, point.rule.roundings.flushes, decided)
     own = [x.dtype for x in (*point.tensors, point.grad_y)]
     asked = [value for value in point.params.values() if isinstance(value, torch.dtype)]
     least, references = min(map(precision, [*own, *asked])), point.rule.references
@@ -165,18 +175,6 @@ def _through(rule: Rule, point: Point, away: Tensor | None, errors: RunningError
             raise NotImplementedError("a gradient is made by something else than operations of torch")
     radii = Bounds(errors.radius(y), tuple(None if g is None else errors.radius(g) for g in gradients))
     return radii, errors.ambiguous
-
-
-def _wider(found: Bounds, other: Bounds, ordinary: bool) -> Bounds:
-    pairs = zip(found.gradients, other.gradients, strict=True)
-    return Bounds(found.y, tuple(_larger(own, its, ordinary) for own, its in pairs))
-
-
-def _larger(radius: Tensor | None, other: Tensor | None, ordinary: bool) -> Tensor | None:
-    """Return the larger radius; one that is infinite among numbers of ordinary size, by no overflow, excuses none."""
-    if radius is None or other is None or other.shape != radius.shape:
-        return radius
-    return torch.where(other.isfinite(), torch.maximum(radius, other), radius if ordinary else other)
 
 
 # What gives gradients that torch can differentiate, from a point, the cotangent, y and the primals.
@@ -225,10 +223,7 @@ def in_float64(point: Point) -> Point:
     if point.rule.domain.own_dtypes:
         return replace(point, rule=point.rule.reference)
 
-    def wide(x: Tensor) -> Tensor:
-        found: Tensor = recast(x, torch.complex128 if x.is_complex() else torch.float64)
-        return found
-
     params = {name: widest(value) for name, value in point.params.items()}
-    primals = point.placed(map(wide, point.tensors))
-    return replace(point, rule=point.rule.reference, primals=primals, params=params, grad_y=wide(point.grad_y))
+    given = (point.grad_y, *point.tensors)
+    grad_y, *tensors = (recast(x, torch.complex128 if x.is_complex() else torch.float64) for x in given)
+    return replace(point, rule=point.rule.reference, primals=point.placed(tensors), params=params, grad_y=grad_y)

@@ -13,36 +13,33 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.operation import Operation
-from backprop_rules.evidence.allowance.units import FEW, unit
+from backprop_rules.evidence.allowance.units import FEW, apart, unit
 
 aten = torch.ops.aten
 
 # 2 sqrt(2 / pi) to twice the precision of float64
 TWICE_ROOT = (float.fromhex("0x1.9884533d43651p+0"), float.fromhex("-0x1.cbc0d30ebfd15p-54"))
 
-Known = Callable[[Tensor], Tensor]
+
+def exactly(x: Tensor) -> Tensor:
+    """Return the same values as if they were exact: copied where no mode sees it."""
+    with torch._C._DisableTorchDispatch():
+        return x.clone()
 
 
-def _scale(exactly: Known, largest: Tensor) -> Tensor:
+def _scale(largest: Tensor) -> Tensor:
     """Return a number near the largest: divided by it no square overflows, and none that counts underflows."""
     return exactly(torch.exp2(torch.frexp(exactly(largest)).exponent.double() - 1))
 
 
-def absolute(exactly: Known, a: Tensor) -> Tensor:
+def absolute(a: Tensor) -> Tensor:
     """|a| of a complex number."""
     parts = torch.view_as_real(a).abs()
-    scale = _scale(exactly, parts.amax(-1, keepdim=True))
+    scale = _scale(parts.amax(-1, keepdim=True))
     return (parts / scale).square().sum(-1).sqrt() * scale.squeeze(-1)
 
 
-def sgn(exactly: Known, a: Tensor) -> Tensor:
-    """a / |a|, and 0 for 0."""
-    return torch.where(a == 0, a, a / a.abs())
-
-
-def norm(
-    exactly: Known, a: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
-) -> Tensor:
+def norm(a: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The norms of order 1, 2 and infinity."""
     dims = list(range(a.ndim)) if dim is None else dim
     if ord == math.inf:
@@ -52,14 +49,15 @@ def norm(
     if ord != 2:
         raise NotImplementedError(f"no formula for the rounding of a norm of order {ord}")
     size = a.abs()
-    scale = _scale(exactly, size.amax())
+    scale = _scale(size.amax())
     return (size / scale).square().sum(dims, keepdim).sqrt() * scale
 
 
-def var(
-    exactly: Known, a: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False
-) -> Tensor:
+def var(a: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
     """The sum of squares about any number s, less the square of the sum about s over n: here s is near the mean."""
+    if a.is_complex():
+        own: dict[str, Any] = {"correction": correction, "keepdim": keepdim}
+        return var(a.real, dim, **own) + var(a.imag, dim, **own)
     dims = list(range(a.ndim)) if dim is None or dim == [] else dim
     count = a.numel() // max(1, a.sum(dims).numel())
     away = a - exactly(a.mean(dims, keepdim=True))
@@ -67,60 +65,48 @@ def var(
     return squares / (count - (1 if correction is None else correction))
 
 
-def std(exactly: Known, a: Tensor, dim: Any = None, **named: Any) -> Tensor:
-    """The root of the variance."""
-    return var(exactly, a, dim, **named).sqrt()
-
-
-def var_mean(exactly: Known, a: Tensor, dim: Any = None, **named: Any) -> tuple[Tensor, Tensor]:
+def var_mean(a: Tensor, dim: Any = None, **named: Any) -> tuple[Tensor, Tensor]:
     """The variance and the mean."""
     dims = list(range(a.ndim)) if dim is None or dim == [] else dim
-    return var(exactly, a, dim, **named), a.mean(dims, named.get("keepdim", False))
+    return var(a, dim, **named), a.mean(dims, named.get("keepdim", False))
 
 
-def addcmul(exactly: Known, a: Tensor, b: Tensor, c: Tensor, *, value: float = 1) -> Tensor:
-    """a + value b c."""
-    return a + (b * c) * value
-
-
-def softmax(exactly: Known, a: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
-    """exp(a - m) over its sum, for any m: here the largest."""
-    e = (a - exactly(a.amax(dim, True))).exp()
-    return e / e.sum(dim, keepdim=True)
-
-
-def log_softmax(exactly: Known, a: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
-    """a - m - log(sum(exp(a - m))), for any m."""
-    away = a - exactly(a.amax(dim, True))
-    return away - away.exp().sum(dim, keepdim=True).log()
-
-
-def logsumexp(exactly: Known, a: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
-    """m + log(sum(exp(a - m))), for any m."""
-    m = exactly(a.amax(dim, True))
-    return (a - m).exp().sum(dim, keepdim).log() + (m if keepdim else m.reshape(a.sum(dim).shape))
-
-
-def logaddexp(exactly: Known, a: Tensor, b: Tensor) -> Tensor:
-    """m + log(1 + exp(-|a - b|)) with m the larger, but in terms of s = a - b, smooth."""
-    m = exactly(torch.maximum(a, b))
-    larger, smaller = torch.maximum(a, b), torch.minimum(a, b)
-    return m + ((larger - m) + (smaller - larger).exp().log1p())
-
-
-def layer_norm(
-    exactly: Known, a: Tensor, shape: Any, weight: Any, bias: Any, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def layer_norm(a: Tensor, shape: Any, weight: Any, bias: Any, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """(a - mean) / sqrt(var + eps) * weight + bias, the mean, and the factor."""
     dims = list(range(a.ndim - len(shape), a.ndim))
     mean = a.mean(dims, keepdim=True)
-    rstd = (var(exactly, a, dims, correction=0, keepdim=True) + eps).rsqrt()
+    rstd = (var(a, dims, correction=0, keepdim=True) + eps).rsqrt()
     y = (a - mean) * rstd
     y = y if weight is None else y * weight
     return y if bias is None else y + bias, mean, rstd
 
 
-def gelu(exactly: Known, a: Tensor, *, approximate: str = "none") -> Tensor:
+def softmax(a: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    """exp(a - m) over its sum, for any m: here the largest."""
+    e = (a - exactly(a.amax(dim, True))).exp()
+    return e / e.sum(dim, keepdim=True)
+
+
+def log_softmax(a: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    """a - m - log(sum(exp(a - m))), for any m."""
+    away = a - exactly(a.amax(dim, True))
+    return away - away.exp().sum(dim, keepdim=True).log()
+
+
+def logsumexp(a: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    """m + log(sum(exp(a - m))), for any m."""
+    m = exactly(a.amax(dim, True))
+    return (a - m).exp().sum(dim, keepdim).log() + (m if keepdim else m.reshape(a.sum(dim).shape))
+
+
+def logaddexp(a: Tensor, b: Tensor) -> Tensor:
+    """m + log(1 + exp(-|a - b|)) with m the larger, but in terms of s = a - b, smooth."""
+    larger, smaller = torch.maximum(a, b), torch.minimum(a, b)
+    m = exactly(larger)
+    return m + ((larger - m) + (smaller - larger).exp().log1p())
+
+
+def gelu(a: Tensor, *, approximate: str = "none") -> Tensor:
     """a Phi(a), or with tanh for the erf."""
     if approximate == "none":
         return a * 0.5 * torch.erfc(-a / a.new_tensor(2.0).sqrt())
@@ -129,16 +115,14 @@ def gelu(exactly: Known, a: Tensor, *, approximate: str = "none") -> Tensor:
     return a * torch.sigmoid(cubic * TWICE_ROOT[0] + cubic * TWICE_ROOT[1])
 
 
-def softplus(exactly: Known, a: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
+def softplus(a: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
     """log(1 + exp(beta a)) / beta; a itself where beta a is above the threshold, as torch defines it."""
     z = a * beta
     stable = z.clamp_min(0) + (-z.abs()).exp().log1p()
     return torch.where(z > threshold, a, stable / beta)
 
 
-def nll_loss(
-    exactly: Known, a: Tensor, target: Tensor, weight: Any, reduction: int, ignored: int
-) -> tuple[Tensor, Tensor]:
+def nll_loss(a: Tensor, target: Tensor, weight: Any, reduction: int, ignored: int) -> tuple[Tensor, Tensor]:
     """The negative entries of the targets, weighted, none of those ignored; and the sum of their weights."""
     rows = a if a.ndim > 1 else a.unsqueeze(0)
     index = target.reshape(-1, 1)
@@ -153,26 +137,7 @@ def nll_loss(
     return losses.sum() / total if reduction == 1 else losses.sum(), total
 
 
-def softmax_backward(exactly: Known, grad: Tensor, y: Tensor, dim: int, dtype: Any) -> Tensor:
-    """The gradient through y, the softmax."""
-    return y * grad - y * (y * grad).sum(dim, keepdim=True)
-
-
-def log_softmax_backward(exactly: Known, grad: Tensor, y: Tensor, dim: int, dtype: Any) -> Tensor:
-    """The gradient through y, the logarithm of the softmax."""
-    return grad - y.exp() * grad.sum(dim, keepdim=True)
-
-
-REFERENCES: dict[Any, Callable[..., Any]] = {
-    aten.linalg_vector_norm: norm, aten.var: var, aten._softmax: softmax, aten._log_softmax: log_softmax,
-    aten.logsumexp: logsumexp, aten.logaddexp: logaddexp, aten.native_layer_norm: layer_norm, aten.gelu: gelu,
-    aten.std: std, aten.var_mean: var_mean, aten.addcmul: addcmul, aten.softplus: softplus,
-    aten.nll_loss_forward: nll_loss,
-    aten._softmax_backward_data: softmax_backward, aten._log_softmax_backward_data: log_softmax_backward,
-}  # fmt: skip
-
-
-def whole_power(exactly: Callable[[Tensor], Tensor], x: Tensor, exponent: Any) -> Tensor:
+def whole_power(x: Tensor, exponent: Any) -> Tensor:
     """x to the power 0, 1, 2 or 3; torch takes logarithms for the others."""
     if isinstance(exponent, Tensor) or exponent not in range(4):
         raise NotImplementedError(f"no formula for the rounding of a complex base to the power {exponent}")
@@ -182,14 +147,27 @@ def whole_power(exactly: Callable[[Tensor], Tensor], x: Tensor, exponent: Any) -
     return power
 
 
+REFERENCES: dict[Any, Callable[..., Any]] = {
+    aten.linalg_vector_norm: norm, aten.var: var, aten.var_mean: var_mean, aten._softmax: softmax,
+    aten._log_softmax: log_softmax, aten.logsumexp: logsumexp, aten.logaddexp: logaddexp, aten.gelu: gelu,
+    aten.native_layer_norm: layer_norm, aten.softplus: softplus, aten.nll_loss_forward: nll_loss,
+    aten.std: lambda a, dim=None, **named: var(a, dim, **named).sqrt(),
+    aten.addcmul: lambda a, b, c, *, value=1: a + (b * c) * value,
+    # The gradients through y, the softmax and its logarithm.
+    aten._softmax_backward_data: lambda grad, y, dim, dtype: y * grad - y * (y * grad).sum(dim, keepdim=True),
+    aten._log_softmax_backward_data: lambda grad, y, dim, dtype: grad - y.exp() * grad.sum(dim, keepdim=True),
+}  # fmt: skip
 # The same for complex operands alone.
-COMPLEX_REFERENCES: dict[Any, Callable[..., Any]] = {aten.abs: absolute, aten.sgn: sgn, aten.pow: whole_power}
+COMPLEX_REFERENCES: dict[Any, Callable[..., Any]] = {
+    aten.abs: absolute,
+    aten.sgn: lambda a: torch.where(a == 0, a, a / a.abs()),
+    aten.pow: whole_power,
+}
 
 
 def distance(op: Operation, found: Tensor, reference: Tensor, radius: Tensor | None) -> Tensor:
     """Return |y - z| + r, where y is not finite infinity."""
-    wide = torch.complex128 if found.is_complex() else torch.float64
-    apart = (found.to(wide) - reference.to(wide)).abs() * FEW
+    off = apart(found, reference) * FEW
     if op.flushes:
-        apart = apart + 2 * unit(found.dtype).normal
-    return apart if radius is None else apart + radius
+        off = off + 2 * unit(found.dtype).normal
+    return off if radius is None else off + radius

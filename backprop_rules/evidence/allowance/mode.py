@@ -10,22 +10,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
-from backprop_rules.evidence.allowance import arithmetic, choices, functions, fused, moves, products, reductions
+from backprop_rules.evidence.allowance import elementwise, fused, moves, sums
 from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed
-from backprop_rules.evidence.allowance.units import computed_in, flushing
+from backprop_rules.evidence.allowance.units import computed_in, flushing, wide
+from backprop_rules.subject.ambient import inexact
 
 aten = torch.ops.aten
 
-FORMULAS: dict[Any, Callable[..., Any]] = {
-    **moves.FORMULAS, **arithmetic.FORMULAS, **functions.FORMULAS, **reductions.FORMULAS, **products.FORMULAS,
-    **choices.FORMULAS,
-}  # fmt: skip
+FORMULAS: dict[Any, Callable[..., Any]] = {**moves.FORMULAS, **elementwise.FORMULAS, **sums.FORMULAS}
 # Of these torch has decompositions that say less: x is finite where x == x and |x| != inf.
 UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape}
 # These write a shape, and no value.
 RESHAPING = {aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_}
-
-
 # The floating-point dtypes, whose precision is asked for.
 UNIT = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64)
 
@@ -57,17 +53,11 @@ class RunningError(TorchDispatchMode):
     also where the exact operands may give the other answer.
     """
 
-    def __init__(
-        self,
-        evaluations: int = 1,
-        least_bits: int = 0,
-        flushes: bool = False,
-        sums: Sums = as_computed,
-        decided: bool = False,
-    ) -> None:
+    def __init__(self, evaluations: int = 1, flushes: bool = False, decided: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._evaluations, self.least_bits = evaluations, least_bits
-        self._flushes, self.sums, self._decided = flushes, sums, decided
+        self._evaluations, self._flushes, self._decided = evaluations, flushes, decided
+        self.least_bits = 0
+        self.sums: Sums = as_computed
         self.ambiguous = False  # whether a comparison might come out otherwise for the exact operands
         # Tensors are kept with their radii, so that no other comes to have the same id.
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
@@ -99,25 +89,12 @@ class RunningError(TorchDispatchMode):
         """Say whether the tensor came from an operation that was seen here, or looks into one that did."""
         return id(x) in self._known or not x.numel() or x.untyped_storage().data_ptr() in {**self._own, **self._viewed}
 
-    def keep(self, x: Tensor, radius: Tensor) -> None:
-        """Keep a radius that is known otherwise."""
-        self._keep(x, radius)
-
-    def _radius(self, x: Tensor) -> Tensor | None:
+    def _radius(self, x: Any) -> Tensor | None:
         known = self._known.get(id(x))
         if known is not None:
             return known[1]
-        return self._placed.get(_place(x)) if self._placed and x.layout == torch.strided else None
-
-    def _forget(self, x: Tensor) -> None:
-        self._known.pop(id(x), None)
-        self._placed.pop(_place(x), None)
-
-    def _exactly(self, x: Tensor) -> Tensor:
-        """Return the same values as if they were exact."""
-        same = x.clone()
-        self._forget(same)
-        return same
+        looked_up = self._placed and isinstance(x, Tensor) and x.layout == torch.strided
+        return self._placed.get(_place(x)) if looked_up else None
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -131,7 +108,11 @@ class RunningError(TorchDispatchMode):
             return self._write(func, args, named)
         result = func(*args, **named)
         if not isinstance(result, Tensor | tuple | list):
-            return self._taken_out(func, result, args)
+            if any(radius is not None and radius.any() for radius in map(self._radius, args)):
+                raise NotImplementedError(
+                    f"no radius can be kept beside the Python number that {func} takes out of a tensor"
+                )
+            return result
         if isinstance(result, Tensor) and result.dtype in UNIT and precision(result.dtype) < self.least_bits:
             raise Narrower(str(result.dtype).removeprefix("torch."))
         if func.is_view and isinstance(args[0], Tensor):
@@ -146,7 +127,7 @@ class RunningError(TorchDispatchMode):
                 raise
             except Exception as error:
                 raise OwnError(of_ours(error)) from error
-        self._keep(result, radius)
+        self.keep(result, radius)
         return result
 
     def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
@@ -161,26 +142,26 @@ class RunningError(TorchDispatchMode):
         if packet not in FORMULAS:
             return self._by_torchs_own_parts(op, args, named)
         radius = FORMULAS[packet](op, *args, **named)
-        if packet in choices.COMPARISONS and radius is not None and radius.any():
+        if packet in moves.AMBIGUOUS and radius is not None and radius.any():
             self.ambiguous, radius = True, None if self._decided else radius
         return radius
 
     def _whole(self, result: Any, args: Any) -> bool:
         """Say whether integers make integers, which is exact."""
         results = [result] if isinstance(result, Tensor) else result
-        if any(x is not None and (x.is_floating_point() or x.is_complex()) for x in results):
+        if any(map(inexact, results)):
             return False
-        tensors = [x for x in args if isinstance(x, Tensor)]
-        return all(not (x.is_floating_point() or x.is_complex()) and self._radius(x) is None for x in tensors)
+        return not any(inexact(x) or self._radius(x) is not None for x in args)
 
-    def _keep(self, result: Any, radius: Any) -> None:
+    def keep(self, result: Any, radius: Any) -> None:
+        """Keep the radius of a tensor, or those of several; None for what is exact."""
         if not isinstance(result, Tensor):
             for one, its in zip(result, radius if radius is not None else [None] * len(result), strict=True):
                 if one is not None:
-                    self._keep(one, its)
+                    self.keep(one, its)
             return
         if radius is not None:
-            radius = torch.as_tensor(radius, dtype=torch.float64).nan_to_num(torch.inf, torch.inf)
+            radius = torch.as_tensor(radius, dtype=torch.float64, device=result.device).nan_to_num(torch.inf, torch.inf)
             if radius.shape != result.shape:
                 radius = radius.expand(result.shape)
             self._known[id(result)] = (result, radius)
@@ -188,15 +169,6 @@ class RunningError(TorchDispatchMode):
         elif result.layout == torch.strided:
             storage = result.untyped_storage()
             self._own[storage.data_ptr()] = storage
-
-    def _taken_out(self, func: Any, result: Any, args: Any) -> Any:
-        """Return a Python number or boolean, of which no radius can be kept."""
-        radii = [self._radius(x) for x in args if isinstance(x, Tensor)]
-        if any(radius is not None and radius.any() for radius in radii):
-            raise NotImplementedError(
-                f"no radius can be kept beside the Python number that {func} takes out of a tensor"
-            )
-        return result
 
     def _write(self, func: Any, args: Any, named: Any) -> Any:
         """Write into a tensor that was made here, and into which no other tensor looks."""
@@ -208,15 +180,16 @@ class RunningError(TorchDispatchMode):
         if packet is not None and func.overloadpacket in RESHAPING:
             radius = self._radius(args[0])
             func(*args, **named)
-            self._keep(args[0], None if radius is None else packet(radius, *args[1:], **named))
+            self.keep(args[0], None if radius is None else packet(radius, *args[1:], **named))
             return args[0]
         if packet is None or not name.endswith("_") or not isinstance(written, Tensor) or not self._unshared(written):
             raise NotImplementedError(f"no formula for the rounding of {func}, which writes into a tensor in use")
         with self:
             made = getattr(packet, func._overloadname)(*args, **named).to(written.dtype).expand(written.shape)
         written.copy_(made)
-        self._forget(written)
-        self._keep(written, self._radius(made))
+        self._known.pop(id(written), None)
+        self._placed.pop(_place(written), None)
+        self.keep(written, self._radius(made))
         return written
 
     def _unshared(self, x: Tensor) -> bool:
@@ -230,25 +203,21 @@ class RunningError(TorchDispatchMode):
         parts = decomposition_table.get(op.func)
         if parts is None or not args or not isinstance(args[0], Tensor):
             raise op.refuse()
-        if isinstance(op.result, Tensor) and not op.result.numel():
-            return None
         try:
-            return self._decomposed(op, lambda _, *some, **rest: parts(*some, **rest), args, named)
+            return self._decomposed(op, parts, args, named)
         except NotImplementedError as error:
             raise op.refuse(f"nor of its parts: {error}") from error
 
     def _decomposed(self, op: Operation, reference: Callable[..., Any], args: Any, named: Any) -> Any:
-        def wide(x: Any) -> Any:
-            if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
+        def finer(x: Any) -> Any:
+            if not inexact(x):
                 return x
-            if self._evaluations == 2:
-                return x.to(computed_in(x.dtype))
-            return x.to(torch.complex128 if x.is_complex() else torch.float64)
+            return x.to(computed_in(x.dtype)) if self._evaluations == 2 else wide(x)
 
-        if args[0].numel() == 0:
-            return None if isinstance(op.result, Tensor) else [None] * len(op.result)
+        if not args[0].numel() or (isinstance(op.result, Tensor) and not op.result.numel()):
+            return None
         with self:
-            found = reference(self._exactly, *map(wide, args), **named)
+            found = reference(*map(finer, args), **named)
         if isinstance(found, Tensor):
             return fused.distance(op, op.result, found, self._radius(found))
         return [

@@ -1,12 +1,17 @@
-"""Operations that move values about, and those that make exact ones: radii move as the values do."""
+"""Operations that round nothing: values are moved about, compared and chosen, and their radii with them.
+
+A boolean's radius is 1 where the exact operands may give the other answer, and 0 elsewhere.
+"""
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.operation import Operation
+from backprop_rules.evidence.allowance.operation import Operand, Operation, Radius, plus
+from backprop_rules.evidence.allowance.units import FEW, apart
 
 aten = torch.ops.aten
 
@@ -16,15 +21,12 @@ ALIKE = {
     aten.alias, aten.select, aten.slice, aten.split, aten.split_with_sizes, aten.unbind, aten.diagonal, aten.flip,
     aten.roll, aten.repeat, aten.gather, aten.index_select, aten.index, aten.take, aten.tril, aten.triu, aten.unfold,
     aten.diag_embed, aten.rot90, aten.narrow_copy, aten.lift_fresh, aten.lift_fresh_copy, aten.masked_select,
-    aten.take_along_dim, aten.movedim, aten.contiguous, aten.real,
-    aten.imag, aten.slice_backward, aten._neg_view, aten.expand_copy, aten.view_copy,
+    aten.slice_backward, aten._neg_view, aten.expand_copy, aten.view_copy,
 }  # fmt: skip
 # Of a new shape, whatever the strides.
 RESHAPED = {aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten._reshape_copy}
 # The radius is that of the first argument, element by element.
-KEPT = {aten.neg, aten.abs, aten._conj, aten._conj_physical, aten.resolve_conj, aten.resolve_neg, aten.detach}
-# Several tensors into one.
-JOINED = {aten.cat, aten.stack}
+KEPT = {aten.neg, aten.abs, aten._conj, aten._conj_physical, aten.detach}
 # Made of nothing that was computed, but for a shape.
 EXACT = {
     aten.zeros, aten.ones, aten.empty, aten.eye, aten.zeros_like, aten.ones_like, aten.empty_like, aten.new_zeros,
@@ -53,43 +55,30 @@ def kept(op: Operation, a: Tensor, *_: Any, **__: Any) -> Any:
     return op.operand(a, a.dtype).radius if op.flushes else op.radius(a)
 
 
-def joined(op: Operation, tensors: Any, dim: int = 0) -> Any:
-    """The radii joined as the values are."""
-    radii = [op.operand(x).radius for x in tensors]
-    if all(radius is None for radius in radii):
-        return None
-    known = [torch.zeros(x.shape, dtype=torch.float64, device=x.device) if r is None else r
-             for x, r in zip(tensors, radii, strict=True)]  # fmt: skip
-    return op.func(known, dim)
+def _joined(op: Operation, tensors: Any, dim: int = 0) -> Any:
+    radii = op.radii(*tensors)
+    return None if radii is None else op.func(radii, dim)
 
 
 def inserted(op: Operation, a: Tensor, source: Tensor, *args: Any, **named: Any) -> Any:
     """The radius of the source in its place."""
-    if op.radius(a) is None and op.radius(source) is None:
-        return None
-    both = [torch.zeros(x.shape, dtype=torch.float64, device=x.device) if op.radius(x) is None else op.radius(x)
-            for x in (a, source)]  # fmt: skip
-    return op.func(*both, *args, **named)
+    radii = op.radii(a, source)
+    return None if radii is None else op.func(*radii, *args, **named)
 
 
 def padded(op: Operation, a: Tensor, pad: Any, value: Any = 0) -> Any:
-    """The radius, and 0 beside it."""
-    radius = op.radius(a)
-    lost = op.operand(value).radius
-    if radius is None and lost is None:
-        return None
-    inner = torch.zeros(a.shape, dtype=torch.float64, device=a.device) if radius is None else radius
-    return aten.constant_pad_nd(inner, pad, lost or 0)
+    """The radius, and the value's beside it."""
+    radii = op.radii(a, value)
+    return None if radii is None else aten.constant_pad_nd(radii[0], pad, radii[1].item())
 
 
 def scattered(op: Operation, a: Tensor, dim: int, index: Tensor, source: Any) -> Any:
     """The radius of the source at the places to which it goes."""
     op.settled(index)
-    radius, other = op.radius(a), op.operand(source).radius
-    if radius is None and other is None:
+    radii = op.radii(a, source)
+    if radii is None:
         return None
-    zeros = torch.zeros(a.shape, dtype=torch.float64, device=a.device)
-    return (zeros if radius is None else radius).scatter(dim, index, 0.0 if other is None else other)
+    return radii[0].scatter(dim, index, radii[1] if isinstance(source, Tensor) else radii[1].item())
 
 
 def parts(op: Operation, a: Tensor) -> Any:
@@ -100,24 +89,18 @@ def parts(op: Operation, a: Tensor) -> Any:
 
 def joined_parts(op: Operation, *args: Any) -> Any:
     """A complex number is off by the hypotenuse."""
-    radii = [op.radius(x) for x in args]
-    if all(radius is None for radius in radii):
-        return None
-    if len(args) == 2:
-        pair = [torch.zeros((), dtype=torch.float64) if r is None else r for r in radii]
-        return op.up(torch.hypot(*torch.broadcast_tensors(*pair)))
-    return op.up(torch.hypot(*radii[0].unbind(-1)))  # type: ignore[union-attr]
+    radii = op.radii(*args)
+    return None if radii is None else op.up(torch.hypot(*(radii if len(args) == 2 else radii[0].unbind(-1))))
+
+
+def exact(op: Operation, *args: Any, **_: Any) -> None:
+    """What is known exactly, and the index of an extreme: that of the computed numbers, taken as known."""
 
 
 def counted(op: Operation, *args: Any, **_: Any) -> None:
     """Whole numbers."""
     if op.result.is_floating_point() and not all(float(x).is_integer() for x in args if isinstance(x, int | float)):
         raise op.refuse("with steps that are not whole")
-
-
-def copied(op: Operation, a: Tensor, source: Tensor, *_: Any) -> Any:
-    """The radius of what is copied, which is rounded to the dtype."""
-    return op.operand(source).radius
 
 
 def split_binary(op: Operation, a: Tensor) -> tuple[None, None]:
@@ -127,14 +110,136 @@ def split_binary(op: Operation, a: Tensor) -> tuple[None, None]:
     return None, None
 
 
-def exact(op: Operation, *args: Any, **_: Any) -> None:
-    """What is known exactly."""
+# In a difference of two numbers in float64, and in its own size, are fewer errors of 2^-53 than this.
+DOWN = 1 - 2.0**-50
 
+
+def comparison(op: Operation, a: Any, b: Any) -> Any:
+    """Ambiguous where the operands are no farther apart than their radii; what is exact is compared exactly."""
+    common = torch.result_type(a, b)
+    if common == torch.bool:
+        return parity(op, a, b)
+    x, y = op.operand(a, common), op.operand(b, common)
+    radius = plus(x.radius, y.radius)
+    if radius is None:
+        return None
+    close = ~(apart(a, b) * DOWN > radius)  # NaN, from an overflow on the way, may be anything
+    return (close & (torch.as_tensor(radius) > 0)).double()
+
+
+def _sure(op: Operation, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where a boolean is surely true, and where it may be."""
+    radius = op.radius(x)
+    truth = x if x.dtype == torch.bool else x != 0
+    if radius is None:
+        return truth, truth
+    if x.dtype != torch.bool:
+        raise op.refuse(f"of an inexact {x.dtype}")
+    return truth & (radius == 0), truth | (radius > 0)
+
+
+def monotone(op: Operation, *args: Any, **named: Any) -> Tensor | None:
+    """And, or, any and all: exact where what is sure decides."""
+    if all(op.radius(x) is None for x in args):
+        return None
+    pairs = [_sure(op, x) if isinstance(x, Tensor) else (x, x) for x in args]
+    low, high = (op.func(*some, **named) for some in zip(*pairs, strict=True))
+    return (high != low).double()  # type: ignore[no-any-return]
+
+
+def parity(op: Operation, a: Any, b: Any = None) -> Radius:
+    """Exclusive or, equality of booleans, and not: ambiguous where an operand is."""
+    if any(isinstance(x, Tensor) and x.dtype != torch.bool and op.radius(x) is not None for x in (a, b)):
+        raise op.refuse("of inexact numbers")
+    return _largest([op.radius(a), op.radius(b)])
+
+
+def finiteness(op: Operation, a: Tensor) -> Tensor | None:
+    """Whether a number is finite, infinite or NaN: known unless it may be anything."""
+    radius = op.radius(a)
+    return None if radius is None else radius.isinf().double()
+
+
+def sign(op: Operation, a: Tensor) -> Tensor | None:
+    """The sign: -1, 0 or 1 where the radius reaches zero."""
+    x = op.operand(a)
+    if x.radius is None:
+        return None
+    return torch.where(~(x.size > x.radius) & (torch.as_tensor(x.radius) > 0), 1 + op.size, 0.0)
+
+
+def where(op: Operation, condition: Tensor, a: Any, b: Any) -> Radius:
+    """The chosen operand; either, where the condition is ambiguous."""
+    x, y, ambiguous = op.operand(a), op.operand(b), op.radius(condition)
+    if ambiguous is None and x.radius is None and y.radius is None:
+        return None
+    zero = torch.zeros((), dtype=torch.float64, device=op.result.device)
+    r_x, r_y = (zero if r is None else torch.as_tensor(r, dtype=torch.float64) for r in (x.radius, y.radius))
+    chosen = torch.where(condition, r_x, r_y)
+    if ambiguous is None:
+        return chosen
+    other = apart(a, b) * FEW + torch.where(condition, r_y, r_x)
+    return torch.where(ambiguous > 0, torch.maximum(chosen, other), chosen)
+
+
+def _masked_fill(op: Operation, a: Tensor, mask: Tensor, value: Any) -> Radius:
+    return where(op, mask, value if isinstance(value, Tensor) else a.new_tensor(value), a)
+
+
+def _reach(x: Operand, value: Any, extreme: Tensor) -> Any:
+    """Return how far the exact operand may reach beyond an extreme of several computed ones."""
+    return None if x.radius is None else (x.radius - apart(value, extreme) * DOWN).clamp_min(0)
+
+
+def _largest(radii: list[Any]) -> Radius:
+    known = [torch.as_tensor(radius, dtype=torch.float64) for radius in radii if radius is not None]
+    return reduce(torch.maximum, known) if known else None
+
+
+def extremum(op: Operation, *operands: Any) -> Radius:
+    """The larger or the smaller of numbers: one that lies farther than its radius behind does not count."""
+    largest = _largest([_reach(op.operand(x), x, op.result) for x in operands])
+    return None if largest is None else op.up(largest)
+
+
+def clamp(op: Operation, a: Tensor, min: Any = None, max: Any = None) -> Radius:
+    """A, no less than min and no more than max; without these a relu."""
+    bounds = [op.operand(x).radius for x in (min, max) if x is not None]
+    return _largest([extremum(op, a), *bounds])
+
+
+def extreme(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+    """The largest or the smallest along dimensions; its index is that of the computed numbers."""
+    values = op.result[0] if isinstance(op.result, tuple) else op.result
+    x = op.operand(a, a.dtype)
+    if x.radius is None:
+        return (None, None) if isinstance(op.result, tuple) else None
+    dims = list(range(a.ndim)) if dim is None or dim == [] else [dim] if isinstance(dim, int) else list(dim)
+    if not keepdim:
+        for axis in sorted(d % a.ndim for d in dims) if a.ndim else ():
+            values = values.unsqueeze(axis)
+    reach = _reach(x, a, values) * FEW
+    radius = torch.amax(reach, dims, keepdim) if a.ndim else reach
+    return (radius, None) if isinstance(op.result, tuple) else radius
+
+
+# What may come out otherwise for the exact operands, and so choose another branch.
+COMPARED = (aten.ge, aten.le, aten.gt, aten.lt, aten.eq, aten.ne)
+AMBIGUOUS = {*COMPARED, aten.sign, aten.sgn}
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(EXACT, exact), **dict.fromkeys(ALIKE, alike), **dict.fromkeys(RESHAPED, reshaped),
-    **dict.fromkeys(KEPT, kept), **dict.fromkeys(JOINED, joined), aten.constant_pad_nd: padded,
-    aten.scatter: scattered, aten.view_as_real: parts, aten.view_as_complex: joined_parts,
-    aten.complex: joined_parts, aten.arange: counted, aten.frexp: split_binary, aten.copy: copied,
+    **dict.fromkeys(KEPT, kept), **dict.fromkeys(COMPARED, comparison),
+    aten.cat: _joined, aten.stack: _joined, aten.constant_pad_nd: padded, aten.scatter: scattered,
     aten.select_scatter: inserted, aten.slice_scatter: inserted, aten.diagonal_scatter: inserted,
+    aten.view_as_real: parts, aten.view_as_complex: joined_parts, aten.complex: joined_parts,
+    aten.arange: counted, aten.frexp: split_binary, aten.argmax: exact, aten.argmin: exact,
+    aten.logical_and: monotone, aten.bitwise_and: monotone, aten.logical_or: monotone, aten.bitwise_or: monotone,
+    aten.any: monotone, aten.all: monotone,
+    aten.logical_xor: parity, aten.bitwise_xor: parity, aten.logical_not: parity, aten.bitwise_not: parity,
+    aten.isnan: finiteness, aten.isinf: finiteness, aten.isfinite: finiteness,
+    aten.sign: sign, aten.sgn: sign, aten.where: where, aten.masked_fill: _masked_fill,
+    aten.maximum: extremum, aten.minimum: extremum, aten.relu: clamp, aten.clamp: clamp, aten.clamp_min: clamp,
+    aten.clamp_max: clamp, aten.hardtanh: clamp,
+    aten.amax: extreme, aten.amin: extreme, aten.max: extreme, aten.min: extreme,
 }  # fmt: skip

@@ -1,7 +1,9 @@
 """One operation as the formulas see it: the sizes and radii of its operands, and the rounding of its result."""
 
 import cmath
+import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
@@ -9,16 +11,8 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence.allowance.units import (
-    Unit,
-    component,
-    computed_in,
-    gamma,
-    magnitude,
-    subnormal,
-    unit,
-    widens,
-)
+from backprop_rules.evidence.allowance import units
+from backprop_rules.evidence.allowance.units import apart, component, computed_in, gamma, magnitude, unit, widens
 
 INFINITE = float("inf")
 # A formula takes fewer than 2^10 operations in float64 on numbers that are not negative, each off by 2^-53 ...
@@ -48,11 +42,12 @@ def no_narrower_than(asked: torch.dtype, kept: torch.dtype) -> torch.dtype:
     return min(kept, asked, key=lambda dtype: precision(component(dtype)))
 
 
+@dataclass(eq=False)
 class Operand:
     """An operand's size in float64, computed when it is asked for, and its radius."""
 
-    def __init__(self, value: Tensor | float, radius: Radius):
-        self.value, self.radius = value, radius
+    value: Tensor | float
+    radius: Radius
 
     @cached_property
     def size(self) -> Any:
@@ -62,6 +57,14 @@ class Operand:
     def grown(self) -> Any:
         """Return the largest size that the exact operand may have."""
         return self.size if self.radius is None else self.size + self.radius
+
+
+def spread(x: Operand, y: Operand, multiply: Callable[[Any, Any], Any] = operator.mul) -> Radius:
+    """Return how far the exact operands' product may lie from these operands': without cancellation."""
+    if y.radius is None:
+        return None if x.radius is None else multiply(x.radius, y.size)
+    first = multiply(x.grown(), y.radius)
+    return first if x.radius is None else first + multiply(x.radius, y.size)
 
 
 def plus(*radii: Radius) -> Radius:
@@ -78,20 +81,16 @@ def scalar(x: complex, dtype: torch.dtype) -> Operand:
     return Operand(abs(cast), lost or None)
 
 
+@dataclass(eq=False)
 class Operation:
     """An operation that was computed, while its radius is being found."""
 
-    def __init__(
-        self,
-        func: Any,
-        result: Any,
-        known: Callable[[Tensor], Tensor | None],
-        evaluations: int,
-        flushes: bool,
-        sums: Sums = as_computed,
-    ):
-        self.func, self.result, self.known = func, result, known
-        self.evaluations, self.flushes, self.sums = evaluations, flushes, sums
+    func: Any
+    result: Any
+    radius: Callable[[Any], Tensor | None]  # of a tensor as it is kept; None for what is known exactly
+    evaluations: int
+    flushes: bool
+    sums: Sums
 
     @cached_property
     def size(self) -> Tensor:
@@ -107,9 +106,22 @@ class Operation:
         """Return the refusal of this operation."""
         return NotImplementedError(f"no formula for the rounding of {self.func}{why and ' '}{why}")
 
-    def radius(self, x: Any) -> Tensor | None:
-        """Return the radius of a tensor as it is kept; None for what is known exactly."""
-        return self.known(x) if isinstance(x, Tensor) else None
+    def radii(self, *values: Any) -> list[Tensor] | None:
+        """Return the radii of values that are copied, zeros for those that are exact; None if all are."""
+        radii = [
+            self.radius(x)
+            if isinstance(x, Tensor) and component(x.dtype) == component(self.dtype)
+            else self.operand(x).radius
+            for x in values
+        ]
+        if all(radius is None for radius in radii):
+            return None
+        shapes = [x.shape if isinstance(x, Tensor) else () for x in values]
+        kind = {"dtype": torch.float64, "device": self.result.device}
+        return [
+            torch.zeros(shape, **kind) if radius is None else torch.as_tensor(radius, **kind)
+            for shape, radius in zip(shapes, radii, strict=True)
+        ]
 
     def settled(self, *indices: Any) -> None:
         """Refuse indices and masks that may be others for the exact operands."""
@@ -125,14 +137,18 @@ class Operation:
         dtype = dtype or self.dtype
         if not isinstance(x, Tensor):
             return scalar(x, dtype)
-        radius: Radius = self.known(x)
+        radius: Radius = self.radius(x)
         if not widens(x.dtype, dtype):
             cast = x.to(dtype)
-            lost = _distance(cast, x)
+            lost = apart(cast, x)
+            if x.dtype == torch.int64 and not dtype.is_complex:
+                # An integer beyond 2^53 is rounded on the way to float64, too.
+                u = unit(dtype).u
+                lost = x.double().abs() * u * (1 + 2 * u)
             x, radius = cast, plus(radius, lost * UP if lost.any() else None)
         if (flushed or self.flushes) and (x.is_floating_point() or x.is_complex()):
             # The arithmetic may take a subnormal operand for zero.
-            small = subnormal(x)
+            small = units.subnormal(x)
             radius = plus(radius, 2 * unit(x.dtype).normal * small.double()) if small.any() else radius
         return Operand(x, radius)
 
@@ -175,22 +191,23 @@ class Operation:
         return computed_in(self.dtype)
 
     @property
-    def unit(self) -> Unit:
+    def unit(self) -> units.Unit:
         """The unit of the dtype in which the operation is computed."""
         return unit(self.unit_dtype, self.flushes)
+
+    def ulps(self, name: str) -> float:
+        """Return the largest error that is documented of a vendor's function, in ulps."""
+        device = self.result.device.type
+        if device not in ("cpu", "cuda"):
+            raise NotImplementedError(f"no documented error of {name} on the device {device}")
+        return units.ULPS[name][2 * (device == "cuda") + (self.unit_dtype in (torch.float64, torch.complex128))]
 
     def accumulator(self, narrow: bool = False) -> torch.dtype:
         """Return the dtype in which sums are kept; `narrow` says that the operation keeps them in the result's."""
         return self.sums(self.dtype if narrow else self.unit_dtype)
 
     def summed(
-        self,
-        varies: Radius,
-        size: Tensor,
-        length: int,
-        underflows: float = 0,
-        narrow: bool = False,
-        divisor: float = 1,
+        self, varies: Radius, size: Tensor, length: int, underflows: float = 0, narrow: bool = False, divisor: float = 1
     ) -> Tensor:
         """Return the radius of a sum of that many roundings, whose terms' sizes add up to `size`.
 
@@ -216,16 +233,6 @@ class Operation:
             largest = torch.finfo(kept).max
             error = error.masked_fill(self.up(size, length) * divisor > largest, torch.inf)
         return self.total(None if varies is None else self.up(varies, length), error, factor, length)
-
-
-def _distance(cast: Tensor, x: Tensor) -> Tensor:
-    if x.is_complex() or cast.is_complex():
-        return (cast.to(torch.complex128) - x.to(torch.complex128)).abs()
-    if x.dtype == torch.int64:
-        # An integer beyond 2^53 is rounded on the way to float64, too.
-        u = unit(cast.dtype).u
-        return x.double().abs() * u * (1 + 2 * u)
-    return (cast.double() - x.double()).abs()
 
 
 @cache

@@ -3,14 +3,15 @@
 import sys
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
 
-# Covers what a bound formed in float64 by an exponential, a power or a hypotenuse of at most 5 ulps (see vendor.py)
-# and a few elementary operations may itself be off: 16 times 2^-52.
+# Covers what a bound formed in float64 by an exponential, a power or a hypotenuse of at most 5 ulps (see ULPS) and
+# a few elementary operations may itself be off: 16 times 2^-52.
 FEW = 1 + 2.0**-48
 
 # torch loads these into float32, computes, and rounds once on storing (at::opmath_type, at::acc_type).
@@ -61,8 +62,7 @@ def flushing() -> bool:
 
     torch.set_flush_denormal has no getter; Python's own arithmetic runs in the same thread and mode.
     """
-    smallest = sys.float_info.min
-    return smallest * 0.5 == 0.0
+    return sys.float_info.min * 0.5 == 0.0
 
 
 # The exactly representable integers of a dtype reach to 2^precision, so an integer of b bits needs b bits of it.
@@ -83,26 +83,58 @@ def widens(source: torch.dtype, target: torch.dtype) -> bool:
     return precision(a) <= precision(b) and (wider_range and torch.finfo(a).max <= torch.finfo(b).max)
 
 
+def wide(x: Any) -> Any:
+    """Return a tensor in float64 or complex128; a number as it is."""
+    if not isinstance(x, Tensor):
+        return x
+    return x.to(torch.complex128) if x.is_complex() else x.double()
+
+
+def apart(a: Any, b: Any) -> Tensor:
+    """Return |a - b| in float64."""
+    return (wide(a) - wide(b)).abs()  # type: ignore[no-any-return]
+
+
 def magnitude(x: Tensor) -> Tensor:
     """Return |x| in float64; for complex numbers rounded up, so that it is no less."""
-    if x.is_complex():
-        return x.to(torch.complex128).abs() * FEW  # hypot is right to a few units of 2^-53
-    return x.double().abs()
-
-
-_WHOLE = {
-    torch.float64: torch.int64,
-    torch.float32: torch.int32,
-    torch.float16: torch.int16,
-    torch.bfloat16: torch.int16,
-}
+    return wide(x).abs() * FEW if x.is_complex() else x.double().abs()  # hypot is right to a few units of 2^-53
 
 
 def subnormal(x: Tensor) -> Tensor:
     """Return a mask of the subnormal numbers, by their bits: arithmetic may take them for zero."""
     if x.is_complex():
         return subnormal(torch.view_as_real(x.resolve_conj())).any(-1)
-    whole = _WHOLE[x.dtype]
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.dtype.itemsize]
     smallest = torch.tensor(torch.finfo(x.dtype).smallest_normal, dtype=x.dtype).view(whole).item()
     bits = x.resolve_neg().contiguous().view(whole) & torch.iinfo(whole).max
     return (bits > 0) & (bits < smallest)
+
+
+# The largest errors that the vendors of mathematical functions document, in units in the last place (ulps).
+# torch's float32 and float64 kernels for the CPU call, as arrays, strides and lengths have it, SLEEF's
+# functions ending in `_u10` (at most 1.0 ulp, https://sleef.org/purec.xhtml), MKL's vector mathematics in its
+# mode HA (at most 1.0 ulp, Intel oneMKL VM accuracy and performance), or glibc's libm (The GNU C Library,
+# section 19.7, Known Maximum Errors in Math Functions, and its sysdeps/x86_64/fpu/libm-test-ulps). An entry is
+# the largest of them. On CUDA they call CUDA's own (CUDA C++ Programming Guide, appendix Mathematical
+# Functions, tables of the maximum ulp error of the single- and double-precision standard library functions).
+# name: (cpu float32, cpu float64, cuda float32, cuda float64)
+ULPS: dict[str, tuple[float, float, float, float]] = {
+    "exp": (1, 1, 2, 1),
+    "exp2": (1, 1, 2, 1),
+    "expm1": (1, 1, 1, 1),
+    "log": (1, 1, 1, 1),
+    "log1p": (1, 1, 1, 1),
+    "log2": (1, 2, 1, 1),  # glibc: 2
+    "log10": (2, 2, 2, 1),  # glibc: 2
+    "sin": (1, 1, 2, 2),
+    "cos": (1, 1, 2, 2),
+    "tanh": (2, 2, 2, 1),  # glibc: 2
+    "erf": (1, 1, 2, 2),
+    "erfc": (2.5, 5, 4, 5),  # Sleef_erfc_u15: 2.5 for arguments above 26.2; glibc: 5
+    "pow": (1, 1, 4, 2),
+    # Correctly rounded by IEEE 754, and on CUDA with -prec-sqrt=true, which torch does not change; but not by
+    # MKL's mode HA, which torch.sqrt of contiguous tensors takes.
+    "sqrt": (1, 1, 0.5, 0.5),
+    # On the CPU a square root and a quotient: 1.5 u each to first order, together within 2 u = 1 ulp.
+    "rsqrt": (1, 1, 2, 1),
+}

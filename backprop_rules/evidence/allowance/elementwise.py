@@ -1,15 +1,15 @@
-"""The formulas of arithmetic: sums, products, quotients and powers, element by element, and casts."""
+"""The formulas of arithmetic and of elementary functions, element by element, and of casts."""
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.operation import INFINITE, Operand, Operation, Radius, plus
-from backprop_rules.evidence.allowance.units import FEW, NARROW, component, gamma, unit, widens
-from backprop_rules.evidence.allowance.vendor import ulps
+from backprop_rules.evidence.allowance.operation import INFINITE, Operand, Operation, Radius, plus, spread
+from backprop_rules.evidence.allowance.units import FEW, NARROW, apart, component, gamma, unit, widens
 
 aten = torch.ops.aten
 
@@ -30,30 +30,13 @@ def sum_of_two(op: Operation, a: Any, b: Any, *, alpha: complex = 1) -> Tensor:
     return op.rounded(plus(x.radius, spread(y, factor), error), underflows=underflows)
 
 
-def difference(op: Operation, a: Any, b: Any, *, alpha: complex = 1) -> Tensor:
-    """a - alpha b."""
-    return sum_of_two(op, a, b, alpha=alpha)
-
-
-def reverse_difference(op: Operation, a: Any, b: Any, alpha: complex = 1) -> Tensor:
-    """b - alpha a."""
-    return sum_of_two(op, b, a, alpha=alpha)
-
-
-def spread(x: Operand, y: Operand) -> Radius:
-    """Return how far the exact operands' product may lie from these operands': without cancellation."""
-    if x.radius is None:
-        return None if y.radius is None else x.size * y.radius
-    return x.radius * y.size if y.radius is None else x.grown() * y.radius + x.radius * y.size
-
-
 def product(op: Operation, a: Any, b: Any) -> Tensor | None:
     """A b: a mask, a zero and a power of two round nothing."""
     # The kernel keeps a second operand that is a Python number in the dtype in which it computes.
     kept = torch.float32 if op.dtype in NARROW and not isinstance(b, Tensor) else op.dtype
     x, y = op.operand(a), op.operand(b, kept)
     varies = spread(x, y)
-    if _whole_factor(op, a, b, y) or _whole_factor(op, b, a, x):
+    if _whole_factor(op, a, b) or _whole_factor(op, b, a):
         return None if varies is None else op.up(varies)
     vanished = op.size == 0
     # Most products have no zero, and the question is quicker than the answer, but for a device that is far away.
@@ -64,35 +47,26 @@ def product(op: Operation, a: Any, b: Any) -> Tensor | None:
     return op.rounded(varies, exact=exact)
 
 
-def _whole_factor(op: Operation, factor: Any, other: Any, size: Operand) -> bool:
+def _whole_factor(op: Operation, factor: Any, other: Any) -> bool:
     """Say whether multiplying by the factor rounds nothing: a mask, or a power of two where nothing underflows."""
     if isinstance(factor, Tensor):
         return factor.dtype == torch.bool and not op.result.is_complex() and op.evaluations == 1
-    if isinstance(factor, complex) or op.result.is_complex() or not math.isfinite(factor) or op.evaluations == 2:
-        return False
-    if factor == 0 or abs(math.frexp(factor)[0]) != 0.5:
+    if isinstance(factor, complex) or op.result.is_complex() or op.evaluations == 2 or not _power_of_two(factor):
         return False
     # The second operand's own cast is in the radius; the result must be in the range of the normal numbers, or zero.
     inside = (op.size >= unit(op.dtype).normal) & (op.size < INFINITE)
     return bool((inside | (op.operand(other).size == 0)).all())
 
 
-def square(op: Operation, a: Any) -> Tensor | None:
-    """A a."""
-    return product(op, a, a)
+def _power_of_two(x: float) -> bool:
+    return math.isfinite(x) and abs(math.frexp(x)[0]) == 0.5
 
 
 def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) -> Any:
     """A / b, within (r_a + |a / b| r_b) / (|b| - r_b) of the exact operands' quotient."""
     if rounding_mode is not None:
         raise op.refuse(f"in the mode {rounding_mode}")
-    if (
-        isinstance(b, int | float)
-        and b
-        and math.isfinite(b)
-        and abs(math.frexp(b)[0]) == 0.5
-        and not op.result.is_complex()
-    ):
+    if isinstance(b, int | float) and _power_of_two(b) and not op.result.is_complex():
         return product(op, a, 1 / b)
     x, y = op.operand(a), op.operand(b)
     if not isinstance(y.size, Tensor) and y.size == 0:
@@ -123,11 +97,11 @@ def over(size: Any, radius: Radius, divisor: Operand) -> Any:
         return radius / divisor.size
     below = divisor.size - divisor.radius
     # The product of size and radius could underflow where the quotient does not.
-    apart = size * (divisor.radius / below)
+    off = size * (divisor.radius / below)
     if radius is not None:
-        apart = apart + radius / below
+        off = off + radius / below
     # The exact divisor may be zero; the difference is off by 2^-53 in proportion to itself.
-    return torch.where(below > 0, apart, INFINITE) if isinstance(below, Tensor) else apart
+    return torch.where(below > 0, off, INFINITE) if isinstance(below, Tensor) else off
 
 
 def reciprocal(op: Operation, a: Tensor) -> Any:
@@ -180,20 +154,18 @@ _ELEMENTARY = {3: (1, 2.1), -2: (3, 6.1), -0.5: (1, 2.1)}
 
 
 def _power_error(op: Operation, exponent: float) -> Tensor:
-    k, roundings = _ELEMENTARY.get(exponent, (0, 0))
+    if exponent not in _ELEMENTARY:
+        return op.rounded(None, op.ulps("sqrt" if exponent == 0.5 else "pow"))
+    k, roundings = _ELEMENTARY[exponent]
+    error = op.rounded(None) * roundings if op.dtype in NARROW else op.rounded(None, k)
     # The square of x^-2 may overflow, where the exact result is below the smallest normal number.
-    overflow = unit(component(op.dtype)).normal if exponent == -2 else 0
-    if not k:
-        return op.rounded(None, ulps("sqrt" if exponent == 0.5 else "pow", op.unit_dtype, op.result.device.type))
-    if op.dtype in NARROW:
-        return op.rounded(None) * roundings + overflow
-    return op.rounded(None, k) + overflow
+    return error + unit(component(op.dtype)).normal if exponent == -2 else error
 
 
 def cast(op: Operation, a: Tensor, **_: Any) -> Any:
     """A in another dtype."""
     radius = op.operand(a, a.dtype).radius
-    if radius is not None and radius.device != op.result.device:
+    if radius is not None:
         radius = radius.to(op.result.device)
     if widens(a.dtype, op.dtype):
         return radius
@@ -209,25 +181,96 @@ def cast(op: Operation, a: Tensor, **_: Any) -> Any:
         return op.operand(a).radius
     if op.evaluations == 2:
         return op.rounded(radius, underflows=1)
-    return op.operand(a).radius if radius is None else _recast(op, a, radius)
+    if radius is None:
+        return op.operand(a).radius
+    return op.up(radius + apart(op.result, a.to(op.result.device)))
 
 
-def _recast(op: Operation, a: Tensor, radius: Tensor) -> Tensor:
-    wide = torch.complex128 if a.is_complex() or op.result.is_complex() else torch.float64
-    lost = (op.result.to(wide) - a.to(op.result.device).to(wide)).abs()
-    return op.up(radius + lost)  # type: ignore[no-any-return]
+def _at_most(limit: float, radius: Any) -> Tensor:
+    return torch.fmin(radius, torch.tensor(limit, dtype=torch.float64))
 
 
-def filled(op: Operation, *args: Any, **_: Any) -> Any:
-    """A tensor full of the last argument, a Python number, which is rounded to the dtype."""
-    radius = op.operand(args[-1]).radius
-    if isinstance(radius, float):
-        return torch.full(op.result.shape, radius, dtype=torch.float64, device=op.result.device)
-    return radius
+def _logarithm(x: Operand) -> Tensor:
+    return -torch.log1p(-relative(x))
+
+
+def _sqrt(x: Operand, size: Tensor, a: Tensor) -> Tensor:
+    # Of two numbers that are not negative. Where both roots are small, they differ by sqrt(r) at most.
+    off = x.radius / (x.size.sqrt() + (x.size - x.radius).clamp_min(0).sqrt())
+    return torch.fmin(off, torch.sqrt(x.radius))
+
+
+def _tanh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
+    # tanh(a + d) - tanh(a) = (1 - tanh(a)^2) tanh(d) / (1 + tanh(a) tanh(d)), with 1 - tanh^2 = 4 e / (1 + e)^2.
+    e, t = torch.exp(-2 * x.size) * FEW, torch.tanh(x.radius)
+    return _at_most(2, 4 * e / (1 + e).square() * t / (1 - t))
+
+
+def _erf(x: Operand, size: Tensor, a: Tensor) -> Tensor:
+    nearest = (x.size - x.radius).clamp_min(0)
+    slope = (2 / math.sqrt(math.pi)) * torch.exp(-nearest.square()) * FEW
+    return _at_most(2, x.radius * slope)
+
+
+# How far a function of the exact operand may lie from that of `a`: by the operand x, and the largest size that
+# the function of `a` may have.
+VARIATIONS: dict[str, Callable[[Operand, Tensor, Tensor], Tensor]] = {
+    "exp": lambda x, size, a: size * torch.expm1(x.radius),
+    "exp2": lambda x, size, a: size * torch.expm1(x.radius * math.log(2)),
+    # exp(a) <= 1 + |expm1(a)|; and exp(a) itself, right to a few units, where that is smaller.
+    "expm1": lambda x, size, a: torch.fmin(1 + size, a.double().exp() * FEW) * torch.expm1(x.radius),
+    "log": lambda x, size, a: _logarithm(x),
+    "log2": lambda x, size, a: _logarithm(x) / math.log(2),
+    "log10": lambda x, size, a: _logarithm(x) / math.log(10),
+    "log1p": lambda x, size, a: _logarithm(Operand((1 + a.double()).clamp_min(0), x.radius)),
+    "sqrt": _sqrt,
+    "rsqrt": lambda x, size, a: size * torch.expm1(-0.5 * torch.log1p(-relative(x))),
+    # Their slope is at most 1.
+    "sin": lambda x, size, a: _at_most(2, x.radius),
+    "cos": lambda x, size, a: _at_most(2, x.radius),
+    "tanh": _tanh,
+    # The slope of the sigmoid's logarithm is at most 1.
+    "sigmoid": lambda x, size, a: _at_most(1, size * torch.expm1(x.radius)),
+    "erf": _erf,
+    "erfc": _erf,
+}
+
+
+def function(op: Operation, a: Tensor, *, name: str) -> Tensor:
+    """A function of the vendor's, documented in ulps."""
+    if op.result.is_complex() and name != "exp":
+        raise op.refuse(f"in {op.dtype}")
+    error, x = _function_error(op, a, name), op.operand(a)
+    return error if x.radius is None else op.up(VARIATIONS[name](x, op.size + error, a) + error)
+
+
+def _function_error(op: Operation, a: Tensor, name: str) -> Tensor:
+    if op.result.is_complex():
+        # exp(x) (cos(y) + i sin(y)): the modulus is off by the errors of exp, of cos and sin, and of a product.
+        return op.rounded(None, op.ulps("exp") + max(op.ulps("sin"), op.ulps("cos")) + 1, 8)
+    if name == "sigmoid":
+        # 1 / (1 + exp(-a)): exp's error comes in with a weight of at most 1; the sum and the quotient round once
+        # each. Where exp overflows, the exact value is below the smallest normal number.
+        return op.rounded(None, op.ulps("exp") + 1) + op.unit.normal
+    if name == "erf" and op.unit_dtype == torch.float32:
+        # For float32 torch's vectors have Abramowitz & Stegun's 7.1.26, with five digits more than nothing near
+        # zero. In float64 there is a documented function to compare with.
+        reference = torch.erf(a.double())
+        return op.up(apart(op.result, reference) + reference.abs() * (FEW - 1))  # type: ignore[no-any-return]
+    error = op.rounded(None, op.ulps(name))
+    # In narrow dtypes it is 1 / sqrt(a), with both operations rounded to the narrow dtype.
+    return error * 2.1 if name == "rsqrt" and op.dtype in NARROW else error
 
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
-    aten.add: sum_of_two, aten.sub: difference, aten.rsub: reverse_difference, aten.mul: product,
-    aten.square: square, aten.div: quotient, aten.reciprocal: reciprocal, aten.pow: power, aten._to_copy: cast,
-    aten.full: filled, aten.full_like: filled, aten.new_full: filled, aten.scalar_tensor: filled, aten.fill: filled,
+    aten.add: sum_of_two, aten.sub: sum_of_two, aten.mul: product, aten.div: quotient, aten.reciprocal: reciprocal,
+    aten.pow: power, aten._to_copy: cast,
+    aten.rsub: lambda op, a, b, alpha=1: sum_of_two(op, b, a, alpha=alpha),
+    # What is copied, or a number, the last argument, is rounded to the dtype.
+    aten.copy: lambda op, a, source, *_: op.operand(source).radius,
+    **dict.fromkeys(
+        (aten.full, aten.full_like, aten.new_full, aten.scalar_tensor, aten.fill),
+        lambda op, *args, **_: op.operand(args[-1]).radius,
+    ),
+    **{getattr(aten, name): partial(function, name=name) for name in VARIATIONS},
 }  # fmt: skip

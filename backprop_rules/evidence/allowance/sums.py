@@ -1,0 +1,190 @@
+"""The formulas of sums, means, inner products and products: gamma_k times the sum of the terms' sizes."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.allowance.operation import Operand, Operation, plus, spread
+from backprop_rules.evidence.allowance.units import NARROW, gamma, unit, widens
+
+aten = torch.ops.aten
+
+# A complex term is four real products and two sums more: |fl - exact| <= sqrt(2) gamma_(k+1) |A| |B| (Higham,
+# problem 3.7); by three real multiplications, as some libraries do, within 4 times that.
+COMPLEX = 6
+
+# What a float32 operand loses before a product of reduced precision: rounded to nearest to bf16's 8 bits, or cut
+# to TF32's 11 (the tensor core reads 19 of the 32 bits; NVIDIA, PTX ISA, "Matrix fragments for .tf32").
+LOST_OF_OPERANDS = {"tf32": 2.0**-10, "bf16": 2.0**-8}
+
+
+def sum(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor | None:
+    """Sum, in any order: gamma_(n-1) times the sum of the sizes, u of the result for one addition."""
+    count = a.numel() // max(1, op.result.numel())
+    x = op.operand(a)
+    varies = None if x.radius is None else x.radius.sum(dim, keepdim)
+    if count <= 1 or not (op.result.is_floating_point() or op.result.is_complex()):
+        return None if varies is None else op.up(varies)  # whole numbers, too, such as the count of a mask
+    if count == 2 and widens(op.unit_dtype, op.accumulator()):
+        return op.rounded(varies, underflows=2.0 * op.flushes)
+    return op.summed(varies, x.size.sum(dim, keepdim), count - 1)
+
+
+def mean(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor | None:
+    """The sum, divided by the count; on CUDA multiplied by its reciprocal."""
+    count = a.numel() // max(1, op.result.numel())
+    x = op.operand(a)
+    varies = None if x.radius is None else x.radius.mean(dim, keepdim)
+    if count <= 1:
+        return None if varies is None else op.up(varies)
+    whole = count & (count - 1) == 0
+    # A complex number, too, is multiplied by the reciprocal, and either part may underflow.
+    extra = 0 if whole else 1 + (op.result.is_cuda or op.result.is_complex())
+    terms = count - 1 + extra
+    return op.summed(varies, x.size.mean(dim, keepdim), terms, 1 + op.result.is_complex(), divisor=count)
+
+
+def _cumsum(op: Operation, a: Tensor, dim: int, dtype: Any = None) -> Tensor | None:
+    x = op.operand(a)
+    varies = None if x.radius is None else x.radius.cumsum(dim)
+    return op.summed(varies, x.size.cumsum(dim), a.size(dim) - 1 if a.ndim else 0)
+
+
+def _products(op: Operation, a: Tensor, count: int, multiply: Callable[[Tensor], Tensor]) -> Tensor | None:
+    x = op.operand(a)
+    size = multiply(x.size)
+    varies = None
+    if x.radius is not None:
+        # prod(|a| + r) - prod(|a|) <= prod(|a|) (prod(1 + r / |a|) - 1), but for zeros.
+        grown = multiply(x.grown())
+        near = size * (multiply(1 + x.radius / x.size) - 1)
+        slack = (count + 4) * 2.0**-52
+        varies = torch.fmin((grown - size).clamp_min(0) + grown * slack, near + size * slack)
+    # Some kernels keep the product in the narrow dtype, and round it every time; a partial product may underflow
+    # before large factors come.
+    used = unit(op.dtype, op.flushes)
+    factor = gamma(count * (1 + 2.0**-15), used.u) if op.dtype in NARROW else gamma(max(count - 1, 0), used.u)
+    lost = 2 * count * used.tiny * multiply(x.grown().clamp_min(1))
+    exact = x.size == 0 if x.radius is None else x.grown() == 0
+    error = torch.where(multiply((~exact).double()) == 0, 0.0, op.up(size * factor + lost, count))
+    error = error + op.size * 0  # NaN where the product is not finite
+    return op.total(varies, error, factor) if count > 1 or varies is not None else None
+
+
+def _prod(op: Operation, a: Tensor, dim: int | None = None, keepdim: bool = False, dtype: Any = None) -> Tensor | None:
+    count = a.numel() // max(1, op.result.numel())
+    return _products(op, a, count, lambda x: x.prod() if dim is None else x.prod(dim, keepdim))
+
+
+def _cumprod(op: Operation, a: Tensor, dim: int, dtype: Any = None) -> Tensor | None:
+    return _products(op, a, a.size(dim) if a.ndim else 1, lambda x: x.cumprod(dim))
+
+
+def _added(
+    op: Operation, a: Tensor, index: Any, source: Any, add: Callable[[Any, Any], Tensor], narrow: bool
+) -> Tensor:
+    """Return the radius of `a` with a source's elements added at places that may repeat."""
+    op.settled(index)
+    x, y = op.operand(a), op.operand(source)
+    zeros = torch.zeros(a.shape, dtype=torch.float64, device=a.device)
+    varies = None
+    if x.radius is not None or y.radius is not None:
+        varies = add(zeros if x.radius is None else x.radius, 0.0 if y.radius is None else y.radius)
+    counts = add(zeros, 1.0)
+    kept = op.accumulator(narrow)
+    used = unit(kept, op.flushes)
+    factor = torch.where(counts * used.u < 1, counts * used.u / (1 - counts * used.u), math.inf)
+    error = op.up(add(x.size, y.size) * torch.where(counts == 0, 0.0, factor), int(counts.max()) if a.numel() else 0)
+    error = error + counts * (used.tiny * op.flushes) + op.size * 0  # NaN where the result is not finite
+    if not widens(kept, op.dtype):
+        storage = unit(op.dtype, op.flushes)
+        error = torch.where(counts == 0, 0.0, error + (op.size * storage.u).clamp_min(storage.tiny))
+    return op.total(varies, error, float(factor.max()) if a.numel() else 0)
+
+
+def _like(value: Any, source: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64, device=source.device).expand(source.shape)
+
+
+def added(op: Operation, a: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
+    """A, with source added along a dimension; on the CPU scatter_add keeps its sums in the wider dtype."""
+    if alpha != 1:
+        raise op.refuse("with an alpha")
+    narrow = op.result.is_cuda or op.func.overloadpacket == aten.index_add
+    return _added(op, a, index, source, lambda x, y: op.func(x, dim, index, _like(y, source)), narrow)
+
+
+def index_put(op: Operation, a: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor | None:
+    """A, with values put or added at indices."""
+    if accumulate:
+        at = a[tuple(slice(None) if index is None else index for index in indices)]
+        return _added(op, a, indices, values, lambda x, y: aten.index_put(x, indices, _like(y, at), True), True)
+    op.settled(indices)
+    radii = op.radii(a, values)
+    return None if radii is None else aten.index_put(radii[0], indices, radii[1])
+
+
+def _lost(op: Operation) -> float:
+    """Return what each operand loses, in proportion, in the mode that torch is in."""
+    if op.dtype not in (torch.float32, torch.complex64):
+        return 0.0
+    backend = torch.backends.cuda if op.result.is_cuda else torch.backends.mkldnn
+    modes = [backend.matmul.fp32_precision, torch.backends.fp32_precision]  # type: ignore[attr-defined]
+    if not op.result.is_cuda:
+        modes.insert(1, torch.backends.mkldnn.fp32_precision)
+    # The first that is not "none" is in force; the older API, torch.set_float32_matmul_precision, sets the first.
+    return LOST_OF_OPERANDS.get(next((mode for mode in modes if mode != "none"), "ieee"), 0.0)
+
+
+def inner(op: Operation, a: Tensor, b: Tensor, added: Operand | None = None) -> Any:
+    """a @ b, of matrices, of stacks of them, or with vectors, to which a result so far may be added."""
+    # Instructions for bf16 (VDPBF16PS, TDPBF16PS) take subnormal numbers for zero, and flush, in every mode.
+    flushes = op.dtype == torch.bfloat16 and not op.result.is_cuda
+    x, y, length = op.operand(a, flushed=flushes), op.operand(b, flushed=flushes), a.shape[-1]
+    size = torch.matmul(x.size, y.size)
+    varies = spread(x, y, torch.matmul)
+    lost = _lost(op)
+    if lost:
+        varies = plus(varies, size * (2 * lost + lost * lost))
+    if added is not None:
+        size, varies = size + added.size, plus(varies, added.radius)
+    roundings, narrow = _roundings(op, length + (added is not None), lost)
+    # Four products to a complex term: twice for either part.
+    underflows = float(length) * (3 if op.result.is_complex() else 1)
+    if flushes:
+        varies = plus(varies, torch.full_like(size, length * unit(op.dtype).normal))
+    return op.summed(varies, size, roundings, underflows, narrow)
+
+
+def added_product(op: Operation, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    """C + a @ b."""
+    if beta != 1 or alpha != 1:
+        raise op.refuse("with an alpha or a beta")
+    return inner(op, a, b, op.operand(c))
+
+
+def _roundings(op: Operation, length: int, lost: float) -> tuple[int, bool]:
+    """Return the number of roundings, of u each, and whether they are in the narrow dtype."""
+    if op.result.is_complex():
+        return COMPLEX * (length + 1), False
+    if not op.result.is_cuda or not (lost or op.dtype in NARROW):
+        return length, False
+    # A tensor core aligns the products of a block to the largest of them and cuts them off, to 2^-23 in proportion,
+    # and cuts its sum off as well (Fasi, Higham, Mikaitis & Pranesh, Numerical behavior of NVIDIA tensor cores, 2021).
+    modes = torch.backends.cuda.matmul
+    reduced = {
+        torch.float16: modes.allow_fp16_reduced_precision_reduction,
+        torch.bfloat16: modes.allow_bf16_reduced_precision_reduction,
+    }
+    return 4 * length, bool(reduced.get(op.dtype))
+
+
+FORMULAS: dict[Any, Callable[..., Any]] = {
+    aten.sum: sum, aten.mean: mean, aten.cumsum: _cumsum, aten.prod: _prod, aten.cumprod: _cumprod,
+    aten.scatter_add: added, aten.index_add: added, aten.index_put: index_put,
+    **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot, aten.vdot), inner),
+    **dict.fromkeys((aten.addmm, aten.baddbmm, aten.addmv), added_product),
+}  # fmt: skip
