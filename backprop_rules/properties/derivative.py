@@ -27,8 +27,8 @@ from backprop_rules.evidence.proof import certified, directional
 from backprop_rules.evidence.verdict import Verdict, at_conventions, contradiction, judge
 from backprop_rules.point import Point as Call
 from backprop_rules.point import probe
-from backprop_rules.properties.finding import Finding, Kind, Rung, first, interval, outside
-from backprop_rules.properties.same import differs, found, given
+from backprop_rules.properties.finding import Finding, Kind, Rung, first, found, interval, outside
+from backprop_rules.properties.same import differs, given
 from backprop_rules.strategies.of_rules import widened
 
 T = TypeVar("T")

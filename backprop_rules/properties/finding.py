@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.enclosure import Enclosure
+from backprop_rules.point import Point as Call
+from backprop_rules.strategies.of_rules import widened
 from backprop_rules.strategies.point import Point
 
 
@@ -150,6 +152,11 @@ class Finding:
     def is_like(self, other: "Finding") -> bool:
         """Say whether it is the same mistake: of the same kind, in the same gradient."""
         return self.kind is other.kind and self.leaf == other.leaf
+
+
+def found(kind: Kind, call: Call, leaf: int | None = None, **more: object) -> Finding:
+    """Return the finding at a call, in the dtypes of the call."""
+    return Finding(kind, widened(call), leaf, native=True, **more)  # type: ignore[arg-type]
 
 
 def unequal(

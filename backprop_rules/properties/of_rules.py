@@ -26,8 +26,7 @@ from backprop_rules.properties.derivative import (
     is_the_adjoint_of_forward_mode,
     makes_the_declared_choice,
 )
-from backprop_rules.properties.finding import Finding, Kind
-from backprop_rules.properties.same import found
+from backprop_rules.properties.finding import Finding, Kind, found
 from backprop_rules.strategies.of_rules import widened
 
 Property = Callable[[Call], Iterator[Finding]]

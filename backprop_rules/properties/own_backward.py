@@ -10,9 +10,8 @@ from torch import Tensor
 
 from backprop_rules.errors import InputError
 from backprop_rules.point import Point as Call
-from backprop_rules.properties.finding import Finding, Kind, unequal
+from backprop_rules.properties.finding import Finding, Kind, found, unequal
 from backprop_rules.properties.form import same_bits
-from backprop_rules.properties.same import found
 from backprop_rules.rule import Gradients
 from backprop_rules.strategies.of_rules import widened
 from backprop_rules.subject.frameworks.carried import vjp_of_custom

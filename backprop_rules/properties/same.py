@@ -7,14 +7,9 @@ from torch import Tensor
 
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.point import Point as Call
-from backprop_rules.properties.finding import Finding, Kind, unequal
+from backprop_rules.properties.finding import Finding, Kind, found, unequal
 from backprop_rules.rule import Gradients
 from backprop_rules.strategies.of_rules import widened
-
-
-def found(kind: Kind, call: Call, leaf: int | None = None, **more: object) -> Finding:
-    """Return the finding at a call, in the dtypes of the call."""
-    return Finding(kind, widened(call), leaf, native=True, **more)  # type: ignore[arg-type]
 
 
 def given(call: Call, gradients: Gradients) -> Iterator[tuple[int, Tensor]]:

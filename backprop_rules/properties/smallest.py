@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from backprop_rules.strategies.shrink import of_fewer_axes, plainer, simplicity,
 from backprop_rules.strategies.shrink_rules import on_the_grid, smaller_of_a_rule, without_an_axis
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
+
+if TYPE_CHECKING:  # which brings ball arithmetic along
+    from backprop_rules.evidence.verdict import Verdict
 
 Steps = Callable[[Point], Iterator[Point]]
 Again = Callable[[Point], Finding | None]
@@ -255,17 +259,38 @@ def confirmed(subject: Subject, finding: Finding) -> Finding | None:
         )
     held = verdict.enclosure
     exact = held.proves.all(-1) if verdict.gradient.is_complex() else held.proves
-    if verdict.oracle == PROOF and finding.element is not None and bool(exact[finding.element]):
-        return None
-    return finding
+    if verdict.oracle != PROOF or finding.element is None:
+        return finding
+    return None if bool(exact[finding.element]) or is_nearer_than_torchs(subject, finding, verdict) else finding
+
+
+def is_nearer_than_torchs(subject: Subject, finding: Finding, verdict: "Verdict") -> bool:
+    """Say whether the proved gradient is nearer to the backward's than to torch's, wherever these differ.
+
+    Where torch cancels, its roundings have no bound, and hold any gradient: then it is torch's that is off.
+    """
+    from backprop_rules.evidence.proof import certified
+
+    i, theirs, mine = verdict.primal, _torchs(subject, finding), verdict.gradient
+    balls = certified.certify(verdict.point).gradients[i]
+    if theirs is None or mine is None or balls is None or theirs.shape != mine.shape:
+        return False
+    farthest, least = certified.reach(balls, mine), certified.distance(balls, theirs)
+    least = least.sum(-1) if theirs.is_complex() else least
+    return bool(((farthest < least) | (mine == theirs)).all())
 
 
 def _torch_agrees(subject: Subject, finding: Finding, held: Enclosure) -> str:
     try:
-        run, _ = subject.function.at(finding.point.params).run(finding.point.leaves, finding.point.grads, torch.float64)
+        theirs = _torchs(subject, finding)
     except NoPoint:
         return "torch's own gradient raises"
-    theirs = run.gradients[finding.leaf or 0]
     if theirs is None or held.outside(theirs) is None:
         return "torch's own gradient agrees"
     return "torch's own gradient lies outside too"
+
+
+def _torchs(subject: Subject, finding: Finding) -> Tensor | None:
+    """Return torch's gradient in float64; NoPoint where it raises."""
+    run, _ = subject.function.at(finding.point.params).run(finding.point.leaves, finding.point.grads, torch.float64)
+    return run.gradients[finding.leaf or 0]

@@ -24,8 +24,7 @@ from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
 from backprop_rules.point import Point
-from backprop_rules.properties.finding import Finding, Kind
-from backprop_rules.properties.same import found
+from backprop_rules.properties.finding import Finding, Kind, found
 from backprop_rules.rule import Rule
 
 VALUES = (0.0, -0.0, math.inf, -math.inf, math.nan)

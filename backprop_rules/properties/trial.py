@@ -18,7 +18,7 @@ from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
 from backprop_rules.properties.ladder import climb_with_what_passed
 from backprop_rules.properties.native import holds_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
-from backprop_rules.properties.smallest import confirmed
+from backprop_rules.properties.smallest import confirmed, is_nearer_than_torchs
 from backprop_rules.strategies.of_rules import rounded
 from backprop_rules.strategies.point import EVERY_BIT, JUMP, TORN_APART, Point
 from backprop_rules.subject.ambient import F64, SEED, running
@@ -291,12 +291,12 @@ class Trial:
             return False
         from backprop_rules.evidence.climb import climb
 
-        self._proofs -= 1
+        self._proofs -= not self.questions.of_rules  # whose points are of all magnitudes, and right at most
         climbed = climb(rule, point, precise(self.subject, point))
         said, theirs = climbed.of(i), evidence.gradients_here[i]
         if said is None or said.enclosure is None or theirs is None or not (climbed.proved and said.agrees):
             return False
-        return said.enclosure.outside(theirs) is not None
+        return said.enclosure.outside(theirs) is not None or is_nearer_than_torchs(self.subject, finding, said)
 
     def _count(self, evidence: Evidence, judged: dict[int, Judged], found: Sequence[Finding]) -> None:
         """Count a point for the verdict: of ordinary values, with every gradient spoken of."""
