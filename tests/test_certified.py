@@ -15,7 +15,8 @@ from backprop_rules.evidence.verdict import judge
 from backprop_rules.point import point
 from backprop_rules.properties.finding import Kind
 from backprop_rules.properties.of_rules import PROPERTIES, asked
-from backprop_rules.strategies.drawing.search import search
+from backprop_rules.strategies.drawing.bulk import drawn
+from backprop_rules.subject.silence import quiet
 from backprop_rules.verify import verify_rule
 
 every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
@@ -123,7 +124,9 @@ def test_differences_of_the_forward_hold_the_certified_derivative_and_are_of_use
             assert differences.overlaps(truth)
             useful.append(bool(differences.rad() < abs(truth)))
 
-    search(rule, narrow, 60, tiers=["bounded"])
+    with quiet():
+        for made in drawn(rule, 60, tiers=["bounded"]):
+            narrow(made)
     assert any(useful)
 
 
