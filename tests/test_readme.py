@@ -1,10 +1,8 @@
 """What the README and the pages that it leads to say is so."""
 
 import io
-import os
 import re
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,8 @@ from backprop_rules.catalogue import CHAPTERS
 from backprop_rules.documents.answers import DOCUMENTS, claims
 from backprop_rules.documents.answers.report import runs_told, settled, shown, summary
 from backprop_rules.documents.answers.words import WORDS
+
+pytestmark = pytest.mark.xdist_group("processes")
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = ((ROOT / name).read_text() for name in ("README.md", "README.zh.md"))
@@ -42,10 +42,9 @@ PROGRAMS = {
 }
 
 
-def run(tmp_path, *words):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    command = [sys.executable, *words]
-    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture
+def run(all_loaded, tmp_path):
+    return partial(all_loaded.run, cwd=tmp_path, path=(tmp_path, ROOT))
 
 
 def hold(excerpt, printed):
@@ -70,15 +69,15 @@ def test_every_program_is_a_rule_or_one_of_those_that_are_run():
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_the_rules_that_it_shows_are_right(tmp_path, name):
+def test_the_rules_that_it_shows_are_right(run, tmp_path, name):
     (tmp_path / "my_rules.py").write_text(RULES[name])
-    done = run(tmp_path, "-m", "backprop_rules", "verify", "--import", "my_rules", name, "--examples", "50")
+    done = run("-m", "backprop_rules", "verify", "--import", "my_rules", name, "--examples", "50")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_wrong_cube_is_found_out_as_it_says(tmp_path):
+def test_the_wrong_cube_is_found_out_as_it_says(run, tmp_path):
     (tmp_path / "my_rules.py").write_text(RULES["cube"].replace("3 * x * x", "2 * x * x"))
-    done = run(tmp_path, "-m", "backprop_rules", "verify", "--import", "my_rules", "cube", "--examples", "50")
+    done = run("-m", "backprop_rules", "verify", "--import", "my_rules", "cube", "--examples", "50")
     assert done.returncode == 1
     assert "expected  3.0\n    got       2.0\n" in done.stdout
     assert "x = torch.tensor(1.0, dtype=torch.float64)\n    grad_y = torch.tensor(1.0" in done.stdout
@@ -91,21 +90,21 @@ def of_verify(printed):
 
 
 @pytest.mark.parametrize("words", ["--import my_rules cube", "exp clamp sigmoid matmul"])
-def test_the_tables_of_verify_are_what_it_prints(tmp_path, words):
+def test_the_tables_of_verify_are_what_it_prints(run, tmp_path, words):
     (tmp_path / "my_rules.py").write_text(RULES["cube"])
-    done = run(tmp_path, "-m", "backprop_rules", "verify", *words.split())
+    done = run("-m", "backprop_rules", "verify", *words.split())
     table = one(b for b in fenced("text", TEXT) if b.startswith("rule ") and f"\n{words.split()[-1]} " in b)
     assert of_verify(table) == of_verify(done.stdout), done.stderr
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_the_programs_that_it_shows_run(tmp_path, name):
+def test_the_programs_that_it_shows_run(run, tmp_path, name):
     (tmp_path / "test_program.py").write_text(program(name))
     if name == "pytest":
-        done = run(tmp_path, "-m", "pytest", "-q", *LOADED, "test_program.py")
+        done = run("-m", "pytest", "-q", *LOADED, "test_program.py")
         assert "1 passed" in done.stdout, done.stdout
         return
-    done = run(tmp_path, "test_program.py")
+    done = run("test_program.py")
     assert done.returncode == 0, done.stderr
     if name == "my_relu":
         report = one(b for b in fenced("text", README) if b.startswith("relu: "))
@@ -161,9 +160,9 @@ def test_the_excerpts_of_the_documents_are_what_is_printed_in_either_language(do
 
 
 @pytest.mark.parametrize(("k", "command"), [(3, "explain matmul"), (4, "trace linear_model")])
-def test_the_other_excerpts_of_the_answer_key_are_what_the_commands_print(tmp_path, k, command):
+def test_the_other_excerpts_of_the_answer_key_are_what_the_commands_print(run, k, command):
     assert excerpts("en")[k] == excerpts("zh")[k]
-    done = run(tmp_path, "-m", "backprop_rules", *command.split())
+    done = run("-m", "backprop_rules", *command.split())
     assert done.returncode == 0, done.stderr
     hold(excerpts("en")[k], done.stdout)
 
