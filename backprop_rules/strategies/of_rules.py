@@ -1,8 +1,9 @@
 """Points of a rule: its domain says which shapes, params and values there are, and Hypothesis draws among them."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -43,12 +44,29 @@ class RulePoints:
 
 
 @lru_cache(maxsize=4)
-def _drawn(
-    rule: Rule, count: int, seed: int, dtypes: tuple[torch.dtype, ...], sides: tuple[int, ...]
-) -> tuple[Call, ...]:
-    from backprop_rules.strategies.drawing import SIDES, drawn
+def _drawn(rule: Rule, count: int, seed: int, dtypes: tuple[torch.dtype, ...], sides: tuple[int, ...]) -> "_Kept":
+    from backprop_rules.strategies.drawing import SIDES, one_by_one
 
-    return tuple(drawn(rule, count, seed, dtypes, sides or SIDES))
+    return _Kept(partial(one_by_one, rule, count, seed, dtypes, sides or SIDES))
+
+
+class _Kept:
+    """Calls that are drawn as they are asked for, and kept; after an error, or an interrupt, they are drawn on."""
+
+    def __init__(self, draw: Callable[[], Iterator[Call]]) -> None:
+        self._draw, self._found, self._left = draw, list[Call](), draw()
+
+    def __iter__(self) -> Iterator[Call]:
+        for k in itertools.count():
+            if k == len(self._found):
+                try:
+                    self._found.append(next(self._left))
+                except StopIteration:
+                    return
+                except BaseException:
+                    self._left = itertools.islice(self._draw(), k, None)
+                    raise
+            yield self._found[k]
 
 
 def widened(call: Call) -> Point:

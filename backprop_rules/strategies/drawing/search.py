@@ -94,19 +94,25 @@ def drawn(
 
     Equal seeds draw equal points. Raises InputError where none can be drawn.
     """
-    own, found = [tier for tier in tiers_of(rule) if tier in tiers], list[Point]()
-    token = in_bulk.set(True)
-    try:
-        with quiet(), leaving_nothing_behind():
-            for k, tier in enumerate(own):
-                found += _filled(STRATEGIES[tier](rule, dtypes, sides), (count + k) // len(own), seed, rule)
-    finally:
-        in_bulk.reset(token)
-    return found
+    return list(one_by_one(rule, count, seed, dtypes, sides, tiers))
 
 
-def _filled(points: st.SearchStrategy[Point], count: int, seed: int, rule: Rule) -> list[Point]:
-    """Return so many points, each drawn from a string of random bytes."""
+def one_by_one(
+    rule: Rule,
+    count: int,
+    seed: int = 0,
+    dtypes: Sequence[torch.dtype] | None = None,
+    sides: Sequence[int] = SIDES,
+    tiers: Sequence[str] = TIERS,
+) -> Iterator[Point]:
+    """Yield the same points, each drawn when it is asked for: of a wrong rule the first few are all that are."""
+    own = [tier for tier in tiers_of(rule) if tier in tiers]
+    for k, tier in enumerate(own):
+        yield from _filled(STRATEGIES[tier](rule, dtypes, sides), (count + k) // len(own), seed, rule)
+
+
+def _filled(points: st.SearchStrategy[Point], count: int, seed: int, rule: Rule) -> Iterator[Point]:
+    """Yield so many points, each drawn from a string of random bytes."""
     found: list[Point] = []
 
     @settings(QUIET)
@@ -115,12 +121,25 @@ def _filled(points: st.SearchStrategy[Point], count: int, seed: int, rule: Rule)
         found.append(point)
 
     numbers, draw = Random(seed), keep.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
-    for _ in range(TRIES * max(count, 1)):
-        if len(found) < count:
+    for _ in range(TRIES * count):
+        before = len(found)
+        if before == count:
+            return
+        with quiet(), leaving_nothing_behind(), _many():
             draw(numbers.randbytes(BYTES))
+        yield from found[before:]
     if count and not found:
         raise _none_drawn(rule)
-    return found
+
+
+@contextmanager
+def _many() -> Iterator[None]:
+    """Until the end of the block, draw values as for points that are many, and never shrunk."""
+    token = in_bulk.set(True)
+    try:
+        yield
+    finally:
+        in_bulk.reset(token)
 
 
 def _none_drawn(rule: Rule) -> InputError:
