@@ -1,9 +1,12 @@
-"""Processes that tests of several files share: each runs the programs of all of them, in forks of itself."""
+"""What tests of several files share: processes that run programs in forks of themselves, and the settled claims."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import pytest
 from processes import Forked, forked
+
+from backprop_rules.documents.answers import report
 
 # A first check loads what is loaded late, and Hypothesis then reads all of the package, to know its constants.
 EVERYTHING = """
@@ -26,3 +29,9 @@ def all_loaded() -> Iterator[Forked]:
     """Return a process that has loaded what the commands and the checks need."""
     with forked(EVERYTHING) as process:
         yield process
+
+
+@pytest.fixture(scope="session")
+def settled() -> Callable[[str], list[report.Settled]]:
+    """Return a function that settles the claims of a document, once for all tests of it."""
+    return functools.cache(lambda document: list(report.settled(document)))

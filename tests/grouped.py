@@ -1,4 +1,4 @@
-"""Tests of one rule share what is drawn of it: one process has them all."""
+"""Tests of one rule share what is drawn of it, tests of a document its settled claims: one process has them all."""
 
 import pytest
 
@@ -8,6 +8,11 @@ from backprop_rules import Rule
 def of(rule: Rule) -> pytest.MarkDecorator:
     """Return the mark of a rule's tests."""
     return pytest.mark.xdist_group(rule.name)
+
+
+def of_document(document: str) -> pytest.MarkDecorator:
+    """Return the mark of the tests of a document's claims."""
+    return pytest.mark.xdist_group(f"the claims of {document}")
 
 
 def by_rule(rules):

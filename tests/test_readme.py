@@ -6,16 +6,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from grouped import of_document
 from plugin_words import LOADED
 from rich.console import Console
 
 from backprop_rules import CATALOGUE
 from backprop_rules.catalogue import CHAPTERS
 from backprop_rules.documents.answers import DOCUMENTS, claims
-from backprop_rules.documents.answers.report import runs_told, settled, shown, summary
+from backprop_rules.documents.answers.report import runs_told, shown, summary
 from backprop_rules.documents.answers.words import WORDS
 
-pytestmark = pytest.mark.xdist_group("processes")
+in_processes = pytest.mark.xdist_group("processes")
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = ((ROOT / name).read_text() for name in ("README.md", "README.zh.md"))
@@ -68,6 +69,7 @@ def test_every_program_is_a_rule_or_one_of_those_that_are_run():
     assert sorted(BLOCKS) == sorted([*RULES.values(), *map(program, PROGRAMS)])
 
 
+@in_processes
 @pytest.mark.parametrize("name", RULES)
 def test_the_rules_that_it_shows_are_right(run, tmp_path, name):
     (tmp_path / "my_rules.py").write_text(RULES[name])
@@ -75,6 +77,7 @@ def test_the_rules_that_it_shows_are_right(run, tmp_path, name):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@in_processes
 def test_the_wrong_cube_is_found_out_as_it_says(run, tmp_path):
     (tmp_path / "my_rules.py").write_text(RULES["cube"].replace("3 * x * x", "2 * x * x"))
     done = run("-m", "backprop_rules", "verify", "--import", "my_rules", "cube", "--examples", "50")
@@ -89,6 +92,7 @@ def of_verify(printed):
     return [re.sub(r" +", " ", re.sub(r"\d+%|(?<=outside at )\d+", "n", line)) for line in lines if ":" not in line]
 
 
+@in_processes
 @pytest.mark.parametrize("words", ["--import my_rules cube", "exp clamp sigmoid matmul"])
 def test_the_tables_of_verify_are_what_it_prints(run, tmp_path, words):
     (tmp_path / "my_rules.py").write_text(RULES["cube"])
@@ -97,6 +101,7 @@ def test_the_tables_of_verify_are_what_it_prints(run, tmp_path, words):
     assert of_verify(table) == of_verify(done.stdout), done.stderr
 
 
+@in_processes
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_programs_that_it_shows_run(run, tmp_path, name):
     (tmp_path / "test_program.py").write_text(program(name))
@@ -147,9 +152,14 @@ def excerpts(lang):
     return found
 
 
-@pytest.mark.parametrize(("document", "those"), [("two_layer_network", (0, 1)), ("linear_model", (2,))])
-def test_the_excerpts_of_the_documents_are_what_is_printed_in_either_language(document, those):
-    found = list(settled(document))
+EXCERPTS = {"two_layer_network": (0, 1), "linear_model": (2,)}
+
+
+@pytest.mark.parametrize(
+    ("document", "those"), [pytest.param(name, those, marks=of_document(name)) for name, those in EXCERPTS.items()]
+)
+def test_the_excerpts_of_the_documents_are_what_is_printed_in_either_language(settled, document, those):
+    found = settled(document)
     for lang in KEYS:
         console = Console(width=120, file=io.StringIO())
         for claim in found:
@@ -159,6 +169,7 @@ def test_the_excerpts_of_the_documents_are_what_is_printed_in_either_language(do
             hold(excerpts(lang)[k], "\n".join([console.file.getvalue(), *around]))
 
 
+@in_processes
 @pytest.mark.parametrize(("k", "command"), [(3, "explain matmul"), (4, "trace linear_model")])
 def test_the_other_excerpts_of_the_answer_key_are_what_the_commands_print(run, k, command):
     assert excerpts("en")[k] == excerpts("zh")[k]
