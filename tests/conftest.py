@@ -10,6 +10,7 @@ from backprop_rules.documents.answers import report
 
 # A first check loads what is loaded late, and Hypothesis then reads all of the package, to know its constants.
 EVERYTHING = """
+import pytest
 import torch
 from backprop_rules import check, cli, verify
 verify.warm_up(torch.get_num_threads())
