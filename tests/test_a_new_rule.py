@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,37 +31,40 @@ def cube(grad_y, y, x):
 '''
 
 
-def python(tmp_path, factor, *words):
-    """Run Python with the new rule declared in a module of the user's own."""
+def declared(tmp_path, factor):
+    """Declare the new rule in a module of the user's own, and return the path on which it is found."""
     (tmp_path / "my_rules.py").write_text(CUBE.replace("FACTOR", str(factor)))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    return tmp_path, ROOT
 
 
+in_processes = pytest.mark.xdist_group("processes")
 COMMAND = "import sys, my_rules; from backprop_rules.cli import main; sys.argv[0] = 'backprop-rules'; main()"
 
 
-def test_it_is_in_the_list(tmp_path):
-    done = python(tmp_path, 3, "-c", COMMAND, "list", "--output-format", "json")
+@in_processes
+def test_it_is_in_the_list(all_loaded, tmp_path):
+    words = ("-c", COMMAND, "list", "--output-format", "json")
+    done = all_loaded.run(*words, path=declared(tmp_path, 3))
     assert "cube" in [row["name"] for row in json.loads(done.stdout)]
 
 
-def test_it_is_verified(tmp_path):
-    done = python(tmp_path, 3, "-c", COMMAND, "verify", "cube", "--examples", "50")
+@in_processes
+def test_it_is_verified(all_loaded, tmp_path):
+    done = all_loaded.run("-c", COMMAND, "verify", "cube", "--examples", "50", path=declared(tmp_path, 3))
     assert done.returncode == 0, done.stderr
     assert "cube" in done.stdout
 
 
-def test_it_is_found_out_if_it_is_wrong(tmp_path):
-    done = python(tmp_path, 2, "-c", COMMAND, "verify", "cube", "--examples", "50")
+@in_processes
+def test_it_is_found_out_if_it_is_wrong(all_loaded, tmp_path):
+    done = all_loaded.run("-c", COMMAND, "verify", "cube", "--examples", "50", path=declared(tmp_path, 2))
     assert done.returncode == 1
     assert "what      the gradient of x is wrong, 1 of 1 elements" in done.stdout
     assert "    expected  3.0\n    got       2.0\n" in done.stdout
 
 
-def test_it_is_in_the_parametrisation_of_the_tests(tmp_path):
+@in_processes
+def test_it_is_in_the_parametrisation_of_the_tests(torch_alone, tmp_path):
     words = (
         "-m",
         "pytest",
@@ -76,7 +76,7 @@ def test_it_is_in_the_parametrisation_of_the_tests(tmp_path):
         "no:cacheprovider",
         "tests/test_properties.py",
     )
-    done = python(tmp_path, 3, *words)
+    done = torch_alone.run(*words, path=declared(tmp_path, 3))
     counts = [done.stdout.count(f"{name}]") for name in ("cube", "matmul")]
     assert counts[0] == counts[1] >= 12, done.stdout + done.stderr
 

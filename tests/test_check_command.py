@@ -1,15 +1,13 @@
 """`backprop-rules check`, typed as a user would."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.xdist_group("processes")
+
 MINE = """
 import torch
 
@@ -33,15 +31,10 @@ call = (torch.tensor([-1.5, 0.5, 2.0]),)
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(all_loaded, tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
 
-    def command(*words):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        line = [sys.executable, "-m", "backprop_rules", "check", *words]
-        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-
-    return command
+    return partial(all_loaded.run, "-m", "backprop_rules", "check", cwd=tmp_path)
 
 
 def test_a_right_backward_exits_0(run):

@@ -1,9 +1,8 @@
 """A compiled forward is taken as it was written: in a process of its own, as the compiler stays where it was loaded."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 CODE = """
@@ -19,9 +18,9 @@ for backward in (module.right, *module.wrong.values()):
 """
 
 
-def test_a_compiled_forward_is_taken_as_it_was_written():
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=False)
+@pytest.mark.xdist_group("processes")
+def test_a_compiled_forward_is_taken_as_it_was_written(torch_alone):
+    done = torch_alone.run("-c", CODE, path=(ROOT, ROOT / "tests"))
     verdicts = done.stdout.split()
     assert verdicts[0] == "right", done.stdout + done.stderr
     assert len(verdicts) > 1

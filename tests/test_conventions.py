@@ -1,38 +1,38 @@
 """Kinks: what is declared is what is there, and the installed torch is where the declaration says it is."""
 
+import functools
+
 import pytest
 import torch
+from grouped import by_rule, of
 
 from backprop_rules import CATALOGUE
 from backprop_rules.evidence.oracles import ForwardMode, OneSidedDifferences, ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent, at_kinks
 from backprop_rules.evidence.verdict import judge
 from backprop_rules.rule import installed
-from backprop_rules.strategies.drawing.bulk import tiers_of
-from backprop_rules.strategies.drawing.search import search
+from backprop_rules.strategies.drawing.bulk import drawn, tiers_of
 
 exact = [rule for rule in CATALOGUE.values() if rule.conventions and "exact" in tiers_of(rule)]
-kinked = pytest.mark.parametrize("rule", exact, ids=str)
+kinked = by_rule(exact)
 
 
 def parametrised(rules):
-    pairs = [(rule, c) for rule in rules for c in rule.conventions]
+    pairs = [pytest.param(rule, c, marks=of(rule)) for rule in rules for c in rule.conventions]
     return pytest.mark.parametrize(("rule", "convention"), pairs, ids=lambda value: getattr(value, "at", str(value)))
 
 
 conventions = parametrised(exact)
 
 
+@functools.cache
+def points_of(rule, tier):
+    return list(drawn(rule, 400, tiers=[tier]))
+
+
 def points_on(rule, convention, tier="exact"):
-    found = []
-
-    def keep(point):
-        outputs = convention.where(*point.primals, **point.params)
-        if outputs.any():
-            found.append(point.only(outputs))
-
-    search(rule, keep, 400, tiers=[tier])
-    return found
+    at = [(point, convention.where(*point.primals, **point.params)) for point in points_of(rule, tier)]
+    return [point.only(outputs) for point, outputs in at if outputs.any()]
 
 
 @conventions
@@ -80,9 +80,7 @@ def test_versions_are_compared_as_pep_440_says():
 
 @kinked
 def test_differences_find_no_kink_that_is_not_declared(rule):
-    def smooth_elsewhere(point):
+    for point in points_of(rule, "exact"):
         elsewhere = point.only(~at_kinks(point, rule.conventions))
         for enclosure in OneSidedDifferences().enclosures(elsewhere):
             assert enclosure is None or torch.equal(enclosure.lo, enclosure.hi)
-
-    search(rule, smooth_elsewhere, 400, tiers=["exact"])

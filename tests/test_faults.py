@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -232,26 +230,29 @@ def alone():
 
 
 @pytest.fixture(scope="module")
-def found_alone(tmp_path_factory):
+def found_alone(torch_alone, tmp_path_factory):
     if not Path("/proc/self/status").exists():
         pytest.skip("the system does not say how much memory a process has held")
-    done = subprocess.run(
-        [sys.executable, "-c", "import test_faults; test_faults.alone()"],
-        cwd=tmp_path_factory.mktemp("alone"),
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    words = ("-c", "import test_faults; test_faults.alone()")
+    done = torch_alone.run(*words, cwd=tmp_path_factory.mktemp("alone"), path=(ROOT, ROOT / "tests"))
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
+in_processes = pytest.mark.xdist_group("processes")
+
+
+@in_processes
 def test_what_is_only_rearranged_is_right(found_alone):
     assert found_alone["verdicts"] == dict.fromkeys(REARRANGED, "right")
 
 
+@in_processes
 def test_a_check_of_a_few_numbers_takes_less_than_a_gigabyte(found_alone):
     assert found_alone["bytes"] < 2**30
 
 
+@in_processes
 def test_a_check_leaves_nothing_in_the_current_folder(found_alone):
     assert found_alone["left"] == []
 

@@ -1,6 +1,5 @@
 """A function of NumPy or JAX arrays is called with the tensors' own values, and what it returns comes back."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -263,14 +262,15 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
     assert missing.endswith("Run: pip install 'backprop-rules[jax]'")
 
 
-def test_nothing_is_imported_before_it_is_needed():
+@pytest.mark.xdist_group("processes")
+def test_nothing_is_imported_before_it_is_needed(torch_alone):
     code = (
         "import sys, numpy, torch; from backprop_rules.subject.frameworks.carried import carried, framework_of; "
         "carried(abs, 'numpy')(torch.ones(2)); framework_of(numpy.ones(2)); "
         "print([name for name in ('jax', 'jaxlib', 'ml_dtypes') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    done = torch_alone.run("-c", code)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_jax_compiles_what_is_called_in_one_piece_once_for_each_shape():

@@ -3,8 +3,6 @@
 import ast
 import dataclasses
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ SOURCES = sorted([*ROOT.glob("backprop_rules/**/*.py"), *ROOT.glob("tests/**/*.p
 WORDS = [word[::-1] for word in ("lota", "lotr", "esolclla", "esolcsi", "xorppa")]
 CHOSEN_TOLERANCES = re.compile(rf"\b({'|'.join(WORDS)})\b")
 
+in_processes = pytest.mark.xdist_group("processes")
 every_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
@@ -47,16 +46,23 @@ def test_no_test_of_the_properties_names_a_rule():
     assert not [name for name in CATALOGUE if re.search(rf"['\"]{name}['\"]", text)]
 
 
-def printed_by(code):
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+@pytest.fixture
+def printed_by(torch_alone):
+    def printed_by(code):
+        done = torch_alone.run("-c", code)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return printed_by
 
 
-def test_importing_the_package_loads_neither_hypothesis_nor_the_command_line():
+@in_processes
+def test_importing_the_package_loads_neither_hypothesis_nor_the_command_line(printed_by):
     loaded = "[name for name in ('hypothesis', 'typer', 'rich', 'pytest') if name in sys.modules]"
     assert printed_by(f"import sys, backprop_rules; print({loaded})") == "[]"
 
 
-def test_importing_the_package_takes_under_150_ms_beside_torch():
+@in_processes
+def test_importing_the_package_takes_under_150_ms_beside_torch(printed_by):
     code = "import torch, time; start = time.process_time(); import backprop_rules; print(time.process_time() - start)"
     assert min(float(printed_by(code)) for _ in range(3)) < 0.150

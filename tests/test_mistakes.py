@@ -5,9 +5,11 @@ import inspect
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
+from grouped import by_rule
 
 from backprop_rules import CATALOGUE
 from backprop_rules.diagnosis.bank import BANK
@@ -70,14 +72,20 @@ def shows(known, case):
         return False
     if wrong.shape != case.right.shape:
         return True
-    radius = bounds(case.point, evaluations=2).gradients[case.primal]
-    return all(bool(((wrong - other).abs() > 2 * radius).any()) for other in (case.right, *torchs(case)))
+    radius, passed = accepted(case)
+    return all(bool(((wrong - other).abs() > 2 * radius).any()) for other in passed)
 
 
-def torchs(case):
-    """Yield what torch gives, unless its backward raises an error."""
+@functools.cache
+def accepted(case):
+    """Return how far rounding may take a gradient, and what a check accepts: the right one, and torch's if it has one.
+
+    They are the same for every mistake.
+    """
+    passed = [case.right]
     with suppress(Silent):
-        yield ReverseMode().gradients(case.point)[case.primal]
+        passed.append(ReverseMode().gradients(case.point)[case.primal])
+    return bounds(case.point, evaluations=2).gradients[case.primal], passed
 
 
 @functools.cache
@@ -129,18 +137,19 @@ def named_by_the_checker(known, rule):
     return None
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_every_mistake_is_caught_and_named(name):
-    rule, otherwise = CATALOGUE[name], {}
+@by_rule(CATALOGUE.values())
+def test_every_mistake_is_caught_and_named(rule):
+    otherwise = {}
     for known in applicable(rule):
         named = named_by_the_checker(known, rule)
         assert named is not None, f"{known.name} is not caught"
         if named == "ties shared wrongly" and known.family is Family.TIES:
             continue  # which it is as well, where several operands are tied
         if not any(n == known.name or (n in NAMED and alike(known, NAMED[n], rule)) for n in named.split(" or ")):
-            otherwise[name, known.name] = named
+            otherwise[rule.name, known.name] = named
     assert not otherwise
 
 
 def test_the_table_is_no_small_one():
-    assert sum(len(applicable(rule)) for rule in CATALOGUE.values()) >= 200
+    counts = accumulate(len(applicable(rule)) for rule in CATALOGUE.values())
+    assert any(count >= 200 for count in counts)

@@ -2,8 +2,6 @@
 
 import inspect
 import re
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -37,9 +35,9 @@ def taken(text):
     return [(module, name.strip()) for module, names in lines for name in names.split(",")] + [(m, "") for m in whole]
 
 
-def test_each_name_can_be_the_first_that_a_program_imports():
-    command = [sys.executable, "-c", EACH_FIRST, *NAMES]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.mark.xdist_group("processes")
+def test_each_name_can_be_the_first_that_a_program_imports(torch_alone):
+    done = torch_alone.run("-c", EACH_FIRST, *NAMES)
     assert done.returncode == 0, done.stderr
 
 

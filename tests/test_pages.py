@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -80,7 +78,7 @@ PROGRAMS = [
 # Runs the programs one after another, each after the first, and tells what each prints.
 EACH = """
 import contextlib, io, json, sys
-first, *others = json.load(sys.stdin)
+first, *others = json.loads(sys.argv[1])
 exec(first)
 told = []
 for other in others:
@@ -101,13 +99,13 @@ def to_twelve_digits(text):
     return re.sub(r"\d+\.\d+(e[+-]?\d+)?", lambda number: f"{float(number[0]):.12g}", text)
 
 
+@pytest.mark.xdist_group("processes")
 @pytest.mark.skipif(
     torch.__version__.partition("+")[0] not in FINDINGS, reason="docs/findings.md is about another version of torch"
 )
-def test_the_programs_of_the_findings_print_what_stands_behind_them():
+def test_the_programs_of_the_findings_print_what_stands_behind_them(torch_alone):
     assert len(PROGRAMS) == FINDINGS.count("```python\n")
-    blocks = json.dumps([block for _, block in PROGRAMS])
-    done = subprocess.run([sys.executable, "-c", EACH], input=blocks, capture_output=True, text=True, check=False)
+    done = torch_alone.run("-c", EACH, json.dumps([block for _, block in PROGRAMS]))
     assert done.returncode == 0, done.stderr
     for (title, block), told in zip(PROGRAMS[1:], json.loads(done.stdout), strict=True):
         assert to_twelve_digits(told) == to_twelve_digits(printed_in_comments(block)), title

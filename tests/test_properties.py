@@ -1,15 +1,14 @@
 """The properties that every rule must have: one test each, over the whole catalogue, at points that they share."""
 
 import pytest
+from grouped import by_rule
 
 from backprop_rules import CATALOGUE
 from backprop_rules.properties.effort import POINTS_OF_A_RULE, PROOFS_OF_A_RULE
 from backprop_rules.properties.finding import Rung
 from backprop_rules.properties.of_rules import PROOFS, PROPERTIES
 
-# The tests of a rule share its points: one process has them all.
-RULES = [pytest.param(rule, id=name, marks=pytest.mark.xdist_group(name)) for name, rule in CATALOGUE.items()]
-every_rule = pytest.mark.parametrize("rule", RULES)
+every_rule = by_rule(CATALOGUE.values())
 ENDS = (1, 0)  # sizes of axes, and no axis at all
 
 

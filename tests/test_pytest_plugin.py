@@ -5,8 +5,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 from plugin_words import LOADED
+from processes import ROOT, result_of
 
 pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.xdist_group("processes")
 
 MARKED = """
 import pytest
@@ -22,11 +24,12 @@ def clamped(grad_y, x):
 
 
 @pytest.fixture
-def run(pytester, monkeypatch):
+def run(all_loaded, pytester, monkeypatch):
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
     def run(*words):
-        return pytester.runpytest_subprocess(*LOADED, "-p", "no:cacheprovider", *words)
+        words = ("-m", "pytest", *LOADED, "-p", "no:cacheprovider", *words)
+        return result_of(all_loaded.run(*words, cwd=pytester.path, path=(pytester.path, ROOT)))
 
     return run
 

@@ -1,20 +1,21 @@
 """What the README and the pages that it leads to say is so."""
 
 import io
-import os
 import re
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from grouped import of_document
 from plugin_words import LOADED
 from rich.console import Console
 
 from backprop_rules import CATALOGUE
 from backprop_rules.catalogue import CHAPTERS
 from backprop_rules.documents.answers import DOCUMENTS, claims
-from backprop_rules.documents.answers.report import WORDS, runs_told, settled, shown, summary
+from backprop_rules.documents.answers.report import WORDS, runs_told, shown, summary
+
+in_processes = pytest.mark.xdist_group("processes")
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = ((ROOT / name).read_text() for name in ("README.md", "README.zh.md"))
@@ -41,10 +42,9 @@ PROGRAMS = {
 }
 
 
-def run(tmp_path, *words):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    command = [sys.executable, *words]
-    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture
+def run(all_loaded, tmp_path):
+    return partial(all_loaded.run, cwd=tmp_path, path=(tmp_path, ROOT))
 
 
 def hold(excerpt, printed):
@@ -68,16 +68,18 @@ def test_every_program_is_a_rule_or_one_of_those_that_are_run():
     assert sorted(BLOCKS) == sorted([*RULES.values(), *map(program, PROGRAMS)])
 
 
+@in_processes
 @pytest.mark.parametrize("name", RULES)
-def test_the_rules_that_it_shows_are_right(tmp_path, name):
+def test_the_rules_that_it_shows_are_right(run, tmp_path, name):
     (tmp_path / "my_rules.py").write_text(RULES[name])
-    done = run(tmp_path, "-m", "backprop_rules", "verify", "--import", "my_rules", name, "--examples", "50")
+    done = run("-m", "backprop_rules", "verify", "--import", "my_rules", name, "--examples", "50")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_wrong_cube_is_found_out_as_it_says(tmp_path):
+@in_processes
+def test_the_wrong_cube_is_found_out_as_it_says(run, tmp_path):
     (tmp_path / "my_rules.py").write_text(RULES["cube"].replace("3 * x * x", "2 * x * x"))
-    done = run(tmp_path, "-m", "backprop_rules", "verify", "--import", "my_rules", "cube", "--examples", "50")
+    done = run("-m", "backprop_rules", "verify", "--import", "my_rules", "cube", "--examples", "50")
     assert done.returncode == 1
     assert "expected  3.0\n    got       2.0\n" in done.stdout
     assert "x = torch.tensor(1.0, dtype=torch.float64)\n    grad_y = torch.tensor(1.0" in done.stdout
@@ -89,22 +91,24 @@ def of_verify(printed):
     return [re.sub(r" +", " ", re.sub(r"\d+%|(?<=outside at )\d+", "n", line)) for line in lines if ":" not in line]
 
 
+@in_processes
 @pytest.mark.parametrize("words", ["--import my_rules cube", "exp clamp sigmoid matmul"])
-def test_the_tables_of_verify_are_what_it_prints(tmp_path, words):
+def test_the_tables_of_verify_are_what_it_prints(run, tmp_path, words):
     (tmp_path / "my_rules.py").write_text(RULES["cube"])
-    done = run(tmp_path, "-m", "backprop_rules", "verify", *words.split())
+    done = run("-m", "backprop_rules", "verify", *words.split())
     table = one(b for b in fenced("text", TEXT) if b.startswith("rule ") and f"\n{words.split()[-1]} " in b)
     assert of_verify(table) == of_verify(done.stdout), done.stderr
 
 
+@in_processes
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_the_programs_that_it_shows_run(tmp_path, name):
+def test_the_programs_that_it_shows_run(run, tmp_path, name):
     (tmp_path / "test_program.py").write_text(program(name))
     if name == "pytest":
-        done = run(tmp_path, "-m", "pytest", "-q", *LOADED, "test_program.py")
+        done = run("-m", "pytest", "-q", *LOADED, "test_program.py")
         assert "1 passed" in done.stdout, done.stdout
         return
-    done = run(tmp_path, "test_program.py")
+    done = run("test_program.py")
     assert done.returncode == 0, done.stderr
     if name == "my_relu":
         report = one(b for b in fenced("text", README) if b.startswith("relu: "))
@@ -147,9 +151,14 @@ def excerpts(lang):
     return found
 
 
-@pytest.mark.parametrize(("document", "those"), [("two_layer_network", (0, 1)), ("linear_model", (2,))])
-def test_the_excerpts_of_the_documents_are_what_is_printed_in_either_language(document, those):
-    found = list(settled(document))
+EXCERPTS = {"two_layer_network": (0, 1), "linear_model": (2,)}
+
+
+@pytest.mark.parametrize(
+    ("document", "those"), [pytest.param(name, those, marks=of_document(name)) for name, those in EXCERPTS.items()]
+)
+def test_the_excerpts_of_the_documents_are_what_is_printed_in_either_language(settled, document, those):
+    found = settled(document)
     for lang in KEYS:
         console = Console(width=120, file=io.StringIO())
         for claim in found:
@@ -159,10 +168,11 @@ def test_the_excerpts_of_the_documents_are_what_is_printed_in_either_language(do
             hold(excerpts(lang)[k], "\n".join([console.file.getvalue(), *around]))
 
 
+@in_processes
 @pytest.mark.parametrize(("k", "command"), [(3, "explain matmul"), (4, "trace linear_model")])
-def test_the_other_excerpts_of_the_answer_key_are_what_the_commands_print(tmp_path, k, command):
+def test_the_other_excerpts_of_the_answer_key_are_what_the_commands_print(run, k, command):
     assert excerpts("en")[k] == excerpts("zh")[k]
-    done = run(tmp_path, "-m", "backprop_rules", *command.split())
+    done = run("-m", "backprop_rules", *command.split())
     assert done.returncode == 0, done.stderr
     hold(excerpts("en")[k], done.stdout)
 

@@ -3,7 +3,6 @@
 import ast
 import os
 import re
-import subprocess
 import sys
 import tomllib
 import zipfile
@@ -18,6 +17,8 @@ from packaging.specifiers import SpecifierSet
 
 import backprop_rules
 from backprop_rules import CATALOGUE
+
+pytestmark = pytest.mark.xdist_group("processes")
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "backprop_rules"
@@ -105,31 +106,29 @@ def test_the_package_imports_what_it_depends_on_and_the_plugin_pytest_beside_it(
     assert {str(path.relative_to(ROOT)) for path in MODULES if "pytest" in imports(path)} == PYTEST_ALONE
 
 
-def from_the_wheel(wheel, folder, code, *words):
+def from_the_wheel(process, wheel, folder, code, *words):
     """Run a program in an empty folder, as a user would who has installed the wheel, and pytest, and no extra."""
     absent = {Requirement(one).name.replace("-", "_") for one in PROJECT["optional-dependencies"]["test"]} - {"pytest"}
     absent |= {"xdist"}
     hidden = f"import sys; sys.modules.update(dict.fromkeys({sorted(absent)}))\n"
-    environment = {**os.environ, "PYTHONPATH": str(wheel), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    command = [sys.executable, "-c", hidden + code, *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return process.run("-c", hidden + code, *words, cwd=folder, path=(wheel,), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
 
 
-def test_the_wheel_verifies_without_a_clone(wheel, tmp_path):
+def test_the_wheel_verifies_without_a_clone(torch_alone, wheel, tmp_path):
     code = "from backprop_rules import __file__ as f, cli; print(f); cli.main()"
     words = ("verify", "neg", "one_parameter_regression", "matmul_derivatives_matrix", "--examples", "20")
-    done = from_the_wheel(wheel, tmp_path, code, *words)
+    done = from_the_wheel(torch_alone, wheel, tmp_path, code, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith(str(wheel))
     assert "1 rule, 20 points" in done.stdout
     assert "3 recorded steps: all right" in done.stdout
 
 
-def test_the_wheel_has_the_texts_of_the_answer_key(wheel, tmp_path):
+def test_the_wheel_has_the_texts_of_the_answer_key(torch_alone, wheel, tmp_path):
     code = (
         "from backprop_rules.documents.answers import DOCUMENTS, claims; print(sum(map(len, map(claims, DOCUMENTS))))"
     )
-    done = from_the_wheel(wheel, tmp_path, code)
+    done = from_the_wheel(torch_alone, wheel, tmp_path, code)
     assert f"{done.stdout.strip()} in all" in (ROOT / "README.md").read_text(), done.stderr
 
 
@@ -142,11 +141,11 @@ def my_neg(grad_y, x):
 """
 
 
-def test_the_plugin_and_the_conformance_suite_need_no_package_of_the_test_extra(wheel, tmp_path):
+def test_the_plugin_and_the_conformance_suite_need_no_package_of_the_test_extra(torch_alone, wheel, tmp_path):
     (tmp_path / "test_marked.py").write_text(MARKED)
     (tmp_path / "mine.py").write_text("def neg(grad_y, x):\n    return -grad_y\n")
     words = ("-p", "backprop_rules.pytest_plugin", "-p", "no:cacheprovider", "--backprop-target", "mine", "--pyargs")
     code = "import sys; sys.path.insert(0, ''); import pytest; sys.exit(pytest.main())"
-    done = from_the_wheel(wheel, tmp_path, code, *words, "test_marked.py", "backprop_rules.conformance")
+    done = from_the_wheel(torch_alone, wheel, tmp_path, code, *words, "test_marked.py", "backprop_rules.conformance")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"2 passed, {len(CATALOGUE) - 1} skipped" in done.stdout

@@ -4,23 +4,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import result_of
 
 from backprop_rules import cli
 
 pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.xdist_group("processes")
 
 CONFTEST = (Path(__file__).parents[1] / "conftest.py").read_text()
 
 
 @pytest.fixture
-def run(pytester, monkeypatch):
+def run(all_loaded, pytester, monkeypatch):
     """Return a function that runs pytest with the house's conftest on a test that wants so many threads."""
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     pytester.makeconftest(CONFTEST)
 
     def run(wanted, *words):
         pytester.makepyfile(f"import torch\n\ndef test_threads():\n    assert torch.get_num_threads() == {wanted}")
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *words)
+        words = ("-m", "pytest", "-p", "no:cacheprovider", *words)
+        return result_of(all_loaded.run(*words, cwd=pytester.path))
 
     return run
 
