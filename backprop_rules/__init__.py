@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # so that a type checker knows what is loaded late
     from backprop_rules.report.report import Report, WrongGradient
     from backprop_rules.teaching import pictures
 
-# What is loaded when it is first asked for: it draws points, and so needs Hypothesis, and balls.
+# What is loaded when it is first asked for: it draws points, and proves in balls.
 _LATE = {
     "Report": "backprop_rules.report.report",
     "WrongGradient": "backprop_rules.report.report",

@@ -41,6 +41,14 @@ def loading() -> float:
     return both - alone
 
 
+def the_first() -> float:
+    """Return what the first check of a process takes: the medians of three."""
+    loaded = "import torch; from backprop_rules import check"
+    asked = f"{loaded}; check(lambda g, x: g * x.cos(), forward=torch.sin, example=(torch.ones(3),))"
+    alone, both = (statistics.median(of_a_process(c) for _ in range(3)) for c in (loaded, asked))
+    return both - alone
+
+
 def seconds_of(job: Callable[[], object]) -> float:
     start = time.process_time()
     job()
@@ -76,6 +84,7 @@ def measured() -> Iterator[tuple[str, float]]:
     pace: list[float] = [yardstick()]
     found: dict[str, float] = {}
     found["loading `check`"] = loading()
+    found["the first check of a process, when loaded"] = the_first()
     pace.append(yardstick())
     check(lambda g, x: g * x.cos(), forward=torch.sin, example=(torch.rand(3),))
     found["a check of a published wrong rule, the median"] = statistics.median(published())

@@ -273,6 +273,19 @@ def test_nothing_is_imported_before_it_is_needed(torch_alone):
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.xdist_group("processes")
+def test_a_check_loads_neither_hypothesis_nor_a_compiler(torch_alone):
+    """They take a second, and Hypothesis would draw constants that it finds in whatever modules are loaded."""
+    code = (
+        "import sys, torch; from backprop_rules import check; "
+        "print([name for name in ('flint', 'rich', 'hypothesis') if name in sys.modules]); "
+        "check(lambda g, x: g * x.cos(), forward=torch.sin, example=(torch.rand(3),)); "
+        "print([name for name in ('hypothesis', 'torch._dynamo', 'jax') if name in sys.modules])"
+    )
+    done = torch_alone.run("-c", code)
+    assert done.stdout.split() == ["[]", "[]"], done.stderr
+
+
 def test_jax_compiles_what_is_called_in_one_piece_once_for_each_shape():
     traced = []
 

@@ -6,7 +6,7 @@ everything changes no verdict on the other half.
 
 # Points that are asked whatever they cost: the example, and other values of its sizes.
 LEAST = 3
-# Recipes that Hypothesis draws beside the plan, by default: all that a rule took which shows in one kind of planned
+# Recipes that are drawn beside the plan, by default: all that a rule took which shows in one kind of planned
 # point alone, had that kind not been planned, and as many again for what nobody thought of.
 DRAWN = 12
 # Points that are still asked after a wrong one was found, to name the mistake: more than the need, which is none.

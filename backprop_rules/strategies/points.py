@@ -1,4 +1,4 @@
-"""From a subject to its points: the example, what is like it, other sizes, and what Hypothesis draws."""
+"""From a subject to its points: the example, what is like it, other sizes, and what is drawn."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

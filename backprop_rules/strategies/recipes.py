@@ -1,8 +1,9 @@
-"""What a point is made of: what Hypothesis draws, and the plan of those that are always tried first."""
+"""What a point is made of: what is drawn, and the plan of those that are always tried first."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+
+from backprop_rules.strategies.drawing.draw import InBulk
 
 LAYOUTS = ("", "", "", "transposed", "sliced")
 COTANGENTS = ("normal", "normal", "integers", "constant", "one", "big", "small")
@@ -44,42 +45,9 @@ PLAN = (
 )
 
 
-@lru_cache(maxsize=16)
-def recipes(count: int, seed: int) -> tuple[Recipe, ...]:
-    """Return so many recipes, drawn by Hypothesis: they are the same for every subject, whose sizes they index."""
-    return tuple(_drawn(count, seed)) if count else ()
-
-
-def _drawn(count: int, seed: int) -> Iterator[Recipe]:
-    from hypothesis import HealthCheck, Phase, given, settings
-    from hypothesis import seed as seeded
-    from hypothesis import strategies as st
-
-    from backprop_rules.strategies.drawing.search import leaving_nothing_behind
-
-    pick = st.sampled_from
-    strategy = st.builds(
-        Recipe,
-        st.tuples(*[st.integers(0, 7)] * 6),
-        pick(VALUES),
-        pick(LAYOUTS),
-        pick(COTANGENTS),
-        st.integers(0, 2**32 - 1),
-    )
-    found: list[Recipe] = []
-
-    @seeded(seed)
-    @settings(
-        database=None,
-        deadline=None,
-        max_examples=count,
-        phases=(Phase.generate,),
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy)
-    def keep(recipe: Recipe) -> None:
-        found.append(recipe)
-
-    with leaving_nothing_behind():
-        keep()
-    yield from found[:count]
+def recipes(count: int, seed: int) -> Iterator[Recipe]:
+    """Yield so many drawn recipes: equal seeds draw the same for every subject, whose sizes they index."""
+    draw = InBulk(seed)
+    for _ in range(count):
+        sizes = tuple(draw.whole(0, 7) for _ in range(6))
+        yield Recipe(sizes, draw.pick(VALUES), draw.pick(LAYOUTS), draw.pick(COTANGENTS), draw.whole(0, 2**32 - 1))

@@ -82,6 +82,11 @@ class Exactly(TorchDispatchMode):
         # written yet, Python's numbers and booleans if it holds those, TIE for what is not certain.
         self._storages: dict[int, tuple[Any, torch.dtype, np.ndarray[Any, Any]]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do without torch's compiler: keeping it out of every call takes seconds of imports, and time at each."""
+        return False
+
     # ---- what is kept
 
     def keep(self, x: Tensor, found: Any) -> None:
