@@ -149,13 +149,13 @@ def clamp(grad_y: Tensor, y: Tensor, x: Tensor, *, min: Number = None, max: Numb
     ),
     saves="x min max",
     formula=r"y = \min(\max(x, a), b):\quad \bar x = \bar y\,[a \le x \le b]\,[a < b],\quad "
-    r"\bar a = \bar y\,[x < a < b],\quad \bar b = \bar y\,[x > b \lor a > b]",
+    r"\bar a = \bar y\,[x < a < b],\quad \bar b = \bar y\,[x > b \lor a > b \lor x = a = b]",
     source="PyTorch, pull requests 52695 and 74042 (tensor bounds), 191142 (ties are split from 2.14 on)",
     conventions=(
         Convention("x = min or x = max", "1 for x, 0 for the bound", _on_one_of_two_bounds, "<2.14", "<2.14"),
         Convention("x = the only bound", "1 for x, 0 for the bound", _on_the_only_bound, "<2.14", None),
         Convention("x < min = max", "0 for both bounds", _below_both_bounds, "<2.14", None),
-        Convention("x = min = max", CONSTANT, _on_both_bounds, None, None),
+        Convention("x = min = max", "0 for x and min, 1 for max, which y is for every x", _on_both_bounds, None, None),
     ),
 )
 def clamp_tensor(
@@ -165,7 +165,7 @@ def clamp_tensor(
     low, high = _interval(x, min, max)
     grad_x = torch.where((low <= x) & (x <= high) & (low < high), grad_y, 0)
     grad_min = torch.where((x < low) & (low < high), grad_y, 0)
-    grad_max = torch.where((x > high) | (low > high), grad_y, 0)
+    grad_max = torch.where((x > high) | (low > high) | ((x == low) & (low == high)), grad_y, 0)
     return (
         unbroadcast(grad_x, x),
         None if min is None else unbroadcast(grad_min, min),

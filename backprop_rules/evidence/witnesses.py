@@ -40,7 +40,7 @@ class Witnessed:
     @property
     def bits(self) -> float:
         """By how many bits the difference lies under the noise."""
-        return math.inf if self.difference == 0 else math.log2(self.noise / self.difference)
+        return math.inf if self.difference == 0 else math.log2(self.noise) - math.log2(self.difference)
 
 
 def witnessed(evidence: Evidence, i: int) -> Witnessed | None:

@@ -120,7 +120,7 @@ def _closer(
     if not all(bool(y.isfinite().all()) for y in evidence.run.y):
         return  # outside of forward's domain, or past an overflow, nothing is held to torch's gradient
     noise = max(seen.noise, noise_nearby(evidence, i))
-    bits = math.log2(noise / seen.difference)
+    bits = math.log2(noise) - math.log2(seen.difference)
     if bits >= pair.half:
         judged.spoke, judged.nonzero = True, seen.scale > 0
         return

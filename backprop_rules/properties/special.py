@@ -21,7 +21,7 @@ def answers_nan(evidence: Evidence) -> Iterator[Finding]:
     point, half = evidence.point, evidence.pair.half
     for i in evidence.subject.floats:
         x = point.leaves[i]
-        if not x.numel() or x.is_complex():
+        if x is None or not x.numel() or x.is_complex():
             continue
         poisoned = x.clone(memory_format=torch.contiguous_format)
         poisoned.view(-1)[0] = math.nan

@@ -270,7 +270,8 @@ class Trial:
             return  # a rule is held to its own allowance, in its own dtypes, and not to what torch rounds
         if finding.kind in (Kind.CHOICE, Kind.NAN_CHOICE) and self.questions.convention == "any subgradient":
             return
-        off = any(f.kind is Kind.TORCH and f.leaf == finding.leaf for f in self.outcome.findings)
+        alike = [f for f in self.outcome.findings if f.kind is Kind.TORCH and f.leaf == finding.leaf]
+        off = any(f.point.ordinary for f in alike)  # elsewhere it may be off for once
         if off and finding.kind in (Kind.VALUE, Kind.SUBGRADIENT, Kind.CHOICE) and finding.detail != SETTLED:
             yield replace(finding, kind=Kind.TORCH, detail="as at another point")
             return

@@ -35,19 +35,20 @@ def drawn(
 
     Equal seeds draw equal points. Raises InputError where none can be drawn.
     """
-    own, none = [tier for tier in tiers_of(rule) if tier in tiers], count > 0
+    own = [tier for tier in tiers_of(rule) if tier in tiers]
     for k, tier in enumerate(own):
-        draw, left = InBulk(seed), (count + k) // len(own)
-        for _ in range(TRIES * left):
+        share = left = (count + k) // len(own)
+        draw = InBulk(seed)
+        for _ in range(TRIES * share):
             point = _one(draw, tier, rule, dtypes or rule.domain.dtypes, sides) if left else None
             if point is not None:
-                left, none = left - 1, False
+                left -= 1
                 yield point
-    if none:
-        raise InputError(
-            f"{rule}: no point could be drawn on which nothing rounds: the sums are too long, or the degree too high, "
-            f"for the dtypes asked for. Check the degree and the weight of its domain."
-        )
+        if share and left == share:
+            raise InputError(
+                f"{rule}: no point could be drawn on which nothing rounds: the sums are too long, or the degree too "
+                f"high, for the dtypes asked for. Check the degree and the weight of its domain."
+            )
 
 
 def _one(draw: InBulk, tier: str, rule: Rule, dtypes: Sequence[torch.dtype], sides: Sequence[int]) -> Point | None:
