@@ -48,7 +48,7 @@ def _(grad_y, y, x, *, dim=None, keepdim=False, dtype=None):
     return right["sum"](grad_y, y, x, dim=dim, keepdim=keepdim, dtype=dtype) / x.numel()
 
 
-@plant("transpose", "not transposed back", 4)
+@plant("transpose", "not transposed back", 8)
 def _(grad_y, y, x, *, dim0, dim1):
     return grad_y
 
@@ -66,7 +66,7 @@ def _(grad_y, y, a, b):
     return right["matmul"](grad_y, y, a.conj(), b)
 
 
-@plant("matmul", "missing un-broadcast", 3)
+@plant("matmul", "missing un-broadcast", 5)
 def _(grad_y, y, a, b):
     return (grad_y @ b.mH, a.mH @ grad_y) if a.ndim > 1 and b.ndim > 1 else right["matmul"](grad_y, y, a, b)
 
@@ -146,7 +146,7 @@ def _(grad_y, y, x, *, dim, keepdim=False):
     return right["logsumexp"](grad_y, y, x, dim=dim, keepdim=keepdim) * 2
 
 
-@plant("concatenate", "cut in the middle", 8)
+@plant("concatenate", "cut in the middle", 6)
 def _(grad_y, y, x, z):
     half = grad_y.shape[1] // 2
     return grad_y[:, :half], grad_y[:, half:]

@@ -60,7 +60,7 @@ def test_it_is_found_out_if_it_is_wrong(all_loaded, tmp_path):
     done = all_loaded.run("-c", COMMAND, "verify", "cube", "--examples", "50", path=declared(tmp_path, 2))
     assert done.returncode == 1
     assert "what      the gradient of x is wrong, 1 of 1 elements" in done.stdout
-    assert "    expected  3.0\n    got       2.0\n" in done.stdout
+    assert "    expected  from 2.999999999999999 to 3.0000000000000004\n    got       2.0\n" in done.stdout
 
 
 @in_processes

@@ -69,9 +69,9 @@ mean: wrong.
 The smallest counterexample found:
     import torch
     x = torch.tensor([0.0, 0.0], dtype=torch.float64)
-    dim = 0
+    dim = -1
     keepdim = False
-    dtype = torch.bfloat16
+    dtype = None
     grad_y = torch.tensor(1.0, dtype=torch.float64)
     backward(grad_y, y, x, dim=dim, keepdim=keepdim, dtype=dtype)
 The function: yᵢ = (1/n) Σⱼ₌₁ⁿ xᵢⱼ: x̄ᵢⱼ = (1/n) ȳᵢ
