@@ -15,6 +15,8 @@ def unbroadcast(grad: Tensor, x: Tensor) -> Tensor:
 
     The gradient of a real x is real, and it has x's dtype whatever dtype the other operand brought in.
     """
+    if grad.shape == x.shape and grad.dtype == x.dtype:
+        return grad
     added = grad.ndim - x.ndim
     stretched = [i for i in range(grad.ndim) if i < added or (x.shape[i - added] == 1 and grad.shape[i] != 1)]
     if stretched:
