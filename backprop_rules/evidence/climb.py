@@ -86,13 +86,18 @@ def as_rule_point(
     return replace(there, grad_y=recast(g, there.y.dtype).to(device))
 
 
-def climb(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None]) -> Climbed:
-    """Return what the proof says of the gradients in these dtypes, or else the allowance, or why neither does."""
+def climb(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], accused: bool = False) -> Climbed:
+    """Return what the proof says of the gradients in these dtypes, or else the allowance, or why neither does.
+
+    Where somebody is `accused` at values that are not ordinary, of which an allowance often has no bound, the proof may
+    take as long as any.
+    """
+    most = certified.MANY if accused and not point.ordinary else NUMBERS
     if point.size > ELEMENTS or any(d is not None and d not in REAL + COMPLEX for d in dtypes):
         return Climbed(why="it is too large")
     try:
         there = as_rule_point(rule, point, dtypes)
-        with certified.at_most(NUMBERS):
+        with certified.at_most(most):
             found = [v for v in judge(there) if not v.witness and v.oracle == PROOF and v.enclosure is not None]
     except (InputError, Silent, NotImplementedError, Narrower) as error:
         return _allowed(rule, point, dtypes, _words(error))

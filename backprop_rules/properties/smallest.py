@@ -237,7 +237,7 @@ def confirmed(subject: Subject, finding: Finding) -> Finding | None:
         return finding
     from backprop_rules.evidence.climb import PROOF, climb
 
-    found = climb(subject.rule, finding.point, precise(subject, finding.point))
+    found = climb(subject.rule, finding.point, precise(subject, finding.point), accused=True)
     verdict = found.of(finding.leaf)
     if verdict is None or verdict.enclosure is None or verdict.gradient is None:
         return finding

@@ -278,7 +278,9 @@ class Trial:
         if finding.kind is Kind.CHOICE and self._proof_sides_with(evidence, finding):
             yield replace(finding, kind=Kind.TORCH, detail="proved in ball arithmetic")
             return
-        if finding.kind is Kind.VALUE and finding.detail != SETTLED and evidence.pair is WIDE:
+        # Differences settle it among ordinary values; of others their steps may not see the function.
+        open_ = finding.detail != SETTLED or not evidence.point.ordinary
+        if finding.kind is Kind.VALUE and open_ and evidence.pair is WIDE:
             settled = [f for f in self.outcome.findings if f.is_like(finding)]
             if not settled and confirmed(self.subject, finding) is None:
                 yield replace(finding, kind=Kind.TORCH, detail="proved in ball arithmetic")
@@ -293,7 +295,7 @@ class Trial:
         from backprop_rules.evidence.climb import climb
 
         self._proofs -= not self.questions.of_rules  # whose points are of all magnitudes, and right at most
-        climbed = climb(rule, point, precise(self.subject, point))
+        climbed = climb(rule, point, precise(self.subject, point), accused=True)
         said, theirs = climbed.of(i), evidence.gradients_here[i]
         if said is None or said.enclosure is None or theirs is None or not (climbed.proved and said.agrees):
             return False
