@@ -106,8 +106,7 @@ def main() -> None:
     listed = variants()
     if not listed:
         return
-    for sign in (1, -1):  # what is loaded at the first, right or wrong, is no time of its own
-        outcome_of(job_of(check, forward=torch.sin, example=(torch.rand(3),))(lambda g, x, s=sign: s * g * x.cos()))
+    outcome_of(job_of(check, forward=torch.sin, example=(torch.rand(3),))(lambda g, x: g * x.cos()))
     if "jax" in sys.modules:  # the first that is compiled takes longer
         jax = sys.modules["jax"]
         outcome_of(job_of(check_function, definition=np.exp, example=(jax.numpy.ones(4),))(jax.numpy.exp))

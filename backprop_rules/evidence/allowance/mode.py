@@ -161,7 +161,8 @@ class RunningError(TorchDispatchMode):
                     self.keep(one, its)
             return
         if radius is not None:
-            radius = torch.as_tensor(radius, dtype=torch.float64, device=result.device).nan_to_num(torch.inf, torch.inf)
+            radius = torch.as_tensor(radius, dtype=torch.float64, device=result.device)
+            radius = torch.where(radius.isnan(), torch.inf, radius)
             if radius.shape != result.shape:
                 radius = radius.expand(result.shape)
             self._known[id(result)] = (result, radius)
