@@ -8,7 +8,7 @@ from processes import Forked, forked
 
 from backprop_rules.documents.answers import report
 
-# A first check loads what is loaded late, and Hypothesis then reads all of the package, to know its constants.
+# A first check loads what is loaded late.
 EVERYTHING = """
 import pytest
 import torch

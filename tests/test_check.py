@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from backprop_rules import WrongGradient, check, check_function
+from backprop_rules import WrongGradient, check, check_function, find
+from backprop_rules.evidence.witnesses import Witnessed
 from backprop_rules.properties.finding import Kind
 from backprop_rules.rule import installed
 
@@ -217,6 +218,30 @@ def test_functions_of_positional_arguments_alone_are_asked_of_their_own_backward
 
     assert check_function(sine, "sin").passed
     assert check_function(jnp.exp, "exp", example=(jnp.ones(2),)).passed, "its example says that it is JAX's"
+
+
+def test_what_a_jax_backward_keeps_between_calls_is_found_out():
+    import jax.numpy as jnp
+
+    given = []
+
+    def stale(grad_y, x):
+        given.append(grad_y)
+        return given[-2 if len(given) > 1 else -1] * jnp.cos(x)
+
+    example = (jnp.array([0.5, -1.0, 2.0]),)
+    report = check(stale, definition=np.sin, framework="jax", example=example, raise_on_failure=False)
+    assert report.mistake.name == "stale state"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_catalogues_own_clamp_makes_another_choice_at_most_with_bounds_or_without(seed):
+    report = check(find("clamp_tensor").backward, "clamp_tensor", seed=seed, raise_on_failure=False)
+    assert report.verdict in ("right", "convention"), str(report)
+
+
+def test_a_difference_of_any_size_has_its_bits():
+    assert Witnessed(1e300, 2.0**-149, 1.0, False, False).bits < -1000
 
 
 def test_where_nothing_can_be_said_it_is_inconclusive():

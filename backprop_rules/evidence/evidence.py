@@ -78,7 +78,7 @@ class Evidence:
     @cached_property
     def user(self) -> tuple[Any, ...]:
         """What the backward returns in the higher precision; Raised or Misfit where it does not."""
-        return self.asked(self.point.leaves, self.point.grads, self.pair.high)
+        return self.asked(self.point.leaves, self.point.grads, self.pair.high, remembers=True)
 
     @cached_property
     def low_user(self) -> tuple[Any, ...] | None:
@@ -116,16 +116,20 @@ class Evidence:
         """Return torch's gradients at other leaves, zeros where no derivative reaches one."""
         return self.filled(self.truth(leaves, grads, dtype).gradients, leaves)
 
-    def asked(self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype | None = None) -> tuple[Any, ...]:
-        """Return what the backward returns at other leaves and cotangents; in the higher precision if none is named."""
+    def asked(
+        self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype | None = None, remembers: bool = False
+    ) -> tuple[Any, ...]:
+        """Return what the backward returns at other leaves and cotangents; in the higher precision if none is named.
+
+        JAX may compile it in one piece, but for the example's sizes where it is asked what a call `remembers`.
+        """
         dtype = dtype or self.pair.high
         there = leaves if dtype is F64 else cast(leaves, dtype)
         own = grads if dtype is F64 else cast(grads, dtype)
         ambient = self.subject.precision_of_backward(dtype)
         given = tuple(x.detach() if isinstance(x, Tensor) else x for x in there)
-        # What a call remembers is asked at points of the example's sizes: elsewhere JAX may compile it in one piece.
-        remembers = leaves is self.point.leaves and dtype is self.pair.high and self._has_the_examples_sizes
-        return self.subject.backward(self.function, tuple(own), None, given, ambient, whole=not remembers)
+        whole = not (remembers and self._has_the_examples_sizes)
+        return self.subject.backward(self.function, tuple(own), None, given, ambient, whole=whole)
 
     @cached_property
     def _has_the_examples_sizes(self) -> bool:

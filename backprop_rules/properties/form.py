@@ -105,13 +105,13 @@ def keeps_nothing_between_calls(evidence: Evidence) -> Iterator[Finding]:
     once = [g.clone() if isinstance(g, Tensor) else g for g in evidence.user]
     others = [x / 2 + 0.25 if inexact(x) else x for x in point.leaves]
     with suppress(Raised, Misfit, NoPoint):  # of that, other points tell
-        evidence.asked(others, tuple(None if g is None else -g + 0.5 for g in point.grads))
+        evidence.asked(others, tuple(None if g is None else -g + 0.5 for g in point.grads), remembers=True)
     for i, (before, after) in enumerate(zip(once, evidence.user, strict=True)):
         if isinstance(before, Tensor) and not same_bits(before, after):
             yield Finding(Kind.OVERWRITTEN, point, i)
             return
     try:
-        again = evidence.asked(point.leaves, point.grads)
+        again = evidence.asked(point.leaves, point.grads, remembers=True)
     except (Raised, Misfit, NoPoint):
         again = ()
     for i, (before, after) in enumerate(zip(once, again, strict=False)):

@@ -294,7 +294,8 @@ class Trial:
             return False
         from backprop_rules.evidence.climb import climb
 
-        self._proofs -= not self.questions.of_rules  # whose points are of all magnitudes, and right at most
+        if not self.questions.of_rules:  # whose points are of all magnitudes: torch cancels at many
+            self._proofs -= 1
         climbed = climb(rule, point, precise(self.subject, point), accused=True)
         said, theirs = climbed.of(i), evidence.gradients_here[i]
         if said is None or said.enclosure is None or theirs is None or not (climbed.proved and said.agrees):

@@ -40,7 +40,9 @@ def drawn(
         share = left = (count + k) // len(own)
         draw = InBulk(seed)
         for _ in range(TRIES * share):
-            point = _one(draw, tier, rule, dtypes or rule.domain.dtypes, sides) if left else None
+            if not left:
+                break
+            point = _one(draw, tier, rule, dtypes or rule.domain.dtypes, sides)
             if point is not None:
                 left -= 1
                 yield point
