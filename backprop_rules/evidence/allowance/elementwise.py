@@ -228,6 +228,11 @@ VARIATIONS: dict[str, Callable[[Operand, Tensor, Tensor], Tensor]] = {
     # Their slope is at most 1.
     "sin": lambda x, size, a: _at_most(2, x.radius),
     "cos": lambda x, size, a: _at_most(2, x.radius),
+    "atan": lambda x, size, a: _at_most(math.pi, x.radius),
+    "asinh": lambda x, size, a: x.radius,
+    # cosh(a + d) - cosh(a) = cosh(a) (cosh(d) - 1) + sinh(a) sinh(d), where |sinh(a)| <= cosh(a); sinh alike.
+    "cosh": lambda x, size, a: size * torch.expm1(x.radius),
+    "sinh": lambda x, size, a: (1 + size) * torch.expm1(x.radius),
     "tanh": _tanh,
     # The slope of the sigmoid's logarithm is at most 1.
     "sigmoid": lambda x, size, a: _at_most(1, size * torch.expm1(x.radius)),

@@ -128,6 +128,10 @@ ULPS: dict[str, tuple[float, float, float, float]] = {
     "log10": (2, 2, 2, 1),  # glibc: 2
     "sin": (1, 1, 2, 2),
     "cos": (1, 1, 2, 2),
+    "atan": (1, 1, 2, 2),
+    "asinh": (2, 2, 4, 3),  # glibc: 2
+    "sinh": (2, 2, 3, 2),  # glibc: 2
+    "cosh": (2, 2, 2, 1),  # glibc: 2
     "tanh": (2, 2, 2, 1),  # glibc: 2
     "erf": (1, 1, 2, 2),
     "erfc": (2.5, 5, 4, 5),  # Sleef_erfc_u15: 2.5 for arguments above 26.2; glibc: 5
