@@ -1,7 +1,7 @@
 """What is asked of a backward, and what came of asking it."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +56,16 @@ class Outcome:
     custom: bool = False
     interrupted: bool = False
     lower: dict[str, None] = field(default_factory=dict)  # why a rung was not reached
+
+    def count_exact(self, point: Point, leaves: Iterable[int]) -> None:
+        """Count a point at which nothing rounds and all was right: every oracle spoke of each gradient there."""
+        self.passed.append(point)
+        self.empty = self.empty and point.empty
+        if point.ordinary:
+            self.classes[point.where] = self.classes.get(point.where, 0) + 1
+        for i in [i for i in leaves if point.leaves[i] is not None and not point.empty]:
+            said = self.spoke.setdefault(i, Judged())
+            said.spoke = said.nonzero = True
 
     @property
     def worst(self) -> Grade | None:

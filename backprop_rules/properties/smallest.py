@@ -106,6 +106,7 @@ def _shrunk(subject: Subject, finding: Finding, again: Again, ways: Iterable[Ste
 def _smallest_of_a_rule(subject: Subject, finding: Finding) -> Finding:
     """Return what a property of rules found at a smaller point of the rule's domain, in the same dtypes."""
     from backprop_rules.evidence.climb import as_rule_point
+    from backprop_rules.properties.behaviour import returns_the_shape_dtype_and_device_of_each_primal as has_its_form
     from backprop_rules.properties.of_rules import asked
 
     rule, drawn = subject.rule, finding.asked_at
@@ -120,7 +121,9 @@ def _smallest_of_a_rule(subject: Subject, finding: Finding) -> Finding:
             return None  # forward does not take it
         if call.y.shape != call.grad_y.shape:
             return None
-        return next((f for f in asked(finding.again, call) if f.is_like(finding)), None)
+        # A gradient of another shape lies in no enclosure either: that is another mistake.
+        found = asked(has_its_form, call) or asked(finding.again, call)
+        return next((f for f in found if f.is_like(finding)), None)
 
     steps = partial(_smaller_of_the_rule, subject)
     return _shrunk(subject, finding, again, (steps, plainer), effort.SHRINKS_OF_A_RULE)

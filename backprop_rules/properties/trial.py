@@ -90,7 +90,7 @@ class Trial:
             from backprop_rules.properties import special_values
 
             outcome.findings += list(special_values.wrong(self.subject.rule))
-        if not outcome.is_wrong:
+        if not outcome.is_wrong and not outcome.rungs[Rung.PROVED]:  # as it is of a rule, at some of its points
             climb_with_what_passed(self.subject, outcome, self.questions)
 
     def _natives(self, plain: Sequence[Point]) -> Iterator[tuple[Point, list[torch.dtype | None], str]]:
@@ -134,13 +134,16 @@ class Trial:
     def _at(self, point: Point) -> bool:
         """Ask everything at a point; say whether it is one."""
         rule = self.of_the_rule if point.kind != JUMP else None  # a hunted threshold is no point of the grid
-        if rule is None or point.kind != EVERY_BIT:
+        if rule is None or not (point.spacing or point.kind == EVERY_BIT):
             return self._asked_at(point, rule)
         found = list(rule.ask(point, self.outcome))
         self.outcome.findings += found
-        narrow = None if found else rounded(point)  # two precisions are compared at values that both hold
+        # Two precisions are compared at values that both hold; where nothing rounds, they tell nothing more.
+        narrow = None if found or point.spacing else rounded(point)
         if narrow is None or not self._asked_at(narrow, None):
             self.outcome.points += 1
+        if point.spacing and not found:
+            self.outcome.count_exact(point, self.subject.floats)
         return True
 
     def _asked_at(self, point: Point, rule: "OfTheRule | None") -> bool:

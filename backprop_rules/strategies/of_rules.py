@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from backprop_rules.domain import precision
 from backprop_rules.point import Point as Call
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.drawing.bulk import drawn
@@ -49,9 +50,10 @@ def widened(call: Call) -> Point:
     grad = _in(F64, call.grad_y)
     given = [x for x in (*leaves, grad) if x is not None and inexact(x)]
     kind = "integers" if call.spacing else "normal" if _ordinary(given) else "any magnitude"
-    if not all(torch.equal(_in(F64, _in(F32, x)).nan_to_num(), x.nan_to_num()) for x in given):
-        kind = EVERY_BIT
     dtypes = tuple(x.dtype if x is not None and inexact(x) else None for x in call.primals)
+    narrow = all(d is None or precision(d) <= precision(F32) for d in (*dtypes, call.grad_y.dtype))
+    if not (narrow or all(torch.equal(_in(F64, _in(F32, x)).nan_to_num(), x.nan_to_num()) for x in given)):
+        kind = EVERY_BIT
     return Point(leaves, (grad,), call.params, "drawn from its domain", kind, True, "own", dtypes, spacing=call.spacing)
 
 
