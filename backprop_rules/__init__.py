@@ -3,11 +3,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from backprop_rules.call import vjp
 from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.catalogue.broadcasting import unbroadcast
 from backprop_rules.domain import Domain
 from backprop_rules.errors import InputError
-from backprop_rules.point import vjp
 from backprop_rules.rule import Convention, Rule, find, rule
 from backprop_rules.teaching.trace import trace
 from backprop_rules.version import __version__ as __version__

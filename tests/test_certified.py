@@ -9,10 +9,10 @@ import torch
 from flint import arb
 
 from backprop_rules import CATALOGUE
+from backprop_rules.call import call
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified, directional
 from backprop_rules.evidence.verdict import judge
-from backprop_rules.point import point
 from backprop_rules.properties.finding import Kind
 from backprop_rules.properties.of_rules import PROPERTIES, asked
 from backprop_rules.strategies.drawing.bulk import drawn
@@ -24,7 +24,7 @@ every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
 
 def at(name, *primals, dtype=torch.float64, **params):
     primals = tuple(torch.tensor(x, dtype=dtype) for x in primals)
-    return point(name, torch.ones_like(CATALOGUE[name].forward(*primals, **params)), *primals, **params)
+    return call(name, torch.ones_like(CATALOGUE[name].forward(*primals, **params)), *primals, **params)
 
 
 def check(made):
@@ -140,7 +140,7 @@ def test_where_two_oracles_contradict_each_other_that_is_said(monkeypatch):
 def test_what_a_wrong_degree_makes_wrong_is_not_blamed_on_the_backward():
     square = CATALOGUE["square"]
     linear = replace(square, domain=replace(square.domain, degree=1, power=1))
-    made = replace(point(linear, torch.ones(1), torch.tensor([0.5])), spacing=0.5)
+    made = replace(call(linear, torch.ones(1), torch.tensor([0.5])), spacing=0.5)
     shifted = replace(made, rule=replace(linear, forward=lambda x: x * x * x, definition=lambda x: x * x * x))
     found = check(shifted)[0]
     assert found.kind is Kind.ORACLES
@@ -152,7 +152,7 @@ def test_a_large_product_is_judged_without_ball_arithmetic():
     x, w, b, g = (
         torch.randn(shape, generator=generator).bfloat16() for shape in ((8, 1024), (1024, 1024), (1024,), (8, 1024))
     )
-    made = point("linear", g, x, w, b)
+    made = call("linear", g, x, w, b)
     found = judge(made)
     assert [v.oracle for v in found] == ["float64 reference"] * 3
     assert all(v.agrees for v in found)

@@ -12,13 +12,13 @@ import torch
 from grouped import by_rule
 
 from backprop_rules import CATALOGUE
+from backprop_rules.call import Call
 from backprop_rules.diagnosis.bank import BANK
 from backprop_rules.diagnosis.mistake import Case, Family, applies
 from backprop_rules.diagnosis.naming import named_mistake
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
-from backprop_rules.point import Point
 from backprop_rules.properties.finding import Grade
 from backprop_rules.properties.outcome import Questions
 from backprop_rules.properties.trial import Trial
@@ -44,10 +44,10 @@ def planted(known, rule):
     """Return the rule's backward with the mistake made wherever it can be told from the right one."""
 
     def backward(grad_y, y, *primals, **params):
-        point = Point(rule, primals, params, grad_y)
+        call = Call(rule, primals, params, grad_y)
         found = list(rule.gradients(grad_y, y, *primals, **params))
-        for i in point.given:
-            wrong = applies(known, Case(point, i))
+        for i in call.given:
+            wrong = applies(known, Case(call, i))
             found[i] = found[i] if wrong is None else wrong.to(primals[i].dtype)
         return tuple(found)
 
@@ -59,7 +59,7 @@ def planted(known, rule):
 def cases(rule):
     """Return a case for each primal of sixty points of the rule."""
     points = list(bulk.drawn(rule, 60, dtypes=WIDEST[rule.name]))
-    return [Case(replace(point, spacing=0.0), i) for point in points for i in point.given]
+    return [Case(replace(call, spacing=0.0), i) for call in points for i in call.given]
 
 
 def shows(known, case):
@@ -84,8 +84,8 @@ def accepted(case):
     """
     passed = [case.right]
     with suppress(Silent):
-        passed.append(ReverseMode().gradients(case.point)[case.primal])
-    return bounds(case.point, evaluations=2).gradients[case.primal], passed
+        passed.append(ReverseMode().gradients(case.call)[case.primal])
+    return bounds(case.call, evaluations=2).gradients[case.primal], passed
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from backprop_rules import CATALOGUE, layout
-from backprop_rules.point import Point
+from backprop_rules.call import Call
 from backprop_rules.properties.of_rules import PROPERTIES, asked
 
 HALF = 2.0**127  # twice this is just past float32's largest number
@@ -34,5 +34,5 @@ def test_an_order_in_which_a_sum_overflows_is_no_objection(case, laid_out):
     for element, value in held.items():
         grad_y[element] = value
     others = (None, torch.zeros(1)) if name == "layer_norm" else ()
-    call = Point(CATALOGUE[name], (torch.zeros(shape), *others), params, laid_out(grad_y))
+    call = Call(CATALOGUE[name], (torch.zeros(shape), *others), params, laid_out(grad_y))
     assert not [found for holds in PROPERTIES for found in asked(holds, call)]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from backprop_rules import CATALOGUE
+from backprop_rules.call import Call
 from backprop_rules.evidence.verdict import judge
-from backprop_rules.point import Point
 from backprop_rules.properties.of_rules import agrees_with_every_oracle
 
 SIDE = 64
@@ -21,24 +21,24 @@ def normal(seed, dtype, *shape):
 def linear(dtype):
     x, w, b, g = normal(1, dtype, SIDE, SIDE), normal(2, dtype, SIDE, SIDE), normal(3, dtype, SIDE), None
     g = normal(4, dtype, SIDE, SIDE)
-    return Point(CATALOGUE["linear"], (x, w, b), {}, g), 1, g.abs().double().T @ x.abs().double()
+    return Call(CATALOGUE["linear"], (x, w, b), {}, g), 1, g.abs().double().T @ x.abs().double()
 
 
 def softmax(dtype):
     x, g = normal(1, dtype, SIDE, SIDE), normal(2, dtype, SIDE, SIDE)
-    point = Point(CATALOGUE["softmax"], (x,), {"dim": 1}, g)
-    y, g = point.y.double(), g.abs().double()
-    return point, 0, y * (g + (g * y).sum(1, keepdim=True))
+    call = Call(CATALOGUE["softmax"], (x,), {"dim": 1}, g)
+    y, g = call.y.double(), g.abs().double()
+    return call, 0, y * (g + (g * y).sum(1, keepdim=True))
 
 
 def layer_norm(dtype):
     x, w, b = normal(1, dtype, SIDE, SIDE), normal(2, dtype, SIDE), normal(3, dtype, SIDE)
     g = normal(4, dtype, SIDE, SIDE)
-    point = Point(CATALOGUE["layer_norm"], (x, w, b), {"eps": 1e-5}, g)
+    call = Call(CATALOGUE["layer_norm"], (x, w, b), {"eps": 1e-5}, g)
     wide = x.double()
     scale = (wide.var(1, correction=0, keepdim=True) + 1e-5).rsqrt()
     size, h = ((wide - wide.mean(1, keepdim=True)) * scale).abs(), (g * w).abs().double()
-    return point, 0, scale * (h + h.mean(1, keepdim=True) + size * (size * h).mean(1, keepdim=True))
+    return call, 0, scale * (h + h.mean(1, keepdim=True) + size * (size * h).mean(1, keepdim=True))
 
 
 POINTS = {"linear, weight": linear, "softmax": softmax, "layer_norm": layer_norm}
@@ -49,26 +49,26 @@ ASKED = {torch.float64: 1e-12, torch.float32: 1e-5}
 @pytest.mark.parametrize("name", POINTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_a_small_error_in_one_element_is_rejected(name, dtype):
-    point, i, terms = POINTS[name](dtype)
-    assert not list(agrees_with_every_oracle(point))
-    (verdict,) = [v for v in judge(point) if v.primal == i and not v.witness]
+    call, i, terms = POINTS[name](dtype)
+    assert not list(agrees_with_every_oracle(call))
+    (verdict,) = [v for v in judge(call) if v.primal == i and not v.witness]
     radius = torch.maximum(verdict.enclosure.hi - verdict.gradient, verdict.gradient - verdict.enclosure.lo)
     caught = radius / terms
     print(f"\n{name:16}{dtype!s:16}largest {caught.max():.1e}  median {caught.median():.1e}", end="")
     element = (3, 5)
     for part in [ASKED[dtype]] if dtype in ASKED else []:
-        wrong = point.gradients[i].clone()
+        wrong = call.gradients[i].clone()
         wrong[element] += part * terms[element]
-        (found,) = agrees_with_every_oracle(with_gradient(point, i, wrong))
+        (found,) = agrees_with_every_oracle(with_gradient(call, i, wrong))
         assert (found.element, found.wrong, found.of) == (element, 1, 4096)
 
 
-def with_gradient(point, i, wrong):
+def with_gradient(call, i, wrong):
     """Return the same call of a rule whose i-th gradient comes out as this."""
 
-    class Wrong(Point):
+    class Wrong(Call):
         @property
         def gradients(self):
-            return (*point.gradients[:i], wrong, *point.gradients[i + 1 :])
+            return (*call.gradients[:i], wrong, *call.gradients[i + 1 :])
 
-    return Wrong(point.rule, point.primals, point.params, point.grad_y)
+    return Wrong(call.rule, call.primals, call.params, call.grad_y)

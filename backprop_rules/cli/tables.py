@@ -86,7 +86,7 @@ def special_table(rule: Rule, remarkable: bool = False) -> Table:
     for row in table_of_special_values(rule):
         if remarkable and row.right and f"{row.gradient:.6g}" == f"{row.torchs:.6g}":
             continue
-        params = ", ".join(f"{name}={value}" for name, value in row.point.params.items())
+        params = ", ".join(f"{name}={value}" for name, value in row.call.params.items())
         got = f"{row.gradient:.6g}" if row.right else Text(f"{row.gradient:.6g}, wrong", style="bold red")
         where = f"{row.at} = {row.value}"
         grid.add_row(rule.name, params, where, rule.primals[row.primal], _limit(row.limit), got, f"{row.torchs:.6g}")

@@ -65,7 +65,7 @@ mistake("zero", "it is zero everywhere", Family.FACTOR)(lambda c: torch.zeros_li
     "the cotangent is clamped at zero where it should be masked by the input (the pre-activation)",
 )
 def _(c: Case) -> Tensor | None:
-    if c.g.is_complex() or not _elementwise(c) or len(c.point.given) != 1:
+    if c.g.is_complex() or not _elementwise(c) or len(c.call.given) != 1:
         return None
     if not ((c.right == c.g) | (c.right == 0)).all():  # a mask passes the cotangent of some elements alone
         return None
@@ -109,15 +109,15 @@ class _Mistaken(TorchFunctionMode):
     "the cotangent is clamped at zero where it should be masked by the pre-activation, inside of the function",
 )
 def _(c: Case) -> Tensor | None:
-    if any(x.is_complex() for x in (c.g, *c.point.tensors)):
+    if any(x.is_complex() for x in (c.g, *c.call.tensors)):
         return None
     with torch.enable_grad(), _Mistaken() as mode:
-        leaves = [x.detach().requires_grad_() for x in c.point.tensors]
-        y = c.point.forward(*c.point.placed(leaves))
+        leaves = [x.detach().requires_grad_() for x in c.call.tensors]
+        y = c.call.forward(*c.call.placed(leaves))
     if not mode.used or not y.requires_grad:
         return None
     found = torch.autograd.grad(y, leaves, c.g, materialize_grads=True)
-    return found[c.point.given.index(c.primal)]
+    return found[c.call.given.index(c.primal)]
 
 
 mistake("passed on unchanged", "the cotangent is passed on unchanged: no mask and no factor is applied to it")(
@@ -203,7 +203,7 @@ mistake("first path only", "cotangents do not add up: only the first output that
 def _unreduced(c: Case) -> Tensor | None:
     if _elementwise(c):
         return None
-    shapes = [x.shape for x in c.point.tensors]
+    shapes = [x.shape for x in c.call.tensors]
     for core in ([c.y.shape], [(*c.y.shape[: max(0, c.y.ndim - 2)], *c.x.shape[-2:])], shapes):
         try:
             wide = c.x.expand(torch.broadcast_shapes(*core))
@@ -238,8 +238,8 @@ def _layer_norm_without(c: Case, *terms: str) -> Tensor | None:
     """The gradient of a layer norm without the terms that its mean, or its variance, brings."""
     if c.primal or not c.x.ndim or not c.x.numel() or not _real_elementwise(c):
         return None
-    weight, bias = (*c.point.primals[1:], None, None)[:2]
-    eps = c.point.params.get("eps", 1e-5)
+    weight, bias = (*c.call.primals[1:], None, None)[:2]
+    eps = c.call.params.get("eps", 1e-5)
     if not _equal(torch.nn.functional.layer_norm(c.x, c.x.shape[-1:], weight, bias, eps), c.y):
         return None
     centred = c.x - c.x.mean(-1, keepdim=True)
@@ -334,9 +334,9 @@ for which in (0, -1):  # of the other operands the first, or the last
 @mistake("operands swapped", "it is the gradient for the primals in another order")
 def _(c: Case) -> Tensor | None:
     for k in c.others:
-        other = c.point.primals[k]
+        other = c.call.primals[k]
         if other is not None and other.shape == c.x.shape and other.dtype == c.x.dtype:
-            own = list(c.point.primals)
+            own = list(c.call.primals)
             own[k], own[c.primal] = own[c.primal], own[k]
             return c.gradient(primals=own)
     return None
@@ -345,7 +345,7 @@ def _(c: Case) -> Tensor | None:
 def _other_turned(c: Case, turned: Callable[[Tensor], Tensor]) -> Tensor | None:
     """The right gradient for another operand that is turned, or is not turned where it should be."""
     for k in c.others:
-        own = list(c.point.primals)
+        own = list(c.call.primals)
         other = own[k]
         if other is None or other.ndim < 2 or turned(other).shape != other.shape:
             continue
@@ -367,8 +367,8 @@ mistake("operand reversed", "all axes of the other operand are reversed, as .T d
 
 def params_ignored(case: Case) -> list[Known]:
     """Return the mistakes of computing as if a param were another of its values everywhere."""
-    kinds = case.point.rule.reference.domain.params
-    names = [name for name in case.point.params if name in kinds and name not in ("keepdim", "dtype")]
+    kinds = case.call.rule.reference.domain.params
+    names = [name for name in case.call.params if name in kinds and name not in ("keepdim", "dtype")]
     return [
         Known(f"{name} ignored", f"as if {name} were {other!r} whatever it is", partial(_ignoring, name, other))
         for name in names
@@ -377,8 +377,8 @@ def params_ignored(case: Case) -> list[Known]:
 
 
 def _ignoring(name: str, other: Any, c: Case) -> Tensor | None:
-    value = c.point.params.get(name)
+    value = c.call.params.get(name)
     if type(other) is not type(value) or other == value:
         return None
-    found = c.gradient(params={**c.point.params, name: other})
+    found = c.gradient(params={**c.call.params, name: other})
     return found if found is not None and found.shape == c.x.shape else None

@@ -9,12 +9,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from backprop_rules.call import BackwardRaised, Call
 from backprop_rules.diagnosis.bank import BANK, params_ignored
 from backprop_rules.diagnosis.mistake import Case, Family, Known, Mistake, applies
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.bounds import in_float64, of_ordinary_size
-from backprop_rules.point import BackwardRaised, Point
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.same import same_bits
 
@@ -72,10 +72,10 @@ OF_VALUES = (Kind.VALUE, Kind.SHAPE, Kind.CHOICE, Kind.SUBGRADIENT)
 FIRST, LAST = 40, 4
 ENOUGH = 6  # points, below which two explanations may fit by chance
 
-Points = Callable[[], Sequence[Point]]
+Points = Callable[[], Sequence[Call]]
 
 
-def diagnosed(finding: Finding, points: Sequence[Point], others: Points) -> Mistake | None:
+def diagnosed(finding: Finding, points: Sequence[Call], others: Points) -> Mistake | None:
     """Return the mistake that explains the finding at every point where it was made; None if none does.
 
     Others are points where the backward may be right too. They are asked for where several mistakes explain the
@@ -83,7 +83,7 @@ def diagnosed(finding: Finding, points: Sequence[Point], others: Points) -> Mist
     """
     first = points[:ENOUGH]
     if finding.kind is Kind.VALUE and any(map(_forgetful, first)):
-        return TOLD[Kind.FORGETFUL if any(_forgetful(point, seed=0) for point in first) else Kind.RANDOM]
+        return TOLD[Kind.FORGETFUL if any(_forgetful(call, seed=0) for call in first) else Kind.RANDOM]
     by_values = _matched(finding, points, others) if finding.kind in OF_VALUES else None
     if by_values is not None:
         return by_values
@@ -92,7 +92,7 @@ def diagnosed(finding: Finding, points: Sequence[Point], others: Points) -> Mist
     return TOLD.get(finding.kind)
 
 
-def _forgetful(point: Point, seed: int | None = None) -> bool:
+def _forgetful(call: Call, seed: int | None = None) -> bool:
     """Say whether the backward answers otherwise when it is asked the same again, from the same random seed if any."""
     found = []
     with torch.random.fork_rng(devices=[]):
@@ -100,7 +100,7 @@ def _forgetful(point: Point, seed: int | None = None) -> bool:
             if seed is not None:
                 torch.manual_seed(seed)
             try:
-                found.append(point.backward(point.grad_y, point.y, *point.primals))
+                found.append(call.backward(call.grad_y, call.y, *call.primals))
             except BackwardRaised:
                 return False
     return not all(same_bits(a, b) for a, b in zip(*found, strict=True))
@@ -142,27 +142,27 @@ class _Seen:
         return None if predicted is None else self.is_near(predicted)
 
 
-def _seen(point: Point, primal: int) -> _Seen | None:
+def _seen(call: Call, primal: int) -> _Seen | None:
     try:
-        got, case = point.gradients[primal], Case(replace(in_float64(point), rule=point.rule), primal)
-        if not isinstance(got, Tensor) or point.on_meta:
+        got, case = call.gradients[primal], Case(replace(in_float64(call), rule=call.rule), primal)
+        if not isinstance(got, Tensor) or call.on_meta:
             return None
         wide = got.to(case.right.dtype)
     except (BackwardRaised, InputError, AssertionError, RuntimeError, IndexError):
         return None
-    computed = (got.dtype, point.grad_y.dtype, *(v for v in point.params.values() if isinstance(v, torch.dtype)))
-    unit = 2.0 ** (2 - min(map(precision, computed))) * max(1, point.grad_y.numel())
+    computed = (got.dtype, call.grad_y.dtype, *(v for v in call.params.values() if isinstance(v, torch.dtype)))
+    unit = 2.0 ** (2 - min(map(precision, computed))) * max(1, call.grad_y.numel())
     sizes = got[got.isfinite() & (got != 0)].abs()
     subnormal = bool(sizes.numel() and sizes.max() < torch.finfo(got.dtype).smallest_normal)
     return _Seen(case, wide, unit, subnormal)
 
 
-def _matched(finding: Finding, points: Sequence[Point], others: Points) -> Mistake | None:
+def _matched(finding: Finding, points: Sequence[Call], others: Points) -> Mistake | None:
     leaf = finding.leaf
     if leaf is None or not points:
         return None
     picked = [*points[:FIRST], *points[-LAST:]] if len(points) > FIRST + LAST else points
-    seen = [s for point in picked if (s := _seen(point, leaf)) is not None]
+    seen = [s for call in picked if (s := _seen(call, leaf)) is not None]
     # Where this gradient is right another one is wrong, or the next call.
     seen = [s for s in seen if not s.is_right] or seen
     # Infinities and NaN are explained by many a mistake, subnormal numbers, of few digits, by none.
@@ -173,8 +173,8 @@ def _matched(finding: Finding, points: Sequence[Point], others: Points) -> Mista
     @cache
     def answers() -> list[_Seen]:
         """Return what was returned at others, where nothing overflows or vanishes on the way to a prediction."""
-        found = [(point, _seen(point, leaf)) for point in others()]
-        return [s for point, s in found if s is not None and of_ordinary_size(point)]
+        found = [(call, _seen(call, leaf)) for call in others()]
+        return [s for call, s in found if s is not None and of_ordinary_size(call)]
 
     at_ties = [known for known in BANK if known.family is Family.TIES]
     if finding.kind is Kind.CHOICE:
@@ -289,7 +289,7 @@ def _counts(c: Case) -> dict[str, int]:
         "the number of elements of y": c.y.numel(),
         "the number of elements that each sum has": c.x.numel() // max(1, c.y.numel()),
     }
-    for name, x in zip(c.point.rule.primals, c.point.primals, strict=True):
+    for name, x in zip(c.call.rule.primals, c.call.primals, strict=True):
         for d, size in enumerate(() if x is None else x.shape[:3]):
             found[f"the size of axis {d} of {name}"] = size
     return found

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
-from backprop_rules.point import Point
 
 # More outputs than these would take too long to form a Jacobian of.
 MANY = 300
@@ -23,15 +23,15 @@ MANY = 300
 class Case:
     """A point, the position of a primal, and the right rule; x is the primal, y the output and g the cotangent."""
 
-    def __init__(self, point: Point, primal: int) -> None:
-        x = point.primals[primal]
+    def __init__(self, call: Call, primal: int) -> None:
+        x = call.primals[primal]
         assert x is not None
-        self.point, self.primal, self.x, self.g = point, primal, x, point.grad_y
+        self.call, self.primal, self.x, self.g = call, primal, x, call.grad_y
 
     @property
     def y(self) -> Tensor:
         """The output."""
-        return self.point.y
+        return self.call.y
 
     @cached_property
     def right(self) -> Tensor:
@@ -43,7 +43,7 @@ class Case:
     @property
     def others(self) -> list[int]:
         """The positions of the other primals that are given."""
-        return [k for k in self.point.given if k != self.primal]
+        return [k for k in self.call.given if k != self.primal]
 
     def gradient(
         self,
@@ -53,12 +53,12 @@ class Case:
         primal: int | None = None,
     ) -> Tensor | None:
         """Return what the right rule gives for other arguments, None where it takes none such."""
-        rule, point = self.point.rule.reference, self.point
-        own = point.primals if primals is None else tuple(primals)
-        named = dict(point.params) if params is None else params
+        rule, call = self.call.rule.reference, self.call
+        own = call.primals if primals is None else tuple(primals)
+        named = dict(call.params) if params is None else params
         try:
             with torch.no_grad():
-                y = point.y if primals is None and params is None else rule.forward(*own, **named)
+                y = call.y if primals is None and params is None else rule.forward(*own, **named)
                 found = rule.gradients(self.g if grad_y is None else grad_y, y, *own, **named)
         except (RuntimeError, IndexError, ValueError, TypeError):
             return None
@@ -66,14 +66,14 @@ class Case:
 
     def at(self, x: Tensor) -> Tensor | None:
         """Return what the right rule gives with another one in the place of this primal."""
-        primals = self.point.primals
+        primals = self.call.primals
         return self.gradient(primals=[*primals[: self.primal], x, *primals[self.primal + 1 :]])
 
     @cached_property
     def at_kink(self) -> Tensor:
         """A mask of the elements whose gradient is a set of several numbers."""
         try:
-            balls = certified.certify(self.point).gradients[self.primal] or []
+            balls = certified.certify(self.call).gradients[self.primal] or []
         except Silent:
             balls = []
         wide = [certified.is_a_set(b, torch.float64) for b in balls]

@@ -6,13 +6,13 @@ from itertools import islice
 
 import torch
 
+from backprop_rules.call import Call
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
 from backprop_rules.diagnosis.mistake import Mistake
 from backprop_rules.errors import InputError, of_ours
 from backprop_rules.evidence.climb import as_rule_point
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.evidence.precisions import in_precision, precise
-from backprop_rules.point import Point as RulePoint
 from backprop_rules.properties import form
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.outcome import Outcome
@@ -47,7 +47,7 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -
     if smallest is None:
         return by_its_kind
 
-    def others() -> Sequence[RulePoint]:
+    def others() -> Sequence[Call]:
         seen = [p for p in (*outcome.passed, *(f.point for f in outcome.findings)) if p.size <= SMALL][:OTHERS]
         points = [*seen, *_of_the_rule(subject)]
         return [p for point in points if (p := point_of(subject, point)) is not None]
@@ -85,7 +85,7 @@ def _of_the_rule(subject: Subject) -> list[Point]:
     return [p for p in RulePoints(subject.right, DRAWN, 2, subject.dtypes) if p.size <= SMALL and not p.empty]
 
 
-def point_of(subject: Subject, point: Point, dtype: torch.dtype | None = None) -> RulePoint | None:
+def point_of(subject: Subject, point: Point, dtype: torch.dtype | None = None) -> Call | None:
     """Return a point as the bank takes it: one of the rule, in float64 unless a dtype is named."""
     try:
         dtypes = precise(subject, point) if dtype is None else in_precision(point, dtype)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.call import BackwardRaised, Call
 from backprop_rules.domain import COMPLEX, REAL
 from backprop_rules.errors import InputError, of_ours
 from backprop_rules.evidence.allowance import RunningError
@@ -22,8 +23,6 @@ from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.precisions import ELEMENTS
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.verdict import Verdict, judge
-from backprop_rules.point import BackwardRaised
-from backprop_rules.point import Point as RulePoint
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
@@ -48,7 +47,7 @@ class Climbed:
     verdicts: tuple[Verdict, ...] = ()
     proved: bool = False
     why: str = ""
-    point: RulePoint | None = None
+    point: Call | None = None
 
     @cached_property
     def blind(self) -> float:
@@ -75,13 +74,13 @@ class Climbed:
 
 def as_rule_point(
     rule: Rule, point: Point, dtypes: Sequence[torch.dtype | None], device: str = "cpu", spacing: float = 0.0
-) -> RulePoint:
+) -> Call:
     """Return the call of the rule at a point, its leaves in these dtypes."""
     leaves = tuple(
         None if x is None else (recast(x, dtype) if dtype is not None else x).to(device)
         for x, dtype in zip(point.leaves, dtypes, strict=True)
     )
-    there = RulePoint(rule, leaves, point.params, torch.empty(0), spacing)
+    there = Call(rule, leaves, point.params, torch.empty(0), spacing)
     (g,) = (g for g in point.grads if g is not None)
     return replace(there, grad_y=recast(g, there.y.dtype).to(device))
 

@@ -9,12 +9,12 @@ import torch
 from flint import arb
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.evidence.allowance.bounds import attainable, bounds, in_float64
 from backprop_rules.evidence.enclosure import Enclosure
 from backprop_rules.evidence.oracles import ORACLES, ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent, at_kinks
 from backprop_rules.evidence.proof import certified
-from backprop_rules.point import Point
 from backprop_rules.rule import CATALOGUE
 
 # More elements than these would take ball arithmetic, with an object for each number, minutes.
@@ -35,7 +35,7 @@ class Verdict:
 
     oracle: str
     primal: int
-    point: Point
+    call: Call
     gradient: Tensor | None = None
     enclosure: Enclosure | None = None
     outside: Tensor | None = None
@@ -55,63 +55,63 @@ class Verdict:
 
 
 @lru_cache(maxsize=1)
-def judge(point: Point) -> list[Verdict]:
+def judge(call: Call) -> list[Verdict]:
     """Return every oracle's verdict on every gradient, the oracles in their order; the last answer is kept."""
-    return _by_enclosures(point) if point.tier == "exact" else _by_proof(point)
+    return _by_enclosures(call) if call.tier == "exact" else _by_proof(call)
 
 
-def _by_enclosures(point: Point) -> list[Verdict]:
+def _by_enclosures(call: Call) -> list[Verdict]:
     verdicts: list[Verdict] = []
     for oracle in ORACLES:
-        outputs = oracle.speaks_for(point)
+        outputs = oracle.speaks_for(call)
         if outputs is False:
             continue
-        spoken = point.only(outputs)
+        spoken = call.only(outputs)
         try:
             enclosures = oracle.enclosures(spoken)
         except Silent:
-            verdicts += [Verdict(oracle.name, i, spoken) for i in point.given]
+            verdicts += [Verdict(oracle.name, i, spoken) for i in call.given]
             continue
-        for i in point.given:
+        for i in call.given:
             gradient, enclosure = spoken.gradients[i], enclosures[i]
             assert gradient is not None and enclosure is not None
             verdicts.append(Verdict(oracle.name, i, spoken, gradient, enclosure, enclosure.outside(gradient)))
     return verdicts
 
 
-def _by_wide_reference(point: Point) -> list[Verdict]:
+def _by_wide_reference(call: Call) -> list[Verdict]:
     """Return the verdicts of the catalogue's rule in float64: for tensors too large to form one ball after another."""
-    if point.rule.name not in CATALOGUE and point.rule.reference is point.rule:
-        return [Verdict("float64 reference", i, point) for i in point.given]
-    wide = in_float64(point)
-    radii, exact = bounds(point).gradients, bounds(wide).gradients
+    if call.rule.name not in CATALOGUE and call.rule.reference is call.rule:
+        return [Verdict("float64 reference", i, call) for i in call.given]
+    wide = in_float64(call)
+    radii, exact = bounds(call).gradients, bounds(wide).gradients
     verdicts = []
-    for i in point.given:
-        gradient, truth, radius, own = point.gradients[i], wide.gradients[i], radii[i], exact[i]
+    for i in call.given:
+        gradient, truth, radius, own = call.gradients[i], wide.gradients[i], radii[i], exact[i]
         assert gradient is not None and truth is not None and radius is not None and own is not None
         enclosure = Enclosure.around(truth, (radius + own).cpu(), gradient.dtype)
-        verdicts.append(Verdict("float64 reference", i, point, gradient, enclosure, enclosure.outside(gradient)))
+        verdicts.append(Verdict("float64 reference", i, call, gradient, enclosure, enclosure.outside(gradient)))
     return verdicts
 
 
-def _by_proof(point: Point) -> list[Verdict]:
+def _by_proof(call: Call) -> list[Verdict]:
     """Return the verdicts of the certified derivative, allowing for rounding, on the rule and on torch's gradient."""
-    if sum(x.numel() for x in (*point.tensors, point.grad_y)) > MANY:
-        return _by_wide_reference(point)
+    if sum(x.numel() for x in (*call.tensors, call.grad_y)) > MANY:
+        return _by_wide_reference(call)
     try:
-        balls = certified.certify(point).gradients
+        balls = certified.certify(call).gradients
     except certified.TooMany:
-        return _by_wide_reference(point)
+        return _by_wide_reference(call)
     except Silent:
-        return [Verdict("certified", i, point) for i in point.given]
-    radii = attainable(point).gradients
+        return [Verdict("certified", i, call) for i in call.given]
+    radii = attainable(call).gradients
     try:
-        theirs = ReverseMode().gradients(point)
+        theirs = ReverseMode().gradients(call)
     except Silent:
         theirs = (None,) * len(balls)
     verdicts: list[Verdict] = []
-    for i in point.given:
-        gradient, witness, truth, radius = point.gradients[i], theirs[i], balls[i], radii[i]
+    for i in call.given:
+        gradient, witness, truth, radius = call.gradients[i], theirs[i], balls[i], radii[i]
         assert gradient is not None and truth is not None and radius is not None
         enclosure = certified.enclosure(truth, radius, gradient)
         used = (
@@ -119,38 +119,38 @@ def _by_proof(point: Point) -> list[Verdict]:
             / (torch.stack([radius] * 2, -1) if gradient.is_complex() else radius).cpu()
         )
         verdict = Verdict(
-            "certified", i, point, gradient, enclosure, enclosure.outside(gradient), used=used.nan_to_num(0.0)
+            "certified", i, call, gradient, enclosure, enclosure.outside(gradient), used=used.nan_to_num(0.0)
         )
         verdicts.append(_excused(verdict, truth) if verdict.disagrees else verdict)
         if witness is None:
-            verdicts.append(Verdict("reverse mode", i, point, witness=True))
+            verdicts.append(Verdict("reverse mode", i, call, witness=True))
         else:
             verdicts.append(
-                Verdict("reverse mode", i, point, witness, enclosure, enclosure.outside(witness), witness=True)
+                Verdict("reverse mode", i, call, witness, enclosure, enclosure.outside(witness), witness=True)
             )
-    return verdicts + at_conventions(point)
+    return verdicts + at_conventions(call)
 
 
 def _excused(verdict: Verdict, truth: Sequence[arb]) -> Verdict:
     """Return the verdict on a gradient that is less accurate than asked for: it may be so by its own roundings."""
-    point, gradient, strict = verdict.point, verdict.gradient, verdict.enclosure
-    if len(point.rule.references) == 1 and point.rule.roundings.accumulate is None:
+    call, gradient, strict = verdict.call, verdict.gradient, verdict.enclosure
+    if len(call.rule.references) == 1 and call.rule.roundings.accumulate is None:
         return verdict
-    radius = bounds(point).gradients[verdict.primal]
+    radius = bounds(call).gradients[verdict.primal]
     assert gradient is not None and radius is not None
     wide = certified.enclosure(truth, radius, gradient)
     return replace(verdict, enclosure=wide, outside=wide.outside(gradient), attainable=strict)
 
 
-def at_conventions(point: Point) -> list[Verdict]:
+def at_conventions(call: Call) -> list[Verdict]:
     """Return the verdicts of the catalogue's choice on the outputs that stand on a kink, for another rule."""
-    reference = point.rule.reference
-    if point.rule.backward is reference.backward or not reference.conventions:
+    reference = call.rule.reference
+    if call.rule.backward is reference.backward or not reference.conventions:
         return []
-    spoken = point.only(at_kinks(point, reference.conventions))
+    spoken = call.only(at_kinks(call, reference.conventions))
     chosen, radii = replace(spoken, rule=reference).gradients, bounds(spoken, evaluations=2).gradients
     verdicts = []
-    for i in point.given:
+    for i in call.given:
         gradient, answer, radius = spoken.gradients[i], chosen[i], radii[i]
         assert gradient is not None and answer is not None and radius is not None
         radius = torch.where(
@@ -165,7 +165,7 @@ def contradiction(verdicts: Sequence[Verdict]) -> tuple[Verdict, Verdict, Tensor
     """Return two verdicts on the same gradient whose enclosures are disjoint, and where; None if there are none."""
     spoken = [v for v in verdicts if v.enclosure is not None and not v.witness]
     for one, other in itertools.combinations(spoken, 2):
-        same = one.primal == other.primal and torch.equal(one.point.grad_y, other.point.grad_y)
+        same = one.primal == other.primal and torch.equal(one.call.grad_y, other.call.grad_y)
         if same and one.enclosure and other.enclosure:
             apart = (one.enclosure.lo > other.enclosure.hi) | (other.enclosure.lo > one.enclosure.hi)
             if apart.any():

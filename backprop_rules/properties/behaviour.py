@@ -7,11 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call, probe
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
-from backprop_rules.point import Point as Call
-from backprop_rules.point import probe
 from backprop_rules.properties.finding import Finding, Kind, found, unequal
 from backprop_rules.properties.same import differs, given, same_bits, same_gradients
 from backprop_rules.strategies.of_rules import widened

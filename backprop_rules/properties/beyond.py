@@ -56,7 +56,7 @@ def beyond(
     elif sums_narrowly(verdict):
         yield _told(Kind.NARROW_SUMS, point, verdict, outside, dtypes)
     else:
-        yield _told(Kind.VALUE if is_followed(verdict.point) else Kind.INACCURATE, point, verdict, outside, dtypes)
+        yield _told(Kind.VALUE if is_followed(verdict.call) else Kind.INACCURATE, point, verdict, outside, dtypes)
 
 
 def keeps_its_digits(point: Point, verdict: Verdict, dtypes: Sequence[torch.dtype | None]) -> Iterator[Finding]:
@@ -86,8 +86,8 @@ def keeps_its_sums_as_asked(point: Point, verdict: Verdict, dtypes: Sequence[tor
     gradient = verdict.gradient
     if verdict.oracle != PROOF or gradient is None or verdict.attainable is None:
         return
-    radius = sums_as_asked(verdict.point).gradients[verdict.primal]
-    truth = certified.certify(verdict.point).gradients[verdict.primal]
+    radius = sums_as_asked(verdict.call).gradients[verdict.primal]
+    truth = certified.certify(verdict.call).gradients[verdict.primal]
     assert radius is not None and truth is not None
     held = certified.enclosure(truth, radius, gradient)
     outside = held.outside(gradient)
@@ -107,7 +107,7 @@ def _torchs_own_outside(verdict: Verdict) -> Tensor | None:
     """Return where torch's own gradient, in the same dtypes, is not in the enclosure either."""
     assert verdict.enclosure is not None
     try:
-        theirs = ReverseMode().gradients(verdict.point)[verdict.primal]
+        theirs = ReverseMode().gradients(verdict.call)[verdict.primal]
     except (Silent, RuntimeError):
         return None
     return None if theirs is None else verdict.enclosure.outside(theirs)
@@ -117,7 +117,7 @@ def _reaches_the_largest(verdict: Verdict, outside: Tensor) -> bool:
     """Say whether the gradient is further off, there, than the allowance of its largest element."""
     held, gradient = verdict.enclosure, verdict.gradient
     assert held is not None and gradient is not None
-    radius = attainable(verdict.point).gradients[verdict.primal]
+    radius = attainable(verdict.call).gradients[verdict.primal]
     if radius is None or not bool(radius.isfinite().all()):
         return False
     middle, real = (held.lo + held.hi) / 2, as_real(gradient)
@@ -128,7 +128,7 @@ def _reaches_the_largest(verdict: Verdict, outside: Tensor) -> bool:
 
 def sums_narrowly(verdict: Verdict) -> bool:
     """Say whether the gradient may come of sums that are kept in a dtype as narrow as the primals'."""
-    point, gradient = verdict.point, verdict.gradient
+    point, gradient = verdict.call, verdict.gradient
     wider = sums_in_their_own_dtype(point)
     if wider is None or gradient is None:
         return False

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from backprop_rules.call import Call, probe
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.bounds import (
     bounds,
@@ -25,8 +26,6 @@ from backprop_rules.evidence.oracles import ForwardMode, ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified, directional
 from backprop_rules.evidence.verdict import Verdict, at_conventions, contradiction, judge
-from backprop_rules.point import Point as Call
-from backprop_rules.point import probe
 from backprop_rules.properties.finding import Finding, Kind, Rung, first, found, interval, outside
 from backprop_rules.properties.same import differs, given
 from backprop_rules.strategies.of_rules import widened
@@ -118,7 +117,7 @@ def _outside(verdict: Verdict, against: tuple[str, ...]) -> Finding:
     held, gradient, mask = verdict.enclosure, verdict.gradient, verdict.outside
     assert held is not None and gradient is not None and mask is not None
     more = {"against": against, "rung": Rung.PROVED, "native": True}
-    return outside(Kind.VALUE, widened(verdict.point), verdict.primal, gradient, held, mask, **more)
+    return outside(Kind.VALUE, widened(verdict.call), verdict.primal, gradient, held, mask, **more)
 
 
 def _contradiction(one: Verdict, other: Verdict, apart: Tensor) -> Finding:
@@ -130,7 +129,7 @@ def _contradiction(one: Verdict, other: Verdict, apart: Tensor) -> Finding:
     )
     got = f"{got}; the rule gives {one.gradient[where].item()}"
     against = (one.oracle, other.oracle)
-    return found(Kind.ORACLES, one.point, one.primal, element=where, expected=expected, got=got, against=against)
+    return found(Kind.ORACLES, one.call, one.primal, element=where, expected=expected, got=got, against=against)
 
 
 def _told(ends: Any) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.evidence.enclosure import Enclosure
-from backprop_rules.point import Point as Call
 from backprop_rules.strategies.of_rules import widened
 from backprop_rules.strategies.point import Point
 

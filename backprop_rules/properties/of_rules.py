@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from backprop_rules.call import BackwardRaised, Call
 from backprop_rules.domain import dtype_name
 from backprop_rules.evidence.allowance import Narrower
 from backprop_rules.evidence.climb import PROOF
 from backprop_rules.evidence.verdict import judge
-from backprop_rules.point import BackwardRaised
-from backprop_rules.point import Point as Call
 from backprop_rules.properties.behaviour import (
     gives_the_same_bits_twice,
     gives_the_same_whatever_the_strides,

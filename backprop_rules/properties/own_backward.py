@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.errors import InputError
-from backprop_rules.point import Point as Call
 from backprop_rules.properties.finding import Finding, Kind, found, unequal
 from backprop_rules.properties.form import same_bits
 from backprop_rules.rule import Gradients

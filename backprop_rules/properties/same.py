@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.evidence.allowance.bounds import bounds
-from backprop_rules.point import Point as Call
 from backprop_rules.properties.finding import Finding, Kind, found, unequal
 from backprop_rules.rule import Gradients
 from backprop_rules.strategies.of_rules import widened

@@ -275,7 +275,7 @@ def is_nearer_than_torchs(subject: Subject, finding: Finding, verdict: "Verdict"
     from backprop_rules.evidence.proof import certified
 
     i, theirs, mine = verdict.primal, _torchs(subject, finding), verdict.gradient
-    balls = certified.certify(verdict.point).gradients[i]
+    balls = certified.certify(verdict.call).gradients[i]
     held = verdict.enclosure
     if theirs is None or mine is None or balls is None or held is None or theirs.shape != mine.shape:
         return False

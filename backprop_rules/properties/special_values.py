@@ -18,12 +18,12 @@ import torch
 from flint import arb
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
-from backprop_rules.point import Point
 from backprop_rules.properties.finding import Finding, Kind, found
 from backprop_rules.rule import Rule
 
@@ -48,7 +48,7 @@ class Special:
 
     at: str
     value: float
-    point: Point
+    call: Call
     primal: int
     limit: Limit
     gradient: float
@@ -74,7 +74,7 @@ class Special:
     @property
     def torchs(self) -> float:
         """What torch's reverse mode gives."""
-        gradient = ReverseMode().gradients(self.point)[self.primal]
+        gradient = ReverseMode().gradients(self.call)[self.primal]
         assert gradient is not None
         return float(_first(gradient))
 
@@ -82,7 +82,7 @@ class Special:
 @cache
 def table(rule: Rule) -> tuple[Special, ...]:
     """Return every special value of the rule's primals and cotangent, for each kind of params that it takes."""
-    return tuple(row for point in _ordinary(rule) for row in (*_of_primals(point), *_of_cotangent(point)))
+    return tuple(row for call in _ordinary(rule) for row in (*_of_primals(call), *_of_cotangent(call)))
 
 
 def wrong(rule: Rule) -> Iterator[Finding]:
@@ -94,7 +94,7 @@ def wrong(rule: Rule) -> Iterator[Finding]:
         if not row.right or (row.chosen and not _same(row.gradient, answer.gradient)):
             expected = answer.gradient if row.chosen else row.limit
             words = f": where {row.at} is {row.value}"
-            yield found(Kind.AT_SPECIAL, row.point, row.primal, expected=expected, got=row.gradient, detail=words)
+            yield found(Kind.AT_SPECIAL, row.call, row.primal, expected=expected, got=row.gradient, detail=words)
             return
 
 
@@ -102,7 +102,7 @@ def _same(a: float, b: float) -> bool:
     return a == b or (math.isnan(a) and math.isnan(b))
 
 
-def _ordinary(rule: Rule) -> Iterator[Point]:
+def _ordinary(rule: Rule) -> Iterator[Call]:
     """Yield a point of ordinary numbers for each kind of params."""
     named = axes_of(rule.domain.shapes)
     has_names = any(name != BATCH for names in named for name in names)
@@ -121,63 +121,63 @@ def _ordinary(rule: Rule) -> Iterator[Point]:
     ]
     for params in map(dict, itertools.product(*kinds)):
         if rule.domain.accepts(*primals, **params):
-            blank = Point(rule, tuple(primals), params, torch.empty(0))
+            blank = Call(rule, tuple(primals), params, torch.empty(0))
             # Without symmetry, so that no gradient is zero because two cotangents are equal.
             yield replace(
                 blank, grad_y=1 + torch.arange(blank.y.numel(), dtype=torch.float64).reshape(blank.y.shape) / 4
             )
 
 
-def _of_primals(point: Point) -> Iterator[Special]:
-    for k, i in enumerate(point.given):
+def _of_primals(call: Call) -> Iterator[Special]:
+    for k, i in enumerate(call.given):
         for value in VALUES:
             there = replace(
-                point, primals=(*point.primals[:i], _with_first(point.tensors[k], value), *point.primals[i + 1 :])
+                call, primals=(*call.primals[:i], _with_first(call.tensors[k], value), *call.primals[i + 1 :])
             )
-            yield from _rows(there, point.rule.primals[i], value, _limits(there, k, value))
+            yield from _rows(there, call.rule.primals[i], value, _limits(there, k, value))
 
 
-def _of_cotangent(point: Point) -> Iterator[Special]:
-    unit = [1.0, *[0.0] * (point.grad_y.numel() - 1)]
+def _of_cotangent(call: Call) -> Iterator[Special]:
+    unit = [1.0, *[0.0] * (call.grad_y.numel() - 1)]
     try:
-        slopes = [balls[0] for balls in certified.gradients_at(point, _values(point), unit)]
-        masks = certified.reached(point, 0)
+        slopes = [balls[0] for balls in certified.gradients_at(call, _values(call), unit)]
+        masks = certified.reached(call, 0)
     except Silent:
         return  # the definition has no value even at ordinary numbers
     reached = [bool(_first(mask)) for mask in masks if mask is not None]
-    without = _limits(replace(point, grad_y=_with_first(point.grad_y, 0.0)), 0, 0.0)
+    without = _limits(replace(call, grad_y=_with_first(call.grad_y, 0.0)), 0, 0.0)
     for value in VALUES:
         limits = without if value == 0 else [
             value if slope > 0 else -value if slope < 0 else None if comes_in else rest
             for slope, comes_in, rest in zip(slopes, reached, without, strict=True)
         ]  # fmt: skip
-        yield from _rows(replace(point, grad_y=_with_first(point.grad_y, value)), "grad_y", value, limits)
+        yield from _rows(replace(call, grad_y=_with_first(call.grad_y, value)), "grad_y", value, limits)
 
 
-def _rows(point: Point, at: str, value: float, limits: Sequence[Limit]) -> Iterator[Special]:
-    for i, limit in zip(point.given, limits, strict=True):
-        gradient = point.gradients[i]
+def _rows(call: Call, at: str, value: float, limits: Sequence[Limit]) -> Iterator[Special]:
+    for i, limit in zip(call.given, limits, strict=True):
+        gradient = call.gradients[i]
         assert gradient is not None
-        yield Special(at, value, point, i, limit, float(_first(gradient)))
+        yield Special(at, value, call, i, limit, float(_first(gradient)))
 
 
-def _limits(point: Point, k: int, value: float) -> list[Limit]:
+def _limits(call: Call, k: int, value: float) -> list[Limit]:
     """Return what the first element of each gradient must be where the k-th primal's first element has this value."""
-    if bool(point.y.isnan().any()) and not math.isnan(value):
-        return [None] * len(point.given)  # the forward itself has no limit here
+    if bool(call.y.isnan().any()) and not math.isnan(value):
+        return [None] * len(call.given)  # the forward itself has no limit here
     try:
-        here = certified.gradients_at(point, _values(point), point.grad_y.flatten().tolist())
+        here = certified.gradients_at(call, _values(call), call.grad_y.flatten().tolist())
     except Silent:
-        return [None] * len(point.given)
-    runs = [_run_to(point, k, value, exponents) for exponents in (FAR, NEAR)]
-    return [_limit(point, j, balls[0], value, [run[j] for run in runs]) for j, balls in enumerate(here)]
+        return [None] * len(call.given)
+    runs = [_run_to(call, k, value, exponents) for exponents in (FAR, NEAR)]
+    return [_limit(call, j, balls[0], value, [run[j] for run in runs]) for j, balls in enumerate(here)]
 
 
-def _limit(point: Point, j: int, ball: arb, value: float, runs: Sequence[float | None]) -> Limit:
+def _limit(call: Call, j: int, ball: arb, value: float, runs: Sequence[float | None]) -> Limit:
     # FLINT's value at infinity itself may be a wide ball: a run towards it says more.
     if ball.is_finite() and not math.isinf(value):
-        i = point.given[j]
-        gradient, radius = point.tensors[j].view(-1)[:1], bounds(point).gradients[i]
+        i = call.given[j]
+        gradient, radius = call.tensors[j].view(-1)[:1], bounds(call).gradients[i]
         assert radius is not None
         around = certified.enclosure([ball], radius.view(-1)[:1], gradient)
         return float(around.lo), float(around.hi)
@@ -186,21 +186,21 @@ def _limit(point: Point, j: int, ball: arb, value: float, runs: Sequence[float |
     return next((number for number in runs if number is not None), None)
 
 
-def _run_to(point: Point, k: int, value: float, exponents: tuple[int, int]) -> list[float | None]:
+def _run_to(call: Call, k: int, value: float, exponents: tuple[int, int]) -> list[float | None]:
     """Return the first element of each gradient far along the way to the special value, None where it still moves."""
     sign = math.copysign(1.0, value)
     there = []
     for exponent in exponents:
-        values = _values(point)
+        values = _values(call)
         values[k][0] = arb(sign) * arb(2) ** (exponent if math.isinf(value) else -exponent)
-        balls = certified.gradients_at(point, values, point.grad_y.flatten().tolist())
+        balls = certified.gradients_at(call, values, call.grad_y.flatten().tolist())
         narrow = (some[0].is_finite() and certified.width(some[0], torch.float64) <= 1 for some in balls)
         there.append([float(some[0]) if known else math.nan for some, known in zip(balls, narrow, strict=True)])
     return [a if a == b else None for a, b in zip(*there, strict=True)]
 
 
-def _values(point: Point) -> list[list[Any]]:
-    return [[arb(v) for v in x.flatten().tolist()] for x in point.tensors]
+def _values(call: Call) -> list[list[Any]]:
+    return [[arb(v) for v in x.flatten().tolist()] for x in call.tensors]
 
 
 def _with_first(x: Tensor, value: float) -> Tensor:

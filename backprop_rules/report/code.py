@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from backprop_rules.call import code
 from backprop_rules.domain import dtype_name, precision
-from backprop_rules.point import code
 from backprop_rules.properties.finding import Finding
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.domain import precision
-from backprop_rules.point import Point as Call
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.drawing.bulk import drawn
 from backprop_rules.strategies.drawing.shapes import SIDES

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.diagnosis.bank import BANK
 from backprop_rules.diagnosis.mistake import Case, Family, Known, applies
 from backprop_rules.diagnosis.twins import asked_of_jax
@@ -23,7 +24,6 @@ from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.proof.certified import certify, enclosure
 from backprop_rules.formula import plain
-from backprop_rules.point import Point
 from backprop_rules.properties.same import given
 from backprop_rules.rule import Convention, Rule, installed
 from backprop_rules.strategies.drawing.bulk import drawn
@@ -39,7 +39,7 @@ EXAMPLES = 100  # points drawn in search of mistakes, and of a kink
 SMALL = (1, 2)  # the sizes of axes of these points
 
 
-def example(rule: Rule) -> Point:
+def example(rule: Rule) -> Call:
     """Return a point of small numbers of the rule's domain, with different sizes on different axes."""
     named = tuple(tuple(name.rstrip("?") for name in names) for names in axes_of(rule.domain.shapes))
     letters = list(dict.fromkeys(name for names in named for name in names if name != BATCH))
@@ -52,7 +52,7 @@ def example(rule: Rule) -> Point:
     primals = tuple(
         _values(rule, k, [sizes[name] for name in names if name in sizes], params) for k, names in enumerate(named)
     )
-    blank = Point(rule, primals, params, torch.empty(0))
+    blank = Call(rule, primals, params, torch.empty(0))
     return replace(blank, grad_y=_numbers(tuple(blank.y.shape), [1.0, 3.0, -2.0, 5.0, -1.0, 4.0]))
 
 
@@ -72,11 +72,11 @@ def _numbers(shape: Sequence[int], values: list[float]) -> Tensor:
 
 def explained(rule: Rule) -> Iterator[str]:
     """Yield what there is to say of the rule, a section at a time."""
-    point = example(rule)
+    call = example(rule)
     yield f"{rule}: {rule.summary}\n    {plain(rule.formula)}\n    {rule.source}\n    {LEGEND}"
-    yield _section("In numbers, computed now in float64", worked(point))
-    yield _section("One element", one_element(point))
-    steps = [f"{k}. {step}" for k, step in enumerate(derivation(point), 1)]
+    yield _section("In numbers, computed now in float64", worked(call))
+    yield _section("One element", one_element(call))
+    steps = [f"{k}. {step}" for k, step in enumerate(derivation(call), 1)]
     yield _section("Derivation, for these numbers: of a function with branches, the ones that they lie on", steps)
     code = textwrap.dedent(inspect.getsource(rule.backward)).splitlines()
     own = itertools.dropwhile(lambda line: not line.startswith("def "), code)  # without the declaration above them
@@ -89,21 +89,21 @@ def _section(title: str, lines: list[str]) -> str:
     return f"\n{title}\n" + "\n".join(f"    {part}" for line in lines for part in line.splitlines())
 
 
-def derivation(point: Point) -> Iterator[str]:
+def derivation(call: Call) -> Iterator[str]:
     """Yield the steps from the function to the formula, with the shapes of the example."""
-    rule, y = point.rule, _shape(point.y)
-    given = [f"{rule.primals[i]} {_shape(x)}" for i, x in enumerate(point.primals) if x is not None]
-    params = "".join(f", {name}={value!r}" for name, value in point.params.items())
+    rule, y = call.rule, _shape(call.y)
+    given = [f"{rule.primals[i]} {_shape(x)}" for i, x in enumerate(call.primals) if x is not None]
+    params = "".join(f", {name}={value!r}" for name, value in call.params.items())
     yield f"y = {rule}({', '.join(rule.primals)}{params}) makes y {y} of {', '.join(given)}."
-    found = WrittenOut(point)
-    names = elements("y", point.y.shape)
+    found = WrittenOut(call)
+    names = elements("y", call.y.shape)
     yield "Element by element:\n" + _few([f"{a} = {b}" for a, b in zip(names, found.outputs(), strict=True)])
     yield (
         f"A number L depends on the primals through y alone. What arrives is ȳ = ∂L/∂y, of y's shape {y}.\n"
         "An element x of a primal moves L through every element of y that it comes into: ∂L/∂x = Σ ȳᵢ · ∂yᵢ/∂x."
     )
-    for i in point.given:
-        name, x = rule.primals[i], point.primals[i]
+    for i in call.given:
+        name, x = rule.primals[i], call.primals[i]
         assert x is not None
         lines = [f"∂L/∂{a} = {written(b)}" for a, b in zip(elements(name, x.shape), found.gradient(i), strict=True)]
         yield f"For {name}, a gradient of {name}'s shape {_shape(x)}:\n{_few(lines)}"
@@ -120,17 +120,17 @@ def _shape(x: Tensor) -> str:
     return str(tuple(x.shape))
 
 
-def worked(point: Point) -> list[str]:
+def worked(call: Call) -> list[str]:
     """Return the example's numbers, and whether the gradients lie in the enclosures of the true ones."""
-    named = zip((*point.rule.primals, "y", "grad_y"), (*point.primals, point.y, point.grad_y), strict=True)
+    named = zip((*call.rule.primals, "y", "grad_y"), (*call.primals, call.y, call.grad_y), strict=True)
     lines = [_named(name, x) for name, x in named if x is not None]
-    lines += [f"{name} = {value!r}" for name, value in point.params.items()]
-    balls, radii = certify(point).gradients, bounds(point).gradients
+    lines += [f"{name} = {value!r}" for name, value in call.params.items()]
+    balls, radii = certify(call).gradients, bounds(call).gradients
     right = True
-    for i, gradient in given(point, point.gradients):
+    for i, gradient in given(call, call.gradients):
         ball, radius = balls[i], radii[i]
         assert ball is not None and radius is not None
-        lines.append(_named(f"grad_{point.rule.primals[i]}", gradient))
+        lines.append(_named(f"grad_{call.rule.primals[i]}", gradient))
         right &= enclosure(ball, radius, gradient).outside(gradient) is None
     outcome = "each lies" if right else "NOT each lies"
     return [*lines, f"Checked: {outcome} in the proved enclosure of the true gradient (ball arithmetic)."]
@@ -140,15 +140,15 @@ def _named(name: str, x: Tensor) -> str:
     return f"{name} = {text(x)}".replace("\n", "\n" + " " * (len(name) + 3))
 
 
-def one_element(point: Point) -> list[str]:
+def one_element(call: Call) -> list[str]:
     """Return the ways that lead from one element of the first primal to y, with what comes back along each."""
-    i = point.given[0]
-    jacobian = Case(point, i).jacobian
+    i = call.given[0]
+    jacobian = Case(call, i).jacobian
     assert jacobian is not None
     chosen = int((jacobian != 0).sum(0).argmax())
-    name, value = elements(point.rule.primals[i], point.tensors[0].shape)[chosen], point.tensors[0].flatten()[chosen]
+    name, value = elements(call.rule.primals[i], call.tensors[0].shape)[chosen], call.tensors[0].flatten()[chosen]
     slopes = jacobian[:, chosen].tolist()
-    ways = zip(point.grad_y.flatten().tolist(), slopes, elements("y", point.y.shape), strict=True)
+    ways = zip(call.grad_y.flatten().tolist(), slopes, elements("y", call.y.shape), strict=True)
     reached = [(g, d, a) for g, d, a in ways if d]
     lines = [f"{name} = {value:g}, moved a little, moves L through the elements of y that it comes into:"]
     lines += [f"    by {a}: ∂{a}/∂{name} = {d:.4g}, times ȳ = {g:g}, is {g * d:.4g}" for g, d, a in reached]
@@ -168,14 +168,14 @@ def kinks(rule: Rule) -> Iterator[str]:
             yield f"    {', '.join(_choices(found, found.given[0]))}."
 
 
-def _stands_on(convention: Convention, point: Point) -> bool:
+def _stands_on(convention: Convention, call: Call) -> bool:
     """Say whether an output with a cotangent stands on the kink."""
-    return bool((convention.where(*point.primals, **point.params) & (point.grad_y != 0)).any())
+    return bool((convention.where(*call.primals, **call.params) & (call.grad_y != 0)).any())
 
 
-def _choices(point: Point, i: int) -> Iterator[str]:
-    answers = [("this rule", point.gradients[i]), (f"torch {torch.__version__}", ReverseMode().gradients(point)[i])]
-    theirs = asked_of_jax(point, i)
+def _choices(call: Call, i: int) -> Iterator[str]:
+    answers = [("this rule", call.gradients[i]), (f"torch {torch.__version__}", ReverseMode().gradients(call)[i])]
+    theirs = asked_of_jax(call, i)
     answers += [(f"JAX {theirs[0]}", theirs[1])] if theirs else []
     return (f"{on_one_line(gradient)} by {who}" for who, gradient in answers if gradient is not None)
 
@@ -215,32 +215,32 @@ def mistakes(rule: Rule) -> Iterator[str]:
                 break
 
 
-def _exposed(known: Known, at_kinks: bool, point: Point) -> tuple[Case, Tensor] | None:
+def _exposed(known: Known, at_kinks: bool, call: Call) -> tuple[Case, Tensor] | None:
     """Return the case, and what it gives, where the mistake is farther from the right gradient than rounding can be."""
-    for i in point.given:
-        case = Case(point, i)
+    for i in call.given:
+        case = Case(call, i)
         wrong = applies(known, case)
         if wrong is None or not (case.y.any() and case.right.isfinite().all() and wrong.isfinite().all()):
             continue
-        if point.rule.conventions and not at_kinks and bool(case.at_kink.any()):
+        if call.rule.conventions and not at_kinks and bool(case.at_kink.any()):
             continue
-        radius = bounds(point, evaluations=2).gradients[i]
+        radius = bounds(call, evaluations=2).gradients[i]
         if wrong.shape != case.right.shape or radius is None or bool(((wrong - case.right).abs() > radius).any()):
             return case, wrong
     return None
 
 
 def _shown(case: Case, wrong: Tensor) -> Iterator[str]:
-    yield _given(case.point)
+    yield _given(case.call)
     right, got = on_one_line(case.right), on_one_line(wrong)
     if wrong.shape != case.right.shape:
         right, got = f"{right} of shape {_shape(case.right)}", f"{got} of shape {_shape(wrong)}"
-    yield f"gradient of {case.point.rule.primals[case.primal]}: right {right}, with this mistake {got}"
+    yield f"gradient of {case.call.rule.primals[case.primal]}: right {right}, with this mistake {got}"
 
 
-def _given(point: Point) -> str:
-    named = zip((*point.rule.primals, "grad_y"), (*point.primals, point.grad_y), strict=True)
+def _given(call: Call) -> str:
+    named = zip((*call.rule.primals, "grad_y"), (*call.primals, call.grad_y), strict=True)
     given = [f"{name} = {on_one_line(x)}" for name, x in named if x is not None]
-    params = ((name, value) for name, value in point.params.items() if value is not None)
+    params = ((name, value) for name, value in call.params.items() if value is not None)
     given += [f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}" for name, value in params]
     return ", ".join(given)

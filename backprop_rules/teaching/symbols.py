@@ -13,10 +13,10 @@ import numpy as np
 import sympy
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.proof.balls import outputs
 from backprop_rules.formula import LOWERED
-from backprop_rules.point import Point
 
 SUBSCRIPTS = str.maketrans(LOWERED)
 
@@ -112,14 +112,14 @@ def named(name: str, x: Tensor) -> Any:
 class WrittenOut:
     """The outputs and the gradients of a point, as expressions in its elements."""
 
-    def __init__(self, point: Point) -> None:
-        self.point = point
+    def __init__(self, call: Call) -> None:
+        self.call = call
         self.primals: list[Any] = [
-            x if x is None else named(point.rule.primals[i], x) if i in point.given else x.numpy()
-            for i, x in enumerate(point.primals)
+            x if x is None else named(call.rule.primals[i], x) if i in call.given else x.numpy()
+            for i, x in enumerate(call.primals)
         ]
-        self.y = list(outputs(certified.defined(point.rule)(*self.primals, **point.params)))
-        self.cotangents = [symbol.expression for symbol in named("ȳ", point.grad_y).flat]
+        self.y = list(outputs(certified.defined(call.rule)(*self.primals, **call.params)))
+        self.cotangents = [symbol.expression for symbol in named("ȳ", call.grad_y).flat]
 
     def outputs(self) -> list[str]:
         """Return each element of y."""
@@ -132,9 +132,9 @@ class WrittenOut:
 
     def values(self) -> dict[Any, Any]:
         """Return the number that stands for each symbol."""
-        arrays = [self.primals[i] for i in self.point.given]
+        arrays = [self.primals[i] for i in self.call.given]
         found = {symbol.expression: exactly(symbol.value) for array in arrays for symbol in array.flat}
-        numbers = self.point.grad_y.flatten().tolist()
+        numbers = self.call.grad_y.flatten().tolist()
         return found | {bar: exactly(g) for bar, g in zip(self.cotangents, numbers, strict=True)}
 
 

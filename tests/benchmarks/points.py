@@ -2,8 +2,8 @@
 
 import torch
 
+from backprop_rules.call import Call, probe
 from backprop_rules.domain import BATCH, Index, axes_of, kinds_of
-from backprop_rules.point import Point, probe
 
 
 def primal_of(rule, k, names, side):
@@ -23,4 +23,4 @@ def point_of(rule, side):
     primals = [primal_of(rule, k, names, side) for k, names in enumerate(axes_of(rule.domain.shapes))]
     params = {name: kinds_of(param)[0] for name, param in rule.domain.params.items()}
     y = rule.forward(*primals, **params)
-    return Point(rule, tuple(primals), params, torch.ones_like(y))
+    return Call(rule, tuple(primals), params, torch.ones_like(y))

@@ -8,8 +8,8 @@ import torch
 from benchmarks.points import point_of
 
 from backprop_rules import CATALOGUE
+from backprop_rules.call import Call, probe
 from backprop_rules.evidence.proof.certified import certify
-from backprop_rules.point import Point, probe
 
 
 @pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
@@ -22,7 +22,7 @@ def test_certifying_16_elements(benchmark, rule):
         return x.double() + noise if x.is_floating_point() else x
 
     primals = tuple(map(ordinary, plain.primals))
-    point = Point(rule, primals, plain.params, probe(plain.grad_y).double())
-    benchmark(certify.__wrapped__, point)
+    call = Call(rule, primals, plain.params, probe(plain.grad_y).double())
+    benchmark(certify.__wrapped__, call)
     if benchmark.stats:  # none where it is run once, to see that it runs
         assert benchmark.stats.stats.median < 5e-3

@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.domain import precision
 from backprop_rules.errors import OwnError, RoundingUnknown
 from backprop_rules.evidence.allowance import RunningError, Sums, accumulated_in, as_computed, no_narrower_than
@@ -14,7 +15,6 @@ from backprop_rules.evidence.allowance.units import component, computed_in
 from backprop_rules.evidence.enclosure import as_real
 from backprop_rules.evidence.oracles.oracle import Silent, widest
 from backprop_rules.evidence.proof import certified
-from backprop_rules.point import Point
 from backprop_rules.rule import Gradients, Rule
 from backprop_rules.strategies.values import recast
 
@@ -28,17 +28,17 @@ class Bounds:
 
 
 @lru_cache(maxsize=2)
-def attainable(point: Point, evaluations: int = 1) -> Bounds:
+def attainable(call: Call, evaluations: int = 1) -> Bounds:
     """Return how far a right rule may be from the exact values: those of the catalogue's rule, in this dtype.
 
     With two evaluations, how far it may be from what another order of the same operations gives.
     """
-    rules = point.rule.references
+    rules = call.rule.references
     for rule in rules:
         try:
-            found, ambiguous = _followed(rule, point, evaluations, _as_asked(point))
+            found, ambiguous = _followed(rule, call, evaluations, _as_asked(call))
             if ambiguous and evaluations == 1 and len(rules) > 1:
-                found = _joined(found, attainable(point, 2), torch.add)
+                found = _joined(found, attainable(call, 2), torch.add)
             return found
         except NotImplementedError as error:
             if rule is rules[-1]:
@@ -50,19 +50,19 @@ def attainable(point: Point, evaluations: int = 1) -> Bounds:
 
 
 @lru_cache(maxsize=2)
-def bounds(point: Point, evaluations: int = 1, sums: Sums | None = None) -> Bounds:
+def bounds(call: Call, evaluations: int = 1, sums: Sums | None = None) -> Bounds:
     """Return the same for a rule that may be less accurate, as others of its references are.
 
     Sums may be kept in torch's own dtype and in the one asked for, whichever is narrower, if `sums` does not say.
     """
-    found, ordinary = attainable(point, evaluations), of_ordinary_size(point)
-    asked, rules, larger = point.rule.roundings.accumulate, point.rule.references, partial(_larger, ordinary)
+    found, ordinary = attainable(call, evaluations), of_ordinary_size(call)
+    asked, rules, larger = call.rule.roundings.accumulate, call.rule.references, partial(_larger, ordinary)
     if sums is None and asked is not None:
         sums = partial(no_narrower_than, asked)
     for rule in rules[1:] if sums is None else rules:
         try:
             # Its comparisons as they came out: what a choice changes is no rounding ...
-            other, ambiguous = _followed(rule, point, evaluations, sums or as_computed, decided=True)
+            other, ambiguous = _followed(rule, call, evaluations, sums or as_computed, decided=True)
         except OwnError:
             raise
         except Exception:  # an operation that cannot be followed, or a backward that raises
@@ -73,7 +73,7 @@ def bounds(point: Point, evaluations: int = 1, sums: Sums | None = None) -> Boun
             continue
         if ambiguous:
             # ... unless the accurate rule, with its roundings in another order, may choose otherwise too.
-            either = _joined(attainable(point, 1), attainable(point, 2), torch.add)
+            either = _joined(attainable(call, 1), attainable(call, 2), torch.add)
             found = _joined(found, either, larger)
         found = _joined(found, other, larger)
     return found
@@ -91,24 +91,24 @@ def _larger(ordinary: bool, radius: Tensor, other: Tensor) -> Tensor:
     return torch.where(other.isfinite(), torch.maximum(radius, other), radius if ordinary else other)
 
 
-def is_followed(point: Point) -> bool:
+def is_followed(call: Call) -> bool:
     """Say whether the operations of somebody else's backward are known one by one."""
     try:
-        return len(point.rule.references) == 1 or bool(_followed(point.rule.references[1], point, 1))
+        return len(call.rule.references) == 1 or bool(_followed(call.rule.references[1], call, 1))
     except OwnError:
         raise
     except Exception:  # an operation without a formula, or a backward that raises
         return False
 
 
-def of_ordinary_size(point: Point) -> bool:
+def of_ordinary_size(call: Call) -> bool:
     """Say whether the product of any four elements, or of their inverses, stays in their dtype's range.
 
     A term of a gradient is the cotangent times a first derivative: of products, quotients and roots that takes the
     cotangent, y and no more than two primals, or one twice. Where these stay in range, nothing but a roundabout way
     overflows; elsewhere a right formula may, by the order of its factors.
     """
-    for x in (*point.tensors, point.grad_y, point.y):
+    for x in (*call.tensors, call.grad_y, call.y):
         size = as_real(x).abs()
         size, limit = size[size != 0], torch.finfo(x.dtype).max ** 0.25
         if not ((size < limit) & (size > 1 / limit)).all():  # nor is NaN
@@ -116,60 +116,60 @@ def of_ordinary_size(point: Point) -> bool:
     return True
 
 
-def _as_asked(point: Point) -> Sums:
-    asked = point.rule.roundings.accumulate
+def _as_asked(call: Call) -> Sums:
+    asked = call.rule.roundings.accumulate
     return as_computed if asked is None else partial(accumulated_in, asked)
 
 
-def sums_in_their_own_dtype(point: Point) -> Bounds | None:
+def sums_in_their_own_dtype(call: Call) -> Bounds | None:
     """Return the bounds of a rule that keeps its sums in the narrowest dtype there is; None if torch does too."""
-    own = min((x.dtype for x in (*point.tensors, point.grad_y)), key=lambda dtype: precision(component(dtype)))
-    return None if computed_in(own) == own else bounds(point, sums=partial(no_narrower_than, own))
+    own = min((x.dtype for x in (*call.tensors, call.grad_y)), key=lambda dtype: precision(component(dtype)))
+    return None if computed_in(own) == own else bounds(call, sums=partial(no_narrower_than, own))
 
 
-def sums_as_asked(point: Point) -> Bounds:
+def sums_as_asked(call: Call) -> Bounds:
     """Return the bounds of a rule that keeps its sums in the dtype asked for, and no narrower one."""
-    return bounds(point, sums=_as_asked(point))
+    return bounds(call, sums=_as_asked(call))
 
 
 def _followed(
-    rule: Rule, point: Point, evaluations: int, sums: Sums = as_computed, decided: bool = False
+    rule: Rule, call: Call, evaluations: int, sums: Sums = as_computed, decided: bool = False
 ) -> tuple[Bounds, bool]:
     """Return the bounds of a rule, and whether a comparison in it might come out otherwise."""
-    through = partial(_through, rule, point, evaluations, sums, decided)
+    through = partial(_through, rule, call, evaluations, sums, decided)
     try:
         return through(None)
     except NotImplementedError:
-        if len(point.rule.references) == 1:
+        if len(call.rule.references) == 1:
             raise  # a rule of the catalogue shows that its forward rounds no more than it may
     try:
-        away = certified.reach(certified.certify(point).y, point.y)
+        away = certified.reach(certified.certify(call).y, call.y)
     except Silent:
         raise NotImplementedError("neither the forward's rounding nor its exact value is known") from None
     return through(away)
 
 
 def _through(
-    rule: Rule, point: Point, evaluations: int, sums: Sums, decided: bool, away: Tensor | None
+    rule: Rule, call: Call, evaluations: int, sums: Sums, decided: bool, away: Tensor | None
 ) -> tuple[Bounds, bool]:
     """Follow the forward, unless it is known how far y is away from the exact one, and the backward with its sums."""
-    errors = RunningError(evaluations, point.rule.roundings.flushes, decided)
-    own = [x.dtype for x in (*point.tensors, point.grad_y)]
-    asked = [value for value in point.params.values() if isinstance(value, torch.dtype)]
-    least, references = min(map(precision, [*own, *asked])), point.rule.references
+    errors = RunningError(evaluations, call.rule.roundings.flushes, decided)
+    own = [x.dtype for x in (*call.tensors, call.grad_y)]
+    asked = [value for value in call.params.values() if isinstance(value, torch.dtype)]
+    least, references = min(map(precision, [*own, *asked])), call.rule.references
     if len(references) == 1:
         errors.least_bits = least
     with torch.no_grad(), errors:
         if away is None:
-            y = rule.forward(*point.primals, **point.params)
+            y = rule.forward(*call.primals, **call.params)
         else:
-            errors.keep(y := point.y.clone(), away)
+            errors.keep(y := call.y.clone(), away)
         errors.sums = sums
         if rule is not references[0]:
             # The reference for somebody else's backward is right whatever it computes in, and so is the forward.
             errors.least_bits = least
-        gradients = rule.gradients(point.grad_y, y, *point.primals, **point.params)
-    given = {x.untyped_storage().data_ptr() for x in (*point.tensors, point.grad_y, y)}
+        gradients = rule.gradients(call.grad_y, y, *call.primals, **call.params)
+    given = {x.untyped_storage().data_ptr() for x in (*call.tensors, call.grad_y, y)}
     for g in gradients:
         if g is not None and not errors.made(g) and g.untyped_storage().data_ptr() not in given:
             raise NotImplementedError("a gradient is made by something else than operations of torch")
@@ -178,26 +178,26 @@ def _through(
 
 
 # What gives gradients that torch can differentiate, from a point, the cotangent, y and the primals.
-First = Callable[[Point, Tensor, Tensor, tuple[Tensor | None, ...]], Sequence[Tensor | None]]
+First = Callable[[Call, Tensor, Tensor, tuple[Tensor | None, ...]], Sequence[Tensor | None]]
 
 
-def gradients_of(rule: Rule, point: Point, grad_y: Tensor, y: Tensor, primals: tuple[Tensor | None, ...]) -> Gradients:
+def gradients_of(rule: Rule, call: Call, grad_y: Tensor, y: Tensor, primals: tuple[Tensor | None, ...]) -> Gradients:
     """Return the rule's own gradients."""
-    return rule.gradients(grad_y, y, *primals, **point.params)
+    return rule.gradients(grad_y, y, *primals, **call.params)
 
 
-def torchs_gradients(point: Point, grad_y: Tensor, y: Tensor, primals: tuple[Tensor | None, ...]) -> Gradients:
+def torchs_gradients(call: Call, grad_y: Tensor, y: Tensor, primals: tuple[Tensor | None, ...]) -> Gradients:
     """Return those of torch's reverse mode."""
-    leaves = [x for i in point.given if (x := primals[i]) is not None]
-    return point.per_gradient(torch.autograd.grad(y, leaves, grad_y, create_graph=True, materialize_grads=True))
+    leaves = [x for i in call.given if (x := primals[i]) is not None]
+    return call.per_gradient(torch.autograd.grad(y, leaves, grad_y, create_graph=True, materialize_grads=True))
 
 
-def second_gradients(point: Point, tangents: Sequence[Tensor], first: First) -> list[Tensor]:
+def second_gradients(call: Call, tangents: Sequence[Tensor], first: First) -> list[Tensor]:
     """Return the gradients of <gradients, tangents> by the cotangent and by each primal, by torch's reverse mode."""
-    grad_y, *leaves = variables = [x.detach().requires_grad_() for x in (point.grad_y, *point.tensors)]
-    primals = point.placed(leaves)
-    gradients = first(point, grad_y, point.forward(*primals), primals)
-    pairs = zip((gradients[i] for i in point.given), tangents, strict=True)
+    grad_y, *leaves = variables = [x.detach().requires_grad_() for x in (call.grad_y, *call.tensors)]
+    primals = call.placed(leaves)
+    gradients = first(call, grad_y, call.forward(*primals), primals)
+    pairs = zip((gradients[i] for i in call.given), tangents, strict=True)
     live = [(g, t) for g, t in pairs if g is not None and g.requires_grad]
     if not live:
         return [torch.zeros_like(v) for v in variables]
@@ -205,25 +205,25 @@ def second_gradients(point: Point, tangents: Sequence[Tensor], first: First) -> 
     return list(torch.autograd.grad(some, variables, along, materialize_grads=True))
 
 
-def second_bounds(point: Point, tangents: Sequence[Tensor]) -> list[Tensor]:
+def second_bounds(call: Call, tangents: Sequence[Tensor]) -> list[Tensor]:
     """Return how far rounding may take the second gradients of the catalogue's rule.
 
     Raises NotImplementedError where it is not known.
     """
     with RunningError() as errors:
-        found = second_gradients(point, tangents, partial(gradients_of, point.rule.reference))
+        found = second_gradients(call, tangents, partial(gradients_of, call.rule.reference))
         return [errors.radius(gradient) for gradient in found]
 
 
-def in_float64(point: Point) -> Point:
+def in_float64(call: Call) -> Call:
     """Return the point at the same values in float64 or complex128, laid out alike, for the catalogue's rule.
 
     In its own dtypes, if forward takes no others.
     """
-    if point.rule.domain.own_dtypes:
-        return replace(point, rule=point.rule.reference)
+    if call.rule.domain.own_dtypes:
+        return replace(call, rule=call.rule.reference)
 
-    params = {name: widest(value) for name, value in point.params.items()}
-    given = (point.grad_y, *point.tensors)
+    params = {name: widest(value) for name, value in call.params.items()}
+    given = (call.grad_y, *call.tensors)
     grad_y, *tensors = (recast(x, torch.complex128 if x.is_complex() else torch.float64) for x in given)
-    return replace(point, rule=point.rule.reference, primals=point.placed(tensors), params=params, grad_y=grad_y)
+    return replace(call, rule=call.rule.reference, primals=call.placed(tensors), params=params, grad_y=grad_y)

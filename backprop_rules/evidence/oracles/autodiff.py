@@ -5,16 +5,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.evidence.enclosure import Enclosure, as_real
 from backprop_rules.evidence.oracles.oracle import Silent, at_kinks, by_primal, directions
-from backprop_rules.point import Point
 from backprop_rules.rule import Convention, Gradients, installed
 
 
-def _followed(point: Point, versions: Callable[[Convention], str | None]) -> Tensor | bool:
+def _followed(call: Call, versions: Callable[[Convention], str | None]) -> Tensor | bool:
     """Return a mask of y's shape: every output but those on a kink where the installed torch chooses otherwise."""
-    others = [convention for convention in point.rule.conventions if not installed(versions(convention))]
-    return ~at_kinks(point, others) if others else True
+    others = [convention for convention in call.rule.conventions if not installed(versions(convention))]
+    return ~at_kinks(call, others) if others else True
 
 
 class ReverseMode:
@@ -22,20 +22,20 @@ class ReverseMode:
 
     name = "reverse mode"
 
-    def speaks_for(self, point: Point) -> Tensor | bool:
+    def speaks_for(self, call: Call) -> Tensor | bool:
         """Every output where this mode of torch makes the rule's choice."""
-        return _followed(point, lambda convention: convention.torch)
+        return _followed(call, lambda convention: convention.torch)
 
-    def enclosures(self, point: Point) -> tuple[Enclosure | None, ...]:
+    def enclosures(self, call: Call) -> tuple[Enclosure | None, ...]:
         """Return torch's gradients, as enclosures of no width."""
-        return tuple(None if gradient is None else Enclosure.exactly(gradient) for gradient in self.gradients(point))
+        return tuple(None if gradient is None else Enclosure.exactly(gradient) for gradient in self.gradients(call))
 
-    def gradients(self, point: Point) -> Gradients:
+    def gradients(self, call: Call) -> Gradients:
         """Return torch's gradients."""
-        leaves = [x.detach().requires_grad_() for x in point.tensors]
-        y = point.forward(*point.placed(leaves))
+        leaves = [x.detach().requires_grad_() for x in call.tensors]
+        y = call.forward(*call.placed(leaves))
         try:
-            return point.per_gradient(torch.autograd.grad(y, leaves, point.grad_y))
+            return call.per_gradient(torch.autograd.grad(y, leaves, call.grad_y))
         except RuntimeError as error:
             raise Silent(f"torch's backward raises: {error}") from error
 
@@ -45,27 +45,27 @@ class ForwardMode:
 
     name = "forward mode"
 
-    def speaks_for(self, point: Point) -> Tensor | bool:
+    def speaks_for(self, call: Call) -> Tensor | bool:
         """Every output where this mode of torch makes the rule's choice."""
-        return _followed(point, lambda convention: convention.torch_forward)
+        return _followed(call, lambda convention: convention.torch_forward)
 
-    def enclosures(self, point: Point) -> tuple[Enclosure | None, ...]:
+    def enclosures(self, call: Call) -> tuple[Enclosure | None, ...]:
         """Return the inner products, summed in float64, as enclosures of no width."""
         # torch cannot write a tangent beside a primal whose elements share memory.
-        primals = tuple(x.detach().contiguous() for x in point.tensors)
+        primals = tuple(x.detach().contiguous() for x in call.tensors)
 
         def forward(*tensors: Tensor) -> Tensor:
-            return point.forward(*point.placed(tensors))
+            return call.forward(*call.placed(tensors))
 
         def column(*tangents: Tensor) -> Tensor:
             derivative: Tensor = torch.func.jvp(forward, primals, tangents)[1]
             return derivative
 
         # Tangents on the grid keep the columns exact where the forward divides, as a mean does.
-        tangents = [(move * point.spacing).to(x) for move, x in zip(directions(point), primals, strict=True)]
+        tangents = [(move * call.spacing).to(x) for move, x in zip(directions(call), primals, strict=True)]
         if not len(tangents[0]):
             products = torch.zeros(0, dtype=torch.float64)
         else:
             columns = as_real(torch.func.vmap(column)(*tangents))
-            products = columns.reshape(len(columns), -1) @ as_real(point.grad_y).reshape(-1) / point.spacing
-        return by_primal(point, products, products)
+            products = columns.reshape(len(columns), -1) @ as_real(call.grad_y).reshape(-1) / call.spacing
+        return by_primal(call, products, products)

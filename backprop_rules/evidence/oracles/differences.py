@@ -8,32 +8,32 @@ before the division, whose result is representable and hence exact.
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.evidence.enclosure import Enclosure, as_real
 from backprop_rules.evidence.oracles.oracle import at_kinks, by_primal, directions, widest
-from backprop_rules.point import Point
 from backprop_rules.strategies.grid import central, refinement, stencil
 
 
-def _numerators(point: Point, first: int, last: int, step: float) -> Tensor:
+def _numerators(call: Call, first: int, last: int, step: float) -> Tensor:
     """Return, for each direction and each output, grad_y times the weighted sum of y, in one call of the forward."""
-    params = {name: widest(value) for name, value in point.params.items()}
+    params = {name: widest(value) for name, value in call.params.items()}
     offsets = [(k, w) for k, w in zip(range(first, last + 1), stencil(first, last)[0], strict=True) if w]
-    moves = directions(point)
+    moves = directions(call)
     count = len(moves[0])
     if not count:
         return torch.zeros(0, 1, dtype=torch.float64)
     moved = [
         torch.cat([x.detach().cpu() + k * step * move for k, _ in offsets])
-        for x, move in zip(point.tensors, moves, strict=True)
+        for x, move in zip(call.tensors, moves, strict=True)
     ]
 
     def forward(*tensors: Tensor) -> Tensor:
-        return point.rule.forward(*point.placed(tensors), **params)
+        return call.rule.forward(*call.placed(tensors), **params)
 
     y = as_real(torch.func.vmap(forward)(*moved)).reshape(len(offsets), count, -1)
     weights = torch.tensor([w for _, w in offsets], dtype=torch.float64)
     sums: Tensor = torch.tensordot(weights, y, 1)
-    return sums * as_real(point.grad_y).reshape(1, -1)
+    return sums * as_real(call.grad_y).reshape(1, -1)
 
 
 class CentralDifferences:
@@ -41,16 +41,16 @@ class CentralDifferences:
 
     name = "central differences"
 
-    def speaks_for(self, point: Point) -> Tensor | bool:
+    def speaks_for(self, call: Call) -> Tensor | bool:
         """Every output but those on a kink."""
-        return ~at_kinks(point, point.rule.conventions) if point.rule.conventions else True
+        return ~at_kinks(call, call.rule.conventions) if call.rule.conventions else True
 
-    def enclosures(self, point: Point) -> tuple[Enclosure | None, ...]:
+    def enclosures(self, call: Call) -> tuple[Enclosure | None, ...]:
         """Return the differences, as enclosures of no width."""
-        first, last = central(point.rule.domain.count("power", point.params))
-        numerators = _numerators(point, first, last, point.spacing).sum(-1)
-        values = numerators / (stencil(first, last)[1] * point.spacing)
-        return by_primal(point, values, values)
+        first, last = central(call.rule.domain.count("power", call.params))
+        numerators = _numerators(call, first, last, call.spacing).sum(-1)
+        values = numerators / (stencil(first, last)[1] * call.spacing)
+        return by_primal(call, values, values)
 
 
 class OneSidedDifferences:
@@ -61,16 +61,16 @@ class OneSidedDifferences:
 
     name = "one-sided differences"
 
-    def speaks_for(self, point: Point) -> Tensor | bool:
+    def speaks_for(self, call: Call) -> Tensor | bool:
         """Every output of a rule that has kinks; for the others the central differences say it all."""
-        return bool(point.rule.conventions)
+        return bool(call.rule.conventions)
 
-    def enclosures(self, point: Point) -> tuple[Enclosure | None, ...]:
+    def enclosures(self, call: Call) -> tuple[Enclosure | None, ...]:
         """Return the intervals; away from kinks they have no width."""
-        power = point.rule.domain.count("power", point.params)
-        step = point.spacing / refinement(power)
-        left, right = _numerators(point, -power, 0, step), _numerators(point, 0, power, step)
+        power = call.rule.domain.count("power", call.params)
+        step = call.spacing / refinement(power)
+        left, right = _numerators(call, -power, 0, step), _numerators(call, 0, power, step)
         # Both stencils have one divisor: mirrored nodes have mirrored weights.
         divisor = stencil(0, power)[1] * step
         lo, hi = torch.minimum(left, right).sum(-1), torch.maximum(left, right).sum(-1)
-        return by_primal(point, lo / divisor, hi / divisor)
+        return by_primal(call, lo / divisor, hi / divisor)

@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.evidence.enclosure import Enclosure, real_shape
-from backprop_rules.point import Point
 from backprop_rules.rule import Convention
 
 
@@ -24,11 +24,11 @@ class Oracle(Protocol):
         """The name that reports use."""
         ...
 
-    def speaks_for(self, point: Point) -> Tensor | bool:
+    def speaks_for(self, call: Call) -> Tensor | bool:
         """Return a mask of y's shape, or one bool for all: the outputs whose derivative this oracle knows."""
         ...
 
-    def enclosures(self, point: Point) -> tuple[Enclosure | None, ...]:
+    def enclosures(self, call: Call) -> tuple[Enclosure | None, ...]:
         """Return the enclosure of each gradient at a point whose cotangent is zero where it does not speak.
 
         Raises Silent where the oracle itself fails.
@@ -36,36 +36,36 @@ class Oracle(Protocol):
         ...
 
 
-def at_kinks(point: Point, conventions: Iterable[Convention]) -> Tensor:
+def at_kinks(call: Call, conventions: Iterable[Convention]) -> Tensor:
     """Return a mask of y's shape: the outputs that stand on one of these kinks of the rule."""
-    mask = torch.zeros_like(point.y, dtype=torch.bool)
+    mask = torch.zeros_like(call.y, dtype=torch.bool)
     for convention in conventions:
-        mask = mask | convention.where(*point.primals, **point.params)
+        mask = mask | convention.where(*call.primals, **call.params)
     return mask
 
 
 @lru_cache(maxsize=1)
-def directions(point: Point) -> list[Tensor]:
+def directions(call: Call) -> list[Tensor]:
     """Return for each primal that is there a batch of moves, in float64 or complex128, one batch entry a direction.
 
     Entry j moves one element of one primal by 1 (or, in a complex primal, by 1 or by i) and nothing else.
     The last answer is kept, since several oracles ask for it.
     """
-    shapes = [real_shape(x) for x in point.tensors]
+    shapes = [real_shape(x) for x in call.tensors]
     sizes = [shape.numel() for shape in shapes]
     count = sum(sizes)
     columns = torch.eye(count, dtype=torch.float64).split(sizes, dim=1)
     moves = [c.reshape(count, *shape).clone() for c, shape in zip(columns, shapes, strict=True)]
     # view_as_complex takes no odd offset, not even of an empty tensor, and so the clones.
-    return [torch.view_as_complex(m) if x.is_complex() else m for m, x in zip(moves, point.tensors, strict=True)]
+    return [torch.view_as_complex(m) if x.is_complex() else m for m, x in zip(moves, call.tensors, strict=True)]
 
 
-def by_primal(point: Point, lo: Tensor, hi: Tensor) -> tuple[Enclosure | None, ...]:
+def by_primal(call: Call, lo: Tensor, hi: Tensor) -> tuple[Enclosure | None, ...]:
     """Return the enclosures of the gradients from bounds for every direction, in the order of `directions`."""
-    shapes = [real_shape(x) for x in point.tensors]
+    shapes = [real_shape(x) for x in call.tensors]
     sizes = [shape.numel() for shape in shapes]
     bounds = zip(shapes, lo.split(sizes), hi.split(sizes), strict=True)
-    return point.per_gradient(Enclosure(low.reshape(shape), high.reshape(shape)) for shape, low, high in bounds)
+    return call.per_gradient(Enclosure(low.reshape(shape), high.reshape(shape)) for shape, low, high in bounds)
 
 
 def widest(value: object) -> object:

@@ -16,6 +16,7 @@ import torch
 from flint import acb, arb, arb_series, ctx
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.domain import Bound, precision
 from backprop_rules.evidence.enclosure import Enclosure, as_real, real_shape
 from backprop_rules.evidence.oracles.oracle import Silent
@@ -31,7 +32,6 @@ from backprop_rules.evidence.proof.balls import (
     within,
 )
 from backprop_rules.evidence.proof.translate import definition_of
-from backprop_rules.point import Point
 from backprop_rules.rule import Rule
 
 BITS = 128  # where the search for enough bits begins
@@ -83,28 +83,28 @@ KEPT = 4
 
 
 @lru_cache(maxsize=KEPT)
-def certify(point: Point) -> Certificate:
+def certify(call: Call) -> Certificate:
     """Return balls narrower than half a unit in the last place of y's and of each primal's dtype.
 
     Wider ones remain at kinks, where they hold every derivative between the one-sided ones, and where
     the definition itself has no value. Raises Silent where the definition compares what cannot be told apart,
     TooMany where it is too long.
     """
-    bits, found = BITS, _evaluate(point, BITS)
-    widths = _widths(point, found)
+    bits, found = BITS, _evaluate(call, BITS)
+    widths = _widths(call, found)
     while bits < MOST_BITS and any(width > 1 for width in widths):
         bits, before = 2 * bits, widths
-        found = _evaluate(point, bits)
-        widths = _widths(point, found)
+        found = _evaluate(call, bits)
+        widths = _widths(call, found)
         # Twice the bits narrow what is only rounding; what they do not narrow is a set, or undefined.
         if not any(new < old and old > 1 for new, old in zip(widths, before, strict=True)):
             break
     return found
 
 
-def _widths(point: Point, found: Certificate) -> list[float]:
+def _widths(call: Call, found: Certificate) -> list[float]:
     """Return every ball's width in units of half the last place of its dtype; infinity where there is no value."""
-    parts = zip((found.y, *found.gradients), (point.y, *point.primals), strict=True)
+    parts = zip((found.y, *found.gradients), (call.y, *call.primals), strict=True)
     return [width(b, x.dtype) for balls, x in parts if balls is not None and x is not None for b in balls]
 
 
@@ -127,31 +127,31 @@ def is_a_set(b: arb, dtype: torch.dtype) -> bool:
     return b.is_finite() and math.isfinite(float(b.abs_upper())) and width(b, dtype) > 1
 
 
-def _evaluate(point: Point, bits: int) -> Certificate:
+def _evaluate(call: Call, bits: int) -> Certificate:
     tape = _Tape(_most.get())
     with ctx.workprec(bits):
-        y, adjoints = _pulled_back(point, tape, _exact(point.grad_y))
-        return Certificate(_parts(map(ball, outputs(y)), point.y), point.per_gradient(_gradients(point, adjoints)))
+        y, adjoints = _pulled_back(call, tape, _exact(call.grad_y))
+        return Certificate(_parts(map(ball, outputs(y)), call.y), call.per_gradient(_gradients(call, adjoints)))
 
 
-def derivative_over(point: Point, directions: Sequence[Tensor], step: float) -> arb:
+def derivative_over(call: Call, directions: Sequence[Tensor], step: float) -> arb:
     """Return a ball that holds the derivative of <grad_y, y> along the directions everywhere up to a step from here."""
     with ctx.workprec(BITS):
         boxes = []
-        for x, direction in zip(point.tensors, directions, strict=True):
+        for x, direction in zip(call.tensors, directions, strict=True):
             sides = [arb(v, step * abs(t)) for v, t in zip(_exact(as_real(x)), _exact(direction), strict=True)]
             pairs = zip(sides[::2], sides[1::2], strict=True)
             boxes.append([acb(*pair) for pair in pairs] if x.is_complex() else sides)
-        return inner(gradients_at(point, boxes, _exact(point.grad_y)), directions)
+        return inner(gradients_at(call, boxes, _exact(call.grad_y)), directions)
 
 
-def gradients_at(point: Point, values: Sequence[Sequence[Any]], grad_y: Sequence[float]) -> list[list[arb]]:
+def gradients_at(call: Call, values: Sequence[Sequence[Any]], grad_y: Sequence[float]) -> list[list[arb]]:
     """Return the balls of the gradients where the primals have these values, which may be any balls."""
     with ctx.workprec(BITS):
-        return _gradients(point, _pulled_back(point, [], grad_y, values)[1])
+        return _gradients(call, _pulled_back(call, [], grad_y, values)[1])
 
 
-def second_order(point: Point, directions: Sequence[Tensor]) -> tuple[list[arb], list[list[arb]]]:
+def second_order(call: Call, directions: Sequence[Tensor]) -> tuple[list[arb], list[list[arb]]]:
     """Return balls of y's derivative along the directions, and of the gradients' derivatives along them.
 
     For real primals. Raises Silent where the definition has no value, or a kink.
@@ -159,10 +159,10 @@ def second_order(point: Point, directions: Sequence[Tensor]) -> tuple[list[arb],
     with ctx.workprec(2 * BITS):
         lines = [
             [arb_series([v, t], prec=2) for v, t in zip(_exact(x), _exact(along), strict=True)]
-            for x, along in zip(point.tensors, directions, strict=True)
+            for x, along in zip(call.tensors, directions, strict=True)
         ]
         try:
-            y, adjoints = _pulled_back(point, [], _exact(point.grad_y), lines)
+            y, adjoints = _pulled_back(call, [], _exact(call.grad_y), lines)
         except ValueError as error:  # FLINT refuses a series with a pole
             raise Silent(f"the definition has no series: {error}") from error
         return [_slope(ball(element)) for element in outputs(y)], [list(map(_slope, some)) for some in adjoints]
@@ -180,24 +180,24 @@ def inner(gradients: Sequence[Sequence[arb]], directions: Sequence[Tensor]) -> a
 
 
 def _pulled_back(
-    point: Point, tape: list[Number], grad_y: Sequence[Any], values: Sequence[Sequence[Any]] | None = None
+    call: Call, tape: list[Number], grad_y: Sequence[Any], values: Sequence[Sequence[Any]] | None = None
 ) -> tuple[Any, list[list[Any]]]:
     """Return y, and the gradients, of the definition at these values of the primals that have one, or at their own."""
-    given = [_exact(x) for x in point.tensors] if values is None else values
-    made = [leaves(some, x.shape, tape) for some, x in zip(given, point.tensors, strict=True)]
-    kinds = point.rule.domain.params
+    given = [_exact(x) for x in call.tensors] if values is None else values
+    made = [leaves(some, x.shape, tape) for some, x in zip(given, call.tensors, strict=True)]
+    kinds = call.rule.domain.params
     params = {
         # torch rounds a bound to the dtype of what it bounds.
-        name: float(point.tensors[0].new_tensor(v)) if isinstance(kinds[name], Bound) and v is not None else v
-        for name, v in point.params.items()
+        name: float(call.tensors[0].new_tensor(v)) if isinstance(kinds[name], Bound) and v is not None else v
+        for name, v in call.params.items()
     }
     arrays = [
         x.cpu().numpy() if box is None and x is not None else box
-        for box, x in zip(point.per_gradient(made), point.primals, strict=True)
+        for box, x in zip(call.per_gradient(made), call.primals, strict=True)
     ]
     try:
         with np.errstate(all="ignore"), on_tape(tape):
-            y = defined(point.rule)(*arrays, **params)
+            y = defined(call.rule)(*arrays, **params)
     except (Undecided, ZeroDivisionError) as error:
         raise Silent(f"the definition has no value: {error}") from error
     except ValueError as error:
@@ -208,22 +208,22 @@ def _pulled_back(
     return y, [[leaf.adjoint for leaf in outputs(array)] for array in made]
 
 
-def _gradients(point: Point, adjoints: list[list[Any]]) -> list[list[arb]]:
-    return [_parts(some, x) for some, x in zip(adjoints, point.tensors, strict=True)]
+def _gradients(call: Call, adjoints: list[list[Any]]) -> list[list[arb]]:
+    return [_parts(some, x) for some, x in zip(adjoints, call.tensors, strict=True)]
 
 
-def reached(point: Point, output: int) -> tuple[Tensor | None, ...]:
+def reached(call: Call, output: int) -> tuple[Tensor | None, ...]:
     """Return a mask for each gradient: the elements that, by the definition, the output of that number was made from.
 
     What a maximum or a choice passes over did not make it; what was multiplied by zero did.
     """
-    chosen = [1 if k == output else None for k in range(point.y.numel())]
-    _, adjoints = _pulled_back(point, [], chosen)
+    chosen = [1 if k == output else None for k in range(call.y.numel())]
+    _, adjoints = _pulled_back(call, [], chosen)
     masks = (
         torch.tensor([adjoint is not ZERO for adjoint in some], dtype=torch.bool).reshape(x.shape)
-        for some, x in zip(adjoints, point.tensors, strict=True)
+        for some, x in zip(adjoints, call.tensors, strict=True)
     )
-    return point.per_gradient(masks)
+    return call.per_gradient(masks)
 
 
 def _exact(x: Tensor) -> list[Any]:

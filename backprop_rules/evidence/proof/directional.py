@@ -11,22 +11,22 @@ import torch
 from flint import arb, ctx
 from torch import Tensor
 
+from backprop_rules.call import Call, probe
 from backprop_rules.evidence.allowance import RunningError
 from backprop_rules.evidence.enclosure import as_real
 from backprop_rules.evidence.oracles.oracle import widest
 from backprop_rules.evidence.proof.certified import BITS, derivative_over
-from backprop_rules.point import Point, probe
 
 STEP = 2.0**-26
 
 
-def directions(point: Point) -> list[Tensor]:
+def directions(call: Call) -> list[Tensor]:
     """Return for each primal a direction that changes every element by plus or minus its own order of magnitude.
 
     It is zero where a step along it would round.
     """
     found = []
-    for start, x in enumerate(point.tensors):
+    for start, x in enumerate(call.tensors):
         real = as_real(x)
         sizes = torch.ldexp(torch.ones_like(real), torch.frexp(real).exponent - 1)
         along = probe(real, start) * torch.where(real == 0, torch.ones_like(real), sizes)
@@ -36,7 +36,7 @@ def directions(point: Point) -> list[Tensor]:
     return found
 
 
-def derivative_along(point: Point, along: list[Tensor]) -> arb:
+def derivative_along(call: Call, along: list[Tensor]) -> arb:
     """Return a ball that holds the derivative of <grad_y, y> along these directions; of no use where it is infinite.
 
     Raises Silent where the definition has no value, and NotImplementedError where the forward's rounding has no bound.
@@ -44,23 +44,23 @@ def derivative_along(point: Point, along: list[Tensor]) -> arb:
     with ctx.workprec(BITS):
         total = arb(0)
         for sign in (1, -1):
-            y, radius = _moved(point, along, sign)
-            for g, v, r in zip(*(x.flatten().tolist() for x in (as_real(point.grad_y), y, radius)), strict=True):
+            y, radius = _moved(call, along, sign)
+            for g, v, r in zip(*(x.flatten().tolist() for x in (as_real(call.grad_y), y, radius)), strict=True):
                 if g:
                     total += sign * arb(g) * arb(v, r)
-        varies = derivative_over(point, along, STEP)
+        varies = derivative_over(call, along, STEP)
         return total / (2 * arb(STEP)) + (varies - varies)
 
 
-def _moved(point: Point, along: list[Tensor], sign: int) -> tuple[Tensor, Tensor]:
+def _moved(call: Call, along: list[Tensor], sign: int) -> tuple[Tensor, Tensor]:
     """Return the forward in float64, or complex128, a step away along the directions, and its radius."""
-    params = {name: widest(value) for name, value in point.params.items()}
+    params = {name: widest(value) for name, value in call.params.items()}
     moved = []
-    for x, t in zip(point.tensors, along, strict=True):
+    for x, t in zip(call.tensors, along, strict=True):
         there = as_real(x) + sign * STEP * t
         moved.append(torch.view_as_complex(there.contiguous()) if x.is_complex() else there)
-    primals = [None if x is None else x.cpu() for x in point.placed(moved)]
+    primals = [None if x is None else x.cpu() for x in call.placed(moved)]
     with torch.no_grad(), RunningError() as errors:
-        y = point.rule.forward(*primals, **params)
+        y = call.rule.forward(*primals, **params)
     radius = errors.radius(y)
     return as_real(y), torch.stack([radius, radius], -1) if y.is_complex() else radius

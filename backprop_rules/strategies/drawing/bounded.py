@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.domain import EVERYWHERE, Bound, Dtype, Factor, Interval
-from backprop_rules.point import Point
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.drawing.draw import Draw
 from backprop_rules.strategies.drawing.exact import at_the_shape_of, draw_dtypes, draw_factor, draw_without_gradient
@@ -25,7 +25,7 @@ def bounded_point(
     rule: Rule,
     dtypes: Sequence[torch.dtype],
     sides: Sequence[int],
-) -> Point:
+) -> Call:
     """Draw a point of the bounded tier: shapes, params, dtypes, layouts, values and a cotangent."""
     every, sizes, _ = draw_shapes(draw, rule, sides)
     first = every[rule.differentiable[0]]
@@ -52,9 +52,9 @@ def bounded_point(
         primals = _tied(draw, primals)
     params = {name: _value(draw, rule, name, params[name], primals, own[0]) for name in rule.domain.params}
     draw.assume(rule.domain.accepts(*primals, **params))  # some functions take not every layout
-    y = Point(rule, primals, params, torch.empty(0)).y
+    y = Call(rule, primals, params, torch.empty(0)).y
     grad_y = tensor(draw, tuple(y.shape), y.dtype, of_any_magnitude(draw, y.dtype, EVERYWHERE))
-    return Point(rule, primals, params, grad_y)
+    return Call(rule, primals, params, grad_y)
 
 
 def _tied(draw: Draw, primals: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

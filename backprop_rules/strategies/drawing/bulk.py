@@ -5,8 +5,8 @@ from contextlib import suppress
 
 import torch
 
+from backprop_rules.call import Call
 from backprop_rules.errors import InputError
-from backprop_rules.point import Point
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.drawing.bounded import bounded_point
 from backprop_rules.strategies.drawing.draw import InBulk, Refused
@@ -30,7 +30,7 @@ def drawn(
     dtypes: Sequence[torch.dtype] | None = None,
     sides: Sequence[int] = SIDES,
     tiers: Collection[str] = tuple(TIERS),
-) -> Iterator[Point]:
+) -> Iterator[Call]:
     """Yield so many points, shared among the tiers that the rule has, each drawn when it is asked for.
 
     Equal seeds draw equal points. Raises InputError where none can be drawn.
@@ -42,10 +42,10 @@ def drawn(
         for _ in range(TRIES * share):
             if not left:
                 break
-            point = _one(draw, tier, rule, dtypes or rule.domain.dtypes, sides)
-            if point is not None:
+            call = _one(draw, tier, rule, dtypes or rule.domain.dtypes, sides)
+            if call is not None:
                 left -= 1
-                yield point
+                yield call
         if share and left == share:
             raise InputError(
                 f"{rule}: no point could be drawn on which nothing rounds: the sums are too long, or the degree too "
@@ -53,7 +53,7 @@ def drawn(
             )
 
 
-def _one(draw: InBulk, tier: str, rule: Rule, dtypes: Sequence[torch.dtype], sides: Sequence[int]) -> Point | None:
+def _one(draw: InBulk, tier: str, rule: Rule, dtypes: Sequence[torch.dtype], sides: Sequence[int]) -> Call | None:
     with quiet(), suppress(Refused):
         return TIERS[tier](draw, rule, dtypes, sides)
     return None

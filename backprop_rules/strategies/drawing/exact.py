@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call, probe
 from backprop_rules.domain import Bound, Domain, Dtype, Factor, Index, Mask
-from backprop_rules.point import Point, probe
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.drawing.draw import Draw
 from backprop_rules.strategies.drawing.shapes import (
@@ -35,7 +35,7 @@ def exact_point(
     rule: Rule,
     dtypes: Sequence[torch.dtype],
     sides: Sequence[int],
-) -> Point:
+) -> Call:
     """Draw a point of the exact tier: shapes, params, dtypes, layouts, values and a cotangent."""
     every, sizes, iterations = draw_shapes(draw, rule, sides)
     first = every[rule.differentiable[0]]
@@ -56,10 +56,10 @@ def exact_point(
             params[name] = _bound(draw, primals[0], grid)
         elif isinstance(param, Factor):
             params[name] = draw_factor(draw, param, any(dtype.is_complex for dtype in own))
-    y = Point(rule, primals, params, torch.empty(0), grid.spacing).y
+    y = Call(rule, primals, params, torch.empty(0), grid.spacing).y
     wide = replace(grid, width=min(space.for_cotangent(width), draw.pick(WIDTHS)))
     grad_y = tensor(draw, tuple(y.shape), y.dtype, partial(on_grid, draw, grid=wide))
-    return Point(rule, primals, params, grad_y, grid.spacing)
+    return Call(rule, primals, params, grad_y, grid.spacing)
 
 
 def draw_without_gradient(draw: Draw, rule: Rule, name: str, shape: Shape, sizes: Sizes) -> Tensor:

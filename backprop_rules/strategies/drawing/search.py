@@ -14,7 +14,7 @@ from hypothesis import Phase, assume, configuration, find, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from backprop_rules.point import Point
+from backprop_rules.call import Call
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.drawing.bulk import TIERS, tiers_of
 from backprop_rules.strategies.drawing.draw import Draw
@@ -53,7 +53,7 @@ def _integers(first: int, last: int) -> st.SearchStrategy[int]:
 @st.composite
 def points(
     draw: Any, rule: Rule, tier: str, dtypes: Sequence[torch.dtype] | None = None, sides: Sequence[int] = SIDES
-) -> Point:
+) -> Call:
     """Draw a point of a tier, which Hypothesis can shrink: shapes, params, dtypes, layouts, values and a cotangent."""
     return TIERS[tier](Shrinking(draw), rule, dtypes or rule.domain.dtypes, sides)
 
@@ -78,12 +78,12 @@ def _home() -> str:
 
 def smallest(
     rule: Rule,
-    shows: Callable[[Point], Any],
+    shows: Callable[[Call], Any],
     examples: int,
     seed: int = 0,
     dtypes: Sequence[torch.dtype] | None = None,
     sides: Sequence[int] = SIDES,
-) -> Point | None:
+) -> Call | None:
     """Return the smallest point found at which something shows, None where it does not among so many of each tier.
 
     Equal seeds find equal points.

@@ -42,7 +42,7 @@ class BackwardRaised(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class Call:
     """One call of a rule's backward.
 
     `spacing` is the distance between neighbouring values of the exact tier's grid, on which nothing
@@ -110,7 +110,7 @@ class Point:
         """Whether the tensors have shapes and dtypes alone."""
         return self.grad_y.device.type == "meta"
 
-    def only(self, outputs: Tensor | bool) -> "Point":
+    def only(self, outputs: Tensor | bool) -> "Call":
         """Return the point whose cotangent is zero at all other outputs; a VJP is linear in it."""
         if outputs is True or bool(torch.as_tensor(outputs).all()):
             return self
@@ -149,14 +149,14 @@ def vjp(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: Any
     As in torch, a gradient may share memory with the cotangent or with another gradient: clone it
     before you write into it.
     """
-    made = point(rule, grad_y, *primals, **params)
+    made = call(rule, grad_y, *primals, **params)
     try:
         return made.gradients
     except BackwardRaised as error:
         raise InputError(f"{made.rule}: its backward raises {': '.join(error.args)}.") from error
 
 
-def point(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: Any) -> Point:
+def call(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: Any) -> Call:
     """Return the checked point: see `vjp` for what is refused."""
     if not isinstance(rule, str | Rule):
         raise InputError(f"a rule is given by its name, as in vjp('matmul', ...); got {rule!r}.")
@@ -167,7 +167,7 @@ def point(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: A
     _check_primals(rule, primals)
     _check_params(rule, params)
     _check_kinds(rule, primals, params)
-    made = Point(rule, primals, params, grad_y)
+    made = Call(rule, primals, params, grad_y)
     if not rule.domain.accepts(*primals, **params):
         needed = rule.domain.requires[0] if rule.domain.requires else ""
         raise InputError(f"{rule}: it needs {needed}; got {_shapes(rule, primals)}, params {params or 'none'}.")
