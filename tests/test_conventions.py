@@ -1,15 +1,19 @@
 """Kinks: what is declared is what is there, and the installed torch is where the declaration says it is."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
 from grouped import by_rule, of
 
 from backprop_rules import CATALOGUE
+from backprop_rules.evidence.evidence import Evidence
+from backprop_rules.evidence.kinks import DISTANCES, neighbours
 from backprop_rules.evidence.oracles import ForwardMode, OneSidedDifferences, ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent, at_kinks
 from backprop_rules.evidence.verdict import judge
+from backprop_rules.question import Asked, question
 from backprop_rules.rule import installed
 from backprop_rules.strategies.drawing.bulk import drawn, tiers_of
 
@@ -84,3 +88,12 @@ def test_differences_find_no_kink_that_is_not_declared(rule):
         elsewhere = point.only(~at_kinks(point, rule.conventions))
         for enclosure in OneSidedDifferences().enclosures(elsewhere):
             assert enclosure is None or torch.equal(enclosure.lo, enclosure.hi)
+
+
+def test_a_kink_of_one_element_is_crossed_whichever_it_is():
+    x, g = torch.zeros(20_000, dtype=torch.float64), torch.ones(20_000, dtype=torch.float64)
+    subject, points = question(lambda g, x: g * (x > 0), (None, torch.relu, None, (x,), {}, None), Asked())
+    evidence = Evidence(subject, replace(next(iter(points)), leaves=(x,), grads=(g,)))
+    for distance in DISTANCES:
+        nearby = torch.stack([gradients[0] for _, gradients in neighbours(evidence, distance)])
+        assert (nearby.amax(0) > nearby.amin(0)).all()

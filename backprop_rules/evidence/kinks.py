@@ -4,6 +4,7 @@ Their spread stays at a kink, shrinks with the distance where the function is sm
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -17,7 +18,7 @@ from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 
 DISTANCES = (2.0**-24, 2.0**-40)
-NEIGHBOURS, FEW = 12, 3
+NEIGHBOURS, FEW = 12, 4
 MORE = 36  # where a gradient lies outside of the hull of these: of a tie of several, each must have won once
 SINGLE = 4  # outputs that are asked for one by one
 # Between the two distances the spread stays at a kink, and shrinks or grows at least as a root of the distance: the
@@ -46,8 +47,7 @@ class Around:
 
 def nearest(evidence: Evidence) -> list[tuple[Tensor | None, ...]]:
     """Return torch's gradients at neighbours, two on either side: enough to tell a smooth point from a kink."""
-    sides = (DISTANCES[1], -DISTANCES[1])
-    return evidence.kept(("nearest",), lambda: [g for d in sides for _, g in _neighbours(evidence, d, 13, 2)])
+    return evidence.kept(("nearest",), lambda: [g for _, g in _neighbours(evidence, DISTANCES[1], 13, FEW)])
 
 
 def neighbours(
@@ -63,25 +63,25 @@ def neighbours(
 def _neighbours(
     evidence: Evidence, delta: float, seed: int, count: int
 ) -> Iterator[tuple[list[object], tuple[Tensor | None, ...]]]:
+    """Yield neighbours in pairs, on opposite sides of the point: no kink through it has both on one side."""
     numbers, point = numbers_from(seed), evidence.point
-    for _ in range(count):
-        leaves: list[object] = []
-        for x in point.leaves:
-            if not inexact(x):
-                leaves.append(x)
-                continue
-            move = torch.randn(x.shape, generator=numbers, dtype=F64)
-            if x.is_complex():
-                move = torch.complex(move, torch.randn(x.shape, generator=numbers, dtype=F64))
-            if not x.is_complex() and is_symmetric(x):
-                move = (move + move.mT) / 2  # times a symmetric matrix: symmetric
-            # In proportion to each element, so that small ones beside huge ones stay near too; zeros move as well.
-            least = 2.0**-10 * min(largest(x) or 1.0, 1.0)
-            leaves.append(x + delta * x.abs().clamp(min=least) * move.to(x.device))
-        try:
-            yield leaves, evidence.gradients(leaves, point.grads)
-        except NoPoint:
-            continue
+    for _ in range(count // 2):
+        moves = [_move(x, numbers) if inexact(x) else None for x in point.leaves]
+        for side in (delta, -delta):
+            leaves = [x if move is None else x + side * move for x, move in zip(point.leaves, moves, strict=True)]
+            with suppress(NoPoint):
+                yield leaves, evidence.gradients(leaves, point.grads)
+
+
+def _move(x: Tensor, numbers: torch.Generator) -> Tensor:
+    move = torch.randn(x.shape, generator=numbers, dtype=F64)
+    if x.is_complex():
+        move = torch.complex(move, torch.randn(x.shape, generator=numbers, dtype=F64))
+    elif is_symmetric(x):
+        move = (move + move.mT) / 2  # times a symmetric matrix: symmetric
+    # In proportion to each element, so that small ones beside huge ones stay near too; zeros move as well.
+    least = 2.0**-10 * min(largest(x) or 1.0, 1.0)
+    return x.abs().clamp(min=least) * move.to(x.device)
 
 
 def around(evidence: Evidence, i: int, suspicious: Tensor, noise: float) -> Around:
@@ -118,9 +118,7 @@ def _moved_alone(
     numbers, point = numbers_from(19), evidence.point
     for _ in range(NEIGHBOURS):
         x = point.leaves[i]
-        least = 2.0**-10 * min(largest(x) or 1.0, 1.0)
-        move = delta * x.abs().clamp(min=least) * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device)
-        there = torch.where(suspicious, x + move, x)
+        there = torch.where(suspicious, x + delta * _move(x, numbers), x)
         leaves: list[object] = [*point.leaves[:i], there, *point.leaves[i + 1 :]]
         try:
             gradients = evidence.gradients(leaves, point.grads)
