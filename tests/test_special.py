@@ -25,7 +25,7 @@ def rows(name, at, value, **params):
     return [
         row
         for row in special.table(CATALOGUE[name])
-        if row.at == at and str(row.value) == str(value) and params.items() <= row.point.params.items()
+        if row.at == at and str(row.value) == str(value) and params.items() <= row.call.params.items()
     ]
 
 

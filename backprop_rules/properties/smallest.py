@@ -49,14 +49,15 @@ def smallest(subject: Subject, pair: Pair, finding: Finding, others: Sequence[Fi
         return finding
     again = _again(subject, pair, finding)
     alike = sorted((f for f in others if f.is_like(finding) and not f.point.empty), key=lambda f: f.point.size)
-    finding = next((f for f in alike if again(f.point) is not None), finding)
-    if again(finding.point) is None:
+    seen = next((f for f in (*alike, finding) if again(f.point) is not None), None)
+    if seen is None:
         if of_the_catalogue and finding.point.dtypes and finding.kind is Kind.VALUE:
             from backprop_rules.properties.derivative import agrees_with_every_oracle
 
             wide = replace(finding.point, dtypes=tuple(precise(subject, finding.point)))
             return _smallest_of_a_rule(subject, replace(finding, point=wide, again=agrees_with_every_oracle))
         return finding  # it was seen by a closer look than is taken at each step here
+    finding = seen
     left = effort.SHRINKS_OF_A_RULE if of_the_catalogue else effort.SHRINKS
     best = _of_the_layout(_shrunk(subject, finding, again, (_smaller_of(subject), plainer), left), again)
     return _on_the_grid(subject, best, finding.point) or best
