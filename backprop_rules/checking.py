@@ -159,15 +159,15 @@ def _leaving_alone(forward: Any) -> Iterator[None]:
 
 def same_function(subject: Subject, points: Any) -> None:
     """Raise InputError where forward and definition, both given, are different functions."""
-    from backprop_rules.evidence.climb import as_rule_point
     from backprop_rules.evidence.oracles.oracle import Silent
     from backprop_rules.evidence.precisions import in_precision
     from backprop_rules.properties.derivative import computes_its_definition
+    from backprop_rules.strategies.of_rules import call_at
 
     first = next(iter(points), None)
     if first is None or subject.rule is None:
         return
-    call = as_rule_point(subject.rule, first, in_precision(first, torch.float64))
+    call = call_at(subject.rule, first, in_precision(first, torch.float64))
     try:
         found = next(computes_its_definition(call), None)
     except (InputError, Silent, NotImplementedError):

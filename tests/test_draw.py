@@ -12,7 +12,7 @@ from backprop_rules.domain import COMPLEX, REAL
 from backprop_rules.evidence.oracles.oracle import at_kinks
 from backprop_rules.strategies.drawing import bulk
 from backprop_rules.strategies.drawing.bulk import tiers_of
-from backprop_rules.strategies.drawing.search import smallest
+from backprop_rules.teaching.explain import smallest
 
 exact = [rule for rule in CATALOGUE.values() if "exact" in tiers_of(rule)]
 # Shapes and layouts are drawn from the signature of the shapes alone.
@@ -134,7 +134,7 @@ def test_equal_seeds_draw_equal_points_and_others_do_not(rule):
 
 @every_rule
 def test_what_every_point_shows_shrinks_to_zeros_of_side_one(rule):
-    point = smallest(rule, lambda point: True, 20)
+    point = smallest(rule, bulk.drawn(rule, 20, dtypes=[torch.float64]), lambda call: True)
     assert point is not None
     assert all(x.numel() == 1 for x in point.tensors)
     for x in (*point.tensors, point.grad_y):

@@ -10,14 +10,13 @@ from backprop_rules.call import Call
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
 from backprop_rules.diagnosis.mistake import Mistake
 from backprop_rules.errors import InputError, of_ours
-from backprop_rules.evidence.climb import as_rule_point
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.evidence.precisions import in_precision, precise
 from backprop_rules.properties import form
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.outcome import Outcome
 from backprop_rules.properties.smallest import plainly_wrong
-from backprop_rules.strategies.of_rules import RulePoints
+from backprop_rules.strategies.of_rules import RulePoints, call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import Points
 from backprop_rules.subject.function import NoPoint
@@ -89,6 +88,6 @@ def point_of(subject: Subject, point: Point, dtype: torch.dtype | None = None) -
     """Return a point as the bank takes it: one of the rule, in float64 unless a dtype is named."""
     try:
         dtypes = precise(subject, point) if dtype is None else in_precision(point, dtype)
-        return as_rule_point(subject.rule, point, dtypes)  # type: ignore[arg-type]
+        return call_at(subject.rule, point, dtypes)  # type: ignore[arg-type]
     except Exception:  # a forward that does not take them as the rule would
         return None

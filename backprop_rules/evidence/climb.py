@@ -23,9 +23,8 @@ from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.precisions import ELEMENTS
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.verdict import Verdict, judge
-from backprop_rules.rule import Rule
+from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Function, NoPoint
@@ -72,19 +71,6 @@ class Climbed:
         return next((v for v in self.verdicts if v.primal == leaf), None)
 
 
-def as_rule_point(
-    rule: Rule, point: Point, dtypes: Sequence[torch.dtype | None], device: str = "cpu", spacing: float = 0.0
-) -> Call:
-    """Return the call of the rule at a point, its leaves in these dtypes."""
-    leaves = tuple(
-        None if x is None else (recast(x, dtype) if dtype is not None else x).to(device)
-        for x, dtype in zip(point.leaves, dtypes, strict=True)
-    )
-    there = Call(rule, leaves, point.params, torch.empty(0), spacing)
-    (g,) = (g for g in point.grads if g is not None)
-    return replace(there, grad_y=recast(g, there.y.dtype).to(device))
-
-
 def climb(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], accused: bool = False) -> Climbed:
     """Return what the proof says of the gradients in these dtypes, or else the allowance, or why neither does.
 
@@ -95,7 +81,7 @@ def climb(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], accused
     if point.size > ELEMENTS or any(d is not None and d not in REAL + COMPLEX for d in dtypes):
         return Climbed(why="it is too large")
     try:
-        there = as_rule_point(rule, point, dtypes)
+        there = call_at(rule, point, dtypes)
         with certified.at_most(most):
             found = [v for v in judge(there) if not v.witness and v.oracle == PROOF and v.enclosure is not None]
     except (InputError, Silent, NotImplementedError, Narrower) as error:
@@ -112,7 +98,7 @@ def climb(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], accused
 def _allowed(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], why: str) -> Climbed:
     """Return the verdicts of torch's gradient in float64 with its own roundings and those that are allowed for."""
     try:
-        there = as_rule_point(rule, point, dtypes)
+        there = call_at(rule, point, dtypes)
         wide = in_float64(there)
         truth, exact, radii = wide.gradients, attainable(wide).gradients, bounds(there).gradients
         found = []

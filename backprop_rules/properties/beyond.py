@@ -16,7 +16,7 @@ from backprop_rules.evidence.allowance.bounds import (
     sums_in_their_own_dtype,
 )
 from backprop_rules.evidence.allowance.units import computed_in
-from backprop_rules.evidence.climb import NUMBERS, PROOF, as_rule_point
+from backprop_rules.evidence.climb import NUMBERS, PROOF
 from backprop_rules.evidence.enclosure import Enclosure, as_real
 from backprop_rules.evidence.evidence import largest
 from backprop_rules.evidence.oracles import ReverseMode
@@ -25,6 +25,7 @@ from backprop_rules.evidence.precisions import precise
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.verdict import Verdict
 from backprop_rules.properties.finding import Finding, Kind, Rung, outside
+from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.subject import Subject
 
@@ -150,7 +151,7 @@ def not_a_number(subject: Subject, point: Point) -> Iterator[Finding]:
     if subject.rule is None:
         return
     try:
-        there = as_rule_point(subject.rule, point, precise(subject, point))
+        there = call_at(subject.rule, point, precise(subject, point))
         with certified.at_most(NUMBERS):
             balls = certified.certify(there).gradients
     except (InputError, Silent, NotImplementedError, ValueError, RuntimeError):

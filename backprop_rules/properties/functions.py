@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from backprop_rules.errors import InputError
-from backprop_rules.evidence.climb import as_rule_point
 from backprop_rules.properties.finding import Finding
 from backprop_rules.properties.native import own_dtypes
+from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.subject import Subject
 
@@ -17,7 +17,7 @@ def of_the_function(subject: Subject, point: Point, asked: Sequence[Callable[...
     if subject.rule is None:
         return
     try:
-        there = as_rule_point(subject.rule, point, list(point.dtypes) or own_dtypes(subject, point))
+        there = call_at(subject.rule, point, list(point.dtypes) or own_dtypes(subject, point))
     except (InputError, RuntimeError, ValueError, TypeError, IndexError):
         return  # a forward that does not take the example's own dtypes at these values
     for holds in asked:

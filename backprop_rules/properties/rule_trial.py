@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import torch
 
-from backprop_rules.evidence.climb import as_rule_point
 from backprop_rules.evidence.oracles.oracle import at_kinks
 from backprop_rules.evidence.precisions import precise
 from backprop_rules.properties.finding import Finding, Rung
@@ -20,6 +19,7 @@ from backprop_rules.properties.of_rules import (
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.grid import divides
+from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.subject import Subject
 
@@ -36,9 +36,9 @@ class OfTheRule:
         """Return the point with no cotangent where the rule declares a choice: the grid holds it to that."""
         if not self.rule.conventions:
             return point
-        there = at_kinks(as_rule_point(self.rule, point, precise(self.subject, point)), self.rule.conventions)
+        there = at_kinks(call_at(self.rule, point, precise(self.subject, point)), self.rule.conventions)
         if point.dtypes:  # what a narrower dtype makes of a bound may be a kink as well
-            there = there | at_kinks(as_rule_point(self.rule, point, point.dtypes), self.rule.conventions)
+            there = there | at_kinks(call_at(self.rule, point, point.dtypes), self.rule.conventions)
         (g,) = point.grads
         return point if g is None or not bool(there.any()) else replace(point, grads=(torch.where(there, 0, g),))
 
@@ -48,7 +48,7 @@ class OfTheRule:
         for device in self.devices:
             if device == "meta" or (device != "cpu" and exact and divides(point.spacing)):
                 continue
-            call = as_rule_point(self.rule, point, point.dtypes, device, point.spacing)
+            call = call_at(self.rule, point, point.dtypes, device, point.spacing)
             costly = exact or self.left > 0
             for holds in PROPERTIES:
                 if costly or holds not in PROOFS:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,16 +17,16 @@ from backprop_rules.evidence.witnesses import fits, witnessed
 from backprop_rules.properties import effort, form
 from backprop_rules.properties.agreement import TORCH, loses_digits
 from backprop_rules.properties.finding import Finding, Kind, Rung, first, interval, unequal
+from backprop_rules.strategies.of_rules import call_at, call_that_fits
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.shrink import of_fewer_axes, plainer, simplicity, smaller
-from backprop_rules.strategies.shrink_rules import on_the_grid, smaller_of_a_rule, without_an_axis
+from backprop_rules.strategies.shrink import Steps, of_fewer_axes, plainer, shrunk, smaller
+from backprop_rules.strategies.shrink_rules import on_the_grid, smaller_of_a_rule
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
 if TYPE_CHECKING:  # which brings ball arithmetic along
     from backprop_rules.evidence.verdict import Verdict
 
-Steps = Callable[[Point], Iterator[Point]]
 Again = Callable[[Point], Finding | None]
 FORMS = (Kind.SHAPE, Kind.DTYPE, Kind.DEVICE, Kind.NONE, Kind.NO_TENSOR, Kind.RAISES, Kind.COUNT)
 
@@ -76,37 +77,25 @@ def _on_the_grid(subject: Subject, finding: Finding, drawn: Point) -> Finding | 
         return None
     if not on_the_grid(rule, point, drawn):
         return None
-    from backprop_rules.evidence.climb import as_rule_point
     from backprop_rules.properties.derivative import agrees_with_every_oracle
     from backprop_rules.properties.of_rules import asked
 
-    call = as_rule_point(rule, point, precise(subject, point), spacing=drawn.spacing)
+    call = call_at(rule, point, precise(subject, point), spacing=drawn.spacing)
     return next((f for f in asked(agrees_with_every_oracle, call) if f.is_like(finding)), None)
 
 
-def _shrunk(subject: Subject, finding: Finding, again: Again, ways: Iterable[Steps], left: int) -> Finding:
+def _shrunk(subject: Subject, finding: Finding, again: Again, ways: Iterable[Steps], most: int) -> Finding:
     """Return the finding at a point that no step makes simpler, as far as the effort goes."""
-    best, start = finding, subject.work
-    for steps in ways:
-        found = True
-        while found and left > 0:
-            found, simple = False, simplicity(best.asked_at)
-            for point in steps(best.asked_at):
-                if simplicity(point) >= simple:
-                    continue
-                left = left - 1 if subject.work - start < effort.SHRINKING else 0
-                if left <= 0:
-                    break
-                other = again(point)
-                if other is not None:
-                    best, found = other, True
-                    break
-    return best
+    start, evaluations = subject.work, iter(range(most - 1))
+
+    def left() -> bool:
+        return subject.work - start < effort.SHRINKING and next(evaluations, None) is not None
+
+    return shrunk(finding, attrgetter("asked_at"), again, ways, left)
 
 
 def _smallest_of_a_rule(subject: Subject, finding: Finding) -> Finding:
     """Return what a property of rules found at a smaller point of the rule's domain, in the same dtypes."""
-    from backprop_rules.evidence.climb import as_rule_point
     from backprop_rules.properties.behaviour import returns_the_shape_dtype_and_device_of_each_primal as has_its_form
     from backprop_rules.properties.of_rules import asked
 
@@ -116,18 +105,15 @@ def _smallest_of_a_rule(subject: Subject, finding: Finding) -> Finding:
     def again(point: Point) -> Finding | None:
         if not on_the_grid(rule, point, drawn) or (point.empty and not drawn.empty):
             return None
-        try:
-            call = as_rule_point(rule, point, point.dtypes, spacing=point.spacing)
-        except (RuntimeError, ValueError, IndexError):
-            return None  # forward does not take it
-        if call.y.shape != call.grad_y.shape:
+        call = call_that_fits(rule, point)
+        if call is None:
             return None
         # A gradient of another shape lies in no enclosure either: that is another mistake.
         found = asked(has_its_form, call) or asked(finding.again, call)
         return next((f for f in found if f.is_like(finding)), None)
 
-    steps = partial(_smaller_of_the_rule, subject)
-    return _shrunk(subject, finding, again, (steps, plainer), effort.SHRINKS_OF_A_RULE)
+    ways = (partial(smaller_of_a_rule, rule, subject.function, subject.constants), plainer)
+    return _shrunk(subject, finding, again, ways, effort.SHRINKS_OF_A_RULE)
 
 
 def _of_the_layout(finding: Finding, again: Again) -> Finding:
@@ -147,7 +133,7 @@ def _of_the_layout(finding: Finding, again: Again) -> Finding:
 def _smaller_of(subject: Subject) -> Callable[[Point], Iterator[Point]]:
     def steps(point: Point) -> Iterator[Point]:
         if subject.right is not None and subject.right is subject.rule:
-            yield from _smaller_of_the_rule(subject, point)
+            yield from smaller_of_a_rule(subject.right, subject.function, subject.constants, point)
             return
         if subject.right is not None and subject.rule is not None:  # whose domain has arrays of fewer axes too
             yield from (
@@ -157,14 +143,6 @@ def _smaller_of(subject: Subject) -> Callable[[Point], Iterator[Point]]:
         yield from smaller(subject.function, point, subject.constants)
 
     return steps
-
-
-def _smaller_of_the_rule(subject: Subject, point: Point) -> Iterator[Point]:
-    rule = subject.rule
-    assert rule is not None
-    yield from without_an_axis(rule, subject.function, point)
-    yield from smaller_of_a_rule(rule, subject.function, point)
-    yield from smaller(subject.function, point, subject.constants)
 
 
 def _again(subject: Subject, pair: Pair, finding: Finding) -> Again:

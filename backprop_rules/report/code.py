@@ -38,9 +38,9 @@ def _tensors(subject: Subject, finding: Finding, shown: torch.dtype) -> tuple[Se
     """Return the primals and cotangents in the dtype that is shown, or in their own, where it shows in these."""
     point, real = finding.point, shown.to_real() if shown.is_complex else shown
     if finding.native and subject.rule is not None:
-        from backprop_rules.evidence.climb import as_rule_point
+        from backprop_rules.strategies.of_rules import call_at
 
-        call = as_rule_point(subject.rule, point, point.dtypes)
+        call = call_at(subject.rule, point, point.dtypes)
         return call.primals, (call.grad_y,)
 
     def in_it(x: Any) -> Any:

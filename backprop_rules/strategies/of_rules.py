@@ -57,6 +57,28 @@ def widened(call: Call) -> Point:
     return Point(leaves, (grad,), call.params, "drawn from its domain", kind, True, "own", dtypes, spacing=call.spacing)
 
 
+def call_at(
+    rule: Rule, point: Point, dtypes: Sequence[torch.dtype | None], device: str = "cpu", spacing: float = 0.0
+) -> Call:
+    """Return the call of the rule at a point, its leaves in these dtypes: what `widened` made a point of."""
+    leaves = tuple(
+        None if x is None else (recast(x, dtype) if dtype is not None else x).to(device)
+        for x, dtype in zip(point.leaves, dtypes, strict=True)
+    )
+    there = Call(rule, leaves, point.params, torch.empty(0), spacing)
+    (g,) = (g for g in point.grads if g is not None)
+    return replace(there, grad_y=recast(g, there.y.dtype).to(device))
+
+
+def call_that_fits(rule: Rule, point: Point) -> Call | None:
+    """Return the call of the rule at a point in the point's own dtypes, None where its tensors do not fit together."""
+    try:
+        call = call_at(rule, point, point.dtypes, spacing=point.spacing)
+    except (RuntimeError, ValueError, IndexError):
+        return None  # forward does not take it
+    return call if call.y.shape == call.grad_y.shape else None
+
+
 def rounded(point: Point) -> Point | None:
     """Return the point with its values rounded to float32, off the grid; None where they are not ordinary."""
 

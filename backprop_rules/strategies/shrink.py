@@ -1,9 +1,9 @@
 """The way to a smaller point: first its sizes, then its layout, then its values; each step counted."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,32 @@ from backprop_rules.subject.constants import Constants
 from backprop_rules.subject.function import Function, NoPoint
 
 ONE_BY_ONE = 24  # elements that are made plainer one by one
+T = TypeVar("T")
+Steps = Callable[[Point], Iterator[Point]]
+
+
+def shrunk(
+    best: T,
+    at: Callable[[T], Point],
+    again: Callable[[Point], T | None],
+    ways: Iterable[Steps],
+    left: Callable[[], bool],
+) -> T:
+    """Return what is found again at a point that no step makes simpler, as long as effort is left."""
+    for steps in ways:
+        found = True
+        while found:
+            found, simple = False, simplicity(at(best))
+            for point in steps(at(best)):
+                if simplicity(point) >= simple:
+                    continue
+                if not left():
+                    return best
+                other = again(point)
+                if other is not None:
+                    best, found = other, True
+                    break
+    return best
 
 
 def simplicity(point: Point) -> tuple[int, int, int]:
@@ -110,12 +136,14 @@ def _fitted(cut: Tensor, g: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def plainer(point: Point) -> Iterator[Point]:
-    """Yield points of plainer layout and values: contiguous, whole tensors of ones or whole numbers, then elements."""
+    """Yield points of plainer layout and values: contiguous, tensors of one number or whole ones, then elements."""
     for k, x in enumerate((*point.leaves, *point.grads)):
         if not isinstance(x, Tensor) or not inexact(x):
             continue
         if not x.is_contiguous() or x.storage_offset():
             yield _with(point, k, x.clone(memory_format=torch.contiguous_format))
+    for number in (0.0, 1.0):  # all primals at once: what shows at a tie of two is gone when one moves
+        yield replace(point, leaves=tuple(torch.full_like(x, number) if inexact(x) else x for x in point.leaves))
     for k, x in enumerate((*point.leaves, *point.grads)):
         if not isinstance(x, Tensor) or not inexact(x) or not x.numel():
             continue
@@ -136,11 +164,12 @@ def _element_by_element(point: Point, k: int, x: Tensor) -> Iterator[Point]:
     for e in range(flat.numel()):
         value = flat[e].item()
         if value == 0 or isinstance(value, complex):
-            plain: tuple[Any, ...] = () if value == 0 else (0.0, 1.0)
+            plain: tuple[Any, ...] = () if value == 0 else (0.0, 1.0, 1j)
         elif not math.isfinite(value):
             plain = ()
         else:
-            plain = (0.0, *((math.copysign(1.0, value),) if abs(value) != 1 else ()))
+            whole = (1.0, 2.0) if value != round(value) else (1.0,)
+            plain = (0.0, *(math.copysign(number, value) for number in whole if abs(value) != 1))
         for one in plain:
             if one != value:
                 changed = x.clone()

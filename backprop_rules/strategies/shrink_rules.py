@@ -12,12 +12,20 @@ from backprop_rules.domain import BATCH, axes_of
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.grid import odd_part
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.shrink import ONE_BY_ONE
+from backprop_rules.strategies.shrink import ONE_BY_ONE, smaller
 from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.constants import Constants
 from backprop_rules.subject.function import Function, NoPoint
 
 
-def smaller_of_a_rule(rule: Rule, function: Function, point: Point) -> Iterator[Point]:
+def smaller_of_a_rule(rule: Rule, function: Function, constants: Constants, point: Point) -> Iterator[Point]:
+    """Yield points of fewer axes and primals, then of smaller sizes: those of the domain's axes, then any."""
+    yield from _without_an_axis(rule, function, point)
+    yield from _of_fewer_and_shorter(rule, function, point)
+    yield from smaller(function, point, constants)
+
+
+def _of_fewer_and_shorter(rule: Rule, function: Function, point: Point) -> Iterator[Point]:
     """Yield points of fewer primals, then of smaller sizes: one named axis is cut in every tensor that has it."""
     for i, name in enumerate(rule.primals):
         if name in rule.optional and point.leaves[i] is not None:
@@ -33,7 +41,7 @@ def smaller_of_a_rule(rule: Rule, function: Function, point: Point) -> Iterator[
             yield from _cut(function, point, named, axis, n, kept)
 
 
-def without_an_axis(rule: Rule, function: Function, point: Point) -> Iterator[Point]:
+def _without_an_axis(rule: Rule, function: Function, point: Point) -> Iterator[Point]:
     """Yield the point without its outermost batch axis, where that has size 1 in every tensor that has it."""
     named = axis_names(rule, point)
     outermost = max((names[0] for names in named if names and names[0].startswith(BATCH)), key=_number, default=None)

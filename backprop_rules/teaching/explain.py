@@ -7,7 +7,7 @@ import inspect
 import itertools
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,10 +24,16 @@ from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.proof.certified import certify, enclosure
 from backprop_rules.formula import plain
+from backprop_rules.properties import effort
 from backprop_rules.properties.same import given
+from backprop_rules.question import of_the_catalogue
 from backprop_rules.rule import Convention, Rule, installed
 from backprop_rules.strategies.drawing.bulk import drawn
-from backprop_rules.strategies.drawing.search import smallest
+from backprop_rules.strategies.of_rules import call_that_fits, widened
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.shrink import plainer, shrunk
+from backprop_rules.strategies.shrink_rules import smaller_of_a_rule
+from backprop_rules.subject.silence import quiet
 from backprop_rules.teaching.pictures import on_one_line, text
 from backprop_rules.teaching.symbols import WrittenOut, elements, written
 
@@ -162,10 +168,30 @@ def kinks(rule: Rule) -> Iterator[str]:
         yield f"Where {convention.at} the rule gives {convention.value}."
         yield f"    torch: {_who(convention.torch)} in reverse mode, {_who(convention.torch_forward)} in forward mode;"
         yield f"    the installed {torch.__version__} {_agrees(convention)}."
-        found = smallest(rule, partial(_stands_on, convention), EXAMPLES, dtypes=[torch.float64])
+        found = smallest(rule, drawn(rule, EXAMPLES, dtypes=[torch.float64]), partial(_stands_on, convention))
         if found is not None:
             yield f"    For {_given(found)} the gradient of {rule.primals[found.given[0]]} is"
             yield f"    {', '.join(_choices(found, found.given[0]))}."
+
+
+def smallest(rule: Rule, calls: Iterable[Call], shows: Callable[[Call], object]) -> Call | None:
+    """Return the smallest call found at which something shows: the smallest in which it does, made smaller."""
+    sizes = {call: [x.numel() for x in call.tensors] for call in calls}
+    in_order = sorted(sizes, key=lambda call: (0 in sizes[call], sum(sizes[call])))
+    first = next(filter(shows, in_order), None)
+    if first is None:
+        return None
+    subject, evaluations = of_the_catalogue(rule, rule.domain.dtypes), iter(range(effort.SHRINKS_OF_A_RULE))
+
+    def again(point: Point) -> Point | None:
+        call = call_that_fits(rule, point)
+        return point if call is not None and not point.empty and shows(call) else None
+
+    start = replace(widened(first), spacing=0.0)  # off the grid, whose numbers are small
+    ways = (partial(smaller_of_a_rule, rule, subject.function, subject.constants), plainer)
+    with quiet():
+        found = shrunk(start, lambda point: point, again, ways, lambda: next(evaluations, None) is not None)
+    return call_that_fits(rule, found)
 
 
 def _stands_on(convention: Convention, call: Call) -> bool:
@@ -207,10 +233,9 @@ def mistakes(rule: Rule) -> Iterator[str]:
     for known in sorted(named.values(), key=lambda known: known.family is Family.FACTOR):  # constant factors last
         for dtype, at_kinks in itertools.product(widest, (False, True) if rule.conventions else (True,)):
             exposed = partial(_exposed, known, at_kinks)
-            first = next(filter(exposed, points[dtype]), None)
-            if first is not None:
-                found = exposed(smallest(rule, exposed, EXAMPLES, dtypes=[dtype], sides=SMALL) or first)
-                assert found is not None
+            shown = smallest(rule, points[dtype], exposed)
+            found = None if shown is None else exposed(shown)
+            if found is not None:
                 yield "\n        ".join([f"\n    {known.name}: {known.words}", *_shown(*found)])
                 break
 
