@@ -65,7 +65,6 @@ mean: wrong.
     against   certified, torch's own gradient agrees
     right     shape, dtype and device
     likely    not recognised
-    note      the gradient of x shares memory with the cotangent: who adds to one in place changes the other
 The smallest counterexample found:
     import torch
     x = torch.tensor([0.0, 0.0], dtype=torch.float64)

@@ -37,11 +37,12 @@ def smallest(subject: Subject, pair: Pair, finding: Finding, others: Sequence[Fi
     Begin at the smallest of the points at which it was found, as `others` say, and is found again: at a kink it is not.
     """
     of_the_catalogue = subject.right is not None and subject.right is subject.rule
+    exact = of_the_catalogue and bool(finding.point.spacing) and finding.kind is Kind.VALUE
     if of_the_catalogue and finding.point.dtypes:
         from backprop_rules.properties.of_rules import AGAIN
 
         question = AGAIN.get(finding.kind, finding.again)
-        if question is not None:
+        if question is not None and not exact:  # off the grid there are plainer numbers, if a witness sees it too
             return _smallest_of_a_rule(subject, replace(finding, again=question))
     low = finding.kind is Kind.INACCURATE and finding.dtype is pair.low
     if (finding.dtype is not None and not low) or finding.kind not in (*FORMS, Kind.VALUE, Kind.INACCURATE):
@@ -49,8 +50,11 @@ def smallest(subject: Subject, pair: Pair, finding: Finding, others: Sequence[Fi
     if finding.leaf is None and finding.kind not in FORMS:
         return finding
     again = _again(subject, pair, finding)
-    alike = sorted((f for f in others if f.is_like(finding) and not f.point.empty), key=lambda f: f.point.size)
+    alike = [f for f in others if f.is_like(finding) and not f.point.empty]
+    alike.sort(key=lambda f: (exact and not f.point.spacing, f.point.size))
     seen = next((f for f in (*alike, finding) if again(f.point) is not None), None)
+    if seen is None and exact and finding.again is not None:
+        return _smallest_of_a_rule(subject, finding)
     if seen is None:
         if of_the_catalogue and finding.point.dtypes and finding.kind is Kind.VALUE:
             from backprop_rules.properties.derivative import agrees_with_every_oracle

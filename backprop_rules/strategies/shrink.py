@@ -168,8 +168,7 @@ def _element_by_element(point: Point, k: int, x: Tensor) -> Iterator[Point]:
         elif not math.isfinite(value):
             plain = ()
         else:
-            whole = (1.0, 2.0) if value != round(value) else (1.0,)
-            plain = (0.0, *(math.copysign(number, value) for number in whole if abs(value) != 1))
+            plain = (0.0, 1.0, math.copysign(1.0, value), math.copysign(2.0, value))[: 4 if value % 1 else 3]
         for one in plain:
             if one != value:
                 changed = x.clone()
