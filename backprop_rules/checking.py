@@ -25,6 +25,7 @@ from backprop_rules.report.case import load
 from backprop_rules.report.progress import shown
 from backprop_rules.report.report import Report, report_of, said
 from backprop_rules.rule import Rule
+from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import uncompiled
 from backprop_rules.subject.frameworks.carried import of_jax
@@ -162,7 +163,6 @@ def same_function(subject: Subject, points: Any) -> None:
     from backprop_rules.evidence.oracles.oracle import Silent
     from backprop_rules.evidence.precisions import in_precision
     from backprop_rules.properties.derivative import computes_its_definition
-    from backprop_rules.strategies.of_rules import call_at
 
     first = next(iter(points), None)
     if first is None or subject.rule is None:
@@ -211,13 +211,13 @@ def _first_called(subject: Subject, points: Iterator[Point]) -> tuple[Iterator[P
     first = next(points, None)
     if subject.right is not None and first is not None:
         return chain([first], points), _pair(subject, first)
-    pair = refuse_what_cannot_be_called(subject, first, "")
+    pair = refuse_what_cannot_be_called(subject, first)
     assert first is not None
     return chain([first], points), pair
 
 
 def _pair(subject: Subject, first: Point) -> Pair:
     try:
-        return refuse_what_cannot_be_called(subject, first, "")
+        return refuse_what_cannot_be_called(subject, first)
     except InputError:
         return WIDE  # for a rule that is a finding: its domain is declared

@@ -1,7 +1,7 @@
 """From what was found to the mistake in words: by the bank, or where the bank cannot be asked by the finding's kind."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -25,6 +25,7 @@ from backprop_rules.subject.subject import Subject
 OTHERS = 40  # points that tell explanations apart
 DRAWN = 60  # points of a rule's domain, for the same
 VARIED = 6  # points of other sizes that are asked for more failures
+MORE = 12  # of these: the others still tell explanations apart
 SMALL = 100  # elements of a point: what a mistake would give there is often formed from a whole Jacobian
 ENOUGH = 4
 
@@ -39,7 +40,7 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -
     if finding.kind is Kind.INACCURATE and isinstance(finding.got, float) and not math.isfinite(finding.got):
         return OVERFLOW
     failures = [f for f in outcome.findings if f.is_like(finding) and f.point is not finding.point]
-    failures = [*failures, *_at_other_sizes(subject, outcome, finding)]
+    failures += islice(_at_other_sizes(subject, outcome, finding), MORE)
     failures = [f for f in failures if f.point.size <= SMALL] or failures[:ENOUGH]
     failing = [p for f in failures if (p := point_of(subject, f.point, f.dtype)) is not None]
     smallest = point_of(subject, finding.point, finding.dtype)
@@ -60,11 +61,10 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -
         return by_its_kind
 
 
-def _at_other_sizes(subject: Subject, outcome: Outcome, finding: Finding) -> list[Finding]:
-    """Return the same finding at other sizes: a factor that is a size is told from a constant by these."""
+def _at_other_sizes(subject: Subject, outcome: Outcome, finding: Finding) -> Iterator[Finding]:
+    """Yield the same finding at other sizes: a factor that is a size is told from a constant by these."""
     if finding.kind is not Kind.VALUE or finding.leaf is None:
-        return []
-    found = []
+        return
     varied = (p for p in Points(subject, 0, 1) if not p.own and not p.empty and p.size <= SMALL)
     for point in islice(varied, VARIED) if subject.right is None else _of_the_rule(subject):
         evidence = Evidence(subject, point, outcome.pair)
@@ -73,15 +73,14 @@ def _at_other_sizes(subject: Subject, outcome: Outcome, finding: Finding) -> lis
             other = plainly_wrong(evidence, finding.leaf) if answered else None
         except NoPoint:
             continue
-        found += [other] if other is not None else []
-    return found
+        if other is not None:
+            yield other
 
 
-def _of_the_rule(subject: Subject) -> list[Point]:
-    """Return small points of a rule's whole domain, the same for every backward that is held against it."""
-    if subject.right is None:
-        return []
-    return [p for p in RulePoints(subject.right, DRAWN, 2, subject.dtypes) if p.size <= SMALL and not p.empty]
+def _of_the_rule(subject: Subject) -> Iterator[Point]:
+    """Yield small points of a rule's whole domain, the same for every backward that is held against it."""
+    drawn = () if subject.right is None else RulePoints(subject.right, DRAWN, 2, subject.dtypes)
+    return (point for point in drawn if point.size <= SMALL and not point.empty)
 
 
 def point_of(subject: Subject, point: Point, dtype: torch.dtype | None = None) -> Call | None:

@@ -13,7 +13,7 @@ from backprop_rules.evidence.evidence import Evidence, cast
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
-from backprop_rules.subject.ambient import F64, SEED, at, inexact
+from backprop_rules.subject.ambient import F64, SEED, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 
@@ -64,38 +64,19 @@ def is_only_narrower(evidence: Evidence, dtypes: Sequence[torch.dtype | None]) -
     return any(own < wanted for own, wanted in known)
 
 
-def writes_in_place(evidence: Evidence) -> Iterator[Finding]:
-    """Yield that torch counts a write into what the backward was given: it may write at some values alone."""
-    point = evidence.point
-    given = [x for x in (*point.leaves, *point.grads) if isinstance(x, Tensor)]
-    before, values = [x._version for x in given], [x.clone() for x in given]
+def writes_to_nothing(evidence: Evidence) -> Iterator[Finding]:
+    """The backward leaves its arguments as they were: torch counts no write, and each holds the same numbers."""
+    point, leaves = evidence.point, len(evidence.point.leaves)
+    given = (*point.leaves, *point.grads)
+    before = [(x._version, x.clone()) if isinstance(x, Tensor) else None for x in given]
     with suppress(Raised, Misfit, NoPoint):
         _ = evidence.user
-    if before == [x._version for x in given]:
-        return
-    kept = iter(relaid(v, x) for v, x in zip(values, given, strict=True))
-    leaves = tuple(next(kept) if isinstance(x, Tensor) else x for x in point.leaves)
-    grads = tuple(next(kept) if g is not None else None for g in point.grads)
-    yield Finding(Kind.WRITES, replace(point, leaves=leaves, grads=grads), None, detail=" an argument")
-
-
-def writes_to_nothing(evidence: Evidence) -> Iterator[Finding]:
-    """The backward leaves its arguments as they were. Asked first: what it has written to is no evidence."""
-    point = evidence.point
-    leaves = [x.clone() if isinstance(x, Tensor) else x for x in point.leaves]
-    grads = tuple(None if g is None else g.clone() for g in point.grads)
-    try:
-        evidence.asked(leaves, grads)
-    except (Raised, Misfit, NoPoint):
-        return
-    names = evidence.subject.names
-    for k, (before, after) in enumerate(zip(point.leaves, leaves, strict=True)):
-        if isinstance(before, Tensor) and not same_bits(before, after):
-            yield Finding(Kind.WRITES, point, None, detail=f" {names[k]}")
-            return
-    for before, after in zip(point.grads, grads, strict=True):
-        if before is not None and after is not None and not same_bits(before, after):
-            yield Finding(Kind.WRITES, point, None, detail=" grad_y")
+    names = (*evidence.subject.names, *("grad_y" for _ in point.grads))
+    for name, x, old in zip(names, given, before, strict=True):
+        if old is not None and (x._version != old[0] or not same_numbers(x, old[1])):
+            kept = [y if was is None else relaid(was[1], y) for y, was in zip(given, before, strict=True)]
+            there = replace(point, leaves=tuple(kept[:leaves]), grads=tuple(kept[leaves:]))
+            yield Finding(Kind.WRITES, there, None, detail=f" {name}")
             return
 
 
@@ -107,7 +88,7 @@ def keeps_nothing_between_calls(evidence: Evidence) -> Iterator[Finding]:
     with suppress(Raised, Misfit, NoPoint):  # of that, other points tell
         evidence.asked(others, tuple(None if g is None else -g + 0.5 for g in point.grads), remembers=True)
     for i, (before, after) in enumerate(zip(once, evidence.user, strict=True)):
-        if isinstance(before, Tensor) and not same_bits(before, after):
+        if isinstance(before, Tensor) and not same_numbers(before, after):
             yield Finding(Kind.OVERWRITTEN, point, i)
             return
     try:
@@ -115,7 +96,7 @@ def keeps_nothing_between_calls(evidence: Evidence) -> Iterator[Finding]:
     except (Raised, Misfit, NoPoint):
         again = ()
     for i, (before, after) in enumerate(zip(once, again, strict=False)):
-        if isinstance(before, Tensor) and not (isinstance(after, Tensor) and same_bits(before, after)):
+        if isinstance(before, Tensor) and not (isinstance(after, Tensor) and same_numbers(before, after)):
             yield Finding(Kind.FORGETFUL, point, i, expected="the same", got="another")
             return
 
@@ -131,7 +112,7 @@ def draws_nothing(evidence: Evidence) -> Iterator[Finding]:
     except (Raised, Misfit, NoPoint):
         return
     for i, (before, after) in enumerate(zip(evidence.user, other, strict=True)):
-        if isinstance(before, Tensor) and isinstance(after, Tensor) and not same_bits(before, after):
+        if isinstance(before, Tensor) and isinstance(after, Tensor) and not same_numbers(before, after):
             yield Finding(Kind.RANDOM, point, i, expected="the same", got="another")
             return
 
@@ -170,17 +151,12 @@ def reads_only_what_it_saves(evidence: Evidence, saves: Sequence[str]) -> Iterat
     except (Raised, Misfit, NoPoint):
         return
     for i, (before, after) in enumerate(zip(evidence.user, found, strict=True)):
-        if isinstance(before, Tensor) and not (isinstance(after, Tensor) and same_bits(before, after)):
+        if isinstance(before, Tensor) and not (isinstance(after, Tensor) and same_numbers(before, after)):
             yield Finding(Kind.NOT_SAVED, point, i)
             return
 
 
-def own_dtypes(evidence: Evidence, dtype: torch.dtype) -> list[torch.dtype | None]:
-    """Return the dtype that each gradient has in a run of a precision."""
-    return [at(dtype, x) if inexact(x) else None for x in evidence.point.leaves]
-
-
-def same_bits(a: Any, b: Any) -> bool:
+def same_numbers(a: Any, b: Any) -> bool:
     """Say whether two tensors hold the same numbers, NaN included."""
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape or a.dtype != b.dtype:
         return a is b

@@ -11,7 +11,7 @@ from torch import Tensor
 from backprop_rules.call import Call
 from backprop_rules.errors import InputError
 from backprop_rules.properties.finding import Finding, Kind, found, unequal
-from backprop_rules.properties.form import same_bits
+from backprop_rules.properties.form import same_numbers
 from backprop_rules.rule import Gradients
 from backprop_rules.strategies.of_rules import widened
 from backprop_rules.subject.frameworks.carried import vjp_of_custom
@@ -76,7 +76,7 @@ def gives_the_same_through_autograd(function: Any, call: Call) -> Iterator[Findi
         return
     for i in call.given:
         direct, engine = call.gradients[i], through[i]
-        if engine is not None and not same_bits(direct, engine):
+        if engine is not None and not same_numbers(direct, engine):
             yield _apart(Kind.ENGINE, call, i, direct, engine)
 
 
@@ -98,12 +98,12 @@ def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
     except RuntimeError as error:
         if "modified by an inplace operation" not in str(error):
             return  # a backward that frees what it saved can be called once
-    if not same_bits(before, y.detach()):
+    if not same_numbers(before, y.detach()):
         yield unequal(Kind.SAVED, widened(call), None, before, y.detach(), before != y.detach())
         return
     for i in call.given:
         once, twice = first[i], second[i]
-        if once is not None and twice is not None and not same_bits(once, twice):
+        if once is not None and twice is not None and not same_numbers(once, twice):
             yield unequal(Kind.SAVED, widened(call), i, once, twice, once != twice)
 
 
@@ -115,7 +115,7 @@ def does_without_the_gradients_not_asked_for(function: Any, call: Call) -> Itera
         if not y.requires_grad:
             continue
         alone, direct = _by_engine(y, leaves, call.grad_y)[i], call.gradients[i]
-        if direct is not None and not same_bits(direct, alone):
+        if direct is not None and not same_numbers(direct, alone):
             yield _apart(Kind.ALONE, call, i, direct, alone)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from backprop_rules.evidence.enclosure import Enclosure
 from backprop_rules.evidence.evidence import Evidence, Pair, largest
 from backprop_rules.evidence.kinks import DISTANCES, nearest
-from backprop_rules.evidence.precisions import precise
+from backprop_rules.evidence.precisions import in_precision, precise
 from backprop_rules.evidence.witnesses import fits, witnessed
 from backprop_rules.properties import effort, form
 from backprop_rules.properties.agreement import TORCH, loses_digits
@@ -163,7 +163,7 @@ def _again(subject: Subject, pair: Pair, finding: Finding) -> Again:
             return next((replace(f, kind=finding.kind) for f in found), None)
         if list(found):
             return None
-        dtypes = form.own_dtypes(evidence, pair.high)
+        dtypes = in_precision(point, pair.high)
         formed = list(form.has_the_form_of_its_primal(point, evidence.user, evidence.gradients_here, dtypes))
         if finding.kind in FORMS:
             return next((f for f in formed if f.is_like(finding)), None)

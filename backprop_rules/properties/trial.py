@@ -169,8 +169,8 @@ class Trial:
         """Yield what is found at a point: first what makes the later questions meaningless."""
         if not self._once_asked and not evidence.point.empty:
             self._once_asked = True
-            yield from self._once(evidence)
-        found = list(form.writes_in_place(evidence)) or list(form.is_answered(evidence))
+            self._once(evidence)
+        found = list(form.writes_to_nothing(evidence)) or list(form.is_answered(evidence))
         found = found or list(self._formed(evidence))
         yield from found
         if any(f.kind.grade is Grade.WRONG or f.leaf is None for f in found):
@@ -195,8 +195,8 @@ class Trial:
                 judged[i].sides_with_it = judged[i].sides_with_it or finding.kind is Kind.TORCH
                 yield from self._graded(evidence, finding)
 
-    def _once(self, evidence: Evidence) -> Iterator[Finding]:
-        """Ask once whether forward is a function, and whether the backward writes into what it is given."""
+    def _once(self, evidence: Evidence) -> None:
+        """Note once that forward is no function of its arguments."""
         function, point = evidence.function, evidence.point
         if not self.subject.heavy:
             self.outcome.random_forward = _differs(function, point, seed=1)
@@ -204,10 +204,9 @@ class Trial:
             self.outcome.notes["forward gives something else when it is called again: it keeps a state"] = None
         elif self.outcome.random_forward:
             self.outcome.notes["forward draws random numbers: each run starts from the same seed"] = None
-        yield from form.writes_to_nothing(evidence)
 
     def _formed(self, evidence: Evidence) -> Iterator[Finding]:
-        dtypes = form.own_dtypes(evidence, evidence.pair.high)
+        dtypes = in_precision(evidence.point, evidence.pair.high)
         narrower = not self.questions.of_rules and evidence.pair is WIDE and not self.subject.in_float64
         if narrower and form.is_only_narrower(evidence, dtypes):
             raise ComputesNarrower(evidence.point)  # a kernel of float32: its own dtypes are asked for later
@@ -360,14 +359,14 @@ def _differs(function: Any, point: Point, seed: int | None) -> bool:
                 found.append(function.outputs(point.leaves, inside))
             except NoPoint:
                 return False
-    return not all(form.same_bits(a, b) for a, b in zip(*found, strict=True))
+    return not all(form.same_numbers(a, b) for a, b in zip(*found, strict=True))
 
 
-def refuse_what_cannot_be_called(subject: Subject, point: Point | None, why: str) -> Pair:
+def refuse_what_cannot_be_called(subject: Subject, point: Point | None) -> Pair:
     """Return the precisions to compare; InputError for a backward that cannot be called for the example at all."""
     if point is None:
         raise InputError(
-            f"{subject}: {why or 'the forward does not take the example'}. It is called with torch tensors; a function "
+            f"{subject}: the forward does not take the example. It is called with torch tensors; a function "
             "of NumPy arrays is a definition, as in definition=np.exp."
         )
     evidence = Evidence(subject, point)

@@ -8,6 +8,7 @@ import torch
 from backprop_rules.call import code
 from backprop_rules.domain import dtype_name, precision
 from backprop_rules.properties.finding import Finding
+from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import at, inexact
@@ -38,8 +39,6 @@ def _tensors(subject: Subject, finding: Finding, shown: torch.dtype) -> tuple[Se
     """Return the primals and cotangents in the dtype that is shown, or in their own, where it shows in these."""
     point, real = finding.point, shown.to_real() if shown.is_complex else shown
     if finding.native and subject.rule is not None:
-        from backprop_rules.strategies.of_rules import call_at
-
         call = call_at(subject.rule, point, point.dtypes)
         return call.primals, (call.grad_y,)
 

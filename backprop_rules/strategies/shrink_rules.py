@@ -1,6 +1,7 @@
 """The way to a smaller point of a rule: by the names of its domain's axes, and on the grid that it was drawn on."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -51,13 +52,18 @@ def _without_an_axis(rule: Rule, function: Function, point: Point) -> Iterator[P
     if any(names[:1] == [outermost] and x.shape[0] != 1 for x, names in pairs):
         return
     leaves = tuple(x[0] if names[:1] == [outermost] else x for x, names in pairs)
-    try:
-        (y,) = function.at(point.params).y(leaves, F64)
-    except NoPoint:
-        return
+    for y, g in _output(function, point, leaves):
+        if g.numel() == y.numel():
+            yield replace(point, leaves=leaves, grads=(g.reshape(y.shape),), own=False)
+
+
+def _output(function: Function, point: Point, leaves: Sequence[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield y for these leaves, and the point's cotangent, where forward takes them."""
     (g,) = point.grads
-    if g is not None and g.numel() == y.numel():
-        yield replace(point, leaves=leaves, grads=(g.reshape(y.shape),), own=False)
+    assert g is not None
+    with suppress(NoPoint):
+        (y,) = function.at(point.params).y(leaves, F64)
+        yield y, g
 
 
 def _number(axis: str) -> int:
@@ -66,13 +72,9 @@ def _number(axis: str) -> int:
 
 def _refitted(function: Function, point: Point) -> Iterator[Point]:
     """Yield the point with as much of its cotangent as the output has elements."""
-    try:
-        (y,) = function.at(point.params).y(point.leaves, F64)
-    except NoPoint:
-        return
-    (g,) = point.grads
-    if g is not None and g.dim() == y.dim() and all(n <= m for n, m in zip(y.shape, g.shape, strict=True)):
-        yield replace(point, grads=(g[tuple(slice(0, n) for n in y.shape)],))
+    for y, g in _output(function, point, point.leaves):
+        if g.dim() == y.dim() and all(n <= m for n, m in zip(y.shape, g.shape, strict=True)):
+            yield replace(point, grads=(g[tuple(slice(0, n) for n in y.shape)],))
 
 
 def _cuts(n: int) -> Iterator[list[int]]:
@@ -105,16 +107,10 @@ def _cut(
         _kept(x, names.index(axis), kept) if axis in names and x.shape[names.index(axis)] == n else x
         for names, x in zip(named, point.leaves, strict=True)
     )
-    try:
-        (y,) = function.at(point.params).y(leaves, F64)
-    except NoPoint:
-        return
-    (g,) = point.grads
-    assert g is not None
-    cut = [_kept(g, d, kept) for d, size in enumerate(g.shape) if size == n]
-    for grad in (g, *cut):
-        if grad.shape == y.shape:
-            yield replace(point, leaves=leaves, grads=(grad,), own=False)
+    for y, g in _output(function, point, leaves):
+        for grad in (g, *(_kept(g, d, kept) for d, size in enumerate(g.shape) if size == n)):
+            if grad.shape == y.shape:
+                yield replace(point, leaves=leaves, grads=(grad,), own=False)
 
 
 def _kept(x: Tensor, dim: int, kept: Sequence[int]) -> Tensor:
