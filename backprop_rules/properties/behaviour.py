@@ -179,13 +179,13 @@ def _reach(
     call: Call, poisoned: Call, i: int, got: Tensor, before: Tensor, may: Tensor, must: Tensor
 ) -> Iterator[Finding]:
     """Yield that what is not finite is where it may not be, or is not where it must be."""
-    said = before.isfinite()  # what is not finite without the poison says nothing
-    if bool((~may & ~got.isfinite() & said).any()):
+    # What is not finite without the poison says nothing.
+    finite, said = got.isfinite(), before.isfinite()
+    if bool((~may & ~finite & said).any()):
         radius = bounds(call, evaluations=2).gradients[i]
         assert radius is not None
-        said = said & radius.isfinite()  # nor what overflows in another order of a sum
-    got = torch.where(said, got, 0)
-    astray, swallowed = ~may & ~got.isfinite(), must & said & got.isfinite()
+        said = said & radius.isfinite()  # nor does what overflows in another order of a sum
+    astray, swallowed = ~may & ~finite & said, must & finite & said
     if bool(astray.any()):
         yield unequal(Kind.REACHES, widened(poisoned), i, torch.zeros_like(got), got, astray, native=True)
     elif bool(swallowed.any()):
