@@ -28,7 +28,7 @@ from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import uncompiled
-from backprop_rules.subject.frameworks.carried import of_jax
+from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.silence import quiet
 from backprop_rules.subject.subject import Subject
 
@@ -117,7 +117,7 @@ def _framework(function: Any, example: Any) -> str:
     """Return what a function is written for: what it is an object of says it, or the arrays of its example."""
     if has_its_own_backward(function):
         return "torch" if isinstance(function, type) else "jax"
-    return "jax" if isinstance(example, Sequence) and any(map(of_jax, example)) else "torch"
+    return "jax" if isinstance(example, Sequence) and any(map(JAX.owns, example)) else "torch"
 
 
 def _answered(

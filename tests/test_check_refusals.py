@@ -50,7 +50,7 @@ REFUSALS = {
     ),
     "an example of numbers": (
         lambda: check(relu, forward=torch.relu, example=(3.0,)),
-        "an example must be an array of torch, NumPy or JAX",
+        "an example must be an array of torch or jax or numpy",
     ),
     "a forward that is not the definition": (
         lambda: check(relu, forward=torch.relu, definition=lambda x: x * 2, example=(vector(),)),

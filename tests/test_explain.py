@@ -1,12 +1,14 @@
 """A rule explained: every statement is made from the declaration, and is true."""
 
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import sympy
 import torch
 
-from backprop_rules import CATALOGUE
+from backprop_rules import CATALOGUE, InputError
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.proof.certified import certify, enclosure
 from backprop_rules.teaching.explain import derivation, example, explained, kinks, mistakes, one_element, worked
@@ -85,3 +87,20 @@ def test_each_mistake_is_shown_where_it_differs():
     for one in told:
         right, wrong = re.search(r"gradient of \w+: right (.*), with this mistake (.*)$", one).groups()
         assert wrong != right
+
+
+def own(definition):
+    return replace(CATALOGUE["tanh"], name="mine", definition=definition)
+
+
+def test_functions_of_numpy_are_written_out_as_sympy_has_them():
+    for name in ("arctan", "arcsinh", "sinh", "cosh", "tan"):
+        call = example(own(getattr(np, name)))
+        assert WrittenOut(call).outputs()[0] == f"{name.replace('arc', 'a')}(x₁)"
+
+
+def test_a_definition_that_raises_is_refused_in_words():
+    with pytest.raises(InputError, match="mine: it cannot be explained before it is verified: AttributeError"):
+        list(explained(own(lambda x: x.nothing)))
+    with pytest.raises(InputError, match="mine: its definition cannot be written out: a symbol has no nothing"):
+        WrittenOut(example(own(lambda x: x + np.frompyfunc(lambda v: v.nothing, 1, 1)(x))))

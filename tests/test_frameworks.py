@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from backprop_rules import layout
-from backprop_rules.errors import InputError
-from backprop_rules.subject.frameworks.carried import as_torch, carried, framework_of, vjp_of_custom
+from backprop_rules import InputError, WrongGradient, check, layout
+from backprop_rules.subject.frameworks.bridge import Bridge
+from backprop_rules.subject.frameworks.carried import BRIDGES, as_torch, carried, framework_of
+from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 DTYPES = [*FLOATS, torch.complex128, torch.complex64, torch.int64, torch.int32, torch.uint8, torch.bool]
 SHAPES = [(), (3,), (2, 3), (2, 1, 3), (0, 2)]
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-every_framework = pytest.mark.parametrize("framework", ["numpy", "jax"])
+FOREIGN = [name for name in BRIDGES if name != "torch"]
+every_framework = pytest.mark.parametrize("framework", FOREIGN)
 # JAX has no 64-bit integers but where it is asked for them: they have a test of their own.
 every_pair = pytest.mark.parametrize(
     ("framework", "dtype"),
-    [(f, d) for f in ("numpy", "jax") for d in DTYPES if (f, d) != ("jax", torch.int64)],
+    [(f, d) for f in FOREIGN for d in DTYPES if (f, d) != ("jax", torch.int64)],
     ids=str,
 )
 
@@ -222,7 +224,7 @@ def test_what_is_no_array_of_numbers_is_refused_by_name():
     import jax
 
     assert refusal(as_torch, [1.0], "w") == (
-        "w: an example must be an array of torch, NumPy or JAX; got list [1.0]. Its type says which framework the "
+        "w: an example must be an array of torch or jax or numpy; got list [1.0]. Its type says which framework the "
         "function is written for, so make it one, as in np.asarray(...)."
     )
     assert refusal(as_torch, np.array([None, 1]), "w") == (
@@ -309,3 +311,41 @@ def test_what_cannot_be_compiled_is_called_as_it_is():
     for x in (torch.ones(2), -torch.ones(2)):
         assert torch.equal(over(x), x * 2 if x.sum() > 0 else x)
         assert torch.equal(over(x, n=[1]), over(x)), "a list is no key"
+
+
+class Row:
+    """An array of a framework that nobody has heard of: numbers in a list, float64 alone."""
+
+    def __init__(self, numbers):
+        self.numbers = list(numbers)
+
+    def __mul__(self, other):
+        return Row(a * b for a, b in zip(self.numbers, other.numbers, strict=True))
+
+
+def row_of(x):
+    if isinstance(x, torch.Tensor) and x.dtype is not torch.float64:
+        raise TypeError(f"a Row holds float64, not {x.dtype}")
+    return Row(x.tolist()) if isinstance(x, torch.Tensor) else x
+
+
+def of_row(x):
+    return torch.tensor(x.numbers, dtype=torch.float64) if isinstance(x, Row) else x
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    bridge = Bridge("rows", lambda x: isinstance(x, Row), row_of, of_row, "Row({}.tolist())", "from rows import Row")
+    monkeypatch.setitem(BRIDGES, "rows", bridge)
+
+
+@pytest.mark.usefixtures("rows")
+def test_a_framework_is_one_bridge():
+    example = (Row([1.0, 2.0]), Row([3.0, 5.0]))
+    right = check(lambda grad_y, x, w: (grad_y * w, grad_y * x), forward=torch.mul, example=example)
+    assert right.verdict == "right"
+    assert "its operations cannot be followed" not in str(right)
+    with pytest.raises(WrongGradient, match="the gradients are returned in the wrong order") as wrong:
+        check(lambda grad_y, x, w: (grad_y * x, grad_y * w), forward=torch.mul, example=example)
+    assert "from rows import Row" in str(wrong.value)
+    assert "backward(Row(grad_y.tolist()), Row(x1.tolist()), Row(x2.tolist()))" in str(wrong.value)

@@ -101,6 +101,16 @@ def alike(known, other, rule, leaf):
     return all(same(made(known, c), made(other, c)) for c in either)
 
 
+def apart(known, rule, leaf, named):
+    """Say what the mistake is called instead, and show the first point at which that is another one."""
+    told = f"{rule}: {known.name} is caught, and called {named or 'nothing'}"
+    pairs = [(c, made(known, c), made(NAMED[n], c)) for n in named.split(" or ") if n in NAMED for c in cases(rule)]
+    for case, one, other in pairs:
+        if case.primal == leaf and not same(one, other):
+            return f"{told}; they differ here, as {one.tolist()} and {other.tolist()}:\n{case.call}"
+    return told
+
+
 def made(known, case):
     wrong = applies(known, case)
     return case.right if wrong is None else wrong
@@ -149,8 +159,8 @@ def test_every_mistake_is_caught_and_named(rule):
         if named == "ties shared wrongly" and known.family is Family.TIES:
             continue  # which it is as well, where several operands are tied
         if not any(n == known.name or (n in NAMED and alike(known, NAMED[n], rule, leaf)) for n in named.split(" or ")):
-            otherwise[rule.name, known.name] = named
-    assert not otherwise
+            otherwise[known.name] = apart(known, rule, leaf, named)
+    assert not otherwise, "\n".join(otherwise.values())
 
 
 def test_the_table_is_no_small_one():

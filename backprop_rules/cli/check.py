@@ -19,12 +19,13 @@ from backprop_rules.errors import InputError
 from backprop_rules.properties.effort import DRAWN
 from backprop_rules.report.case import save
 from backprop_rules.report.report import Report
+from backprop_rules.subject.frameworks.carried import BRIDGES
 
 CASES = Path(".backprop_rules")
 CODES, NOTHING = {"right": 0, "inconclusive": 4}, 5
 
 CheckFormat = StrEnum("CheckFormat", ["full", "json", "github"])
-Framework = StrEnum("Framework", ["torch", "numpy", "jax"])
+Framework = StrEnum("Framework", list(BRIDGES))  # type: ignore[misc]
 Convention = StrEnum("Convention", {"torch": "torch", "catalogue": "catalogue", "any": "any-subgradient"})
 Accuracy = StrEnum("Accuracy", ["torch", "catalogue"])
 Target = Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="Your backward, f(grad_y, *primals, **params).")]

@@ -157,4 +157,4 @@ def _radii_of_torch(function: Function, point: Point) -> list[Tensor | None]:
 
 
 def _words(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).splitlines() or [type(error).__name__])[0]

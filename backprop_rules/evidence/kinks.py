@@ -3,10 +3,11 @@
 Their spread stays at a kink, shrinks with the distance where the function is smooth, and grows at a singular point.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ SINGLE = 4  # outputs that are asked for one by one
 GROWTH = (DISTANCES[0] / DISTANCES[1]) ** (1 / 4)
 
 
+Neighbour = tuple[list[Any], tuple[Tensor | None, ...]]  # its leaves, and torch's gradients there
+
+
 class Shape(Enum):
     """What the function does around a point."""
 
@@ -37,11 +41,10 @@ class Shape(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Around:
-    """What is around a point: its shape, where it is so, and the gradients of all leaves at the nearest neighbours."""
+    """What is around a point: its shape, where it is so, and the leaves of the nearest neighbours."""
 
     shape: Shape
     where: Tensor
-    nearest: tuple[tuple[Tensor | None, ...], ...] = ()
     leaves: tuple[tuple[object, ...], ...] = ()
 
 
@@ -51,9 +54,7 @@ def nearest(evidence: Evidence) -> list[tuple[Tensor | None, ...]]:
     return evidence.kept(("nearest",), lambda: [g for _, g in _neighbours(evidence, DISTANCES[1], 13, count)])
 
 
-def neighbours(
-    evidence: Evidence, delta: float, more: bool = False
-) -> list[tuple[list[object], tuple[Tensor | None, ...]]]:
+def neighbours(evidence: Evidence, delta: float, more: bool = False) -> list[Neighbour]:
     """Return leaves at a distance, and torch's gradients there; those that forward does not take are left out."""
     if more:
         return evidence.kept(("more", delta), lambda: list(_neighbours(evidence, delta, 17, MORE)))
@@ -62,12 +63,18 @@ def neighbours(
 
 
 def _neighbours(
-    evidence: Evidence, delta: float, seed: int, count: int
-) -> Iterator[tuple[list[object], tuple[Tensor | None, ...]]]:
-    """Yield neighbours in pairs, on opposite sides of the point: no kink through it has both on one side."""
+    evidence: Evidence, delta: float, seed: int, count: int, alone: tuple[int, Tensor] | None = None
+) -> Iterator[Neighbour]:
+    """Yield neighbours in pairs, on opposite sides of the point: no kink through it has both on one side.
+
+    Where only some elements of one leaf can move, these `alone` do.
+    """
     numbers, point = numbers_from(seed), evidence.point
     for _ in range(count // 2):
         moves = [_move(x, numbers) if inexact(x) else None for x in point.leaves]
+        if alone is not None:
+            k, where = alone
+            moves = [torch.where(where, move, 0) if i == k else None for i, move in enumerate(moves)]  # type: ignore[arg-type]
         for side in (delta, -delta):
             leaves = [x if move is None else x + side * move for x, move in zip(point.leaves, moves, strict=True)]
             with suppress(NoPoint):
@@ -87,20 +94,20 @@ def _move(x: Tensor, numbers: torch.Generator) -> Tensor:
 
 def around(evidence: Evidence, i: int, suspicious: Tensor, noise: float) -> Around:
     """Return what is around a point, seen in the gradient of leaf i where it is suspicious."""
-    spreads, nearest = [], []
+
+    def finite(some: Iterable[Neighbour]) -> list[Neighbour]:
+        mask = real_mask(suspicious, evidence.gradients_here[i])
+        return [one for one in some if bool(real(one[1][i])[mask].isfinite().all())]
+
+    spreads = []
     for delta in DISTANCES:
-        found = [
-            (leaves, gradients)
-            for leaves, gradients in neighbours(evidence, delta)
-            if bool(real(gradients[i])[real_mask(suspicious, gradients[i])].isfinite().all())
-        ]
+        found = finite(neighbours(evidence, delta))
         if len(found) < 2:
-            found = list(_moved_alone(evidence, i, suspicious, delta))
+            found = finite(_neighbours(evidence, delta, 19, NEIGHBOURS, (i, suspicious)))
         if len(found) < 2:
             return Around(Shape.EDGE, suspicious)
         stack = torch.stack([real(gradients[i]) for _, gradients in found])
         spreads.append(_merged(stack.amax(0) - stack.amin(0), suspicious))
-        nearest = found
     far, near = spreads
     grows = suspicious & (near > far * GROWTH) & (near > noise)
     if bool((grows == suspicious).all()):
@@ -109,24 +116,7 @@ def around(evidence: Evidence, i: int, suspicious: Tensor, noise: float) -> Arou
     apart = [float(s[left].max()) for s in spreads]
     smooth = apart[1] <= apart[0] / GROWTH or apart[1] <= noise * 2.0**-evidence.pair.half
     shape = Shape.SMOOTH if smooth else Shape.KINK
-    return Around(shape, left, tuple(g for _, g in nearest), tuple(tuple(x) for x, _ in nearest))
-
-
-def _moved_alone(
-    evidence: Evidence, i: int, suspicious: Tensor, delta: float
-) -> Iterator[tuple[list[object], tuple[Tensor | None, ...]]]:
-    """Yield neighbours in the suspicious elements alone: where another element cannot move, these may."""
-    numbers, point = numbers_from(19), evidence.point
-    for _ in range(NEIGHBOURS):
-        x = point.leaves[i]
-        there = torch.where(suspicious, x + delta * _move(x, numbers), x)
-        leaves: list[object] = [*point.leaves[:i], there, *point.leaves[i + 1 :]]
-        try:
-            gradients = evidence.gradients(leaves, point.grads)
-        except NoPoint:
-            continue
-        if bool(real(gradients[i])[real_mask(suspicious, gradients[i])].isfinite().all()):
-            yield leaves, gradients
+    return Around(shape, left, tuple(tuple(x) for x, _ in found))
 
 
 def is_in_the_hull(evidence: Evidence, i: int, kink: Around, noise: float, shared: bool) -> bool:

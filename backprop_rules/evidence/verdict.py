@@ -10,15 +10,11 @@ from flint import arb
 from torch import Tensor
 
 from backprop_rules.call import Call
-from backprop_rules.evidence.allowance.bounds import attainable, bounds, in_float64
+from backprop_rules.evidence.allowance.bounds import attainable, bounds
 from backprop_rules.evidence.enclosure import Enclosure
 from backprop_rules.evidence.oracles import ORACLES, ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent, at_kinks
 from backprop_rules.evidence.proof import certified
-from backprop_rules.rule import CATALOGUE
-
-# More elements than these would take ball arithmetic, with an object for each number, minutes.
-MANY = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,29 +75,10 @@ def _by_enclosures(call: Call) -> list[Verdict]:
     return verdicts
 
 
-def _by_wide_reference(call: Call) -> list[Verdict]:
-    """Return the verdicts of the catalogue's rule in float64: for tensors too large to form one ball after another."""
-    if call.rule.name not in CATALOGUE and call.rule.reference is call.rule:
-        return [Verdict("float64 reference", i, call) for i in call.given]
-    wide = in_float64(call)
-    radii, exact = bounds(call).gradients, bounds(wide).gradients
-    verdicts = []
-    for i in call.given:
-        gradient, truth, radius, own = call.gradients[i], wide.gradients[i], radii[i], exact[i]
-        assert gradient is not None and truth is not None and radius is not None and own is not None
-        enclosure = Enclosure.around(truth, (radius + own).cpu(), gradient.dtype)
-        verdicts.append(Verdict("float64 reference", i, call, gradient, enclosure, enclosure.outside(gradient)))
-    return verdicts
-
-
 def _by_proof(call: Call) -> list[Verdict]:
     """Return the verdicts of the certified derivative, allowing for rounding, on the rule and on torch's gradient."""
-    if sum(x.numel() for x in (*call.tensors, call.grad_y)) > MANY:
-        return _by_wide_reference(call)
     try:
         balls = certified.certify(call).gradients
-    except certified.TooMany:
-        return _by_wide_reference(call)
     except Silent:
         return [Verdict("certified", i, call) for i in call.given]
     radii = attainable(call).gradients

@@ -14,7 +14,7 @@ from backprop_rules.properties.finding import Finding, Kind, found, unequal
 from backprop_rules.properties.form import same_numbers
 from backprop_rules.rule import Gradients
 from backprop_rules.strategies.of_rules import widened
-from backprop_rules.subject.frameworks.carried import vjp_of_custom
+from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 
 Function = Callable[..., Any]
 Question = Callable[[Call], Iterator[Finding]]

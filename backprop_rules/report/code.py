@@ -31,7 +31,8 @@ def code_of(subject: Subject, finding: Finding) -> list[str]:
     grad_y = codes[0] if subject.backward.single else f"({', '.join(codes)},)"
     lines = [f"{_identifier(name)} = {value}" for name, value in [*made, ("grad_y", grad_y)]]
     laid_out = any("layout." in line for line in lines)
-    head = ["import torch", *["from backprop_rules import layout"] * laid_out]
+    imports = subject.backward.bridge.imports
+    head = [*[imports] * bool(imports), "import torch", *["from backprop_rules import layout"] * laid_out]
     return [*head, *lines, _call(subject, point)]
 
 
@@ -52,12 +53,9 @@ def _identifier(name: str) -> str:
     return name.replace("[", "_").replace("]", "")
 
 
-MADE = {"torch": "{}", "numpy": "{}.numpy()", "jax": "jnp.from_dlpack({})"}
-
-
 def _call(subject: Subject, point: Point) -> str:
     """Return the call as code: with what the backward takes, as its framework's arrays."""
-    signature, form = subject.backward.signature, MADE[subject.backward.framework]
+    signature, form = subject.backward.signature, subject.backward.bridge.code
     leaves = dict(zip(subject.names, point.leaves, strict=True))
     lists: dict[str, list[str]] = {}
     for name in subject.names:

@@ -43,7 +43,7 @@ class Points:
         for size, n in ((size, n) for size, others in self.asked.items() for n in others):
             for values in ("normal", "integers"):
                 yield from self._at(Recipe((), values), {size: n}, "asked for", self.seed + n, sizes)
-        if subject.backward.framework == "jax":  # which compiles each operation anew for each shape and dtype
+        if subject.backward.bridge.compiles:
             yield from self._few(sizes)
             return
         yield from self._varied(sizes)

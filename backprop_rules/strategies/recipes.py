@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from backprop_rules.strategies.drawing.draw import InBulk
+from backprop_rules.strategies.drawing.draw import Draw
 
 LAYOUTS = ("", "", "", "transposed", "sliced")
 COTANGENTS = ("normal", "normal", "integers", "constant", "one", "big", "small")
@@ -47,7 +47,7 @@ PLAN = (
 
 def recipes(count: int, seed: int) -> Iterator[Recipe]:
     """Yield so many drawn recipes: equal seeds draw the same for every subject, whose sizes they index."""
-    draw = InBulk(seed)
+    draw = Draw(seed)
     for _ in range(count):
         sizes = tuple(draw.whole(0, 7) for _ in range(6))
         yield Recipe(sizes, draw.pick(VALUES), draw.pick(LAYOUTS), draw.pick(COTANGENTS), draw.whole(0, 2**32 - 1))

@@ -115,26 +115,10 @@ def _held(own: Backward, right: Rule, domain: Domain, *excuses: Rule, cut_off: f
         return _with_signature(backward, names, optional, domain)
 
     # Its own roundings are those of the operations of torch that it is made of.
-    followed: dict[str, Callable[[Function], Function]] = {"torch": lambda f: f, "numpy": _on_tensors, "jax": _by_jax}
-    excuse = replace(right, domain=domain, backward=backward_of(followed[own.framework](own.function)))
-    roundings = Roundings(right, (excuse, *excuses), flushes=own.framework == "jax")
+    excuse = replace(right, domain=domain, backward=backward_of(own.bridge.followed(own.function)))
+    roundings = Roundings(right, (excuse, *excuses), flushes=own.bridge.flushes)
     mine = backward_of(own.in_one_piece)
     return replace(right, backward=mine, domain=domain, saves=("y", *names), roundings=roundings)
-
-
-def _on_tensors(function: Function) -> Function:
-    from backprop_rules.subject.frameworks.arrays import on_tensors  # which brings ball arithmetic along
-
-    return on_tensors(function)
-
-
-def _by_jax(function: Function) -> Function:
-    def through(*args: Any, **params: Any) -> Any:
-        from backprop_rules.subject.frameworks.jaxprs import on_tensors_by_jax
-
-        return on_tensors_by_jax(lambda *those: function(*those, **params))(*args)
-
-    return through
 
 
 def _placed(found: Any, primals: Sequence[Tensor | None], right: Rule) -> Any:

@@ -12,7 +12,8 @@ from torch.utils import _pytree
 
 from backprop_rules.errors import InputError, OwnError
 from backprop_rules.subject.ambient import SEED, Ambient, inexact, running
-from backprop_rules.subject.frameworks.carried import carried
+from backprop_rules.subject.frameworks.bridge import Bridge
+from backprop_rules.subject.frameworks.carried import bridge_of, carried
 from backprop_rules.subject.function import Cotangents, Function, Outputs
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -120,6 +121,11 @@ class Backward:
         """Call a function that takes what this backward takes."""
         some = {name: value for name, value in params.items() if self.signature.takes(name)}
         return function(*self.signature.arguments(grad_y, y, primals), **some)
+
+    @property
+    def bridge(self) -> Bridge:
+        """What its framework's arrays are to the checker."""
+        return bridge_of(self.framework)
 
     @cached_property
     def in_one_piece(self) -> Callable[..., Any]:

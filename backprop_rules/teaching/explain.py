@@ -20,6 +20,7 @@ from backprop_rules.diagnosis.bank import BANK
 from backprop_rules.diagnosis.mistake import Case, Family, Known, applies
 from backprop_rules.diagnosis.twins import asked_of_jax
 from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of
+from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.proof.certified import certify, enclosure
@@ -131,7 +132,11 @@ def worked(call: Call) -> list[str]:
     named = zip((*call.rule.primals, "y", "grad_y"), (*call.primals, call.y, call.grad_y), strict=True)
     lines = [_named(name, x) for name, x in named if x is not None]
     lines += [f"{name} = {value!r}" for name, value in call.params.items()]
-    balls, radii = certify(call).gradients, bounds(call).gradients
+    try:
+        balls, radii = certify(call).gradients, bounds(call).gradients
+    except Exception as error:  # of the definition, which may be anybody's
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{call.rule}: it cannot be explained before it is verified: {reason}") from error
     right = True
     for i, gradient in given(call, call.gradients):
         ball, radius = balls[i], radii[i]

@@ -14,6 +14,7 @@ import sympy
 from torch import Tensor
 
 from backprop_rules.call import Call
+from backprop_rules.errors import InputError
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.proof.balls import outputs
 from backprop_rules.formula import LOWERED
@@ -68,21 +69,16 @@ class Symbol:
 
     def __getattr__(self, name: str) -> Callable[[], "Symbol"]:
         """Return the method that NumPy calls for its function of that name."""
-        if name not in FUNCTIONS:
+        function: Any = FUNCTIONS.get(name) or getattr(sympy, name.replace("arc", "a"), None)
+        if name not in FUNCTIONS and not (isinstance(function, type) and issubclass(function, sympy.Function)):
             raise AttributeError(f"a symbol has no {name}")
-        function = FUNCTIONS[name]
         return lambda: Symbol(function(self.expression), float(function(sympy.Float(self.value))))
 
 
+# The functions that SymPy has by another name than NumPy, or not at all.
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    "exp": sympy.exp,
-    "log": sympy.log,
     "sqrt": sympy.sqrt,
-    "sin": sympy.sin,
-    "cos": sympy.cos,
-    "tanh": sympy.tanh,
-    "erf": sympy.erf,
-    "erfc": sympy.erfc,
+    "lgamma": sympy.loggamma,
     "expm1": lambda x: sympy.exp(x) - 1,
     "log1p": lambda x: sympy.log(1 + x),
     "ndtr": lambda x: (1 + sympy.erf(x / sympy.sqrt(2))) / 2,
@@ -118,7 +114,13 @@ class WrittenOut:
             x if x is None else named(call.rule.primals[i], x) if i in call.given else x.numpy()
             for i, x in enumerate(call.primals)
         ]
-        self.y = list(outputs(certified.defined(call.rule)(*self.primals, **call.params)))
+        try:
+            self.y = list(outputs(certified.defined(call.rule)(*self.primals, **call.params)))
+        except (TypeError, AttributeError) as error:  # as NumPy says it of a method that a symbol lacks
+            raise InputError(
+                f"{call.rule}: its definition cannot be written out: {error}. Write it with NumPy's functions, or "
+                "say in FUNCTIONS of backprop_rules/teaching/symbols.py what this one is in SymPy."
+            ) from None
         self.cotangents = [symbol.expression for symbol in named("ȳ", call.grad_y).flat]
 
     def outputs(self) -> list[str]:

@@ -9,7 +9,7 @@ from backprop_rules.call import Call
 from backprop_rules.errors import InputError
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.drawing.bounded import bounded_point
-from backprop_rules.strategies.drawing.draw import InBulk, Refused
+from backprop_rules.strategies.drawing.draw import Draw, Refused
 from backprop_rules.strategies.drawing.exact import exact_point
 from backprop_rules.strategies.drawing.shapes import SIDES
 from backprop_rules.subject.silence import quiet
@@ -38,7 +38,7 @@ def drawn(
     own = [tier for tier in tiers_of(rule) if tier in tiers]
     for k, tier in enumerate(own):
         share = left = (count + k) // len(own)
-        draw = InBulk(seed)
+        draw = Draw(seed)
         for _ in range(TRIES * share):
             if not left:
                 break
@@ -53,7 +53,7 @@ def drawn(
             )
 
 
-def _one(draw: InBulk, tier: str, rule: Rule, dtypes: Sequence[torch.dtype], sides: Sequence[int]) -> Call | None:
+def _one(draw: Draw, tier: str, rule: Rule, dtypes: Sequence[torch.dtype], sides: Sequence[int]) -> Call | None:
     with quiet(), suppress(Refused):
         return TIERS[tier](draw, rule, dtypes, sides)
     return None

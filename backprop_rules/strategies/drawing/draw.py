@@ -1,6 +1,5 @@
-"""How a choice is made while a point is drawn: from a seed, in bulk, or by what can shrink it."""
+"""How a choice is made while a point is drawn: from a seed, in bulk; search.py draws what is to be shrunk."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
@@ -12,20 +11,24 @@ class Refused(Exception):
     """What was drawn so far cannot become a point."""
 
 
-class Draw(ABC):
+class Draw:
     """What a point is drawn with; the least number, and the first option, are the simplest."""
 
-    @abstractmethod
+    def __init__(self, seed: int) -> None:
+        self._numbers = Random(seed)
+
     def whole(self, first: int, last: int) -> int:
         """Draw an integer from the first to the last."""
+        return self._numbers.randint(first, last)
 
-    @abstractmethod
     def bytes(self, length: int) -> bytes:
         """Draw a string of bytes."""
+        return self._numbers.randbytes(length)
 
-    @abstractmethod
     def assume(self, condition: object) -> None:
         """Refuse what was drawn so far, unless the condition holds."""
+        if not condition:
+            raise Refused
 
     def pick(self, options: Sequence[T]) -> T:
         """Draw one of the options."""
@@ -34,23 +37,3 @@ class Draw(ABC):
     def flag(self) -> bool:
         """Draw True or False."""
         return bool(self.whole(0, 1))
-
-
-class InBulk(Draw):
-    """Draws from a seed, many times as fast: of what is shrunk by other means."""
-
-    def __init__(self, seed: int) -> None:
-        self._numbers = Random(seed)
-
-    def whole(self, first: int, last: int) -> int:
-        """Draw an integer."""
-        return self._numbers.randint(first, last)
-
-    def bytes(self, length: int) -> bytes:
-        """Draw a string."""
-        return self._numbers.randbytes(length)
-
-    def assume(self, condition: object) -> None:
-        """Raise Refused."""
-        if not condition:
-            raise Refused

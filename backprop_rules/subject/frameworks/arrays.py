@@ -11,7 +11,8 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from backprop_rules.subject.frameworks.carried import each, tensor_of
+from backprop_rules.subject.frameworks.bridge import each
+from backprop_rules.subject.frameworks.carried import tensor_of
 from backprop_rules.subject.frameworks.numpy_functions import (
     COPIES,
     FUNCTIONS,

@@ -1,0 +1,74 @@
+"""What a framework of arrays is to the checker: one Bridge, from which all that knows of frameworks reads."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor
+
+from backprop_rules.errors import InputError
+
+Function = Callable[..., Any]
+
+
+def _unfollowed(function: Function) -> Function:
+    def through(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError("its operations cannot be followed")
+
+    return through
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """A framework: whose arrays are whose, and how a tensor becomes one of its arrays and comes back.
+
+    `array_of` and `tensor_of` return what is none of theirs as it is, and raise InputError where there is no
+    counterpart. A backward is asked in float32 beside the example's dtype: for a dtype that the framework lacks,
+    `array_of` raises TypeError, and the point is not asked in it.
+    """
+
+    name: str
+    owns: Callable[[object], bool]
+    array_of: Callable[[Any], Any]  # of a tensor, or of a torch.dtype
+    tensor_of: Callable[[Any], Any]
+    code: str  # of an array, made of a tensor named {}: for a counterexample that can be pasted
+    imports: str = ""  # what that needs
+    followed: Callable[[Function], Function] = _unfollowed  # the function as one of torch's operations on tensors
+    prepared: Callable[[Function, bool], Function] = lambda f, whole: (
+        f
+    )  # before it is called: compiled in one piece, if so asked
+    around: Callable[[Sequence[Any]], AbstractContextManager[Any]] = lambda given: (
+        nullcontext()
+    )  # each call, with these tensors
+    compiles: bool = False  # each operation anew for each shape and dtype, so that few shapes are asked
+    flushes: bool = False  # subnormal numbers to zero
+
+
+def each(change: Callable[[Any], Any], x: Any) -> Any:
+    """Return it with what tuples and lists hold changed."""
+    if isinstance(x, tuple | list):
+        changed = [each(change, one) for one in x]
+        return changed if isinstance(x, list) else tuple(changed)
+    return change(x)
+
+
+def installed(module: str, needed: str) -> Any:
+    """Return the module; InputError, which says for what it is needed, where it cannot be imported."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{needed}, which cannot be imported here: {first_line(error)}. Run: pip install 'backprop-rules[jax]'"
+        ) from None
+
+
+def plain(x: Tensor) -> Tensor:
+    """Return the tensor without a graph, and without the bits that put off a conjugation or a change of sign."""
+    return x.detach().resolve_conj().resolve_neg()
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says first, without a full stop."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
