@@ -136,14 +136,16 @@ class Trial:
         rule = self.of_the_rule if point.kind != JUMP else None  # a hunted threshold is no point of the grid
         if rule is None or not (point.spacing or point.kind == EVERY_BIT):
             return self._asked_at(point, rule)
-        found = list(rule.ask(point, self.outcome))
-        self.outcome.findings += found
-        # Two precisions are compared at values that both hold; where nothing rounds, they tell nothing more.
-        narrow = None if found or point.spacing else rounded(point)
+        outcome, exact = self.outcome, self.outcome.exact
+        found = list(rule.ask(point, outcome))
+        outcome.findings += found
+        # Two precisions are compared at values that both hold; where the oracles spoke, they tell nothing more.
+        spoke = bool(found) or outcome.exact > exact
+        narrow = None if spoke else point if point.spacing else rounded(point)
         if narrow is None or not self._asked_at(narrow, None):
-            self.outcome.points += 1
-        if point.spacing and not found:
-            self.outcome.count_exact(point, self.subject.floats)
+            outcome.points += 1
+        if outcome.exact > exact:
+            outcome.count_exact(point, self.subject.floats)
         return True
 
     def _asked_at(self, point: Point, rule: "OfTheRule | None") -> bool:
