@@ -35,6 +35,17 @@ def small_jacobians(monkeypatch):
     monkeypatch.setattr("backprop_rules.diagnosis.mistake.MANY", 30)
 
 
+@pytest.fixture(autouse=True)
+def shared_points(monkeypatch):
+    """The points that tell explanations apart depend on the rule alone: they are drawn once."""
+    monkeypatch.setattr("backprop_rules.diagnosis.naming.RulePoints", points_to_name_by)
+
+
+@functools.cache
+def points_to_name_by(rule, count, seed, dtypes):
+    return tuple(RulePoints(rule, count, seed, dtypes))
+
+
 WIDEST = {name: [d for d in r.domain.dtypes if d in (torch.float64, torch.complex128)] for name, r in CATALOGUE.items()}
 NAMED = {known.name: known for known in BANK}
 OFTEN = 4  # points of sixty at which a mistake must show, so that it is no rarity that another sixty may lack
