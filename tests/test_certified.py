@@ -13,11 +13,11 @@ from backprop_rules.call import call
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified, directional
 from backprop_rules.evidence.verdict import judge
-from backprop_rules.properties.finding import Kind
+from backprop_rules.properties.finding import Kind, Rung
 from backprop_rules.properties.of_rules import PROPERTIES, asked
 from backprop_rules.strategies.drawing.bulk import drawn
 from backprop_rules.subject.silence import quiet
-from backprop_rules.verify import verify_rule
+from backprop_rules.verify import verified, verify_rule
 
 every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
 
@@ -156,3 +156,17 @@ def test_a_large_product_is_too_long_for_ball_arithmetic():
 def test_where_torch_cancels_the_proof_decides(seed):
     """Of equal numbers near 1e23 torch's gradient is 0, or noise: the rule's is nearer to the exact one, or is it."""
     assert not verify_rule(CATALOGUE["layer_norm"], seed=seed).problem
+
+
+def test_points_of_the_grid_are_witnessed_where_no_device_is_asked():
+    outcome, report = verified(CATALOGUE["neg"], 40, devices=["meta"])
+    assert report.passed
+    assert outcome.exact == 0
+    assert outcome.rungs[Rung.WITNESSED] > 30
+    assert not outcome.asked
+
+
+def test_what_every_oracle_bears_out_on_the_grid_needs_no_second_witness():
+    outcome, report = verified(CATALOGUE["abs"], 2, 2, devices=["cpu"])
+    assert report.verdict == "right"
+    assert outcome.exact == 1

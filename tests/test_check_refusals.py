@@ -26,6 +26,10 @@ REFUSALS = {
     ),
     "no example": (lambda: check(relu, forward=torch.relu), "an example is missing"),
     "an unknown rule": (lambda: check(relu, "rellu"), "there is no rule 'rellu'. Did you mean 'relu'?"),
+    "a framework that is no name": (
+        lambda: check(relu, "relu", framework=["torch"]),
+        "there is no framework '['torch']'. Did you mean 'torch'? Known: jax, numpy, torch.",
+    ),
     "no function": (lambda: check(3, "relu"), "a backward is a function; got int 3."),
     "both a rule and a forward": (
         lambda: check(relu, "relu", forward=torch.relu),

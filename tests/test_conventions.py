@@ -7,7 +7,7 @@ import pytest
 import torch
 from grouped import by_rule, of
 
-from backprop_rules import CATALOGUE
+from backprop_rules import CATALOGUE, check
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.evidence.kinks import DISTANCES, neighbours
 from backprop_rules.evidence.oracles import ForwardMode, OneSidedDifferences, ReverseMode
@@ -97,3 +97,26 @@ def test_a_kink_of_one_element_is_crossed_whichever_it_is():
     for distance in DISTANCES:
         nearby = torch.stack([gradients[0] for _, gradients in neighbours(evidence, distance)])
         assert (nearby.amax(0) > nearby.amin(0)).all()
+
+
+def first_of_a_tie(grad_y, x):
+    mask = torch.zeros_like(x)
+    mask[x.argmax()] = 1
+    return grad_y * mask
+
+
+@pytest.mark.parametrize(("asked", "verdict"), [("torch", "convention"), ("any subgradient", "right")])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_of_a_tie_is_a_choice_however_many_are_tied(asked, verdict, seed):
+    example = (torch.ones(6, dtype=torch.float64),)
+    options = {"convention": asked, "seed": seed, "raise_on_failure": False}
+    assert check(first_of_a_tie, forward=lambda x: x.amax(), example=example, **options).verdict == verdict
+
+
+def test_more_than_its_share_of_a_tie_is_no_choice():
+    def twice(grad_y, x):
+        return 2 * first_of_a_tie(grad_y, x)
+
+    example = (torch.ones(6, dtype=torch.float64),)
+    found = check(twice, forward=lambda x: x.amax(), example=example, raise_on_failure=False)
+    assert found.verdict == "wrong"

@@ -1,5 +1,6 @@
 """Wrong backwards that were called right, each beside the right one."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -222,3 +223,36 @@ def test_a_backward_that_draws_its_mask_again_is_not_right():
     report = asked(drawn_again, dropout, (some(3, 4),))
     assert report.verdict != "right"
     assert not report.passed
+
+
+def in_float32_alone(grad_y, x):
+    found = grad_y * x.cos()
+    if x.dtype == torch.float32:
+        grad_y.mul_(2)
+    return found
+
+
+def into_the_output(grad_y, y, x):
+    found = grad_y * y
+    y.mul_(2)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("backward", "forward", "name"), [(in_float32_alone, torch.sin, "grad_y"), (into_the_output, torch.exp, "y")]
+)
+def test_a_write_is_found_in_the_examples_dtype_and_into_the_output(backward, forward, name):
+    report = asked(backward, forward, (some(3, 4).float(),))
+    assert report.verdict == "wrong"
+    assert f"writes to its argument {name}" in str(report)
+
+
+def test_the_example_is_not_what_the_backward_has_overwritten():
+    def emptied(grad_y, x):
+        found = grad_y * np.cos(x)
+        grad_y[...] = 0
+        return found
+
+    report = check(emptied, definition=np.sin, example=(some(3, 4).numpy(),), raise_on_failure=False)
+    assert "writes to its argument grad_y" in str(report)
+    assert report.points == 1

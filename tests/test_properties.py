@@ -7,7 +7,6 @@ from backprop_rules import CATALOGUE
 from backprop_rules.properties.effort import POINTS_OF_A_RULE, PROOFS_OF_A_RULE
 from backprop_rules.properties.finding import Rung
 from backprop_rules.properties.of_rules import PROOFS, PROPERTIES
-from backprop_rules.verify import verified as verified_rule
 
 every_rule = by_rule(CATALOGUE.values())
 ENDS = (1, 0)  # sizes of axes, and no axis at all
@@ -42,11 +41,3 @@ def test_every_rule_is_right_by_the_questions_that_any_backward_is_asked(verifie
     assert report.passed, str(report)
     assert outcome.rungs[Rung.WITNESSED] and (outcome.rungs[Rung.PROVED] or not rule.differentiable)
     assert (outcome.exact > 0) == (rule.domain.degree is not None)
-
-
-def test_points_of_the_grid_are_witnessed_where_no_device_is_asked():
-    outcome, report = verified_rule(CATALOGUE["neg"], 40, devices=["meta"])
-    assert report.passed
-    assert outcome.exact == 0
-    assert outcome.rungs[Rung.WITNESSED] > 30
-    assert not outcome.asked

@@ -14,7 +14,7 @@ from backprop_rules.strategies.point import JUMP, Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import BF16, F32, F64, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Run
+from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs, Run
 from backprop_rules.subject.subject import Subject
 
 T = TypeVar("T")
@@ -78,7 +78,17 @@ class Evidence:
     @cached_property
     def user(self) -> tuple[Any, ...]:
         """What the backward returns in the higher precision; Raised or Misfit where it does not."""
-        return self.asked(self.point.leaves, self.point.grads, self.pair.high, remembers=True)
+        return self.asked(self.point.leaves, self.point.grads, self.pair.high, remembers=True, y=self.y)
+
+    @cached_property
+    def y(self) -> Outputs | None:
+        """The outputs, for a backward that takes them, and may write into them; None where the call makes them."""
+        if self.subject.backward.signature.y_at is None or self.pair.high is not F64:
+            return None
+        try:
+            return tuple(y.detach().clone() for y in self.run.y)
+        except NoPoint:
+            return None
 
     @cached_property
     def low_user(self) -> tuple[Any, ...] | None:
@@ -117,7 +127,12 @@ class Evidence:
         return self.filled(self.truth(leaves, grads, dtype).gradients, leaves)
 
     def asked(
-        self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype | None = None, remembers: bool = False
+        self,
+        leaves: Sequence[Any],
+        grads: Cotangents,
+        dtype: torch.dtype | None = None,
+        remembers: bool = False,
+        y: Outputs | None = None,
     ) -> tuple[Any, ...]:
         """Return what the backward returns at other leaves and cotangents; in the higher precision if none is named.
 
@@ -129,7 +144,7 @@ class Evidence:
         ambient = self.subject.precision_of_backward(dtype)
         given = tuple(x.detach() if isinstance(x, Tensor) else x for x in there)
         whole = not (remembers and self._has_the_examples_sizes)
-        return self.subject.backward(self.function, tuple(own), None, given, ambient, whole=whole)
+        return self.subject.backward(self.function, tuple(own), y, given, ambient, whole=whole)
 
     @cached_property
     def _has_the_examples_sizes(self) -> bool:

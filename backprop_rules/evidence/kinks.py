@@ -19,7 +19,7 @@ from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 
 DISTANCES = (2.0**-24, 2.0**-40)
-NEIGHBOURS, SOME, FEW = 12, 4, 2
+NEIGHBOURS, SOME, FEW = 12, 4, 4
 MORE = 36  # where a gradient lies outside of the hull of these: of a tie of several, each must have won once
 SINGLE = 4  # outputs that are asked for one by one
 # Between the two distances the spread stays at a kink, and shrinks or grows at least as a root of the distance: the
@@ -131,16 +131,31 @@ def is_in_the_hull(evidence: Evidence, i: int, kink: Around, noise: float, share
 
 
 def is_between(evidence: Evidence, i: int, here: Tensor, mask: Tensor, near: float, smooth: bool = False) -> bool:
-    """Say whether each element lies between those of the gradients nearby: of more of them, unless it is `smooth`."""
+    """Say whether each element lies between those of the gradients nearby: of more of them, unless it is `smooth`.
+
+    Of a tie of many, the elements that have not won there yet are moved alone, up and down.
+    """
     low, high = torch.full_like(here, torch.inf), torch.full_like(here, -torch.inf)
-    for more in (False,) if smooth else (False, True):
-        for _, gradients in neighbours(evidence, DISTANCES[1], more):
+
+    def outside(some: Iterable[Neighbour]) -> Tensor:
+        for _, gradients in some:
             g = real(gradients[i])[mask]
             if bool(g.isfinite().all()):
-                low, high = torch.minimum(low, g), torch.maximum(high, g)
-        if bool(((here >= low - near) & (here <= high + near)).all()):
-            return True
-    return False
+                torch.minimum(low, g, out=low)
+                torch.maximum(high, g, out=high)
+        return ((here < low - near) | (here > high + near)).nonzero()
+
+    left = outside(neighbours(evidence, DISTANCES[1]))
+    if smooth or not len(left):
+        return not len(left)
+    left = outside(neighbours(evidence, DISTANCES[1], more=True))
+    if len(left) <= MORE:
+        leaf, places = evidence.point.leaves[i], mask.nonzero()
+        for (k,) in left.tolist():
+            alone = torch.zeros_like(leaf, dtype=torch.bool)
+            alone[tuple(places[k][: leaf.dim()])] = True
+            left = outside(_neighbours(evidence, DISTANCES[1], 23, 2, (i, alone)))
+    return not len(left)
 
 
 def _single_outputs(evidence: Evidence) -> list[tuple[Tensor | None, ...]]:

@@ -21,7 +21,7 @@ from backprop_rules.evidence.proof import certified
 class Verdict:
     """One oracle's answer for the gradient of one primal.
 
-    `point` is the point that it was asked at, with the cotangent zero where the oracle cannot speak;
+    `call` is what it was asked at, with the cotangent zero where the oracle cannot speak;
     `outside` marks the elements of `gradient` that do not lie in the enclosure, None where all do.
     Gradient and enclosure are None where the oracle is silent. The verdict on a `witness` is on
     torch's gradient, not on the rule's. `used` is how much of the radius each element took up, where

@@ -66,18 +66,29 @@ def is_only_narrower(evidence: Evidence, dtypes: Sequence[torch.dtype | None]) -
 
 def writes_to_nothing(evidence: Evidence) -> Iterator[Finding]:
     """The backward leaves its arguments as they were: torch counts no write, and each holds the same numbers."""
-    point, leaves = evidence.point, len(evidence.point.leaves)
-    given = (*point.leaves, *point.grads)
-    before = [(x._version, x.clone()) if isinstance(x, Tensor) else None for x in given]
+    point, names = evidence.point, evidence.subject.names
+    given = (*point.leaves, *point.grads, *(evidence.y or ()))
+    before = remembered(given)
     with suppress(Raised, Misfit, NoPoint):
         _ = evidence.user
-    names = (*evidence.subject.names, *("grad_y" for _ in point.grads))
-    for name, x, old in zip(names, given, before, strict=True):
+    written = first_written((*names, *(["grad_y"] * len(point.grads)), *(["y"] * len(point.grads))), given, before)
+    if written is not None:
+        kept = [y if was is None else relaid(was[1], y) for y, was in zip(given, before, strict=True)]
+        leaves, grads = kept[: len(names)], kept[len(names) : len(names) + len(point.grads)]
+        yield Finding(Kind.WRITES, replace(point, leaves=tuple(leaves), grads=tuple(grads)), detail=f" {written}")
+
+
+def remembered(given: Sequence[Any]) -> list[tuple[int, Tensor] | None]:
+    """Return what tells later whether a tensor was written to: torch's count of writes, and the numbers."""
+    return [(x._version, x.clone()) if isinstance(x, Tensor) else None for x in given]
+
+
+def first_written(names: Sequence[str], given: Sequence[Any], before: Sequence[Any]) -> str | None:
+    """Return the name of the first tensor that was written to."""
+    for name, x, old in zip(names, given, before, strict=False):
         if old is not None and (x._version != old[0] or not same_numbers(x, old[1])):
-            kept = [y if was is None else relaid(was[1], y) for y, was in zip(given, before, strict=True)]
-            there = replace(point, leaves=tuple(kept[:leaves]), grads=tuple(kept[leaves:]))
-            yield Finding(Kind.WRITES, there, None, detail=f" {name}")
-            return
+            return name
+    return None
 
 
 def keeps_nothing_between_calls(evidence: Evidence) -> Iterator[Finding]:

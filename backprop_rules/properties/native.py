@@ -9,7 +9,7 @@ from torch import Tensor
 from backprop_rules.domain import precision
 from backprop_rules.evidence.digits import has_lost_digits
 from backprop_rules.properties.finding import Finding, Grade, Kind, unequal
-from backprop_rules.properties.form import has_the_form_of_its_primal
+from backprop_rules.properties.form import first_written, has_the_form_of_its_primal, remembered
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F64, at, inexact
@@ -39,6 +39,7 @@ def holds_in(
     if device != "meta" and _overflows((*point.leaves, *point.grads), (*leaves, *grads)):
         return  # a value that these dtypes do not hold: this is another point
     given = tuple(x.detach() if isinstance(x, Tensor) else x for x in leaves)
+    before = [] if device == "meta" else remembered((*given, *grads))
     widest = max((precision(d) for d in dtypes if d is not None), default=0)
     shown = next((d for d in dtypes if d is not None and precision(d) == widest), None)
     try:
@@ -50,6 +51,8 @@ def holds_in(
     except Misfit as error:
         yield Finding(Kind.COUNT, point, detail=f": {error}", dtype=shown)
         return
+    if written := first_written((*subject.names, *(["grad_y"] * len(grads))), (*given, *grads), before):
+        yield Finding(Kind.WRITES, point, detail=f" {written}", dtype=shown)
     own = [x.dtype if inexact(x) else None for x in leaves]
     found = list(has_the_form_of_its_primal(point, got, truth, own))
     yield from (_in(finding, shown) for finding in found)

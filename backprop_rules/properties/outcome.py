@@ -58,14 +58,14 @@ class Outcome:
     lower: dict[str, None] = field(default_factory=dict)  # why a rung was not reached
 
     def count_exact(self, point: Point, leaves: Iterable[int]) -> None:
-        """Count a point at which nothing rounds and all was right: every oracle spoke of each gradient there."""
+        """Count a point at which nothing rounds and all was right, by every oracle that speaks there."""
         self.passed.append(point)
         self.empty = self.empty and point.empty
         if point.ordinary:
             self.classes[point.where] = self.classes.get(point.where, 0) + 1
         for i in [i for i in leaves if point.leaves[i] is not None and not point.empty]:
             said = self.spoke.setdefault(i, Judged())
-            said.spoke = said.nonzero = True
+            said.spoke, said.nonzero = True, said.nonzero or any(g is not None and bool(g.any()) for g in point.grads)
 
     @property
     def worst(self) -> Grade | None:

@@ -20,7 +20,7 @@ from backprop_rules.properties.native import holds_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.smallest import confirmed, is_nearer_than_torchs
 from backprop_rules.strategies.of_rules import rounded
-from backprop_rules.strategies.point import EVERY_BIT, JUMP, TORN_APART, Point
+from backprop_rules.strategies.point import EVERY_BIT, JUMP, TORN_APART, Point, copied
 from backprop_rules.subject.ambient import F64, SEED, running
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
@@ -41,6 +41,7 @@ class Trial:
         self.subject, self.points, self.questions = subject, points, questions
         self.outcome, self._proofs = Outcome(), effort.PROOFS
         self._once_asked = self._calls_asked = False
+        self._chosen: dict[int, Point] = {}  # where another choice than torch's is allowed: nor are digits torch's
         self.of_the_rule = _of_the_rule(subject, questions) if questions.of_rules else None
 
     def run(self, pair: Pair = WIDE) -> Outcome:
@@ -70,7 +71,7 @@ class Trial:
         outcome = self.outcome
         if outcome.is_wrong:
             return
-        plain = [p for p in outcome.passed if p.own and p.ordinary and not p.empty]
+        plain = [p for p in outcome.passed if p.own and p.ordinary and not p.empty and id(p) not in self._chosen]
         if len(plain) > 1 and plain[0].size <= effort.JUMPS and not self.subject.heavy:
             for point in jumps(Evidence(self.subject, plain[0], outcome.pair), plain[1]):
                 self._at(point)
@@ -273,6 +274,7 @@ class Trial:
         if self.questions.of_rules and finding.kind is Kind.INACCURATE:
             return  # a rule is held to its own allowance, in its own dtypes, and not to what torch rounds
         if finding.kind in (Kind.CHOICE, Kind.NAN_CHOICE) and self.questions.convention == "any subgradient":
+            self._chosen[id(evidence.point)] = evidence.point
             return
         alike = [f for f in self.outcome.findings if f.kind is Kind.TORCH and f.leaf == finding.leaf]
         off = any(f.point.ordinary for f in alike)  # elsewhere it may be off for once
@@ -371,6 +373,7 @@ def refuse_what_cannot_be_called(subject: Subject, point: Point | None) -> Pair:
             f"{subject}: the forward does not take the example. It is called with torch tensors; a function "
             "of NumPy arrays is a definition, as in definition=np.exp."
         )
+    point = copied(point)  # a backward that writes into what it is given must not write into the example
     evidence = Evidence(subject, point)
     try:
         _ = evidence.user

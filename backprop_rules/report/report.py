@@ -231,10 +231,11 @@ def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
             f"at no point of ordinary values can anything be said of the gradient of {', '.join(silent)}: forward has "
             "no finite derivative where it was tried. Give an example inside its domain."
         )
-    if outcome.contradicted and not outcome.second and (outcome.custom or not outcome.rungs[Rung.PROVED]):
+    borne_out = outcome.second or outcome.exact  # where nothing rounds, every oracle spoke
+    if outcome.contradicted and not borne_out and (outcome.custom or not outcome.rungs[Rung.PROVED]):
         return "inconclusive", f"torch's own gradient of forward is contradicted: {outcome.contradicted[0]}"
     nonzero = any(judged.nonzero for judged in outcome.spoke.values())
-    if nonzero and not outcome.second and not outcome.rungs[Rung.PROVED]:
+    if nonzero and not borne_out and not outcome.rungs[Rung.PROVED]:
         return "inconclusive", "only torch's reverse mode speaks: neither its forward mode nor differences bear it out"
     return "right", ""
 

@@ -1,12 +1,13 @@
 """A point: the primals, the params and the cotangents at which a backward is asked for its gradients."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from backprop_rules.strategies.values import relaid
 from backprop_rules.subject.ambient import inexact
 
 
@@ -50,3 +51,12 @@ TORN_APART = "sizes torn apart"  # where an axis is not as long as those that it
 JUMP = "jump"  # a kind of values that no lower precision holds
 EVERY_BIT = "every bit"  # the same, drawn so: it is asked in its own dtypes alone
 EXTRAORDINARY = ("big", "small", "wide", "any magnitude", EVERY_BIT)
+
+
+def copied(point: Point) -> Point:
+    """Return the point in memory of its own, laid out as before."""
+    leaves, grads = (
+        tuple(relaid(x.clone(), x) if isinstance(x, Tensor) else x for x in some)
+        for some in (point.leaves, point.grads)
+    )
+    return replace(point, leaves=leaves, grads=grads)

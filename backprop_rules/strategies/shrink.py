@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.values import relaid
 from backprop_rules.subject.ambient import F64, inexact
 from backprop_rules.subject.constants import Constants
 from backprop_rules.subject.function import Function, NoPoint
@@ -148,10 +149,10 @@ def plainer(point: Point) -> Iterator[Point]:
         if not isinstance(x, Tensor) or not inexact(x) or not x.numel():
             continue
         for plain in (torch.zeros_like(x), torch.ones_like(x), _rounded(x)):
-            if x.is_contiguous() and not torch.equal(plain, x):
-                yield _with(point, k, plain)
+            if not torch.equal(plain, x):
+                yield _with(point, k, relaid(plain, x))
     for k, x in enumerate((*point.leaves, *point.grads)):
-        if isinstance(x, Tensor) and inexact(x) and x.is_contiguous() and x.numel() <= ONE_BY_ONE:
+        if isinstance(x, Tensor) and inexact(x) and 0 not in x.stride() and x.numel() <= ONE_BY_ONE:
             yield from _element_by_element(point, k, x)
 
 
@@ -160,7 +161,7 @@ def _rounded(x: Tensor) -> Tensor:
 
 
 def _element_by_element(point: Point, k: int, x: Tensor) -> Iterator[Point]:
-    flat = x.reshape(-1)
+    flat = x.flatten()
     for e in range(flat.numel()):
         value = flat[e].item()
         if value == 0 or isinstance(value, complex):
@@ -171,9 +172,9 @@ def _element_by_element(point: Point, k: int, x: Tensor) -> Iterator[Point]:
             plain = (0.0, 1.0, math.copysign(1.0, value), math.copysign(2.0, value))[: 4 if value % 1 else 3]
         for one in plain:
             if one != value:
-                changed = x.clone()
-                changed.view(-1)[e] = one
-                yield _with(point, k, changed)
+                changed = flat.clone()
+                changed[e] = one
+                yield _with(point, k, relaid(changed.reshape(x.shape), x))
 
 
 def _with(point: Point, k: int, x: Tensor) -> Point:

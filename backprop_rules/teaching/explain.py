@@ -270,7 +270,11 @@ def _shown(case: Case, wrong: Tensor) -> Iterator[str]:
 
 def _given(call: Call) -> str:
     named = zip((*call.rule.primals, "grad_y"), (*call.primals, call.grad_y), strict=True)
-    given = [f"{name} = {on_one_line(x)}" for name, x in named if x is not None]
+    given = [f"{name} = {on_one_line(x)}{_layout(x)}" for name, x in named if x is not None]
     params = ((name, value) for name, value in call.params.items() if value is not None)
     given += [f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}" for name, value in params]
     return ", ".join(given)
+
+
+def _layout(x: Tensor) -> str:
+    return "" if x.is_contiguous() else f" with strides {x.stride()}"

@@ -19,8 +19,8 @@ BRIDGES: dict[str, Bridge] = {bridge.name: bridge for bridge in (TORCH, JAX, NUM
 
 def bridge_of(framework: str) -> Bridge:
     """Return the bridge of that name; InputError for one that is not known."""
-    if framework not in BRIDGES:
-        raise unknown("framework", framework, BRIDGES)
+    if not isinstance(framework, str) or framework not in BRIDGES:
+        raise unknown("framework", str(framework), BRIDGES)
     return BRIDGES[framework]
 
 
