@@ -6,8 +6,8 @@ everything changes no verdict on the other half.
 
 # Points that are asked whatever they cost: the example, and other values of its sizes.
 LEAST = 3
-# Recipes that are drawn beside the plan, by default: all that a rule took which shows in one kind of planned
-# point alone, had that kind not been planned, and as many again for what nobody thought of.
+# Recipes that are drawn beside the plan, by default: as many as half of the rules take that show in one kind of
+# planned point alone, were that kind not planned.
 DRAWN = 12
 # Points that are still asked after a wrong one was found, to name the mistake: more than the need, which is none.
 AFTER = 2
@@ -29,13 +29,13 @@ PROOFS_OF_A_RULE = 16
 # Proofs that are asked for at points where torch's own gradient is NaN, as the backward's.
 PROOFS = 3
 # Evaluations of a smaller point while a counterexample is made small: the need.
-SHRINKS = 140
+SHRINKS = 170
 # The same for a property of a rule, whose points are of many axes.
 SHRINKS_OF_A_RULE = 600
 # Calls of torch's functions that all points together may take: the need of all but large weights, whose first points
 # are asked in any case.
 WORK = 20_000
-# Calls that the search for a smaller point may take: eight times what half of the runs need. A few take up to three
+# Calls that the search for a smaller point may take: ten times what half of the runs need. A few take up to three
 # times as many, for plainer values of the same sizes, and a check of an LSTM then takes longer than all its points do.
 SHRINKING = 6_000
 # Elements of a point up to which thresholds in the backward's own code are hunted: each halving is one call.
