@@ -391,3 +391,9 @@ def test_lengths_are_those_of_the_example():
     example = some(6, 2, 4), torch.tensor([[1, 2, 1], [3, 1, 2]]), STEPS, LABELS
     assert asked(backward, loss, example).verdict == "right"
     assert all(steps <= {5, 6} and counts <= {2, 3} for steps, counts in received)
+
+
+def test_an_output_of_half_precision_complex_numbers_is_asked():
+    x = torch.randn(3, dtype=torch.float64)
+    report = check(lambda g, x: g.real.to(x), forward=lambda x: x.chalf(), example=(x,), raise_on_failure=False)
+    assert report.verdict == "right"
