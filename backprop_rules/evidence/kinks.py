@@ -19,7 +19,7 @@ from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 
 DISTANCES = (2.0**-24, 2.0**-40)
-NEIGHBOURS, SOME, FEW = 12, 4, 4
+NEIGHBOURS, FEW = 12, 4
 MORE = 36  # where a gradient lies outside of the hull of these: of a tie of several, each must have won once
 SINGLE = 4  # outputs that are asked for one by one
 # Between the two distances the spread stays at a kink, and shrinks or grows at least as a root of the distance: the
@@ -50,8 +50,7 @@ class Around:
 
 def nearest(evidence: Evidence) -> list[tuple[Tensor | None, ...]]:
     """Return torch's gradients at some neighbours: enough to tell a smooth point from a kink."""
-    count = FEW if evidence.subject.heavy else SOME
-    return evidence.kept(("nearest",), lambda: [g for _, g in _neighbours(evidence, DISTANCES[1], 13, count)])
+    return evidence.kept(("nearest",), lambda: [g for _, g in _neighbours(evidence, DISTANCES[1], 13, FEW)])
 
 
 def neighbours(evidence: Evidence, delta: float, more: bool = False) -> list[Neighbour]:

@@ -44,12 +44,12 @@ class OfTheRule:
 
     def ask(self, point: Point, outcome: Outcome) -> Iterator[Finding]:
         """Ask what every rule must hold, in the point's own dtypes, until something fails."""
-        exact, asked_on = bool(point.spacing), 0
-        for device in self.devices:
-            if device == "meta" or (device != "cpu" and exact and divides(point.spacing)):
-                continue
+        exact = bool(point.spacing)
+        divided = exact and divides(point.spacing)
+        devices = [d for d in self.devices if d == "cpu" or (d != "meta" and not divided)]
+        for device in devices:
             call = call_at(self.rule, point, point.dtypes, device, point.spacing)
-            costly, asked_on = exact or self.left > 0, asked_on + 1
+            costly = exact or self.left > 0
             for holds in PROPERTIES:
                 if costly or holds not in PROOFS:
                     outcome.asked[holds.__name__] += 1
@@ -63,4 +63,4 @@ class OfTheRule:
                 outcome.astray += torch_is_outside(call)
                 for dtype, used in used_of_the_allowance(call):
                     outcome.used.setdefault(dtype, []).append(used)
-        outcome.exact += exact and asked_on > 0
+        outcome.exact += exact and bool(devices)

@@ -53,9 +53,9 @@ def smallest(subject: Subject, pair: Pair, finding: Finding, others: Sequence[Fi
     alike = [f for f in others if f.is_like(finding) and not f.point.empty]
     alike.sort(key=lambda f: (exact and not f.point.spacing, f.point.size))
     seen = next((f for f in (*alike, finding) if again(f.point) is not None), None)
-    if seen is None and exact and finding.again is not None:
-        return _smallest_of_a_rule(subject, finding)
     if seen is None:
+        if exact and finding.again is not None:
+            return _smallest_of_a_rule(subject, finding)
         if of_the_catalogue and finding.point.dtypes and finding.kind is Kind.VALUE:
             from backprop_rules.properties.derivative import agrees_with_every_oracle
 
