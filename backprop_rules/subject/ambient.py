@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,12 +21,13 @@ _NARROWER = {
     torch.complex32: torch.complex128,
 }
 _CASTS: dict[Any, torch.dtype] = {
-    Tensor.float: F64,
-    Tensor.half: F64,
-    Tensor.bfloat16: F64,
-    Tensor.cfloat: torch.complex128,  # type: ignore[attr-defined]
-    Tensor.chalf: torch.complex128,
+    Tensor.float: F32,
+    Tensor.half: torch.float16,
+    Tensor.bfloat16: BF16,
+    Tensor.cfloat: torch.complex64,  # type: ignore[attr-defined]
+    Tensor.chalf: torch.complex32,
 }
+_DTYPE_OF = Tensor.dtype.__get__  # type: ignore[attr-defined]
 A_CALL = 14  # two to this many elements are read in about the time of one call
 _KEPT = 1 << 16  # elements from which a constant's cast is kept: a large weight is cast once, not in every run
 
@@ -43,27 +44,46 @@ def at(dtype: torch.dtype, x: Tensor) -> torch.dtype:
     return COMPLEX_OF.get(dtype, torch.complex64) if x.is_complex() else dtype
 
 
+class Shadow(Protocol):
+    """What remembers, in a run in float64, the dtypes that the tensors have in their own run."""
+
+    def dtype_of(self, x: Tensor) -> torch.dtype:
+        """Return the dtype that a tensor has in its own run."""
+
+    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return x as it is after a cast to a dtype."""
+
+
 class Ambient(TorchFunctionMode):
     """While it is entered, torch computes in one precision.
 
     In float64, with `widening`, casts to narrower dtypes are identities; `narrows` says whether there were any.
     Constants of another dtype, such as weights in a closure, are cast where an operation refuses to mix them with what
-    it is given. `work` counts the calls of torch's functions, and what they read in calls that cost as much.
+    it is given. `work` counts the calls of torch's functions, and what they read in calls that cost as much. With a
+    `shadow` the casts are told to it, and a tensor's dtype is the one in its own run, so that what is made of it, such
+    as a default eps, stays as it is.
     """
 
-    def __init__(self, dtype: torch.dtype, widening: bool = True) -> None:
+    def __init__(self, dtype: torch.dtype, widening: bool = True, shadow: Shadow | None = None) -> None:
         super().__init__()
         self.dtype, self.work, self.narrows = dtype, 0, False
+        self._shadow = shadow
         self._widening = widening and dtype is F64
         self._cast: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor, tuple[int, ...]]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, as it would be called in this precision."""
         named = kwargs or {}
+        if self._shadow is not None:
+            if func == _DTYPE_OF:
+                return self._shadow.dtype_of(args[0])
+            asked = _asked(func, args, named, self._shadow)
+            if asked is not None and inexact(args[0]):
+                return self._shadow.cast(args[0], asked)
         if self._widening:
             if func in _CASTS:
                 self.narrows = self.narrows or inexact(args[0])
-                return args[0].to(_CASTS[func])
+                return args[0].to(_NARROWER[_CASTS[func]])
             if named:
                 named = {k: self._wide(a) if isinstance(a, torch.dtype) else a for k, a in named.items()}
         self.work += 1
@@ -112,6 +132,23 @@ class Ambient(TorchFunctionMode):
             cast = base.to(dtype)
             self._cast[key] = base, cast, (base._version, cast._version, _held(cast))
         return cast.as_strided(x.shape, x.stride(), x.storage_offset() - base.storage_offset())
+
+
+def _asked(func: Any, args: Any, named: Any, shadow: Shadow) -> torch.dtype | None:
+    """Return the dtype to which a tensor is cast, None where it is not."""
+    if func in _CASTS:
+        return _CASTS[func]
+    if func is Tensor.double:
+        return F64
+    if func not in (Tensor.to, Tensor.type, Tensor.type_as):
+        return None
+    for x in (*args[1:], *named.values()):
+        if isinstance(x, torch.dtype):
+            return x if x.is_floating_point else None
+        if isinstance(x, Tensor):
+            found = shadow.dtype_of(x)
+            return found if found.is_floating_point else None
+    return None
 
 
 def _held(x: Tensor) -> int:

@@ -71,7 +71,7 @@ def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) ->
     x, y = op.operand(a), op.operand(b)
     if not isinstance(y.size, Tensor) and y.size == 0:
         return torch.full_like(op.size, INFINITE)
-    k, floor = 0.5, 0.0
+    k, floor = op.quotient_ulps, 0.0
     if op.result.is_complex():
         # Smith: with t = d / c, |t| <= 1, the parts of the numerator are off by u (|a| + 3 |t b|), and so it by
         # u (1 + 3 t) / sqrt(1 + t^2) <= 2.83 u in proportion; 1 / (c + d t) by 3 u; and their product by u.
@@ -246,6 +246,8 @@ def function(op: Operation, a: Tensor, *, name: str) -> Tensor:
     if op.result.is_complex() and name != "exp":
         raise op.refuse(f"in {op.dtype}")
     error, x = _function_error(op, a, name), op.operand(a)
+    besides = op.besides(name, a)
+    error = error if besides is None else error + besides
     return error if x.radius is None else op.up(VARIATIONS[name](x, op.size + error, a) + error)
 
 

@@ -170,4 +170,4 @@ def distance(op: Operation, found: Tensor, reference: Tensor, radius: Tensor | N
     off = apart(found, reference) * FEW
     if op.flushes:
         off = off + 2 * unit(found.dtype).normal
-    return off if radius is None else off + radius
+    return op.stored(off if radius is None else off + radius)

@@ -1,23 +1,28 @@
 """The mode that keeps a radius beside every tensor that torch computes."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
-from backprop_rules.evidence.allowance import elementwise, fused, moves, sums
+from backprop_rules.evidence.allowance import elementwise, fused, moves, sums, windows
 from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed
 from backprop_rules.evidence.allowance.units import computed_in, flushing, wide
 from backprop_rules.subject.ambient import inexact
 
 aten = torch.ops.aten
 
-FORMULAS: dict[Any, Callable[..., Any]] = {**moves.FORMULAS, **elementwise.FORMULAS, **sums.FORMULAS}
+FORMULAS: dict[Any, Callable[..., Any]] = {
+    **moves.FORMULAS, **elementwise.FORMULAS, **sums.FORMULAS, **windows.FORMULAS
+}  # fmt: skip
 # Of these torch has decompositions that say less: x is finite where x == x and |x| != inf.
 UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape}
 # These write a shape, and no value.
@@ -30,7 +35,8 @@ class Narrower(Exception):
     """An operation computes in the named dtype, which has fewer bits than what it is asked for."""
 
 
-def _place(x: Tensor) -> tuple[Any, ...]:
+def place_of(x: Tensor) -> tuple[Any, ...]:
+    """Return what tells a tensor from others that look into the same storage."""
     return x.data_ptr(), x.dtype, x.shape, x.stride()
 
 
@@ -59,14 +65,12 @@ class RunningError(TorchDispatchMode):
         self.least_bits = 0
         self.sums: Sums = as_computed
         self.ambiguous = False  # whether a comparison might come out otherwise for the exact operands
-        # Tensors are kept with their radii, so that no other comes to have the same id.
-        self._known: dict[int, tuple[Tensor, Tensor]] = {}
-        # What autograd saves comes back as another tensor in the same place.
-        self._placed: dict[tuple[Any, ...], Tensor] = {}
-        # The storages that were made here, and those into which more than one tensor looks; kept, so that no other
-        # comes to have the same address.
-        self._own: dict[int, Any] = {}
-        self._viewed: dict[int, Any] = {}
+        # The radii by storage and place: what autograd saves comes back as another tensor in the same place. They go
+        # with the storage, so that a radius lives as long as its tensor.
+        self._radii: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        # The storages that were made here, and those into which more than one tensor looks.
+        self._own: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._viewed: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -87,14 +91,14 @@ class RunningError(TorchDispatchMode):
 
     def made(self, x: Tensor) -> bool:
         """Say whether the tensor came from an operation that was seen here, or looks into one that did."""
-        return id(x) in self._known or not x.numel() or x.untyped_storage().data_ptr() in {**self._own, **self._viewed}
+        storage = x.untyped_storage()
+        return not x.numel() or storage in self._own or storage in self._viewed
 
     def _radius(self, x: Any) -> Tensor | None:
-        known = self._known.get(id(x))
-        if known is not None:
-            return known[1]
-        looked_up = self._placed and isinstance(x, Tensor) and x.layout == torch.strided
-        return self._placed.get(_place(x)) if looked_up else None
+        if not isinstance(x, Tensor) or x.layout != torch.strided:
+            return None
+        placed = self._radii.get(x.untyped_storage())
+        return None if placed is None else placed.get(place_of(x))
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -116,8 +120,7 @@ class RunningError(TorchDispatchMode):
         if isinstance(result, Tensor) and result.dtype in UNIT and precision(result.dtype) < self.least_bits:
             raise Narrower(str(result.dtype).removeprefix("torch."))
         if func.is_view and isinstance(args[0], Tensor):
-            storage = args[0].untyped_storage()
-            self._viewed[storage.data_ptr()] = storage
+            self._viewed[args[0].untyped_storage()] = True
         if self._whole(result, args):
             radius = None
         else:
@@ -130,9 +133,13 @@ class RunningError(TorchDispatchMode):
         self.keep(result, radius)
         return result
 
+    def _operation(self, func: Any, result: Any, args: Any) -> Operation:
+        """Return the operation, as the formulas see it."""
+        return Operation(func, result, self._radius, self._evaluations, self._flushes, self.sums)
+
     def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         """Return the radius of an operation's result: by its reference, its formula, or its parts."""
-        op = Operation(func, result, self._radius, self._evaluations, self._flushes, self.sums)
+        op = self._operation(func, result, args)
         packet = func.overloadpacket
         reference = fused.REFERENCES.get(packet)
         if reference is None and args and isinstance(args[0], Tensor) and args[0].is_complex():
@@ -160,16 +167,19 @@ class RunningError(TorchDispatchMode):
                 if one is not None:
                     self.keep(one, its)
             return
+        if result.layout != torch.strided:
+            if radius is not None:
+                raise NotImplementedError(f"no radius can be kept beside a tensor of the layout {result.layout}")
+            return
+        storage = result.untyped_storage()
+        self._own[storage] = True
         if radius is not None:
             radius = torch.as_tensor(radius, dtype=torch.float64, device=result.device)
-            radius = torch.where(radius.isnan(), torch.inf, radius)
+            if not math.isfinite(float(radius.sum())):
+                radius = torch.where(radius.isnan(), torch.inf, radius)
             if radius.shape != result.shape:
                 radius = radius.expand(result.shape)
-            self._known[id(result)] = (result, radius)
-            self._placed[_place(result)] = radius
-        elif result.layout == torch.strided:
-            storage = result.untyped_storage()
-            self._own[storage.data_ptr()] = storage
+            self._radii.setdefault(storage, {})[place_of(result)] = radius
 
     def _write(self, func: Any, args: Any, named: Any) -> Any:
         """Write into a tensor that was made here, and into which no other tensor looks."""
@@ -188,14 +198,13 @@ class RunningError(TorchDispatchMode):
         with self:
             made = getattr(packet, func._overloadname)(*args, **named).to(written.dtype).expand(written.shape)
         written.copy_(made)
-        self._known.pop(id(written), None)
-        self._placed.pop(_place(written), None)
+        self._radii.get(written.untyped_storage(), {}).pop(place_of(written), None)
         self.keep(written, self._radius(made))
         return written
 
     def _unshared(self, x: Tensor) -> bool:
-        storage = x.untyped_storage().data_ptr()
-        return not x.numel() or (storage not in self._viewed and (storage in self._own or id(x) in self._known))
+        storage = x.untyped_storage()
+        return not x.numel() or (storage not in self._viewed and storage in self._own)
 
     def _by_torchs_own_parts(self, op: Operation, args: Any, named: Any) -> Any:
         """Return the radius of an operation without a formula, by the smaller ones that torch makes it of."""
@@ -209,19 +218,24 @@ class RunningError(TorchDispatchMode):
         except NotImplementedError as error:
             raise op.refuse(f"nor of its parts: {error}") from error
 
-    def _decomposed(self, op: Operation, reference: Callable[..., Any], args: Any, named: Any) -> Any:
-        def finer(x: Any) -> Any:
-            if not inexact(x):
-                return x
-            return x.to(computed_in(x.dtype)) if self._evaluations == 2 else wide(x)
+    def _finer(self, x: Any) -> Any:
+        """Return an operand as a kernel of several operations computes with it."""
+        if not inexact(x):
+            return x
+        return x.to(computed_in(x.dtype)) if self._evaluations == 2 else wide(x)
 
+    def _decomposed(self, op: Operation, reference: Callable[..., Any], args: Any, named: Any) -> Any:
         if not args[0].numel() or (isinstance(op.result, Tensor) and not op.result.numel()):
             return None
-        with self:
-            found = reference(*map(finer, args), **named)
+        found = self._in_one_kernel(reference, args, named)
         if isinstance(found, Tensor):
             return fused.distance(op, op.result, found, self._radius(found))
         return [
-            None if y is None or z is None else fused.distance(op, y, z, self._radius(z))
+            None if y is None or z is None else fused.distance(replace(op, result=y), y, z, self._radius(z))
             for y, z in zip(op.result, found, strict=True)
         ]
+
+    def _in_one_kernel(self, reference: Callable[..., Any], args: Any, named: Any) -> Any:
+        """Return what the reference of an operation gives, with the radii of its own operations."""
+        with self:
+            return reference(*map(self._finer, args), **named)

@@ -152,6 +152,33 @@ class Operation:
             radius = plus(radius, 2 * unit(x.dtype).normal * small.double()) if small.any() else radius
         return Operand(x, radius)
 
+    def factor(self, x: Any, flushed: bool = False) -> Operand:
+        """Return an operand of a matrix product."""
+        return self.operand(x, flushed=flushed)
+
+    @property
+    def truncates(self) -> bool:
+        """Whether products of matrices may be summed by a device that cuts off, as tensor cores do."""
+        return bool(self.result.is_cuda) and self.dtype in units.NARROW
+
+    @property
+    def loses(self) -> float:
+        """What each operand of a product loses, in proportion, in the mode that torch is in."""
+        return units.lost_of_operands(self.dtype, self.result.is_cuda)
+
+    @property
+    def quotient_ulps(self) -> float:
+        """How far a division may be off: it is correctly rounded."""
+        return 0.5
+
+    def besides(self, name: str, a: Tensor) -> Radius:
+        """Return what a function may be off besides its ulps."""
+        return None
+
+    def stored(self, radius: Tensor) -> Tensor:
+        """Return the radius of what a kernel of several operations stores, which is seen here."""
+        return radius
+
     def rounded(
         self, varies: Radius, ulps: float = 0.5, underflows: float | None = None, exact: Tensor | None = None
     ) -> Tensor:

@@ -16,10 +16,6 @@ aten = torch.ops.aten
 # problem 3.7); by three real multiplications, as some libraries do, within 4 times that.
 COMPLEX = 6
 
-# What a float32 operand loses before a product of reduced precision: rounded to nearest to bf16's 8 bits, or cut
-# to TF32's 11 (the tensor core reads 19 of the 32 bits; NVIDIA, PTX ISA, "Matrix fragments for .tf32").
-LOST_OF_OPERANDS = {"tf32": 2.0**-10, "bf16": 2.0**-8}
-
 
 def sum(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor | None:
     """Sum, in any order: gamma_(n-1) times the sum of the sizes, u of the result for one addition."""
@@ -127,35 +123,29 @@ def index_put(op: Operation, a: Tensor, indices: Any, values: Tensor, accumulate
     return None if radii is None else aten.index_put(radii[0], indices, radii[1])
 
 
-def _lost(op: Operation) -> float:
-    """Return what each operand loses, in proportion, in the mode that torch is in."""
-    if op.dtype not in (torch.float32, torch.complex64):
-        return 0.0
-    backend = torch.backends.cuda if op.result.is_cuda else torch.backends.mkldnn
-    modes = [backend.matmul.fp32_precision, torch.backends.fp32_precision]  # type: ignore[attr-defined]
-    if not op.result.is_cuda:
-        modes.insert(1, torch.backends.mkldnn.fp32_precision)
-    # The first that is not "none" is in force; the older API, torch.set_float32_matmul_precision, sets the first.
-    return LOST_OF_OPERANDS.get(next((mode for mode in modes if mode != "none"), "ieee"), 0.0)
-
-
 def inner(op: Operation, a: Tensor, b: Tensor, added: Operand | None = None) -> Any:
     """a @ b, of matrices, of stacks of them, or with vectors, to which a result so far may be added."""
     # Instructions for bf16 (VDPBF16PS, TDPBF16PS) take subnormal numbers for zero, and flush, in every mode.
     flushes = op.dtype == torch.bfloat16 and not op.result.is_cuda
-    x, y, length = op.operand(a, flushed=flushes), op.operand(b, flushed=flushes), a.shape[-1]
+    x, y, length = op.factor(a, flushes), op.factor(b, flushes), a.shape[-1]
     size = torch.matmul(x.size, y.size)
     varies = spread(x, y, torch.matmul)
-    lost = _lost(op)
+    lost = op.loses
     if lost:
         varies = plus(varies, size * (2 * lost + lost * lost))
     if added is not None:
         size, varies = size + added.size, plus(varies, added.radius)
-    roundings, narrow = _roundings(op, length + (added is not None), lost)
-    # Four products to a complex term: twice for either part.
-    underflows = float(length) * (3 if op.result.is_complex() else 1)
+    length += added is not None
     if flushes:
         varies = plus(varies, torch.full_like(size, length * unit(op.dtype).normal))
+    return products_summed(op, size, varies, length, lost)
+
+
+def products_summed(op: Operation, size: Tensor, varies: Any, length: int, lost: float = 0.0) -> Tensor:
+    """Return the radius of a sum of that many products, whose sizes add up to `size`."""
+    roundings, narrow = _roundings(op, length, lost)
+    # Four products to a complex term: twice for either part.
+    underflows = float(length) * (3 if op.result.is_complex() else 1)
     return op.summed(varies, size, roundings, underflows, narrow)
 
 
@@ -170,7 +160,7 @@ def _roundings(op: Operation, length: int, lost: float) -> tuple[int, bool]:
     """Return the number of roundings, of u each, and whether they are in the narrow dtype."""
     if op.result.is_complex():
         return COMPLEX * (length + 1), False
-    if not op.result.is_cuda or not (lost or op.dtype in NARROW):
+    if not op.truncates and not (lost and op.result.is_cuda):
         return length, False
     # A tensor core aligns the products of a block to the largest of them and cuts them off, to 2^-23 in proportion,
     # and cuts its sum off as well (Fasi, Higham, Mikaitis & Pranesh, Numerical behavior of NVIDIA tensor cores, 2021).

@@ -57,6 +57,23 @@ def gamma(count: float, u: float) -> float:
     return count * u / (1 - count * u) if count * u < 1 else float("inf")
 
 
+# What a float32 operand loses before a product of reduced precision: rounded to nearest to bf16's 8 bits, or cut
+# to TF32's 11 (the tensor core reads 19 of the 32 bits; NVIDIA, PTX ISA, "Matrix fragments for .tf32").
+LOST_OF_OPERANDS = {"tf32": 2.0**-10, "bf16": 2.0**-8}
+
+
+def lost_of_operands(dtype: torch.dtype, on_cuda: bool) -> float:
+    """Return what each operand of a matrix product loses, in proportion, in the mode that torch is in."""
+    if dtype not in (torch.float32, torch.complex64):
+        return 0.0
+    backend = torch.backends.cuda if on_cuda else torch.backends.mkldnn
+    modes = [backend.matmul.fp32_precision, torch.backends.fp32_precision]  # type: ignore[attr-defined]
+    if not on_cuda:
+        modes.insert(1, torch.backends.mkldnn.fp32_precision)
+    # The first that is not "none" is in force; the older API, torch.set_float32_matmul_precision, sets the first.
+    return LOST_OF_OPERANDS.get(next((mode for mode in modes if mode != "none"), "ieee"), 0.0)
+
+
 def flushing() -> bool:
     """Say whether this thread's arithmetic flushes subnormal numbers to zero, by making one.
 
@@ -142,3 +159,12 @@ ULPS: dict[str, tuple[float, float, float, float]] = {
     # On the CPU a square root and a quotient: 1.5 u each to first order, together within 2 u = 1 ulp.
     "rsqrt": (1, 1, 2, 1),
 }
+
+# What kernels for float32 take in the place of these: the hardware's own functions (CUDA C++ Programming Guide,
+# appendix Mathematical Functions, table of the intrinsic functions; PTX ISA, div.full, sqrt.approx, rsqrt.approx), and
+# on the CPU Abramowitz & Stegun's 7.1.26 for erf. In ulps, ...
+FAST = {"exp": 2, "exp2": 2, "log": 3, "log2": 3, "log10": 3, "sqrt": 1, "rsqrt": 2, "quotient": 2}
+# ... in ulps for each unit of the argument's size: the argument is multiplied by log2(e) first ...
+FAST_BY_ARGUMENT = {"exp": 1.173, "sigmoid": 1.173}
+# ... and absolutely: logarithms near 1, erf near 0, and tanh near 0, as 2 sigmoid(2 x) - 1.
+FAST_BESIDES = {"log": 2.0**-21.41, "log2": 2.0**-22, "log10": 2.0**-22, "erf": 1.5e-7, "tanh": 2.0**-22}

@@ -1,0 +1,313 @@
+"""How far any implementation may be from the truth that rounds what is declared of it: a radius beside float64.
+
+`RunningError` says how far a computation that was made is from the exact one. Here the computation is made in float64,
+and the radius says how far another one may be that keeps its intermediates, its products' operands and its sums in the
+declared precision, in any order of its sums: one that cannot be followed, such as a kernel's.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from backprop_rules.domain import precision
+from backprop_rules.evidence.allowance import units
+from backprop_rules.evidence.allowance.mode import RunningError, place_of
+from backprop_rules.evidence.allowance.operation import Operand, Operation, Radius, plus, scalar
+from backprop_rules.evidence.allowance.units import NARROW, computed_in, unit
+from backprop_rules.subject.ambient import F32, F64, inexact, tensors_in
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What an implementation may round.
+
+    `kept` is the dtype of intermediates, None for each one's own, as the reference stores it; `operands` that of the
+    operands of matrix products, None for the intermediates' own. `fast` allows the hardware's approximate functions.
+    """
+
+    name: str
+    kept: torch.dtype | None
+    operands: torch.dtype | None = None
+    fast: bool = True
+
+
+def precision_named(name: str | None, dtype: torch.dtype) -> Precision:
+    """Return a declared precision for primals of a dtype: by name, or the one that its kernels usually have."""
+    if name is None:
+        name = "tensorcore" if dtype in NARROW else "float32"
+    wide = F32 if precision(dtype) < precision(F64) else F64
+    if name == "eager":
+        return Precision(name, None, fast=False)
+    if name == "tensorcore":
+        return Precision(name, wide, dtype if dtype in NARROW else None)
+    return Precision(name, wide, fast=wide is F32)
+
+
+@dataclass(eq=False)
+class DeclaredOperation(Operation):
+    """An operation computed in float64, whose radius is what another implementation of it may round."""
+
+    declared: Precision
+    own: torch.dtype  # the dtype in which the other implementation stores the result
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype in which the other implementation stores the result."""
+        if not inexact(self.result):
+            return self.result.dtype  # type: ignore[no-any-return]
+        return self.own.to_complex() if self.result.is_complex() else self.own
+
+    def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
+        """Return an operand, which has been rounded to its dtype when it was stored."""
+        return Operand(x, self.radius(x)) if isinstance(x, Tensor) else scalar(x, dtype or self.dtype)
+
+    def factor(self, x: Tensor, flushed: bool = False) -> Operand:
+        """Return an operand of a matrix product, rounded to the dtype in which products are taken."""
+        found, narrow = self.operand(x), self.declared.operands
+        if narrow is None or x.is_complex():
+            return found
+        used = unit(narrow)
+        if found.radius is None:
+            lost = (x.to(narrow).double() - x.double()).abs()
+            return replace_radius(found, lost if bool(lost.any()) else None)
+        return replace_radius(found, found.radius + (found.grown() * used.u).clamp_min(used.tiny))
+
+    def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1) -> Tensor:
+        """Return the radius: what the other one rounds of its own operands, and what is rounded here in float64."""
+        here = 2.0 ** (precision(units.component(self.unit_dtype)) - precision(F64))
+        if varies is not None:
+            error = error + factor * (varies + error)
+        else:
+            error = error * (1 + factor)
+        radius = error * (1 + here)
+        return self.up(radius if varies is None else radius + varies)  # type: ignore[no-any-return]
+
+    def ulps(self, name: str) -> float:
+        """Return the largest error that is documented of a function, on any device, approximate ones if allowed."""
+        wide = self.unit_dtype in (torch.float64, torch.complex128)
+        found = max(units.ULPS[name][wide], units.ULPS[name][2 + wide])
+        return max(found, units.FAST.get(name, 0.0)) if self.declared.fast and not wide else found
+
+    @property
+    def truncates(self) -> bool:
+        """Whether products are summed by tensor cores, which cut off."""
+        return self.declared.operands is not None or super().truncates
+
+    @property
+    def loses(self) -> float:
+        """What each operand loses is in `factor`."""
+        return 0.0 if self.declared.kept is not None else super().loses
+
+    @property
+    def quotient_ulps(self) -> float:
+        """How far a division may be off."""
+        return units.FAST["quotient"] if self.approximate else 0.5
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the hardware's approximate functions are allowed: they are for float32."""
+        return self.declared.fast and self.unit_dtype == F32
+
+    def besides(self, name: str, a: Tensor) -> Radius:
+        """Return what approximate functions may be off besides their ulps."""
+        if name == "erf" and self.unit_dtype == F32:  # whatever is declared: torch's own for the CPU
+            return self.size * (2 * units.ULPS["erf"][2] * unit(F32).u) + units.FAST_BESIDES["erf"]
+        if not self.approximate:
+            return None
+        found: Radius = units.FAST_BESIDES.get(name)
+        if name in units.FAST_BY_ARGUMENT:
+            ulps = units.FAST_BY_ARGUMENT[name] * a.double().abs()
+            found = torch.where(self.size == 0, 0.0, self.size * (2 * unit(F32).u * ulps))
+        return found
+
+    def stored(self, radius: Tensor) -> Tensor:
+        """Return the radius of what a kernel of several operations stores in its own dtype."""
+        if self.unit_dtype == self.dtype:
+            return radius
+        used = unit(self.dtype)
+        return radius + ((self.size + radius) * used.u).clamp_min(used.tiny)
+
+
+def replace_radius(x: Operand, radius: Radius) -> Operand:
+    """Return the operand with another radius, its size as far as it is known."""
+    found = Operand(x.value, radius)
+    if "size" in x.__dict__:
+        found.__dict__["size"] = x.__dict__["size"]
+    return found
+
+
+class Declared(RunningError):
+    """While it is entered, keep beside every float64 tensor how far a declared implementation may be from it."""
+
+    def __init__(self, declared: Precision) -> None:
+        super().__init__()
+        self.declared = declared
+        self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
+        self._in_kernel = 0
+
+    def tag(self, x: Tensor, dtype: torch.dtype) -> None:
+        """Say in which dtype the reference stores this tensor, in its own run."""
+        self._tags[x.untyped_storage()] = dtype
+
+    def dtype_of(self, x: Tensor) -> torch.dtype:
+        """Return the dtype in which the reference stores a tensor."""
+        found: torch.dtype = self._tags.get(x.untyped_storage(), x.dtype) if inexact(x) else x.dtype
+        return found
+
+    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return x after a cast of the reference, which rounds as the other implementation may."""
+        cast: Tensor = _Cast.apply(x, self, self.dtype_of(x), dtype)
+        return cast
+
+    def _operation(self, func: Any, result: Any, args: Any) -> Operation:
+        own = self._promoted(args)
+        own = computed_in(own) if self._in_kernel else own
+        for y in tensors_in((result,)):
+            self.tag(y, own)
+        own = self.declared.kept or own
+        named = (func, result, self._radius, self._evaluations, self._flushes, self.sums)
+        return DeclaredOperation(*named, self.declared, own)
+
+    def _promoted(self, args: Any) -> torch.dtype:
+        """Return the dtype of the result of operands as an eager implementation stores them."""
+        tags: dict[bool, torch.dtype] = {}
+        for x in tensors_in(args):
+            tag = self._tags.get(x.untyped_storage())
+            if tag is not None:  # a number counts where there are no others
+                tags[x.ndim > 0] = torch.promote_types(tags.get(x.ndim > 0, tag), tag)
+        return tags.get(True, tags.get(False, F64))
+
+    def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
+        """Return the radius of an operation's result, block by block where it is made so: in the processor's cache."""
+        first = result[0] if isinstance(result, tuple) else result
+        if isinstance(first, Tensor) and first.numel() > BLOCK and not named:
+            axes = _separate(func, first, args)
+            if axes:
+                return self._in_blocks(func, result, args, axes)
+        return self._exact_where_infinite(result, super()._radius_of(func, result, args, named))
+
+    @staticmethod
+    def _exact_where_infinite(result: Any, radius: Any) -> Any:
+        """Return the radius; an infinity in float64 is the reference's own, as in a mask, and is exact."""
+        if not isinstance(result, Tensor) or not isinstance(radius, Tensor) or not inexact(result):
+            return radius
+        if math.isfinite(float(radius.sum())):
+            return radius
+        return torch.where(result.isinf(), 0.0, torch.where(radius.isnan(), torch.inf, radius))
+
+    def _in_blocks(self, func: Any, result: Any, args: Any, axes: int) -> Any:
+        several = isinstance(result, tuple)
+        results = result if several else (result,)
+        shape = results[0].shape
+        found = [torch.zeros(y.shape, dtype=F64, device=y.device) for y in results]
+        radii = [self._radius(x) if isinstance(x, Tensor) else None for x in args]
+        for block in blocks(shape, axes):
+            parts = [_part(x, shape, block, axes) for x in args]
+            kept = [
+                self._lend(part, _part(radius, shape, block, axes))
+                for part, radius in zip(parts, radii, strict=True)
+                if radius is not None
+            ]
+            here = tuple(_part(y, shape, block, axes) for y in results)
+            made = super()._radius_of(func, here if several else here[0], tuple(parts), {})
+            for whole, own, radius in zip(found, here, made if several else (made,), strict=True):
+                if radius is not None:
+                    _part(whole, shape, block, axes).copy_(self._exact_where_infinite(own, radius))
+            for radii_of_storage, place in kept:
+                radii_of_storage.pop(place, None)
+        return found if several else found[0]
+
+    def _lend(self, part: Tensor, radius: Tensor) -> tuple[dict[Any, Tensor], Any]:
+        """Keep the radius of a part of a tensor for now; return where it is, to be taken away."""
+        kept, place = self._radii.setdefault(part.untyped_storage(), {}), place_of(part)
+        kept[place] = radius
+        return kept, place
+
+    def _finer(self, x: Any) -> Any:
+        return x
+
+    def _in_one_kernel(self, reference: Callable[..., Any], args: Any, named: Any) -> Any:
+        self._in_kernel += 1
+        try:
+            return super()._in_one_kernel(reference, args, named)
+        finally:
+            self._in_kernel -= 1
+
+    def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return a copy of x as it is stored in a dtype, rounded if that is narrower than what it is kept in."""
+        with torch._C._DisableTorchDispatch():
+            y, radius = x.clone(), self._radius(x)
+            if precision(dtype) < precision(self.declared.kept or self.dtype_of(x)):
+                used, size = unit(dtype), y.double().abs()
+                if radius is None:
+                    lost = (y.to(dtype).double() - y.double()).abs()
+                else:
+                    lost = ((size + radius) * used.u).clamp_min(used.tiny)
+                radius = plus(radius, lost)
+            self.keep(y, radius)
+        self.tag(y, dtype)
+        return y
+
+
+# Numbers whose radius is found at a time: with the radii of operands and what is made on the way, some MiB.
+BLOCK = 1 << 16
+# What is separate in all dimensions but those named by the argument in this place.
+ALONG = {aten._softmax: 1, aten._log_softmax: 1, aten._softmax_backward_data: 2, aten._log_softmax_backward_data: 2}
+
+
+def _separate(func: Any, result: Tensor, args: Any) -> int:
+    """Return how many leading dimensions of a result are separate: of a pointwise operation, all."""
+    if torch.Tag.pointwise in func.tags:
+        return result.ndim
+    if func.overloadpacket in ALONG:
+        return int(args[ALONG[func.overloadpacket]]) % result.ndim
+    if func.overloadpacket == aten.native_layer_norm:
+        return result.ndim - len(args[1])
+    return 0
+
+
+def blocks(shape: torch.Size, axes: int) -> Iterator[tuple[slice, ...]]:
+    """Yield slices of the leading dimensions that make blocks of about BLOCK numbers."""
+    inner = math.prod(shape[1:])
+    if not axes or not shape:
+        yield ()
+    elif inner >= BLOCK and axes > 1:
+        for k in range(shape[0]):
+            for rest in blocks(shape[1:], axes - 1):
+                yield slice(k, k + 1), *rest
+    else:
+        step = max(1, BLOCK // max(1, inner))
+        for k in range(0, shape[0], step):
+            yield (slice(k, k + step),)
+
+
+def _part(x: Any, shape: torch.Size, block: tuple[slice, ...], axes: int) -> Any:
+    """Return the part of an operand that a block of the result is made of: the whole where it is broadcast."""
+    if not isinstance(x, Tensor):
+        return x
+    missing = len(shape) - x.ndim
+    if axes == len(shape):  # pointwise: aligned at the end
+        own = [s if x.shape[k - missing] != 1 else slice(None) for k, s in enumerate(block) if k >= missing]
+        return x[tuple(own)]
+    # Otherwise what has the leading dimensions is cut, and weights are whole.
+    return x[block] if x.shape[:axes] == shape[:axes] else x
+
+
+class _Cast(torch.autograd.Function):
+    """A cast, whose gradient is in the new dtype first, and then cast back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mode: Declared, own: torch.dtype, dtype: torch.dtype) -> Tensor:
+        ctx.mode, ctx.own, ctx.dtype = mode, own, dtype
+        return mode.stored(x, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return ctx.mode.stored(ctx.mode.stored(grad, ctx.dtype), ctx.own), None, None, None

@@ -1,0 +1,116 @@
+"""The formulas of convolutions and of pooling."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.allowance.operation import Operand, Operation, plus
+from backprop_rules.evidence.allowance.sums import products_summed
+
+aten = torch.ops.aten
+
+
+def convolution(op: Operation, a: Tensor, weight: Tensor, bias: Any, *how: Any) -> Tensor | None:
+    """Inner products of windows with weights, by the order of the sums alone: not by Winograd's or Fourier's."""
+    x, w = op.factor(a), op.factor(weight)
+    (size,), (varies,) = _of_sizes(lambda s, t: (op.func(s, t, None, *how),), x, w, ())
+    added = None if bias is None else op.operand(bias)
+    if added is not None:
+        along = (1, -1, *[1] * (a.ndim - 2))
+        size = size + added.size.reshape(along)
+        varies = plus(varies, None if added.radius is None else added.radius.reshape(along))
+    groups, transposed = how[-1], how[3]
+    outputs = weight.shape[1] * groups if transposed else weight.shape[0]
+    return products_summed(op, size, varies, weight.numel() // max(1, outputs) + (bias is not None))
+
+
+def convolution_backward(
+    op: Operation, grad: Tensor, a: Tensor, weight: Tensor, bias_sizes: Any, *how: Any
+) -> Sequence[Tensor | None]:
+    """The gradients of the input and the weight are inner products too, that of the bias is a sum."""
+    g, x, w = op.factor(grad), op.factor(a), op.factor(weight)
+
+    def gradients(g: Tensor, others: tuple[Tensor, Tensor]) -> Any:
+        return op.func(g, *others, bias_sizes, *how)
+
+    sizes, varied = _of_sizes(gradients, g, x, (w,))
+    if varied[2] is not None:
+        varied[2] = None if g.radius is None else g.radius.sum([0, *range(2, grad.ndim)])
+    places = grad.numel() // max(1, grad.shape[1])
+    counts = (weight.numel() // max(1, weight.shape[1 - how[3]]), places, places)
+    return [
+        None if y is None else products_summed(replace(op, result=y), size, varies, count)
+        for y, size, varies, count in zip(op.result, sizes, varied, counts, strict=True)
+    ]
+
+
+def _of_sizes(
+    multiply: Callable[..., Any], x: Operand, y: Operand, others: tuple[Operand, ...]
+) -> tuple[list[Any], list[Any]]:
+    """Return the products of the sizes of x with those of y and others, and how far the exact ones may lie from them."""
+
+    def with_the_rest(first: Any, rest: list[Any]) -> list[Any]:
+        return list(multiply(first, tuple(rest) if others else rest[0]))
+
+    rest = [y, *others]
+    sizes = with_the_rest(x.size, [z.size for z in rest])
+    varied: list[Any] = [None] * len(sizes)
+    if any(z.radius is not None for z in rest):
+        radii = [torch.zeros_like(z.size) if z.radius is None else z.radius for z in rest]
+        varied = with_the_rest(x.grown(), radii)
+    if x.radius is not None:
+        more = with_the_rest(x.radius, [z.size for z in rest])
+        varied = [plus(a, b) for a, b in zip(varied, more, strict=True)]
+    return sizes, varied
+
+
+def max_pool(op: Operation, a: Tensor, *how: Any) -> tuple[Any, None]:
+    """The largest of a window: one that lies farther than its radius behind does not count."""
+    x = op.operand(a)
+    if x.radius is None:
+        return None, None
+    highest, _ = op.func(a + x.radius, *how)
+    return replace(op, result=op.result[0]).up(highest - op.result[0]), None
+
+
+def max_pool_backward(op: Operation, grad: Tensor, a: Tensor, *how: Any) -> Any:
+    """The gradient goes to the largest; where another may be the largest, to either."""
+    *window, indices = how
+    g, x = op.operand(grad), op.operand(a)
+    radius = None
+    if g.radius is not None:
+        radius = op.func(g.radius, a, *window, indices)
+    if x.radius is not None:
+        radius = plus(radius, _contested(g.grown(), a, x.radius, window))
+    roundings = window[0][0] * window[0][-1]  # an element lies in no more windows
+    return op.summed(radius, op.func(g.size, a, *window, indices), roundings)
+
+
+def _contested(size: Any, a: Tensor, radius: Tensor, window: Sequence[Any]) -> Tensor:
+    """Return what an element may get or lose where more than one may be the largest of a window."""
+    kernel, stride, padding, dilation, ceil = window
+    if ceil:
+        raise NotImplementedError("no formula for the rounding of a pooling that goes beyond the edge")
+    stride = stride or kernel
+    how = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+    planes, area = a.reshape(-1, 1, *a.shape[-2:]), tuple(a.shape[-2:])
+
+    def windows(x: Tensor) -> Tensor:
+        return torch.nn.functional.unfold(x, **how)
+
+    inside = windows(torch.ones_like(planes)) > 0
+    low = torch.where(inside, windows(planes - radius.reshape(planes.shape)), -torch.inf)
+    high = torch.where(inside, windows(planes + radius.reshape(planes.shape)), -torch.inf)
+    may_win = high >= low.amax(1, keepdim=True)
+    contested = may_win & (may_win.sum(1, keepdim=True) > 1)
+    reach = contested * size.reshape(planes.shape[0], 1, -1)
+    return torch.nn.functional.fold(reach, area, **how).reshape(a.shape)
+
+
+FORMULAS: dict[Any, Callable[..., Any]] = {
+    aten.convolution: convolution, aten.convolution_backward: convolution_backward,
+    aten.max_pool2d_with_indices: max_pool, aten.max_pool2d_with_indices_backward: max_pool_backward,
+}  # fmt: skip
