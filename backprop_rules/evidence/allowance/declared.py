@@ -8,6 +8,7 @@ declared precision, in any order of its sums: one that cannot be followed, such 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,15 @@ from torch.utils.weak import WeakIdKeyDictionary
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance import units
 from backprop_rules.evidence.allowance.mode import RunningError, place_of
-from backprop_rules.evidence.allowance.operation import Operand, Operation, Radius, plus, scalar
+from backprop_rules.evidence.allowance.operation import (
+    Operand,
+    Operation,
+    Radius,
+    as_computed,
+    no_narrower_than,
+    plus,
+    scalar,
+)
 from backprop_rules.evidence.allowance.units import NARROW, computed_in, unit
 from backprop_rules.subject.ambient import F32, F64, inexact, tensors_in
 
@@ -56,6 +65,7 @@ class DeclaredOperation(Operation):
 
     declared: Precision
     own: torch.dtype  # the dtype in which the other implementation stores the result
+    mode: "Declared"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,11 +92,8 @@ class DeclaredOperation(Operation):
     def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1) -> Tensor:
         """Return the radius: what the other one rounds of its own operands, and what is rounded here in float64."""
         here = 2.0 ** (precision(units.component(self.unit_dtype)) - precision(F64))
-        if varies is not None:
-            error = error + factor * (varies + error)
-        else:
-            error = error * (1 + factor)
-        radius = error * (1 + here)
+        of_what = error if varies is None else varies + error
+        radius = (error + factor * of_what) * (1 + here)
         return self.up(radius if varies is None else radius + varies)  # type: ignore[no-any-return]
 
     def ulps(self, name: str) -> float:
@@ -94,6 +101,17 @@ class DeclaredOperation(Operation):
         wide = self.unit_dtype in (torch.float64, torch.complex128)
         found = max(units.ULPS[name][wide], units.ULPS[name][2 + wide])
         return max(found, units.FAST.get(name, 0.0)) if self.declared.fast and not wide else found
+
+    def summed(
+        self, varies: Radius, size: Tensor, length: int, underflows: float = 0, narrow: bool = False, divisor: float = 1
+    ) -> Tensor:
+        """Return the radius of a sum, whose length is counted."""
+        self.mode.counted(length)
+        return super().summed(varies, size, length, underflows, narrow, divisor)
+
+    def may_be_either(self, choices: Tensor) -> None:
+        """Take note of choices, not 0, that may come out otherwise."""
+        self.mode.ambiguous = self.mode.ambiguous or bool(choices.any())
 
     @property
     def truncates(self) -> bool:
@@ -151,6 +169,9 @@ class Declared(RunningError):
         self.declared = declared
         self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
         self._in_kernel = 0
+        self.roundings = 0
+        self._longest = 0
+        self._sums_in: torch.dtype | None = None  # where the kernel of torch's that is followed keeps its sums
 
     def tag(self, x: Tensor, dtype: torch.dtype) -> None:
         """Say in which dtype the reference stores this tensor, in its own run."""
@@ -163,7 +184,7 @@ class Declared(RunningError):
 
     def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return x after a cast of the reference, which rounds as the other implementation may."""
-        cast: Tensor = _Cast.apply(x, self, self.dtype_of(x), dtype)
+        cast: Tensor = _Cast.apply(x, self, self.dtype_of(x), dtype)  # type: ignore[no-untyped-call]
         return cast
 
     def _operation(self, func: Any, result: Any, args: Any) -> Operation:
@@ -172,8 +193,14 @@ class Declared(RunningError):
         for y in tensors_in((result,)):
             self.tag(y, own)
         own = self.declared.kept or own
-        named = (func, result, self._radius, self._evaluations, self._flushes, self.sums)
-        return DeclaredOperation(*named, self.declared, own)
+        narrow = self._sums_in if func.overloadpacket == aten.sum else None
+        sums = as_computed if narrow is None else partial(no_narrower_than, narrow)
+        named = (func, result, self._radius, self._evaluations, self._flushes, sums)
+        return DeclaredOperation(*named, self.declared, own, self)
+
+    def counted(self, length: int) -> None:
+        """Take note of a sum of that many roundings in a row."""
+        self._longest = max(self._longest, length)
 
     def _promoted(self, args: Any) -> torch.dtype:
         """Return the dtype of the result of operands as an eager implementation stores them."""
@@ -186,12 +213,26 @@ class Declared(RunningError):
 
     def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         """Return the radius of an operation's result, block by block where it is made so: in the processor's cache."""
+        if not self._in_kernel:
+            self.roundings, self._longest = self.roundings + self._longest, 1
         first = result[0] if isinstance(result, tuple) else result
         if isinstance(first, Tensor) and first.numel() > BLOCK and not named:
             axes = _separate(func, first, args)
             if axes:
                 return self._in_blocks(func, result, args, axes)
-        return self._exact_where_infinite(result, super()._radius_of(func, result, args, named))
+        return self._exact_where_infinite(result, self._of_torchs_kernel(func, result, args, named))
+
+    def _of_torchs_kernel(self, func: Any, result: Any, args: Any, named: Any) -> Any:
+        """Return the radius of an operation's result, as torch computes it where the implementation is eager."""
+        own = self._promoted(args) if self.declared.kept is None and not self._in_kernel else F64
+        if own not in NARROW:
+            return super()._radius_of(func, result, args, named)
+        self._sums_in = own if func.overloadpacket in SUMS_NARROW else None
+        try:
+            radius = super()._radius_of(func, result, args, named)
+        finally:
+            self._sums_in = None
+        return radius + unit(own).u * (1 + 2 * unit(own).u) if func.overloadpacket in KEPT_NARROW else radius
 
     @staticmethod
     def _exact_where_infinite(result: Any, radius: Any) -> Any:
@@ -216,7 +257,7 @@ class Declared(RunningError):
                 if radius is not None
             ]
             here = tuple(_part(y, shape, block, axes) for y in results)
-            made = super()._radius_of(func, here if several else here[0], tuple(parts), {})
+            made = self._of_torchs_kernel(func, here if several else here[0], tuple(parts), {})
             for whole, own, radius in zip(found, here, made if several else (made,), strict=True):
                 if radius is not None:
                     _part(whole, shape, block, axes).copy_(self._exact_where_infinite(own, radius))
@@ -258,6 +299,9 @@ class Declared(RunningError):
 
 # Numbers whose radius is found at a time: with the radii of operands and what is made on the way, some MiB.
 BLOCK = 1 << 16
+# What torch's own kernels for the CPU keep in a narrow dtype on the way, where others keep float32: the sum of the
+# exponentials, whose logarithm is off by its unit roundoff, and the sums of the weight's and the bias's gradient.
+KEPT_NARROW, SUMS_NARROW = (aten._log_softmax,), (aten.native_layer_norm_backward,)
 # What is separate in all dimensions but those named by the argument in this place.
 ALONG = {aten._softmax: 1, aten._log_softmax: 1, aten._softmax_backward_data: 2, aten._log_softmax_backward_data: 2}
 

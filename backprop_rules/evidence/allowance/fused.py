@@ -81,6 +81,19 @@ def layer_norm(a: Tensor, shape: Any, weight: Any, bias: Any, eps: float) -> tup
     return y if bias is None else y + bias, mean, rstd
 
 
+def layer_norm_backward(
+    grad: Tensor, a: Tensor, shape: Any, mean: Tensor, rstd: Tensor, weight: Any, bias: Any, mask: Any
+) -> tuple[Any, Any, Any]:
+    """rstd (g - mean(g) - z mean(g z)) for z = (a - mean) rstd and g = grad weight; the sums of grad z and of grad."""
+    inner = list(range(a.ndim - len(shape), a.ndim))
+    outer = list(range(a.ndim - len(shape)))
+    z = (a - mean) * rstd
+    g = grad if weight is None else grad * weight
+    first = rstd * (g - g.mean(inner, keepdim=True) - z * (g * z).mean(inner, keepdim=True)) if mask[0] else None
+    weights = (grad * z).sum(outer) if outer else grad * z
+    return first, weights if mask[1] else None, (grad.sum(outer) if outer else grad) if mask[2] else None
+
+
 def softmax(a: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     """exp(a - m) over its sum, for any m: here the largest."""
     e = (a - exactly(a.amax(dim, True))).exp()
@@ -150,7 +163,8 @@ def whole_power(x: Tensor, exponent: Any) -> Tensor:
 REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.linalg_vector_norm: norm, aten.var: var, aten.var_mean: var_mean, aten._softmax: softmax,
     aten._log_softmax: log_softmax, aten.logsumexp: logsumexp, aten.logaddexp: logaddexp, aten.gelu: gelu,
-    aten.native_layer_norm: layer_norm, aten.softplus: softplus, aten.nll_loss_forward: nll_loss,
+    aten.native_layer_norm: layer_norm, aten.native_layer_norm_backward: layer_norm_backward,
+    aten.softplus: softplus, aten.nll_loss_forward: nll_loss,
     aten.std: lambda a, dim=None, **named: var(a, dim, **named).sqrt(),
     aten.addcmul: lambda a, b, c, *, value=1: a + (b * c) * value,
     # The gradients through y, the softmax and its logarithm.

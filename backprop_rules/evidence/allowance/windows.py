@@ -50,7 +50,7 @@ def convolution_backward(
 def _of_sizes(
     multiply: Callable[..., Any], x: Operand, y: Operand, others: tuple[Operand, ...]
 ) -> tuple[list[Any], list[Any]]:
-    """Return the products of the sizes of x with those of y and others, and how far the exact ones may lie from them."""
+    """Return the products of the sizes of x with the others', and how far the exact ones may lie from them."""
 
     def with_the_rest(first: Any, rest: list[Any]) -> list[Any]:
         return list(multiply(first, tuple(rest) if others else rest[0]))
@@ -84,7 +84,9 @@ def max_pool_backward(op: Operation, grad: Tensor, a: Tensor, *how: Any) -> Any:
     if g.radius is not None:
         radius = op.func(g.radius, a, *window, indices)
     if x.radius is not None:
-        radius = plus(radius, _contested(g.grown(), a, x.radius, window))
+        contested = _contested(g.grown(), a, x.radius, window)
+        op.may_be_either(contested)
+        radius = plus(radius, contested)
     roundings = window[0][0] * window[0][-1]  # an element lies in no more windows
     return op.summed(radius, op.func(g.size, a, *window, indices), roundings)
 

@@ -1,0 +1,231 @@
+"""How far the roundings of a right implementation take a sum of a gradient's elements: by one more reverse pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from backprop_rules.domain import precision
+from backprop_rules.evidence.allowance import moves
+from backprop_rules.evidence.allowance.declared import (
+    KEPT_NARROW,
+    SUMS_NARROW,
+    Declared,
+    DeclaredOperation,
+    Precision,
+)
+from backprop_rules.evidence.allowance.mode import FORMULAS
+from backprop_rules.evidence.allowance.operation import Operand, as_computed
+from backprop_rules.evidence.allowance.units import NARROW, computed_in, unit
+from backprop_rules.evidence.at_size import run_at_size
+from backprop_rules.subject.ambient import inexact
+from backprop_rules.subject.function import Cotangents, Function, NoPoint
+
+aten = torch.ops.aten
+
+# Sums of products, whose operands may be rounded to the dtype in which products are taken, and other sums.
+PRODUCTS = {aten.mm, aten.bmm, aten.mv, aten.dot, aten.addmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
+SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum}
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation of the run: what it made of what, and the dtype in which the reference stores it."""
+
+    func: Any
+    args: tuple[Any, ...]
+    named: dict[str, Any]
+    result: Any
+    own: torch.dtype
+
+
+class _Summing(DeclaredOperation):
+    """A sum in an order that does not depend on its terms: their partial sums are no larger than that makes them.
+
+    Of n terms a_k with the sum S, in random order, the mean of the squared partial sums is S^2 / 3 + sum(a_k^2) / 6 in
+    the limit, by the variance of sampling without replacement. Here an operand's size is its square.
+    """
+
+    def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
+        found = super().operand(x, dtype, flushed)
+        return Operand(found.size**2, None)
+
+    def factor(self, x: Tensor, flushed: bool = False) -> Operand:
+        return self.operand(x)
+
+    def summed(
+        self, varies: Any, size: Tensor, length: int, underflows: float = 0, narrow: bool = False, divisor: float = 1
+    ) -> Tensor:
+        """Return how far the sum is off where every addition rounds, or cuts off, in the same direction."""
+        terms = size / divisor * (length + 1) / max(1, length)
+        partial = (self.size.square() / 3 + terms / 6).sqrt()
+        return length * self.unit.u * partial + length * self.unit.tiny
+
+
+class _Recorded(Declared):
+    """While it is entered, keep every operation, so that autograd can be asked for the sensitivity to its result."""
+
+    def __init__(self, declared: Precision) -> None:
+        super().__init__(declared)
+        self.steps: list[Step] = []
+        self.casts: list[tuple[Tensor, torch.dtype]] = []
+
+    def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
+        self._operation(func, result, args)
+        own = self.dtype_of(next(y for y in tree_leaves(result) if isinstance(y, Tensor)))
+        self.steps.append(Step(func, args, named, result, own))
+
+    def _write(self, func: Any, args: Any, named: Any) -> Any:
+        before = (args[0].detach().clone(), *args[1:])
+        func(*args, **named)
+        name = func._schema.name.removeprefix("aten::").removesuffix("_")
+        packet = getattr(aten, name, None)
+        if packet is None or func._overloadname not in packet.overloads():
+            raise NotImplementedError(f"no sensitivity to the rounding of {func}, which writes into a tensor in use")
+        self._radius_of(getattr(packet, func._overloadname), args[0], before, named)
+        return args[0]
+
+    def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return x, of which it is remembered that it is stored in this dtype."""
+        y = x.clone()
+        if precision(dtype) < precision(self.declared.kept or self.dtype_of(x)):
+            self.casts.append((y, dtype))
+        self.tag(y, dtype)
+        return y
+
+
+class Sensitivities:
+    """The operations of a run, forward and backward, and how far their roundings take a sum of a gradient's elements.
+
+    Raises NotImplementedError where torch has no second derivative, or an operation has no formula.
+    """
+
+    def __init__(self, function: Function, leaves: Sequence[Any], grads: Cotangents, declared: Precision) -> None:
+        self._declared, mode = declared, _Recorded(declared)
+        try:
+            _, self._gradients = run_at_size(mode, function, leaves, grads, create_graph=True)
+        except NoPoint as error:
+            raise NotImplementedError(str(error)) from error
+        self._casts = [(y, dtype) for y, dtype in mode.casts if y.requires_grad]
+        self._steps = [step for step in mode.steps if step.func.overloadpacket not in moves.FORMULAS]
+        self._made = [(step, k, y) for step in self._steps for k, y in enumerate(_parts(step.result)) if _live(y)]
+
+    def reach(self, leaf: int, coefficients: Tensor, truth: Tensor, dtype: torch.dtype) -> tuple[float, float]:
+        """Return the worst that roundings to float32 do to <coefficients, gradient>, and the squares of the others'."""
+        worst, squares = 0.0, 0.0
+        if dtype in NARROW:
+            squares += alike_together(truth, coefficients, dtype)
+        else:
+            worst += float((coefficients.abs() * truth.abs()).sum()) * unit(dtype).u
+        gradient = self._gradients[leaf]
+        if gradient is None or not gradient.requires_grad:
+            return worst, squares
+        asked = [y for _, _, y in self._made] + [y for y, _ in self._casts]
+        found = torch.autograd.grad(gradient, asked, coefficients, retain_graph=True, allow_unused=True)
+        by_step: dict[int, list[Tensor | None]] = {}
+        for (step, k, _), g in zip(self._made, found, strict=False):
+            by_step.setdefault(id(step), [None] * len(_parts(step.result)))[k] = g
+        for step in self._steps:
+            gradients = by_step.get(id(step), [])
+            if any(g is not None for g in gradients):
+                one, other = self._of_a_step(step, gradients)
+                worst, squares = worst + one, squares + other
+        for (y, narrow), g in zip(self._casts, found[len(self._made) :], strict=True):
+            squares += 0.0 if g is None else alike_together(y.detach(), g, narrow)
+        return worst, squares + self._of_operands(by_step)
+
+    def _of_a_step(self, step: Step, gradients: list[Tensor | None]) -> tuple[float, float]:
+        worst = squares = 0.0
+        for y, error, g in zip(_parts(step.result), _parts(self._error(step)), gradients, strict=True):
+            if g is None or error is None:
+                continue
+            worst += float((g.abs() * error).sum())
+            if self._declared.kept is None and step.own in NARROW:
+                squares += alike_together(y.detach(), g, step.own)
+        return worst, squares
+
+    def _error(self, step: Step) -> Any:
+        """Return how far an operation's own rounding takes its result, in the dtype in which it is computed."""
+        kept = self._declared.kept or computed_in(step.own)
+        packet, args = step.func.overloadpacket, tuple(_detached(x) for x in step.args)
+        result = _detached(step.result)
+        if packet in SUMS:
+            own = replace(self._declared, kept=kept)
+            op = _Summing(step.func, result, _nothing, 1, False, as_computed, own, kept, Declared(own))
+            return FORMULAS[packet](op, *args, **step.named)
+        if packet in SUMS_NARROW and self._declared.kept is None and step.own in NARROW:
+            raise NotImplementedError(f"{step.func} keeps its sums in {step.own}")
+        mode = Declared(replace(self._declared, kept=kept, operands=None))
+        error = mode._radius_of(step.func, result, args, step.named)
+        if packet in KEPT_NARROW and self._declared.kept is None and step.own in NARROW:
+            error = error + unit(step.own).u
+        return error
+
+    def _of_operands(self, by_step: dict[int, list[Tensor | None]]) -> float:
+        """Return the squares of what the rounding of the operands of products does, each of which is rounded once."""
+        narrow = self._declared.operands
+        if narrow is None:
+            return 0.0
+        together: dict[Any, tuple[Tensor, Tensor]] = {}
+        for step in self._steps:
+            gradients = by_step.get(id(step), [])
+            if step.func.overloadpacket not in PRODUCTS or not any(g is not None for g in gradients):
+                continue
+            for k, x in enumerate(step.args):
+                if not inexact(x) or x.ndim == 0 or bool((x.to(narrow).to(x.dtype) == x).all()):
+                    continue
+                through = _through_an_operand(step, k, gradients)
+                storage = x.untyped_storage()
+                flat = torch.zeros(storage.nbytes() // x.element_size(), dtype=x.dtype, device=x.device)
+                values, sums = together.setdefault(storage.data_ptr(), (flat, flat.clone()))
+                place = x.shape, x.stride(), x.storage_offset()
+                values.as_strided(*place).copy_(x.detach())
+                sums.as_strided(*place).add_(through)
+        return sum(alike_together(values, sums, narrow) for values, sums in together.values())
+
+
+def _through_an_operand(step: Step, k: int, gradients: list[Tensor | None]) -> Tensor:
+    """Return the sensitivity to an operand, as far as it goes through this operation."""
+    args = [_detached(x) for x in step.args]
+    with torch.enable_grad():
+        args[k].requires_grad_()
+        made = [(y, g) for y, g in zip(_parts(step.func(*args, **step.named)), gradients, strict=True) if g is not None]
+        outs, along = zip(*made, strict=True)
+        found = torch.autograd.grad(outs, [args[k]], along, allow_unused=True)[0]
+    return torch.zeros_like(args[k]) if found is None else found
+
+
+def alike_together(x: Tensor, sensitivity: Tensor, dtype: torch.dtype) -> float:
+    """Return sum((s half an ulp)^2), the sensitivities of numbers with equal digits added before."""
+    mantissa, _ = torch.frexp(x)
+    pushed = (sensitivity * half_an_ulp(x, dtype) * mantissa.sign()).reshape(-1)
+    _, which = torch.unique(mantissa.abs().reshape(-1), return_inverse=True)
+    sums = torch.zeros(int(which.max()) + 1 if which.numel() else 0, dtype=pushed.dtype, device=pushed.device)
+    return float(sums.index_add_(0, which, pushed).square().sum())
+
+
+def half_an_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return how far rounding to nearest may take numbers in a dtype; 0 where they are 0."""
+    exponent = torch.frexp(x).exponent - 1
+    return torch.ldexp(torch.full_like(x, 2.0 ** -precision(dtype)), exponent).clamp_min(unit(dtype).tiny) * (x != 0)
+
+
+def _parts(result: Any) -> tuple[Any, ...]:
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+def _live(y: Any) -> bool:
+    return isinstance(y, Tensor) and y.requires_grad
+
+
+def _detached(x: Any) -> Any:
+    if isinstance(x, tuple | list):
+        return type(x)(map(_detached, x))
+    return x.detach() if isinstance(x, Tensor) else x
+
+
+def _nothing(_: Any) -> None:
+    """Of numbers that are exact."""

@@ -1,0 +1,315 @@
+"""Forwards at the sizes that people ship, each with a backward as a fused kernel has it, and wrong ones."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor
+
+Backward = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A forward at a size: its primals, a fused backward, the same in another algebraic form, and wrong ones."""
+
+    name: str
+    forward: Callable[..., Any]
+    primals: Callable[[torch.Generator, Sequence[int]], tuple[Any, ...]]
+    size: tuple[int, ...]
+    small: tuple[int, ...]
+    fused: Backward
+    also: Backward | None = None
+    wrong: dict[str, Backward] | None = None
+
+
+def randn(g: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=g, dtype=torch.float32)
+
+
+def cast_like(made: Sequence[Tensor], primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    floats = [x for x in primals if x.is_floating_point()]
+    return tuple(g.to(x.dtype) for g, x in zip(made, floats, strict=True))
+
+
+# ------------------------------------------------------------------ attention
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.softmax(q @ k.mT * (q.shape[-1] ** -0.5), -1) @ v
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = q @ k.mT * (q.shape[-1] ** -0.5)
+    mask = torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril()
+    return torch.softmax(s.masked_fill(~mask, -math.inf), -1) @ v
+
+
+def _qkv(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
+    return tuple(randn(g, *size) for _ in range(3))
+
+
+def flash(masked: bool, scale: float = 1.0, eps: float = 0.0) -> Backward:
+    """Attention's backward as fused kernels have it: float32 inside, P and dS in the input's dtype for the products."""
+
+    def backward(g: Tensor, q: Tensor, k: Tensor, v: Tensor, stored: Callable[[Tensor], Tensor] | None = None) -> Any:
+        own = q.dtype
+        narrow = stored or (lambda x: x.to(own).float())
+        q, k, v, g = (x.float() for x in (q, k, v, g))
+        factor = q.shape[-1] ** -0.5
+        s = q @ k.mT * factor
+        if masked:
+            s = s.masked_fill(~torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril(), -math.inf)
+        lse = torch.logsumexp(s, -1, keepdim=True)
+        p = (s - lse).exp()
+        o = narrow(p @ v)
+        delta = (g * o).sum(-1, keepdim=True)
+        ds = narrow(p * (g @ v.mT - delta))
+        made = ds @ k * (factor * scale), ds.mT @ q * (factor * scale), narrow(p).mT @ g
+        return tuple(x.to(own) for x in made)
+
+    return backward
+
+
+# ------------------------------------------------------------------ norms
+def rms_norm(x: Tensor, w: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * w
+
+
+def _rows_and_weight(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
+    return randn(g, *size), 1 + 0.1 * randn(g, size[-1])
+
+
+def rms_fused(g: Tensor, x: Tensor, w: Tensor, eps: float = 1e-6) -> tuple[Tensor, ...]:
+    own = x, w
+    g, x, w = g.float(), x.float(), w.float()
+    r = torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
+    xhat, gw = x * r, g * w
+    return cast_like((r * (gw - xhat * (gw * xhat).mean(-1, keepdim=True)), (g * xhat).sum(0)), own)
+
+
+def layer_norm(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return F.layer_norm(x, (x.shape[-1],), w, b)
+
+
+def ln_fused(g: Tensor, x: Tensor, w: Tensor, b: Tensor, eps: float = 1e-5) -> tuple[Tensor, ...]:
+    own = x, w, b
+    g, x, w = g.float(), x.float(), w.float()
+    mean = x.mean(-1, keepdim=True)
+    r = torch.rsqrt(((x - mean) ** 2).mean(-1, keepdim=True) + eps)
+    xhat, gw = (x - mean) * r, g * w
+    dx = r * (gw - gw.mean(-1, keepdim=True) - xhat * (gw * xhat).mean(-1, keepdim=True))
+    return cast_like((dx, (g * xhat).sum(0), g.sum(0)), own)
+
+
+# ------------------------------------------------------------------ SwiGLU
+def swiglu(x: Tensor, wg: Tensor, wu: Tensor, wd: Tensor) -> Tensor:
+    return (F.silu(x @ wg) * (x @ wu)) @ wd
+
+
+def _swiglu(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
+    rows, width, hidden = size
+    shapes = (rows, width), (width, hidden), (width, hidden), (hidden, width)
+    x, *weights = (randn(g, *shape) for shape in shapes)
+    return x, *(w / w.shape[0] ** 0.5 for w in weights)
+
+
+def swiglu_fused(g: Tensor, x: Tensor, wg: Tensor, wu: Tensor, wd: Tensor) -> tuple[Tensor, ...]:
+    own = x, wg, wu, wd
+
+    def narrow(t: Tensor) -> Tensor:
+        return t.to(own[0].dtype).float()
+
+    g, x, wg, wu, wd = (t.float() for t in (g, *own))
+    a, b = x @ wg, x @ wu
+    s = torch.sigmoid(a)
+    h = a * s
+    dh = g @ wd.T
+    da, db = narrow(dh * b * (s + h * (1 - s))), narrow(dh * h)
+    return cast_like((da @ wg.T + db @ wu.T, x.T @ da, x.T @ db, narrow(h * b).T @ g), own)
+
+
+# ------------------------------------------------------------------ cross-entropy
+def cross_entropy(x: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(x, target)
+
+
+def _logits(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
+    return 2 * randn(g, *size), torch.randint(0, size[1], (size[0],), generator=g)
+
+
+def ce_fused(g: Tensor, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    own = x
+    x = x.float()
+    p = (x - torch.logsumexp(x, -1, keepdim=True)).exp()
+    p.scatter_add_(1, target[:, None], p.new_full((p.shape[0], 1), -1.0))
+    return ((p * (g.float() / p.shape[0])).to(own.dtype),)
+
+
+# ------------------------------------------------------------------ convolution
+def conv(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return F.conv2d(x, w, b, padding=1)
+
+
+def _image(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
+    channels = size[1]
+    return randn(g, *size), randn(g, channels, channels, 3, 3) / (9 * channels) ** 0.5, randn(g, channels)
+
+
+def conv_fused(g: Tensor, x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    own = x, w, b
+    g, x, w = g.float(), x.float(), w.float()
+    n, o = g.shape[:2]
+    cols, rows = F.unfold(x, 3, padding=1), g.reshape(n, o, -1)
+    dw = torch.einsum("nol,nkl->ok", rows, cols).reshape(w.shape)
+    dx = F.fold(torch.einsum("ok,nol->nkl", w.reshape(o, -1), rows), x.shape[-2:], 3, padding=1)
+    return cast_like((dx, dw, g.sum((0, 2, 3))), own)
+
+
+# ------------------------------------------------------------------ rotary
+def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    one, other = x.chunk(2, -1)
+    return x * cos.detach() + torch.cat([-other, one], -1) * sin.detach()
+
+
+def _rotary(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
+    length, width = size[-2:]
+    angles = torch.outer(torch.arange(float(length)), 1e4 ** (-torch.arange(0, width, 2) / width))
+    angles = torch.cat([angles, angles], -1)
+    return randn(g, *size), angles.cos(), angles.sin()
+
+
+def rotary_fused(g: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Any, ...]:
+    own = x.dtype
+    g, cos, sin = g.float(), cos.float(), sin.float()
+    one, other = (g * sin).chunk(2, -1)
+    return (g * cos + torch.cat([other, -one], -1)).to(own), None, None
+
+
+# ------------------------------------------------------------------ a recurrent network
+def recurrent(x: Tensor, wx: Tensor, wh: Tensor, b: Tensor) -> Tensor:
+    """An LSTM from zeros, step by step."""
+    steps, batch, hidden = x.shape[0], x.shape[1], wh.shape[0]
+    h = c = x.new_zeros(batch, hidden)
+    out = []
+    for t in range(steps):
+        i, f, o, u = (x[t] @ wx + h @ wh + b).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(u)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        out.append(h)
+    return torch.stack(out)
+
+
+def _recurrent(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
+    steps, batch, hidden = size
+    scale = hidden**-0.5
+    weights = ((torch.rand(*shape, generator=g) * 2 - 1) * scale for shape in ((hidden, 4 * hidden),) * 2 + ((4 * hidden,),))
+    return randn(g, *size), *weights
+
+
+def recurrent_fused(g: Tensor, x: Tensor, wx: Tensor, wh: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    own = x, wx, wh, b
+
+    def narrow(t: Tensor) -> Tensor:
+        return t.to(own[0].dtype).float()
+
+    g, x, wx, wh, b = (t.float() for t in (g, *own))
+    h = c = x.new_zeros(x.shape[1], wh.shape[0])
+    saved = []
+    for xt in x:
+        i, f, o, u = (xt @ wx + narrow(h) @ wh + b).chunk(4, -1)
+        i, f, o, u = torch.sigmoid(i), torch.sigmoid(f), torch.sigmoid(o), torch.tanh(u)
+        before, c = c, f * c + i * u
+        saved.append((narrow(h), before, c, i, f, o, u))
+        h = o * torch.tanh(c)
+    dx, dh, dc = torch.empty_like(x), torch.zeros_like(h), torch.zeros_like(c)
+    dwx, dwh, db = torch.zeros_like(wx), torch.zeros_like(wh), torch.zeros_like(b)
+    for t in reversed(range(len(saved))):
+        h, before, c, i, f, o, u = saved[t]
+        dh, tanh = dh + g[t], torch.tanh(c)
+        dc = dc + dh * o * (1 - tanh * tanh)
+        gates = (dc * u * i * (1 - i), dc * before * f * (1 - f), dh * tanh * o * (1 - o), dc * i * (1 - u * u))
+        full = torch.cat(gates, -1)
+        dz, dc = narrow(full), dc * f
+        dx[t], dh = dz @ wx.T, dz @ wh.T
+        dwx += x[t].T @ dz
+        dwh += h.T @ dz
+        db += full.sum(0)
+    return cast_like((dx, dwx, dwh, db), own)
+
+
+# ------------------------------------------------------------------ a network with kinks
+def relu_net(x: Tensor, w: Tensor, v: Tensor) -> Tensor:
+    """A convolution, ReLU, and the largest of windows that overlap in nothing; zeros tie in them."""
+    return F.max_pool2d(F.conv2d(F.relu(F.conv2d(x, w, padding=1)), v, padding=1).relu(), 2)
+
+
+def _network(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
+    channels = size[1]
+    weights = (randn(g, channels, channels, 3, 3) / (4.5 * channels) ** 0.5 for _ in range(2))
+    return randn(g, *size), *weights
+
+
+def relu_net_fused(g: Tensor, x: Tensor, w: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+    own = x, w, v
+
+    def narrow(t: Tensor) -> Tensor:
+        return t.to(own[0].dtype).float()
+
+    g, x, w, v = (t.float() for t in (g, *own))
+    a = F.conv2d(x, w, padding=1)
+    h = narrow(a.relu())
+    z = F.conv2d(h, v, padding=1).relu()
+    y, where = F.max_pool2d(z, 2, return_indices=True)
+    dz = narrow(F.max_unpool2d(g, where, 2, output_size=z.shape) * (z > 0))
+    dh = torch.nn.grad.conv2d_input(h.shape, v, dz, padding=1)
+    da = narrow(dh * (a > 0))
+    dx, dw = torch.nn.grad.conv2d_input(x.shape, w, da, padding=1), torch.nn.grad.conv2d_weight(x, w.shape, da, padding=1)
+    return cast_like((dx, dw, torch.nn.grad.conv2d_weight(h, v.shape, dz, padding=1)), own)
+
+
+# ------------------------------------------------------------------ a gated linear scan
+def scan(x: Tensor, gate: Tensor) -> Tensor:
+    """h = sigmoid(gate) h + x, over the first dimension."""
+    a = torch.sigmoid(gate)
+    h, out = torch.zeros_like(x[0]), []
+    for xt, at in zip(x, a, strict=True):
+        h = at * h + xt
+        out.append(h)
+    return torch.stack(out)
+
+
+def _scan(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
+    return randn(g, *size), randn(g, *size) + 2
+
+
+def scan_fused(g: Tensor, x: Tensor, gate: Tensor) -> tuple[Tensor, ...]:
+    own = x, gate
+    g, x, gate = (t.float() for t in (g, *own))
+    a, h, states = torch.sigmoid(gate), torch.zeros_like(x[0]), []
+    for xt, at in zip(x, a, strict=True):
+        states.append(h)
+        h = at * h + xt
+    dx, dgate, dh = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(x[0])
+    for t in reversed(range(len(states))):
+        dh = dh + g[t]
+        dx[t], dgate[t] = dh, dh * states[t] * a[t] * (1 - a[t])
+        dh = dh * a[t]
+    return cast_like((dx, dgate), own)
+
+
+KERNELS = (
+    Kernel("attention", attention, _qkv, (2, 8, 256, 64), (1, 2, 64, 32), flash(False)),
+    Kernel("causal attention", causal, _qkv, (1, 4, 1024, 64), (1, 2, 64, 32), flash(True)),
+    Kernel("rms_norm", rms_norm, _rows_and_weight, (2048, 4096), (32, 128), rms_fused),
+    Kernel("layer_norm", layer_norm, lambda g, s: (*_rows_and_weight(g, s), randn(g, s[-1])), (2048, 4096), (32, 128),
+           ln_fused),
+    Kernel("swiglu", swiglu, _swiglu, (512, 1024, 2816), (16, 32, 88), swiglu_fused),
+    Kernel("cross_entropy", cross_entropy, _logits, (2048, 32000), (32, 500), ce_fused),
+    Kernel("conv", conv, _image, (16, 64, 32, 32), (2, 8, 8, 8), conv_fused),
+    Kernel("rotary", rotary, _rotary, (4, 16, 512, 64), (1, 2, 32, 16), rotary_fused),
+    Kernel("lstm", recurrent, _recurrent, (64, 32, 256), (6, 4, 16), recurrent_fused),
+    Kernel("relu_net", relu_net, _network, (8, 32, 32, 32), (2, 4, 8, 8), relu_net_fused),
+    Kernel("scan", scan, _scan, (2048, 16, 256), (32, 4, 16), scan_fused),
+)  # fmt: skip
