@@ -127,7 +127,7 @@ def _answered(
     if has_its_own_backward(backward):
         backward, held, asked = _own(backward, held, asked)
     started = time.perf_counter()
-    with quiet(), _leaving_alone(held[1]), uncompiled(), np.errstate(all="ignore"):
+    with quiet(), leaving_alone(held[1]), uncompiled(), np.errstate(all="ignore"):
         if held[1] is None and held[2] is not None and asked.convention == "torch":
             asked = replace(asked, convention="any subgradient")  # of a definition alone, torch makes no choice
         asked = replace(asked, of_a_rule=held[0] is not None)
@@ -143,7 +143,7 @@ def _answered(
 
 
 @contextmanager
-def _leaving_alone(forward: Any) -> Iterator[None]:
+def leaving_alone(forward: Any) -> Iterator[None]:
     """Leave a module's buffers and the random state as they were; tell no warnings at sizes that nobody gave."""
     buffers = list(forward.buffers()) if isinstance(forward, torch.nn.Module) else []
     kept, state = [buffer.clone() for buffer in buffers], torch.default_generator.get_state()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,25 +15,84 @@ Backward = Callable[..., tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A forward at a size: its primals, a fused backward, the same in another algebraic form, and wrong ones."""
+    """A forward at a size: its primals, a fused backward whose results are not rounded yet, and its other form.
+
+    `also` says that the backward is of another algebraic form than the reference's; `eps` is the backward with a
+    forgotten constant, `summed` by how many terms a mean in the place of a sum is too small.
+    """
 
     name: str
     forward: Callable[..., Any]
-    primals: Callable[[torch.Generator, Sequence[int]], tuple[Any, ...]]
+    make: Callable[[torch.Generator, Sequence[int]], tuple[Any, ...]]
     size: tuple[int, ...]
     small: tuple[int, ...]
     fused: Backward
-    also: Backward | None = None
-    wrong: dict[str, Backward] | None = None
+    also: bool = False
+    eps: Backward | None = None
+
+    def primals(self, dtype: torch.dtype, large: bool, seed: int = 0) -> tuple[Any, ...]:
+        made = self.make(torch.Generator().manual_seed(seed), self.size if large else self.small)
+        return tuple(x.to(dtype) if x.is_floating_point() else x for x in made)
+
+    def cotangent(self, primals: Sequence[Any], seed: int = 1) -> Tensor:
+        y = self.forward(*(x.float() if x.is_floating_point() else x for x in primals))
+        return torch.randn(y.shape, generator=torch.Generator().manual_seed(seed)).to(primals[0].dtype)
+
+    @property
+    def forms(self) -> tuple[Backward, ...]:
+        return (self.fused,) if self.also else ()
+
+
+def stored(made: Sequence[Any], primals: Sequence[Any]) -> tuple[Any, ...]:
+    """Round results to the dtypes of the primals, None for those without a gradient."""
+    found = list(made) + [None] * (len(primals) - len(made))
+    return tuple(None if g is None else g.to(x.dtype) for g, x in zip(found, primals, strict=True))
+
+
+# ------------------------------------------------------------------ what goes wrong in any kernel
+def _half_zeroed(g: Tensor) -> Tensor:
+    return torch.where(g.abs() < g.abs().median(), 0.0, g)
+
+
+def _tail(g: Tensor) -> Tensor:
+    """The last rows of the longest axis are not written: 1 in 32 of them."""
+    axis = max(range(g.ndim), key=lambda k: g.shape[k])
+    rows = max(1, g.shape[axis] // 32)
+    found = g.clone()
+    found.narrow(axis, g.shape[axis] - rows, rows).zero_()
+    return found
+
+
+def _one_slice(g: Tensor) -> Tensor:
+    axis = next(k for k, n in enumerate(g.shape) if n > 1)
+    found = g.clone()
+    found.select(axis, g.shape[axis] // 2).zero_()
+    return found
+
+
+def _one_element(g: Tensor) -> Tensor:
+    found = g.clone().reshape(-1)
+    found[found.numel() // 3] += 10 * g.abs().median()
+    return found.reshape(g.shape)
+
+
+def _shifted(g: Tensor) -> Tensor:
+    return g.roll(1, -1)
+
+
+def _turned(g: Tensor) -> Tensor:
+    return g.mT.reshape(g.shape) if g.ndim > 1 else g.flip(0)
+
+
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "half of it zero": _half_zeroed, "tail zero": _tail, "one slice zero": _one_slice, "sign": torch.neg,
+    "1.01": lambda g: g * 1.01, "1.002": lambda g: g * 1.002, "one element": _one_element, "transposed": _turned,
+    "mean for sum": lambda g: g / g.shape[0 if g.shape[0] > 1 else -1], "shifted by one": _shifted,
+}  # fmt: skip
 
 
 def randn(g: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=g, dtype=torch.float32)
-
-
-def cast_like(made: Sequence[Tensor], primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    floats = [x for x in primals if x.is_floating_point()]
-    return tuple(g.to(x.dtype) for g, x in zip(made, floats, strict=True))
 
 
 # ------------------------------------------------------------------ attention
@@ -50,12 +110,18 @@ def _qkv(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
     return tuple(randn(g, *size) for _ in range(3))
 
 
-def flash(masked: bool, scale: float = 1.0, eps: float = 0.0) -> Backward:
-    """Attention's backward as fused kernels have it: float32 inside, P and dS in the input's dtype for the products."""
+def flash(masked: bool) -> Backward:
+    """Attention's backward as fused kernels have it: float32 inside, P and dS in the input's dtype for the products.
 
-    def backward(g: Tensor, q: Tensor, k: Tensor, v: Tensor, stored: Callable[[Tensor], Tensor] | None = None) -> Any:
+    The sums of P dP are taken as those of o g, with the output as it was stored.
+    """
+
+    def backward(g: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         own = q.dtype
-        narrow = stored or (lambda x: x.to(own).float())
+
+        def narrow(x: Tensor) -> Tensor:
+            return x.to(own).float()
+
         q, k, v, g = (x.float() for x in (q, k, v, g))
         factor = q.shape[-1] ** -0.5
         s = q @ k.mT * factor
@@ -66,8 +132,7 @@ def flash(masked: bool, scale: float = 1.0, eps: float = 0.0) -> Backward:
         o = narrow(p @ v)
         delta = (g * o).sum(-1, keepdim=True)
         ds = narrow(p * (g @ v.mT - delta))
-        made = ds @ k * (factor * scale), ds.mT @ q * (factor * scale), narrow(p).mT @ g
-        return tuple(x.to(own) for x in made)
+        return ds @ k * factor, ds.mT @ q * factor, narrow(p).mT @ g
 
     return backward
 
@@ -78,15 +143,17 @@ def rms_norm(x: Tensor, w: Tensor) -> Tensor:
 
 
 def _rows_and_weight(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
-    return randn(g, *size), 1 + 0.1 * randn(g, size[-1])
+    """Every eighth row is small, as those of a masked token are: there eps counts."""
+    x = randn(g, *size)
+    x[::8] *= 2.0**-8
+    return x, 1 + 0.1 * randn(g, size[-1])
 
 
 def rms_fused(g: Tensor, x: Tensor, w: Tensor, eps: float = 1e-6) -> tuple[Tensor, ...]:
-    own = x, w
     g, x, w = g.float(), x.float(), w.float()
     r = torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
     xhat, gw = x * r, g * w
-    return cast_like((r * (gw - xhat * (gw * xhat).mean(-1, keepdim=True)), (g * xhat).sum(0)), own)
+    return (r * (gw - xhat * (gw * xhat).mean(-1, keepdim=True)), (g * xhat).sum(0))
 
 
 def layer_norm(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -94,13 +161,12 @@ def layer_norm(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 def ln_fused(g: Tensor, x: Tensor, w: Tensor, b: Tensor, eps: float = 1e-5) -> tuple[Tensor, ...]:
-    own = x, w, b
     g, x, w = g.float(), x.float(), w.float()
     mean = x.mean(-1, keepdim=True)
     r = torch.rsqrt(((x - mean) ** 2).mean(-1, keepdim=True) + eps)
     xhat, gw = (x - mean) * r, g * w
     dx = r * (gw - gw.mean(-1, keepdim=True) - xhat * (gw * xhat).mean(-1, keepdim=True))
-    return cast_like((dx, (g * xhat).sum(0), g.sum(0)), own)
+    return (dx, (g * xhat).sum(0), g.sum(0))
 
 
 # ------------------------------------------------------------------ SwiGLU
@@ -127,7 +193,7 @@ def swiglu_fused(g: Tensor, x: Tensor, wg: Tensor, wu: Tensor, wd: Tensor) -> tu
     h = a * s
     dh = g @ wd.T
     da, db = narrow(dh * b * (s + h * (1 - s))), narrow(dh * h)
-    return cast_like((da @ wg.T + db @ wu.T, x.T @ da, x.T @ db, narrow(h * b).T @ g), own)
+    return (da @ wg.T + db @ wu.T, x.T @ da, x.T @ db, narrow(h * b).T @ g)
 
 
 # ------------------------------------------------------------------ cross-entropy
@@ -140,11 +206,10 @@ def _logits(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
 
 
 def ce_fused(g: Tensor, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-    own = x
     x = x.float()
     p = (x - torch.logsumexp(x, -1, keepdim=True)).exp()
     p.scatter_add_(1, target[:, None], p.new_full((p.shape[0], 1), -1.0))
-    return ((p * (g.float() / p.shape[0])).to(own.dtype),)
+    return (p * (g.float() / p.shape[0]),)
 
 
 # ------------------------------------------------------------------ convolution
@@ -158,13 +223,12 @@ def _image(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
 
 
 def conv_fused(g: Tensor, x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-    own = x, w, b
     g, x, w = g.float(), x.float(), w.float()
     n, o = g.shape[:2]
     cols, rows = F.unfold(x, 3, padding=1), g.reshape(n, o, -1)
     dw = torch.einsum("nol,nkl->ok", rows, cols).reshape(w.shape)
     dx = F.fold(torch.einsum("ok,nol->nkl", w.reshape(o, -1), rows), x.shape[-2:], 3, padding=1)
-    return cast_like((dx, dw, g.sum((0, 2, 3))), own)
+    return (dx, dw, g.sum((0, 2, 3)))
 
 
 # ------------------------------------------------------------------ rotary
@@ -181,10 +245,9 @@ def _rotary(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
 
 
 def rotary_fused(g: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Any, ...]:
-    own = x.dtype
     g, cos, sin = g.float(), cos.float(), sin.float()
     one, other = (g * sin).chunk(2, -1)
-    return (g * cos + torch.cat([other, -one], -1)).to(own), None, None
+    return g * cos + torch.cat([other, -one], -1), None, None
 
 
 # ------------------------------------------------------------------ a recurrent network
@@ -202,9 +265,11 @@ def recurrent(x: Tensor, wx: Tensor, wh: Tensor, b: Tensor) -> Tensor:
 
 
 def _recurrent(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
-    steps, batch, hidden = size
+    hidden = size[-1]
     scale = hidden**-0.5
-    weights = ((torch.rand(*shape, generator=g) * 2 - 1) * scale for shape in ((hidden, 4 * hidden),) * 2 + ((4 * hidden,),))
+    weights = (
+        (torch.rand(*shape, generator=g) * 2 - 1) * scale for shape in ((hidden, 4 * hidden),) * 2 + ((4 * hidden,),)
+    )
     return randn(g, *size), *weights
 
 
@@ -236,7 +301,7 @@ def recurrent_fused(g: Tensor, x: Tensor, wx: Tensor, wh: Tensor, b: Tensor) -> 
         dwx += x[t].T @ dz
         dwh += h.T @ dz
         db += full.sum(0)
-    return cast_like((dx, dwx, dwh, db), own)
+    return (dx, dwx, dwh, db)
 
 
 # ------------------------------------------------------------------ a network with kinks
@@ -261,12 +326,13 @@ def relu_net_fused(g: Tensor, x: Tensor, w: Tensor, v: Tensor) -> tuple[Tensor, 
     a = F.conv2d(x, w, padding=1)
     h = narrow(a.relu())
     z = F.conv2d(h, v, padding=1).relu()
-    y, where = F.max_pool2d(z, 2, return_indices=True)
+    _, where = F.max_pool2d(z, 2, return_indices=True)
     dz = narrow(F.max_unpool2d(g, where, 2, output_size=z.shape) * (z > 0))
     dh = torch.nn.grad.conv2d_input(h.shape, v, dz, padding=1)
     da = narrow(dh * (a > 0))
-    dx, dw = torch.nn.grad.conv2d_input(x.shape, w, da, padding=1), torch.nn.grad.conv2d_weight(x, w.shape, da, padding=1)
-    return cast_like((dx, dw, torch.nn.grad.conv2d_weight(h, v.shape, dz, padding=1)), own)
+    dx = torch.nn.grad.conv2d_input(x.shape, w, da, padding=1)
+    dw = torch.nn.grad.conv2d_weight(x, w.shape, da, padding=1)
+    return dx, dw, torch.nn.grad.conv2d_weight(h, v.shape, dz, padding=1)
 
 
 # ------------------------------------------------------------------ a gated linear scan
@@ -285,8 +351,7 @@ def _scan(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
 
 
 def scan_fused(g: Tensor, x: Tensor, gate: Tensor) -> tuple[Tensor, ...]:
-    own = x, gate
-    g, x, gate = (t.float() for t in (g, *own))
+    g, x, gate = (t.float() for t in (g, x, gate))
     a, h, states = torch.sigmoid(gate), torch.zeros_like(x[0]), []
     for xt, at in zip(x, a, strict=True):
         states.append(h)
@@ -296,15 +361,16 @@ def scan_fused(g: Tensor, x: Tensor, gate: Tensor) -> tuple[Tensor, ...]:
         dh = dh + g[t]
         dx[t], dgate[t] = dh, dh * states[t] * a[t] * (1 - a[t])
         dh = dh * a[t]
-    return cast_like((dx, dgate), own)
+    return (dx, dgate)
 
 
 KERNELS = (
-    Kernel("attention", attention, _qkv, (2, 8, 256, 64), (1, 2, 64, 32), flash(False)),
-    Kernel("causal attention", causal, _qkv, (1, 4, 1024, 64), (1, 2, 64, 32), flash(True)),
-    Kernel("rms_norm", rms_norm, _rows_and_weight, (2048, 4096), (32, 128), rms_fused),
+    Kernel("attention", attention, _qkv, (2, 8, 256, 64), (1, 2, 64, 32), flash(False), also=True),
+    Kernel("causal attention", causal, _qkv, (1, 4, 1024, 64), (1, 2, 64, 32), flash(True), also=True),
+    Kernel("rms_norm", rms_norm, _rows_and_weight, (2048, 4096), (32, 128), rms_fused,
+           eps=partial(rms_fused, eps=1e-5)),
     Kernel("layer_norm", layer_norm, lambda g, s: (*_rows_and_weight(g, s), randn(g, s[-1])), (2048, 4096), (32, 128),
-           ln_fused),
+           ln_fused, eps=partial(ln_fused, eps=1e-4)),
     Kernel("swiglu", swiglu, _swiglu, (512, 1024, 2816), (16, 32, 88), swiglu_fused),
     Kernel("cross_entropy", cross_entropy, _logits, (2048, 32000), (32, 500), ce_fused),
     Kernel("conv", conv, _image, (16, 64, 32, 32), (2, 8, 8, 8), conv_fused),

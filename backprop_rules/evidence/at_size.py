@@ -1,18 +1,24 @@
 """Gradients at a point of the user's own, of any size: the truth, and how far an implementation may be from it."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from backprop_rules.domain import precision
+from backprop_rules.errors import InputError, OwnError
 from backprop_rules.evidence.allowance.declared import Declared, Precision
 from backprop_rules.evidence.allowance.units import unit
-from backprop_rules.subject.ambient import F64, Ambient, at, inexact, running
+from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
 from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs
+
+# Of a point: the mode that looks on, and the gradients with the graph that made them, if one is asked for.
+Run = Callable[[Declared, bool], tuple[Outputs, Gradients]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +29,23 @@ class Held:
     radius: Tensor
     dtype: torch.dtype
 
+    def contains(self, got: Tensor) -> Tensor:
+        """Return a mask of the elements of a tensor of this shape that lie inside; NaN lies inside NaN."""
+        off = (got.to(self.truth) - self.truth).abs()
+        return (off <= self.radius) | (got == self.truth) | (got.isnan() & self.truth.isnan()) | self.radius.isinf()
+
     def joined(self, other: "Held") -> "Held":
         """Return what holds this and the same in another algebraic form."""
         apart = (self.truth - other.truth).abs()
         return Held(self.truth, torch.maximum(self.radius, other.radius + apart), self.dtype)
 
-    @property
+    def stored_in(self, dtype: torch.dtype) -> "Held":
+        """Return what holds the same in another dtype, to which it is rounded once more."""
+        used = unit(dtype)
+        lost = ((self.truth.abs() + self.radius) * used.u).clamp_min(used.tiny) * (self.radius != 0)
+        return Held(self.truth, self.radius + lost, dtype)
+
+    @cached_property
     def blind(self) -> float:
         """The share of elements whose enclosure holds 0, of those whose is not {0}: 0 would have passed as well."""
         known = (self.truth != 0) | (self.radius != 0)
@@ -51,22 +68,49 @@ class AtSize:
 
     def joined(self, other: "AtSize") -> "AtSize":
         """Return what holds this and the same in another algebraic form."""
-        gradients = tuple(
-            a if a is None or b is None else a.joined(b) for a, b in zip(self.gradients, other.gradients, strict=True)
-        )
+        pairs = zip(self.gradients, other.gradients, strict=True)
+        gradients = tuple(a if a is None or b is None else a.joined(b) for a, b in pairs)
         return AtSize(self.y, gradients, max(self.roundings, other.roundings), self.either or other.either)
 
 
-def at_size(function: Function, leaves: Sequence[Any], grads: Cotangents, declared: Precision) -> AtSize:
-    """Return what holds the outputs and gradients at the leaves, given in their own dtypes.
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A function at a point: its leaves and cotangents in their own dtypes, and other algebraic forms of its backward.
 
-    Raises NoPoint where forward or torch's backward raises, and NotImplementedError at an operation without a formula.
+    A form takes the cotangent (of several outputs a tuple), then the arguments.
     """
-    mode = Declared(declared)
-    y, gradients = run_at_size(mode, function, leaves, grads)
+
+    function: Function
+    leaves: tuple[Any, ...]
+    grads: Cotangents
+    also: tuple[Callable[..., Any], ...] = ()
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs that give the gradients in float64: torch's of the function, and the other forms."""
+        return [partial(run_at_size, self), *(partial(run_form, self, form) for form in self.also)]
+
+
+def at_size(question: Question, declared: Precision, decided: bool = False) -> AtSize:
+    """Return what holds the outputs and gradients of a question, in every algebraic form.
+
+    `decided` leaves out what a choice changes that may come out otherwise, such as a mask of what is positive.
+    Raises NoPoint where forward or a backward raises, NotImplementedError at an operation without a formula, and
+    InputError where another form is another function.
+    """
+    found = [_held_by(run, question, declared, decided) for run in question.runs]
+    for form, other in zip(question.also, found[1:], strict=True):
+        _same(form, found[0], other, declared)
+    return reduce(AtSize.joined, found)
+
+
+def _held_by(run: Run, question: Question, declared: Precision, decided: bool) -> AtSize:
+    mode = Declared(declared, decided)
+    y, gradients = run(mode, False)
+    pairs = zip(gradients, question.leaves, strict=True)
     return AtSize(
         tuple(held(mode, out, mode.dtype_of(out)) for out in y if inexact(out)),
-        tuple(None if g is None else held(mode, g, x.dtype) for g, x in zip(gradients, leaves, strict=True)),
+        tuple(None if g is None else held(mode, g, x.dtype) for g, x in pairs),
         mode.roundings,
         mode.ambiguous,
     )
@@ -74,8 +118,27 @@ def at_size(function: Function, leaves: Sequence[Any], grads: Cotangents, declar
 
 def held(mode: Declared, x: Tensor, dtype: torch.dtype) -> Held:
     """Return what holds a result, which is rounded once to its dtype."""
-    radius, used = mode.radius(x), unit(dtype)
-    return Held(x.detach(), radius + ((x.detach().abs() + radius) * used.u).clamp_min(used.tiny) * (x != 0), dtype)
+    radius, used, x = mode.radius(x), unit(dtype), x.detach()
+    return Held(x, radius + ((x.abs() + radius) * used.u).clamp_min(used.tiny) * ((x != 0) | (radius != 0)), dtype)
+
+
+def _same(form: Any, one: AtSize, other: AtSize, declared: Precision) -> None:
+    """Raise InputError where another form is another function: in float64 their roundings are as many times smaller."""
+    kept = min((declared.kept or F32, F32), key=precision)
+    smaller = 2.0 ** (precision(kept) - precision(F64))
+    for a, b in zip(one.gradients, other.gradients, strict=True):
+        if a is None or b is None:
+            continue
+        apart = (a.truth - b.truth).abs()
+        off = apart > (a.radius + b.radius) * smaller
+        if bool(off.any()):
+            at = tuple(torch.nonzero(off)[0].tolist())
+            name = getattr(form, "__name__", repr(form))
+            raise InputError(
+                f"also: {name} is another function than the reference: in float64 a gradient is "
+                f"{float(b.truth[at]):.17g} at {list(at)}, where the reference's is {float(a.truth[at]):.17g}. "
+                f"It is to compute the same, (grad_y, *primals) -> gradients, in another way."
+            )
 
 
 def widened(mode: Declared, tensors: Sequence[Any]) -> list[Any]:
@@ -87,21 +150,26 @@ def widened(mode: Declared, tensors: Sequence[Any]) -> list[Any]:
     return wide
 
 
-def run_at_size(
-    mode: Declared, function: Function, leaves: Sequence[Any], grads: Cotangents, create_graph: bool = False
-) -> tuple[Outputs, Gradients]:
-    """Return the outputs and the gradients in float64, while a mode looks on at every operation."""
-    live, cotangents = widened(mode, leaves), widened(mode, grads)
+@contextmanager
+def _inside(mode: Declared) -> Iterator[AbstractContextManager[Any]]:
+    """Until the end of the block a mode looks on; yield what the user's code is run within."""
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        running(Ambient(F64, shadow=mode)) as within,
+        torch.enable_grad(),
+        mode,
+    ):
+        yield within
+
+
+def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple[Outputs, Gradients]:
+    """Return the outputs and torch's gradients in float64, while a mode looks on at every operation."""
+    live, cotangents = widened(mode, question.leaves), widened(mode, question.grads)
     asked = [x.requires_grad_() for x in live if inexact(x)]
-    ambient = Ambient(F64, shadow=mode)
-    with ExitStack() as inside:
-        inside.enter_context(sdpa_kernel(SDPBackend.MATH))
-        within = inside.enter_context(running(ambient))
-        inside.enter_context(torch.enable_grad())
-        inside.enter_context(mode)
-        y = function.outputs(live, within)
-        if len(y) != len(grads):
-            raise NoPoint(f"forward returns {len(y)} tensors, and {len(grads)} cotangents were given")
+    with _inside(mode) as within:
+        y = question.function.outputs(live, within)
+        if len(y) != len(question.grads):
+            raise NoPoint(f"forward returns {len(y)} tensors, and {len(question.grads)} cotangents were given")
         pairs = [(out, g) for out, g in zip(y, cotangents, strict=True) if g is not None and out.requires_grad]
         if not pairs:
             return y, (None,) * len(live)
@@ -114,3 +182,24 @@ def run_at_size(
             raise NoPoint(f"torch's backward raises {type(error).__name__}: {str(error).splitlines()[0]}") from error
         left = iter(found)
         return y, tuple(next(left) if inexact(x) else None for x in live)
+
+
+def run_form(question: Question, form: Any, mode: Declared, create_graph: bool) -> tuple[Outputs, Gradients]:
+    """Return the gradients that another form of the backward gives in float64, while a mode looks on."""
+    live, cotangents = widened(mode, question.leaves), widened(mode, question.grads)
+    for x in live:
+        if inexact(x):
+            x.requires_grad_(create_graph)
+    grad_y = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
+    with _inside(mode) as within:
+        try:
+            with within:
+                found = form(grad_y, *question.function.arguments(live), **question.function.params)
+        except (OwnError, NotImplementedError):
+            raise
+        except Exception as error:
+            raise NoPoint(f"also raises {type(error).__name__}: {error}") from error
+    gradients = list(found) if isinstance(found, tuple | list) else [found]
+    if len(gradients) != len(live):
+        raise NoPoint(f"also returns {len(gradients)} gradients, and there are {len(live)} primals")
+    return (), tuple(gradients)

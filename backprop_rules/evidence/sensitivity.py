@@ -1,13 +1,16 @@
 """How far the roundings of a right implementation take a sum of a gradient's elements: by one more reverse pass."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+import backprop_rules
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance import moves
 from backprop_rules.evidence.allowance.declared import (
@@ -20,15 +23,21 @@ from backprop_rules.evidence.allowance.declared import (
 from backprop_rules.evidence.allowance.mode import FORMULAS
 from backprop_rules.evidence.allowance.operation import Operand, as_computed
 from backprop_rules.evidence.allowance.units import NARROW, computed_in, unit
-from backprop_rules.evidence.at_size import run_at_size
+from backprop_rules.evidence.at_size import Run
 from backprop_rules.subject.ambient import inexact
-from backprop_rules.subject.function import Cotangents, Function, NoPoint
+from backprop_rules.subject.function import NoPoint
 
 aten = torch.ops.aten
 
 # Sums of products, whose operands may be rounded to the dtype in which products are taken, and other sums.
 PRODUCTS = {aten.mm, aten.bmm, aten.mv, aten.dot, aten.addmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
 SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum}
+
+
+# A line of somebody's code: the file and its number.
+Line = tuple[str, int]
+# What is not somebody's code: torch's, and this package's.
+OURS = tuple(str(Path(module.__file__).parent) for module in (torch, backprop_rules) if module.__file__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +49,7 @@ class Step:
     named: dict[str, Any]
     result: Any
     own: torch.dtype
+    line: Line | None
 
 
 class _Summing(DeclaredOperation):
@@ -72,11 +82,24 @@ class _Recorded(Declared):
         super().__init__(declared)
         self.steps: list[Step] = []
         self.casts: list[tuple[Tensor, torch.dtype]] = []
+        self._lines: dict[int, Line | None] = {}  # by the number of a node of autograd's graph
+
+    def _line(self) -> Line | None:
+        """Return the line of somebody's code that this operation is of: in a reverse pass, of the forward's."""
+        node = torch._C._current_autograd_node()
+        if node is not None:
+            return self._lines.get(node._sequence_nr())
+        frame = inspect.currentframe()
+        while frame is not None and frame.f_code.co_filename.startswith((*OURS, "<frozen")):
+            frame = frame.f_back
+        line = None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+        self._lines[torch.autograd._get_sequence_nr() - 1] = line
+        return line
 
     def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         self._operation(func, result, args)
         own = self.dtype_of(next(y for y in tree_leaves(result) if isinstance(y, Tensor)))
-        self.steps.append(Step(func, args, named, result, own))
+        self.steps.append(Step(func, args, named, result, own, self._line()))
 
     def _write(self, func: Any, args: Any, named: Any) -> Any:
         before = (args[0].detach().clone(), *args[1:])
@@ -103,15 +126,37 @@ class Sensitivities:
     Raises NotImplementedError where torch has no second derivative, or an operation has no formula.
     """
 
-    def __init__(self, function: Function, leaves: Sequence[Any], grads: Cotangents, declared: Precision) -> None:
+    def __init__(self, run: Run, declared: Precision) -> None:
         self._declared, mode = declared, _Recorded(declared)
         try:
-            _, self._gradients = run_at_size(mode, function, leaves, grads, create_graph=True)
+            _, self._gradients = run(mode, True)
         except NoPoint as error:
             raise NotImplementedError(str(error)) from error
         self._casts = [(y, dtype) for y, dtype in mode.casts if y.requires_grad]
         self._steps = [step for step in mode.steps if step.func.overloadpacket not in moves.FORMULAS]
         self._made = [(step, k, y) for step in self._steps for k, y in enumerate(_parts(step.result)) if _live(y)]
+
+    def lines(self, leaf: int, index: tuple[int, ...]) -> dict[Line, float]:
+        """Return by how much the roundings of each line of the reference may move one element of a gradient."""
+        gradient = self._gradients[leaf]
+        if gradient is None or not gradient.requires_grad:
+            return {}
+        asked = [y for _, _, y in self._made]
+        found = torch.autograd.grad(gradient[index], asked, retain_graph=True, allow_unused=True)
+        moved: dict[Line, float] = {}
+        for (step, k, y), g in zip(self._made, found, strict=True):
+            if g is None or step.line is None:
+                continue
+            error = _parts(self._error(step))[k]
+            narrow = step.own if self._declared.kept is None else None
+            error = 0.0 if error is None else error
+            error = error + half_an_ulp(y.detach(), narrow) if narrow in NARROW else error
+            moved[step.line] = moved.get(step.line, 0.0) + float((g.abs() * error).sum())
+        for step, through, x in self._operands(_by_step(self._made, found)):
+            if step.line is not None and self._declared.operands is not None:
+                lost = half_an_ulp(x.detach(), self._declared.operands)
+                moved[step.line] = moved.get(step.line, 0.0) + float((through.abs() * lost).sum())
+        return moved
 
     def reach(self, leaf: int, coefficients: Tensor, truth: Tensor, dtype: torch.dtype) -> tuple[float, float]:
         """Return the worst that roundings to float32 do to <coefficients, gradient>, and the squares of the others'."""
@@ -125,9 +170,7 @@ class Sensitivities:
             return worst, squares
         asked = [y for _, _, y in self._made] + [y for y, _ in self._casts]
         found = torch.autograd.grad(gradient, asked, coefficients, retain_graph=True, allow_unused=True)
-        by_step: dict[int, list[Tensor | None]] = {}
-        for (step, k, _), g in zip(self._made, found, strict=False):
-            by_step.setdefault(id(step), [None] * len(_parts(step.result)))[k] = g
+        by_step = _by_step(self._made, found)
         for step in self._steps:
             gradients = by_step.get(id(step), [])
             if any(g is not None for g in gradients):
@@ -170,21 +213,32 @@ class Sensitivities:
         if narrow is None:
             return 0.0
         together: dict[Any, tuple[Tensor, Tensor]] = {}
+        for _, through, x in self._operands(by_step):
+            storage = x.untyped_storage()
+            flat = torch.zeros(storage.nbytes() // x.element_size(), dtype=x.dtype, device=x.device)
+            values, sums = together.setdefault(storage.data_ptr(), (flat, flat.clone()))
+            place = x.shape, x.stride(), x.storage_offset()
+            values.as_strided(*place).copy_(x.detach())
+            sums.as_strided(*place).add_(through)
+        return sum(alike_together(values, sums, narrow) for values, sums in together.values())
+
+    def _operands(self, by_step: dict[int, list[Tensor | None]]) -> Iterator[tuple[Step, Tensor, Tensor]]:
+        """Yield the operands of products that are rounded, and the sensitivity to each through its product."""
+        narrow = self._declared.operands
         for step in self._steps:
             gradients = by_step.get(id(step), [])
             if step.func.overloadpacket not in PRODUCTS or not any(g is not None for g in gradients):
                 continue
             for k, x in enumerate(step.args):
-                if not inexact(x) or x.ndim == 0 or bool((x.to(narrow).to(x.dtype) == x).all()):
-                    continue
-                through = _through_an_operand(step, k, gradients)
-                storage = x.untyped_storage()
-                flat = torch.zeros(storage.nbytes() // x.element_size(), dtype=x.dtype, device=x.device)
-                values, sums = together.setdefault(storage.data_ptr(), (flat, flat.clone()))
-                place = x.shape, x.stride(), x.storage_offset()
-                values.as_strided(*place).copy_(x.detach())
-                sums.as_strided(*place).add_(through)
-        return sum(alike_together(values, sums, narrow) for values, sums in together.values())
+                if inexact(x) and x.ndim and narrow and not bool((x.to(narrow).to(x.dtype) == x).all()):
+                    yield step, _through_an_operand(step, k, gradients), x
+
+
+def _by_step(made: Sequence[tuple[Step, int, Tensor]], found: Sequence[Any]) -> dict[int, list[Tensor | None]]:
+    by_step: dict[int, list[Tensor | None]] = {}
+    for (step, k, _), g in zip(made, found, strict=False):
+        by_step.setdefault(id(step), [None] * len(_parts(step.result)))[k] = g
+    return by_step
 
 
 def _through_an_operand(step: Step, k: int, gradients: list[Tensor | None]) -> Tensor:

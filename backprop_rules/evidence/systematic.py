@@ -15,7 +15,7 @@ with a probability of at most alpha.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,19 +25,18 @@ from torch import Tensor
 
 from backprop_rules.evidence.allowance.declared import Precision
 from backprop_rules.evidence.allowance.units import NARROW, unit
-from backprop_rules.evidence.at_size import AtSize
+from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size
 from backprop_rules.evidence.sensitivity import Sensitivities, half_an_ulp
 from backprop_rules.subject.ambient import F32
-from backprop_rules.subject.function import Cotangents, Function
 
 # How often a right gradient is called off, in a whole run, by what is random in roundings.
 FALSE_ALARMS = 1e-12
-# Slices whose reach is computed, those farthest out: a reverse pass each.
+# Slices whose reach is computed, those that stand out most: a reverse pass each.
 ASKED = 4
 
 
 @dataclass(frozen=True)
-class Question:
+class Sum:
     """A slope or a mean of one gradient, the whole of it, or what lies at one index along an axis."""
 
     leaf: int
@@ -60,7 +59,7 @@ class Question:
 class Off:
     """An answer, and how far right implementations reach; the share of a gradient's elements that it speaks of."""
 
-    question: Question
+    sum: Sum
     answer: float
     reach: float
 
@@ -72,25 +71,19 @@ class Off:
 
 @dataclass(frozen=True, eq=False)
 class Systematic:
-    """The answers for one call: `slopes` of the whole gradients, what is off, and why something was not asked."""
+    """The answers for one call: `slopes` of the whole gradients, the first that is off, and why some were not asked."""
 
     slopes: dict[int, float]
-    found: tuple[Off, ...]
+    found: Off | None
     asked: int
     unasked: int = 0
     why: str = ""
 
 
 def systematic(
-    function: Function,
-    leaves: Sequence[Any],
-    grads: Cotangents,
-    declared: Precision,
-    held: AtSize,
-    got: Sequence[Any],
-    rate: float = FALSE_ALARMS,
+    question: Question, declared: Precision, held: AtSize, got: Sequence[Any], rate: float = FALSE_ALARMS
 ) -> Systematic:
-    """Return what is off systematically: the whole gradients, and the slices that stand out most."""
+    """Return what is off systematically: of the whole gradients, and of the slices that stand out most."""
     tables = [
         _Table(leaf, h.truth, g, _roundings(held, h.truth))
         for leaf, (h, g) in enumerate(zip(held.gradients, got, strict=True))
@@ -98,32 +91,50 @@ def systematic(
     ]
     questions = sum(table.questions for table in tables)
     if not questions:
-        return Systematic({}, (), 0)
+        return Systematic({}, None, 0)
     deviations = math.sqrt(2 * math.log(2 * questions / rate))
     slopes = {table.leaf: 1 + float(table.whole) for table in tables}
-    standing_out = sorted((q for table in tables for q in table.standing_out(deviations)), key=lambda q: -q[0])
-    chosen = standing_out[:ASKED]
+    standing_out = sorted((q for table in tables for q in table.standing_out(deviations)), key=_first)
+    whole = sum(one.axis is None for _, one, _ in standing_out)
+    chosen = standing_out[: whole + ASKED]
     if not chosen:
-        return Systematic(slopes, (), questions)
+        return Systematic(slopes, None, questions)
     try:
-        reaches = Sensitivities(function, leaves, grads, declared)
-        answers = [
-            Off(question, answer, _reach(reaches, question, held, got, deviations)) for _, question, answer in chosen
-        ]
+        reaches = [Sensitivities(run, declared) for run in question.runs]
+        choices = _choices(held, at_size(question, declared, decided=True) if held.either else held)
+        for _, one, answer in chosen:
+            its, h = got[one.leaf].dtype, held.gradients[one.leaf]
+            assert h is not None
+            off = Off(one, answer, max(_reach(r, one, h, its, deviations) for r in reaches) + choices(one))
+            if off.beyond:
+                return Systematic(slopes, off, questions)
     except NotImplementedError as error:
-        return Systematic(slopes, (), questions, len(standing_out), str(error))
-    found = tuple(off for off in answers if off.beyond)
-    return Systematic(slopes, found, questions, len(standing_out) - len(chosen))
+        return Systematic(slopes, None, questions, len(standing_out), str(error))
+    return Systematic(slopes, None, questions, len(standing_out) - len(chosen))
 
 
-def _reach(reaches: Sensitivities, question: Question, held: AtSize, got: Sequence[Any], deviations: float) -> float:
-    one = held.gradients[question.leaf]
-    assert one is not None
-    coefficients = question.coefficients(one.truth)
-    worst, squares = reaches.reach(question.leaf, coefficients, one.truth, got[question.leaf].dtype)
-    reach = worst + deviations * math.sqrt(squares)
-    # What a choice changes is no rounding, and not small: only the radius knows it.
-    return max(reach, float((coefficients.abs() * one.radius).sum())) if held.either else reach
+def _first(one: tuple[float, Sum, float]) -> tuple[bool, float]:
+    """Return what comes first: whole gradients, then what stands out most."""
+    times, asked, _ = one
+    return asked.axis is not None, -times
+
+
+def _reach(reaches: Sensitivities, one: Sum, held: Held, dtype: torch.dtype, deviations: float) -> float:
+    """Return how far right implementations of one algebraic form reach by rounding."""
+    worst, squares = reaches.reach(one.leaf, one.coefficients(held.truth), held.truth, dtype)
+    return worst + deviations * math.sqrt(squares)
+
+
+def _choices(held: AtSize, decided: AtSize) -> Callable[[Sum], float]:
+    """Return how far choices reach that may come out either way: what they change is no rounding, and not small."""
+
+    def reach(one: Sum) -> float:
+        a, b = held.gradients[one.leaf], decided.gradients[one.leaf]
+        if a is None or b is None or a is b:
+            return 0.0
+        return float((one.coefficients(a.truth).abs() * (a.radius - b.radius).clamp_min(0)).sum())
+
+    return reach
 
 
 def _roundings(held: AtSize, truth: Tensor) -> float:
@@ -159,7 +170,7 @@ class _Table:
     def whole(self) -> Tensor:
         return _ratio((self.off * self.truth).sum(), (self.truth * self.truth).sum())
 
-    def standing_out(self, deviations: float) -> Iterator[tuple[float, Question, float]]:
+    def standing_out(self, deviations: float) -> Iterator[tuple[float, Sum, float]]:
         """Yield what the rounding of the result and the common roundings do not explain, and by how many times."""
         half = half_an_ulp(self.truth, self.got.dtype)
         explained = self.common + (0.0 if self.got.dtype in NARROW else unit(self.got.dtype).u)
@@ -178,12 +189,12 @@ class _Table:
 
     def _chosen(
         self, axis: int | None, slope: bool, answers: Tensor, reaches: Tensor
-    ) -> Iterator[tuple[float, Question, float]]:
+    ) -> Iterator[tuple[float, Sum, float]]:
         times = torch.where(answers.abs() > reaches, answers.abs() / reaches.clamp_min(5e-324), 0.0).reshape(-1)
         for k in torch.nonzero(times).reshape(-1).tolist():
             yield (
                 float(times[k]),
-                Question(self.leaf, slope, axis, None if axis is None else k),
+                Sum(self.leaf, slope, axis, None if axis is None else k),
                 float(answers.reshape(-1)[k]),
             )
 

@@ -37,7 +37,7 @@ def subject_of(
     given = forward or definition
     assert given is not None
     leaves, structure = _pytree.tree_flatten(tuple(example))
-    own_names = _leaf_names(names_of(_signed(given), len(example)), example)
+    own_names = leaf_names(given, example)
     parameters = _parameters(forward, backward, len(example))
     leaves += list(parameters.values())
     names = (*own_names, *parameters)
@@ -73,9 +73,10 @@ def _signed(given: Any) -> Any:
     return given.forward if isinstance(given, torch.nn.Module) else given
 
 
-def _leaf_names(names: Sequence[str], example: Sequence[Any]) -> tuple[str, ...]:
+def leaf_names(given: Any, example: Sequence[Any]) -> tuple[str, ...]:
+    """Return a name for each leaf of an example: those of the function's arguments."""
     found: list[str] = []
-    for name, x in zip(names, example, strict=True):
+    for name, x in zip(names_of(_signed(given), len(example)), example, strict=True):
         if isinstance(x, Tensor) or x is None:
             found.append(name)
         else:

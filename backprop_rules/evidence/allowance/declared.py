@@ -109,9 +109,10 @@ class DeclaredOperation(Operation):
         self.mode.counted(length)
         return super().summed(varies, size, length, underflows, narrow, divisor)
 
-    def may_be_either(self, choices: Tensor) -> None:
-        """Take note of choices, not 0, that may come out otherwise."""
+    def may_be_either(self, choices: Tensor) -> bool:
+        """Take note of choices, not 0, that may come out otherwise; say whether these count."""
         self.mode.ambiguous = self.mode.ambiguous or bool(choices.any())
+        return not self.mode.decided
 
     @property
     def truncates(self) -> bool:
@@ -164,14 +165,19 @@ def replace_radius(x: Operand, radius: Radius) -> Operand:
 class Declared(RunningError):
     """While it is entered, keep beside every float64 tensor how far a declared implementation may be from it."""
 
-    def __init__(self, declared: Precision) -> None:
-        super().__init__()
+    def __init__(self, declared: Precision, decided: bool = False) -> None:
+        super().__init__(decided=decided)
         self.declared = declared
         self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
         self._in_kernel = 0
         self.roundings = 0
         self._longest = 0
         self._sums_in: torch.dtype | None = None  # where the kernel of torch's that is followed keeps its sums
+
+    @property
+    def decided(self) -> bool:
+        """Whether every choice is taken as it comes out."""
+        return self._decided
 
     def tag(self, x: Tensor, dtype: torch.dtype) -> None:
         """Say in which dtype the reference stores this tensor, in its own run."""

@@ -175,8 +175,9 @@ class Operation:
         """Return what a function may be off besides its ulps."""
         return None
 
-    def may_be_either(self, choices: Tensor) -> None:
-        """Take note of choices, not 0, that may come out otherwise in another evaluation."""
+    def may_be_either(self, choices: Tensor) -> bool:
+        """Take note of choices, not 0, that may come out otherwise in another evaluation; say whether these count."""
+        return True
 
     def stored(self, radius: Tensor) -> Tensor:
         """Return the radius of what a kernel of several operations stores, which is seen here."""

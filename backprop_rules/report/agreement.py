@@ -1,0 +1,227 @@
+"""What came of gradients that were held, at one point, to what a right implementation may round."""
+
+import linecache
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.at_size import Held
+from backprop_rules.evidence.sensitivity import Line
+from backprop_rules.evidence.systematic import FALSE_ALARMS, Off, Systematic
+from backprop_rules.report.where import likeness, where
+
+# The agreements that were asserted by the test of pytest that runs, for the plugin, which takes them away.
+ASSERTED: list["Agreement"] = []
+
+
+class WrongGradients(AssertionError):
+    """Gradients, or outputs, that no right implementation gives; its text says which, where and by how much."""
+
+    def __init__(self, agreement: "Agreement") -> None:
+        super().__init__(str(agreement))
+        self.agreement = agreement
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """One gradient, or output, beside what holds it.
+
+    `used` is the largest share of its radius that an element is off by, above 1 where it is wrong; `slope` is
+    <truth, got> / <truth, truth>; `blind` the share of elements at which 0 would have passed.
+    """
+
+    name: str
+    used: float
+    slope: float
+    blind: float
+    elements: int
+    outside: int = 0
+    words: tuple[tuple[str, str], ...] = ()  # of what is outside: a heading, and what is said under it
+
+    @property
+    def right(self) -> bool:
+        """Whether every element lies inside."""
+        return not self.outside
+
+
+def compared(k: int, names: Sequence[str], holds: Sequence[Held | None], got: Tensor) -> Compared:
+    """Return one gradient beside what holds it."""
+    held, name = holds[k], names[k]
+    assert held is not None
+    off = (got.to(held.truth) - held.truth).abs()
+    outside = ~held.contains(got)
+    count, squares = int(outside.sum()), float((held.truth * held.truth).sum())
+    slope = float((got.to(held.truth) * held.truth).sum()) / squares if squares else math.nan
+    share = torch.where(held.radius > 0, off / held.radius, torch.where(off > 0, math.inf, 0.0))
+    share = torch.where(outside, share.nan_to_num(math.inf), share.nan_to_num(0.0))
+    used = float(share.max()) if share.numel() else 0.0
+    words = _words(k, names, holds, got, outside, share) if count else ()
+    return Compared(name, used, slope, held.blind, got.numel(), count, words)
+
+
+def _words(
+    k: int, names: Sequence[str], holds: Sequence[Held | None], got: Tensor, outside: Tensor, share: Tensor
+) -> tuple[tuple[str, str], ...]:
+    held = holds[k]
+    assert held is not None
+    worst = worst_of(share)
+    truth, radius, value = (float(x[worst]) for x in (held.truth, held.radius, got))
+    ulp = max(2.0 ** (math.frexp(truth)[1] - 1) * torch.finfo(got.dtype).eps, torch.finfo(got.dtype).smallest_normal)
+    away = abs(value - truth)
+    far = f"{away / radius:.3g} times the allowance, {away / ulp:.3g} ulps" if radius else "where nothing rounds"
+    said = [
+        ("worst", f"{list(worst)}: expected {interval(truth, radius)}, got {value:.6g}; {far}"),
+        ("where", where(outside)),
+        ("likely", likeness(k, holds, names, got, outside) or "not recognised"),
+        ("torch", _what_torch_would_say(got, held.truth)),
+    ]
+    return tuple((heading, text) for heading, text in said if text)
+
+
+def worst_of(share: Tensor) -> tuple[int, ...]:
+    """Return the index of the element that is off by most of its radius."""
+    flat = int(share.reshape(-1).argmax())
+    return tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), share.shape))
+
+
+def interval(truth: float, radius: float) -> str:
+    """Return an interval with as many digits as tell its ends apart."""
+    if not radius or not math.isfinite(radius):
+        return f"{truth:.6g}" if not radius else "anything"
+    places = max(0, 1 - math.floor(math.log10(radius)) + math.floor(math.log10(max(abs(truth), radius))))
+    return f"{truth:.{min(17, places + 1)}g} ± {radius:.2g}"
+
+
+def _what_torch_would_say(got: Tensor, truth: Tensor) -> str:
+    try:
+        torch.testing.assert_close(got.detach(), truth.to(got.dtype))
+    except AssertionError:
+        return "assert_close with its own tolerances would object, too"
+    return "assert_close with its own tolerances would pass this"
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """What came of gradients held at one point: each beside what holds it, and what is systematic.
+
+    `why` says what was not asked, or could not be.
+    """
+
+    gradients: tuple[Compared, ...]
+    outputs: tuple[Compared, ...]
+    precision: str
+    systematic: Systematic
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    allows_blind: bool = False
+    lines: tuple[tuple[Line, float], ...] = ()
+
+    @property
+    def blind(self) -> tuple[Compared, ...]:
+        """The gradients of which nothing was proved: 0 would have passed at more than half of the elements."""
+        return tuple(one for one in self.gradients if one.blind > 0.5)
+
+    @property
+    def wrong(self) -> tuple[Compared, ...]:
+        """The gradients and outputs with elements outside."""
+        return tuple(one for one in (*self.gradients, *self.outputs) if not one.right)
+
+    @property
+    def right(self) -> bool:
+        """Whether everything lies inside, nothing is off systematically, and something was proved."""
+        return not self.wrong and self.systematic.found is None and (self.allows_blind or not self.blind)
+
+    def __str__(self) -> str:
+        if self.right:
+            return _table(self)
+        parts = [line for one in self.wrong for line in _of_one(one, self)]
+        if self.systematic.found is not None:
+            parts += _of_the_sum(self.systematic.found, self)
+        if not self.allows_blind:
+            parts += [_of_blindness(one, self.precision) for one in self.blind]
+        others = [one.name for one in (*self.gradients, *self.outputs) if one.right and not _accused(one, self)]
+        if others:
+            parts.append(f"Within what a right implementation may round: {', '.join(others)}.")
+        parts.append(f"Held as {self.precision}: {PRECISION_WORDS[self.precision]}")
+        return "\n".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures, for a file of accuracies."""
+        return {
+            one.name: {"used": one.used, "slope": one.slope, "blind": one.blind}
+            for one in (*self.gradients, *self.outputs)
+        }
+
+
+PRECISION_WORDS = {
+    "float32": "intermediates and products in float32, results rounded once.",
+    "tensorcore": "intermediates in float32, operands of matrix products in the inputs' dtype, results rounded once.",
+    "eager": "each intermediate in the dtype in which the reference stores it.",
+    "float64": "everything in float64.",
+}
+
+
+def _accused(one: Compared, agreement: Agreement) -> bool:
+    found = agreement.systematic.found
+    accused = found is not None and agreement.names[found.sum.leaf] == one.name
+    return accused or (not agreement.allows_blind and one in agreement.blind)
+
+
+def _what(one: Compared, agreement: Agreement) -> str:
+    return "the output" if one in agreement.outputs else f"the gradient of {one.name}"
+
+
+def _of_one(one: Compared, agreement: Agreement) -> list[str]:
+    elements = f"{one.outside} of {one.elements} elements are farther off than rounding goes"
+    head = f"{_what(one, agreement)} is wrong: {elements}."
+    said = [head[0].upper() + head[1:], *(f"    {heading:9} {text}" for heading, text in one.words)]
+    if agreement.lines and one is agreement.wrong[0]:
+        (file, number), share = agreement.lines[0]
+        text = linecache.getline(file, number).strip() or "?"
+        said.append(f"    {'allowance':9} {100 * share:.0f} % of it there is by {Path(file).name}:{number}  {text}")
+    return said
+
+
+def _of_the_sum(off: Off, agreement: Agreement) -> list[str]:
+    name, shape, asked = agreement.names[off.sum.leaf], agreement.shapes[off.sum.leaf], off.sum
+    part = "" if asked.axis is None else f" at index {asked.index} of {shape[asked.axis]} along axis {asked.axis}"
+    if asked.slope:
+        what, got = "slope", f"it is {1 + off.answer:.7g} times the truth{part}"
+        likely = "a factor" if asked.axis is None else "a factor, in this slice"
+    else:
+        what, got, likely = "mean", f"its mean error{part} is {off.answer:.3g}", "something is added"
+    return [
+        f"The gradient of {name} is off systematically: every element is within its allowance, but {got}.",
+        f"    {what:9} off by {off.answer:.3g}; roundings, which have no direction, reach {off.reach:.2g}, "
+        f"but for one run in {1 / FALSE_ALARMS:.0e}",
+        f"    {'likely':9} {likely}, or a sum that is kept in too few digits",
+    ]
+
+
+def _of_blindness(one: Compared, precision: str) -> str:
+    return (
+        f"Nothing was proved of the gradient of {one.name}: at {100 * one.blind:.0f} % of its elements 0 lies within "
+        f"what {precision} may round, so that 0, or the other sign, would have passed. Shorter sums, float32 inputs, or "
+        f'a narrower declared precision see more; blind="allow" lets it pass.'
+    )
+
+
+def _table(agreement: Agreement) -> str:
+    rows = [f"{'':12} {'used':>8} {'slope - 1':>10} {'blind':>6}"]
+    for one in (*agreement.gradients, *agreement.outputs):
+        rows.append(f"{one.name:12} {100 * one.used:6.1f} % {one.slope - 1:10.1e} {100 * one.blind:4.0f} %")
+    rows.append(f"Right, as {agreement.precision}: {PRECISION_WORDS[agreement.precision]}")
+    return "\n".join(rows)
+
+
+def kept(agreement: Agreement) -> Agreement:
+    """Return the agreement, of which pytest's plugin is told."""
+    if "PYTEST_CURRENT_TEST" in os.environ:
+        ASSERTED.append(agreement)
+    return agreement

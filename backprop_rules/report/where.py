@@ -1,0 +1,81 @@
+"""Which elements of a gradient are off, and what they look like, in words."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.at_size import Held
+
+# Numbers with a name, by which a whole gradient may be off: signs, and the factors of a formula.
+FACTORS = {-1.0: "the sign", 2.0: "a factor of 2", 0.5: "a factor of 1/2", -2.0: "the sign and a factor of 2"}
+
+
+def where(outside: Tensor) -> str:
+    """Say where the elements of a mask lie: along which axes only at some indices."""
+    total, count = outside.numel(), int(outside.sum())
+    said, box = [], 1
+    for axis, n in enumerate(outside.shape):
+        others = [k for k in range(outside.ndim) if k != axis]
+        hit = torch.nonzero(outside.any(dim=others) if others else outside).reshape(-1)
+        box *= len(hit)
+        if 0 < len(hit) < n:
+            said.append(f"axis {axis} {_indices(hit, n)}")
+    share = "" if count in (box, total) else f"; there {_percent(count / box)} of the elements"
+    if not said:
+        return f"all over{share}" if count < total else "all elements"
+    return "only at " + ", ".join(said) + share
+
+
+def _indices(hit: Tensor, n: int) -> str:
+    first, last = int(hit[0]), int(hit[-1])
+    if len(hit) == 1:
+        return f"index {first} of {n}"
+    if last - first + 1 == len(hit):
+        which = f"{first} to {last}"
+        if last == n - 1:
+            return f"{which}, the last {len(hit)} of {n}"
+        return f"{which}, the first {len(hit)} of {n}" if first == 0 else f"{which} of {n}"
+    return f"{len(hit)} of {n} indices, {first} the first of them"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def likeness(k: int, held: Sequence[Held | None], names: Sequence[str], got: Tensor, outside: Tensor) -> str:
+    """Say what a wrong gradient looks like: zeros, another factor, transposed, another primal's; "" if like nothing."""
+    own = held[k]
+    assert own is not None
+    off, truth = got[outside], own.truth[outside]
+    if not bool(off.any()):
+        return "zeros: never written, or multiplied by a mask"
+    if not bool(off.isfinite().all()):
+        return "not finite: memory that was never written, or an overflow"
+    if int(outside.sum()) == 1:
+        return "one element: two writes to it, or none, at an edge"
+    for other, h in enumerate(held):
+        if other != k and h is not None and h.truth.shape == got.shape and bool(h.contains(got).all()):
+            return f"the gradient of {names[other]}, in the wrong place"
+    if got.ndim > 1 and got.shape[-1] == got.shape[-2]:
+        turned = Held(own.truth.mT, own.radius.mT, own.dtype)
+        if bool(turned.contains(got).all()):
+            return "transposed in its last two dimensions"
+    return _by_a_factor(own, off, truth, outside)
+
+
+def _by_a_factor(own: Held, off: Tensor, truth: Tensor, outside: Tensor) -> str:
+    """Say by which factor all of them are off, if by one; by which known one, as far as the radius can tell."""
+    radius, squares = own.radius[outside], float((truth * truth).sum())
+    if not squares or not math.isfinite(squares):
+        return ""
+    factor = float((off.to(truth) * truth).sum()) / squares
+    if not bool(((off.to(truth) - factor * truth).abs() <= radius * max(1.0, abs(factor))).all()):
+        return ""
+    uncertain = float((truth.abs() * radius).sum()) / squares
+    known = dict(FACTORS)
+    for n in sorted({*own.truth.shape, own.truth.numel()} - {1, 2}):
+        known |= {1 / n: f"a mean over {n} in the place of a sum", float(n): f"a sum over {n} in the place of a mean"}
+    name = next((name for f, name in known.items() if abs(factor - f) <= abs(f) * uncertain), "a factor")
+    return f"{name}: each is {factor:.4g} times the right one, but for rounding"

@@ -1,0 +1,318 @@
+"""In the place of a tolerance: hold gradients, at a point of your own, to what a right implementation may round.
+
+from backprop_rules.testing import assert_gradients
+assert_gradients((dq, dk, dv), forward=reference, primals=(q, k, v), grad_y=g)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from backprop_rules.checking import leaving_alone
+from backprop_rules.errors import InputError, unknown
+from backprop_rules.evidence.allowance.declared import Precision, precision_named
+from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size
+from backprop_rules.evidence.sensitivity import Line, Sensitivities
+from backprop_rules.evidence.systematic import Systematic, systematic
+from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, worst_of
+from backprop_rules.subject.ambient import inexact, uncompiled
+from backprop_rules.subject.build import leaf_names
+from backprop_rules.subject.function import Cotangents, NoPoint, function_of
+
+__all__ = ["Agreement", "Enclosed", "Enclosures", "WrongGradients", "assert_gradients", "enclose"]
+
+PRECISIONS = ("float32", "tensorcore", "eager")
+BLIND = ("fail", "allow")
+
+
+@dataclass(frozen=True, eq=False)
+class Enclosed:
+    """Where the gradient of one primal may lie, in float64: from `lo` to `hi`, `radius` around the `truth`."""
+
+    name: str
+    held: Held
+
+    @property
+    def truth(self) -> Tensor:
+        """The gradient of the reference in float64."""
+        return self.held.truth
+
+    @property
+    def radius(self) -> Tensor:
+        """How far a right implementation may be from it."""
+        return self.held.radius
+
+    @property
+    def lo(self) -> Tensor:
+        """The lower ends."""
+        return self.truth - self.radius
+
+    @property
+    def hi(self) -> Tensor:
+        """The upper ends."""
+        return self.truth + self.radius
+
+    @property
+    def blind(self) -> float:
+        """The share of elements at which 0 would have passed as well, of those that can be anything but 0."""
+        return self.held.blind
+
+    def contains(self, got: Tensor) -> Tensor:
+        """Return a mask of the elements that lie inside."""
+        return self.held.contains(_fitting(self.name, got, self.held))
+
+    def ulps(self, got: Tensor) -> Tensor:
+        """Return how far each element is from the truth, in units in the last place of got's dtype."""
+        info = torch.finfo(_fitting(self.name, got, self.held).dtype)
+        exponent = torch.frexp(self.truth).exponent - 1
+        ulp = torch.ldexp(torch.full_like(self.truth, info.eps), exponent).clamp_min(info.smallest_normal * info.eps)
+        return (got.to(self.truth) - self.truth).abs() / ulp
+
+    def slope(self, got: Tensor) -> float:
+        """Return <truth, got> / <truth, truth>: 1 but for roundings, which have no direction."""
+        got = _fitting(self.name, got, self.held).to(self.truth)
+        return float((got * self.truth).sum() / (self.truth * self.truth).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Enclosures(Sequence[Enclosed]):
+    """The enclosures of the gradients at a point, by place or by name; of one primal its tensors, of several tuples."""
+
+    every: tuple[Enclosed, ...]
+
+    def __getitem__(self, which: Any) -> Any:
+        if not isinstance(which, str):
+            return self.every[which]
+        names = [one.name for one in self.every]
+        if which not in names:
+            raise unknown("gradient", which, names)
+        return self.every[names.index(which)]
+
+    def __len__(self) -> int:
+        return len(self.every)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("truth", "radius", "lo", "hi", "blind"):
+            raise AttributeError(f"enclosures have truth, radius, lo, hi, blind, contains, ulps, slope; not {name}")
+        return self._one_or_all([getattr(one, name) for one in self.every])
+
+    def _one_or_all(self, found: list[Any]) -> Any:
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def contains(self, got: Any) -> Any:
+        """Return masks of the elements that lie inside."""
+        return self._of_each("contains", got)
+
+    def ulps(self, got: Any) -> Any:
+        """Return how far the elements are from the truth, in units in the last place of got's dtype."""
+        return self._of_each("ulps", got)
+
+    def slope(self, got: Any) -> Any:
+        """Return <truth, got> / <truth, truth> of each."""
+        return self._of_each("slope", got)
+
+    def _of_each(self, name: str, got: Any) -> Any:
+        several = list(got) if isinstance(got, tuple | list) else [got]
+        if len(several) != len(self.every):
+            names = ", ".join(one.name for one in self.every)
+            raise InputError(f"{len(several)} gradients were given, and there are {len(self.every)}: of {names}.")
+        return self._one_or_all([getattr(one, name)(g) for one, g in zip(self.every, several, strict=True)])
+
+
+def enclose(
+    forward: Callable[..., Any],
+    primals: Sequence[Any],
+    *,
+    grad_y: Any = None,
+    params: Mapping[str, Any] | None = None,
+    precision: str | None = None,
+    also: Callable[..., Any] | Sequence[Callable[..., Any]] = (),
+) -> Enclosures:
+    r"""Return where the gradients of a function may lie, as a right implementation rounds them.
+
+    $\bar x = J^T \bar y$ in float64, and around each element what an implementation of the declared `precision` may
+    round, in any order of its sums. Shapes: each enclosure has its primal's. Raises InputError where forward cannot be
+    run in float64, or an operation has no rounding formula. Source: Higham, Accuracy and Stability of Numerical
+    Algorithms (2002), chapter 3.
+    """
+    asked = _asked(forward, primals, grad_y, params, precision, also)
+    held = _answered(asked)
+    found = [Enclosed(n, h) for n, h in zip(asked.names, held.gradients, strict=True) if h is not None]
+    return Enclosures(tuple(found))
+
+
+def assert_gradients(
+    got: Any,
+    *,
+    forward: Callable[..., Any],
+    primals: Sequence[Any],
+    grad_y: Any = None,
+    params: Mapping[str, Any] | None = None,
+    precision: str | None = None,
+    y: Any = None,
+    also: Callable[..., Any] | Sequence[Callable[..., Any]] = (),
+    blind: str = "fail",
+) -> Agreement:
+    r"""Raise WrongGradients unless gradients, and the outputs `y` if given, are those of `forward`, but for rounding.
+
+    `got` has a gradient for each primal, None for one that has none. `precision` is what their implementation may
+    round: "float32" (intermediates in float32), "tensorcore" (and operands of products in the inputs' dtype, which is
+    taken for bfloat16 and float16), or "eager" (each intermediate in the dtype in which the reference stores it).
+    `also` are other algebraic forms of the backward, (grad_y, *primals) -> gradients in torch, whose roundings count as
+    well. `blind="allow"` lets gradients pass of which nothing was proved. Source: as of `enclose`.
+    """
+    __tracebackhide__ = True
+    if blind not in BLIND:
+        raise unknown("answer to blindness", blind, BLIND)
+    asked = _asked(forward, primals, grad_y, params, precision, also)
+    held = _answered(asked)
+    gradients, outputs = _matched(got, asked, held), _matched_outputs(y, held)
+    agreement = _compared(asked, held, gradients, outputs, blind == "allow")
+    if not agreement.right:
+        raise WrongGradients(agreement)
+    return kept(agreement)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A question as it was asked, with names for the primals and the declared precision."""
+
+    question: Question
+    names: tuple[str, ...]
+    declared: Precision
+
+
+def _asked(
+    forward: Any, primals: Any, grad_y: Any, params: Mapping[str, Any] | None, precision: str | None, also: Any
+) -> _Asked:
+    if not callable(forward):
+        raise InputError(f"forward is the reference, a function of the primals; got {type(forward).__name__}.")
+    if isinstance(primals, Tensor):
+        primals = (primals,)
+    if not isinstance(primals, Sequence) or not primals:
+        raise InputError(f"primals are the tensors that forward is called with, as in (q, k, v); got {primals!r}.")
+    if precision not in (None, *PRECISIONS):
+        raise unknown("precision", str(precision), PRECISIONS)
+    leaves, structure = _pytree.tree_flatten(tuple(primals))
+    for k, x in enumerate(leaves):
+        if not isinstance(x, Tensor) or x.is_complex():
+            what = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else f"{type(x).__name__} {x!r}"
+            raise InputError(f"primal {k} is {what}; primals are real tensors, and other arguments go into params.")
+    floats = [x for x in leaves if inexact(x)]
+    if not floats:
+        raise InputError("no primal is of a floating-point dtype: there is no gradient.")
+    function = function_of(forward, structure, params or {})
+    narrowest = min((x.dtype for x in floats), key=lambda dtype: torch.finfo(dtype).bits)
+    forms = (also,) if callable(also) else tuple(also)
+    question = Question(function, tuple(x.detach() for x in leaves), _cotangents(grad_y, function, leaves), forms)
+    return _Asked(question, leaf_names(forward, primals), precision_named(precision, narrowest))
+
+
+def _cotangents(grad_y: Any, function: Any, leaves: Sequence[Any]) -> Cotangents:
+    """Return the cotangents, 1 of a number if none is given."""
+    if grad_y is not None:
+        given = grad_y if isinstance(grad_y, tuple | list) else (grad_y,)
+        return tuple(g.detach() if isinstance(g, Tensor) else g for g in given)
+    with leaving_alone(function.module):
+        y = function.y([x.detach() for x in leaves], None)
+    if len(y) != 1 or y[0].numel() != 1:
+        shapes = ", ".join(str(tuple(out.shape)) for out in y)
+        raise InputError(f"grad_y is missing: forward returns {shapes}, and only of one number it is 1 by itself.")
+    return (torch.ones_like(y[0]),)
+
+
+def _answered(asked: _Asked) -> AtSize:
+    with leaving_alone(asked.question.function.module), uncompiled():
+        try:
+            return at_size(asked.question, asked.declared)
+        except NoPoint as error:
+            raise InputError(f"{error}; the reference must run in float64 at these primals.") from error
+        except NotImplementedError as error:
+            raise InputError(
+                f"how far an implementation may round is not known: {error}. Write the reference with other operations "
+                f"of torch, or hold the backward to it by backprop_rules.check, which needs no formula."
+            ) from error
+
+
+def _matched(got: Any, asked: _Asked, held: AtSize) -> list[Tensor | None]:
+    """Return a gradient for each primal; None for one without, where forward has none either."""
+    several = list(got) if isinstance(got, tuple | list) else [got]
+    floats = [k for k, x in enumerate(asked.question.leaves) if inexact(x)]
+    if len(several) == len(floats) < len(asked.names):
+        placed: list[Any] = [None] * len(asked.names)
+        for k, g in zip(floats, several, strict=True):
+            placed[k] = g
+        several = placed
+    if len(several) != len(asked.names):
+        raise InputError(
+            f"{len(several)} gradients were given, and there are {len(asked.names)} primals: {', '.join(asked.names)}. "
+            f"Give one for each, None for what has no gradient."
+        )
+    for name, h, g in zip(asked.names, held.gradients, several, strict=True):
+        if h is None and isinstance(g, Tensor) and bool((g != 0).any()):
+            raise InputError(f"{name} has no gradient by forward, and one was given that is not 0.")
+        if h is not None:
+            _fitting(name, g, h)
+    return [None if h is None else g for h, g in zip(held.gradients, several, strict=True)]
+
+
+def _fitting(name: str, got: Any, held: Held) -> Tensor:
+    if not isinstance(got, Tensor):
+        raise InputError(f"the gradient of {name} is {type(got).__name__}; give a tensor of its shape.")
+    if got.shape != held.truth.shape:
+        raise InputError(
+            f"the gradient of {name} has the shape {tuple(got.shape)}, and the right one {tuple(held.truth.shape)}."
+        )
+    if not got.is_floating_point():
+        raise InputError(f"the gradient of {name} has dtype {got.dtype}, and its primal {held.dtype}.")
+    return got.detach()
+
+
+def _matched_outputs(y: Any, held: AtSize) -> list[Tensor]:
+    if y is None:
+        return []
+    several = list(y) if isinstance(y, tuple | list) else [y]
+    if len(several) != len(held.y):
+        raise InputError(f"{len(several)} outputs were given, and forward returns {len(held.y)}.")
+    return [_fitting("y", out, h) for out, h in zip(several, held.y, strict=True)]
+
+
+def _compared(
+    asked: _Asked, held: AtSize, got: Sequence[Tensor | None], outputs: Sequence[Tensor], allows_blind: bool
+) -> Agreement:
+    with leaving_alone(asked.question.function.module), uncompiled():
+        holds = [None if h is None or g is None else _of(h, g) for h, g in zip(held.gradients, got, strict=True)]
+        found = [compared(k, asked.names, holds, g) for k, g in enumerate(got) if g is not None]
+        names = [f"y[{k}]" if len(outputs) > 1 else "y" for k in range(len(outputs))]
+        own = [_of(h, out) for h, out in zip(held.y if outputs else (), outputs, strict=True)]
+        made = [compared(k, names, own, out) for k, out in enumerate(outputs)]
+        nothing = Systematic({}, None, 0)
+        right = all(one.right for one in (*found, *made))
+        sums = systematic(asked.question, asked.declared, held, got) if right else nothing
+        shapes = tuple(tuple(x.shape) for x in asked.question.leaves)
+        agreement = Agreement(tuple(found), tuple(made), asked.declared.name, sums, asked.names, shapes, allows_blind)
+        return agreement if right else replace(agreement, lines=_lines(asked, holds, got))
+
+
+def _of(held: Held, got: Tensor) -> Held:
+    """Return what holds a result of its own dtype, to which a right implementation may round it."""
+    return held if got.dtype == held.dtype else held.stored_in(got.dtype)
+
+
+def _lines(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> tuple[tuple[Line, float], ...]:
+    """Return the lines of the reference that give most of the allowance of the worst element, with their shares."""
+    for k, (h, g) in enumerate(zip(holds, got, strict=True)):
+        if h is None or g is None or bool(h.contains(g).all()):
+            continue
+        share = ((g.to(h.truth) - h.truth).abs() / h.radius.clamp_min(5e-324)).nan_to_num(0.0)
+        try:
+            moved = Sensitivities(asked.question.runs[0], asked.declared).lines(k, worst_of(share))
+        except NotImplementedError:
+            return ()
+        total = sum(moved.values())
+        return tuple(sorted(((line, m / total) for line, m in moved.items()), key=lambda x: -x[1])) if total else ()
+    return ()
