@@ -293,6 +293,7 @@ def _compared(
         nothing = Systematic({}, None, 0)
         right = all(one.right for one in (*found, *made))
         sums = systematic(asked.question, asked.declared, held, got) if right else nothing
+        found = [replace(one, blind=sums.blind.get(asked.names.index(one.name), one.blind)) for one in found]
         shapes = tuple(tuple(x.shape) for x in asked.question.leaves)
         agreement = Agreement(tuple(found), tuple(made), asked.declared.name, sums, asked.names, shapes, allows_blind)
         return agreement if right else replace(agreement, lines=_lines(asked, holds, got))

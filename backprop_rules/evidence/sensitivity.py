@@ -128,6 +128,10 @@ class Sensitivities:
 
     def __init__(self, run: Run, declared: Precision) -> None:
         self._declared, mode = declared, _Recorded(declared)
+        self._errors: dict[int, tuple[Tensor | None, ...]] = {}
+        self._alike: dict[tuple[int, torch.dtype], Alike] = {}
+        self._stored: dict[int, Tensor] = {}
+        self._rounded: dict[tuple[int, int], bool] = {}
         try:
             _, self._gradients = run(mode, True)
         except NoPoint as error:
@@ -147,11 +151,11 @@ class Sensitivities:
         for (step, k, y), g in zip(self._made, found, strict=True):
             if g is None or step.line is None:
                 continue
-            error = _parts(self._error(step))[k]
-            narrow = step.own if self._declared.kept is None else None
-            error = 0.0 if error is None else error
-            error = error + half_an_ulp(y.detach(), narrow) if narrow in NARROW else error
-            moved[step.line] = moved.get(step.line, 0.0) + float((g.abs() * error).sum())
+            error = self._error(step)[k]
+            most = torch.zeros_like(g) if error is None else error
+            if self._declared.kept is None and step.own in NARROW:
+                most = most + half_an_ulp(y.detach(), step.own)
+            moved[step.line] = moved.get(step.line, 0.0) + float((g.abs() * most).sum())
         for step, through, x in self._operands(_by_step(self._made, found)):
             if step.line is not None and self._declared.operands is not None:
                 lost = half_an_ulp(x.detach(), self._declared.operands)
@@ -162,7 +166,7 @@ class Sensitivities:
         """Return the worst that roundings to float32 do to <coefficients, gradient>, and the squares of the others'."""
         worst, squares = 0.0, 0.0
         if dtype in NARROW:
-            squares += alike_together(truth, coefficients, dtype)
+            squares += self._together(truth, dtype, coefficients)
         else:
             worst += float((coefficients.abs() * truth.abs()).sum()) * unit(dtype).u
         gradient = self._gradients[leaf]
@@ -177,20 +181,31 @@ class Sensitivities:
                 one, other = self._of_a_step(step, gradients)
                 worst, squares = worst + one, squares + other
         for (y, narrow), g in zip(self._casts, found[len(self._made) :], strict=True):
-            squares += 0.0 if g is None else alike_together(y.detach(), g, narrow)
+            squares += 0.0 if g is None else self._together(y, narrow, g)
         return worst, squares + self._of_operands(by_step)
+
+    def _together(self, x: Tensor, dtype: torch.dtype, sensitivity: Tensor) -> float:
+        key = id(x), dtype
+        if key not in self._alike:
+            self._alike[key] = Alike(x.detach(), dtype)
+        return self._alike[key].squares(sensitivity)
 
     def _of_a_step(self, step: Step, gradients: list[Tensor | None]) -> tuple[float, float]:
         worst = squares = 0.0
-        for y, error, g in zip(_parts(step.result), _parts(self._error(step)), gradients, strict=True):
+        for y, error, g in zip(_parts(step.result), self._error(step), gradients, strict=True):
             if g is None or error is None:
                 continue
             worst += float((g.abs() * error).sum())
             if self._declared.kept is None and step.own in NARROW:
-                squares += alike_together(y.detach(), g, step.own)
+                squares += self._together(y, step.own, g)
         return worst, squares
 
-    def _error(self, step: Step) -> Any:
+    def _error(self, step: Step) -> tuple[Tensor | None, ...]:
+        if id(step) not in self._errors:
+            self._errors[id(step)] = _parts(self._error_of(step))
+        return self._errors[id(step)]
+
+    def _error_of(self, step: Step) -> Any:
         """Return how far an operation's own rounding takes its result, in the dtype in which it is computed."""
         kept = self._declared.kept or computed_in(step.own)
         packet, args = step.func.overloadpacket, tuple(_detached(x) for x in step.args)
@@ -212,15 +227,20 @@ class Sensitivities:
         narrow = self._declared.operands
         if narrow is None:
             return 0.0
-        together: dict[Any, tuple[Tensor, Tensor]] = {}
+        together: dict[int, tuple[Tensor, Tensor]] = {}
         for _, through, x in self._operands(by_step):
-            storage = x.untyped_storage()
-            flat = torch.zeros(storage.nbytes() // x.element_size(), dtype=x.dtype, device=x.device)
-            values, sums = together.setdefault(storage.data_ptr(), (flat, flat.clone()))
-            place = x.shape, x.stride(), x.storage_offset()
-            values.as_strided(*place).copy_(x.detach())
-            sums.as_strided(*place).add_(through)
-        return sum(alike_together(values, sums, narrow) for values, sums in together.values())
+            whole = self._flat(x)
+            _, sums = together.setdefault(id(whole), (whole, torch.zeros_like(whole)))
+            sums.as_strided(x.shape, x.stride(), x.storage_offset()).add_(through)
+        return sum(self._together(values, narrow, sums) for values, sums in together.values())
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """Return all that is stored where an operand lies."""
+        storage = x.untyped_storage()
+        if id(storage) not in self._stored:
+            whole = torch.empty(0, dtype=x.dtype, device=x.device).set_(storage)
+            self._stored[id(storage)] = whole
+        return self._stored[id(storage)]
 
     def _operands(self, by_step: dict[int, list[Tensor | None]]) -> Iterator[tuple[Step, Tensor, Tensor]]:
         """Yield the operands of products that are rounded, and the sensitivity to each through its product."""
@@ -230,8 +250,14 @@ class Sensitivities:
             if step.func.overloadpacket not in PRODUCTS or not any(g is not None for g in gradients):
                 continue
             for k, x in enumerate(step.args):
-                if inexact(x) and x.ndim and narrow and not bool((x.to(narrow).to(x.dtype) == x).all()):
+                if narrow is not None and inexact(x) and x.ndim and self._is_rounded(step, k, x, narrow):
                     yield step, _through_an_operand(step, k, gradients), x
+
+    def _is_rounded(self, step: Step, k: int, x: Tensor, narrow: torch.dtype) -> bool:
+        key = id(step), k
+        if key not in self._rounded:
+            self._rounded[key] = not bool((x.to(narrow).to(x.dtype) == x).all())
+        return self._rounded[key]
 
 
 def _by_step(made: Sequence[tuple[Step, int, Tensor]], found: Sequence[Any]) -> dict[int, list[Tensor | None]]:
@@ -252,13 +278,20 @@ def _through_an_operand(step: Step, k: int, gradients: list[Tensor | None]) -> T
     return torch.zeros_like(args[k]) if found is None else found
 
 
-def alike_together(x: Tensor, sensitivity: Tensor, dtype: torch.dtype) -> float:
-    """Return sum((s half an ulp)^2), the sensitivities of numbers with equal digits added before."""
-    mantissa, _ = torch.frexp(x)
-    pushed = (sensitivity * half_an_ulp(x, dtype) * mantissa.sign()).reshape(-1)
-    _, which = torch.unique(mantissa.abs().reshape(-1), return_inverse=True)
-    sums = torch.zeros(int(which.max()) + 1 if which.numel() else 0, dtype=pushed.dtype, device=pushed.device)
-    return float(sums.index_add_(0, which, pushed).square().sum())
+class Alike:
+    """The numbers of one tensor that round alike: those with equal digits, whatever their sign and exponent."""
+
+    def __init__(self, x: Tensor, dtype: torch.dtype) -> None:
+        mantissa, _ = torch.frexp(x)
+        self._pushed = half_an_ulp(x, dtype) * mantissa.sign()
+        found, self._which = torch.unique(mantissa.abs().reshape(-1), return_inverse=True)
+        self._count = found.numel()
+
+    def squares(self, sensitivity: Tensor) -> float:
+        """Return sum((s half an ulp)^2), the sensitivities of those that round alike added before."""
+        pushed = (sensitivity * self._pushed).reshape(-1)
+        sums = torch.zeros(self._count, dtype=pushed.dtype, device=pushed.device)
+        return float(sums.index_add_(0, self._which, pushed).square().sum())
 
 
 def half_an_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:

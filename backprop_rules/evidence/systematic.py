@@ -16,33 +16,50 @@ with a probability of at most alpha.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.declared import Precision
+from backprop_rules.evidence.allowance.declared import Precision, blocks
 from backprop_rules.evidence.allowance.units import NARROW, unit
 from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size
 from backprop_rules.evidence.sensitivity import Sensitivities, half_an_ulp
+from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F32
 
 # How often a right gradient is called off, in a whole run, by what is random in roundings.
 FALSE_ALARMS = 1e-12
+TERMS = 8
+# Above this share of elements that may be 0 as well, nothing was proved of a gradient: of most of it.
+BLIND = 0.5
 # Slices whose reach is computed, those that stand out most: a reverse pass each.
 ASKED = 4
+# Elements of a gradient that are asked for themselves where the worst case is too far out to say anything: the one that
+# is farthest off, and others drawn.
+ELEMENTS = 6
+
+
+class Of(Enum):
+    """What is asked of a gradient, or of what lies at one index along an axis."""
+
+    SLOPE = auto()
+    MEAN = auto()
+    ELEMENT = auto()
 
 
 @dataclass(frozen=True)
 class Sum:
-    """A slope or a mean of one gradient, the whole of it, or what lies at one index along an axis."""
+    """A sum over one gradient, the whole of it, or what lies at one index along an axis; or one element."""
 
     leaf: int
-    slope: bool
+    of: Of
     axis: int | None = None
     index: int | None = None
+    element: tuple[int, ...] = ()
 
     def part(self, x: Tensor) -> Tensor:
         """Return the part of a tensor of the gradient's shape that is meant."""
@@ -51,7 +68,10 @@ class Sum:
     def coefficients(self, truth: Tensor) -> Tensor:
         """Return the c for which the answer is <c, got - truth>."""
         c, t = torch.zeros_like(truth), self.part(truth)
-        self.part(c).copy_(t / (t * t).sum() if self.slope else torch.full_like(t, 1 / t.numel()))
+        if self.of is Of.ELEMENT:
+            c[self.element] = 1.0
+        else:
+            self.part(c).copy_(t / (t * t).sum() if self.of is Of.SLOPE else torch.full_like(t, 1 / t.numel()))
         return c
 
 
@@ -71,13 +91,18 @@ class Off:
 
 @dataclass(frozen=True, eq=False)
 class Systematic:
-    """The answers for one call: `slopes` of the whole gradients, the first that is off, and why some were not asked."""
+    """The answers for one call: `slopes` of the whole gradients, the first that is off, and why some were not asked.
+
+    `blind` is, of gradients whose worst case holds 0 at most of their elements, the share of the elements asked for
+    themselves at which a right implementation may reach 0.
+    """
 
     slopes: dict[int, float]
     found: Off | None
     asked: int
     unasked: int = 0
     why: str = ""
+    blind: dict[int, float] = field(default_factory=dict)
 
 
 def systematic(
@@ -85,32 +110,39 @@ def systematic(
 ) -> Systematic:
     """Return what is off systematically: of the whole gradients, and of the slices that stand out most."""
     tables = [
-        _Table(leaf, h.truth, g, _roundings(held, h.truth))
+        _Table(leaf, h, g, _roundings(held))
         for leaf, (h, g) in enumerate(zip(held.gradients, got, strict=True))
         if h is not None and isinstance(g, Tensor)
     ]
     questions = sum(table.questions for table in tables)
     if not questions:
         return Systematic({}, None, 0)
-    deviations = math.sqrt(2 * math.log(2 * questions / rate))
-    slopes = {table.leaf: 1 + float(table.whole) for table in tables}
+    deviations = math.sqrt(2 * math.log(2 * (questions + len(tables) * ELEMENTS) / rate))
+    slopes = {table.leaf: 1 + table.whole for table in tables}
     standing_out = sorted((q for table in tables for q in table.standing_out(deviations)), key=_first)
     whole = sum(one.axis is None for _, one, _ in standing_out)
-    chosen = standing_out[: whole + ASKED]
+    asked = standing_out[: whole + ASKED]
+    chosen = [(one, answer) for _, one, answer in asked]
+    blind = [table for table in tables if table.held.blind > BLIND]
+    chosen += [pair for table in blind for pair in table.elements()]
     if not chosen:
         return Systematic(slopes, None, questions)
+    seen: dict[int, list[bool]] = {table.leaf: [] for table in blind}
     try:
         reaches = [Sensitivities(run, declared) for run in question.runs]
         choices = _choices(held, at_size(question, declared, decided=True) if held.either else held)
-        for _, one, answer in chosen:
+        for one, answer in chosen:
             its, h = got[one.leaf].dtype, held.gradients[one.leaf]
             assert h is not None
             off = Off(one, answer, max(_reach(r, one, h, its, deviations) for r in reaches) + choices(one))
             if off.beyond:
                 return Systematic(slopes, off, questions)
+            if one.of is Of.ELEMENT:
+                seen[one.leaf].append(off.reach < abs(float(h.truth[one.element])))
     except NotImplementedError as error:
         return Systematic(slopes, None, questions, len(standing_out), str(error))
-    return Systematic(slopes, None, questions, len(standing_out) - len(chosen))
+    shares = {leaf: 1 - sum(found) / len(found) for leaf, found in seen.items() if found}
+    return Systematic(slopes, None, questions, len(standing_out) - len(asked), "", shares)
 
 
 def _first(one: tuple[float, Sum, float]) -> tuple[bool, float]:
@@ -137,7 +169,7 @@ def _choices(held: AtSize, decided: AtSize) -> Callable[[Sum], float]:
     return reach
 
 
-def _roundings(held: AtSize, truth: Tensor) -> float:
+def _roundings(held: AtSize) -> float:
     """Return about how far all roundings in float32 take a number. It decides what is asked, and no verdict."""
     return math.sqrt(held.roundings) * unit(F32).u
 
@@ -147,9 +179,13 @@ class _Table:
     """The slopes and means of one gradient and of its slices, and what the rounding of the result alone explains."""
 
     leaf: int
-    truth: Tensor
+    held: Held
     got: Tensor
     common: float
+
+    @property
+    def truth(self) -> Tensor:
+        return self.held.truth
 
     @property
     def axes(self) -> list[int | None]:
@@ -166,35 +202,59 @@ class _Table:
     def off(self) -> Tensor:
         return self.got.to(self.truth) - self.truth
 
+    @cached_property
+    def sums(self) -> dict[int | None, Tensor]:
+        """The sums that all answers are made of, by axis: a row for each of `_terms`, block by block."""
+        t = self.truth
+        found = {axis: t.new_zeros(TERMS, 1 if axis is None else t.shape[axis]) for axis in self.axes}
+        for block in blocks(t.shape, t.ndim):
+            terms = self._terms(block)
+            for axis, total in found.items():
+                within = block[axis] if axis is not None and axis < len(block) else slice(None)
+                rest = [k + 1 for k in range(t.ndim) if k != axis]
+                total[:, within] += (terms.sum(rest) if rest else terms).reshape(TERMS, -1)
+        return found
+
+    def _terms(self, block: tuple[slice, ...]) -> Tensor:
+        """Return t^2, t (got - t), got - t, (t half an ulp)^2, (half an ulp)^2, |t|, |t| radius, and 1."""
+        t, off, radius = self.truth[block], self.off[block], self.held.radius[block]
+        half, size = half_an_ulp(t, self.got.dtype), t.abs()
+        return torch.stack(
+            [t * t, t * off, off, (t * half).square(), half.square(), size, size * radius, torch.ones_like(t)]
+        )
+
     @property
-    def whole(self) -> Tensor:
-        return _ratio((self.off * self.truth).sum(), (self.truth * self.truth).sum())
+    def whole(self) -> float:
+        squares, along = self.sums[None][:2, 0].tolist()
+        return along / squares if squares else 0.0
 
     def standing_out(self, deviations: float) -> Iterator[tuple[float, Sum, float]]:
         """Yield what the rounding of the result and the common roundings do not explain, and by how many times."""
-        half = half_an_ulp(self.truth, self.got.dtype)
         explained = self.common + (0.0 if self.got.dtype in NARROW else unit(self.got.dtype).u)
-        for axis in self.axes:
+        everywhere = float(self.sums[None][5, 0] / self.sums[None][7, 0])
+        for axis, sums in self.sums.items():
+            squares, along, off, by_own, by_halves, _, worst, count = sums
+            # Where the worst case holds 0 a slope says nothing.
+            slope = _ratio(along, squares) * (worst < squares)
+            yield from self._chosen(axis, Of.SLOPE, slope, explained + deviations * _ratio(by_own.sqrt(), squares))
+            reach = explained * everywhere + deviations * by_halves.sqrt() / count
+            yield from self._chosen(axis, Of.MEAN, off / count, reach)
 
-            def total(x: Tensor, axis: int | None = axis) -> Tensor:
-                return x.sum() if axis is None else x.sum([k for k in range(x.ndim) if k != axis])
+    def elements(self) -> Iterator[tuple[Sum, float]]:
+        """Yield the element that is farthest off, and some others that are not 0."""
+        places = torch.nonzero(self.truth.reshape(-1)).reshape(-1)
+        drawn = torch.randperm(len(places), generator=numbers_from(self.leaf))[: ELEMENTS - 1].to(places.device)
+        farthest = self.off.abs().reshape(-1).argmax().reshape(1)
+        for k in torch.cat([farthest, places[drawn]]).tolist():
+            at = tuple(int(i) for i in torch.unravel_index(torch.tensor(k), self.truth.shape))
+            yield Sum(self.leaf, Of.ELEMENT, element=at), float(self.off[at])
 
-            squares, count = total(self.truth * self.truth), total(torch.ones_like(self.truth))
-            slope = _ratio(total(self.off * self.truth), squares)
-            reach = explained + deviations * _ratio(total((self.truth * half).square()).sqrt(), squares)
-            yield from self._chosen(axis, True, slope, reach)
-            mean = total(self.off) / count
-            reach = explained * total(self.truth.abs()) / count + deviations * total(half.square()).sqrt() / count
-            yield from self._chosen(axis, False, mean, reach)
-
-    def _chosen(
-        self, axis: int | None, slope: bool, answers: Tensor, reaches: Tensor
-    ) -> Iterator[tuple[float, Sum, float]]:
+    def _chosen(self, axis: int | None, of: Of, answers: Tensor, reaches: Tensor) -> Iterator[tuple[float, Sum, float]]:
         times = torch.where(answers.abs() > reaches, answers.abs() / reaches.clamp_min(5e-324), 0.0).reshape(-1)
         for k in torch.nonzero(times).reshape(-1).tolist():
             yield (
                 float(times[k]),
-                Sum(self.leaf, slope, axis, None if axis is None else k),
+                Sum(self.leaf, of, axis, None if axis is None else k),
                 float(answers.reshape(-1)[k]),
             )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backprop_rules.evidence.at_size import Held
 from backprop_rules.evidence.sensitivity import Line
-from backprop_rules.evidence.systematic import FALSE_ALARMS, Off, Systematic
+from backprop_rules.evidence.systematic import FALSE_ALARMS, Of, Off, Systematic
 from backprop_rules.report.where import likeness, where
 
 # The agreements that were asserted by the test of pytest that runs, for the plugin, which takes them away.
@@ -190,16 +190,22 @@ def _of_one(one: Compared, agreement: Agreement) -> list[str]:
 
 def _of_the_sum(off: Off, agreement: Agreement) -> list[str]:
     name, shape, asked = agreement.names[off.sum.leaf], agreement.shapes[off.sum.leaf], off.sum
+    reach = f"roundings, which have no direction, reach {off.reach:.2g}, but for one run in {1 / FALSE_ALARMS:.0e}"
     part = "" if asked.axis is None else f" at index {asked.index} of {shape[asked.axis]} along axis {asked.axis}"
-    if asked.slope:
-        what, got = "slope", f"it is {1 + off.answer:.7g} times the truth{part}"
+    if asked.of is Of.ELEMENT:
+        return [
+            f"The gradient of {name} is wrong at {list(asked.element)}: the worst case of rounding says nothing there, "
+            f"but what is likely does.",
+            f"    off       by {off.answer:.3g}; {reach}",
+        ]
+    if asked.of is Of.SLOPE:
+        got = f"it is {1 + off.answer:.7g} times the truth{part}"
         likely = "a factor" if asked.axis is None else "a factor, in this slice"
     else:
-        what, got, likely = "mean", f"its mean error{part} is {off.answer:.3g}", "something is added"
+        got, likely = f"its mean error{part} is {off.answer:.3g}", "something is added"
     return [
         f"The gradient of {name} is off systematically: every element is within its allowance, but {got}.",
-        f"    {what:9} off by {off.answer:.3g}; roundings, which have no direction, reach {off.reach:.2g}, "
-        f"but for one run in {1 / FALSE_ALARMS:.0e}",
+        f"    {asked.of.name.lower():9} off by {off.answer:.3g}; {reach}",
         f"    {'likely':9} {likely}, or a sum that is kept in too few digits",
     ]
 
@@ -207,8 +213,8 @@ def _of_the_sum(off: Off, agreement: Agreement) -> list[str]:
 def _of_blindness(one: Compared, precision: str) -> str:
     return (
         f"Nothing was proved of the gradient of {one.name}: at {100 * one.blind:.0f} % of its elements 0 lies within "
-        f"what {precision} may round, so that 0, or the other sign, would have passed. Shorter sums, float32 inputs, or "
-        f'a narrower declared precision see more; blind="allow" lets it pass.'
+        f"what {precision} may round, so that 0, or the other sign, would have passed. Shorter sums, float32 inputs, "
+        f'or a narrower declared precision see more; blind="allow" lets it pass.'
     )
 
 
