@@ -50,8 +50,12 @@ def stored(made: Sequence[Any], primals: Sequence[Any]) -> tuple[Any, ...]:
 
 
 # ------------------------------------------------------------------ what goes wrong in any kernel
+def _median(g: Tensor) -> Tensor:
+    return g[g != 0].abs().median()
+
+
 def _half_zeroed(g: Tensor) -> Tensor:
-    return torch.where(g.abs() < g.abs().median(), 0.0, g)
+    return torch.where(g.abs() < _median(g), 0.0, g)
 
 
 def _tail(g: Tensor) -> Tensor:
@@ -72,7 +76,7 @@ def _one_slice(g: Tensor) -> Tensor:
 
 def _one_element(g: Tensor) -> Tensor:
     found = g.clone().reshape(-1)
-    found[found.numel() // 3] += 10 * g.abs().median()
+    found[found.numel() // 3] += 10 * _median(g)
     return found.reshape(g.shape)
 
 
@@ -304,35 +308,39 @@ def recurrent_fused(g: Tensor, x: Tensor, wx: Tensor, wh: Tensor, b: Tensor) -> 
     return (dx, dwx, dwh, db)
 
 
-# ------------------------------------------------------------------ a network with kinks
-def relu_net(x: Tensor, w: Tensor, v: Tensor) -> Tensor:
-    """A convolution, ReLU, and the largest of windows that overlap in nothing; zeros tie in them."""
-    return F.max_pool2d(F.conv2d(F.relu(F.conv2d(x, w, padding=1)), v, padding=1).relu(), 2)
+# ------------------------------------------------------------------ kinks
+def relu_net(x: Tensor, w: Tensor, b: Tensor, v: Tensor) -> Tensor:
+    return F.relu(x @ w + b) @ v
 
 
 def _network(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
-    channels = size[1]
-    weights = (randn(g, channels, channels, 3, 3) / (4.5 * channels) ** 0.5 for _ in range(2))
-    return randn(g, *size), *weights
+    width = size[1]
+    return randn(g, *size), randn(g, width, width) / width**0.5, randn(g, width), randn(g, width, width) / width**0.5
 
 
-def relu_net_fused(g: Tensor, x: Tensor, w: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-    own = x, w, v
+def relu_net_fused(g: Tensor, x: Tensor, w: Tensor, b: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+    own = x.dtype
+    g, x, w, b, v = (t.float() for t in (g, x, w, b, v))
+    a = x @ w + b
+    h = a.relu().to(own).float()
+    full = (g @ v.T) * (a > 0)
+    da = full.to(own).float()
+    return da @ w.T, x.T @ da, full.sum(0), h.T @ g
 
-    def narrow(t: Tensor) -> Tensor:
-        return t.to(own[0].dtype).float()
 
-    g, x, w, v = (t.float() for t in (g, *own))
-    a = F.conv2d(x, w, padding=1)
-    h = narrow(a.relu())
-    z = F.conv2d(h, v, padding=1).relu()
-    _, where = F.max_pool2d(z, 2, return_indices=True)
-    dz = narrow(F.max_unpool2d(g, where, 2, output_size=z.shape) * (z > 0))
-    dh = torch.nn.grad.conv2d_input(h.shape, v, dz, padding=1)
-    da = narrow(dh * (a > 0))
-    dx = torch.nn.grad.conv2d_input(x.shape, w, da, padding=1)
-    dw = torch.nn.grad.conv2d_weight(x, w.shape, da, padding=1)
-    return dx, dw, torch.nn.grad.conv2d_weight(h, v.shape, dz, padding=1)
+def max_pool(x: Tensor) -> Tensor:
+    """The largest of windows that overlap; the first of those that tie."""
+    return F.max_pool2d(x, 3, 2, 1)
+
+
+def _tied(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
+    return (torch.randint(-3, 4, tuple(size), generator=g).float(),)
+
+
+def max_pool_fused(g: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    _, where = F.max_pool2d(x.float(), 3, 2, 1, return_indices=True)
+    planes = torch.zeros_like(x, dtype=torch.float32).flatten(2)
+    return (planes.scatter_add(2, where.flatten(2), g.float().flatten(2)).reshape(x.shape),)
 
 
 # ------------------------------------------------------------------ a gated linear scan
@@ -376,6 +384,7 @@ KERNELS = (
     Kernel("conv", conv, _image, (16, 64, 32, 32), (2, 8, 8, 8), conv_fused),
     Kernel("rotary", rotary, _rotary, (4, 16, 512, 64), (1, 2, 32, 16), rotary_fused),
     Kernel("lstm", recurrent, _recurrent, (64, 32, 256), (6, 4, 16), recurrent_fused),
-    Kernel("relu_net", relu_net, _network, (8, 32, 32, 32), (2, 4, 8, 8), relu_net_fused),
+    Kernel("relu_net", relu_net, _network, (4096, 128), (32, 16), relu_net_fused),
+    Kernel("max_pool", max_pool, _tied, (16, 64, 56, 56), (2, 3, 8, 8), max_pool_fused),
     Kernel("scan", scan, _scan, (2048, 16, 256), (32, 4, 16), scan_fused),
 )  # fmt: skip

@@ -91,21 +91,20 @@ class Question:
         return [partial(run_at_size, self), *(partial(run_form, self, form) for form in self.also)]
 
 
-def at_size(question: Question, declared: Precision, decided: bool = False) -> AtSize:
+def at_size(question: Question, declared: Precision) -> AtSize:
     """Return what holds the outputs and gradients of a question, in every algebraic form.
 
-    `decided` leaves out what a choice changes that may come out otherwise, such as a mask of what is positive.
     Raises NoPoint where forward or a backward raises, NotImplementedError at an operation without a formula, and
     InputError where another form is another function.
     """
-    found = [_held_by(run, question, declared, decided) for run in question.runs]
+    found = [_held_by(run, question, declared) for run in question.runs]
     for form, other in zip(question.also, found[1:], strict=True):
         _same(form, found[0], other, declared)
     return reduce(AtSize.joined, found)
 
 
-def _held_by(run: Run, question: Question, declared: Precision, decided: bool) -> AtSize:
-    mode = Declared(declared, decided)
+def _held_by(run: Run, question: Question, declared: Precision) -> AtSize:
+    mode = Declared(declared)
     y, gradients = run(mode, False)
     pairs = zip(gradients, question.leaves, strict=True)
     return AtSize(

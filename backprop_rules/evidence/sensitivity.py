@@ -21,7 +21,7 @@ from backprop_rules.evidence.allowance.declared import (
     Precision,
 )
 from backprop_rules.evidence.allowance.mode import FORMULAS
-from backprop_rules.evidence.allowance.operation import Operand, as_computed
+from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
 from backprop_rules.evidence.allowance.units import NARROW, computed_in, unit
 from backprop_rules.evidence.at_size import Run
 from backprop_rules.subject.ambient import inexact
@@ -78,9 +78,11 @@ class _Summing(DeclaredOperation):
 class _Recorded(Declared):
     """While it is entered, keep every operation, so that autograd can be asked for the sensitivity to its result."""
 
-    def __init__(self, declared: Precision) -> None:
+    def __init__(self, declared: Precision, either: bool) -> None:
         super().__init__(declared)
         self.steps: list[Step] = []
+        self.choices: dict[int, tuple[Any, ...]] = {}  # by step: what a choice changes that may come out either way
+        self._either = either
         self.casts: list[tuple[Tensor, torch.dtype]] = []
         self._lines: dict[int, Line | None] = {}  # by the number of a node of autograd's graph
 
@@ -97,9 +99,31 @@ class _Recorded(Declared):
         return line
 
     def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
+        if self._in_kernel or self._in_a_block:
+            return super()._radius_of(func, result, args, named)
         self._operation(func, result, args)
         own = self.dtype_of(next(y for y in tree_leaves(result) if isinstance(y, Tensor)))
-        self.steps.append(Step(func, args, named, result, own, self._line()))
+        step = Step(func, args, named, result, own, self._line())
+        self.steps.append(step)
+        return self._with_choices(step) if self._either else None
+
+    def _with_choices(self, step: Step) -> Any:
+        """Return the radius of a step's result, and remember by how much choices make it larger."""
+        what = step.func, _detached(step.result), tuple(map(_detached, step.args)), step.named
+        with torch.no_grad():
+            whole = super()._radius_of(*what)
+            if self.ambiguous:
+                self._decided = True
+                decided = super()._radius_of(*what)
+                self._decided = False
+                pairs = zip(_parts(whole), _parts(decided), strict=True)
+                self.choices[id(step)] = tuple(a if a is None or b is None else (a - b).clamp_min(0) for a, b in pairs)
+        return whole
+
+    def _radius(self, x: Any) -> Tensor | None:
+        if self._decided and isinstance(x, Tensor) and x.dtype == torch.bool:
+            return None
+        return super()._radius(x)
 
     def _write(self, func: Any, args: Any, named: Any) -> Any:
         before = (args[0].detach().clone(), *args[1:])
@@ -126,8 +150,8 @@ class Sensitivities:
     Raises NotImplementedError where torch has no second derivative, or an operation has no formula.
     """
 
-    def __init__(self, run: Run, declared: Precision) -> None:
-        self._declared, mode = declared, _Recorded(declared)
+    def __init__(self, run: Run, declared: Precision, either: bool = False) -> None:
+        self._declared, mode = declared, _Recorded(declared, either)
         self._errors: dict[int, tuple[Tensor | None, ...]] = {}
         self._alike: dict[tuple[int, torch.dtype], Alike] = {}
         self._stored: dict[int, Tensor] = {}
@@ -137,7 +161,8 @@ class Sensitivities:
         except NoPoint as error:
             raise NotImplementedError(str(error)) from error
         self._casts = [(y, dtype) for y, dtype in mode.casts if y.requires_grad]
-        self._steps = [step for step in mode.steps if step.func.overloadpacket not in moves.FORMULAS]
+        self._choices = mode.choices
+        self._steps = [s for s in mode.steps if s.func.overloadpacket not in moves.FORMULAS or id(s) in mode.choices]
         self._made = [(step, k, y) for step in self._steps for k, y in enumerate(_parts(step.result)) if _live(y)]
 
     def lines(self, leaf: int, index: tuple[int, ...]) -> dict[Line, float]:
@@ -202,7 +227,9 @@ class Sensitivities:
 
     def _error(self, step: Step) -> tuple[Tensor | None, ...]:
         if id(step) not in self._errors:
-            self._errors[id(step)] = _parts(self._error_of(step))
+            errors = _parts(self._error_of(step))
+            choices = self._choices.get(id(step), (None,) * len(errors))
+            self._errors[id(step)] = tuple(plus(a, b) for a, b in zip(errors, choices, strict=True))
         return self._errors[id(step)]
 
     def _error_of(self, step: Step) -> Any:
@@ -210,6 +237,8 @@ class Sensitivities:
         kept = self._declared.kept or computed_in(step.own)
         packet, args = step.func.overloadpacket, tuple(_detached(x) for x in step.args)
         result = _detached(step.result)
+        if packet in moves.FORMULAS:
+            return (None,) * len(_parts(result))
         if packet in SUMS:
             own = replace(self._declared, kept=kept)
             op = _Summing(step.func, result, _nothing, 1, False, as_computed, own, kept, Declared(own))

@@ -4,10 +4,10 @@
 
 of each gradient, and of each slice along each axis. Both are sums c_e (got_e - truth_e), and first order in every
 number z that an implementation rounds on the way: c_e d got_e / d z, which one more reverse pass gives. What rounds to
-float32 is taken at its worst. What rounds to a narrower dtype is off by half an ulp at most, in no direction, and
-independently of the others but for equal values, which round alike: their sensitivities s are added before they are
-squared. By Hoeffding's inequality (Probability inequalities for sums of bounded random variables, 1963) all of these
-together exceed
+float32 is taken at its worst, and so are choices that may come out either way. What rounds to a narrower dtype is off
+by half an ulp at most, in no direction, and independently of the others but for equal values, which round alike: their
+sensitivities s are added before they are squared. By Hoeffding's inequality (Probability inequalities for sums of
+bounded random variables, 1963) all of these together exceed
 
     sqrt(2 log(2 / alpha) sum((s half an ulp)^2))
 
@@ -15,7 +15,7 @@ with a probability of at most alpha.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cached_property
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from backprop_rules.evidence.allowance.declared import Precision, blocks
 from backprop_rules.evidence.allowance.units import NARROW, unit
-from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size
+from backprop_rules.evidence.at_size import AtSize, Held, Question
 from backprop_rules.evidence.sensitivity import Sensitivities, half_an_ulp
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F32
@@ -129,12 +129,11 @@ def systematic(
         return Systematic(slopes, None, questions)
     seen: dict[int, list[bool]] = {table.leaf: [] for table in blind}
     try:
-        reaches = [Sensitivities(run, declared) for run in question.runs]
-        choices = _choices(held, at_size(question, declared, decided=True) if held.either else held)
+        reaches = [Sensitivities(run, declared, held.either) for run in question.runs]
         for one, answer in chosen:
             its, h = got[one.leaf].dtype, held.gradients[one.leaf]
             assert h is not None
-            off = Off(one, answer, max(_reach(r, one, h, its, deviations) for r in reaches) + choices(one))
+            off = Off(one, answer, max(_reach(r, one, h, its, deviations) for r in reaches))
             if off.beyond:
                 return Systematic(slopes, off, questions)
             if one.of is Of.ELEMENT:
@@ -155,18 +154,6 @@ def _reach(reaches: Sensitivities, one: Sum, held: Held, dtype: torch.dtype, dev
     """Return how far right implementations of one algebraic form reach by rounding."""
     worst, squares = reaches.reach(one.leaf, one.coefficients(held.truth), held.truth, dtype)
     return worst + deviations * math.sqrt(squares)
-
-
-def _choices(held: AtSize, decided: AtSize) -> Callable[[Sum], float]:
-    """Return how far choices reach that may come out either way: what they change is no rounding, and not small."""
-
-    def reach(one: Sum) -> float:
-        a, b = held.gradients[one.leaf], decided.gradients[one.leaf]
-        if a is None or b is None or a is b:
-            return 0.0
-        return float((one.coefficients(a.truth).abs() * (a.radius - b.radius).clamp_min(0)).sum())
-
-    return reach
 
 
 def _roundings(held: AtSize) -> float:

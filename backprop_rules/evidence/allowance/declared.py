@@ -165,11 +165,11 @@ def replace_radius(x: Operand, radius: Radius) -> Operand:
 class Declared(RunningError):
     """While it is entered, keep beside every float64 tensor how far a declared implementation may be from it."""
 
-    def __init__(self, declared: Precision, decided: bool = False) -> None:
-        super().__init__(decided=decided)
+    def __init__(self, declared: Precision) -> None:
+        super().__init__()
         self.declared = declared
         self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
-        self._in_kernel = 0
+        self._in_kernel, self._in_a_block = 0, False
         self.roundings = 0
         self._longest = 0
         self._sums_in: torch.dtype | None = None  # where the kernel of torch's that is followed keeps its sums
@@ -255,6 +255,7 @@ class Declared(RunningError):
         shape = results[0].shape
         found = [torch.zeros(y.shape, dtype=F64, device=y.device) for y in results]
         radii = [self._radius(x) if isinstance(x, Tensor) else None for x in args]
+        self._in_a_block = True
         for block in blocks(shape, axes):
             parts = [_part(x, shape, block, axes) for x in args]
             kept = [
@@ -269,6 +270,7 @@ class Declared(RunningError):
                     _part(whole, shape, block, axes).copy_(self._exact_where_infinite(own, radius))
             for radii_of_storage, place in kept:
                 radii_of_storage.pop(place, None)
+        self._in_a_block = False
         return found if several else found[0]
 
     def _lend(self, part: Tensor, radius: Tensor) -> tuple[dict[Any, Tensor], Any]:
