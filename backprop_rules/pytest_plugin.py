@@ -5,6 +5,7 @@ def my_linear_backward(grad_y, x, w, b): ...
 """
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # loaded only where a test needs them: pytest starts for othe
 
 MARK = "backprop_rule"
 FOUND = pytest.StashKey[dict[str, Any]]()
+ACCURACY = pytest.StashKey[dict[str, Any]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--backprop-target", metavar="MODULE", help="the module of backward functions, for the conformance suite"
     )
+    group.addoption(
+        "--backprop-accuracy-save", metavar="FILE", help="write how much of its allowance each gradient used, as JSON"
+    )
+    group.addoption(
+        "--backprop-accuracy-compare", metavar="FILE", help="show which gradients use more of it than in this file"
+    )
     group.addoption("--backprop-xfails-file", metavar="FILE", help="names of rules that are known to fail, a line each")
 
 
@@ -43,8 +51,28 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--backprop-report: there is no folder {Path(path).absolute().parent}")
     if path and Path(path).is_dir():
         raise pytest.UsageError(f"--backprop-report: {path} is a folder; name a file")
-    if path and not hasattr(config, "workerinput"):  # of several processes, the first writes
+    if hasattr(config, "workerinput"):  # of several processes, the first writes
+        return
+    if path:
         config.pluginmanager.register(_Written(Path(path)), "backprop-rules-written")
+    save, compare = (config.getoption(f"--backprop-accuracy-{what}") for what in ("save", "compare"))
+    if save and not Path(save).absolute().parent.is_dir():
+        raise pytest.UsageError(f"--backprop-accuracy-save: there is no folder {Path(save).absolute().parent}")
+    if save or compare:
+        config.pluginmanager.register(_Accuracies(save and Path(save), _read(compare)), "backprop-rules-accuracies")
+
+
+def _read(path: str | None) -> dict[str, dict[str, float]] | None:
+    """Return saved accuracies, by test and gradient."""
+    if path is None:
+        return None
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--backprop-accuracy-compare: {path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise pytest.UsageError(f"--backprop-accuracy-compare: {path} was not written by --backprop-accuracy-save")
+    return found
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> "pytest.Item | None":
@@ -134,11 +162,29 @@ def _headed(report: "Report") -> str:
 
 
 @pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterable[None]:
+    """Put what was asserted of gradients in the item's properties, and along with its report."""
+    yield
+    module = sys.modules.get("backprop_rules.report.agreement")
+    if module is None or not module.ASSERTED:
+        return
+    found: dict[str, dict[str, float]] = {}
+    for k, agreement in enumerate(module.ASSERTED):
+        for name, figures in agreement.to_dict().items():
+            found[name if not k else f"{name} ({k + 1})"] = figures
+    module.ASSERTED.clear()
+    item.user_properties += [(f"gradient of {name}", figures) for name, figures in found.items()]
+    item.stash[ACCURACY] = {f"{item.nodeid} {name}": figures for name, figures in found.items()}
+
+
+@pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterable[None]:
     """Send what was found along with pytest's own report, from one process of several to the first."""
     outcome = yield
     if call.when == "call" and FOUND in item.stash:
         outcome.get_result().backprop_found = item.stash[FOUND]  # type: ignore[attr-defined]
+    if call.when == "call" and ACCURACY in item.stash:
+        outcome.get_result().backprop_accuracy = item.stash[ACCURACY]  # type: ignore[attr-defined]
 
 
 class _Written:
@@ -156,3 +202,35 @@ class _Written:
     def pytest_sessionfinish(self) -> None:
         """Write all reports."""
         self.path.write_text(json.dumps(self.reports, indent=2) + "\n", encoding="utf-8")
+
+
+class _Accuracies:
+    """Saves how much of its allowance each gradient used, and shows which use more than before."""
+
+    def __init__(self, path: Path | None, before: dict[str, dict[str, float]] | None) -> None:
+        self.path, self.before, self.found = path, before, dict[str, dict[str, float]]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what came along."""
+        self.found |= getattr(report, "backprop_accuracy", {})
+
+    def pytest_sessionfinish(self) -> None:
+        """Write all of it."""
+        if self.path is not None:
+            self.path.write_text(json.dumps(self.found, indent=2) + "\n", encoding="utf-8")
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Show which gradients use more of their allowance, those first that lost most."""
+        if self.before is None:
+            return
+        both = [name for name in self.found if name in self.before]
+        times = {name: self.found[name]["used"] / max(self.before[name]["used"], 5e-324) for name in both}
+        worse = sorted((name for name in both if times[name] > 1), key=lambda name: -times[name])
+        terminalreporter.section("accuracy of gradients")
+        for name in worse:
+            before, now = (100 * figures[name]["used"] for figures in (self.before, self.found))
+            terminalreporter.line(f"{name}: {now:.1f} % of its allowance, {before:.1f} % before")
+        kept = len(both) - len(worse)
+        terminalreporter.line(
+            f"{len(worse)} less accurate than before, {kept} as accurate or more, of {len(self.found)}"
+        )

@@ -149,7 +149,7 @@ def rms_norm(x: Tensor, w: Tensor) -> Tensor:
 def _rows_and_weight(g: torch.Generator, size: Sequence[int]) -> tuple[Tensor, ...]:
     """Every eighth row is small, as those of a masked token are: there eps counts."""
     x = randn(g, *size)
-    x[::8] *= 2.0**-8
+    x[::8] *= 2.0**-4
     return x, 1 + 0.1 * randn(g, size[-1])
 
 

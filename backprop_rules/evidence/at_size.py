@@ -42,8 +42,9 @@ class Held:
     def stored_in(self, dtype: torch.dtype) -> "Held":
         """Return what holds the same in another dtype, to which it is rounded once more."""
         used = unit(dtype)
-        lost = ((self.truth.abs() + self.radius) * used.u).clamp_min(used.tiny) * (self.radius != 0)
-        return Held(self.truth, self.radius + lost, dtype)
+        lost = ((self.truth.abs() + self.radius) * used.u).clamp_min(used.tiny)
+        exact = (self.truth.to(dtype).to(self.truth) - self.truth).abs()
+        return Held(self.truth, self.radius + torch.where(self.radius == 0, exact, lost), dtype)
 
     @cached_property
     def blind(self) -> float:
@@ -117,8 +118,7 @@ def _held_by(run: Run, question: Question, declared: Precision) -> AtSize:
 
 def held(mode: Declared, x: Tensor, dtype: torch.dtype) -> Held:
     """Return what holds a result, which is rounded once to its dtype."""
-    radius, used, x = mode.radius(x), unit(dtype), x.detach()
-    return Held(x, radius + ((x.abs() + radius) * used.u).clamp_min(used.tiny) * ((x != 0) | (radius != 0)), dtype)
+    return Held(x.detach(), mode.radius(x), dtype).stored_in(dtype)
 
 
 def _same(form: Any, one: AtSize, other: AtSize, declared: Precision) -> None:
@@ -166,7 +166,12 @@ def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple
     live, cotangents = widened(mode, question.leaves), widened(mode, question.grads)
     asked = [x.requires_grad_() for x in live if inexact(x)]
     with _inside(mode) as within:
-        y = question.function.outputs(live, within)
+        try:
+            y = question.function.outputs(live, within)
+        except NoPoint as error:
+            if isinstance(error.__cause__, NotImplementedError):  # of the mode: an operation without a formula
+                raise error.__cause__ from error
+            raise
         if len(y) != len(question.grads):
             raise NoPoint(f"forward returns {len(y)} tensors, and {len(question.grads)} cotangents were given")
         pairs = [(out, g) for out, g in zip(y, cotangents, strict=True) if g is not None and out.requires_grad]

@@ -49,12 +49,12 @@ def likeness(k: int, held: Sequence[Held | None], names: Sequence[str], got: Ten
     own = held[k]
     assert own is not None
     off, truth = got[outside], own.truth[outside]
+    if len(off) == 1 and outside.numel() > 1:
+        return "one element: two writes to it, or none, at an edge"
     if not bool(off.any()):
         return "zeros: never written, or multiplied by a mask"
     if not bool(off.isfinite().all()):
         return "not finite: memory that was never written, or an overflow"
-    if int(outside.sum()) == 1:
-        return "one element: two writes to it, or none, at an edge"
     for other, h in enumerate(held):
         if other != k and h is not None and h.truth.shape == got.shape and bool(h.contains(got).all()):
             return f"the gradient of {names[other]}, in the wrong place"

@@ -94,6 +94,16 @@ def layer_norm_backward(
     return first, weights if mask[1] else None, (grad.sum(outer) if outer else grad) if mask[2] else None
 
 
+def batch_norm(
+    a: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, None, None]:
+    """(a - mean) / sqrt(var + eps) * weight + bias by running statistics, as in evaluation."""
+    along = (1, -1, *[1] * (a.ndim - 2))
+    y = (a - mean.reshape(along)) * (var + eps).rsqrt().reshape(along)
+    y = y if weight is None else y * weight.reshape(along)
+    return y if bias is None else y + bias.reshape(along), None, None
+
+
 def softmax(a: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     """exp(a - m) over its sum, for any m: here the largest."""
     e = (a - exactly(a.amax(dim, True))).exp()
@@ -164,7 +174,7 @@ REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.linalg_vector_norm: norm, aten.var: var, aten.var_mean: var_mean, aten._softmax: softmax,
     aten._log_softmax: log_softmax, aten.logsumexp: logsumexp, aten.logaddexp: logaddexp, aten.gelu: gelu,
     aten.native_layer_norm: layer_norm, aten.native_layer_norm_backward: layer_norm_backward,
-    aten.softplus: softplus, aten.nll_loss_forward: nll_loss,
+    aten._native_batch_norm_legit_no_training: batch_norm, aten.softplus: softplus, aten.nll_loss_forward: nll_loss,
     aten.std: lambda a, dim=None, **named: var(a, dim, **named).sqrt(),
     aten.addcmul: lambda a, b, c, *, value=1: a + (b * c) * value,
     # The gradients through y, the softmax and its logarithm.

@@ -1,0 +1,225 @@
+"""Measure real kernels at real sizes: what is right passes, what is wrong fails, how long it takes; and public tolerances.
+
+python tests/tolerances.py --write docs/tolerances.md       # all kernels, some ten minutes on two cores
+python tests/tolerances.py --only rms_norm conv             # some of them, to the terminal
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from real_sizes import KERNELS, WRONG, Kernel, stored
+from torch import Tensor
+
+from backprop_rules.testing import WrongGradients, assert_gradients
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+NARROW = ("bfloat16", "float16")
+
+
+def peak() -> float:
+    """Return the largest memory of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def own_run(kernel: Kernel, primals, grad_y) -> tuple[Tensor, ...]:
+    """Run the function's own forward and backward in float64."""
+    live = [x.double().requires_grad_() if x.is_floating_point() else x for x in primals]
+    asked = [x for x in live if x.is_floating_point()]
+    return torch.autograd.grad(kernel.forward(*live), asked, grad_y.double(), allow_unused=True)
+
+
+def eager(kernel: Kernel, primals, grad_y) -> tuple[Tensor | None, ...]:
+    """Return torch's own gradients, op by op in the primals' dtype."""
+    live = [x.detach().clone().requires_grad_() if x.is_floating_point() else x for x in primals]
+    asked = [x for x in live if x.is_floating_point()]
+    found = iter(torch.autograd.grad(kernel.forward(*live), asked, grad_y, allow_unused=True))
+    return tuple(next(found) if x.is_floating_point() else None for x in live)
+
+
+def timed(job: Callable[[], object], times: int) -> tuple[float, object]:
+    taken, found = [], None
+    for _ in range(times):
+        start = time.perf_counter()
+        found = job()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken), found
+
+
+def answer(kernel: Kernel, primals, grad_y, got, **options):
+    """Return whether the gradients pass, and what came of it."""
+    try:
+        return True, assert_gradients(got, forward=kernel.forward, primals=primals, grad_y=grad_y, **options)
+    except WrongGradients as error:
+        return False, error.agreement
+
+
+def wrong_ones(kernel: Kernel, made, primals, grad_y) -> Iterator[tuple[str, tuple]]:
+    """Yield backwards that are wrong in one gradient, before they round it to its dtype."""
+    names = kernel.forward.__code__.co_varnames
+    for k, g in enumerate(made):
+        for name, corrupt in WRONG.items() if g is not None else ():
+            if name == "transposed" and g.ndim < 2:  # which is the reversed one, of a vector
+                name = "reversed"
+            yield f"{names[k]}: {name}", stored([corrupt(g) if j == k else x for j, x in enumerate(made)], primals)
+    if kernel.eps is not None:
+        yield "eps", stored(kernel.eps(grad_y, *primals), primals)
+
+
+def one(name: str, dtype: str) -> dict:
+    """Measure one kernel in one dtype, in this process."""
+    kernel = next(k for k in KERNELS if k.name == name)
+    primals = kernel.primals(DTYPES[dtype], large=True)
+    grad_y = kernel.cotangent(primals)
+    base = peak()
+    taken, _ = timed(lambda: own_run(kernel, primals, grad_y), 3)
+    memory = max(1.0, peak() - base)
+    made = kernel.fused(grad_y, *primals)
+    got = stored(made, primals)
+    ours, (passed, found) = timed(lambda: answer(kernel, primals, grad_y, got, also=kernel.forms), 3)
+    result = {
+        "time": ours / taken,
+        "own": taken,
+        "memory": max(1.0, peak() - base) / memory,
+        "passed": passed,
+        "used": max(c.used for c in found.gradients),
+        "blind": {c.name: c.blind for c in found.gradients},
+        "text": "" if passed else str(found),
+    }
+    if dtype in NARROW:
+        passed, found = answer(
+            kernel, primals, grad_y, eager(kernel, primals, grad_y), precision="eager", blind="allow"
+        )
+        result["eager"] = {"passed": passed, "blind": {c.name: c.blind for c in found.gradients}, "text": str(found)}
+    tried = [(label, answer(kernel, primals, grad_y, wrong, also=kernel.forms, blind="allow")[0])
+             for label, wrong in wrong_ones(kernel, made, primals, grad_y)]  # fmt: skip
+    return result | {"wrong": len(tried), "missed": [label for label, let_through in tried if let_through]}
+
+
+# ------------------------------------------------------------------ tolerances of public projects
+def largest_error(times: float) -> Callable[[Tensor, Tensor, Tensor], bool]:
+    return lambda got, truth, own: bool((got - truth).abs().max() <= times * (own - truth).abs().max())
+
+
+def rms(x: Tensor) -> float:
+    return float(x.square().mean().sqrt())
+
+
+RULES: dict[str, Callable[[Tensor, Tensor, Tensor], bool]] = {
+    "3 × eager's largest error (flash-attention's tests)": largest_error(3),
+    "2 × eager's largest error (torchtitan)": largest_error(2),
+    "RMS error ≤ 3 × eager's (Dynamo's `same`)": lambda got, truth, own: rms(got - truth) <= 3 * rms(own - truth),
+    "RMS ratio 0.005 (flash-linear-attention)": lambda got, truth, own: rms(got - truth) <= 0.005 * rms(truth),
+    "1e-2 + 1e-2 of the truth (KernelBench)": lambda got, truth, own: bool(
+        ((got - truth).abs() <= 1e-2 + 1e-2 * truth.abs()).all()
+    ),
+    "`assert_close` by itself (1e-5 + 1.6e-2 of the truth)": lambda got, truth, own: bool(
+        ((got - truth).abs() <= 1e-5 + 1.6e-2 * truth.abs()).all()
+    ),
+}
+
+
+def of_public_rules() -> list[str]:
+    """Return the table of what public tolerances accuse and let through, on a causal attention in bfloat16."""
+    kernel = next(k for k in KERNELS if k.name == "causal attention")
+    primals = kernel.primals(torch.bfloat16, large=True)
+    grad_y = kernel.cotangent(primals)
+    truth = own_run(kernel, primals, grad_y)
+    own, made = eager(kernel, primals, grad_y), kernel.fused(grad_y, *primals)
+    fused = stored(made, primals)
+    rows = ["| rule | accuses eager bfloat16 | accuses the fused one | lets through, of "
+            f"{3 * len(WRONG)} wrong ones |", "|---|---|---|---|"]  # fmt: skip
+    wrongs = list(wrong_ones(kernel, made, primals, grad_y))
+
+    def passes(rule: Callable, got) -> bool:
+        return all(rule(g.double(), t, e.double()) for g, t, e in zip(got, truth, own, strict=True))
+
+    for name, rule in RULES.items():
+        through = [label for label, got in wrongs if passes(rule, got)]
+        listed = f"{len(through)}: {', '.join(through)}" if through else "none"
+        accused = ["no" if passes(rule, got) else "yes" for got in (own, fused)]
+        rows.append(f"| {name} | {accused[0]} | {accused[1]} | {listed} |")
+    through = [label for label, got in wrongs if answer(kernel, primals, grad_y, got, also=kernel.forms)[0]]
+    ours = [answer(kernel, primals, grad_y, own, precision="eager")[0],
+            answer(kernel, primals, grad_y, fused, also=kernel.forms)[0]]  # fmt: skip
+    accused = ["no" if passed else "yes" for passed in ours]
+    listed = f"{len(through)}: {', '.join(through)}" if through else "none"
+    rows.append(f"| **`assert_gradients`** | {accused[0]} | {accused[1]} | {listed} |")
+    return rows
+
+
+# ------------------------------------------------------------------ the page
+def table(found: dict[tuple[str, str], dict]) -> Iterator[str]:
+    yield "| kernel | size | dtype | right one | eager | wrong ones caught | time | memory | used | blind |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for (name, dtype), r in found.items():
+        size = " × ".join(map(str, next(k.size for k in KERNELS if k.name == name)))
+        blind = ", ".join(f"{n} {100 * b:.0f} %" for n, b in r["blind"].items() if b > 0.5) or "none"
+        by_eager = "" if "eager" not in r else "passes" if r["eager"]["passed"] else "FAILS"
+        dim = [n for n, b in r.get("eager", {"blind": {}})["blind"].items() if b > 0.5]
+        by_eager += f"; blind: {', '.join(dim)}" if dim else ""
+        right = "passes" if r["passed"] else "FAILS"
+        caught = f"{r['wrong'] - len(r['missed'])} of {r['wrong']}"
+        missed = f", not {'; '.join(r['missed'])}" if r["missed"] else ""
+        yield (f"| {name} | {size} | {dtype} | {right} | {by_eager} | {caught}{missed} | {r['time']:.1f} × | "
+               f"{r['memory']:.1f} × | {100 * r['used']:.1f} % | {blind} |")  # fmt: skip
+
+
+def summary(found: dict[tuple[str, str], dict]) -> Iterator[str]:
+    times, memories = [r["time"] for r in found.values()], [r["memory"] for r in found.values()]
+    missed = sum(len(r["missed"]) for r in found.values())
+    gradients = [b for r in found.values() for b in r["blind"].values()]
+    narrow = [b for (_, d), r in found.items() if d in NARROW for b in r["blind"].values()]
+    yield (f"Of {sum(r['wrong'] for r in found.values())} wrong ones {missed} pass; of {len(found)} right ones "
+           f"{sum(not r['passed'] for r in found.values())} fail, and "
+           f"{sum('eager' in r and not r['eager']['passed'] for r in found.values())} of torch's own, op by op. Blind are "
+           f"{sum(b > 0.5 for b in narrow)} of {len(narrow)} gradients in the narrow dtypes, and "
+           f"{sum(b > 0.5 for b in gradients) - sum(b > 0.5 for b in narrow)} in float32. In multiples of the function's "
+           f"own forward and backward in float64: time {statistics.median(times):.1f} in the median, "
+           f"{max(times):.1f} at worst; memory {statistics.median(memories):.1f} and {max(memories):.1f}.")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", help="these kernels")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--write", type=Path, help="the page whose tables are replaced")
+    asked = parser.parse_args()
+    if asked.one:
+        print(json.dumps(one(*asked.one)))
+        return
+    found = {}
+    for kernel in KERNELS:
+        for dtype in DTYPES if not asked.only or kernel.name in asked.only else ():
+            line = [sys.executable, __file__, "--one", kernel.name, dtype]
+            made = subprocess.run(line, capture_output=True, text=True, check=False)
+            if made.returncode:
+                sys.exit(made.stderr)
+            found[kernel.name, dtype] = json.loads(made.stdout)
+            print(*list(table({(kernel.name, dtype): found[kernel.name, dtype]}))[2:], sep="\n", flush=True)
+            for text in (found[kernel.name, dtype]["text"], found[kernel.name, dtype].get("eager", {}).get("text", "")):
+                if text and "Right" not in text:
+                    print(text)
+    print(*summary(found), sep="\n")
+    if not asked.only:
+        rules = of_public_rules()
+        print(*rules, sep="\n")
+        if asked.write:
+            parts = {"rules": rules, "kernels": [*table(found), "", *summary(found)]}
+            text = asked.write.read_text(encoding="utf-8")
+            for part, lines in parts.items():
+                head, _, rest = text.partition(f"<!-- {part} -->\n")
+                _, _, tail = rest.partition(f"<!-- end of {part} -->\n")
+                text = f"{head}<!-- {part} -->\n" + "\n".join(lines) + f"\n<!-- end of {part} -->\n{tail}"
+            asked.write.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
