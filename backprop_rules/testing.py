@@ -6,7 +6,8 @@ assert_gradients((dq, dk, dv), forward=reference, primals=(q, k, v), grad_y=g)
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,16 +16,28 @@ from torch.utils import _pytree
 from backprop_rules.checking import leaving_alone
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.allowance.declared import Precision, precision_named
-from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size
+from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size, rounds
 from backprop_rules.evidence.sensitivity import Line, Sensitivities
 from backprop_rules.evidence.systematic import Systematic, systematic
 from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, worst_of
+from backprop_rules.strategies.sparse import sparse_like
+from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import inexact, uncompiled
 from backprop_rules.subject.build import leaf_names
 from backprop_rules.subject.function import Cotangents, NoPoint, function_of
 
-__all__ = ["Agreement", "Enclosed", "Enclosures", "WrongGradients", "assert_gradients", "enclose"]
+__all__ = [
+    "Agreement",
+    "Enclosed",
+    "Enclosures",
+    "ExactInputs",
+    "WrongGradients",
+    "assert_gradients",
+    "enclose",
+    "exact_inputs",
+]
 
+Answer = TypeVar("Answer")
 PRECISIONS = ("float32", "tensorcore", "eager")
 BLIND = ("fail", "allow")
 
@@ -177,6 +190,60 @@ def assert_gradients(
     return kept(agreement)
 
 
+class ExactInputs(NamedTuple):
+    """Primals and a cotangent at which nothing rounds, and which share of their numbers is not 0."""
+
+    primals: tuple[Any, ...]
+    grad_y: Any
+    density: float
+
+
+def exact_inputs(
+    forward: Callable[..., Any],
+    primals: Sequence[Any],
+    *,
+    params: Mapping[str, Any] | None = None,
+    precision: str | None = None,
+    seed: int = 0,
+) -> ExactInputs:
+    """Return primals like these, and a cotangent, at which no implementation rounds anything, in any order of sums.
+
+    Small whole numbers, as sparse as the sums ask for: no row is all zeros. `assert_gradients` holds what is computed
+    there to the last bit. For functions that are polynomial in their primals: products of matrices, convolutions, sums,
+    embeddings, masks. Raises InputError, and names the operation, where something rounds whatever the inputs.
+    """
+    numbers, density, why = numbers_from(seed), 1.0, ""
+    asked = _asked(forward, primals, _ones_like_outputs(forward, primals, params), params, precision, ())
+    leaves, most = asked.question.leaves, max(x.numel() for x in asked.question.leaves)
+    while density * most >= 1:
+        made = tuple(sparse_like(x, density, numbers) for x in leaves)
+        grads = tuple(None if g is None else sparse_like(g, density, numbers) for g in asked.question.grads)
+        question = replace(asked.question, leaves=made, grads=grads)
+        why = _told(partial(rounds, question, asked.declared), question)
+        if not why:
+            own = question.function.arguments(made)
+            return ExactInputs(own, grads[0] if len(grads) == 1 else grads, density)
+        density /= 2
+    raise InputError(
+        f"something rounds whatever the inputs: {why}. Exact inputs are for functions that are polynomial in their "
+        f"primals; give what is not, such as a softmax, by itself, and hold it to its enclosure."
+    )
+
+
+def _ones_like_outputs(forward: Any, primals: Any, params: Mapping[str, Any] | None) -> tuple[Tensor, ...]:
+    if not callable(forward):
+        return ()
+    given = (primals,) if isinstance(primals, Tensor) else tuple(primals)
+    leaves, structure = _pytree.tree_flatten(given)
+    function = function_of(forward, structure, params or {})
+    with leaving_alone(function.module):
+        try:
+            y = function.y([x.detach() if isinstance(x, Tensor) else x for x in leaves], None)
+        except NoPoint as error:
+            raise InputError(str(error)) from error
+    return tuple(torch.ones_like(out) for out in y)
+
+
 @dataclass(frozen=True, eq=False)
 class _Asked:
     """A question as it was asked, with names for the primals and the declared precision."""
@@ -226,9 +293,14 @@ def _cotangents(grad_y: Any, function: Any, leaves: Sequence[Any]) -> Cotangents
 
 
 def _answered(asked: _Asked) -> AtSize:
-    with leaving_alone(asked.question.function.module), uncompiled():
+    return _told(partial(at_size, asked.question, asked.declared), asked.question)
+
+
+def _told(job: Callable[[], Answer], question: Question) -> Answer:
+    """Return an answer; InputError, in words, where forward or an operation of it does not allow one."""
+    with leaving_alone(question.function.module), uncompiled():
         try:
-            return at_size(asked.question, asked.declared)
+            return job()
         except NoPoint as error:
             raise InputError(f"{error}; the reference must run in float64 at these primals.") from error
         except NotImplementedError as error:

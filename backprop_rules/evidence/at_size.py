@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError
-from backprop_rules.evidence.allowance.declared import Declared, Precision
+from backprop_rules.evidence.allowance.declared import Declared, Precision, Rounds
 from backprop_rules.evidence.allowance.units import unit
 from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
 from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs
@@ -59,19 +59,22 @@ class AtSize:
     """What holds the outputs and the gradients of one call; None for what has no gradient.
 
     `roundings` is how many roundings in a row a number may come through, sums in full length; `either` says whether a
-    choice on the way, such as a mask of what is positive, may come out either way in a right implementation.
+    choice on the way, such as a mask of what is positive, may come out either way in a right implementation; `first`
+    names the first operation that may round, "" where none does.
     """
 
     y: tuple[Held, ...]
     gradients: tuple[Held | None, ...]
     roundings: int = 0
     either: bool = False
+    first: str = ""
 
     def joined(self, other: "AtSize") -> "AtSize":
         """Return what holds this and the same in another algebraic form."""
         pairs = zip(self.gradients, other.gradients, strict=True)
         gradients = tuple(a if a is None or b is None else a.joined(b) for a, b in pairs)
-        return AtSize(self.y, gradients, max(self.roundings, other.roundings), self.either or other.either)
+        either, first = self.either or other.either, self.first or other.first
+        return AtSize(self.y, gradients, max(self.roundings, other.roundings), either, first)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +95,14 @@ class Question:
         return [partial(run_at_size, self), *(partial(run_form, self, form) for form in self.also)]
 
 
+def rounds(question: Question, declared: Precision) -> str:
+    """Return the first operation of a function and its reverse mode that may round, "" where none does."""
+    try:
+        return _held_by(partial(run_at_size, question), question, declared, only_exact=True).first
+    except Rounds as error:
+        return str(error)
+
+
 def at_size(question: Question, declared: Precision) -> AtSize:
     """Return what holds the outputs and gradients of a question, in every algebraic form.
 
@@ -104,16 +115,15 @@ def at_size(question: Question, declared: Precision) -> AtSize:
     return reduce(AtSize.joined, found)
 
 
-def _held_by(run: Run, question: Question, declared: Precision) -> AtSize:
-    mode = Declared(declared)
+def _held_by(run: Run, question: Question, declared: Precision, only_exact: bool = False) -> AtSize:
+    mode = Declared(declared, only_exact)
     y, gradients = run(mode, False)
     pairs = zip(gradients, question.leaves, strict=True)
-    return AtSize(
-        tuple(held(mode, out, mode.dtype_of(out)) for out in y if inexact(out)),
-        tuple(None if g is None else held(mode, g, x.dtype) for g, x in pairs),
-        mode.roundings,
-        mode.ambiguous,
-    )
+    outputs = tuple(held(mode, out, mode.dtype_of(out)) for out in y if inexact(out))
+    found = tuple(None if g is None else held(mode, g, x.dtype) for g, x in pairs)
+    stored = any(h is not None and bool((h.radius > 0).any()) for h in (*outputs, *found))
+    first = mode.first or ("a result, where it is stored in its dtype" if stored else "")
+    return AtSize(outputs, found, mode.roundings, mode.ambiguous, first)
 
 
 def held(mode: Declared, x: Tensor, dtype: torch.dtype) -> Held:

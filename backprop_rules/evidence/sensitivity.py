@@ -248,7 +248,7 @@ class Sensitivities:
         mode = Declared(replace(self._declared, kept=kept, operands=None))
         error = mode._radius_of(step.func, result, args, step.named)
         if packet in KEPT_NARROW and self._declared.kept is None and step.own in NARROW:
-            error = error + unit(step.own).u
+            error = plus(error, unit(step.own).u)
         return error
 
     def _of_operands(self, by_step: dict[int, list[Tensor | None]]) -> float:
@@ -324,9 +324,10 @@ class Alike:
 
 
 def half_an_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return how far rounding to nearest may take numbers in a dtype; 0 where they are 0."""
+    """Return how far rounding to nearest may take numbers in a dtype; 0 of those that it has, as 1 of a softmax."""
     exponent = torch.frexp(x).exponent - 1
-    return torch.ldexp(torch.full_like(x, 2.0 ** -precision(dtype)), exponent).clamp_min(unit(dtype).tiny) * (x != 0)
+    half = torch.ldexp(torch.full_like(x, 2.0 ** -precision(dtype)), exponent).clamp_min(unit(dtype).tiny)
+    return half * (x.to(dtype) != x)
 
 
 def _parts(result: Any) -> tuple[Any, ...]:

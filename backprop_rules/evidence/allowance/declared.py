@@ -17,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance import units
+from backprop_rules.evidence.allowance.granules import granule
 from backprop_rules.evidence.allowance.mode import RunningError, place_of
 from backprop_rules.evidence.allowance.operation import (
     Operand,
@@ -59,6 +60,9 @@ def precision_named(name: str | None, dtype: torch.dtype) -> Precision:
     return Precision(name, wide, fast=wide is F32)
 
 
+CORRECTLY = 0.5  # ulps, of what is rounded to the nearest number
+
+
 @dataclass(eq=False)
 class DeclaredOperation(Operation):
     """An operation computed in float64, whose radius is what another implementation of it may round."""
@@ -66,6 +70,7 @@ class DeclaredOperation(Operation):
     declared: Precision
     own: torch.dtype  # the dtype in which the other implementation stores the result
     mode: "Declared"
+    arguments: tuple[Any, ...] = ()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -104,10 +109,41 @@ class DeclaredOperation(Operation):
 
     def summed(
         self, varies: Radius, size: Tensor, length: int, underflows: float = 0, narrow: bool = False, divisor: float = 1
-    ) -> Tensor:
-        """Return the radius of a sum, whose length is counted."""
+    ) -> Any:
+        """Return the radius of a sum, whose length is counted; of a sum that is exact in any order, what is stored."""
         self.mode.counted(length)
+        if varies is None and self.exact_sum(size, divisor):
+            return self.stored_exactly()
         return super().summed(varies, size, length, underflows, narrow, divisor)
+
+    def rounded(
+        self, varies: Radius, ulps: float = 0.5, underflows: float | None = None, exact: Tensor | None = None
+    ) -> Any:
+        """Return the radius of a result; of what is correctly rounded, and of exact operands, it is known."""
+        if varies is None and ulps == CORRECTLY and self.own != F64 and not self.result.is_complex():
+            return self.stored_exactly()
+        return super().rounded(varies, ulps, underflows, exact)
+
+    def exact_sum(self, size: Tensor, divisor: float = 1) -> bool:
+        """Say whether a sum of exact terms is exact in any order: all multiples of one number, and not many of it.
+
+        A partial sum is a multiple of what divides all terms, and no larger than their sizes together.
+        """
+        if divisor != 2.0 ** round(math.log2(divisor)):
+            return False
+        step = granule(self.func.overloadpacket, self.arguments)
+        if step is None:
+            return False
+        digits = precision(units.component(self.unit_dtype))
+        return bool((size * divisor <= 2.0 ** (digits + step)).all())
+
+    def stored_exactly(self) -> Tensor | None:
+        """Return what is lost of an exact result when it is stored, None if nothing is."""
+        lost = (self.result.to(self.own).to(self.result) - self.result).abs()
+        if not bool(lost.any()):
+            return None
+        # Rounded to float32 first, and then once more, it may go to the other neighbour of a number halfway between.
+        return self.up(torch.where(lost > 0, lost + self.size * 2.0**-23, 0.0))  # type: ignore[no-any-return]
 
     def may_be_either(self, choices: Tensor) -> bool:
         """Take note of choices, not 0, that may come out otherwise; say whether these count."""
@@ -162,15 +198,20 @@ def replace_radius(x: Operand, radius: Radius) -> Operand:
     return found
 
 
+class Rounds(NotImplementedError):
+    """The named operation may round, where only what is exact was asked for."""
+
+
 class Declared(RunningError):
     """While it is entered, keep beside every float64 tensor how far a declared implementation may be from it."""
 
-    def __init__(self, declared: Precision) -> None:
+    def __init__(self, declared: Precision, only_exact: bool = False) -> None:
         super().__init__()
-        self.declared = declared
+        self.declared, self._only_exact = declared, only_exact
         self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
         self._in_kernel, self._in_a_block = 0, False
         self.roundings = 0
+        self.first = ""  # the first operation of which something may be off
         self._longest = 0
         self._sums_in: torch.dtype | None = None  # where the kernel of torch's that is followed keeps its sums
 
@@ -202,7 +243,7 @@ class Declared(RunningError):
         narrow = self._sums_in if func.overloadpacket == aten.sum else None
         sums = as_computed if narrow is None else partial(no_narrower_than, narrow)
         named = (func, result, self._radius, self._evaluations, self._flushes, sums)
-        return DeclaredOperation(*named, self.declared, own, self)
+        return DeclaredOperation(*named, self.declared, own, self, args)
 
     def counted(self, length: int) -> None:
         """Take note of a sum of that many roundings in a row."""
@@ -225,8 +266,12 @@ class Declared(RunningError):
         if isinstance(first, Tensor) and first.numel() > BLOCK and not named:
             axes = _separate(func, first, args)
             if axes:
-                return self._in_blocks(func, result, args, axes)
-        return self._exact_where_infinite(result, self._of_torchs_kernel(func, result, args, named))
+                radius = self._in_blocks(func, result, args, axes)
+                self._noted(func, radius is not None)
+                return radius
+        radius = self._exact_where_infinite(result, self._of_torchs_kernel(func, result, args, named))
+        self._noted(func, any(r is not None for r in (radius if isinstance(radius, list | tuple) else (radius,))))
+        return radius
 
     def _of_torchs_kernel(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         """Return the radius of an operation's result, as torch computes it where the implementation is eager."""
@@ -238,7 +283,16 @@ class Declared(RunningError):
             radius = super()._radius_of(func, result, args, named)
         finally:
             self._sums_in = None
-        return radius + unit(own).u * (1 + 2 * unit(own).u) if func.overloadpacket in KEPT_NARROW else radius
+        besides = unit(own).u * (1 + 2 * unit(own).u) if func.overloadpacket in KEPT_NARROW else None
+        return plus(radius, besides)
+
+    def _noted(self, func: Any, is_off: bool) -> None:
+        """Remember the first operation of which something may be off, and stop at it if that was all that was asked."""
+        if self._in_kernel or self._in_a_block or not is_off:
+            return
+        self.first = self.first or str(func).removesuffix(".default")
+        if self._only_exact:
+            raise Rounds(self.first)
 
     @staticmethod
     def _exact_where_infinite(result: Any, radius: Any) -> Any:
@@ -254,6 +308,7 @@ class Declared(RunningError):
         results = result if several else (result,)
         shape = results[0].shape
         found = [torch.zeros(y.shape, dtype=F64, device=y.device) for y in results]
+        exact = True
         radii = [self._radius(x) if isinstance(x, Tensor) else None for x in args]
         self._in_a_block = True
         for block in blocks(shape, axes):
@@ -267,11 +322,12 @@ class Declared(RunningError):
             made = self._of_torchs_kernel(func, here if several else here[0], tuple(parts), {})
             for whole, own, radius in zip(found, here, made if several else (made,), strict=True):
                 if radius is not None:
+                    exact = False
                     _part(whole, shape, block, axes).copy_(self._exact_where_infinite(own, radius))
             for radii_of_storage, place in kept:
                 radii_of_storage.pop(place, None)
         self._in_a_block = False
-        return found if several else found[0]
+        return None if exact else found if several else found[0]
 
     def _lend(self, part: Tensor, radius: Tensor) -> tuple[dict[Any, Tensor], Any]:
         """Keep the radius of a part of a tensor for now; return where it is, to be taken away."""

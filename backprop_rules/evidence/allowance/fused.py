@@ -189,9 +189,11 @@ COMPLEX_REFERENCES: dict[Any, Callable[..., Any]] = {
 }
 
 
-def distance(op: Operation, found: Tensor, reference: Tensor, radius: Tensor | None) -> Tensor:
+def distance(op: Operation, found: Tensor, reference: Tensor, radius: Tensor | None) -> Tensor | None:
     """Return |y - z| + r, where y is not finite infinity."""
     off = apart(found, reference) * FEW
+    if radius is None and not op.flushes and not bool(off.any()):
+        return op.stored_exactly()  # type: ignore[no-any-return]
     if op.flushes:
         off = off + 2 * unit(found.dtype).normal
     return op.stored(off if radius is None else off + radius)

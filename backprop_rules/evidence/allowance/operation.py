@@ -179,6 +179,14 @@ class Operation:
         """Take note of choices, not 0, that may come out otherwise in another evaluation; say whether these count."""
         return True
 
+    def exact_sum(self, size: Tensor, divisor: float = 1) -> bool:
+        """Say whether a sum of exact terms, of these sizes together, is exact in any order."""
+        return False
+
+    def stored_exactly(self) -> Radius:
+        """Return what is lost of an exact result when it is stored."""
+        return None
+
     def stored(self, radius: Tensor) -> Tensor:
         """Return the radius of what a kernel of several operations stores, which is seen here."""
         return radius

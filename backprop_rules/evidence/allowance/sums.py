@@ -79,9 +79,7 @@ def _cumprod(op: Operation, a: Tensor, dim: int, dtype: Any = None) -> Tensor | 
     return _products(op, a, a.size(dim) if a.ndim else 1, lambda x: x.cumprod(dim))
 
 
-def _added(
-    op: Operation, a: Tensor, index: Any, source: Any, add: Callable[[Any, Any], Tensor], narrow: bool
-) -> Tensor:
+def _added(op: Operation, a: Tensor, index: Any, source: Any, add: Callable[[Any, Any], Tensor], narrow: bool) -> Any:
     """Return the radius of `a` with a source's elements added at places that may repeat."""
     op.settled(index)
     x, y = op.operand(a), op.operand(source)
@@ -89,6 +87,8 @@ def _added(
     varies = None
     if x.radius is not None or y.radius is not None:
         varies = add(zeros if x.radius is None else x.radius, 0.0 if y.radius is None else y.radius)
+    elif op.exact_sum(add(x.size, y.size)):
+        return op.stored_exactly()
     counts = add(zeros, 1.0)
     kept = op.accumulator(narrow)
     used = unit(kept, op.flushes)
@@ -105,7 +105,7 @@ def _like(value: Any, source: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64, device=source.device).expand(source.shape)
 
 
-def added(op: Operation, a: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
+def added(op: Operation, a: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Any:
     """A, with source added along a dimension; on the CPU scatter_add keeps its sums in the wider dtype."""
     if alpha != 1:
         raise op.refuse("with an alpha")
@@ -113,7 +113,7 @@ def added(op: Operation, a: Tensor, dim: int, index: Tensor, source: Tensor, *, 
     return _added(op, a, index, source, lambda x, y: op.func(x, dim, index, _like(y, source)), narrow)
 
 
-def index_put(op: Operation, a: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor | None:
+def index_put(op: Operation, a: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Any:
     """A, with values put or added at indices."""
     if accumulate:
         at = a[tuple(slice(None) if index is None else index for index in indices)]
