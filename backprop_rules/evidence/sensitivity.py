@@ -19,6 +19,7 @@ from backprop_rules.evidence.allowance.declared import (
     Declared,
     DeclaredOperation,
     Precision,
+    kept_narrow,
 )
 from backprop_rules.evidence.allowance.mode import FORMULAS
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
@@ -248,7 +249,7 @@ class Sensitivities:
         mode = Declared(replace(self._declared, kept=kept, operands=None))
         error = mode._radius_of(step.func, result, args, step.named)
         if packet in KEPT_NARROW and self._declared.kept is None and step.own in NARROW:
-            error = plus(error, unit(step.own).u)
+            error = plus(error, kept_narrow(args, step.own))
         return error
 
     def _of_operands(self, by_step: dict[int, list[Tensor | None]]) -> float:

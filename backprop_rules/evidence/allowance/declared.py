@@ -109,7 +109,7 @@ class DeclaredOperation(Operation):
 
     def summed(
         self, varies: Radius, size: Tensor, length: int, underflows: float = 0, narrow: bool = False, divisor: float = 1
-    ) -> Any:
+    ) -> Tensor:
         """Return the radius of a sum, whose length is counted; of a sum that is exact in any order, what is stored."""
         self.mode.counted(length)
         if varies is None and self.exact_sum(size, divisor):
@@ -118,7 +118,7 @@ class DeclaredOperation(Operation):
 
     def rounded(
         self, varies: Radius, ulps: float = 0.5, underflows: float | None = None, exact: Tensor | None = None
-    ) -> Any:
+    ) -> Tensor:
         """Return the radius of a result; of what is correctly rounded, and of exact operands, it is known."""
         if varies is None and ulps == CORRECTLY and self.own != F64 and not self.result.is_complex():
             return self.stored_exactly()
@@ -137,11 +137,9 @@ class DeclaredOperation(Operation):
         digits = precision(units.component(self.unit_dtype))
         return bool((size * divisor <= 2.0 ** (digits + step)).all())
 
-    def stored_exactly(self) -> Tensor | None:
-        """Return what is lost of an exact result when it is stored, None if nothing is."""
+    def stored_exactly(self) -> Tensor:
+        """Return what is lost of an exact result when it is stored."""
         lost = (self.result.to(self.own).to(self.result) - self.result).abs()
-        if not bool(lost.any()):
-            return None
         # Rounded to float32 first, and then once more, it may go to the other neighbour of a number halfway between.
         return self.up(torch.where(lost > 0, lost + self.size * 2.0**-23, 0.0))  # type: ignore[no-any-return]
 
@@ -267,10 +265,10 @@ class Declared(RunningError):
             axes = _separate(func, first, args)
             if axes:
                 radius = self._in_blocks(func, result, args, axes)
-                self._noted(func, radius is not None)
+                self._noted(func, _is_off(radius))
                 return radius
         radius = self._exact_where_infinite(result, self._of_torchs_kernel(func, result, args, named))
-        self._noted(func, any(r is not None for r in (radius if isinstance(radius, list | tuple) else (radius,))))
+        self._noted(func, _is_off(radius))
         return radius
 
     def _of_torchs_kernel(self, func: Any, result: Any, args: Any, named: Any) -> Any:
@@ -283,8 +281,14 @@ class Declared(RunningError):
             radius = super()._radius_of(func, result, args, named)
         finally:
             self._sums_in = None
-        besides = unit(own).u * (1 + 2 * unit(own).u) if func.overloadpacket in KEPT_NARROW else None
+        besides = kept_narrow(args, own) if func.overloadpacket in KEPT_NARROW else None
         return plus(radius, besides)
+
+    def keep(self, result: Any, radius: Any) -> None:
+        """Keep the radius of a tensor, or those of several; what is off by nothing is exact."""
+        if isinstance(result, Tensor) and isinstance(radius, Tensor) and not bool(radius.any()):
+            radius = None
+        super().keep(result, radius)
 
     def _noted(self, func: Any, is_off: bool) -> None:
         """Remember the first operation of which something may be off, and stop at it if that was all that was asked."""
@@ -308,7 +312,6 @@ class Declared(RunningError):
         results = result if several else (result,)
         shape = results[0].shape
         found = [torch.zeros(y.shape, dtype=F64, device=y.device) for y in results]
-        exact = True
         radii = [self._radius(x) if isinstance(x, Tensor) else None for x in args]
         self._in_a_block = True
         for block in blocks(shape, axes):
@@ -322,12 +325,11 @@ class Declared(RunningError):
             made = self._of_torchs_kernel(func, here if several else here[0], tuple(parts), {})
             for whole, own, radius in zip(found, here, made if several else (made,), strict=True):
                 if radius is not None:
-                    exact = False
                     _part(whole, shape, block, axes).copy_(self._exact_where_infinite(own, radius))
             for radii_of_storage, place in kept:
                 radii_of_storage.pop(place, None)
         self._in_a_block = False
-        return None if exact else found if several else found[0]
+        return found if several else found[0]
 
     def _lend(self, part: Tensor, radius: Tensor) -> tuple[dict[Any, Tensor], Any]:
         """Keep the radius of a part of a tensor for now; return where it is, to be taken away."""
@@ -364,10 +366,21 @@ class Declared(RunningError):
 # Numbers whose radius is found at a time: with the radii of operands and what is made on the way, some MiB.
 BLOCK = 1 << 16
 # What torch's own kernels for the CPU keep in a narrow dtype on the way, where others keep float32: the sum of the
-# exponentials, whose logarithm is off by its unit roundoff, and the sums of the weight's and the bias's gradient.
+# exponentials and its logarithm, and the sums of the weight's and the bias's gradient.
 KEPT_NARROW, SUMS_NARROW = (aten._log_softmax,), (aten.native_layer_norm_backward,)
 # What is separate in all dimensions but those named by the argument in this place.
 ALONG = {aten._softmax: 1, aten._log_softmax: 1, aten._softmax_backward_data: 2, aten._log_softmax_backward_data: 2}
+
+
+def kept_narrow(args: Any, dtype: torch.dtype) -> float:
+    """Return how far a logarithm of a softmax is off by its sum, of at most n, that is kept narrow, and its logarithm."""
+    u, count = unit(dtype).u, args[0].shape[args[1]] if args[0].ndim else 1
+    return u * (1 + 2 * u) * (1 + math.log(max(1, count)))
+
+
+def _is_off(radius: Any) -> bool:
+    several = radius if isinstance(radius, list | tuple) else (radius,)
+    return any(bool(torch.as_tensor(r).any()) for r in several if r is not None)
 
 
 def _separate(func: Any, result: Tensor, args: Any) -> int:
