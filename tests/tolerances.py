@@ -174,9 +174,11 @@ def summary(found: dict[tuple[str, str], dict]) -> Iterator[str]:
     times, memories = [r["time"] for r in found.values()], [r["memory"] for r in found.values()]
     dim = {kind: [b > 0.5 for (_, d), r in found.items() if (d in NARROW) == kind for b in r["blind"].values()]
            for kind in (True, False)}  # fmt: skip
+    failed = sum(not r["passed"] for r in found.values())
     eager_failed = sum("eager" in r and not r["eager"]["passed"] for r in found.values())
-    yield f"- Of {sum(r['wrong'] for r in found.values())} wrong ones {sum(len(r['missed']) for r in found.values())} pass."
-    yield f"- Of {len(found)} right ones {sum(not r['passed'] for r in found.values())} fail, and {eager_failed} of eager's."
+    missed = sum(len(r["missed"]) for r in found.values())
+    yield f"- Of {sum(r['wrong'] for r in found.values())} wrong ones {missed} pass."
+    yield f"- Of {len(found)} right ones {failed} fail, and {eager_failed} of eager's."
     yield f"- Blind are {sum(dim[True])} of {len(dim[True])} gradients in narrow dtypes, {sum(dim[False])} in float32."
     yield (f"- In multiples of the function's own forward and backward in float64, time is "
            f"{statistics.median(times):.1f} in the median and {max(times):.1f} at worst, memory "

@@ -20,6 +20,8 @@ from backprop_rules.evidence.allowance import units
 from backprop_rules.evidence.allowance.granules import granule
 from backprop_rules.evidence.allowance.mode import RunningError, place_of
 from backprop_rules.evidence.allowance.operation import (
+    LOST,
+    UP,
     Operand,
     Operation,
     Radius,
@@ -97,9 +99,11 @@ class DeclaredOperation(Operation):
     def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1) -> Tensor:
         """Return the radius: what the other one rounds of its own operands, and what is rounded here in float64."""
         here = 2.0 ** (precision(units.component(self.unit_dtype)) - precision(F64))
-        of_what = error if varies is None else varies + error
-        radius = (error + factor * of_what) * (1 + here)
-        return self.up(radius if varies is None else radius + varies)  # type: ignore[no-any-return]
+        own = (1 + factor) * (1 + here) * UP
+        if varies is None:
+            return error * own
+        radius = torch.add(error * own, torch.as_tensor(varies), alpha=(1 + factor * (1 + here)) * UP)
+        return radius + LOST[self.flushes] if self.dtype == F64 else radius
 
     def ulps(self, name: str) -> float:
         """Return the largest error that is documented of a function, on any device, approximate ones if allowed."""
@@ -131,11 +135,12 @@ class DeclaredOperation(Operation):
         """
         if divisor != 2.0 ** round(math.log2(divisor)):
             return False
-        step = granule(self.func.overloadpacket, self.arguments)
-        if step is None:
-            return False
-        digits = precision(units.component(self.unit_dtype))
-        return bool((size * divisor <= 2.0 ** (digits + step)).all())
+        digits, most = precision(units.component(self.unit_dtype)), float(size.max() if size.numel() else 0) * divisor
+        for few in (True, False):
+            step = granule(self.func.overloadpacket, self.arguments, few)
+            if step is None or not most <= 2.0 ** min(digits + step, 1023):
+                return False
+        return True
 
     def stored_exactly(self) -> Tensor:
         """Return what is lost of an exact result when it is stored."""
@@ -263,12 +268,14 @@ class Declared(RunningError):
         first = result[0] if isinstance(result, tuple) else result
         if isinstance(first, Tensor) and first.numel() > BLOCK and not named:
             axes = _separate(func, first, args)
+            if axes and func.overloadpacket == aten.native_layer_norm_backward:
+                return self._rows_and_sums(func, result, args, axes)
             if axes:
                 radius = self._in_blocks(func, result, args, axes)
-                self._noted(func, _is_off(radius))
+                self._noted(func, radius)
                 return radius
         radius = self._exact_where_infinite(result, self._of_torchs_kernel(func, result, args, named))
-        self._noted(func, _is_off(radius))
+        self._noted(func, radius)
         return radius
 
     def _of_torchs_kernel(self, func: Any, result: Any, args: Any, named: Any) -> Any:
@@ -286,15 +293,15 @@ class Declared(RunningError):
 
     def keep(self, result: Any, radius: Any) -> None:
         """Keep the radius of a tensor, or those of several; what is off by nothing is exact."""
-        if isinstance(result, Tensor) and isinstance(radius, Tensor) and not bool(radius.any()):
+        if isinstance(result, Tensor) and isinstance(radius, Tensor) and float(radius.sum()) == 0:
             radius = None
         super().keep(result, radius)
 
-    def _noted(self, func: Any, is_off: bool) -> None:
+    def _noted(self, func: Any, radius: Any) -> None:
         """Remember the first operation of which something may be off, and stop at it if that was all that was asked."""
-        if self._in_kernel or self._in_a_block or not is_off:
+        if self.first or self._in_kernel or self._in_a_block or not _is_off(radius):
             return
-        self.first = self.first or str(func).removesuffix(".default")
+        self.first = str(func).removesuffix(".default")
         if self._only_exact:
             raise Rounds(self.first)
 
@@ -307,11 +314,18 @@ class Declared(RunningError):
             return radius
         return torch.where(result.isinf(), 0.0, torch.where(radius.isnan(), torch.inf, radius))
 
+    def _rows_and_sums(self, func: Any, result: Any, args: Any, axes: int) -> Any:
+        """Return the radii of a gradient that is separate in its rows, and of those that are sums over them."""
+        *given, mask = args
+        rows = self._in_blocks(func, (result[0], None, None), (*given, [mask[0], False, False]), axes)
+        sums = self._of_torchs_kernel(func, (None, *result[1:]), (*given, [False, *mask[1:]]), {})
+        return [rows[0], *sums[1:]]
+
     def _in_blocks(self, func: Any, result: Any, args: Any, axes: int) -> Any:
         several = isinstance(result, tuple)
         results = result if several else (result,)
         shape = results[0].shape
-        found = [torch.zeros(y.shape, dtype=F64, device=y.device) for y in results]
+        found = [None if y is None else torch.zeros(y.shape, dtype=F64, device=y.device) for y in results]
         radii = [self._radius(x) if isinstance(x, Tensor) else None for x in args]
         self._in_a_block = True
         for block in blocks(shape, axes):
@@ -324,7 +338,7 @@ class Declared(RunningError):
             here = tuple(_part(y, shape, block, axes) for y in results)
             made = self._of_torchs_kernel(func, here if several else here[0], tuple(parts), {})
             for whole, own, radius in zip(found, here, made if several else (made,), strict=True):
-                if radius is not None:
+                if radius is not None and whole is not None:
                     _part(whole, shape, block, axes).copy_(self._exact_where_infinite(own, radius))
             for radii_of_storage, place in kept:
                 radii_of_storage.pop(place, None)
@@ -370,10 +384,12 @@ BLOCK = 1 << 16
 KEPT_NARROW, SUMS_NARROW = (aten._log_softmax,), (aten.native_layer_norm_backward,)
 # What is separate in all dimensions but those named by the argument in this place.
 ALONG = {aten._softmax: 1, aten._log_softmax: 1, aten._softmax_backward_data: 2, aten._log_softmax_backward_data: 2}
+# What is separate in all dimensions but the last ones, of a shape that is named by the argument in this place.
+NORMALISED = {aten.native_layer_norm: 1, aten.native_layer_norm_backward: 2}
 
 
 def kept_narrow(args: Any, dtype: torch.dtype) -> float:
-    """Return how far a logarithm of a softmax is off by its sum, of at most n, that is kept narrow, and its logarithm."""
+    """Return how far a log softmax is off by its sum, of at most n, that is kept narrow, and its logarithm."""
     u, count = unit(dtype).u, args[0].shape[args[1]] if args[0].ndim else 1
     return u * (1 + 2 * u) * (1 + math.log(max(1, count)))
 
@@ -389,8 +405,8 @@ def _separate(func: Any, result: Tensor, args: Any) -> int:
         return result.ndim
     if func.overloadpacket in ALONG:
         return int(args[ALONG[func.overloadpacket]]) % result.ndim
-    if func.overloadpacket == aten.native_layer_norm:
-        return result.ndim - len(args[1])
+    if func.overloadpacket in NORMALISED:
+        return result.ndim - len(args[NORMALISED[func.overloadpacket]])
     return 0
 
 

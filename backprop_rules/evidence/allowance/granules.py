@@ -10,28 +10,18 @@ from torch import Tensor
 aten = torch.ops.aten
 
 DIGITS = 53
-FEW = 1 << 10  # numbers that are looked at first: most tensors are seen to have digits to their end by these
+FEW = 1 << 10  # numbers that are looked at first: by these most sums are seen not to be exact
 
 
 def granule_of(x: Tensor) -> float:
     """Return log2 of the largest power of two that divides all numbers of a float64 tensor; inf if all are 0."""
-    flat = x.reshape(-1)
-    step = math.inf
-    for some in (flat[:FEW], flat):
-        part = some[some != 0]
-        if not part.numel():
-            continue
-        mantissa, exponent = torch.frexp(part)
-        whole = (mantissa.abs() * 2.0**DIGITS).long()
-        lowest = (whole & -whole).double()
-        step = float((torch.log2(lowest) + exponent).min()) - DIGITS
-        if step < FINEST:
-            break
-    return step
-
-
-# No sum of numbers with digits below this is exact in float32, unless all are tiny: what is usual is left early.
-FINEST = -40.0
+    part = x.reshape(-1)
+    part = part[part != 0]
+    if not part.numel():
+        return math.inf
+    mantissa, exponent = torch.frexp(part)
+    whole = (mantissa.abs() * 2.0**DIGITS).long()
+    return float((torch.log2((whole & -whole).double()) + exponent).min()) - DIGITS
 
 
 def _first(a: Any, *_: Any) -> float:
@@ -70,7 +60,13 @@ TERMS: dict[Any, Callable[..., float]] = {
 }  # fmt: skip
 
 
-def granule(packet: Any, args: tuple[Any, ...]) -> float | None:
-    """Return log2 of what divides all terms of a sum; None of what is no sum that is known."""
+def granule(packet: Any, args: tuple[Any, ...], few: bool = False) -> float | None:
+    """Return log2 of what divides all terms of a sum, or the terms of a few numbers; None of what is no known sum."""
     terms = TERMS.get(packet)
-    return None if terms is None else terms(*(x.double() if isinstance(x, Tensor) else x for x in args))
+
+    def seen(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        return x.reshape(-1)[:FEW].double() if few else x.double()
+
+    return None if terms is None else terms(*map(seen, args))
