@@ -106,9 +106,14 @@ class Systematic:
 
 
 def systematic(
-    question: Question, declared: Precision, held: AtSize, got: Sequence[Any], rate: float = FALSE_ALARMS
+    question: Question,
+    declared: Precision,
+    held: AtSize,
+    got: Sequence[Any],
+    rate: float = FALSE_ALARMS,
+    every: bool = False,
 ) -> Systematic:
-    """Return what is off systematically: of the whole gradients, and of the slices that stand out most."""
+    """Return what is off systematically: of the whole gradients, and of the slices that stand out most, or `every`."""
     tables = [
         _Table(leaf, h, g, _roundings(held))
         for leaf, (h, g) in enumerate(zip(held.gradients, got, strict=True))
@@ -119,9 +124,9 @@ def systematic(
         return Systematic({}, None, 0)
     deviations = math.sqrt(2 * math.log(2 * (questions + len(tables) * ELEMENTS) / rate))
     slopes = {table.leaf: 1 + table.whole for table in tables}
-    standing_out = sorted((q for table in tables for q in table.standing_out(deviations)), key=_first)
+    standing_out = sorted((q for table in tables for q in table.standing_out(deviations, every)), key=_first)
     whole = sum(one.axis is None for _, one, _ in standing_out)
-    asked = standing_out[: whole + ASKED]
+    asked = standing_out[: None if every else whole + ASKED]
     chosen = [(one, answer) for _, one, answer in asked]
     blind = [table for table in tables if table.held.blind > BLIND]
     chosen += [pair for table in blind for pair in table.elements()]
@@ -215,7 +220,7 @@ class _Table:
         squares, along = self.sums[None][:2, 0].tolist()
         return along / squares if squares else 0.0
 
-    def standing_out(self, deviations: float) -> Iterator[tuple[float, Sum, float]]:
+    def standing_out(self, deviations: float, every: bool = False) -> Iterator[tuple[float, Sum, float]]:
         """Yield what the rounding of the result and the common roundings do not explain, and by how many times."""
         explained = self.common + (0.0 if self.got.dtype in NARROW else unit(self.got.dtype).u)
         everywhere = float(self.sums[None][5, 0] / self.sums[None][7, 0])
@@ -223,9 +228,10 @@ class _Table:
             squares, along, off, by_own, by_halves, _, worst, count = sums
             # Where the worst case holds 0 a slope says nothing.
             slope = _ratio(along, squares) * (worst < squares)
-            yield from self._chosen(axis, Of.SLOPE, slope, explained + deviations * _ratio(by_own.sqrt(), squares))
+            reach = explained + deviations * _ratio(by_own.sqrt(), squares)
+            yield from self._chosen(axis, Of.SLOPE, slope, reach * (not every))
             reach = explained * everywhere + deviations * by_halves.sqrt() / count
-            yield from self._chosen(axis, Of.MEAN, off / count, reach)
+            yield from self._chosen(axis, Of.MEAN, off / count, reach * (not every))
 
     def elements(self) -> Iterator[tuple[Sum, float]]:
         """Yield the element that is farthest off, and some others that are not 0."""
