@@ -15,7 +15,7 @@ from torch.utils import _pytree
 
 from backprop_rules.checking import leaving_alone
 from backprop_rules.errors import InputError, unknown
-from backprop_rules.evidence.allowance.declared import Precision, precision_named
+from backprop_rules.evidence.allowance.precision import Precision, precision_named
 from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size, rounds
 from backprop_rules.evidence.sensitivity import Line, Sensitivities
 from backprop_rules.evidence.systematic import Systematic, systematic

@@ -15,7 +15,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.declared import precision_named
+from backprop_rules.evidence.allowance.precision import precision_named
 from backprop_rules.evidence.at_size import Question, at_size
 from backprop_rules.evidence.systematic import systematic
 from backprop_rules.subject.function import function_of

@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError
-from backprop_rules.evidence.allowance.declared import Declared, Precision, Rounds
+from backprop_rules.evidence.allowance.declared import Declared, Rounds
+from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import unit
 from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
 from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs

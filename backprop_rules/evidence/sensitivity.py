@@ -10,19 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-import backprop_rules
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance import moves
-from backprop_rules.evidence.allowance.declared import (
-    KEPT_NARROW,
-    SUMS_NARROW,
-    Declared,
-    DeclaredOperation,
-    Precision,
-    kept_narrow,
-)
+from backprop_rules.evidence.allowance.declared import KEPT_NARROW, SUMS_NARROW, Declared, kept_narrow
 from backprop_rules.evidence.allowance.mode import FORMULAS
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
+from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, computed_in, unit
 from backprop_rules.evidence.at_size import Run
 from backprop_rules.subject.ambient import inexact
@@ -38,7 +31,7 @@ SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum}
 # A line of somebody's code: the file and its number.
 Line = tuple[str, int]
 # What is not somebody's code: torch's, and this package's.
-OURS = tuple(str(Path(module.__file__).parent) for module in (torch, backprop_rules) if module.__file__)
+OURS = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ with a probability of at most alpha.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.declared import Precision, blocks
+from backprop_rules.evidence.allowance.blocks import blocks
+from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, unit
 from backprop_rules.evidence.at_size import AtSize, Held, Question
 from backprop_rules.evidence.sensitivity import Sensitivities, half_an_ulp
@@ -114,39 +115,58 @@ def systematic(
     every: bool = False,
 ) -> Systematic:
     """Return what is off systematically: of the whole gradients, and of the slices that stand out most, or `every`."""
-    tables = [
-        _Table(leaf, h, g, _roundings(held))
-        for leaf, (h, g) in enumerate(zip(held.gradients, got, strict=True))
-        if h is not None and isinstance(g, Tensor)
-    ]
+    pairs = enumerate(zip(held.gradients, got, strict=True))
+    common = _roundings(held)
+    tables = [_Table(k, h, g, common) for k, (h, g) in pairs if h is not None and isinstance(g, Tensor)]
     questions = sum(table.questions for table in tables)
     if not questions:
         return Systematic({}, None, 0)
     deviations = math.sqrt(2 * math.log(2 * (questions + len(tables) * ELEMENTS) / rate))
-    slopes = {table.leaf: 1 + table.whole for table in tables}
     standing_out = sorted((q for table in tables for q in table.standing_out(deviations, every)), key=_first)
     whole = sum(one.axis is None for _, one, _ in standing_out)
     asked = standing_out[: None if every else whole + ASKED]
     chosen = [(one, answer) for _, one, answer in asked]
     blind = [table for table in tables if table.held.blind > BLIND]
     chosen += [pair for table in blind for pair in table.elements()]
+    answers = Systematic({table.leaf: 1 + table.whole for table in tables}, None, questions)
     if not chosen:
-        return Systematic(slopes, None, questions)
-    seen: dict[int, list[bool]] = {table.leaf: [] for table in blind}
+        return answers
+    left = len(standing_out) - len(asked)
     try:
-        reaches = [Sensitivities(run, declared, held.either) for run in question.runs]
-        for one, answer in chosen:
-            its, h = got[one.leaf].dtype, held.gradients[one.leaf]
-            assert h is not None
-            off = Off(one, answer, max(_reach(r, one, h, its, deviations) for r in reaches))
-            if off.beyond:
-                return Systematic(slopes, off, questions)
-            if one.of is Of.ELEMENT:
-                seen[one.leaf].append(off.reach < abs(float(h.truth[one.element])))
+        found = _asked(question, declared, held, got, chosen, deviations)
     except NotImplementedError as error:
-        return Systematic(slopes, None, questions, len(standing_out), str(error))
-    shares = {leaf: 1 - sum(found) / len(found) for leaf, found in seen.items() if found}
-    return Systematic(slopes, None, questions, len(standing_out) - len(asked), "", shares)
+        return replace(answers, unasked=len(standing_out), why=str(error))
+    off = next((one for one in found if one.beyond), None)
+    return replace(answers, found=off, unasked=left, blind={} if off else _blind(found, held))
+
+
+def _asked(
+    question: Question,
+    declared: Precision,
+    held: AtSize,
+    got: Sequence[Any],
+    chosen: Sequence[tuple[Sum, float]],
+    deviations: float,
+) -> list[Off]:
+    """Return how far right implementations reach in each, up to the first that is beyond that."""
+    reaches, found = [Sensitivities(run, declared, held.either) for run in question.runs], []
+    for one, answer in chosen:
+        its, h = got[one.leaf].dtype, held.gradients[one.leaf]
+        assert h is not None
+        found.append(Off(one, answer, max(_reach(r, one, h, its, deviations) for r in reaches)))
+        if found[-1].beyond:
+            break
+    return found
+
+
+def _blind(found: Sequence[Off], held: AtSize) -> dict[int, float]:
+    """Return the share of the elements asked for themselves at which right implementations reach 0."""
+    reached: dict[int, list[bool]] = {}
+    for off in found:
+        h = held.gradients[off.sum.leaf]
+        if off.sum.of is Of.ELEMENT and h is not None:
+            reached.setdefault(off.sum.leaf, []).append(off.reach >= abs(float(h.truth[off.sum.element])))
+    return {leaf: sum(those) / len(those) for leaf, those in reached.items()}
 
 
 def _first(one: tuple[float, Sum, float]) -> tuple[bool, float]:

@@ -161,7 +161,7 @@ ULPS: dict[str, tuple[float, float, float, float]] = {
 }
 
 # What kernels for float32 take in the place of these: the hardware's own functions (CUDA C++ Programming Guide,
-# appendix Mathematical Functions, table of the intrinsic functions; PTX ISA, div.full, sqrt.approx, rsqrt.approx), and
+# appendix Mathematical Functions, table of the intrinsic functions; PTX ISA, div.full and the approximate roots), and
 # on the CPU Abramowitz & Stegun's 7.1.26 for erf. In ulps, ...
 FAST = {"exp": 2, "exp2": 2, "log": 3, "log2": 3, "log10": 3, "sqrt": 1, "rsqrt": 2, "quotient": 2}
 # ... in ulps for each unit of the argument's size: the argument is multiplied by log2(e) first ...

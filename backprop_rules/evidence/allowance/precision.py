@@ -1,0 +1,183 @@
+"""What an implementation may round, as it is declared, and one operation of it as the formulas see it."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.domain import precision
+from backprop_rules.evidence.allowance import units
+from backprop_rules.evidence.allowance.granules import granule
+from backprop_rules.evidence.allowance.operation import LOST, UP, Operand, Operation, Radius, scalar
+from backprop_rules.evidence.allowance.units import NARROW, unit
+from backprop_rules.subject.ambient import F32, F64, inexact
+
+if TYPE_CHECKING:
+    from backprop_rules.evidence.allowance.declared import Declared
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What an implementation may round.
+
+    `kept` is the dtype of intermediates, None for each one's own, as the reference stores it; `operands` that of the
+    operands of matrix products, None for the intermediates' own. `fast` allows the hardware's approximate functions.
+    """
+
+    name: str
+    kept: torch.dtype | None
+    operands: torch.dtype | None = None
+    fast: bool = True
+
+
+def precision_named(name: str | None, dtype: torch.dtype) -> Precision:
+    """Return a declared precision for primals of a dtype: by name, or the one that its kernels usually have."""
+    if name is None:
+        name = "tensorcore" if dtype in NARROW else "float32"
+    wide = F32 if precision(dtype) < precision(F64) else F64
+    if name == "eager":
+        return Precision(name, None, fast=False)
+    if name == "tensorcore":
+        return Precision(name, wide, dtype if dtype in NARROW else None)
+    return Precision(name, wide, fast=wide is F32)
+
+
+CORRECTLY = 0.5  # ulps, of what is rounded to the nearest number
+
+
+@dataclass(eq=False)
+class DeclaredOperation(Operation):
+    """An operation computed in float64, whose radius is what another implementation of it may round."""
+
+    declared: Precision
+    own: torch.dtype  # the dtype in which the other implementation stores the result
+    mode: "Declared"
+    arguments: tuple[Any, ...] = ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype in which the other implementation stores the result."""
+        if not inexact(self.result):
+            return self.result.dtype  # type: ignore[no-any-return]
+        return self.own.to_complex() if self.result.is_complex() else self.own
+
+    def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
+        """Return an operand, which has been rounded to its dtype when it was stored."""
+        return Operand(x, self.radius(x)) if isinstance(x, Tensor) else scalar(x, dtype or self.dtype)
+
+    def factor(self, x: Tensor, flushed: bool = False) -> Operand:
+        """Return an operand of a matrix product, rounded to the dtype in which products are taken."""
+        found, narrow = self.operand(x), self.declared.operands
+        if narrow is None or x.is_complex():
+            return found
+        used = unit(narrow)
+        if found.radius is None:
+            lost = (x.to(narrow).double() - x.double()).abs()
+            return replace_radius(found, lost if bool(lost.any()) else None)
+        return replace_radius(found, found.radius + (found.grown() * used.u).clamp_min(used.tiny))
+
+    def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1) -> Tensor:
+        """Return the radius: what the other one rounds of its own operands, and what is rounded here in float64."""
+        here = 2.0 ** (precision(units.component(self.unit_dtype)) - precision(F64))
+        own = (1 + factor) * (1 + here) * UP
+        if varies is None:
+            return error * own
+        radius = torch.add(error * own, torch.as_tensor(varies), alpha=(1 + factor * (1 + here)) * UP)
+        return radius + LOST[self.flushes] if self.dtype == F64 else radius
+
+    def ulps(self, name: str) -> float:
+        """Return the largest error that is documented of a function, on any device, approximate ones if allowed."""
+        wide = self.unit_dtype in (torch.float64, torch.complex128)
+        found = max(units.ULPS[name][wide], units.ULPS[name][2 + wide])
+        return max(found, units.FAST.get(name, 0.0)) if self.declared.fast and not wide else found
+
+    def summed(
+        self, varies: Radius, size: Tensor, length: int, underflows: float = 0, narrow: bool = False, divisor: float = 1
+    ) -> Tensor:
+        """Return the radius of a sum, whose length is counted; of a sum that is exact in any order, what is stored."""
+        self.mode.counted(length)
+        if varies is None and self.exact_sum(size, divisor):
+            return self.stored_exactly()
+        return super().summed(varies, size, length, underflows, narrow, divisor)
+
+    def rounded(
+        self, varies: Radius, ulps: float = 0.5, underflows: float | None = None, exact: Tensor | None = None
+    ) -> Tensor:
+        """Return the radius of a result; of what is correctly rounded, and of exact operands, it is known."""
+        if varies is None and ulps == CORRECTLY and self.own != F64 and not self.result.is_complex():
+            return self.stored_exactly()
+        return super().rounded(varies, ulps, underflows, exact)
+
+    def exact_sum(self, size: Tensor, divisor: float = 1) -> bool:
+        """Say whether a sum of exact terms is exact in any order: all multiples of one number, and not many of it.
+
+        A partial sum is a multiple of what divides all terms, and no larger than their sizes together.
+        """
+        if divisor != 2.0 ** round(math.log2(divisor)):
+            return False
+        digits, most = precision(units.component(self.unit_dtype)), float(size.max() if size.numel() else 0) * divisor
+        for few in (True, False):
+            step = granule(self.func.overloadpacket, self.arguments, few)
+            if step is None or not most <= 2.0 ** min(digits + step, 1023):
+                return False
+        return True
+
+    def stored_exactly(self) -> Tensor:
+        """Return what is lost of an exact result when it is stored."""
+        lost = (self.result.to(self.own).to(self.result) - self.result).abs()
+        # Rounded to float32 first, and then once more, it may go to the other neighbour of a number halfway between.
+        return self.up(torch.where(lost > 0, lost + self.size * 2.0**-23, 0.0))  # type: ignore[no-any-return]
+
+    def may_be_either(self, choices: Tensor) -> bool:
+        """Take note of choices, not 0, that may come out otherwise; say whether these count."""
+        self.mode.ambiguous = self.mode.ambiguous or bool(choices.any())
+        return not self.mode.decided
+
+    @property
+    def truncates(self) -> bool:
+        """Whether products are summed by tensor cores, which cut off."""
+        return self.declared.operands is not None or super().truncates
+
+    @property
+    def loses(self) -> float:
+        """What each operand loses is in `factor`."""
+        return 0.0 if self.declared.kept is not None else super().loses
+
+    @property
+    def quotient_ulps(self) -> float:
+        """How far a division may be off."""
+        return units.FAST["quotient"] if self.approximate else 0.5
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the hardware's approximate functions are allowed: they are for float32."""
+        return self.declared.fast and self.unit_dtype == F32
+
+    def besides(self, name: str, a: Tensor) -> Radius:
+        """Return what approximate functions may be off besides their ulps."""
+        if name == "erf" and self.unit_dtype == F32:  # whatever is declared: torch's own for the CPU
+            return self.size * (2 * units.ULPS["erf"][2] * unit(F32).u) + units.FAST_BESIDES["erf"]
+        if not self.approximate:
+            return None
+        found: Radius = units.FAST_BESIDES.get(name)
+        if name in units.FAST_BY_ARGUMENT:
+            ulps = units.FAST_BY_ARGUMENT[name] * a.double().abs()
+            found = torch.where(self.size == 0, 0.0, self.size * (2 * unit(F32).u * ulps))
+        return found
+
+    def stored(self, radius: Tensor) -> Tensor:
+        """Return the radius of what a kernel of several operations stores in its own dtype."""
+        if self.unit_dtype == self.dtype:
+            return radius
+        used = unit(self.dtype)
+        return radius + ((self.size + radius) * used.u).clamp_min(used.tiny)
+
+
+def replace_radius(x: Operand, radius: Radius) -> Operand:
+    """Return the operand with another radius, its size as far as it is known."""
+    found = Operand(x.value, radius)
+    if "size" in x.__dict__:
+        found.__dict__["size"] = x.__dict__["size"]
+    return found
