@@ -96,6 +96,15 @@ class Enclosures(Sequence[Enclosed]):
     """The enclosures of the gradients at a point, by place or by name; of one primal its tensors, of several tuples."""
 
     every: tuple[Enclosed, ...]
+    _asked: "_Asked"
+    _held: AtSize
+
+    def agreement(self, got: Any, y: Any = None, blind: str = "fail") -> Agreement:
+        """Return what comes of gradients, and outputs, held to these enclosures, as `assert_gradients` asserts it."""
+        if blind not in BLIND:
+            raise unknown("answer to blindness", blind, BLIND)
+        gradients, outputs = _matched(got, self._asked, self._held), _matched_outputs(y, self._held)
+        return _compared(self._asked, self._held, gradients, outputs, blind == "allow")
 
     def __getitem__(self, which: Any) -> Any:
         if not isinstance(which, str):
@@ -155,7 +164,7 @@ def enclose(
     asked = _asked(forward, primals, grad_y, params, precision, also)
     held = _answered(asked)
     found = [Enclosed(n, h) for n, h in zip(asked.names, held.gradients, strict=True) if h is not None]
-    return Enclosures(tuple(found))
+    return Enclosures(tuple(found), asked, held)
 
 
 def assert_gradients(
@@ -181,10 +190,8 @@ def assert_gradients(
     __tracebackhide__ = True
     if blind not in BLIND:
         raise unknown("answer to blindness", blind, BLIND)
-    asked = _asked(forward, primals, grad_y, params, precision, also)
-    held = _answered(asked)
-    gradients, outputs = _matched(got, asked, held), _matched_outputs(y, held)
-    agreement = _compared(asked, held, gradients, outputs, blind == "allow")
+    held = enclose(forward, primals, grad_y=grad_y, params=params, precision=precision, also=also)
+    agreement = held.agreement(got, y, blind)
     if not agreement.right:
         raise WrongGradients(agreement)
     return kept(agreement)
@@ -367,8 +374,8 @@ def _compared(
         sums = systematic(asked.question, asked.declared, held, got) if right else nothing
         found = [replace(one, blind=sums.blind.get(asked.names.index(one.name), one.blind)) for one in found]
         shapes = tuple(tuple(x.shape) for x in asked.question.leaves)
-        agreement = Agreement(tuple(found), tuple(made), asked.declared.name, sums, asked.names, shapes, allows_blind)
-        return agreement if right else replace(agreement, lines=_lines(asked, holds, got))
+        find = partial(_lines, asked, holds, got)
+        return Agreement(tuple(found), tuple(made), asked.declared.name, sums, asked.names, shapes, allows_blind, find)
 
 
 def _of(held: Held, got: Tensor) -> Held:

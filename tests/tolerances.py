@@ -18,7 +18,7 @@ import torch
 from real_sizes import KERNELS, WRONG, Kernel, stored
 from torch import Tensor
 
-from backprop_rules.testing import WrongGradients, assert_gradients
+from backprop_rules.testing import WrongGradients, assert_gradients, enclose
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 NARROW = ("bfloat16", "float16")
@@ -96,7 +96,8 @@ def one(name: str, dtype: str) -> dict:
             kernel, primals, grad_y, eager(kernel, primals, grad_y), precision="eager", blind="allow"
         )
         result["eager"] = {"passed": passed, "blind": {c.name: c.blind for c in found.gradients}, "text": str(found)}
-    tried = [(label, answer(kernel, primals, grad_y, wrong, also=kernel.forms, blind="allow")[0])
+    enclosed = enclose(kernel.forward, primals, grad_y=grad_y, also=kernel.forms)
+    tried = [(label, enclosed.agreement(wrong, blind="allow").right)
              for label, wrong in wrong_ones(kernel, made, primals, grad_y)]  # fmt: skip
     return result | {"wrong": len(tried), "missed": [label for label, let_through in tried if let_through]}
 
@@ -144,7 +145,8 @@ def of_public_rules() -> list[str]:
         listed = f"{len(through)}: {', '.join(through)}" if through else "none"
         accused = ["no" if passes(rule, got) else "yes" for got in (own, fused)]
         rows.append(f"| {name} | {accused[0]} | {accused[1]} | {listed} |")
-    through = [label for label, got in wrongs if answer(kernel, primals, grad_y, got, also=kernel.forms)[0]]
+    enclosed = enclose(kernel.forward, primals, grad_y=grad_y, also=kernel.forms)
+    through = [label for label, got in wrongs if enclosed.agreement(got).right]
     ours = [answer(kernel, primals, grad_y, own, precision="eager")[0],
             answer(kernel, primals, grad_y, fused, also=kernel.forms)[0]]  # fmt: skip
     accused = ["no" if passed else "yes" for passed in ours]

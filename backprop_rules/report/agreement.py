@@ -3,8 +3,9 @@
 import linecache
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,18 @@ def compared(k: int, names: Sequence[str], holds: Sequence[Held | None], got: Te
     share = torch.where(held.radius > 0, off / held.radius, torch.where(off > 0, math.inf, 0.0))
     share = torch.where(outside, share.nan_to_num(math.inf), share.nan_to_num(0.0))
     used = float(share.max()) if share.numel() else 0.0
-    words = _words(k, names, holds, got, outside, share) if count else ()
+    words = _words(k, names, holds, got, outside, share, slope) if count else ()
     return Compared(name, used, slope, held.blind, got.numel(), count, words)
 
 
 def _words(
-    k: int, names: Sequence[str], holds: Sequence[Held | None], got: Tensor, outside: Tensor, share: Tensor
+    k: int,
+    names: Sequence[str],
+    holds: Sequence[Held | None],
+    got: Tensor,
+    outside: Tensor,
+    share: Tensor,
+    slope: float,
 ) -> tuple[tuple[str, str], ...]:
     held = holds[k]
     assert held is not None
@@ -78,6 +85,7 @@ def _words(
     said = [
         ("worst", f"{list(worst)}: expected {interval(truth, radius)}, got {value:.6g}; {far}"),
         ("where", where(outside)),
+        ("slope", f"{slope:.6g} over all elements" if math.isfinite(slope) else ""),
         ("likely", likeness(k, holds, names, got, outside) or "not recognised"),
         ("torch", _what_torch_would_say(got, held.truth)),
     ]
@@ -120,7 +128,12 @@ class Agreement:
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     allows_blind: bool = False
-    lines: tuple[tuple[Line, float], ...] = ()
+    find_lines: Callable[[], tuple[tuple[Line, float], ...]] = tuple
+
+    @cached_property
+    def lines(self) -> tuple[tuple[Line, float], ...]:
+        """The lines of the reference that give most of the worst element's allowance, with their shares."""
+        return self.find_lines()
 
     @property
     def blind(self) -> tuple[Compared, ...]:
@@ -181,7 +194,7 @@ def _of_one(one: Compared, agreement: Agreement) -> list[str]:
     elements = f"{one.outside} of {one.elements} elements are farther off than rounding goes"
     head = f"{_what(one, agreement)} is wrong: {elements}."
     said = [head[0].upper() + head[1:], *(f"    {heading:9} {text}" for heading, text in one.words)]
-    if agreement.lines and one is agreement.wrong[0]:
+    if one is agreement.wrong[0] and agreement.lines:
         (file, number), share = agreement.lines[0]
         text = linecache.getline(file, number).strip() or "?"
         said.append(f"    {'allowance':9} {100 * share:.0f} % of it there is by {Path(file).name}:{number}  {text}")
