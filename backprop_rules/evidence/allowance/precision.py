@@ -41,7 +41,7 @@ def precision_named(name: str | None, dtype: torch.dtype) -> Precision:
         return Precision(name, None, fast=False)
     if name == "tensorcore":
         return Precision(name, wide, dtype if dtype in NARROW else None)
-    return Precision(name, wide, fast=wide is F32)
+    return Precision(name if wide is F32 else "float64", wide, fast=wide is F32)
 
 
 CORRECTLY = 0.5  # ulps, of what is rounded to the nearest number

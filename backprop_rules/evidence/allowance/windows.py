@@ -87,7 +87,7 @@ def max_pool_backward(op: Operation, grad: Tensor, a: Tensor, *how: Any) -> Any:
         contested = _contested(g.grown(), a, x.radius, window)
         radius = plus(radius, contested if op.may_be_either(contested) else None)
     roundings = window[0][0] * window[0][-1]  # an element lies in no more windows
-    return op.summed(radius, op.func(g.size, a, *window, indices), roundings)
+    return op.summed(radius, op.func(g.size, a, *window, indices), roundings, narrow=True)  # as torch's own kernel
 
 
 def _contested(size: Any, a: Tensor, radius: Tensor, window: Sequence[Any]) -> Tensor:
