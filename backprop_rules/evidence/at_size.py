@@ -160,6 +160,11 @@ def widened(mode: Declared, tensors: Sequence[Any]) -> list[Any]:
     return wide
 
 
+def _widened_cotangents(question: Question, mode: Declared, live: bool) -> list[Any]:
+    """Return the cotangents in float64; live, so that what is made of them alone is in the graph as well."""
+    return [g.requires_grad_(live) if inexact(g) else g for g in widened(mode, question.grads)]
+
+
 @contextmanager
 def _inside(mode: Declared) -> Iterator[AbstractContextManager[Any]]:
     """Until the end of the block a mode looks on; yield what the user's code is run within."""
@@ -174,7 +179,7 @@ def _inside(mode: Declared) -> Iterator[AbstractContextManager[Any]]:
 
 def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple[Outputs, Gradients]:
     """Return the outputs and torch's gradients in float64, while a mode looks on at every operation."""
-    live, cotangents = widened(mode, question.leaves), widened(mode, question.grads)
+    live, cotangents = widened(mode, question.leaves), _widened_cotangents(question, mode, create_graph)
     asked = [x.requires_grad_() for x in live if inexact(x)]
     with _inside(mode) as within:
         try:
@@ -201,7 +206,7 @@ def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple
 
 def run_form(question: Question, form: Any, mode: Declared, create_graph: bool) -> tuple[Outputs, Gradients]:
     """Return the gradients that another form of the backward gives in float64, while a mode looks on."""
-    live, cotangents = widened(mode, question.leaves), widened(mode, question.grads)
+    live, cotangents = widened(mode, question.leaves), _widened_cotangents(question, mode, create_graph)
     for x in live:
         if inexact(x):
             x.requires_grad_(create_graph)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ class Step:
     result: Any
     own: torch.dtype
     line: Line | None
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far roundings take a sum: at worst, those that have a direction; and the squares of those that have none."""
+
+    worst: float = 0.0
+    squares: float = 0.0
+
+    def beside(self, other: "Reach") -> "Reach":
+        """Return how far both take it."""
+        return Reach(self.worst + other.worst, self.squares + other.squares)
 
 
 class _Summing(DeclaredOperation):
@@ -181,43 +194,42 @@ class Sensitivities:
                 moved[step.line] = moved.get(step.line, 0.0) + float((through.abs() * lost).sum())
         return moved
 
-    def reach(self, leaf: int, coefficients: Tensor, truth: Tensor, dtype: torch.dtype) -> tuple[float, float]:
-        """Return the worst that roundings to float32 do to <coefficients, gradient>, and the squares of the others'."""
-        worst, squares = 0.0, 0.0
+    def reach(self, leaf: int, coefficients: Tensor, truth: Tensor, dtype: torch.dtype) -> Reach:
+        """Return how far roundings take <coefficients, gradient>."""
         if dtype in NARROW:
-            squares += self._together(truth, dtype, coefficients)
+            found = self._together(truth, dtype, coefficients)
         else:
-            worst += float((coefficients.abs() * truth.abs()).sum()) * unit(dtype).u
+            found = Reach(float((coefficients.abs() * truth.abs()).sum()) * unit(dtype).u)
         gradient = self._gradients[leaf]
         if gradient is None or not gradient.requires_grad:
-            return worst, squares
+            return found
         asked = [y for _, _, y in self._made] + [y for y, _ in self._casts]
-        found = torch.autograd.grad(gradient, asked, coefficients, retain_graph=True, allow_unused=True)
-        by_step = _by_step(self._made, found)
+        pushed = torch.autograd.grad(gradient, asked, coefficients, retain_graph=True, allow_unused=True)
+        by_step = _by_step(self._made, pushed)
         for step in self._steps:
             gradients = by_step.get(id(step), [])
             if any(g is not None for g in gradients):
-                one, other = self._of_a_step(step, gradients)
-                worst, squares = worst + one, squares + other
-        for (y, narrow), g in zip(self._casts, found[len(self._made) :], strict=True):
-            squares += 0.0 if g is None else self._together(y, narrow, g)
-        return worst, squares + self._of_operands(by_step)
+                found = found.beside(self._of_a_step(step, gradients))
+        for (y, narrow), g in zip(self._casts, pushed[len(self._made) :], strict=True):
+            found = found if g is None else found.beside(self._together(y, narrow, g))
+        return found.beside(self._of_operands(by_step))
 
-    def _together(self, x: Tensor, dtype: torch.dtype, sensitivity: Tensor) -> float:
+    def _together(self, x: Tensor, dtype: torch.dtype, sensitivity: Tensor) -> Reach:
+        """Return what rounding numbers to a narrow dtype does."""
         key = id(x), dtype
         if key not in self._alike:
             self._alike[key] = Alike(x.detach(), dtype)
-        return self._alike[key].squares(sensitivity)
+        return Reach(self._alike[key].bias(sensitivity), self._alike[key].squares(sensitivity))
 
-    def _of_a_step(self, step: Step, gradients: list[Tensor | None]) -> tuple[float, float]:
-        worst = squares = 0.0
+    def _of_a_step(self, step: Step, gradients: list[Tensor | None]) -> Reach:
+        found = Reach()
         for y, error, g in zip(_parts(step.result), self._error(step), gradients, strict=True):
             if g is None or error is None:
                 continue
-            worst += float((g.abs() * error).sum())
+            found = found.beside(Reach(float((g.abs() * error).sum())))
             if self._declared.kept is None and step.own in NARROW:
-                squares += self._together(y, step.own, g)
-        return worst, squares
+                found = found.beside(self._together(y, step.own, g))
+        return found
 
     def _error(self, step: Step) -> tuple[Tensor | None, ...]:
         if id(step) not in self._errors:
@@ -245,17 +257,18 @@ class Sensitivities:
             error = plus(error, kept_narrow(args, step.own))
         return error
 
-    def _of_operands(self, by_step: dict[int, list[Tensor | None]]) -> float:
-        """Return the squares of what the rounding of the operands of products does, each of which is rounded once."""
+    def _of_operands(self, by_step: dict[int, list[Tensor | None]]) -> Reach:
+        """Return what the rounding of the operands of products does, each of which is rounded once."""
         narrow = self._declared.operands
         if narrow is None:
-            return 0.0
+            return Reach()
         together: dict[int, tuple[Tensor, Tensor]] = {}
         for _, through, x in self._operands(by_step):
             whole = self._flat(x)
             _, sums = together.setdefault(id(whole), (whole, torch.zeros_like(whole)))
             sums.as_strided(x.shape, x.stride(), x.storage_offset()).add_(through)
-        return sum(self._together(values, narrow, sums) for values, sums in together.values())
+        each = (self._together(values, narrow, sums) for values, sums in together.values())
+        return reduce(Reach.beside, each, Reach())
 
     def _flat(self, x: Tensor) -> Tensor:
         """Return all that is stored where an operand lies."""
@@ -309,6 +322,12 @@ class Alike:
         self._pushed = half_an_ulp(x, dtype) * mantissa.sign()
         found, self._which = torch.unique(mantissa.abs().reshape(-1), return_inverse=True)
         self._count = found.numel()
+
+        self._known = x.to(dtype).to(x) - x
+
+    def bias(self, sensitivity: Tensor) -> float:
+        """Return |sum(s (rounded x - x))|: numbers that lie close together, or below the smallest, round one way."""
+        return abs(float((sensitivity * self._known).sum()))
 
     def squares(self, sensitivity: Tensor) -> float:
         """Return sum((s half an ulp)^2), the sensitivities of those that round alike added before."""

@@ -6,8 +6,9 @@ of each gradient, and of each slice along each axis. Both are sums c_e (got_e - 
 number z that an implementation rounds on the way: c_e d got_e / d z, which one more reverse pass gives. What rounds to
 float32 is taken at its worst, and so are choices that may come out either way. What rounds to a narrower dtype is off
 by half an ulp at most, in no direction, and independently of the others but for equal values, which round alike: their
-sensitivities s are added before they are squared. By Hoeffding's inequality (Probability inequalities for sums of
-bounded random variables, 1963) all of these together exceed
+sensitivities s are added before they are squared. Values that lie close together may all round one way, too: by as much
+as rounding those of the truth does, |sum(s (rounded z - z))|, which is added. By Hoeffding's inequality (Probability
+inequalities for sums of bounded random variables, 1963) all of these together exceed
 
     sqrt(2 log(2 / alpha) sum((s half an ulp)^2))
 
@@ -177,8 +178,8 @@ def _first(one: tuple[float, Sum, float]) -> tuple[bool, float]:
 
 def _reach(reaches: Sensitivities, one: Sum, held: Held, dtype: torch.dtype, deviations: float) -> float:
     """Return how far right implementations of one algebraic form reach by rounding."""
-    worst, squares = reaches.reach(one.leaf, one.coefficients(held.truth), held.truth, dtype)
-    return worst + deviations * math.sqrt(squares)
+    found = reaches.reach(one.leaf, one.coefficients(held.truth), held.truth, dtype)
+    return found.worst + deviations * math.sqrt(found.squares)
 
 
 def _roundings(held: AtSize) -> float:

@@ -68,7 +68,7 @@ class Declared(RunningError):
     def _operation(self, func: Any, result: Any, args: Any) -> Operation:
         own = self._promoted(args)
         own = computed_in(own) if self._in_kernel else own
-        for y in tensors_in((result,)):
+        for y in tensors_in((result,)) if not func.is_view else ():
             self.tag(y, own)
         own = self.declared.kept or own
         narrow = self._sums_in if func.overloadpacket == aten.sum else None

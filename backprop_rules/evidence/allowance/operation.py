@@ -179,7 +179,7 @@ class Operation:
         """Take note of choices, not 0, that may come out otherwise in another evaluation; say whether these count."""
         return True
 
-    def exact_sum(self, size: Tensor, divisor: float = 1) -> bool:
+    def exact_sum(self, size: Tensor, divisor: float = 1, narrow: bool = False) -> bool:
         """Say whether a sum of exact terms, of these sizes together, is exact in any order."""
         return False
 

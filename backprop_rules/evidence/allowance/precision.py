@@ -98,7 +98,7 @@ class DeclaredOperation(Operation):
     ) -> Tensor:
         """Return the radius of a sum, whose length is counted; of a sum that is exact in any order, what is stored."""
         self.mode.counted(length)
-        if varies is None and self.exact_sum(size, divisor):
+        if varies is None and self.exact_sum(size, divisor, narrow):
             return self.stored_exactly()
         return super().summed(varies, size, length, underflows, narrow, divisor)
 
@@ -110,14 +110,15 @@ class DeclaredOperation(Operation):
             return self.stored_exactly()
         return super().rounded(varies, ulps, underflows, exact)
 
-    def exact_sum(self, size: Tensor, divisor: float = 1) -> bool:
+    def exact_sum(self, size: Tensor, divisor: float = 1, narrow: bool = False) -> bool:
         """Say whether a sum of exact terms is exact in any order: all multiples of one number, and not many of it.
 
         A partial sum is a multiple of what divides all terms, and no larger than their sizes together.
         """
         if divisor != 2.0 ** round(math.log2(divisor)):
             return False
-        digits, most = precision(units.component(self.unit_dtype)), float(size.max() if size.numel() else 0) * divisor
+        kept = self.accumulator(narrow)
+        digits, most = precision(units.component(kept)), float(size.max() if size.numel() else 0) * divisor
         for few in (True, False):
             step = granule(self.func.overloadpacket, self.arguments, few)
             if step is None or not most <= 2.0 ** min(digits + step, 1023):

@@ -87,7 +87,7 @@ def _added(op: Operation, a: Tensor, index: Any, source: Any, add: Callable[[Any
     varies = None
     if x.radius is not None or y.radius is not None:
         varies = add(zeros if x.radius is None else x.radius, 0.0 if y.radius is None else y.radius)
-    elif op.exact_sum(add(x.size, y.size)):
+    elif op.exact_sum(add(x.size, y.size), narrow=narrow):
         return op.stored_exactly()
     counts = add(zeros, 1.0)
     kept = op.accumulator(narrow)
