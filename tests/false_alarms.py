@@ -94,8 +94,8 @@ def right_attention(q: Tensor, k: Tensor, v: Tensor, g: Tensor, numbers: torch.G
 KINDS = ("ordinary", "one sign", "constant cotangent", "repeated rows", "mean loss")
 
 
-def trial(k: int) -> tuple[str, bool]:
-    """Return the kind of a trial, and whether a right implementation was called off."""
+def trial(k: int, factor: float = 1.0) -> tuple[str, bool]:
+    """Return the kind of a trial, and whether an implementation, right but for a factor, was called off."""
     numbers = torch.Generator().manual_seed(k)
     truncates = bool(k % 2)
     if k % 3:
@@ -108,6 +108,7 @@ def trial(k: int) -> tuple[str, bool]:
         keys = keys[:1].repeat(16, 1) if kind == "equal keys" else keys
         primals = [q, keys, v]
         forward, got = of_attention, right_attention(*primals, g, numbers, truncates)
+    got = tuple((t.float() * factor).to(BF16) for t in got)
     structure = torch.utils._pytree.tree_flatten(tuple(primals))[1]
     question = Question(function_of(forward, structure, {}), tuple(primals), (g,))
     declared = precision_named(None, BF16)

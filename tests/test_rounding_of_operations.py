@@ -155,6 +155,14 @@ CASES = {
     "norm 1": (lambda a: torch.linalg.vector_norm(a, 1, -1), lambda a: abs(a).sum(-1), 1, ANY),
     "norm 2": (lambda a: torch.linalg.vector_norm(a, 2, -1), lambda a: root((abs(a) ** 2).sum(-1)), 1, ANY),
     "norm inf": (lambda a: torch.linalg.vector_norm(a, math.inf, -1), lambda a: rows(max)(abs(a)), 1, REAL_ONLY),
+    "conv": (
+        lambda a, b: functional.conv1d(a.unsqueeze(1), b[:1, :2].unsqueeze(1)).squeeze(1),
+        lambda a, b: sum(
+            a[:, j : a.shape[1] + 1 - min(2, a.shape[1]) + j] * b[0, j] for j in range(min(2, a.shape[1]))
+        ),
+        2,
+        REAL_ONLY,
+    ),
     "softmax": (lambda a: a.softmax(-1), softmax, 1, REAL_ONLY),
     "log_softmax": (lambda a: a.log_softmax(-1), lambda a: log(softmax(a)), 1, REAL_ONLY),
     "logsumexp": (lambda a: a.logsumexp(-1), lambda a: log(exp(a).sum(-1)), 1, REAL_ONLY),

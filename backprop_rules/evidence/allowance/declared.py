@@ -25,8 +25,9 @@ from backprop_rules.subject.ambient import F64, inexact, tensors_in
 aten = torch.ops.aten
 
 # What torch's own kernels for the CPU keep in a narrow dtype on the way, where others keep float32: the sum of the
-# exponentials and its logarithm, and the sums of the weight's and the bias's gradient.
-KEPT_NARROW, SUMS_NARROW = (aten._log_softmax,), (aten.native_layer_norm_backward,)
+# exponentials and its logarithm; the sums of the weight's and the bias's gradient, and those of overlapping windows.
+KEPT_NARROW = (aten._log_softmax,)
+SUMS_NARROW = (aten.native_layer_norm_backward, aten.max_pool2d_with_indices_backward)
 
 
 class Rounds(NotImplementedError):
