@@ -3,8 +3,8 @@
     python tests/campaign_at_size.py --points 10000         # about an hour on one core
 
 Each point draws a kernel, its sizes, a dtype, how large its numbers are, and whether a fused backward is asked or
-torch's own op by op. Printed is the largest share of an allowance that an element used, by kernel and dtype, and who was
-called off.
+torch's own op by op. Printed is the largest share of an allowance that an element used, by kernel and dtype, and who
+was called off.
 """
 
 import argparse
