@@ -71,35 +71,45 @@ def wrong_ones(kernel: Kernel, made, primals, grad_y) -> Iterator[tuple[str, tup
         yield "eps", stored(kernel.eps(grad_y, *primals), primals)
 
 
-def one(name: str, dtype: str) -> dict:
-    """Measure one kernel in one dtype, in this process."""
-    kernel = next(k for k in KERNELS if k.name == name)
-    primals = kernel.primals(DTYPES[dtype], large=True)
-    grad_y = kernel.cotangent(primals)
+def times(kernel: Kernel, primals, grad_y) -> dict:
+    """Measure time and memory of the right one beside the function's own forward and backward."""
     base = peak()
     taken, _ = timed(lambda: own_run(kernel, primals, grad_y), 3)
     memory = max(1.0, peak() - base)
+    got = stored(kernel.fused(grad_y, *primals), primals)
+    ours, _ = timed(lambda: answer(kernel, primals, grad_y, got, also=kernel.forms), 3)
+    return {"time": ours / taken, "own": taken, "memory": max(1.0, peak() - base) / memory}
+
+
+def answers(kernel: Kernel, primals, grad_y) -> dict:
+    """Ask the right one, torch's own op by op, and the wrong ones."""
     made = kernel.fused(grad_y, *primals)
-    got = stored(made, primals)
-    ours, (passed, found) = timed(lambda: answer(kernel, primals, grad_y, got, also=kernel.forms), 3)
+    passed, found = answer(kernel, primals, grad_y, stored(made, primals), also=kernel.forms)
     result = {
-        "time": ours / taken,
-        "own": taken,
-        "memory": max(1.0, peak() - base) / memory,
         "passed": passed,
         "used": max(c.used for c in found.gradients),
         "blind": {c.name: c.blind for c in found.gradients},
         "text": "" if passed else str(found),
     }
-    if dtype in NARROW:
+    if primals[0].dtype != torch.float32:
         passed, found = answer(
             kernel, primals, grad_y, eager(kernel, primals, grad_y), precision="eager", blind="allow"
         )
         result["eager"] = {"passed": passed, "blind": {c.name: c.blind for c in found.gradients}, "text": str(found)}
     enclosed = enclose(kernel.forward, primals, grad_y=grad_y, also=kernel.forms)
-    tried = [(label, enclosed.agreement(wrong, blind="allow").right)
-             for label, wrong in wrong_ones(kernel, made, primals, grad_y)]  # fmt: skip
+    wrongs = wrong_ones(kernel, made, primals, grad_y)
+    tried = [(label, enclosed.agreement(wrong, blind="allow").right) for label, wrong in wrongs]
     return result | {"wrong": len(tried), "missed": [label for label, let_through in tried if let_through]}
+
+
+PARTS = {"times": times, "answers": answers}
+
+
+def one(name: str, dtype: str, part: str) -> dict:
+    """Measure one part of one kernel in one dtype, in this process."""
+    kernel = next(k for k in KERNELS if k.name == name)
+    primals = kernel.primals(DTYPES[dtype], large=True)
+    return PARTS[part](kernel, primals, kernel.cotangent(primals))
 
 
 # ------------------------------------------------------------------ tolerances of public projects
@@ -190,36 +200,39 @@ def summary(found: dict[tuple[str, str], dict]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", help="these kernels")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--write", type=Path, help="the page whose tables are replaced")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=PARTS, nargs="*", default=list(PARTS), help="what is measured now")
+    parser.add_argument("--results", type=Path, default=Path(".tolerances.json"), help="where results are kept")
+    parser.add_argument("--write", type=Path, help="the page whose tables are replaced by what was measured")
     asked = parser.parse_args()
     if asked.one:
         print(json.dumps(one(*asked.one)))
         return
-    found = {}
-    for kernel in KERNELS:
-        for dtype in DTYPES if not asked.only or kernel.name in asked.only else ():
-            line = [sys.executable, __file__, "--one", kernel.name, dtype]
-            made = subprocess.run(line, capture_output=True, text=True, check=False)
-            if made.returncode:
-                sys.exit(made.stderr)
-            found[kernel.name, dtype] = json.loads(made.stdout)
-            print(*list(table({(kernel.name, dtype): found[kernel.name, dtype]}))[2:], sep="\n", flush=True)
-            for text in (found[kernel.name, dtype]["text"], found[kernel.name, dtype].get("eager", {}).get("text", "")):
-                if text and "Right" not in text:
-                    print(text)
-    print(*summary(found), sep="\n")
-    if not asked.only:
-        rules = of_public_rules()
-        print(*rules, sep="\n")
-        if asked.write:
-            parts = {"rules": rules, "kernels": [*table(found), "", *summary(found)]}
-            text = asked.write.read_text(encoding="utf-8")
-            for part, lines in parts.items():
-                head, _, rest = text.partition(f"<!-- {part} -->\n")
-                _, _, tail = rest.partition(f"<!-- end of {part} -->\n")
-                text = f"{head}<!-- {part} -->\n" + "\n".join(lines) + f"\n<!-- end of {part} -->\n{tail}"
-            asked.write.write_text(text, encoding="utf-8")
+    kept = json.loads(asked.results.read_text()) if asked.results.is_file() else {}
+    for part in asked.part:
+        for kernel in KERNELS:
+            for dtype in DTYPES if not asked.only or kernel.name in asked.only else ():
+                line = [sys.executable, __file__, "--one", kernel.name, dtype, part]
+                made = subprocess.run(line, capture_output=True, text=True, check=False)
+                if made.returncode:
+                    sys.exit(made.stderr)
+                found = json.loads(made.stdout)
+                kept.setdefault(f"{kernel.name}, {dtype}", {}).update(found)
+                asked.results.write_text(json.dumps(kept, indent=1))
+                print(kernel.name, dtype, found, flush=True)
+    if asked.write:
+        found = {tuple(key.split(", ")): value for key, value in kept.items()}
+        write(asked.write, {"rules": of_public_rules(), "kernels": [*table(found), "", *summary(found)]})
+
+
+def write(page: Path, parts: dict[str, list[str]]) -> None:
+    """Replace the tables of a page."""
+    text = page.read_text(encoding="utf-8")
+    for part, lines in parts.items():
+        head, _, rest = text.partition(f"<!-- {part} -->\n")
+        _, _, tail = rest.partition(f"<!-- end of {part} -->\n")
+        text = f"{head}<!-- {part} -->\n" + "\n".join(lines) + f"\n<!-- end of {part} -->\n{tail}"
+    page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
