@@ -174,3 +174,47 @@ def test_an_autograd_function_can_be_marked(pytester, run):
         """
     )
     run().assert_outcomes(passed=1)
+
+
+HELD = """
+import torch
+from backprop_rules.testing import assert_gradients
+
+def test_a_product():
+    x, w, g = (torch.linspace(-1, 1, n).reshape(shape) for n, shape in ((12, (3, 4)), (8, (4, 2)), (6, (3, 2))))
+    off = FACTOR
+    assert_gradients((g @ w.T * off, x.T @ g), forward=lambda x, w: x @ w, primals=(x, w), grad_y=g)
+"""
+
+
+def test_accuracies_are_kept_and_shown_where_they_got_worse(pytester, run):
+    pytester.makepyfile(HELD.replace("FACTOR", "1.0"))
+    first = run("--backprop-accuracy-save", "before.json", "--junitxml", "report.xml")
+    first.assert_outcomes(passed=1)
+    (name, other) = sorted(json.loads((pytester.path / "before.json").read_text()))
+    assert name.endswith("::test_a_product w") and other.endswith("::test_a_product x")
+    properties = {p.get("name") for p in ET.parse(pytester.path / "report.xml").iter("property")}
+    assert {"gradient of w", "gradient of x"} <= properties
+    pytester.makepyfile(HELD.replace("FACTOR", "(1 + 2**-23)"))
+    second = run("--backprop-accuracy-compare", "before.json")
+    second.assert_outcomes(passed=1)
+    second.stdout.fnmatch_lines(
+        [
+            "*accuracy of gradients*",
+            "*::test_a_product x: * % of its allowance, * % before",
+            "1 less accurate than before, 1 as accurate or more, of 2",
+        ]
+    )
+
+
+def test_a_file_of_accuracies_that_is_none_is_refused(pytester, run):
+    pytester.makepyfile(HELD.replace("FACTOR", "1.0"))
+    (pytester.path / "before.json").write_text("[]")
+    for words, said in (
+        (("--backprop-accuracy-compare", "before.json"), "before.json was not written by --backprop-accuracy-save"),
+        (("--backprop-accuracy-compare", "none.json"), "none.json cannot be read"),
+        (("--backprop-accuracy-save", "nowhere/file.json"), "there is no folder"),
+    ):
+        result = run(*words)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"*{said}*"])
