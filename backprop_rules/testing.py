@@ -4,6 +4,7 @@ from backprop_rules.testing import assert_gradients
 assert_gradients((dq, dk, dv), forward=reference, primals=(q, k, v), grad_y=g)
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.checking import leaving_alone
+from backprop_rules.domain import REAL
+from backprop_rules.domain import precision as digits
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.allowance.precision import Precision, precision_named
 from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size, rounds
@@ -221,7 +224,8 @@ def exact_inputs(
     """
     numbers, density, why = numbers_from(seed), 1.0, ""
     asked = _asked(forward, primals, _ones_like_outputs(forward, primals, params), params, precision, ())
-    leaves, most = asked.question.leaves, max(x.numel() for x in asked.question.leaves)
+    leaves = asked.question.leaves
+    most = max(1, *(x.numel() for x in leaves))
     while density * most >= 1:
         made = tuple(sparse_like(x, density, numbers) for x in leaves)
         grads = tuple(None if g is None else sparse_like(g, density, numbers) for g in asked.question.grads)
@@ -281,7 +285,7 @@ def _asked(
         raise InputError("no primal is of a floating-point dtype: there is no gradient.")
     function = function_of(forward, structure, params or {})
     narrowest = min((x.dtype for x in floats), key=lambda dtype: torch.finfo(dtype).bits)
-    forms = (also,) if callable(also) else tuple(also)
+    forms = (also,) if callable(also) else tuple(also or ())
     question = Question(function, tuple(x.detach() for x in leaves), _cotangents(grad_y, function, leaves), forms)
     return _Asked(question, leaf_names(forward, primals), precision_named(precision, narrowest))
 
@@ -290,9 +294,17 @@ def _cotangents(grad_y: Any, function: Any, leaves: Sequence[Any]) -> Cotangents
     """Return the cotangents, 1 of a number if none is given."""
     if grad_y is not None:
         given = grad_y if isinstance(grad_y, tuple | list) else (grad_y,)
+        for g in given:
+            if g is not None and not inexact(g):
+                raise InputError(f"grad_y is a tensor of the output's shape, or a tuple of them; got {g!r}.")
+        if all(g is None for g in given):
+            raise InputError("grad_y is None for every output: there is no gradient.")
         return tuple(g.detach() if isinstance(g, Tensor) else g for g in given)
     with leaving_alone(function.module):
-        y = function.y([x.detach() for x in leaves], None)
+        try:
+            y = function.y([x.detach() for x in leaves], None)
+        except NoPoint as error:
+            raise InputError(f"{error}.") from error
     if len(y) != 1 or y[0].numel() != 1:
         shapes = ", ".join(str(tuple(out.shape)) for out in y)
         raise InputError(f"grad_y is missing: forward returns {shapes}, and only of one number it is 1 by itself.")
@@ -309,7 +321,8 @@ def _told(job: Callable[[], Answer], question: Question) -> Answer:
         try:
             return job()
         except NoPoint as error:
-            raise InputError(f"{error}; the reference must run in float64 at these primals.") from error
+            hint = "; the reference must run in float64 at these primals" * str(error).startswith("forward raises")
+            raise InputError(f"{error}{hint}.") from error
         except NotImplementedError as error:
             raise InputError(
                 f"how far an implementation may round is not known: {error}. Write the reference with other operations "
@@ -319,7 +332,9 @@ def _told(job: Callable[[], Answer], question: Question) -> Answer:
 
 def _matched(got: Any, asked: _Asked, held: AtSize) -> list[Tensor | None]:
     """Return a gradient for each primal; None for one without, where forward has none either."""
-    several = list(got) if isinstance(got, tuple | list) else [got]
+    several = _pytree.tree_flatten(got, is_leaf=lambda x: x is None)[0]
+    if all(h is None for h in held.gradients):
+        raise InputError("no primal has a gradient by forward: something cuts it off, such as detach, data or no_grad.")
     floats = [k for k, x in enumerate(asked.question.leaves) if inexact(x)]
     if len(several) == len(floats) < len(asked.names):
         placed: list[Any] = [None] * len(asked.names)
@@ -332,11 +347,19 @@ def _matched(got: Any, asked: _Asked, held: AtSize) -> list[Tensor | None]:
             f"Give one for each, None for what has no gradient."
         )
     for name, h, g in zip(asked.names, held.gradients, several, strict=True):
-        if h is None and isinstance(g, Tensor) and bool((g != 0).any()):
+        if h is None and isinstance(g, Tensor) and inexact(g) and bool((g != 0).any()):
             raise InputError(f"{name} has no gradient by forward, and one was given that is not 0.")
         if h is not None:
-            _fitting(name, g, h)
+            _narrower(name, _fitting(name, g, h), h)
     return [None if h is None else g for h, g in zip(held.gradients, several, strict=True)]
+
+
+def _narrower(name: str, got: Tensor, held: Held) -> None:
+    if digits(got.dtype) < digits(held.dtype):
+        raise InputError(
+            f"the gradient of {name} has dtype {got.dtype}, and its primal {held.dtype}, which has more digits. If "
+            f"that is meant, cast the primal."
+        )
 
 
 def _fitting(name: str, got: Any, held: Held) -> Tensor:
@@ -346,8 +369,10 @@ def _fitting(name: str, got: Any, held: Held) -> Tensor:
         raise InputError(
             f"the gradient of {name} has the shape {tuple(got.shape)}, and the right one {tuple(held.truth.shape)}."
         )
-    if not got.is_floating_point():
+    if got.dtype not in REAL:
         raise InputError(f"the gradient of {name} has dtype {got.dtype}, and its primal {held.dtype}.")
+    if got.layout != torch.strided or got.is_meta:
+        raise InputError(f"the gradient of {name} has no dense numbers to compare: give it by to_dense(), on a device.")
     return got.detach()
 
 
@@ -355,6 +380,7 @@ def _matched_outputs(y: Any, held: AtSize) -> list[Tensor]:
     if y is None:
         return []
     several = list(y) if isinstance(y, tuple | list) else [y]
+    several = [out for out in several if not isinstance(out, Tensor) or out.is_floating_point()]
     if len(several) != len(held.y):
         raise InputError(f"{len(several)} outputs were given, and forward returns {len(held.y)}.")
     return [_fitting("y", out, h) for out, h in zip(several, held.y, strict=True)]
@@ -394,5 +420,9 @@ def _lines(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | N
         except NotImplementedError:
             return ()
         total = sum(moved.values())
-        return tuple(sorted(((line, m / total) for line, m in moved.items()), key=lambda x: -x[1])) if total else ()
+        return (
+            tuple(sorted(((line, m / total) for line, m in moved.items()), key=lambda x: -x[1]))
+            if 0 < total < math.inf
+            else ()
+        )
     return ()

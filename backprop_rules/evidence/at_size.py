@@ -30,10 +30,22 @@ class Held:
     radius: Tensor
     dtype: torch.dtype
 
+    @cached_property
+    def said(self) -> Tensor:
+        """A mask of the elements of which it says something: truth and radius are finite."""
+        return self.truth.isfinite() & self.radius.isfinite()
+
     def contains(self, got: Tensor) -> Tensor:
-        """Return a mask of the elements of a tensor of this shape that lie inside; NaN lies inside NaN."""
-        off = (got.to(self.truth) - self.truth).abs()
-        return (off <= self.radius) | (got == self.truth) | (got.isnan() & self.truth.isnan()) | self.radius.isinf()
+        """Return a mask of the elements of a tensor of this shape that lie inside.
+
+        Where the truth is NaN anything does, where the radius is infinite what is finite; and where the truth reaches
+        the end of the dtype, infinity of its sign.
+        """
+        got = got.to(self.truth)
+        inside = ((got - self.truth).abs() <= self.radius) & got.isfinite() | (got == self.truth) | self.truth.isnan()
+        most = torch.finfo(self.dtype).max
+        overflows = got.isinf() & (got.sign() == self.truth.sign()) & (self.truth.abs() + self.radius >= most)
+        return inside | overflows
 
     def joined(self, other: "Held") -> "Held":
         """Return what holds this and the same in another algebraic form."""
@@ -45,14 +57,16 @@ class Held:
         used = unit(dtype)
         lost = ((self.truth.abs() + self.radius) * used.u).clamp_min(used.tiny)
         exact = (self.truth.to(dtype).to(self.truth) - self.truth).abs()
-        return Held(self.truth, self.radius + torch.where(self.radius == 0, exact, lost), dtype)
+        known = (self.radius == 0) & exact.isfinite()  # what overflows is seen by the truth's size
+        radius = self.radius + torch.where(known, exact, lost)
+        return Held(self.truth, torch.where(self.truth.isinf(), 0.0, radius), dtype)
 
     @cached_property
     def blind(self) -> float:
         """The share of elements whose enclosure holds 0, of those whose is not {0}: 0 would have passed as well."""
         known = (self.truth != 0) | (self.radius != 0)
-        total = int(known.sum())
-        return float((known & (self.truth.abs() <= self.radius)).sum()) / total if total else 0.0
+        total, unseen = int(known.sum()), (self.truth.abs() <= self.radius) | self.truth.isnan()
+        return float((known & unseen).sum()) / total if total else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +151,8 @@ def _same(form: Any, one: AtSize, other: AtSize, declared: Precision) -> None:
     kept = min((declared.kept or F32, F32), key=precision)
     smaller = 2.0 ** (precision(kept) - precision(F64))
     for a, b in zip(one.gradients, other.gradients, strict=True):
+        if a is not None and b is None:
+            raise InputError(f"also: {getattr(form, '__name__', form)} gives None where the reference has a gradient.")
         if a is None or b is None:
             continue
         apart = (a.truth - b.truth).abs()
@@ -220,6 +236,14 @@ def run_form(question: Question, form: Any, mode: Declared, create_graph: bool) 
         except Exception as error:
             raise NoPoint(f"also raises {type(error).__name__}: {error}") from error
     gradients = list(found) if isinstance(found, tuple | list) else [found]
+    floats = [k for k, x in enumerate(live) if inexact(x)]
+    if len(gradients) == len(floats) < len(live):
+        given = iter(gradients)
+        gradients = [next(given) if k in floats else None for k in range(len(live))]
     if len(gradients) != len(live):
-        raise NoPoint(f"also returns {len(gradients)} gradients, and there are {len(live)} primals")
+        raise InputError(f"also returns {len(gradients)} gradients, and there are {len(live)} primals.")
+    for g, x in zip(gradients, live, strict=True):
+        if g is not None and (not inexact(g) or g.shape != x.shape):
+            what = f"a tensor of shape {tuple(g.shape)}" if isinstance(g, Tensor) else type(g).__name__
+            raise InputError(f"also returns {what} for a primal of shape {tuple(x.shape)}.")
     return (), tuple(gradients)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from backprop_rules.domain import precision
+from backprop_rules.evidence import at_size
 from backprop_rules.evidence.allowance import moves
 from backprop_rules.evidence.allowance.declared import KEPT_NARROW, SUMS_NARROW, Declared, kept_narrow
 from backprop_rules.evidence.allowance.mode import FORMULAS
@@ -19,6 +20,7 @@ from backprop_rules.evidence.allowance.operation import Operand, as_computed, pl
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, computed_in, unit
 from backprop_rules.evidence.at_size import Run
+from backprop_rules.subject import function
 from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.function import NoPoint
 
@@ -33,6 +35,8 @@ SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum}
 Line = tuple[str, int]
 # What is not somebody's code: torch's, and this package's.
 OURS = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
+# What calls somebody's code.
+CALLERS = inspect.getsourcefile(function), inspect.getsourcefile(at_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +104,7 @@ class _Recorded(Declared):
             return self._lines.get(node._sequence_nr())
         frame = inspect.currentframe()
         while frame is not None and frame.f_code.co_filename.startswith((*OURS, "<frozen")):
-            frame = frame.f_back
+            frame = None if frame.f_code.co_filename in CALLERS else frame.f_back  # below these it is nobody's forward
         line = None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
         self._lines[torch.autograd._get_sequence_nr() - 1] = line
         return line

@@ -69,7 +69,7 @@ class Sum:
 
     def coefficients(self, truth: Tensor) -> Tensor:
         """Return the c for which the answer is <c, got - truth>."""
-        c, t = torch.zeros_like(truth), self.part(truth)
+        c, t = torch.zeros_like(truth), self.part(truth.nan_to_num(0.0, 0.0, 0.0))
         if self.of is Of.ELEMENT:
             c[self.element] = 1.0
         else:
@@ -196,9 +196,10 @@ class _Table:
     got: Tensor
     common: float
 
-    @property
+    @cached_property
     def truth(self) -> Tensor:
-        return self.held.truth
+        """The truth, 0 where nothing is said of an element."""
+        return torch.where(self.held.said, self.held.truth, 0.0)
 
     @property
     def axes(self) -> list[int | None]:
@@ -213,7 +214,7 @@ class _Table:
 
     @cached_property
     def off(self) -> Tensor:
-        return self.got.to(self.truth) - self.truth
+        return torch.where(self.held.said, self.got.to(self.truth) - self.truth, 0.0)
 
     @cached_property
     def sums(self) -> dict[int | None, Tensor]:
@@ -230,7 +231,7 @@ class _Table:
 
     def _terms(self, block: tuple[slice, ...]) -> Tensor:
         """Return t^2, t (got - t), got - t, (t half an ulp)^2, (half an ulp)^2, |t|, |t| radius, and 1."""
-        t, off, radius = self.truth[block], self.off[block], self.held.radius[block]
+        t, off, radius = self.truth[block], self.off[block], self.held.radius[block].nan_to_num(0.0, 0.0, 0.0)
         half, size = half_an_ulp(t, self.got.dtype), t.abs()
         return torch.stack(
             [t * t, t * off, off, (t * half).square(), half.square(), size, size * radius, torch.ones_like(t)]

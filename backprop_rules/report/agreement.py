@@ -43,6 +43,7 @@ class Compared:
     blind: float
     elements: int
     outside: int = 0
+    unjudged: int = 0  # elements of which the reference itself is NaN
     words: tuple[tuple[str, str], ...] = ()  # of what is outside: a heading, and what is said under it
 
     @property
@@ -57,13 +58,16 @@ def compared(k: int, names: Sequence[str], holds: Sequence[Held | None], got: Te
     assert held is not None
     off = (got.to(held.truth) - held.truth).abs()
     outside = ~held.contains(got)
-    count, squares = int(outside.sum()), float((held.truth * held.truth).sum())
-    slope = float((got.to(held.truth) * held.truth).sum()) / squares if squares else math.nan
+    count, said = int(outside.sum()), held.said & got.isfinite()
+    truth = torch.where(said, held.truth, 0.0)
+    squares = float((truth * truth).sum())
+    slope = float((torch.where(said, got.to(truth), 0.0) * truth).sum()) / squares if squares else math.nan
     share = torch.where(held.radius > 0, off / held.radius, torch.where(off > 0, math.inf, 0.0))
-    share = torch.where(outside, share.nan_to_num(math.inf), share.nan_to_num(0.0))
+    share = torch.where(outside & ~(share > 1), math.inf, share.nan_to_num(0.0))
+    share = torch.where(outside, share, share.clamp_max(1.0))
     used = float(share.max()) if share.numel() else 0.0
     words = _words(k, names, holds, got, outside, share, slope) if count else ()
-    return Compared(name, used, slope, held.blind, got.numel(), count, words)
+    return Compared(name, used, slope, held.blind, got.numel(), count, int(held.truth.isnan().sum()), words)
 
 
 def _words(
@@ -82,6 +86,7 @@ def _words(
     ulp = max(2.0 ** (math.frexp(truth)[1] - 1) * torch.finfo(got.dtype).eps, torch.finfo(got.dtype).smallest_normal)
     away = abs(value - truth)
     far = f"{away / radius:.3g} times the allowance, {away / ulp:.3g} ulps" if radius else "where nothing rounds"
+    far = far if math.isfinite(away) else "which is not finite" if math.isfinite(truth) else "where it is infinite"
     said = [
         ("worst", f"{list(worst)}: expected {interval(truth, radius)}, got {value:.6g}; {far}"),
         ("where", where(outside)),
@@ -100,6 +105,8 @@ def worst_of(share: Tensor) -> tuple[int, ...]:
 
 def interval(truth: float, radius: float) -> str:
     """Return an interval with as many digits as tell its ends apart."""
+    if math.isinf(truth):
+        return str(truth)
     if not radius or not math.isfinite(radius):
         return f"{truth:.6g}" if not radius else "anything"
     places = max(0, 1 - math.floor(math.log10(radius)) + math.floor(math.log10(max(abs(truth), radius))))
@@ -234,7 +241,13 @@ def _of_blindness(one: Compared, precision: str) -> str:
 def _table(agreement: Agreement) -> str:
     rows = [f"{'':12} {'used':>8} {'slope - 1':>10} {'blind':>6}"]
     for one in (*agreement.gradients, *agreement.outputs):
-        rows.append(f"{one.name:12} {100 * one.used:6.1f} % {one.slope - 1:10.1e} {100 * one.blind:4.0f} %")
+        slope = "-" if math.isnan(one.slope) else f"{one.slope - 1:.1e}"
+        rows.append(f"{one.name:12} {100 * one.used:6.1f} % {slope:>10} {100 * one.blind:4.0f} %")
+    for one in (*agreement.gradients, *agreement.outputs):
+        if one.unjudged:
+            rows.append(
+                f"{one.unjudged} of {one.elements} elements of {one.name} are NaN in the reference: not judged."
+            )
     rows.append(f"Right, as {agreement.precision}: {PRECISION_WORDS[agreement.precision]}")
     return "\n".join(rows)
 

@@ -73,6 +73,8 @@ def _by_a_factor(own: Held, off: Tensor, truth: Tensor, outside: Tensor) -> str:
     factor = float((off.to(truth) * truth).sum()) / squares
     if not bool(((off.to(truth) - factor * truth).abs() <= radius * max(1.0, abs(factor))).all()):
         return ""
+    if f"{factor:.4g}" == "1":
+        return ""
     uncertain = float((truth.abs() * radius).sum()) / squares
     known = dict(FACTORS)
     for n in sorted({*own.truth.shape, own.truth.numel()} - {1, 2}):

@@ -1,7 +1,7 @@
 """An operation block by block: what is separate in its leading dimensions is found in the processor's cache."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,15 @@ BLOCK = 1 << 16
 ALONG = {aten._softmax: 1, aten._log_softmax: 1, aten._softmax_backward_data: 2, aten._log_softmax_backward_data: 2}
 # What is separate in all dimensions but the last ones, of a shape that is named by the argument in this place.
 NORMALISED = {aten.native_layer_norm: 1, aten.native_layer_norm_backward: 2}
+
+
+# Of a norm these arguments have the separate dimensions; weights, that may be shaped as if they had, are whole.
+CUT = {aten.native_layer_norm: (0,), aten.native_layer_norm_backward: (0, 1, 3, 4)}
+
+
+def cut_in(func: Any, args: Any) -> Sequence[int]:
+    """Return the places of the arguments that are cut into blocks."""
+    return CUT.get(func.overloadpacket, range(len(args)))
 
 
 def separate(func: Any, result: Tensor, args: Any) -> int:

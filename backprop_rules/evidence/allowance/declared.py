@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, part_of, separate
+from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
 from backprop_rules.evidence.allowance.mode import RunningError, place_of
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
@@ -156,29 +156,32 @@ class Declared(RunningError):
         shape = results[0].shape
         found = [None if y is None else torch.zeros(y.shape, dtype=F64, device=y.device) for y in results]
         radii = [self._radius(x) if isinstance(x, Tensor) else None for x in args]
-        self._in_a_block = True
+        self._in_a_block, cut = True, cut_in(func, args)
         for block in blocks(shape, axes):
-            parts = [part_of(x, shape, block, axes) for x in args]
+            parts = [part_of(x, shape, block, axes) if k in cut else x for k, x in enumerate(args)]
             kept = [
                 self._lend(part, part_of(radius, shape, block, axes))
-                for part, radius in zip(parts, radii, strict=True)
-                if radius is not None
+                for k, (part, radius) in enumerate(zip(parts, radii, strict=True))
+                if radius is not None and k in cut
             ]
             here = tuple(part_of(y, shape, block, axes) for y in results)
             made = self._of_torchs_kernel(func, here if several else here[0], tuple(parts), {})
             for whole, own, radius in zip(found, here, made if several else (made,), strict=True):
                 if radius is not None and whole is not None:
                     part_of(whole, shape, block, axes).copy_(self._exact_where_infinite(own, radius))
-            for radii_of_storage, place in kept:
+            for radii_of_storage, place, before in reversed(kept):
                 radii_of_storage.pop(place, None)
+                if before is not None:  # the part of what is broadcast is the whole
+                    radii_of_storage[place] = before
         self._in_a_block = False
         return found if several else found[0]
 
-    def _lend(self, part: Tensor, radius: Tensor) -> tuple[dict[Any, Tensor], Any]:
-        """Keep the radius of a part of a tensor for now; return where it is, to be taken away."""
+    def _lend(self, part: Tensor, radius: Tensor) -> tuple[dict[Any, Tensor], Any, Tensor | None]:
+        """Keep the radius of a part of a tensor for now; return where it is, and what was there before."""
         kept, place = self._radii.setdefault(part.untyped_storage(), {}), place_of(part)
+        before = kept.get(place)
         kept[place] = radius
-        return kept, place
+        return kept, place, before
 
     def _finer(self, x: Any) -> Any:
         return x

@@ -119,9 +119,11 @@ class DeclaredOperation(Operation):
             return False
         kept = self.accumulator(narrow)
         digits, most = precision(units.component(kept)), float(size.max() if size.numel() else 0) * divisor
+        info = torch.finfo(units.component(kept))
+        smallest = math.log2(info.smallest_normal) - (0 if self.flushes else digits - 1)
         for few in (True, False):
             step = granule(self.func.overloadpacket, self.arguments, few)
-            if step is None or not most <= 2.0 ** min(digits + step, 1023):
+            if step is None or step < smallest or not most <= min(info.max, 2.0 ** min(digits + step, 1023)):
                 return False
         return True
 

@@ -1,0 +1,143 @@
+"""Gradients at a point of one's own, at the edges: blocks, infinities, NaN, overflow, odd input."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+
+from backprop_rules import InputError
+from backprop_rules.evidence.allowance import blocks, declared
+from backprop_rules.testing import WrongGradients, assert_gradients, enclose
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def scaled(x):
+    s = (x.exp() * 1.1).mean() * 3
+    y = (x * s).mean() * 0
+    return y + s.sin()
+
+
+# A function whose tensors are cut into blocks, beside numbers, rows and columns that are not.
+CUT = {
+    "a number used twice": (scaled, (numbers(50),)),
+    "a mean, used later": (lambda x: (x - (m := (x * 1.1).mean())) * m, (numbers(6, 7),)),
+    "a row": (lambda x, w: (x * w.exp()).exp() * w.exp(), (numbers(9, 5), numbers(5, seed=1))),
+    "a column": (lambda x: x / (s := x.exp().sum(-1, keepdim=True)) + s, (numbers(9, 5),)),
+    "square layer norm": (lambda x, w, b: F.layer_norm(x, (6,), w, b), (numbers(6, 6), numbers(6), numbers(6, seed=1))),
+    "layer norm of two": (lambda x, w: F.layer_norm(x, (2, 9), w), (numbers(2, 2, 9), numbers(2, 9))),
+    "softmax": (lambda x: x.softmax(1), (numbers(4, 5, 3),)),
+    "log softmax": (lambda x: x.T.log_softmax(-1), (numbers(12, 5),)),
+    "expanded": (lambda x: x[:, None].expand(6, 4) * x[:, None].exp(), (numbers(6),)),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_radius_does_not_depend_on_the_blocks(name, monkeypatch):
+    function, primals = CUT[name]
+    y = function(*primals)
+    found = []
+    for size in (5, 1 << 20):
+        monkeypatch.setattr(blocks, "BLOCK", size)
+        monkeypatch.setattr(declared, "BLOCK", size)
+        found.append(enclose(function, primals, grad_y=torch.ones_like(y)))
+    for small, large in zip(*found, strict=True):
+        assert torch.equal(small.truth, large.truth)
+        ratio = small.radius / large.radius
+        assert bool(
+            ((ratio > 0.999) & (ratio < 1.001) | (large.radius == 0)).all()
+        )  # but for the order of its own sums
+
+
+def test_where_the_radius_is_infinite_a_gradient_is_finite_still():
+    a = torch.rand(64, generator=torch.Generator().manual_seed(0)) + 1
+    b = a + 0.5
+    b[0] = a[0] * (1 + 2**-23)
+
+    def difference(a, b):
+        return 1 / (a.exp() - b.exp())
+
+    live = [t.clone().requires_grad_() for t in (a, b)]
+    got = list(torch.autograd.grad(difference(*live), live, torch.ones(64)))
+    held = {"forward": difference, "primals": (a, b), "grad_y": torch.ones(64)}
+    assert math.isfinite(assert_gradients(tuple(got), **held).gradients[0].slope)
+    for wrong in (math.nan, math.inf):
+        off = got[0].clone()
+        off[0] = wrong
+        with pytest.raises(WrongGradients):
+            assert_gradients((off, got[1]), **held)
+
+
+def test_a_row_that_is_masked_whole_hides_nothing():
+    x, g = numbers(48, 48).bfloat16(), numbers(48, 48, seed=1).bfloat16()
+    mask = torch.zeros(48, 48)
+    mask[0] = -math.inf
+
+    def masked(x):
+        return torch.softmax(x * 0.1 + mask, -1)
+
+    truth = enclose(masked, (x,), grad_y=g).truth
+    held = {"forward": masked, "primals": (x,), "grad_y": g}
+    found = assert_gradients(truth.nan_to_num(0.0).bfloat16(), **held)
+    assert "48 of 2304 elements of x are NaN in the reference: not judged." in str(found)
+    with pytest.raises(WrongGradients):
+        assert_gradients((truth.nan_to_num(0.0) * 1.005).bfloat16(), **held)
+
+
+def test_what_overflows_its_dtype_may_be_infinite_and_nothing_else():
+    x, g = torch.tensor([200.0, 3]).half(), torch.tensor([1000.0, 1]).half()
+    held = {"forward": lambda x: x * x, "primals": (x,), "grad_y": g}
+    assert_gradients(torch.tensor([math.inf, 6.0]).half(), **held)
+    for wrong in (math.nan, -math.inf, -3.0):
+        with pytest.raises(WrongGradients):
+            assert_gradients(torch.tensor([wrong, 6.0]).half(), **held)
+
+
+def test_sums_that_overflow_or_vanish_on_the_way_are_not_exact():
+    a = torch.tensor([2.0**127, 2.0**127, -(2.0**127), -(2.0**127)])
+    assert float(enclose(lambda a: a.sum(), (a,))._held.y[0].radius) > 0
+    a, b = torch.full((1, 8), 2.0**-80), torch.full((8, 1), 3 * 2.0**-72)
+    held = enclose(lambda a, b: a @ b, (a, b), grad_y=torch.ones(1, 1))._held.y[0]
+    assert bool(held.contains(torch.zeros(1, 1)).all())
+
+
+def test_an_infinite_gradient_is_told_as_one():
+    with pytest.raises(WrongGradients) as caught:
+        assert_gradients(
+            torch.tensor([3.0, 0.5]), forward=torch.sqrt, primals=(torch.tensor([0.0, 1]),), grad_y=torch.ones(2)
+        )
+    assert "[0]: expected inf, got 3; where nothing rounds" in str(caught.value) or "expected inf" in str(caught.value)
+    assert "nan" not in str(caught.value)
+
+
+def test_messages_of_odd_input():
+    x = torch.rand(6)
+
+    def refused(got, **options):
+        with pytest.raises(InputError) as caught:
+            assert_gradients(got, **{"forward": lambda x: x * x, "primals": (x,), "grad_y": torch.ones(6), **options})
+        return str(caught.value)
+
+    assert refused((2 * x).bfloat16()).startswith(
+        "the gradient of x has dtype torch.bfloat16, and its primal torch.float32"
+    )
+    assert refused(2 * x, forward=lambda x: x.detach() * 2).startswith("no primal has a gradient by forward")
+    assert refused(2 * x, grad_y=1.0) == "grad_y is a tensor of the output's shape, or a tuple of them; got 1.0."
+    assert refused(2 * x, grad_y=(None,)) == "grad_y is None for every output: there is no gradient."
+    assert (
+        refused(2 * x, also=lambda g, x: (2 * g * x).sum())
+        == "also returns a tensor of shape () for a primal of shape (6,)."
+    )
+    assert "gives None where the reference has a gradient" in refused(2 * x, also=lambda g, x: None)
+    assert refused(2 * x, also=lambda g, x: "x") == "also returns str for a primal of shape (6,)."
+    assert refused((2 * x).to_sparse()).startswith("the gradient of x has no dense numbers to compare")
+    assert refused((2 * x).to(torch.float8_e4m3fn)).startswith("the gradient of x has dtype torch.float8_e4m3fn")
+    assert "at these primals" not in refused(2 * x, grad_y=torch.ones(5))
+    with pytest.raises(InputError, match="forward raises RuntimeError"):
+        enclose(lambda x: x @ x, (torch.rand(3, 4),))
+    assert_gradients(
+        {"w": 2 * x}, forward=lambda d: d["w"] * d["w"], primals=({"w": x},), grad_y=torch.ones(6), also=None
+    )
