@@ -131,7 +131,8 @@ class DeclaredOperation(Operation):
         """Return what is lost of an exact result when it is stored."""
         lost = (self.result.to(self.own).to(self.result) - self.result).abs()
         # Rounded to float32 first, and then once more, it may go to the other neighbour of a number halfway between.
-        return self.up(torch.where(lost > 0, lost + self.size * 2.0**-23, 0.0))  # type: ignore[no-any-return]
+        besides = self.size * 2.0**-23 + unit(F32).tiny
+        return self.up(torch.where(lost > 0, lost + besides, 0.0))  # type: ignore[no-any-return]
 
     def may_be_either(self, choices: Tensor) -> bool:
         """Take note of choices, not 0, that may come out otherwise; say whether these count."""
