@@ -52,6 +52,39 @@ def test_a_radius_does_not_depend_on_the_blocks(name, monkeypatch):
         )  # but for the order of its own sums
 
 
+LAYERS = {
+    "group norm": (lambda x, w, b: F.group_norm(x, 2, w, b), (numbers(3, 4, 5, 5), numbers(4), numbers(4, seed=1))),
+    "batch norm in evaluation": (
+        lambda x, w, b: F.batch_norm(x, w.new_zeros(4), w.new_ones(4), w, b),
+        (numbers(3, 4, 5, 5), numbers(4), numbers(4, seed=1)),
+    ),
+    "mean pooling": (lambda x: F.avg_pool2d(x, 3, 2, 1), (numbers(2, 3, 9, 9),)),
+    "largest of windows": (lambda x: F.max_pool2d(x.exp(), 3, 2, 1), (numbers(2, 3, 9, 9),)),
+    "convolution with strides and groups": (
+        lambda x, w, b: F.conv2d(x, w, b, stride=2, padding=1, groups=2),
+        (numbers(2, 4, 9, 9), numbers(6, 2, 3, 3), numbers(6)),
+    ),
+    "transposed convolution": (
+        lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2, padding=1),
+        (numbers(2, 4, 5, 5), numbers(4, 3, 3, 3), numbers(3)),
+    ),
+    "embedding": (lambda w: F.embedding(torch.tensor([[0, 2, 2], [1, 0, 2]]), w).tanh(), (numbers(3, 5),)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("name", LAYERS)
+def test_torchs_own_layers_are_right(name, dtype):
+    function, given = LAYERS[name]
+    primals = [x.to(dtype) for x in given]
+    live = [x.clone().requires_grad_() for x in primals]
+    y = function(*live)
+    g = numbers(*y.shape, seed=5).to(dtype)
+    got = torch.autograd.grad(y, live, g)
+    precision = "eager" if dtype == torch.bfloat16 else None
+    assert_gradients(got, forward=function, primals=primals, grad_y=g, y=y.detach(), precision=precision, blind="allow")
+
+
 def test_where_the_radius_is_infinite_a_gradient_is_finite_still():
     a = torch.rand(64, generator=torch.Generator().manual_seed(0)) + 1
     b = a + 0.5

@@ -12,7 +12,11 @@ import backprop_rules
 from backprop_rules import testing
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("README*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/**/*.[mp][dy]"))]
+PAGES = [
+    *sorted(ROOT.glob("README*.md")),
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("examples/**/*.[mp][dy]")),
+]
 # A module of the package, which printed counterexamples import.
 MODULES = ["layout"]
 NAMES = [*backprop_rules.__all__, *MODULES]

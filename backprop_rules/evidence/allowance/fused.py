@@ -104,6 +104,18 @@ def batch_norm(
     return y if bias is None else y + bias.reshape(along), None, None
 
 
+def group_norm(
+    a: Tensor, weight: Any, bias: Any, count: int, channels: int, places: int, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer norm of each group of channels, times a weight and plus a bias for each channel."""
+    normed, mean, rstd = layer_norm(a.reshape(count, groups, -1), (a.numel() // (count * groups),), None, None, eps)
+    along = (1, channels, *[1] * (a.ndim - 2))
+    y = normed.reshape(a.shape)
+    y = y if weight is None else y * weight.reshape(along)
+    y = y if bias is None else y + bias.reshape(along)
+    return y, mean.reshape(count, groups), rstd.reshape(count, groups)
+
+
 def softmax(a: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     """exp(a - m) over its sum, for any m: here the largest."""
     e = (a - exactly(a.amax(dim, True))).exp()
@@ -174,7 +186,8 @@ REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.linalg_vector_norm: norm, aten.var: var, aten.var_mean: var_mean, aten._softmax: softmax,
     aten._log_softmax: log_softmax, aten.logsumexp: logsumexp, aten.logaddexp: logaddexp, aten.gelu: gelu,
     aten.native_layer_norm: layer_norm, aten.native_layer_norm_backward: layer_norm_backward,
-    aten._native_batch_norm_legit_no_training: batch_norm, aten.softplus: softplus, aten.nll_loss_forward: nll_loss,
+    aten._native_batch_norm_legit_no_training: batch_norm, aten.native_group_norm: group_norm,
+    aten.softplus: softplus, aten.nll_loss_forward: nll_loss,
     aten.std: lambda a, dim=None, **named: var(a, dim, **named).sqrt(),
     aten.addcmul: lambda a, b, c, *, value=1: a + (b * c) * value,
     # The gradients through y, the softmax and its logarithm.

@@ -1,5 +1,6 @@
 """The formulas of convolutions and of pooling."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -67,6 +68,20 @@ def _of_sizes(
     return sizes, varied
 
 
+def mean_pool(op: Operation, a: Tensor, kernel: Any, *how: Any) -> Tensor | None:
+    """The mean of a window, divided by its count or by a given number."""
+    x = op.operand(a)
+    varies = None if x.radius is None else op.func(x.radius, kernel, *how)
+    return op.summed(varies, op.func(x.size, kernel, *how), math.prod(kernel) + 1, 1, divisor=math.prod(kernel))
+
+
+def mean_pool_backward(op: Operation, grad: Tensor, a: Tensor, kernel: Any, *how: Any) -> Tensor | None:
+    """The gradient of a window over its count, summed over the windows that an element lies in."""
+    g = op.operand(grad)
+    varies = None if g.radius is None else op.func(g.radius, a, kernel, *how)
+    return op.summed(varies, op.func(g.size, a, kernel, *how), math.prod(kernel) + 1, 1, narrow=True)
+
+
 def max_pool(op: Operation, a: Tensor, *how: Any) -> tuple[Any, None]:
     """The largest of a window: one that lies farther than its radius behind does not count."""
     x = op.operand(a)
@@ -113,5 +128,6 @@ def _contested(size: Any, a: Tensor, radius: Tensor, window: Sequence[Any]) -> T
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.convolution: convolution, aten.convolution_backward: convolution_backward,
+    aten.avg_pool2d: mean_pool, aten.avg_pool2d_backward: mean_pool_backward,
     aten.max_pool2d_with_indices: max_pool, aten.max_pool2d_with_indices_backward: max_pool_backward,
 }  # fmt: skip
