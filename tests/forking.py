@@ -3,12 +3,14 @@
 python tests/forking.py "import torch"
 """
 
+import atexit
 import gc
 import json
 import os
 import runpy
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -58,9 +60,28 @@ def run(first: str, *words: str) -> None:
         runpy.run_path(first, run_name="__main__")
 
 
+def ended(program: Callable[[], None]) -> None:
+    """Run a program to its end, and end the process there: what libraries say when they are unloaded is not its own.
+
+    Triton and JAX share a library that tells, when Python takes itself down, what they have left in memory.
+    """
+    code: Any = 0
+    try:
+        program()
+    except SystemExit as error:
+        code = error.code
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
 if __name__ == "__main__":
     exec(sys.argv[1], {})
     gc.freeze()  # no fork looks through what they share: when it ended, that took it longer than a small check
     program = next_program(os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w"))
     if program is not None:
-        run(*placed(program))
+        ended(lambda: run(*placed(program)))
