@@ -51,13 +51,14 @@ def test_torchs_own_gradients_op_by_op_pass_as_eager(kernel, dtype):
     assert_gradients(got, forward=kernel.forward, primals=primals, grad_y=grad_y, precision="eager", blind="allow")
 
 
+# A factor of 1.002 is less than half an ulp of bfloat16: it is seen where there are more elements, in tests/tolerances.py.
+SEEN = [(d, m) for d in DTYPES for m in WRONG if not (m == "1.002" and d == torch.bfloat16)]
+
+
 @every_kernel
-@every_dtype
-@pytest.mark.parametrize("mistake", WRONG)
+@pytest.mark.parametrize(("dtype", "mistake"), SEEN, ids=[f"{str(d)[6:]}-{m}" for d, m in SEEN])
 def test_a_wrong_one_fails_whichever_gradient_it_is_in(kernel, dtype, mistake):
     primals, grad_y = at(kernel, dtype)
-    if mistake == "1.002" and dtype == torch.bfloat16:
-        pytest.skip("within half an ulp: seen where there are more elements, in tests/tolerances.py")
     made = kernel.fused(grad_y, *primals)
     for k, g in enumerate(made):
         if g is None:
