@@ -51,7 +51,7 @@ def test_torchs_own_gradients_op_by_op_pass_as_eager(kernel, dtype):
     assert_gradients(got, forward=kernel.forward, primals=primals, grad_y=grad_y, precision="eager", blind="allow")
 
 
-# A factor of 1.002 is less than half an ulp of bfloat16: it is seen where there are more elements, in tests/tolerances.py.
+# A factor of 1.002 is less than half an ulp of bfloat16: more elements show it, in tests/tolerances.py.
 SEEN = [(d, m) for d in DTYPES for m in WRONG if not (m == "1.002" and d == torch.bfloat16)]
 
 
