@@ -1,6 +1,6 @@
 """Measure real kernels at real sizes: what is right passes, what is wrong fails, how long it takes; public tolerances.
 
-python tests/tolerances.py --write docs/tolerances.md       # all kernels, some ten minutes on two cores
+python tests/tolerances.py --write docs/tolerances.md       # all kernels, about an hour on two cores
 python tests/tolerances.py --only rms_norm conv             # some of them, to the terminal
 """
 
