@@ -15,14 +15,13 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.checking import leaving_alone
-from backprop_rules.domain import REAL
-from backprop_rules.domain import precision as digits
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.allowance.precision import Precision, precision_named
 from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size, rounds
 from backprop_rules.evidence.sensitivity import Line, Sensitivities
 from backprop_rules.evidence.systematic import Systematic, systematic
 from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, worst_of
+from backprop_rules.report.matched import fitting, matched, matched_outputs
 from backprop_rules.strategies.sparse import sparse_like
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import inexact, uncompiled
@@ -43,6 +42,7 @@ __all__ = [
 Answer = TypeVar("Answer")
 PRECISIONS = ("float32", "tensorcore", "eager")
 BLIND = ("fail", "allow")
+ONES = object()  # in the place of cotangents: ones, as only their shapes count
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +79,18 @@ class Enclosed:
 
     def contains(self, got: Tensor) -> Tensor:
         """Return a mask of the elements that lie inside."""
-        return self.held.contains(_fitting(self.name, got, self.held))
+        return self.held.contains(fitting(self.name, got, self.held))
 
     def ulps(self, got: Tensor) -> Tensor:
         """Return how far each element is from the truth, in units in the last place of got's dtype."""
-        info = torch.finfo(_fitting(self.name, got, self.held).dtype)
+        info = torch.finfo(fitting(self.name, got, self.held).dtype)
         exponent = torch.frexp(self.truth).exponent - 1
         ulp = torch.ldexp(torch.full_like(self.truth, info.eps), exponent).clamp_min(info.smallest_normal * info.eps)
         return (got.to(self.truth) - self.truth).abs() / ulp
 
     def slope(self, got: Tensor) -> float:
         """Return <truth, got> / <truth, truth>: 1 but for roundings, which have no direction."""
-        got = _fitting(self.name, got, self.held).to(self.truth)
+        got = fitting(self.name, got, self.held).to(self.truth)
         return float((got * self.truth).sum() / (self.truth * self.truth).sum())
 
 
@@ -106,7 +106,10 @@ class Enclosures(Sequence[Enclosed]):
         """Return what comes of gradients, and outputs, held to these enclosures, as `assert_gradients` asserts it."""
         if blind not in BLIND:
             raise unknown("answer to blindness", blind, BLIND)
-        gradients, outputs = _matched(got, self._asked, self._held), _matched_outputs(y, self._held)
+        gradients, outputs = (
+            matched(got, self._asked.names, self._asked.question.leaves, self._held),
+            matched_outputs(y, self._held),
+        )
         return _compared(self._asked, self._held, gradients, outputs, blind == "allow")
 
     def __getitem__(self, which: Any) -> Any:
@@ -223,7 +226,7 @@ def exact_inputs(
     embeddings, masks. Raises InputError, and names the operation, where something rounds whatever the inputs.
     """
     numbers, density, why = numbers_from(seed), 1.0, ""
-    asked = _asked(forward, primals, _ones_like_outputs(forward, primals, params), params, precision, ())
+    asked = _asked(forward, primals, ONES, params, precision, ())
     leaves = asked.question.leaves
     most = max(1, *(x.numel() for x in leaves))
     while density * most >= 1:
@@ -239,20 +242,6 @@ def exact_inputs(
         f"something rounds whatever the inputs: {why}. Exact inputs are for functions that are polynomial in their "
         f"primals; give what is not, such as a softmax, by itself, and hold it to its enclosure."
     )
-
-
-def _ones_like_outputs(forward: Any, primals: Any, params: Mapping[str, Any] | None) -> tuple[Tensor, ...]:
-    if not callable(forward):
-        return ()
-    given = (primals,) if isinstance(primals, Tensor) else tuple(primals)
-    leaves, structure = _pytree.tree_flatten(given)
-    function = function_of(forward, structure, params or {})
-    with leaving_alone(function.module):
-        try:
-            y = function.y([x.detach() if isinstance(x, Tensor) else x for x in leaves], None)
-        except NoPoint as error:
-            raise InputError(str(error)) from error
-    return tuple(torch.ones_like(out) for out in y)
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,8 +280,8 @@ def _asked(
 
 
 def _cotangents(grad_y: Any, function: Any, leaves: Sequence[Any]) -> Cotangents:
-    """Return the cotangents, 1 of a number if none is given."""
-    if grad_y is not None:
+    """Return the cotangents: 1 of a number if none is given, or ones of whatever forward returns."""
+    if grad_y is not None and grad_y is not ONES:
         given = grad_y if isinstance(grad_y, tuple | list) else (grad_y,)
         for g in given:
             if g is not None and not inexact(g):
@@ -305,10 +294,10 @@ def _cotangents(grad_y: Any, function: Any, leaves: Sequence[Any]) -> Cotangents
             y = function.y([x.detach() for x in leaves], None)
         except NoPoint as error:
             raise InputError(f"{error}.") from error
-    if len(y) != 1 or y[0].numel() != 1:
+    if grad_y is not ONES and (len(y) != 1 or y[0].numel() != 1):
         shapes = ", ".join(str(tuple(out.shape)) for out in y)
         raise InputError(f"grad_y is missing: forward returns {shapes}, and only of one number it is 1 by itself.")
-    return (torch.ones_like(y[0]),)
+    return tuple(map(torch.ones_like, y))
 
 
 def _answered(asked: _Asked) -> AtSize:
@@ -328,62 +317,6 @@ def _told(job: Callable[[], Answer], question: Question) -> Answer:
                 f"how far an implementation may round is not known: {error}. Write the reference with other operations "
                 f"of torch, or hold the backward to it by backprop_rules.check, which needs no formula."
             ) from error
-
-
-def _matched(got: Any, asked: _Asked, held: AtSize) -> list[Tensor | None]:
-    """Return a gradient for each primal; None for one without, where forward has none either."""
-    several = _pytree.tree_flatten(got, is_leaf=lambda x: x is None)[0]
-    if all(h is None for h in held.gradients):
-        raise InputError("no primal has a gradient by forward: something cuts it off, such as detach, data or no_grad.")
-    floats = [k for k, x in enumerate(asked.question.leaves) if inexact(x)]
-    if len(several) == len(floats) < len(asked.names):
-        placed: list[Any] = [None] * len(asked.names)
-        for k, g in zip(floats, several, strict=True):
-            placed[k] = g
-        several = placed
-    if len(several) != len(asked.names):
-        raise InputError(
-            f"{len(several)} gradients were given, and there are {len(asked.names)} primals: {', '.join(asked.names)}. "
-            f"Give one for each, None for what has no gradient."
-        )
-    for name, h, g in zip(asked.names, held.gradients, several, strict=True):
-        if h is None and isinstance(g, Tensor) and inexact(g) and bool((g != 0).any()):
-            raise InputError(f"{name} has no gradient by forward, and one was given that is not 0.")
-        if h is not None:
-            _narrower(name, _fitting(name, g, h), h)
-    return [None if h is None else g for h, g in zip(held.gradients, several, strict=True)]
-
-
-def _narrower(name: str, got: Tensor, held: Held) -> None:
-    if digits(got.dtype) < digits(held.dtype):
-        raise InputError(
-            f"the gradient of {name} has dtype {got.dtype}, and its primal {held.dtype}, which has more digits. If "
-            f"that is meant, cast the primal."
-        )
-
-
-def _fitting(name: str, got: Any, held: Held) -> Tensor:
-    if not isinstance(got, Tensor):
-        raise InputError(f"the gradient of {name} is {type(got).__name__}; give a tensor of its shape.")
-    if got.shape != held.truth.shape:
-        raise InputError(
-            f"the gradient of {name} has the shape {tuple(got.shape)}, and the right one {tuple(held.truth.shape)}."
-        )
-    if got.dtype not in REAL:
-        raise InputError(f"the gradient of {name} has dtype {got.dtype}, and its primal {held.dtype}.")
-    if got.layout != torch.strided or got.is_meta:
-        raise InputError(f"the gradient of {name} has no dense numbers to compare: give it by to_dense(), on a device.")
-    return got.detach()
-
-
-def _matched_outputs(y: Any, held: AtSize) -> list[Tensor]:
-    if y is None:
-        return []
-    several = list(y) if isinstance(y, tuple | list) else [y]
-    several = [out for out in several if not isinstance(out, Tensor) or out.is_floating_point()]
-    if len(several) != len(held.y):
-        raise InputError(f"{len(several)} outputs were given, and forward returns {len(held.y)}.")
-    return [_fitting("y", out, h) for out, h in zip(several, held.y, strict=True)]
 
 
 def _compared(

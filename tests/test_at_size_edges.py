@@ -142,7 +142,7 @@ def test_an_infinite_gradient_is_told_as_one():
         assert_gradients(
             torch.tensor([3.0, 0.5]), forward=torch.sqrt, primals=(torch.tensor([0.0, 1]),), grad_y=torch.ones(2)
         )
-    assert "[0]: expected inf, got 3; where nothing rounds" in str(caught.value) or "expected inf" in str(caught.value)
+    assert "[0]: expected inf, got 3;" in str(caught.value)
     assert "nan" not in str(caught.value)
 
 

@@ -14,7 +14,7 @@ from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError
 from backprop_rules.evidence.allowance.declared import Declared, Rounds
 from backprop_rules.evidence.allowance.precision import Precision
-from backprop_rules.evidence.allowance.units import unit
+from backprop_rules.evidence.allowance.units import lost_in
 from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
 from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs
 
@@ -54,8 +54,7 @@ class Held:
 
     def stored_in(self, dtype: torch.dtype) -> "Held":
         """Return what holds the same in another dtype, to which it is rounded once more."""
-        used = unit(dtype)
-        lost = ((self.truth.abs() + self.radius) * used.u).clamp_min(used.tiny)
+        lost = lost_in(dtype, self.truth.abs() + self.radius)
         exact = (self.truth.to(dtype).to(self.truth) - self.truth).abs()
         known = (self.radius == 0) & exact.isfinite()  # what overflows is seen by the truth's size
         radius = self.radius + torch.where(known, exact, lost)

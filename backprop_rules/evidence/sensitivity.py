@@ -30,7 +30,6 @@ aten = torch.ops.aten
 PRODUCTS = {aten.mm, aten.bmm, aten.mv, aten.dot, aten.addmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
 SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum}
 
-
 # A line of somebody's code: the file and its number.
 Line = tuple[str, int]
 # What is not somebody's code: torch's, and this package's.
@@ -326,7 +325,6 @@ class Alike:
         self._pushed = half_an_ulp(x, dtype) * mantissa.sign()
         found, self._which = torch.unique(mantissa.abs().reshape(-1), return_inverse=True)
         self._count = found.numel()
-
         self._known = x.to(dtype).to(x) - x
 
     def bias(self, sensitivity: Tensor) -> float:

@@ -35,7 +35,7 @@ from backprop_rules.subject.ambient import F32
 
 # How often a right gradient is called off, in a whole run, by what is random in roundings.
 FALSE_ALARMS = 1e-12
-TERMS = 8
+TERMS = 8  # of `_Table`
 # Above this share of elements that may be 0 as well, nothing was proved of a gradient: of most of it.
 BLIND = 0.5
 # Slices whose reach is computed, those that stand out most: a reverse pass each.
@@ -79,7 +79,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Off:
-    """An answer, and how far right implementations reach; the share of a gradient's elements that it speaks of."""
+    """An answer, and how far right implementations reach."""
 
     sum: Sum
     answer: float

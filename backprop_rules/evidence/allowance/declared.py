@@ -19,7 +19,7 @@ from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part
 from backprop_rules.evidence.allowance.mode import RunningError, place_of
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
-from backprop_rules.evidence.allowance.units import NARROW, computed_in, unit
+from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in, unit
 from backprop_rules.subject.ambient import F64, inexact, tensors_in
 
 aten = torch.ops.aten
@@ -198,12 +198,8 @@ class Declared(RunningError):
         with torch._C._DisableTorchDispatch():
             y, radius = x.clone(), self._radius(x)
             if precision(dtype) < precision(self.declared.kept or self.dtype_of(x)):
-                used, size = unit(dtype), y.double().abs()
-                if radius is None:
-                    lost = (y.to(dtype).double() - y.double()).abs()
-                else:
-                    lost = ((size + radius) * used.u).clamp_min(used.tiny)
-                radius = plus(radius, lost)
+                exact = (y.to(dtype).double() - y.double()).abs()
+                radius = exact if radius is None else radius + lost_in(dtype, y.double().abs() + radius)
             self.keep(y, radius)
         self.tag(y, dtype)
         return y

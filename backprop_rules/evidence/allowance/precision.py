@@ -11,7 +11,7 @@ from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance import units
 from backprop_rules.evidence.allowance.granules import granule
 from backprop_rules.evidence.allowance.operation import LOST, UP, Operand, Operation, Radius, scalar
-from backprop_rules.evidence.allowance.units import NARROW, unit
+from backprop_rules.evidence.allowance.units import NARROW, lost_in, unit
 from backprop_rules.subject.ambient import F32, F64, inexact
 
 if TYPE_CHECKING:
@@ -72,11 +72,10 @@ class DeclaredOperation(Operation):
         found, narrow = self.operand(x), self.declared.operands
         if narrow is None or x.is_complex():
             return found
-        used = unit(narrow)
         if found.radius is None:
             lost = (x.to(narrow).double() - x.double()).abs()
             return replace_radius(found, lost if bool(lost.any()) else None)
-        return replace_radius(found, found.radius + (found.grown() * used.u).clamp_min(used.tiny))
+        return replace_radius(found, found.radius + lost_in(narrow, found.grown()))
 
     def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1) -> Tensor:
         """Return the radius: what the other one rounds of its own operands, and what is rounded here in float64."""
@@ -175,8 +174,7 @@ class DeclaredOperation(Operation):
         """Return the radius of what a kernel of several operations stores in its own dtype."""
         if self.unit_dtype == self.dtype:
             return radius
-        used = unit(self.dtype)
-        return radius + ((self.size + radius) * used.u).clamp_min(used.tiny)
+        return radius + lost_in(self.dtype, self.size + radius)
 
 
 def replace_radius(x: Operand, radius: Radius) -> Operand:

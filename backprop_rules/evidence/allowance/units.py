@@ -47,6 +47,11 @@ def unit(dtype: torch.dtype, flushes: bool = False) -> Unit:
     return Unit(2.0 ** -precision(component(dtype)), tiny, info.smallest_normal)
 
 
+def lost_in(dtype: torch.dtype, size: Tensor) -> Tensor:
+    """Return how far rounding to nearest may take numbers of at most these sizes when they are stored in a dtype."""
+    return (size * unit(dtype).u).clamp_min(unit(dtype).tiny)
+
+
 def computed_in(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype in which torch computes operations on this one."""
     return torch.float32 if dtype in NARROW else dtype

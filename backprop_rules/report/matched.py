@@ -1,0 +1,71 @@
+"""What a user hands in as gradients and outputs, beside what holds them; what does not fit is refused in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from backprop_rules.domain import REAL, precision
+from backprop_rules.errors import InputError
+from backprop_rules.evidence.at_size import AtSize, Held
+from backprop_rules.subject.ambient import inexact
+
+
+def matched(got: Any, names: Sequence[str], leaves: Sequence[Any], held: AtSize) -> list[Tensor | None]:
+    """Return a gradient for each primal; None for one without, where forward has none either."""
+    several = _pytree.tree_flatten(got, is_leaf=lambda x: x is None)[0]
+    if all(h is None for h in held.gradients):
+        raise InputError("no primal has a gradient by forward: something cuts it off, such as detach, data or no_grad.")
+    floats = [k for k, x in enumerate(leaves) if inexact(x)]
+    if len(several) == len(floats) < len(names):
+        placed: list[Any] = [None] * len(names)
+        for k, g in zip(floats, several, strict=True):
+            placed[k] = g
+        several = placed
+    if len(several) != len(names):
+        raise InputError(
+            f"{len(several)} gradients were given, and there are {len(names)} primals: {', '.join(names)}. "
+            f"Give one for each, None for what has no gradient."
+        )
+    for name, h, g in zip(names, held.gradients, several, strict=True):
+        if h is None and isinstance(g, Tensor) and inexact(g) and bool((g != 0).any()):
+            raise InputError(f"{name} has no gradient by forward, and one was given that is not 0.")
+        if h is not None:
+            _narrower(name, fitting(name, g, h), h)
+    return [None if h is None else g for h, g in zip(held.gradients, several, strict=True)]
+
+
+def _narrower(name: str, got: Tensor, held: Held) -> None:
+    if precision(got.dtype) < precision(held.dtype):
+        raise InputError(
+            f"the gradient of {name} has dtype {got.dtype}, and its primal {held.dtype}, which has more digits. If "
+            f"that is meant, cast the primal."
+        )
+
+
+def fitting(name: str, got: Any, held: Held) -> Tensor:
+    """Return a gradient of the right shape, with numbers to compare."""
+    if not isinstance(got, Tensor):
+        raise InputError(f"the gradient of {name} is {type(got).__name__}; give a tensor of its shape.")
+    if got.shape != held.truth.shape:
+        raise InputError(
+            f"the gradient of {name} has the shape {tuple(got.shape)}, and the right one {tuple(held.truth.shape)}."
+        )
+    if got.dtype not in REAL:
+        raise InputError(f"the gradient of {name} has dtype {got.dtype}, and its primal {held.dtype}.")
+    if got.layout != torch.strided or got.is_meta:
+        raise InputError(f"the gradient of {name} has no dense numbers to compare: give it by to_dense(), on a device.")
+    return got.detach()
+
+
+def matched_outputs(y: Any, held: AtSize) -> list[Tensor]:
+    """Return an output for each of forward's that is real."""
+    if y is None:
+        return []
+    several = list(y) if isinstance(y, tuple | list) else [y]
+    several = [out for out in several if not isinstance(out, Tensor) or out.is_floating_point()]
+    if len(several) != len(held.y):
+        raise InputError(f"{len(several)} outputs were given, and forward returns {len(held.y)}.")
+    return [fitting("y", out, h) for out, h in zip(several, held.y, strict=True)]
