@@ -84,7 +84,7 @@ def times(kernel: Kernel, primals, grad_y) -> dict:
 def answers(kernel: Kernel, primals, grad_y) -> dict:
     """Ask the right one, torch's own op by op, and the wrong ones."""
     made = kernel.fused(grad_y, *primals)
-    passed, found = answer(kernel, primals, grad_y, stored(made, primals), also=kernel.forms)
+    passed, found = answer(kernel, primals, grad_y, stored(made, primals), also=kernel.forms, blind="allow")
     result = {
         "passed": passed,
         "used": max(c.used for c in found.gradients),

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError
+from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.evidence.allowance.declared import Declared, Rounds
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import lost_in
@@ -29,6 +30,15 @@ class Held:
     truth: Tensor
     radius: Tensor
     dtype: torch.dtype
+
+    def part(self, block: tuple[slice, ...]) -> "Held":
+        """Return what holds a block of it."""
+        return Held(self.truth[block], self.radius[block], self.dtype)
+
+    @property
+    def parts(self) -> Iterator[tuple[slice, ...]]:
+        """The blocks by which it is gone through: in the processor's cache."""
+        return blocks(self.truth.shape, self.truth.ndim)
 
     @cached_property
     def said(self) -> Tensor:
@@ -54,18 +64,27 @@ class Held:
 
     def stored_in(self, dtype: torch.dtype) -> "Held":
         """Return what holds the same in another dtype, to which it is rounded once more."""
+        radius = torch.empty_like(self.truth)
+        for block in self.parts:
+            radius[block] = self.part(block)._radius_in(dtype)
+        return Held(self.truth, radius, dtype)
+
+    def _radius_in(self, dtype: torch.dtype) -> Tensor:
         lost = lost_in(dtype, self.truth.abs() + self.radius)
         exact = (self.truth.to(dtype).to(self.truth) - self.truth).abs()
         known = (self.radius == 0) & exact.isfinite()  # what overflows is seen by the truth's size
         radius = self.radius + torch.where(known, exact, lost)
-        return Held(self.truth, torch.where(self.truth.isinf(), 0.0, radius), dtype)
+        return torch.where(self.truth.isinf(), 0.0, radius)
 
     @cached_property
     def blind(self) -> float:
         """The share of elements whose enclosure holds 0, of those whose is not {0}: 0 would have passed as well."""
-        known = (self.truth != 0) | (self.radius != 0)
-        total, unseen = int(known.sum()), (self.truth.abs() <= self.radius) | self.truth.isnan()
-        return float((known & unseen).sum()) / total if total else 0.0
+        total = reaching = 0
+        for block in self.parts:
+            truth, radius = self.truth[block], self.radius[block]
+            known, unseen = (truth != 0) | (radius != 0), (truth.abs() <= radius) | truth.isnan()
+            total, reaching = total + int(known.sum()), reaching + int((known & unseen).sum())
+        return reaching / total if total else 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,6 +85,23 @@ class _Summing(DeclaredOperation):
         return length * self.unit.u * partial + length * self.unit.tiny
 
 
+class _InOrder(Declared):
+    """While it is entered, sums on the way are taken in an order that does not depend on their terms."""
+
+    def _by_formula(self, func: Any, result: Any, args: Any, named: Any) -> Any:
+        if func.overloadpacket != aten.sum:
+            return super()._by_formula(func, result, args, named)
+        kept = self.declared.kept or self.dtype_of(result)
+        op = _Summing(func, result, _nothing, 1, False, as_computed, self.declared, kept, self)
+        terms = self._radius(args[0])
+        varies = None if terms is None else func(terms, *args[1:], **named)
+        return plus(FORMULAS[aten.sum](op, *args, **named), varies)
+
+    def _special(self, result: Tensor, radius: Tensor, total: float) -> Tensor | None:
+        """Return a radius: what is exact in the dtype in which it is computed may still round when it is stored."""
+        return super()._special(result, radius, total) if total else radius
+
+
 class _Recorded(Declared):
     """While it is entered, keep every operation, so that autograd can be asked for the sensitivity to its result."""
 
@@ -254,7 +271,7 @@ class Sensitivities:
             return FORMULAS[packet](op, *args, **step.named)
         if packet in SUMS_NARROW and self._declared.kept is None and step.own in NARROW:
             raise NotImplementedError(f"{step.func} keeps its sums in {step.own}")
-        mode = Declared(replace(self._declared, kept=kept, operands=None))
+        mode = _InOrder(replace(self._declared, kept=kept, operands=None))
         error = mode._radius_of(step.func, result, args, step.named)
         if packet in KEPT_NARROW and self._declared.kept is None and step.own in NARROW:
             error = plus(error, kept_narrow(args, step.own))

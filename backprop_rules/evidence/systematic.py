@@ -197,9 +197,16 @@ class _Table:
     common: float
 
     @cached_property
+    def known(self) -> Tensor:
+        """A mask of the elements that are finite, of the truth and of the gradient, however far roundings may reach."""
+        return self.held.truth.isfinite() & self.got.isfinite()
+
+    @cached_property
     def truth(self) -> Tensor:
-        """The truth, 0 where nothing is said of an element."""
-        return torch.where(self.held.said, self.held.truth, 0.0)
+        """The truth, 0 where it is not known."""
+        if math.isfinite(float(self.held.truth.sum()) + float(self.got.sum())):
+            return self.held.truth
+        return torch.where(self.known, self.held.truth, 0.0)
 
     @property
     def axes(self) -> list[int | None]:
@@ -214,7 +221,8 @@ class _Table:
 
     @cached_property
     def off(self) -> Tensor:
-        return torch.where(self.held.said, self.got.to(self.truth) - self.truth, 0.0)
+        off = self.got.to(self.truth) - self.truth
+        return off if self.truth is self.held.truth else torch.where(self.known, off, 0.0)
 
     @cached_property
     def sums(self) -> dict[int | None, Tensor]:
@@ -231,7 +239,7 @@ class _Table:
 
     def _terms(self, block: tuple[slice, ...]) -> Tensor:
         """Return t^2, t (got - t), got - t, (t half an ulp)^2, (half an ulp)^2, |t|, |t| radius, and 1."""
-        t, off, radius = self.truth[block], self.off[block], self.held.radius[block].nan_to_num(0.0, 0.0, 0.0)
+        t, off, radius = self.truth[block], self.off[block], self.held.radius[block].nan_to_num(0.0)
         half, size = half_an_ulp(t, self.got.dtype), t.abs()
         return torch.stack(
             [t * t, t * off, off, (t * half).square(), half.square(), size, size * radius, torch.ones_like(t)]
@@ -248,8 +256,8 @@ class _Table:
         everywhere = float(self.sums[None][5, 0] / self.sums[None][7, 0])
         for axis, sums in self.sums.items():
             squares, along, off, by_own, by_halves, _, worst, count = sums
-            # Where the worst case holds 0 a slope says nothing.
-            slope = _ratio(along, squares) * (worst < squares)
+            # A slice in which the worst case holds 0 is not asked for its slope: the whole and single elements are.
+            slope = _ratio(along, squares) * ((worst < squares) | (axis is None))
             reach = explained + deviations * _ratio(by_own.sqrt(), squares)
             yield from self._chosen(axis, Of.SLOPE, slope, reach * (not every))
             reach = explained * everywhere + deviations * by_halves.sqrt() / count

@@ -56,18 +56,52 @@ def compared(k: int, names: Sequence[str], holds: Sequence[Held | None], got: Te
     """Return one gradient beside what holds it."""
     held, name = holds[k], names[k]
     assert held is not None
-    off = (got.to(held.truth) - held.truth).abs()
+    total = _Tally()
+    for block in held.parts:
+        total = total.beside(_tally(held.part(block), got[block]))
+    slope = total.along / total.squares if total.squares else math.nan
+    words = _words(k, names, holds, got, slope) if total.outside else ()
+    return Compared(name, total.used, slope, held.blind, got.numel(), total.outside, total.unjudged, words)
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """What is counted of a block: elements outside, and those not judged; <truth, truth> and <truth, got>."""
+
+    outside: int = 0
+    unjudged: int = 0
+    squares: float = 0.0
+    along: float = 0.0
+    used: float = 0.0
+
+    def beside(self, other: "_Tally") -> "_Tally":
+        """Return what is counted of both."""
+        sums = self.outside + other.outside, self.unjudged + other.unjudged
+        return _Tally(*sums, self.squares + other.squares, self.along + other.along, max(self.used, other.used))
+
+
+def _tally(held: Held, got: Tensor) -> _Tally:
+    wide = got.to(held.truth)
+    off = (wide - held.truth).abs()
+    if not got.numel():
+        return _Tally()
+    if math.isfinite(float(off.sum()) + float(held.radius.sum())) and bool((off <= held.radius).all()):
+        used = float((off / held.radius).nan_to_num(0.0).max())  # 0 of 0 is nothing
+        return _Tally(0, 0, float((held.truth * held.truth).sum()), float((wide * held.truth).sum()), used)
     outside = ~held.contains(got)
-    count, said = int(outside.sum()), held.said & got.isfinite()
-    truth = torch.where(said, held.truth, 0.0)
-    squares = float((truth * truth).sum())
-    slope = float((torch.where(said, got.to(truth), 0.0) * truth).sum()) / squares if squares else math.nan
+    said = held.said & got.isfinite()
+    truth, wide = torch.where(said, held.truth, 0.0), torch.where(said, wide, 0.0)
+    used = float(_share(held, got, outside).max())
+    counts = int(outside.sum()), int(held.truth.isnan().sum())
+    return _Tally(*counts, float((truth * truth).sum()), float((wide * truth).sum()), used)
+
+
+def _share(held: Held, got: Tensor, outside: Tensor) -> Tensor:
+    """Return by which share of its radius each element is off, above 1 where it is outside."""
+    off = (got.to(held.truth) - held.truth).abs()
     share = torch.where(held.radius > 0, off / held.radius, torch.where(off > 0, math.inf, 0.0))
     share = torch.where(outside & ~(share > 1), math.inf, share.nan_to_num(0.0))
-    share = torch.where(outside, share, share.clamp_max(1.0))
-    used = float(share.max()) if share.numel() else 0.0
-    words = _words(k, names, holds, got, outside, share, slope) if count else ()
-    return Compared(name, used, slope, held.blind, got.numel(), count, int(held.truth.isnan().sum()), words)
+    return torch.where(outside, share, share.clamp_max(1.0))
 
 
 def _words(
@@ -75,13 +109,12 @@ def _words(
     names: Sequence[str],
     holds: Sequence[Held | None],
     got: Tensor,
-    outside: Tensor,
-    share: Tensor,
     slope: float,
 ) -> tuple[tuple[str, str], ...]:
     held = holds[k]
     assert held is not None
-    worst = worst_of(share)
+    outside = ~held.contains(got)
+    worst = worst_of(_share(held, got, outside))
     truth, radius, value = (float(x[worst]) for x in (held.truth, held.radius, got))
     ulp = max(2.0 ** (math.frexp(truth)[1] - 1) * torch.finfo(got.dtype).eps, torch.finfo(got.dtype).smallest_normal)
     away = abs(value - truth)

@@ -163,7 +163,7 @@ def _through(
         if away is None:
             y = rule.forward(*call.primals, **call.params)
         else:
-            errors.keep(y := call.y.clone(), away)
+            errors.keep(y := call.y.clone(), errors.settled(y, away))
         errors.sums = sums
         if rule is not references[0]:
             # The reference for somebody else's backward is right whatever it computes in, and so is the forward.

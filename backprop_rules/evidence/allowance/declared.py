@@ -19,7 +19,7 @@ from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part
 from backprop_rules.evidence.allowance.mode import RunningError, place_of
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
-from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in, unit
+from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in, magnitude, unit
 from backprop_rules.subject.ambient import F64, inexact, tensors_in
 
 aten = torch.ops.aten
@@ -42,6 +42,7 @@ class Declared(RunningError):
         self.declared, self._only_exact = declared, only_exact
         self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
         self._in_kernel, self._in_a_block = 0, False
+        self._sizes = WeakIdKeyDictionary()  # of what a kernel of several operations makes on the way
         self.roundings = 0
         self.first = ""  # the first operation of which something may be off
         self._longest = 0
@@ -95,15 +96,15 @@ class Declared(RunningError):
         if not self._in_kernel:
             self.roundings, self._longest = self.roundings + self._longest, 1
         first = result[0] if isinstance(result, tuple) else result
+        axes = 0
         if isinstance(first, Tensor) and first.numel() > BLOCK and not named:
             axes = separate(func, first, args)
-            if axes and func.overloadpacket == aten.native_layer_norm_backward:
-                return self._rows_and_sums(func, result, args, axes)
-            if axes:
-                radius = self._in_blocks(func, result, args, axes)
-                self._noted(func, radius)
-                return radius
-        radius = self._exact_where_infinite(result, self._of_torchs_kernel(func, result, args, named))
+        if axes and func.overloadpacket == aten.native_layer_norm_backward:
+            radius = self._rows_and_sums(func, result, args, axes)
+        elif axes:
+            radius = self._in_blocks(func, result, args, axes)
+        else:
+            radius = self._of_torchs_kernel(func, result, args, named)
         self._noted(func, radius)
         return radius
 
@@ -118,13 +119,14 @@ class Declared(RunningError):
         finally:
             self._sums_in = None
         besides = kept_narrow(args, own) if func.overloadpacket in KEPT_NARROW else None
-        return plus(radius, besides)
+        return self.settled(result, plus(radius, besides)) if besides else radius
 
-    def keep(self, result: Any, radius: Any) -> None:
-        """Keep the radius of a tensor, or those of several; what is off by nothing is exact."""
-        if isinstance(result, Tensor) and isinstance(radius, Tensor) and float(radius.sum()) == 0:
-            radius = None
-        super().keep(result, radius)
+    def _special(self, result: Tensor, radius: Tensor, total: float) -> Tensor | None:
+        """Return a radius: an infinity in float64 is the reference's own, as in a mask, and is exact."""
+        if not total:
+            return None
+        unknown = torch.where(radius.isnan(), torch.inf, radius)
+        return torch.where(result.isinf(), 0.0, unknown) if inexact(result) else unknown
 
     def _noted(self, func: Any, radius: Any) -> None:
         """Remember the first operation of which something may be off, and stop at it if that was all that was asked."""
@@ -133,15 +135,6 @@ class Declared(RunningError):
         self.first = str(func).removesuffix(".default")
         if self._only_exact:
             raise Rounds(self.first)
-
-    @staticmethod
-    def _exact_where_infinite(result: Any, radius: Any) -> Any:
-        """Return the radius; an infinity in float64 is the reference's own, as in a mask, and is exact."""
-        if not isinstance(result, Tensor) or not isinstance(radius, Tensor) or not inexact(result):
-            return radius
-        if math.isfinite(float(radius.sum())):
-            return radius
-        return torch.where(result.isinf(), 0.0, torch.where(radius.isnan(), torch.inf, radius))
 
     def _rows_and_sums(self, func: Any, result: Any, args: Any, axes: int) -> Any:
         """Return the radii of a gradient that is separate in its rows, and of those that are sums over them."""
@@ -154,7 +147,8 @@ class Declared(RunningError):
         several = isinstance(result, tuple)
         results = result if several else (result,)
         shape = results[0].shape
-        found = [None if y is None else torch.zeros(y.shape, dtype=F64, device=y.device) for y in results]
+        found = [None if y is None else torch.empty(y.shape, dtype=F64, device=y.device) for y in results]
+        off = [False] * len(results)
         radii = [self._radius(x) if isinstance(x, Tensor) else None for x in args]
         self._in_a_block, cut = True, cut_in(func, args)
         for block in blocks(shape, axes):
@@ -166,14 +160,18 @@ class Declared(RunningError):
             ]
             here = tuple(part_of(y, shape, block, axes) for y in results)
             made = self._of_torchs_kernel(func, here if several else here[0], tuple(parts), {})
-            for whole, own, radius in zip(found, here, made if several else (made,), strict=True):
-                if radius is not None and whole is not None:
-                    part_of(whole, shape, block, axes).copy_(self._exact_where_infinite(own, radius))
+            several_made = (made or [None] * len(results)) if several else (made,)
+            for k, (whole, radius) in enumerate(zip(found, several_made, strict=True)):
+                if whole is not None:
+                    part = part_of(whole, shape, block, axes)
+                    part.zero_() if radius is None else part.copy_(radius)
+                    off[k] = off[k] or radius is not None
             for radii_of_storage, place, before in reversed(kept):
                 radii_of_storage.pop(place, None)
                 if before is not None:  # the part of what is broadcast is the whole
                     radii_of_storage[place] = before
         self._in_a_block = False
+        found = [whole if any_off else None for whole, any_off in zip(found, off, strict=True)]
         return found if several else found[0]
 
     def _lend(self, part: Tensor, radius: Tensor) -> tuple[dict[Any, Tensor], Any, Tensor | None]:
@@ -192,6 +190,17 @@ class Declared(RunningError):
             return super()._in_one_kernel(reference, args, named)
         finally:
             self._in_kernel -= 1
+            if not self._in_kernel:
+                self._sizes.clear()
+
+    def size_of(self, x: Tensor) -> Tensor:
+        """Return |x|; what a kernel of several operations makes on the way is used more than once."""
+        if not self._in_kernel:
+            return magnitude(x)
+        size: Tensor | None = self._sizes.get(x)
+        if size is None:
+            self._sizes[x] = size = magnitude(x)
+        return size
 
     def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return a copy of x as it is stored in a dtype, rounded if that is narrower than what it is kept in."""
@@ -200,7 +209,7 @@ class Declared(RunningError):
             if precision(dtype) < precision(self.declared.kept or self.dtype_of(x)):
                 exact = (y.to(dtype).double() - y.double()).abs()
                 radius = exact if radius is None else radius + lost_in(dtype, y.double().abs() + radius)
-            self.keep(y, radius)
+            self.keep(y, self.settled(y, radius))
         self.tag(y, dtype)
         return y
 
@@ -213,7 +222,7 @@ def kept_narrow(args: Any, dtype: torch.dtype) -> float:
 
 def _is_off(radius: Any) -> bool:
     several = radius if isinstance(radius, list | tuple) else (radius,)
-    return any(bool(torch.as_tensor(r).any()) for r in several if r is not None)
+    return any(r is not None for r in several)
 
 
 class _Cast(torch.autograd.Function):

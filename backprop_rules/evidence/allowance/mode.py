@@ -138,6 +138,24 @@ class RunningError(TorchDispatchMode):
         return Operation(func, result, self._radius, self._evaluations, self._flushes, self.sums)
 
     def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
+        """Return the radius of an operation's result, infinite where nothing is known."""
+        return self.settled(result, self._by_formula(func, result, args, named))
+
+    def settled(self, result: Any, radius: Any) -> Any:
+        """Return a radius, or those of several, as it is kept: a tensor without NaN, or None of what is exact."""
+        if radius is None:
+            return None
+        if not isinstance(result, Tensor):
+            return [None if y is None else self.settled(y, r) for y, r in zip(result, radius, strict=True)]
+        radius = torch.as_tensor(radius, dtype=torch.float64, device=result.device)
+        total = float(radius.sum())
+        return radius if math.isfinite(total) and total else self._special(result, radius, total)
+
+    def _special(self, result: Tensor, radius: Tensor, total: float) -> Tensor | None:
+        """Return a radius whose elements add up to 0, or to nothing finite."""
+        return torch.where(radius.isnan(), torch.inf, radius) if total else radius
+
+    def _by_formula(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         """Return the radius of an operation's result: by its reference, its formula, or its parts."""
         op = self._operation(func, result, args)
         packet = func.overloadpacket
@@ -174,9 +192,6 @@ class RunningError(TorchDispatchMode):
         storage = result.untyped_storage()
         self._own[storage] = True
         if radius is not None:
-            radius = torch.as_tensor(radius, dtype=torch.float64, device=result.device)
-            if not math.isfinite(float(radius.sum())):
-                radius = torch.where(radius.isnan(), torch.inf, radius)
             if radius.shape != result.shape:
                 radius = radius.expand(result.shape)
             self._radii.setdefault(storage, {})[place_of(result)] = radius

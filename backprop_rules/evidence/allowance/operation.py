@@ -64,7 +64,11 @@ def spread(x: Operand, y: Operand, multiply: Callable[[Any, Any], Any] = operato
     if y.radius is None:
         return None if x.radius is None else multiply(x.radius, y.size)
     first = multiply(x.grown(), y.radius)
-    return first if x.radius is None else first + multiply(x.radius, y.size)
+    if x.radius is None:
+        return first
+    if multiply is operator.mul and isinstance(first, Tensor):
+        return torch.addcmul(first, *map(torch.as_tensor, (x.radius, y.size)))
+    return first + multiply(x.radius, y.size)
 
 
 def plus(*radii: Radius) -> Radius:
@@ -202,7 +206,7 @@ class Operation:
         """
         if not (self.result.is_floating_point() or self.result.is_complex()):
             raise self.refuse("of whole numbers that are not exact")
-        factor, floor = _coefficients(self.dtype, ulps, 2 * ulps if underflows is None else underflows, self.flushes)
+        factor, floor = coefficients(self.dtype, ulps, 2 * ulps if underflows is None else underflows, self.flushes)
         error = self.size * factor
         if floor:
             error = error.clamp_min(floor)
@@ -275,7 +279,7 @@ class Operation:
 
 
 @cache
-def _coefficients(dtype: torch.dtype, ulps: float, underflows: float, flushes: bool) -> tuple[float, float]:
+def coefficients(dtype: torch.dtype, ulps: float, underflows: float, flushes: bool) -> tuple[float, float]:
     """Return f and g such that a result y computed within `ulps`, then stored, is off by at most max(f |y|, g)."""
     compute = unit(computed_in(dtype), flushes)
     # An ulp is at most 2 u |exact|, and |exact| <= |y| / (1 - 2 u ulps). Rounding to nearest (half an ulp) is
