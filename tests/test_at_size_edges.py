@@ -1,10 +1,12 @@
 """Gradients at a point of one's own, at the edges: blocks, infinities, NaN, overflow, odd input."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
+from real_sizes import KERNELS, WRONG, stored
 
 from backprop_rules import InputError
 from backprop_rules.evidence.allowance import blocks, declared
@@ -174,3 +176,38 @@ def test_messages_of_odd_input():
     assert_gradients(
         {"w": 2 * x}, forward=lambda d: d["w"] * d["w"], primals=({"w": x},), grad_y=torch.ones(6), also=None
     )
+
+
+@cache
+def of_a_long_lstm():
+    """Return right gradients of 64 steps of an LSTM, and what encloses them."""
+    lstm = next(kernel for kernel in KERNELS if kernel.name == "lstm")
+    primals = tuple(x.float() for x in lstm.make(torch.Generator().manual_seed(0), (64, 4, 64)))
+    grad_y = lstm.cotangent(primals)
+    return stored(lstm.fused(grad_y, *primals), primals), enclose(lstm.forward, primals, grad_y=grad_y)
+
+
+def test_a_right_one_passes_where_the_worst_case_is_infinite():
+    made, enclosed = of_a_long_lstm()
+    assert all(one.radius.isinf().all() for one in enclosed)
+    assert enclosed.agreement(made).right
+
+
+@pytest.mark.parametrize("mistake", ["sign", "1.01", "1.002", "one element", "one slice zero", "half of it zero"])
+@pytest.mark.parametrize("primal", [0, 2], ids=["x", "wh"])
+def test_where_the_worst_case_is_infinite_slopes_and_elements_are_asked(mistake, primal):
+    made, enclosed = of_a_long_lstm()
+    wrong = [WRONG[mistake](g) if k == primal else g for k, g in enumerate(made)]
+    assert not enclosed.agreement(wrong).right
+
+
+@pytest.mark.parametrize("primal", range(3), ids="xwb")
+def test_a_factor_is_seen_in_the_long_sums_of_a_fused_norm(primal):
+    """The sums of a layer norm's weight, too, are taken in an order that does not depend on their terms."""
+    norm = next(kernel for kernel in KERNELS if kernel.name == "layer_norm")
+    primals = tuple(x.float() for x in norm.make(torch.Generator().manual_seed(0), (16384, 16)))
+    grad_y = norm.cotangent(primals)
+    made = stored(norm.fused(grad_y, *primals), primals)
+    enclosed = enclose(norm.forward, primals, grad_y=grad_y)
+    assert enclosed.agreement(made).right
+    assert not enclosed.agreement([1.002 * g if k == primal else g for k, g in enumerate(made)]).right

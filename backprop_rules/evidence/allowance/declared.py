@@ -140,8 +140,31 @@ class Declared(RunningError):
         """Return the radii of a gradient that is separate in its rows, and of those that are sums over them."""
         *given, mask = args
         rows = self._in_blocks(func, (result[0], None, None), (*given, [mask[0], False, False]), axes)
-        sums = self._of_torchs_kernel(func, (None, *result[1:]), (*given, [False, *mask[1:]]), {})
-        return [rows[0], *sums[1:]]
+        return [rows[0], *self._sums_of_columns(func, result[1:], (*given, [False, *mask[1:]]))]
+
+    def _sums_of_columns(self, func: Any, results: Any, args: Any) -> list[Any]:
+        """Return the radii of a layer norm's gradients that are sums over its rows, some columns at a time."""
+        grad, a, shape, mean, rstd, _, _, mask = args
+        if len(shape) > 1:
+            return list(self._of_torchs_kernel(func, (None, *results), args, {})[1:])
+        self._in_a_block, step = True, max(1, BLOCK // mean.numel())
+        found: list[list[Any]] = [[], []]
+        for k in range(0, a.shape[-1], step):
+            columns = (..., slice(k, k + step))
+            kept = [
+                self._lend(x[columns], radius[columns]) for x in (grad, a) if (radius := self._radius(x)) is not None
+            ]
+            here = [None if y is None else y[columns] for y in results]
+            part = (grad[columns], a[columns], [a[columns].shape[-1]], mean, rstd)
+            made = self._of_torchs_kernel(func, (None, *here), (*part, None, None, mask), {})
+            for y, radius, parts in zip(here, made[1:], found, strict=True):
+                parts.append(torch.zeros_like(y) if radius is None and y is not None else radius)
+            self._give_back(kept)
+        self._in_a_block = False
+        return [
+            None if parts[0] is None else self.settled(y, torch.cat(parts))
+            for y, parts in zip(results, found, strict=True)
+        ]
 
     def _in_blocks(self, func: Any, result: Any, args: Any, axes: int) -> Any:
         several = isinstance(result, tuple)
@@ -166,10 +189,7 @@ class Declared(RunningError):
                     part = part_of(whole, shape, block, axes)
                     part.zero_() if radius is None else part.copy_(radius)
                     off[k] = off[k] or radius is not None
-            for radii_of_storage, place, before in reversed(kept):
-                radii_of_storage.pop(place, None)
-                if before is not None:  # the part of what is broadcast is the whole
-                    radii_of_storage[place] = before
+            self._give_back(kept)
         self._in_a_block = False
         found = [whole if any_off else None for whole, any_off in zip(found, off, strict=True)]
         return found if several else found[0]
@@ -180,6 +200,14 @@ class Declared(RunningError):
         before = kept.get(place)
         kept[place] = radius
         return kept, place, before
+
+    @staticmethod
+    def _give_back(lent: list[tuple[dict[Any, Tensor], Any, Tensor | None]]) -> None:
+        """Keep the radii of parts no longer."""
+        for kept, place, before in reversed(lent):
+            kept.pop(place, None)
+            if before is not None:  # the part of what is broadcast is the whole
+                kept[place] = before
 
     def _finer(self, x: Any) -> Any:
         return x

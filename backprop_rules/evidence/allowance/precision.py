@@ -11,8 +11,17 @@ from torch import Tensor
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance import units
 from backprop_rules.evidence.allowance.granules import granule
-from backprop_rules.evidence.allowance.operation import LOST, UP, Operand, Operation, Radius, coefficients, scalar
-from backprop_rules.evidence.allowance.units import NARROW, lost_in, unit
+from backprop_rules.evidence.allowance.operation import (
+    LOST,
+    UP,
+    Operand,
+    Operation,
+    Radius,
+    as_computed,
+    coefficients,
+    scalar,
+)
+from backprop_rules.evidence.allowance.units import NARROW, gamma, lost_in, unit, widens
 from backprop_rules.subject.ambient import F32, F64, inexact
 
 if TYPE_CHECKING:
@@ -126,7 +135,19 @@ class DeclaredOperation(Operation):
         self.mode.counted(length)
         if varies is None and self.exact_sum(size, divisor, narrow):
             return self.stored_exactly()
-        return super().summed(varies, size, length, underflows, narrow, divisor)
+        kept, unit_dtype = self.accumulator(narrow), self.dtype if narrow else self.unit_dtype
+        plain = self.sums is as_computed and widens(unit_dtype, kept) and widens(kept, self.dtype)
+        if not plain or self.dtype == F64 or self.result.is_complex():
+            return super().summed(varies, size, length, underflows, narrow, divisor)
+        # In as few passes as it takes: gamma_n of the terms' sizes, and what may underflow.
+        used, enlarged = unit(kept, self.flushes), UP + length * 2.0**-51
+        factor = gamma(length, used.u)
+        own, alpha = self._enlarged(factor)
+        error = size * (factor * own * enlarged)
+        lost = underflows + 2 * length * self.flushes
+        if lost:
+            error.add_(lost * used.tiny * own)
+        return self._beside(error, varies, alpha * enlarged)
 
     def rounded(
         self, varies: Radius, ulps: float = 0.5, underflows: float | None = None, exact: Tensor | None = None
