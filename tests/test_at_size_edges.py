@@ -189,7 +189,7 @@ def of_a_long_lstm():
 
 def test_a_right_one_passes_where_the_worst_case_is_infinite():
     made, enclosed = of_a_long_lstm()
-    assert all(one.radius.isinf().all() for one in enclosed)
+    assert all(one.radius.isinf().any() and one.blind > 0.5 for one in enclosed)
     assert enclosed.agreement(made).right
 
 

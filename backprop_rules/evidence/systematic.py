@@ -253,15 +253,15 @@ class _Table:
     def standing_out(self, deviations: float, every: bool = False) -> Iterator[tuple[float, Sum, float]]:
         """Yield what the rounding of the result and the common roundings do not explain, and by how many times."""
         explained = self.common + (0.0 if self.got.dtype in NARROW else unit(self.got.dtype).u)
-        everywhere = float(self.sums[None][5, 0] / self.sums[None][7, 0])
-        for axis, sums in self.sums.items():
-            squares, along, off, by_own, by_halves, _, worst, count = sums
-            # A slice in which the worst case holds 0 is not asked for its slope: the whole and single elements are.
-            slope = _ratio(along, squares) * ((worst < squares) | (axis is None))
-            reach = explained + deviations * _ratio(by_own.sqrt(), squares)
-            yield from self._chosen(axis, Of.SLOPE, slope, reach * (not every))
-            reach = explained * everywhere + deviations * by_halves.sqrt() / count
-            yield from self._chosen(axis, Of.MEAN, off / count, reach * (not every))
+        squares, along, off, by_own, by_halves, sizes, worst, count = torch.cat(list(self.sums.values()), 1)
+        # A slice in which the worst case holds 0 is not asked for its slope: the whole and single elements are.
+        says = worst < squares
+        says[0] = True
+        slope, mean = _ratio(along, squares) * says, off / count
+        reach_of_slope = explained + deviations * _ratio(by_own.sqrt(), squares)
+        reach_of_mean = explained * sizes[0] / count[0] + deviations * by_halves.sqrt() / count
+        yield from self._chosen(Of.SLOPE, slope, reach_of_slope * (not every))
+        yield from self._chosen(Of.MEAN, mean, reach_of_mean * (not every))
 
     def elements(self) -> Iterator[tuple[Sum, float]]:
         """Yield the element that is farthest off, and some others that are not 0."""
@@ -272,14 +272,14 @@ class _Table:
             at = tuple(int(i) for i in torch.unravel_index(torch.tensor(k), self.truth.shape))
             yield Sum(self.leaf, Of.ELEMENT, element=at), float(self.off[at])
 
-    def _chosen(self, axis: int | None, of: Of, answers: Tensor, reaches: Tensor) -> Iterator[tuple[float, Sum, float]]:
-        times = torch.where(answers.abs() > reaches, answers.abs() / reaches.clamp_min(5e-324), 0.0).reshape(-1)
-        for k in torch.nonzero(times).reshape(-1).tolist():
-            yield (
-                float(times[k]),
-                Sum(self.leaf, of, axis, None if axis is None else k),
-                float(answers.reshape(-1)[k]),
-            )
+    def _chosen(self, of: Of, answers: Tensor, reaches: Tensor) -> Iterator[tuple[float, Sum, float]]:
+        beyond = torch.nonzero(answers.abs() > reaches).reshape(-1).tolist()
+        if not beyond:
+            return
+        places = [(axis, None if axis is None else k) for axis, s in self.sums.items() for k in range(s.shape[1])]
+        for k in beyond:
+            answer, reach = float(answers[k]), float(reaches[k])
+            yield abs(answer) / max(reach, 5e-324), Sum(self.leaf, of, *places[k]), answer
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
