@@ -20,7 +20,7 @@ from backprop_rules.evidence.allowance.precision import Precision, precision_nam
 from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size, rounds
 from backprop_rules.evidence.sensitivity import Line, Sensitivities
 from backprop_rules.evidence.systematic import Systematic, systematic
-from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, worst_of
+from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, share_of, worst_of
 from backprop_rules.report.matched import fitting, matched, matched_outputs
 from backprop_rules.strategies.sparse import sparse_like
 from backprop_rules.strategies.values import numbers_from
@@ -106,11 +106,8 @@ class Enclosures(Sequence[Enclosed]):
         """Return what comes of gradients, and outputs, held to these enclosures, as `assert_gradients` asserts it."""
         if blind not in BLIND:
             raise unknown("answer to blindness", blind, BLIND)
-        gradients, outputs = (
-            matched(got, self._asked.names, self._asked.question.leaves, self._held),
-            matched_outputs(y, self._held),
-        )
-        return _compared(self._asked, self._held, gradients, outputs, blind == "allow")
+        gradients = matched(got, self._asked.names, self._asked.question.leaves, self._held)
+        return _compared(self._asked, self._held, gradients, matched_outputs(y, self._held), blind == "allow")
 
     def __getitem__(self, which: Any) -> Any:
         if not isinstance(which, str):
@@ -347,9 +344,8 @@ def _lines(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | N
     for k, (h, g) in enumerate(zip(holds, got, strict=True)):
         if h is None or g is None or bool(h.contains(g).all()):
             continue
-        share = ((g.to(h.truth) - h.truth).abs() / h.radius.clamp_min(5e-324)).nan_to_num(0.0)
         try:
-            moved = Sensitivities(asked.question.runs[0], asked.declared).lines(k, worst_of(share))
+            moved = Sensitivities(asked.question.runs[0], asked.declared).lines(k, worst_of(share_of(h, g)))
         except NotImplementedError:
             return ()
         total = sum(moved.values())

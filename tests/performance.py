@@ -9,10 +9,8 @@ two that one entry of the first gradient, of median size, may be off by in propo
 import argparse
 import json
 import math
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - its usual name
-from real_sizes import attention
-from tolerances import peak, write
+from real_sizes import attention, layer_norm
+from tolerances import peak, timed, write
 from torch import Tensor
 
 from backprop_rules.testing import WrongGradients, assert_gradients
@@ -55,10 +52,6 @@ def linear_backward(g: Tensor, x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor,
 def softmax_backward(g: Tensor, x: Tensor) -> tuple[Tensor]:
     y = torch.softmax(x, -1)
     return (y * (g - (g * y).sum(-1, keepdim=True)),)
-
-
-def layer_norm(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    return F.layer_norm(x, (x.shape[-1],), w, b)
 
 
 def layer_norm_backward(g: Tensor, x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, ...]:
@@ -176,24 +169,16 @@ CHECKERS: dict[str, Callable[[Case, float], Callable[[], bool]]] = {
 
 def measured(case: Case, make: Callable[[Case, float], Callable[[], bool]]) -> dict[str, float]:
     """Return seconds, MiB, and the smallest error that is called wrong; infinite if none is."""
-    right, base, taken = make(case, 1.0), peak(), []
-    start = time.perf_counter()
-    assert right(), f"{case.name}: a right backward is called wrong"
-    first = time.perf_counter() - start
+    right, base = make(case, 1.0), peak()
+    first, passes = timed(right, 1)
+    assert passes, f"{case.name}: a right backward is called wrong"
     memory = peak() - base
-    for _ in range(ROUNDS if first < 1 else 0):
-        start = time.perf_counter()
-        right()
-        taken.append(time.perf_counter() - start)
+    seconds = timed(right, ROUNDS)[0] if first < 1 else first
     low, high = -1, DIGITS  # the error 2^-low is caught, 2^-high is not
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if not make(case, 1 + 2.0**-middle)() else (low, middle)
-    return {
-        "seconds": statistics.median(taken or [first]),
-        "MiB": memory,
-        "caught": 2.0**-low if low >= 0 else math.inf,
-    }
+    return {"seconds": seconds, "MiB": memory, "caught": 2.0**-low if low >= 0 else math.inf}
 
 
 def rows(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
@@ -215,7 +200,6 @@ def rows(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--only", nargs="*", help="these points")
     parser.add_argument("--write", type=Path, help="the page whose table is replaced by what was measured")
     asked = parser.parse_args()
     if asked.one:
@@ -224,8 +208,6 @@ def main() -> None:
         return
     found: dict[str, dict[str, dict[str, float]]] = {}
     for case in CASES:
-        if asked.only and case.name not in asked.only:
-            continue
         for checker in CHECKERS:
             if checker == "gradcheck slow" and max(case.shapes[0]) > SLOW_SIDE:
                 continue

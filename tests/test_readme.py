@@ -112,7 +112,7 @@ def test_the_programs_that_it_shows_run(run, tmp_path, name):
     done = run("test_program.py")
     if name == "a kernel":
         shown = one(b for b in fenced("text", README) if b.startswith("The gradient of x is wrong"))
-        figures = partial(re.sub, r"-?\d+(\.\d+)?(e-\d+)?", "n")  # which differ from one CPU to the next
+        figures = partial(re.sub, r"-?\d+(\.\d+)?(e[+-]\d+)?", "n")  # which differ from one CPU to the next
         hold(figures(shown), figures(done.stderr))
         return
     assert done.returncode == 0, done.stderr

@@ -73,7 +73,7 @@ class _Summing(DeclaredOperation):
         found = super().operand(x, dtype, flushed)
         return Operand(found.size**2, None)
 
-    def factor(self, x: Tensor, flushed: bool = False) -> Operand:
+    def factor(self, x: Tensor) -> Operand:
         return self.operand(x)
 
     def summed(

@@ -239,7 +239,7 @@ class _Table:
 
     def _terms(self, block: tuple[slice, ...]) -> Tensor:
         """Return t^2, t (got - t), got - t, (t half an ulp)^2, (half an ulp)^2, |t|, |t| radius, and 1."""
-        t, off, radius = self.truth[block], self.off[block], self.held.radius[block].nan_to_num(0.0)
+        t, off, radius = self.truth[block], self.off[block], self.held.radius[block].nan_to_num(0.0)  # inf: the largest
         half, size = half_an_ulp(t, self.got.dtype), t.abs()
         return torch.stack(
             [t * t, t * off, off, (t * half).square(), half.square(), size, size * radius, torch.ones_like(t)]
@@ -256,7 +256,7 @@ class _Table:
         squares, along, off, by_own, by_halves, sizes, worst, count = torch.cat(list(self.sums.values()), 1)
         # A slice in which the worst case holds 0 is not asked for its slope: the whole and single elements are.
         says = worst < squares
-        says[0] = True
+        says[0] = True  # the whole is the first of the axes
         slope, mean = _ratio(along, squares) * says, off / count
         reach_of_slope = explained + deviations * _ratio(by_own.sqrt(), squares)
         reach_of_mean = explained * sizes[0] / count[0] + deviations * by_halves.sqrt() / count

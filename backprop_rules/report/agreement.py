@@ -81,27 +81,26 @@ class _Tally:
 
 
 def _tally(held: Held, got: Tensor) -> _Tally:
-    wide = got.to(held.truth)
-    off = (wide - held.truth).abs()
     if not got.numel():
         return _Tally()
+    truth, wide = held.truth, got.to(held.truth)
+    off = (wide - truth).abs()
     if math.isfinite(float(off.sum()) + float(held.radius.sum())) and bool((off <= held.radius).all()):
-        used = float((off / held.radius).nan_to_num(0.0).max())  # 0 of 0 is nothing
-        return _Tally(0, 0, float((held.truth * held.truth).sum()), float((wide * held.truth).sum()), used)
-    outside = ~held.contains(got)
-    said = held.said & got.isfinite()
-    truth, wide = torch.where(said, held.truth, 0.0), torch.where(said, wide, 0.0)
-    used = float(_share(held, got, outside).max())
-    counts = int(outside.sum()), int(held.truth.isnan().sum())
-    return _Tally(*counts, float((truth * truth).sum()), float((wide * truth).sum()), used)
+        share, counts = (off / held.radius).nan_to_num(0.0), (0, 0)  # 0 of 0 is nothing
+    else:
+        share, said = share_of(held, got), held.said & got.isfinite()
+        counts = int((share > 1).sum()), int(truth.isnan().sum())
+        truth, wide = torch.where(said, truth, 0.0), torch.where(said, wide, 0.0)
+    return _Tally(*counts, float((truth * truth).sum()), float((wide * truth).sum()), float(share.max()))
 
 
-def _share(held: Held, got: Tensor, outside: Tensor) -> Tensor:
-    """Return by which share of its radius each element is off, above 1 where it is outside."""
+def share_of(held: Held, got: Tensor) -> Tensor:
+    """Return by which share of its radius each element is off: above 1 where it is outside, and there alone."""
     off = (got.to(held.truth) - held.truth).abs()
     share = torch.where(held.radius > 0, off / held.radius, torch.where(off > 0, math.inf, 0.0))
-    share = torch.where(outside & ~(share > 1), math.inf, share.nan_to_num(0.0))
-    return torch.where(outside, share, share.clamp_max(1.0))
+    inside = held.contains(got)
+    share = torch.where(inside | (share > 1), share.nan_to_num(0.0), math.inf)
+    return torch.where(inside, share.clamp_max(1.0), share)
 
 
 def _words(
@@ -113,8 +112,8 @@ def _words(
 ) -> tuple[tuple[str, str], ...]:
     held = holds[k]
     assert held is not None
-    outside = ~held.contains(got)
-    worst = worst_of(_share(held, got, outside))
+    share = share_of(held, got)
+    outside, worst = share > 1, worst_of(share)
     truth, radius, value = (float(x[worst]) for x in (held.truth, held.radius, got))
     ulp = max(2.0 ** (math.frexp(truth)[1] - 1) * torch.finfo(got.dtype).eps, torch.finfo(got.dtype).smallest_normal)
     away = abs(value - truth)

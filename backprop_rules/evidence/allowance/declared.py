@@ -19,7 +19,7 @@ from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part
 from backprop_rules.evidence.allowance.mode import RunningError, place_of
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
-from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in, magnitude, unit
+from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in, unit
 from backprop_rules.subject.ambient import F64, inexact, tensors_in
 
 aten = torch.ops.aten
@@ -42,7 +42,6 @@ class Declared(RunningError):
         self.declared, self._only_exact = declared, only_exact
         self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
         self._in_kernel, self._in_a_block = 0, False
-        self._sizes = WeakIdKeyDictionary()  # of what a kernel of several operations makes on the way
         self.roundings = 0
         self.first = ""  # the first operation of which something may be off
         self._longest = 0
@@ -218,17 +217,6 @@ class Declared(RunningError):
             return super()._in_one_kernel(reference, args, named)
         finally:
             self._in_kernel -= 1
-            if not self._in_kernel:
-                self._sizes.clear()
-
-    def size_of(self, x: Tensor) -> Tensor:
-        """Return |x|; what a kernel of several operations makes on the way is used more than once."""
-        if not self._in_kernel:
-            return magnitude(x)
-        size: Tensor | None = self._sizes.get(x)
-        if size is None:
-            self._sizes[x] = size = magnitude(x)
-        return size
 
     def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return a copy of x as it is stored in a dtype, rounded if that is narrower than what it is kept in."""

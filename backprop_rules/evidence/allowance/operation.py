@@ -156,9 +156,14 @@ class Operation:
             radius = plus(radius, 2 * unit(x.dtype).normal * small.double()) if small.any() else radius
         return Operand(x, radius)
 
-    def factor(self, x: Any, flushed: bool = False) -> Operand:
+    @property
+    def flushes_products(self) -> bool:
+        """Whether products take subnormal numbers for zero, and flush, in every mode: VDPBF16PS and TDPBF16PS do."""
+        return self.dtype == torch.bfloat16 and not self.result.is_cuda
+
+    def factor(self, x: Any) -> Operand:
         """Return an operand of a matrix product."""
-        return self.operand(x, flushed=flushed)
+        return self.operand(x, flushed=self.flushes_products)
 
     @property
     def truncates(self) -> bool:
@@ -206,22 +211,29 @@ class Operation:
         """
         if not (self.result.is_floating_point() or self.result.is_complex()):
             raise self.refuse("of whole numbers that are not exact")
-        factor, floor = coefficients(self.dtype, ulps, 2 * ulps if underflows is None else underflows, self.flushes)
+        factor, floor = _coefficients(self.dtype, ulps, 2 * ulps if underflows is None else underflows, self.flushes)
         error = self.size * factor
         if floor:
-            error = error.clamp_min(floor)
+            error.clamp_min_(floor)
         if exact is not None:
-            error = error.masked_fill(exact, 0)
+            error.masked_fill_(exact, 0)
         return self.total(varies, error, factor)
 
     def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1) -> Tensor:
-        """Return the radius of a result with that error, of so many roundings, at most `factor` times the value."""
+        """Return the radius of a result with that error, of so many roundings, at most `factor` times the value.
+
+        The error is the caller's own, and may be written over.
+        """
         if self.evaluations == 2:
             # The other evaluation rounds too, of an exact result that lies within error + varies of this one.
             smallest = 2 * roundings * self.unit.normal  # and may flush what underflows
             error = 2 * error + factor * (error if varies is None else error + varies) + smallest
         radius = error if varies is None else error + varies
         return self.up(radius)  # type: ignore[no-any-return]
+
+    def unless_infinite(self, error: Tensor) -> Tensor:
+        """Return the error of a sum, NaN where the result is not finite though the sizes of its terms are."""
+        return error + self.size * 0
 
     def up(self, radius: Any, terms: int = 0) -> Any:
         """Return a radius made larger than the rounding of its own computation, of that many terms, in float64."""
@@ -263,7 +275,7 @@ class Operation:
             # Narrower than the operation's own: each term is rounded to it, and the first one too.
             length, underflows = length + 1, underflows + length + 1
         factor = gamma(length, used.u)
-        error = self.up(size * factor, length) + self.size * 0  # NaN where the result is not finite
+        error = self.unless_infinite(self.up(size * factor, length))
         lost = underflows + 2 * length * self.flushes
         if lost:
             error = error + lost * used.tiny
@@ -279,7 +291,7 @@ class Operation:
 
 
 @cache
-def coefficients(dtype: torch.dtype, ulps: float, underflows: float, flushes: bool) -> tuple[float, float]:
+def _coefficients(dtype: torch.dtype, ulps: float, underflows: float, flushes: bool) -> tuple[float, float]:
     """Return f and g such that a result y computed within `ulps`, then stored, is off by at most max(f |y|, g)."""
     compute = unit(computed_in(dtype), flushes)
     # An ulp is at most 2 u |exact|, and |exact| <= |y| / (1 - 2 u ulps). Rounding to nearest (half an ulp) is

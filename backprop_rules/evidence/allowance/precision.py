@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,17 +10,8 @@ from torch import Tensor
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance import units
 from backprop_rules.evidence.allowance.granules import granule
-from backprop_rules.evidence.allowance.operation import (
-    LOST,
-    UP,
-    Operand,
-    Operation,
-    Radius,
-    as_computed,
-    coefficients,
-    scalar,
-)
-from backprop_rules.evidence.allowance.units import NARROW, gamma, lost_in, unit, widens
+from backprop_rules.evidence.allowance.operation import LOST, UP, Operand, Operation, Radius, scalar
+from backprop_rules.evidence.allowance.units import NARROW, lost_in, unit
 from backprop_rules.subject.ambient import F32, F64, inexact
 
 if TYPE_CHECKING:
@@ -58,18 +48,6 @@ CORRECTLY = 0.5  # ulps, of what is rounded to the nearest number
 
 
 @dataclass(eq=False)
-class _OfAMode(Operand):
-    """An operand whose size the mode may know."""
-
-    mode: "Declared"
-
-    @cached_property
-    def size(self) -> Tensor:
-        """|value|."""
-        return self.mode.size_of(self.value)  # type: ignore[arg-type]
-
-
-@dataclass(eq=False)
 class DeclaredOperation(Operation):
     """An operation computed in float64, whose radius is what another implementation of it may round."""
 
@@ -87,16 +65,9 @@ class DeclaredOperation(Operation):
 
     def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
         """Return an operand, which has been rounded to its dtype when it was stored."""
-        if not isinstance(x, Tensor):
-            return scalar(x, dtype or self.dtype)
-        return _OfAMode(x, self.radius(x), self.mode)
+        return Operand(x, self.radius(x)) if isinstance(x, Tensor) else scalar(x, dtype or self.dtype)
 
-    @cached_property
-    def size(self) -> Tensor:
-        """The size of the result."""
-        return self.mode.size_of(self.result)
-
-    def factor(self, x: Tensor, flushed: bool = False) -> Operand:
+    def factor(self, x: Tensor) -> Operand:
         """Return an operand of a matrix product, rounded to the dtype in which products are taken."""
         found, narrow = self.operand(x), self.declared.operands
         if narrow is None or x.is_complex():
@@ -108,19 +79,16 @@ class DeclaredOperation(Operation):
 
     def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1) -> Tensor:
         """Return the radius: what the other one rounds of its own operands, and what is rounded here in float64."""
-        own, alpha = self._enlarged(factor)
-        return self._beside(error * own, varies, alpha)
-
-    def _enlarged(self, factor: float) -> tuple[float, float]:
-        """Return by what an error, and what operands vary, are multiplied to hold the roundings here as well."""
         here = 2.0 ** (precision(units.component(self.unit_dtype)) - precision(F64))
-        return (1 + factor) * (1 + here) * UP, (1 + factor * (1 + here)) * UP
-
-    def _beside(self, error: Tensor, varies: Radius, alpha: float) -> Tensor:
+        radius = error.mul_((1 + factor) * (1 + here) * UP)
         if varies is None:
-            return error
-        radius = torch.add(error, torch.as_tensor(varies), alpha=alpha)
+            return radius
+        radius = torch.add(radius, torch.as_tensor(varies), alpha=(1 + factor * (1 + here)) * UP)
         return radius + LOST[self.flushes] if self.dtype == F64 else radius
+
+    def unless_infinite(self, error: Tensor) -> Tensor:
+        """Return the error of a sum: in float64 a sum is finite where the sizes of its terms are."""
+        return error
 
     def ulps(self, name: str) -> float:
         """Return the largest error that is documented of a function, on any device, approximate ones if allowed."""
@@ -135,37 +103,15 @@ class DeclaredOperation(Operation):
         self.mode.counted(length)
         if varies is None and self.exact_sum(size, divisor, narrow):
             return self.stored_exactly()
-        kept, unit_dtype = self.accumulator(narrow), self.dtype if narrow else self.unit_dtype
-        plain = self.sums is as_computed and widens(unit_dtype, kept) and widens(kept, self.dtype)
-        if not plain or self.dtype == F64 or self.result.is_complex():
-            return super().summed(varies, size, length, underflows, narrow, divisor)
-        # In as few passes as it takes: gamma_n of the terms' sizes, and what may underflow.
-        used, enlarged = unit(kept, self.flushes), UP + length * 2.0**-51
-        factor = gamma(length, used.u)
-        own, alpha = self._enlarged(factor)
-        error = size * (factor * own * enlarged)
-        lost = underflows + 2 * length * self.flushes
-        if lost:
-            error.add_(lost * used.tiny * own)
-        return self._beside(error, varies, alpha * enlarged)
+        return super().summed(varies, size, length, underflows, narrow, divisor)
 
     def rounded(
         self, varies: Radius, ulps: float = 0.5, underflows: float | None = None, exact: Tensor | None = None
     ) -> Tensor:
         """Return the radius of a result; of what is correctly rounded, and of exact operands, it is known."""
-        if not inexact(self.result):
-            raise self.refuse("of whole numbers that are not exact")
         if varies is None and ulps == CORRECTLY and self.own != F64 and not self.result.is_complex():
             return self.stored_exactly()
-        # In as few passes as it takes: max(factor |y|, floor) and, enlarged, what `total` says.
-        factor, floor = coefficients(self.dtype, ulps, 2 * ulps if underflows is None else underflows, self.flushes)
-        own, alpha = self._enlarged(factor)
-        error = self.size * (factor * own)
-        if floor:
-            error.clamp_min_(floor * own)
-        if exact is not None:
-            error.masked_fill_(exact, 0)
-        return self._beside(error, varies, alpha)
+        return super().rounded(varies, ulps, underflows, exact)
 
     def exact_sum(self, size: Tensor, divisor: float = 1, narrow: bool = False) -> bool:
         """Say whether a sum of exact terms is exact in any order: all multiples of one number, and not many of it.

@@ -125,9 +125,7 @@ def index_put(op: Operation, a: Tensor, indices: Any, values: Tensor, accumulate
 
 def inner(op: Operation, a: Tensor, b: Tensor, added: Operand | None = None) -> Any:
     """a @ b, of matrices, of stacks of them, or with vectors, to which a result so far may be added."""
-    # Instructions for bf16 (VDPBF16PS, TDPBF16PS) take subnormal numbers for zero, and flush, in every mode.
-    flushes = op.dtype == torch.bfloat16 and not op.result.is_cuda
-    x, y, length = op.factor(a, flushes), op.factor(b, flushes), a.shape[-1]
+    x, y, length = op.factor(a), op.factor(b), a.shape[-1]
     size = torch.matmul(x.size, y.size)
     varies = spread(x, y, torch.matmul)
     lost = op.loses
@@ -136,14 +134,14 @@ def inner(op: Operation, a: Tensor, b: Tensor, added: Operand | None = None) -> 
     if added is not None:
         size, varies = size + added.size, plus(varies, added.radius)
     length += added is not None
-    if flushes:
-        varies = plus(varies, torch.full_like(size, length * unit(op.dtype).normal))
     return products_summed(op, size, varies, length, lost)
 
 
 def products_summed(op: Operation, size: Tensor, varies: Any, length: int, lost: float = 0.0) -> Tensor:
     """Return the radius of a sum of that many products, whose sizes add up to `size`."""
     roundings, narrow = _roundings(op, length, lost)
+    if op.flushes_products:
+        varies = plus(varies, torch.full_like(size, length * unit(op.dtype).normal))
     # Four products to a complex term: twice for either part.
     underflows = float(length) * (3 if op.result.is_complex() else 1)
     return op.summed(varies, size, roundings, underflows, narrow)
