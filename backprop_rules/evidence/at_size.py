@@ -1,5 +1,6 @@
 """Gradients at a point of the user's own, of any size: the truth, and how far an implementation may be from it."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from backprop_rules.errors import InputError, OwnError
 from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.evidence.allowance.declared import Declared, Rounds
 from backprop_rules.evidence.allowance.precision import Precision
-from backprop_rules.evidence.allowance.units import lost_in
+from backprop_rules.evidence.allowance.units import lost_in, positive
 from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
 from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs
 
@@ -70,7 +71,9 @@ class Held:
         return Held(self.truth, radius, dtype)
 
     def _radius_in(self, dtype: torch.dtype) -> Tensor:
-        lost = lost_in(dtype, self.truth.abs() + self.radius)
+        lost = lost_in(dtype, self.truth.abs().add_(self.radius))
+        if positive(self.radius) and math.isfinite(float(self.truth.sum())):
+            return lost.add_(self.radius)
         exact = (self.truth.to(dtype).to(self.truth) - self.truth).abs()
         known = (self.radius == 0) & exact.isfinite()  # what overflows is seen by the truth's size
         radius = self.radius + torch.where(known, exact, lost)
@@ -81,9 +84,13 @@ class Held:
         """The share of elements whose enclosure holds 0, of those whose is not {0}: 0 would have passed as well."""
         total = reaching = 0
         for block in self.parts:
-            truth, radius = self.truth[block], self.radius[block]
-            known, unseen = (truth != 0) | (radius != 0), (truth.abs() <= radius) | truth.isnan()
-            total, reaching = total + int(known.sum()), reaching + int((known & unseen).sum())
+            size, radius = self.truth[block].abs(), self.radius[block]
+            if positive(size) and positive(size - radius):
+                total += size.numel()
+                continue
+            known, unseen = (size != 0) | (radius != 0), (size <= radius) | size.isnan()
+            total += int(known.count_nonzero())
+            reaching += int((known & unseen).count_nonzero())
         return reaching / total if total else 0.0
 
 

@@ -1,6 +1,7 @@
 """How far the roundings of a right implementation take a sum of a gradient's elements: by one more reverse pass."""
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -18,7 +19,7 @@ from backprop_rules.evidence.allowance.declared import KEPT_NARROW, SUMS_NARROW,
 from backprop_rules.evidence.allowance.mode import FORMULAS
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
-from backprop_rules.evidence.allowance.units import NARROW, computed_in, unit
+from backprop_rules.evidence.allowance.units import NARROW, computed_in, power_below, unit
 from backprop_rules.evidence.at_size import Run
 from backprop_rules.subject import function
 from backprop_rules.subject.ambient import inexact
@@ -28,6 +29,7 @@ aten = torch.ops.aten
 
 # Sums of products, whose operands may be rounded to the dtype in which products are taken, and other sums.
 PRODUCTS = {aten.mm, aten.bmm, aten.mv, aten.dot, aten.addmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
+MATRICES = {aten.mm, aten.bmm, aten.addmm}
 SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum}
 
 # A line of somebody's code: the file and its number.
@@ -226,10 +228,11 @@ class Sensitivities:
         asked = [y for _, _, y in self._made] + [y for y, _ in self._casts]
         pushed = torch.autograd.grad(gradient, asked, coefficients, retain_graph=True, allow_unused=True)
         by_step = _by_step(self._made, pushed)
-        for step in self._steps:
-            gradients = by_step.get(id(step), [])
-            if any(g is not None for g in gradients):
-                found = found.beside(self._of_a_step(step, gradients))
+        found = found.beside(Reach(self._worst(pushed)))
+        for (step, k, y), g in zip(self._made, pushed, strict=False):
+            narrow = self._declared.kept is None and step.own in NARROW
+            if g is not None and narrow and self._error(step)[k] is not None:
+                found = found.beside(self._together(y, step.own, g))
         for (y, narrow), g in zip(self._casts, pushed[len(self._made) :], strict=True):
             found = found if g is None else found.beside(self._together(y, narrow, g))
         return found.beside(self._of_operands(by_step))
@@ -241,15 +244,14 @@ class Sensitivities:
             self._alike[key] = Alike(x.detach(), dtype)
         return Reach(self._alike[key].bias(sensitivity), self._alike[key].squares(sensitivity))
 
-    def _of_a_step(self, step: Step, gradients: list[Tensor | None]) -> Reach:
-        found = Reach()
-        for y, error, g in zip(_parts(step.result), self._error(step), gradients, strict=True):
-            if g is None or error is None:
-                continue
-            found = found.beside(Reach(float((g.abs() * error).sum())))
-            if self._declared.kept is None and step.own in NARROW:
-                found = found.beside(self._together(y, step.own, g))
-        return found
+    def _worst(self, pushed: Sequence[Tensor | None]) -> float:
+        """Return sum(|g| error) over the results of all operations."""
+        sums = []
+        for (step, k, _), g in zip(self._made, pushed, strict=False):
+            error = None if g is None else self._error(step)[k]
+            if g is not None and error is not None:
+                sums.append(g.abs().reshape(-1) @ error.expand(g.shape).reshape(-1))
+        return float(torch.stack(sums).sum()) if sums else 0.0
 
     def _error(self, step: Step) -> tuple[Tensor | None, ...]:
         if id(step) not in self._errors:
@@ -325,6 +327,10 @@ def _by_step(made: Sequence[tuple[Step, int, Tensor]], found: Sequence[Any]) -> 
 
 def _through_an_operand(step: Step, k: int, gradients: list[Tensor | None]) -> Tensor:
     """Return the sensitivity to an operand, as far as it goes through this operation."""
+    packet, g = step.func.overloadpacket, gradients[0]
+    if packet in MATRICES and g is not None and not step.named and k >= len(step.args) - 2:
+        *_, a, b = step.args
+        return g @ b.detach().mT if k == len(step.args) - 2 else a.detach().mT @ g
     args = [_detached(x) for x in step.args]
     with torch.enable_grad():
         args[k].requires_grad_()
@@ -357,9 +363,9 @@ class Alike:
 
 def half_an_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return how far rounding to nearest may take numbers in a dtype; 0 of those that it has, as 1 of a softmax."""
-    exponent = torch.frexp(x).exponent - 1
-    half = torch.ldexp(torch.full_like(x, 2.0 ** -precision(dtype)), exponent).clamp_min(unit(dtype).tiny)
-    return half * (x.to(dtype) != x)
+    half = power_below(x).mul_(2.0 ** -precision(dtype)).clamp_min_(unit(dtype).tiny)
+    rounds = x.to(dtype).to(x.dtype).sub_(x).sign_().abs_()
+    return half.mul_(rounds) if math.isfinite(float(half.sum())) else torch.where(rounds > 0, half, 0.0)
 
 
 def _parts(result: Any) -> tuple[Any, ...]:

@@ -35,7 +35,7 @@ from backprop_rules.subject.ambient import F32
 
 # How often a right gradient is called off, in a whole run, by what is random in roundings.
 FALSE_ALARMS = 1e-12
-TERMS = 8  # of `_Table`
+TERMS = 7  # of `_Table`
 # Above this share of elements that may be 0 as well, nothing was proved of a gradient: of most of it.
 BLIND = 0.5
 # Slices whose reach is computed, those that stand out most: a reverse pass each.
@@ -231,19 +231,28 @@ class _Table:
         found = {axis: t.new_zeros(TERMS, 1 if axis is None else t.shape[axis]) for axis in self.axes}
         for block in blocks(t.shape, t.ndim):
             terms = self._terms(block)
-            for axis, total in found.items():
-                within = block[axis] if axis is not None and axis < len(block) else slice(None)
-                rest = [k + 1 for k in range(t.ndim) if k != axis]
-                total[:, within] += (terms.sum(rest) if rest else terms).reshape(TERMS, -1)
+            for axis in reversed(range(t.ndim)):  # the last first: what is left of the others is their sum over it
+                if axis in found:
+                    within = block[axis] if axis < len(block) else slice(None)
+                    found[axis][:, within] += terms.sum(list(range(1, axis + 1))) if axis else terms
+                terms = terms.sum(-1)
+            found[None] += terms.reshape(TERMS, 1)
         return found
 
     def _terms(self, block: tuple[slice, ...]) -> Tensor:
-        """Return t^2, t (got - t), got - t, (t half an ulp)^2, (half an ulp)^2, |t|, |t| radius, and 1."""
+        """Return t^2, t (got - t), got - t, |t|, |t| radius, (t half an ulp)^2, and (half an ulp)^2: 0 if not narrow."""
         t, off, radius = self.truth[block], self.off[block], self.held.radius[block].nan_to_num(0.0)  # inf: the largest
-        half, size = half_an_ulp(t, self.got.dtype), t.abs()
-        return torch.stack(
-            [t * t, t * off, off, (t * half).square(), half.square(), size, size * radius, torch.ones_like(t)]
-        )
+        terms, size = t.new_zeros(TERMS, *t.shape), t.abs()
+        torch.mul(t, t, out=terms[0])
+        torch.mul(t, off, out=terms[1])
+        terms[2] = off
+        terms[3] = size
+        torch.mul(size, radius, out=terms[4])
+        if self.got.dtype in NARROW:
+            half = half_an_ulp(t, self.got.dtype)
+            torch.mul(size, half, out=terms[5]).square_()
+            torch.mul(half, half, out=terms[6])
+        return terms
 
     @property
     def whole(self) -> float:
@@ -253,7 +262,8 @@ class _Table:
     def standing_out(self, deviations: float, every: bool = False) -> Iterator[tuple[float, Sum, float]]:
         """Yield what the rounding of the result and the common roundings do not explain, and by how many times."""
         explained = self.common + (0.0 if self.got.dtype in NARROW else unit(self.got.dtype).u)
-        squares, along, off, by_own, by_halves, sizes, worst, count = torch.cat(list(self.sums.values()), 1)
+        squares, along, off, sizes, worst, by_own, by_halves = torch.cat(list(self.sums.values()), 1)
+        count = torch.cat([s.new_full(s.shape[1:], self.truth.numel() / s.shape[1]) for s in self.sums.values()])
         # A slice in which the worst case holds 0 is not asked for its slope: the whole and single elements are.
         says = worst < squares
         says[0] = True  # the whole is the first of the axes

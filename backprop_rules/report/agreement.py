@@ -84,9 +84,9 @@ def _tally(held: Held, got: Tensor) -> _Tally:
     if not got.numel():
         return _Tally()
     truth, wide = held.truth, got.to(held.truth)
-    off = (wide - truth).abs()
-    if math.isfinite(float(off.sum()) + float(held.radius.sum())) and bool((off <= held.radius).all()):
-        share, counts = (off / held.radius).nan_to_num(0.0), (0, 0)  # 0 of 0 is nothing
+    off = torch.sub(wide, truth).abs_()
+    if math.isfinite(float(off.sum()) + float(held.radius.sum())) and bool((off - held.radius).amax() <= 0):
+        share, counts = (off / held.radius).nan_to_num_(0.0), (0, 0)  # 0 of 0 is nothing
     else:
         share, said = share_of(held, got), held.said & got.isfinite()
         counts = int((share > 1).sum()), int(truth.isnan().sum())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.operation import INFINITE, Operand, Operation, Radius, plus, spread
-from backprop_rules.evidence.allowance.units import FEW, NARROW, apart, component, gamma, unit, widens
+from backprop_rules.evidence.allowance.units import FEW, NARROW, apart, component, gamma, positive, unit, widens
 
 aten = torch.ops.aten
 
@@ -38,10 +38,9 @@ def product(op: Operation, a: Any, b: Any) -> Tensor | None:
     varies = spread(x, y)
     if _whole_factor(op, a, b) or _whole_factor(op, b, a):
         return None if varies is None else op.up(varies)
-    vanished = op.size == 0
     # Most products have no zero, and the question is quicker than the answer, but for a device that is far away.
-    asked = not op.flushes and (op.result.is_cuda or bool(vanished.any()))
-    exact = ((x.size == 0) | (y.size == 0)) & vanished if asked else None
+    asked = not op.flushes and (op.result.is_cuda or not positive(op.size))
+    exact = ((x.size == 0) | (y.size == 0)) & (op.size == 0) if asked else None
     if op.result.is_complex():
         return op.rounded(varies, COMPLEX_PRODUCT, 6, exact)
     return op.rounded(varies, exact=exact)
@@ -85,7 +84,8 @@ def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) ->
         # |c + d t| <= sqrt(2) |b| may overflow, and its inverse is 0 then.
         plain = torch.where(y.size > torch.finfo(component(op.dtype)).max / 2, INFINITE, plain)
     # 0 / b is 0, but for b = 0
-    error = plain if op.flushes else torch.where((op.size == 0) & (x.size == 0), 0.0, plain)
+    somewhere = not op.flushes and (op.result.is_cuda or not positive(op.size))
+    error = torch.where((op.size == 0) & (x.size == 0), 0.0, plain) if somewhere else plain
     if x.radius is None and y.radius is None:
         return error
     return op.up(error + over(op.size + plain, x.radius, y))
@@ -101,7 +101,7 @@ def over(size: Any, radius: Radius, divisor: Operand) -> Any:
     if radius is not None:
         off = off + radius / below
     # The exact divisor may be zero; the difference is off by 2^-53 in proportion to itself.
-    return torch.where(below > 0, off, INFINITE) if isinstance(below, Tensor) else off
+    return torch.where(below > 0, off, INFINITE) if isinstance(below, Tensor) and not positive(below) else off
 
 
 def reciprocal(op: Operation, a: Tensor) -> Any:

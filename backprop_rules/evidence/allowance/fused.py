@@ -190,7 +190,9 @@ REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.softplus: softplus, aten.nll_loss_forward: nll_loss,
     aten.std: lambda a, dim=None, **named: var(a, dim, **named).sqrt(),
     aten.addcmul: lambda a, b, c, *, value=1: a + (b * c) * value,
-    # The gradients through y, the softmax and its logarithm.
+    # The gradients through y: of the sigmoid, the tangent, the softmax and its logarithm.
+    aten.sigmoid_backward: lambda grad, y: grad * (y * (1 - y)),
+    aten.tanh_backward: lambda grad, y: grad * (1 - y * y),
     aten._softmax_backward_data: lambda grad, y, dim, dtype: y * grad - y * (y * grad).sum(dim, keepdim=True),
     aten._log_softmax_backward_data: lambda grad, y, dim, dtype: grad - y.exp() * grad.sum(dim, keepdim=True),
 }  # fmt: skip
@@ -204,9 +206,9 @@ COMPLEX_REFERENCES: dict[Any, Callable[..., Any]] = {
 
 def distance(op: Operation, found: Tensor, reference: Tensor, radius: Tensor | None) -> Tensor | None:
     """Return |y - z| + r, where y is not finite infinity."""
-    off = apart(found, reference) * FEW
+    off = apart(found, reference).mul_(FEW)
     if radius is None and not op.flushes and not bool(off.any()):
         return op.stored_exactly()  # type: ignore[no-any-return]
     if op.flushes:
-        off = off + 2 * unit(found.dtype).normal
-    return op.stored(off if radius is None else off + radius)
+        off += 2 * unit(found.dtype).normal
+    return op.stored(off if radius is None else off.add_(radius))

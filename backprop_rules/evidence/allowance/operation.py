@@ -166,6 +166,11 @@ class Operation:
         return self.operand(x, flushed=self.flushes_products)
 
     @property
+    def wider(self) -> bool:
+        """Whether radii are computed in more bits than what they are the radii of, so that differences of them serve."""
+        return precision(component(self.unit_dtype)) < precision(torch.float64)
+
+    @property
     def truncates(self) -> bool:
         """Whether products of matrices may be summed by a device that cuts off, as tensor cores do."""
         return bool(self.result.is_cuda) and self.dtype in units.NARROW

@@ -11,7 +11,7 @@ from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance import units
 from backprop_rules.evidence.allowance.granules import granule
 from backprop_rules.evidence.allowance.operation import LOST, UP, Operand, Operation, Radius, scalar
-from backprop_rules.evidence.allowance.units import NARROW, lost_in, unit
+from backprop_rules.evidence.allowance.units import NARROW, lost_in, positive, unit
 from backprop_rules.subject.ambient import F32, F64, inexact
 
 if TYPE_CHECKING:
@@ -132,10 +132,10 @@ class DeclaredOperation(Operation):
 
     def stored_exactly(self) -> Tensor:
         """Return what is lost of an exact result when it is stored."""
-        lost = (self.result.to(self.own).to(self.result) - self.result).abs()
+        lost = self.result.to(self.own).to(self.result).sub_(self.result).abs_()
         # Rounded to float32 first, and then once more, it may go to the other neighbour of a number halfway between.
-        besides = self.size * 2.0**-23 + unit(F32).tiny
-        return self.up(torch.where(lost > 0, lost + besides, 0.0))  # type: ignore[no-any-return]
+        besides = (self.size * 2.0**-23).add_(unit(F32).tiny).mul_(lost.sign())
+        return self.up(besides.add_(lost))  # type: ignore[no-any-return]
 
     def may_be_either(self, choices: Tensor) -> bool:
         """Take note of choices, not 0, that may come out otherwise; say whether these count."""
@@ -170,8 +170,9 @@ class DeclaredOperation(Operation):
             return None
         found: Radius = units.FAST_BESIDES.get(name)
         if name in units.FAST_BY_ARGUMENT:
-            ulps = units.FAST_BY_ARGUMENT[name] * a.double().abs()
-            found = torch.where(self.size == 0, 0.0, self.size * (2 * unit(F32).u * ulps))
+            ulps = a.double().abs() * units.FAST_BY_ARGUMENT[name]
+            found = self.size * ulps.mul_(2 * unit(F32).u)
+            found = found if positive(self.size) else torch.where(self.size == 0, 0.0, found)
         return found
 
     def stored(self, radius: Tensor) -> Tensor:

@@ -49,7 +49,17 @@ def unit(dtype: torch.dtype, flushes: bool = False) -> Unit:
 
 def lost_in(dtype: torch.dtype, size: Tensor) -> Tensor:
     """Return how far rounding to nearest may take numbers of at most these sizes when they are stored in a dtype."""
-    return (size * unit(dtype).u).clamp_min(unit(dtype).tiny)
+    return (size * unit(dtype).u).clamp_min_(unit(dtype).tiny)
+
+
+def positive(x: Tensor) -> bool:
+    """Say whether all numbers are above 0, quicker than a mask of them: NaN is not."""
+    return bool(x.amin() > 0) if x.numel() else True
+
+
+def power_below(x: Tensor) -> Tensor:
+    """Return the largest power of two of at most the size of each number of float64, 0 of 0: by its bits."""
+    return (x.contiguous().view(torch.int64) & 0x7FF0000000000000).view(torch.float64)
 
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:
