@@ -230,8 +230,8 @@ class Sensitivities:
         by_step = _by_step(self._made, pushed)
         found = found.beside(Reach(self._worst(pushed)))
         for (step, k, y), g in zip(self._made, pushed, strict=False):
-            narrow = self._declared.kept is None and step.own in NARROW
-            if g is not None and narrow and self._error(step)[k] is not None:
+            stored = self._declared.kept is None and step.own in NARROW
+            if g is not None and stored and self._error(step)[k] is not None:
                 found = found.beside(self._together(y, step.own, g))
         for (y, narrow), g in zip(self._casts, pushed[len(self._made) :], strict=True):
             found = found if g is None else found.beside(self._together(y, narrow, g))
@@ -330,7 +330,8 @@ def _through_an_operand(step: Step, k: int, gradients: list[Tensor | None]) -> T
     packet, g = step.func.overloadpacket, gradients[0]
     if packet in MATRICES and g is not None and not step.named and k >= len(step.args) - 2:
         *_, a, b = step.args
-        return g @ b.detach().mT if k == len(step.args) - 2 else a.detach().mT @ g
+        through: Tensor = g @ b.detach().mT if k == len(step.args) - 2 else a.detach().mT @ g
+        return through
     args = [_detached(x) for x in step.args]
     with torch.enable_grad():
         args[k].requires_grad_()

@@ -240,7 +240,7 @@ class _Table:
         return found
 
     def _terms(self, block: tuple[slice, ...]) -> Tensor:
-        """Return t^2, t (got - t), got - t, |t|, |t| radius, (t half an ulp)^2, and (half an ulp)^2: 0 if not narrow."""
+        """Return t^2, t (got - t), got - t, |t|, |t| radius; and (t half an ulp)^2, (half an ulp)^2 of narrow ones."""
         t, off, radius = self.truth[block], self.off[block], self.held.radius[block].nan_to_num(0.0)  # inf: the largest
         terms, size = t.new_zeros(TERMS, *t.shape), t.abs()
         torch.mul(t, t, out=terms[0])

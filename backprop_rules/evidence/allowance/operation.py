@@ -167,7 +167,7 @@ class Operation:
 
     @property
     def wider(self) -> bool:
-        """Whether radii are computed in more bits than what they are the radii of, so that differences of them serve."""
+        """Whether radii are computed in more bits than the operation, so that differences of them serve."""
         return precision(component(self.unit_dtype)) < precision(torch.float64)
 
     @property
