@@ -130,7 +130,8 @@ def question(backward: Callable[..., Any], held: Held, asked: Asked) -> tuple[Su
         subject = replace(subject, dtypes=asked.among(subject, subject.dtypes))
     subject = replace(subject, rule=_summing(subject.rule, asked))
     _known(subject, asked)
-    return subject, Points(subject, asked.max_examples, asked.seed, _sizes(subject, asked.sizes))
+    points = Points(subject, asked.max_examples, asked.seed, _sizes(subject, asked.sizes)).with_a_small_example()
+    return points.subject, points
 
 
 def _of_a_rule(

@@ -17,13 +17,12 @@ from torch.utils import _pytree
 from backprop_rules.checking import leaving_alone
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.allowance.precision import Precision, precision_named
-from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size, rounds
+from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size
+from backprop_rules.evidence.exact_fill import exact_fill
 from backprop_rules.evidence.sensitivity import Line, Sensitivities
 from backprop_rules.evidence.systematic import Systematic, systematic
 from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, share_of, worst_of
 from backprop_rules.report.matched import fitting, matched, matched_outputs
-from backprop_rules.strategies.sparse import sparse_like
-from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import inexact, uncompiled
 from backprop_rules.subject.build import leaf_names
 from backprop_rules.subject.function import Cotangents, NoPoint, function_of
@@ -220,24 +219,18 @@ def exact_inputs(
 
     Small whole numbers, as sparse as the sums ask for: no row is all zeros. `assert_gradients` holds what is computed
     there to the last bit. For functions that are polynomial in their primals: products of matrices, convolutions, sums,
-    embeddings, masks. Raises InputError, and names the operation, where something rounds whatever the inputs.
+    embeddings, masks; and for a softmax of a power of two of scores, which are 0 where queries and keys are orthogonal.
+    Raises InputError, and names the operation, where something rounds whatever the inputs.
     """
-    numbers, density, why = numbers_from(seed), 1.0, ""
     asked = _asked(forward, primals, ONES, params, precision, ())
-    leaves = asked.question.leaves
-    most = max(1, *(x.numel() for x in leaves))
-    while density * most >= 1:
-        made = tuple(sparse_like(x, density, numbers) for x in leaves)
-        grads = tuple(None if g is None else sparse_like(g, density, numbers) for g in asked.question.grads)
-        question = replace(asked.question, leaves=made, grads=grads)
-        why = _told(partial(rounds, question, asked.declared), question)
-        if not why:
-            own = question.function.arguments(made)
-            return ExactInputs(own, grads[0] if len(grads) == 1 else grads, density)
-        density /= 2
+    found = _told(partial(exact_fill, asked.question, asked.declared, seed), asked.question)
+    if not found.why:
+        grads = found.question.grads
+        own = asked.question.function.arguments(found.question.leaves)
+        return ExactInputs(own, grads[0] if len(grads) == 1 else grads, found.density)
     raise InputError(
-        f"something rounds whatever the inputs: {why}. Exact inputs are for functions that are polynomial in their "
-        f"primals; give what is not, such as a softmax, by itself, and hold it to its enclosure."
+        f"something rounds whatever the inputs: {found.why}. Exact inputs are for functions that are polynomial in "
+        f"their primals; give what is not, such as a softmax, by itself, and hold it to its enclosure."
     )
 
 

@@ -138,7 +138,7 @@ class Question:
 def rounds(question: Question, declared: Precision) -> str:
     """Return the first operation of a function and its reverse mode that may round, "" where none does."""
     try:
-        return _held_by(partial(run_at_size, question), question, declared, only_exact=True).first
+        return _held_by(partial(run_at_size, question), question, Declared(declared, only_exact=True)).first
     except Rounds as error:
         return str(error)
 
@@ -149,14 +149,13 @@ def at_size(question: Question, declared: Precision) -> AtSize:
     Raises NoPoint where forward or a backward raises, NotImplementedError at an operation without a formula, and
     InputError where another form is another function.
     """
-    found = [_held_by(run, question, declared) for run in question.runs]
+    found = [_held_by(run, question, Declared(declared)) for run in question.runs]
     for form, other in zip(question.also, found[1:], strict=True):
         _same(form, found[0], other, declared)
     return reduce(AtSize.joined, found)
 
 
-def _held_by(run: Run, question: Question, declared: Precision, only_exact: bool = False) -> AtSize:
-    mode = Declared(declared, only_exact)
+def _held_by(run: Run, question: Question, mode: Declared) -> AtSize:
     y, gradients = run(mode, False)
     pairs = zip(gradients, question.leaves, strict=True)
     outputs = tuple(held(mode, out, mode.dtype_of(out)) for out in y if inexact(out))

@@ -55,6 +55,12 @@ class Evidence:
     point: Point
     pair: Pair = WIDE
 
+    def relaid(self, point: Point) -> "Evidence":
+        """Return the evidence of a point that has the values of this one in another layout: the truth is the same."""
+        other = Evidence(self.subject, point, self.pair)
+        other.__dict__.update((name, self.__dict__[name]) for name in ("run", "low_run") if name in self.__dict__)
+        return other
+
     @cached_property
     def function(self) -> Function:
         """The function at the point's params."""

@@ -20,7 +20,7 @@ from backprop_rules.properties.native import holds_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.smallest import confirmed, is_nearer_than_torchs
 from backprop_rules.strategies.of_rules import rounded
-from backprop_rules.strategies.point import EVERY_BIT, JUMP, TORN_APART, Point, copied
+from backprop_rules.strategies.point import EVERY_BIT, FULL, JUMP, TORN_APART, Point, copied
 from backprop_rules.subject.ambient import F64, SEED, running
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
@@ -41,6 +41,7 @@ class Trial:
         self.subject, self.points, self.questions = subject, points, questions
         self.outcome, self._proofs = Outcome(), effort.PROOFS
         self._once_asked = self._calls_asked = False
+        self._full: Evidence | None = None  # of a large example at its own size
         self._chosen: dict[int, Point] = {}  # where another choice than torch's is allowed: nor are digits torch's
         self.of_the_rule = _of_the_rule(subject, questions) if questions.of_rules else None
 
@@ -72,14 +73,18 @@ class Trial:
         if outcome.is_wrong:
             return
         plain = [p for p in outcome.passed if p.own and p.ordinary and not p.empty and id(p) not in self._chosen]
+        full, plain = [p for p in plain if p.where == FULL], [p for p in plain if p.where != FULL]
         if len(plain) > 1 and plain[0].size <= effort.JUMPS and not self.subject.heavy:
             for point in jumps(Evidence(self.subject, plain[0], outcome.pair), plain[1]):
                 self._at(point)
-        for point, dtypes, device in self._natives(plain):
+        large = [(point, own_dtypes(self.subject, point), "cpu") for point in full[:1]]
+        for point, dtypes, device in (*large, *self._natives(plain)):
             # Digits are counted from torch's gradient: not where that is the wrong one.
             off = {f.leaf for f in outcome.findings if f.kind is Kind.TORCH}
             found = holds_in(self.subject, point, dtypes, device)
             outcome.findings += [f for f in found if f.kind is not Kind.INACCURATE or f.leaf not in off]
+        if not outcome.objects and (full or plain) and not self.subject.heavy and not self.questions.of_rules:
+            self._to_the_bit([*full, *plain][0])
         if not outcome.objects and plain and not self.subject.heavy:
             self._specials(Evidence(self.subject, _without_zeros(plain[0]), outcome.pair))
         for point in plain[:3]:
@@ -118,6 +123,14 @@ class Trial:
                 if device != "cpu":
                     yield point, own_dtypes(self.subject, point), device
 
+    def _to_the_bit(self, point: Point) -> None:
+        from backprop_rules.properties.exact import is_right_to_the_bit
+
+        found = is_right_to_the_bit(self.subject, point)
+        if found is not None:
+            self.outcome.findings += list(found)
+            self.outcome.classes["where nothing rounds"] = 1
+
     def _specials(self, evidence: Evidence) -> None:
         if self.questions.convention == "torch":
             self.outcome.findings += list(special.answers_nan(evidence))
@@ -151,7 +164,11 @@ class Trial:
 
     def _asked_at(self, point: Point, rule: "OfTheRule | None") -> bool:
         outcome, kinks = self.outcome, self.of_the_rule
-        evidence = Evidence(self.subject, point if kinks is None else kinks.off_its_kinks(point), outcome.pair)
+        if self._full is not None and point.relaid is self._full.point:
+            evidence = self._full.relaid(point)
+        else:
+            evidence = Evidence(self.subject, point if kinks is None else kinks.off_its_kinks(point), outcome.pair)
+        self._full = evidence if point.where == FULL and point.relaid is None else self._full
         try:
             _ = evidence.run
         except NoPoint as error:
@@ -170,7 +187,8 @@ class Trial:
 
     def ask(self, evidence: Evidence, judged: dict[int, Judged]) -> Iterator[Finding]:
         """Yield what is found at a point: first what makes the later questions meaningless."""
-        if not self._once_asked and not evidence.point.empty:
+        full = evidence.point.where == FULL
+        if not self._once_asked and not evidence.point.empty and not full:
             self._once_asked = True
             self._once(evidence)
         found = list(form.writes_to_nothing(evidence)) or list(form.is_answered(evidence))
@@ -178,7 +196,7 @@ class Trial:
         yield from found
         if any(f.kind.grade is Grade.WRONG or f.leaf is None for f in found):
             return
-        if not self._calls_asked and any(isinstance(g, Tensor) and bool(g.any()) for g in evidence.user):
+        if not self._calls_asked and not full and any(isinstance(g, Tensor) and bool(g.any()) for g in evidence.user):
             self._calls_asked = True  # of what answers with nothing but zeros, a second call tells nothing
             calls = list(self._of_calls(evidence))
             yield from calls
@@ -332,6 +350,7 @@ class Trial:
         if (
             asked < (1 if self.subject.heavy else effort.SECOND)
             and point.ordinary
+            and point.where != FULL
             and any(said.nonzero or said.sides_with_it for said in judged.values())
         ):
             own = evidence.user if any(said.sides_with_it for said in judged.values()) else None

@@ -16,7 +16,8 @@ class Point:
     """One call of a backward, its values in float64, and representable in the narrowest dtype asked for.
 
     `made` says in words how it came about, and `kind` of which kind its values are; `own` whether its sizes are the
-    example's, `ordinary` whether its values are, `where` its size class.
+    example's, or of that made small, `ordinary` whether its values are, `where` its size class; `relaid` is the point
+    of which it has the values in another layout.
     """
 
     leaves: tuple[Any, ...]
@@ -28,6 +29,7 @@ class Point:
     where: str = "own"
     dtypes: tuple[torch.dtype | None, ...] = ()  # in which it is to be asked as well
     spacing: float = 0.0  # of the grid on which nothing rounds; 0 where values are any
+    relaid: "Point | None" = None
 
     @property
     def size(self) -> int:
@@ -47,6 +49,7 @@ class Point:
         return self.kind not in EXTRAORDINARY
 
 
+FULL = "full size"  # of a large example, beside which it is made small
 TORN_APART = "sizes torn apart"  # where an axis is not as long as those that it equals in the example
 JUMP = "jump"  # a kind of values that no lower precision holds
 EVERY_BIT = "every bit"  # the same, drawn so: it is asked in its own dtypes alone

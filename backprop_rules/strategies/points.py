@@ -1,17 +1,19 @@
 """From a subject to its points: the example, what is like it, other sizes, and what is drawn."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_rules.strategies.point import TORN_APART, Point
+from backprop_rules.strategies.point import FULL, TORN_APART, Point
 from backprop_rules.strategies.recipes import PLAN, Recipe, recipes
-from backprop_rules.strategies.sizes import Family, Label, Shape, Sizes, sizes_of, too_large
+from backprop_rules.strategies.sizes import Family, Label, Shape, Sizes, sizes_of, small_shapes, too_large
 from backprop_rules.strategies.values import KINDS, RANGES, SIGNED, drawn, laid_out, numbers_from
 from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.constants import constants_of
 from backprop_rules.subject.function import Cotangents, NoPoint, Outputs
 from backprop_rules.subject.subject import Subject
 
@@ -32,14 +34,65 @@ class Points:
     _outputs: dict[tuple[Shape | None, ...], Outputs] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Point]:
-        """Yield the points on the own sizes, on others, past a kernel's blocks, and drawn."""
+        """Yield the points on the own sizes, on others, past a kernel's blocks, and drawn.
+
+        A large example is made small for most; where these pass, it is asked as it is, and in every layout.
+        """
         subject = self.subject
-        large = sum(x.numel() for x in subject.example if isinstance(x, Tensor)) > LARGE
-        for k, recipe in enumerate(PLAN[: 3 if subject.heavy else 8 if large else None]):
-            yield from self._at(recipe, {}, "own", self.seed + k)
-        if large or subject.heavy:
+        if subject.small is None:
+            yield from self._planned(3 if subject.heavy else 8 if self.large else None)
+            yield from self._others() if not self.large and not subject.heavy else ()
             return
-        sizes = self.sizes()
+        like = Points(replace(subject, example=subject.small, small=None), self.count, self.seed)
+        yield from like._planned(None)
+        for full in self._at(PLAN[0], {}, FULL, self.seed):
+            yield full
+            for how in ("transposed", "sliced"):
+                leaves, grads = (tuple(laid_out(x, how) for x in some) for some in (full.leaves, full.grads))
+                yield replace(full, leaves=leaves, grads=grads, made=f"example, {how}", relaid=full)
+        yield from like._others() if subject.any_sizes else ()
+
+    def _planned(self, count: int | None) -> Iterator[Point]:
+        for k, recipe in enumerate(PLAN[:count]):
+            yield from self._at(recipe, {}, "own", self.seed + k)
+
+    @property
+    def large(self) -> bool:
+        """Whether the example is too large to be asked at many points."""
+        return sum(x.numel() for x in self.subject.example if isinstance(x, Tensor)) > LARGE
+
+    def with_a_small_example(self) -> "Points":
+        """Return the points of the subject with its example made small beside it, if it is large and both take that."""
+        example = self.subject.example
+        for shapes, any_sizes in small_shapes(example) if self.large else ():
+            if too_large(shapes) or not self._allowed([getattr(x, "shape", None) for x in example], shapes):
+                continue
+            made = self.leaves(Recipe((), "near"), shapes, self.seed)
+            small = tuple(x.to(own.dtype) if isinstance(x, Tensor) else x for x, own in zip(made, example, strict=True))
+            if self._answered(tuple(x.clone() if isinstance(x, Tensor) else x for x in small)):
+                read = constants_of(self.subject.function.raw, small).read
+                constants = replace(self.subject.constants, read=read)
+                subject = replace(self.subject, small=small, any_sizes=any_sizes, constants=constants)
+                return replace(self, subject=subject)
+        return self
+
+    def _answered(self, leaves: tuple[Any, ...]) -> bool:
+        """Say whether forward and backward take these leaves, in their own dtypes."""
+        function = self.subject.function
+        try:
+            y = function.y(leaves, None)
+            grads = tuple(
+                None if g is None else g.to(out.dtype)
+                for g, out in zip(cotangents(y, "normal", self.seed), y, strict=True)
+            )
+            self.subject.backward(function, grads, None, leaves, None)
+        except (NoPoint, Raised, Misfit):
+            return False
+        return True
+
+    def _others(self) -> Iterator[Point]:
+        """Yield the points of other sizes than the example's."""
+        subject, sizes = self.subject, self.sizes()
         for size, n in ((size, n) for size, others in self.asked.items() for n in others):
             for values in ("normal", "integers"):
                 yield from self._at(Recipe((), values), {size: n}, "asked for", self.seed + n, sizes)

@@ -1,6 +1,6 @@
 """Which sizes of an example can vary, and which of them together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,23 @@ def _family(sizes: Sizes, label: Label, runs: Callable[[list[Shape | None]], Out
         if runs(sizes.shapes(family.at(2 * size))) is not None:
             return [family]
     return []
+
+
+def small_shapes(example: Sequence[Any]) -> Iterator[tuple[list[Shape | None], bool]]:
+    """Yield small shapes like the example's, with all sizes apart as there; and whether they are of any sizes.
+
+    What is at most 4 stays: a width of three, or a pair. If forward or backward takes no odd sizes, even ones, then
+    what keeps the proportions, as multiples of a block.
+    """
+    labels = labels_of(example)
+    pairs = [(own, x.shape) for own, x in zip(labels, example, strict=True) if own is not None]
+    base = {label: n for own, shape in pairs for label, n in zip(own, shape, strict=True)}
+    sizes, long = Sizes(labels, base, ()), sorted(n for n in base if isinstance(n, int) and n > 4)
+    yield sizes.shapes({n: k + 5 for k, n in enumerate(long)}), True
+    yield sizes.shapes({n: 2 * k + 6 for k, n in enumerate(long)}), True
+    for largest in (8, 32, 128):
+        shift = max(0, max(long, default=1).bit_length() - largest.bit_length())
+        yield sizes.shapes({n: max(n >> shift, 2) for n in long}), False
 
 
 def too_large(shapes: Sequence[Shape | None]) -> bool:

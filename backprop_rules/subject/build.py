@@ -171,8 +171,8 @@ def _as_rule(
     params: Mapping[str, Any],
     constants: Constants,
 ) -> tuple[Rule | None, str]:
-    if constants.read > HEAVY:
-        return None, "one run of forward reads too much"
+    if constants.held > HEAVY:
+        return None, "forward has too large constants"
     if not own.single:
         return None, "it returns several tensors"
     if {"y", "grad_y"} & set(names):

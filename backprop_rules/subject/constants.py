@@ -24,6 +24,7 @@ class Constants:
     sizes: frozenset[int] = frozenset()
     largest: frozenset[int] = frozenset()
     read: int = 0  # elements, of constants and all else, in one run
+    held: int = 0  # elements of constants
 
     def allow(self, before: int, after: int) -> bool:
         """Say whether a size may be changed: it is no constant's, and what points into it still does."""
@@ -68,7 +69,8 @@ def constants_of(forward: Any, leaves: Sequence[Any]) -> Constants:
     found = list(watching.found.values())
     whole = [*(x for x in found if _is_whole(x)), *(x for x in leaves if _is_whole(x))]
     sizes = {n for x in found if x.dim() == 1 or _is_whole(x) for n in x.shape if n > 1}
-    return Constants(frozenset(sizes), frozenset(map(_largest, whole)) - {-1}, watching.read)
+    held = sum(x.numel() for x in found)
+    return Constants(frozenset(sizes), frozenset(map(_largest, whole)) - {-1}, watching.read, held)
 
 
 def _is_whole(x: Any) -> bool:

@@ -39,6 +39,8 @@ class Subject:
     dtypes: tuple[torch.dtype, ...] = ()
     constants: Constants = NONE
     right: Rule | None = None  # the catalogue's, if it is held against one
+    small: tuple[Any, ...] | None = None  # a large example made small, as forward and backward take it, ...
+    any_sizes: bool = False  # ... and whether they take any sizes
 
     def __str__(self) -> str:
         return self.name

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.operation import INFINITE, Operand, Operation, Radius, plus, spread
-from backprop_rules.evidence.allowance.units import FEW, NARROW, apart, component, gamma, positive, unit, widens
+from backprop_rules.evidence.allowance.units import (
+    FEW,
+    NARROW,
+    apart,
+    component,
+    gamma,
+    positive,
+    powers_of_two,
+    unit,
+    widens,
+)
 
 aten = torch.ops.aten
 
@@ -68,6 +78,8 @@ def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) ->
     if isinstance(b, int | float) and _power_of_two(b) and not op.result.is_complex():
         return product(op, a, 1 / b)
     x, y = op.operand(a), op.operand(b)
+    if op.knows_it_exactly(x, y) and isinstance(b, Tensor) and powers_of_two(b):  # approximate division is exact there
+        return op.stored_exactly()
     if not isinstance(y.size, Tensor) and y.size == 0:
         return torch.full_like(op.size, INFINITE)
     k, floor = op.quotient_ulps, 0.0
@@ -246,6 +258,8 @@ def function(op: Operation, a: Tensor, *, name: str) -> Tensor:
     if op.result.is_complex() and name != "exp":
         raise op.refuse(f"in {op.dtype}")
     error, x = _function_error(op, a, name), op.operand(a)
+    if name == "exp" and op.knows_it_exactly(x) and not positive(x.size):  # exp(0) is 1, and exp(-inf) is 0
+        error = torch.where((x.size == 0) | (op.size == 0) & x.size.isinf(), 0.0, error)
     besides = op.besides(name, a)
     error = error if besides is None else error + besides
     return error if x.radius is None else op.up(VARIATIONS[name](x, op.size + error, a) + error)

@@ -165,6 +165,10 @@ class Operation:
         """Return an operand of a matrix product."""
         return self.operand(x, flushed=self.flushes_products)
 
+    def knows_it_exactly(self, *operands: Operand) -> bool:
+        """Say whether it is the exact result that is known, of exact operands, and not one that was rounded."""
+        return False
+
     @property
     def wider(self) -> bool:
         """Whether radii are computed in more bits than the operation, so that differences of them serve."""

@@ -109,7 +109,7 @@ class DeclaredOperation(Operation):
         self, varies: Radius, ulps: float = 0.5, underflows: float | None = None, exact: Tensor | None = None
     ) -> Tensor:
         """Return the radius of a result; of what is correctly rounded, and of exact operands, it is known."""
-        if varies is None and ulps == CORRECTLY and self.own != F64 and not self.result.is_complex():
+        if varies is None and ulps == CORRECTLY and self.knows_it_exactly():
             return self.stored_exactly()
         return super().rounded(varies, ulps, underflows, exact)
 
@@ -129,6 +129,10 @@ class DeclaredOperation(Operation):
             if step is None or step < smallest or not most <= min(info.max, 2.0 ** min(digits + step, 1023)):
                 return False
         return True
+
+    def knows_it_exactly(self, *operands: Operand) -> bool:
+        """Say whether it is: in float64 beside a dtype with fewer bits."""
+        return self.own != F64 and not self.result.is_complex() and all(x.radius is None for x in operands)
 
     def stored_exactly(self) -> Tensor:
         """Return what is lost of an exact result when it is stored."""

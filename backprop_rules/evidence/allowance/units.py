@@ -62,6 +62,11 @@ def power_below(x: Tensor) -> Tensor:
     return (x.contiguous().view(torch.int64) & 0x7FF0000000000000).view(torch.float64)
 
 
+def powers_of_two(x: Tensor) -> bool:
+    """Say whether all numbers of float64 are positive powers of two, by their bits: the first one says it mostly."""
+    return all(positive(some) and bool((power_below(some) == some).all()) for some in (x.reshape(-1)[:1], x))
+
+
 def computed_in(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype in which torch computes operations on this one."""
     return torch.float32 if dtype in NARROW else dtype

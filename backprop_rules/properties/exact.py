@@ -1,0 +1,67 @@
+"""Each gradient is right to the last bit where nothing rounds: for small whole numbers, at the example's own size."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from backprop_rules.domain import precision
+from backprop_rules.errors import InputError
+from backprop_rules.evidence.allowance.precision import precision_named
+from backprop_rules.evidence.at_size import Question
+from backprop_rules.evidence.evidence import largest
+from backprop_rules.evidence.exact_fill import exact_fill
+from backprop_rules.properties.finding import Finding, Kind, unequal
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.values import recast
+from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.subject import Subject
+
+EXACTLY = "whole numbers, of which every sum is exact in any order"
+
+
+def is_right_to_the_bit(subject: Subject, point: Point) -> Iterator[Finding] | None:
+    """Yield the gradients that are not, in the example's own dtypes; None where something rounds whatever the inputs.
+
+    A gradient that is off by less than half of its digits may be of another form, which rounds there: it is inaccurate.
+    """
+    there = _point(subject, point)
+    return None if there is None else _wrong(subject, there)
+
+
+def _point(subject: Subject, point: Point) -> Point | None:
+    floats = [subject.example[i].dtype for i in subject.floats]
+    if any(x.is_complex() for x in (*subject.example, *point.grads) if inexact(x)):
+        return None
+    narrowest = min(floats, key=precision)
+    function = subject.function.at(point.params)
+    grads = tuple(None if g is None else recast(g.detach(), narrowest) for g in point.grads)
+    question = Question(function, tuple(x.detach() if inexact(x) else x for x in subject.example), grads)
+    try:
+        found = exact_fill(question, precision_named("eager", narrowest), seed=0)
+    except (NoPoint, NotImplementedError, InputError):
+        return None
+    leaves, own = found.question.leaves, found.question.grads
+    return None if found.why else Point(leaves, own, point.params, "whole numbers", "whole numbers", where=point.where)
+
+
+def _wrong(subject: Subject, there: Point) -> Iterator[Finding]:
+    function = subject.function.at(there.params)
+    wide = [recast(x, F64) if inexact(x) else x for x in there.leaves]
+    run, _ = function.run(wide, tuple(None if g is None else recast(g, F64) for g in there.grads), F64)
+    try:
+        got = subject.backward(function, there.grads, None, there.leaves, None, whole=True)
+    except (Raised, Misfit):
+        return  # which is told elsewhere
+    for i in subject.floats:
+        truth, g = run.gradients[i], got[i]
+        if truth is None or not isinstance(g, Tensor) or g.shape != truth.shape:
+            continue
+        off = g.to(truth.dtype) != truth
+        if bool(off.any()):
+            half = 2.0 ** (-precision(g.dtype) / 2)
+            apart = largest(torch.where(off, g.to(truth.dtype) - truth, 0.0))
+            kind = Kind.VALUE if apart >= half * largest(truth) else Kind.INACCURATE
+            yield unequal(kind, there, i, truth, g, off, against=(EXACTLY,), dtype=g.dtype)
