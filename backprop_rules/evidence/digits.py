@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence.evidence import largest
+from backprop_rules.evidence.evidence import all_finite, largest
 from backprop_rules.subject.ambient import F32
 
 
@@ -17,16 +17,20 @@ def has_lost_digits(got: Tensor, theirs: Tensor, truth: Tensor, dtype: torch.dty
     the middle between as accurate as torch and nothing kept, its formula is to blame, and not the dtype. Below float32
     half of the digits are so few that a longer sum loses them too: there, none is kept where torch keeps half.
     """
-    said = truth.isfinite() & got.isfinite() & theirs.isfinite()
-    scale, unit = largest(torch.where(said, truth, 0.0)), 2.0 ** -precision(dtype)
+    if all_finite(truth, got, theirs):
+        said = torch.ones((), dtype=torch.bool, device=truth.device)
+    else:
+        said = truth.isfinite() & got.isfinite() & theirs.isfinite()
+        truth, got, theirs = (torch.where(said, x, 0.0) for x in (truth, got, theirs))
+    scale, unit = largest(truth), 2.0 ** -precision(dtype)
     if not has_digits(scale, dtype):
-        return torch.zeros_like(said)
-    error = torch.where(said, (got - truth).abs(), 0.0)
-    torchs = max(largest(torch.where(said, theirs - truth, 0.0)), unit * scale)
+        return torch.zeros_like(truth, dtype=torch.bool)
+    error = (got - truth).abs()
+    torchs = max(largest(theirs - truth), unit * scale)
     lost = torchs * unit**-0.5
     if precision(dtype) < precision(F32):
         lost = scale if lost <= scale else torch.inf
-    return error.ge(lost)
+    return error.ge(lost) & said
 
 
 def has_digits(size: float, dtype: torch.dtype) -> bool:

@@ -183,10 +183,15 @@ def cast(leaves: Sequence[Any], dtype: torch.dtype) -> list[Any]:
     return [recast(x, at(dtype, x)) if inexact(x) else x for x in leaves]
 
 
+def all_finite(*tensors: Tensor) -> bool:
+    """Say whether all numbers are finite, as far as their sums tell, quicker than a mask does; False if in doubt."""
+    return all(math.isfinite(abs(x.sum().item())) for x in tensors)
+
+
 def largest(x: Tensor) -> float:
     """Return the largest magnitude, 0 of an empty tensor, of what is finite."""
     if not x.numel():
         return 0.0
     size = x.abs()
-    most = float(size.max())
+    most = float(size.amax())
     return most if math.isfinite(most) else float(torch.where(size.isfinite(), size, torch.zeros_like(size)).max())

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.evidence import Evidence, largest
+from backprop_rules.evidence.evidence import Evidence, all_finite, largest
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F64, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
@@ -48,8 +48,8 @@ def witnessed(evidence: Evidence, i: int) -> Witnessed | None:
     user, truth = evidence.user[i], evidence.gradients_here[i]
     assert truth is not None
     user = user.to(truth.dtype)
-    said = truth.isfinite() & user.isfinite()
-    if not bool(said.any()):
+    said = None if all_finite(truth, user) else truth.isfinite() & user.isfinite()
+    if said is not None and not bool(said.any()):
         return None
     difference, scale = largest(_where(said, user - truth)), largest(_where(said, truth))
     if not difference:  # whatever the noise is
@@ -69,7 +69,10 @@ def fits(gradient: object, truth: Tensor) -> bool:
     return isinstance(gradient, Tensor) and gradient.shape == truth.shape
 
 
-def _where(said: Tensor, x: Tensor) -> Tensor:
+def _where(said: Tensor | None, x: Tensor) -> Tensor:
+    """Return the finite numbers of what is said, 0 elsewhere; said is everything if it is None."""
+    if said is None:
+        return x if all_finite(x) else torch.where(x.isfinite(), x, torch.zeros_like(x))
     return torch.where(said & x.isfinite(), x, torch.zeros_like(x))
 
 

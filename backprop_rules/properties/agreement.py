@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backprop_rules.evidence.differences import sides_with
 from backprop_rules.evidence.digits import has_lost_digits
-from backprop_rules.evidence.evidence import Evidence, largest
+from backprop_rules.evidence.evidence import Evidence, all_finite, largest
 from backprop_rules.evidence.kinks import Around, Shape, around, is_between, is_in_the_hull, real, real_mask
 from backprop_rules.evidence.witnesses import Witnessed, fits, is_granular, noise_nearby, witnessed
 from backprop_rules.properties.finding import Finding, Kind, unequal
@@ -64,7 +64,8 @@ def agrees(
         return
     if seen.bits >= evidence.pair.half:
         judged.spoke, judged.nonzero = True, seen.scale > 0
-        yield from loses_digits(evidence, i, user, truth) if digits else ()
+        # In another layout it is the same numbers, of which this was asked.
+        yield from loses_digits(evidence, i, user, truth) if digits and evidence.point.relaid is None else ()
         return
     if known and seen.bits < 0 and not seen.torch_keeps_nothing:
         yield _wrong(evidence, i, user, truth, seen, "")
@@ -74,9 +75,11 @@ def agrees(
 
 def _finite(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Iterator[Finding]:
     """NaN or infinity where torch's gradient is finite, and all outputs are."""
-    outputs = all(bool(y.isfinite().all()) for y in evidence.run.y)
+    outputs = all_finite(*evidence.run.y) or all(bool(y.isfinite().all()) for y in evidence.run.y)
+    if not outputs or all_finite(user):
+        return
     lost = ~user.isfinite() & truth.isfinite()
-    if not outputs or not bool(lost.any()):
+    if not bool(lost.any()):
         return
     if evidence.low_gradients_here is not None and evidence.low_gradients_here[i] is not None:
         lost = lost & evidence.low_gradients_here[i].isfinite().to(lost.device)  # type: ignore[union-attr]
@@ -98,9 +101,12 @@ def loses_digits(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Ite
     if not all(bool(y.isfinite().all()) for y in run.y):
         return
     own, other = low[i].to(truth.dtype), other.to(truth.dtype)
-    said = truth.isfinite() & user.isfinite() & other.isfinite()
-    lost = has_lost_digits(own, other, torch.where(said, truth, torch.nan), evidence.pair.low)
-    off = lost | (said & ~own.isfinite())
+    if all_finite(user, other, own, truth):
+        off = has_lost_digits(own, other, truth, evidence.pair.low)
+    else:
+        said = truth.isfinite() & user.isfinite() & other.isfinite()
+        lost = has_lost_digits(own, other, torch.where(said, truth, torch.nan), evidence.pair.low)
+        off = lost | (said & ~own.isfinite())
     if bool(off.any()):
         yield unequal(Kind.INACCURATE, evidence.point, i, truth, own, off, against=(TORCH,), dtype=evidence.pair.low)
 

@@ -1,6 +1,7 @@
 """Each gradient is right to the last bit where nothing rounds: for small whole numbers, at the example's own size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.precision import precision_named
 from backprop_rules.evidence.at_size import Question
 from backprop_rules.evidence.evidence import largest
-from backprop_rules.evidence.exact_fill import exact_fill
+from backprop_rules.evidence.exact_fill import EXPONENTIAL, Fill, exact_fill
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
@@ -36,11 +37,18 @@ def _point(subject: Subject, point: Point) -> Point | None:
     if any(x.is_complex() for x in (*subject.example, *point.grads) if inexact(x)):
         return None
     narrowest = min(floats, key=precision)
-    function = subject.function.at(point.params)
-    grads = tuple(None if g is None else recast(g.detach(), narrowest) for g in point.grads)
-    question = Question(function, tuple(x.detach() if inexact(x) else x for x in subject.example), grads)
+    function, declared = subject.function.at(point.params), precision_named("eager", narrowest)
+
+    def filled(example: Sequence[Any]) -> Fill:
+        leaves = tuple(x.detach() if inexact(x) else x for x in example)
+        grads = tuple(torch.ones_like(out) if inexact(out) else None for out in function.y(leaves, None))
+        return exact_fill(Question(function, leaves, grads), declared, seed=0)
+
     try:
-        found = exact_fill(question, precision_named("eager", narrowest), seed=0)
+        first = filled(subject.small) if subject.small is not None else None
+        if first is not None and first.why and first.why not in EXPONENTIAL:
+            return None  # as at any size
+        found = filled(subject.example)
     except (NoPoint, NotImplementedError, InputError):
         return None
     leaves, own = found.question.leaves, found.question.grads

@@ -77,8 +77,9 @@ class Trial:
         if len(plain) > 1 and plain[0].size <= effort.JUMPS and not self.subject.heavy:
             for point in jumps(Evidence(self.subject, plain[0], outcome.pair), plain[1]):
                 self._at(point)
-        large = [(point, own_dtypes(self.subject, point), "cpu") for point in full[:1]]
-        for point, dtypes, device in (*large, *self._natives(plain)):
+        large = full[: self.subject.dtypes != (outcome.pair.low,)]  # of float32 it was asked beside float64
+        natives = [(p, own_dtypes(self.subject, p), "cpu") for p in large]
+        for point, dtypes, device in (*natives, *self._natives(plain)):
             # Digits are counted from torch's gradient: not where that is the wrong one.
             off = {f.leaf for f in outcome.findings if f.kind is Kind.TORCH}
             found = holds_in(self.subject, point, dtypes, device)
@@ -140,8 +141,11 @@ class Trial:
         outcome, left, start = self.outcome, self.questions.after, self.subject.work
         outcome.pair = pair
         for point in self.points:
-            if left < 0 or (self.subject.work - start > self.questions.work and outcome.points >= effort.LEAST):
+            spent = self.subject.work - start > self.questions.work and outcome.points >= effort.LEAST
+            if left < 0 or (spent and self.subject.small is None):
                 break
+            if spent and point.where != FULL:
+                continue  # what is large is asked at its own size in any case
             if self._at(point) and outcome.is_wrong and not all(f.point.empty for f in outcome.of_the_worst()):
                 left = left - 1 if all(f.kind in GOES_ON or f.native for f in outcome.of_the_worst()) else -1
 

@@ -45,12 +45,12 @@ class Points:
             return
         like = Points(replace(subject, example=subject.small, small=None), self.count, self.seed)
         yield from like._planned(None)
+        yield from like._others() if subject.any_sizes else ()
         for full in self._at(PLAN[0], {}, FULL, self.seed):
             yield full
             for how in ("transposed", "sliced"):
                 leaves, grads = (tuple(laid_out(x, how) for x in some) for some in (full.leaves, full.grads))
                 yield replace(full, leaves=leaves, grads=grads, made=f"example, {how}", relaid=full)
-        yield from like._others() if subject.any_sizes else ()
 
     def _planned(self, count: int | None) -> Iterator[Point]:
         for k, recipe in enumerate(PLAN[:count]):

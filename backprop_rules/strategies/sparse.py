@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from backprop_rules.subject.ambient import inexact
 
@@ -18,14 +17,15 @@ def sparse_like(x: Any, density: float, numbers: torch.Generator, columns: tuple
     """
     if not inexact(x):
         return x
-    whole = torch.randint(1, LARGEST + 1, x.shape, generator=numbers).double()
-    signs = 1 - 2 * torch.randint(0, 2, x.shape, generator=numbers)
-    kept = torch.rand(x.shape, generator=numbers) < density
+    u = 2 * torch.rand(x.shape, generator=numbers) - 1  # its sign, and whether it is small, say everything
+    size = u.abs()
+    made = (size.lt(density).float() + size.lt(density / LARGEST)).mul_(u.sign())
     if x.ndim and x.shape[-1]:
         first, step = columns if columns[0] < x.shape[-1] else (0, 1)
+        if step > 1:
+            made *= torch.zeros(x.shape[-1]).index_fill(0, torch.arange(first, x.shape[-1], step), 1.0)
         places = torch.arange(first, x.shape[-1], step)
-        kept &= torch.zeros(x.shape[-1], dtype=torch.bool).index_fill(0, places, True)
         at = places[torch.randint(0, len(places), (*x.shape[:-1], 1), generator=numbers)]
-        kept = kept.scatter(-1, at, True)
-    made: Tensor = (whole * signs * kept).to(x.dtype).to(x.device)
-    return made
+        one, here = torch.where(u.gather(-1, at) < 0, -1.0, 1.0), made.gather(-1, at)
+        made.scatter_(-1, at, torch.where(here == 0, one, here))
+    return made.to(x.dtype).to(x.device)
