@@ -336,6 +336,35 @@ def test_exact_inputs_are_held_to_the_bit():
     assert "where nothing rounds" in text_of((got[0], shorter, got[2]), forward=layer, primals=(x, w, b), grad_y=g)
 
 
+def test_a_softmax_of_scores_that_are_zero_is_held_to_the_bit():
+    def attention(q, k, v):
+        return torch.softmax(q @ k.mT / 8, -1) @ v
+
+    like = tuple(torch.zeros(2, n, 64) for n in (48, 256, 256))
+    (q, k, v), g, _ = exact_inputs(attention, like)
+    assert not (q @ k.mT).any() and all(x.any() for x in (q, k, v))
+    p = torch.softmax(q @ k.mT / 8, -1)
+    dp = g @ v.mT
+    ds = p * (dp - (dp * p).sum(-1, keepdim=True)) / 8
+    got = [ds @ k, ds.mT @ q, p.mT @ g]
+    found = assert_gradients(got, forward=attention, primals=(q, k, v), grad_y=g, blind="allow")
+    assert all(one.used == 0 for one in found.gradients)
+    got[2] = torch.nextafter(got[2], torch.tensor(1e9))
+    assert "where nothing rounds" in text_of(got, forward=attention, primals=(q, k, v), grad_y=g, blind="allow")
+    with pytest.raises(InputError, match="_softmax"):  # of 96 scores each is 1 / 96, which rounds
+        exact_inputs(attention, tuple(torch.zeros(2, n, 64) for n in (48, 96, 96)))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=lambda dtype: str(dtype)[6:])
+def test_what_is_exact_stays_the_truth(dtype):
+    numbers = torch.Generator().manual_seed(0)
+    x, w, g = (torch.randint(-2, 3, shape, generator=numbers).to(dtype) for shape in ((6, 5), (5, 4), (6, 4)))
+    found = enclose(lambda x, w: (x @ w).relu(), (x, w), grad_y=g)
+    kept = g.double() * ((x.double() @ w.double()) > 0)
+    assert torch.equal(found["x"].truth, kept @ w.double().mT) and not found["x"].radius.any()
+    assert torch.equal(found["w"].truth, x.double().mT @ kept)
+
+
 def test_exact_inputs_of_other_polynomials():
     image = torch.zeros(2, 4, 8, 8), torch.zeros(4, 4, 3, 3), torch.zeros(4)
     exact_inputs(lambda x, w, b: torch.nn.functional.conv2d(x, w, b, padding=1), image)

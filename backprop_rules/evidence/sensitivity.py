@@ -365,7 +365,7 @@ class Alike:
 def half_an_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return how far rounding to nearest may take numbers in a dtype; 0 of those that it has, as 1 of a softmax."""
     half = power_below(x).mul_(2.0 ** -precision(dtype)).clamp_min_(unit(dtype).tiny)
-    rounds = x.to(dtype).to(x.dtype).sub_(x).sign_().abs_()
+    rounds = (x.to(dtype) - x).sign_().abs_()
     return half.mul_(rounds) if math.isfinite(float(half.sum())) else torch.where(rounds > 0, half, 0.0)
 
 

@@ -10,7 +10,7 @@ from backprop_rules.domain import precision
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.precision import precision_named
 from backprop_rules.evidence.at_size import Question
-from backprop_rules.evidence.evidence import largest
+from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.evidence.exact_fill import EXPONENTIAL, Fill, exact_fill
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import Point
@@ -26,7 +26,8 @@ EXACTLY = "whole numbers, of which every sum is exact in any order"
 def is_right_to_the_bit(subject: Subject, point: Point) -> Iterator[Finding] | None:
     """Yield the gradients that are not, in the example's own dtypes; None where something rounds whatever the inputs.
 
-    A gradient that is off by less than half of its digits may be of another form, which rounds there: it is inaccurate.
+    What is off in float64 as well is no rounding, and wrong; what is off in the own dtypes alone may be another form
+    of the gradient, which rounds there.
     """
     there = _point(subject, point)
     return None if there is None else _wrong(subject, there)
@@ -51,25 +52,40 @@ def _point(subject: Subject, point: Point) -> Point | None:
         found = filled(subject.example)
     except (NoPoint, NotImplementedError, InputError):
         return None
-    leaves, own = found.question.leaves, found.question.grads
-    return None if found.why else Point(leaves, own, point.params, "whole numbers", "whole numbers", where=point.where)
+    if found.why:
+        return None
+    leaves, grads = (
+        tuple(recast(x, F64) if inexact(x) else x for x in some)
+        for some in (found.question.leaves, found.question.grads)
+    )
+    return Point(leaves, grads, point.params, "whole numbers", "whole numbers", where=point.where)
 
 
 def _wrong(subject: Subject, there: Point) -> Iterator[Finding]:
     function = subject.function.at(there.params)
-    wide = [recast(x, F64) if inexact(x) else x for x in there.leaves]
-    run, _ = function.run(wide, tuple(None if g is None else recast(g, F64) for g in there.grads), F64)
+    run, _ = function.run(there.leaves, there.grads, F64)
+    own = tuple(recast(x, e.dtype) if inexact(x) else x for x, e in zip(there.leaves, subject.example, strict=True))
+    narrowest = min((subject.example[i].dtype for i in subject.floats), key=precision)
+    grads = tuple(None if g is None else recast(g, narrowest) for g in there.grads)
     try:
-        got = subject.backward(function, there.grads, None, there.leaves, None, whole=True)
+        got = subject.backward(function, grads, None, own, None, whole=True)
     except (Raised, Misfit):
         return  # which is told elsewhere
     for i in subject.floats:
         truth, g = run.gradients[i], got[i]
         if truth is None or not isinstance(g, Tensor) or g.shape != truth.shape:
             continue
-        off = g.to(truth.dtype) != truth
-        if bool(off.any()):
-            half = 2.0 ** (-precision(g.dtype) / 2)
-            apart = largest(torch.where(off, g.to(truth.dtype) - truth, 0.0))
-            kind = Kind.VALUE if apart >= half * largest(truth) else Kind.INACCURATE
-            yield unequal(kind, there, i, truth, g, off, against=(EXACTLY,), dtype=g.dtype)
+        apart = g.to(truth.dtype) - truth
+        if bool((apart != 0).any()):
+            kind = Kind.VALUE if _is_off_in_float64(subject, there, i, truth, apart) else Kind.BITS
+            yield unequal(kind, there, i, truth, g, apart != 0, against=(EXACTLY,), dtype=g.dtype)
+
+
+def _is_off_in_float64(subject: Subject, there: Point, i: int, truth: Tensor, apart: Tensor) -> bool:
+    """Say whether the difference is as large there, in bits: nearer to what it was than to what rounding leaves."""
+    try:
+        wide = Evidence(subject, there).user[i]
+    except (Raised, Misfit):
+        return False
+    shrinks = precision(F64) - precision(subject.example[i].dtype)
+    return isinstance(wide, Tensor) and largest(wide - truth) >= largest(apart) * 2.0 ** (-shrinks / 2)

@@ -71,6 +71,10 @@ class Kind(Enum):
     NAN_PASSED = ("passes the cotangent where the primal is NaN", Grade.CONVENTION)
     ANTISYMMETRIC = ("differs by an antisymmetric part, which no symmetric matrix sees", Grade.CONVENTION)
     INACCURATE = ("is the right function, but inaccurate", Grade.INACCURATE)
+    BITS = (
+        "is not right to the last bit where nothing rounds, in any order of its sums",
+        Grade.INACCURATE,
+    )
     NARROW_SUMS = (
         "is the right function, but inaccurate: its sums are kept in a dtype as narrow as the primals'",
         Grade.INACCURATE,

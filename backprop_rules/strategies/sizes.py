@@ -8,6 +8,7 @@ from torch import Tensor
 
 # Kernels read blocks of up to 256 elements: past that, and no multiple of any block. What is even stays even.
 PAST_A_BLOCK, PAST_A_BLOCK_EVEN = 259, 260
+BLOCKS = (16, 64)  # of which kernels take multiples alone
 MANY = 1 << 16  # elements in one primal: more are no test of sizes
 DISTINCT = 6  # sizes that are varied one by one
 
@@ -103,8 +104,8 @@ def _family(sizes: Sizes, label: Label, runs: Callable[[list[Shape | None]], Out
 def small_shapes(example: Sequence[Any]) -> Iterator[tuple[list[Shape | None], bool]]:
     """Yield small shapes like the example's, with all sizes apart as there; and whether they are of any sizes.
 
-    What is at most 4 stays: a width of three, or a pair. If forward or backward takes no odd sizes, even ones, then
-    what keeps the proportions, as multiples of a block.
+    What is at most 4 stays: a width of three, or a pair. If forward or backward takes no odd sizes, even ones follow,
+    multiples of a block, and what keeps the proportions.
     """
     labels = labels_of(example)
     pairs = [(own, x.shape) for own, x in zip(labels, example, strict=True) if own is not None]
@@ -112,9 +113,10 @@ def small_shapes(example: Sequence[Any]) -> Iterator[tuple[list[Shape | None], b
     sizes, long = Sizes(labels, base, ()), sorted(n for n in base if isinstance(n, int) and n > 4)
     yield sizes.shapes({n: k + 5 for k, n in enumerate(long)}), True
     yield sizes.shapes({n: 2 * k + 6 for k, n in enumerate(long)}), True
-    for largest in (8, 32, 128):
-        shift = max(0, max(long, default=1).bit_length() - largest.bit_length())
-        yield sizes.shapes({n: max(n >> shift, 2) for n in long}), False
+    for block in BLOCKS:
+        yield sizes.shapes({n: min(n, block * (k + 1)) for k, n in enumerate(long)}), False
+    shift = max(0, max(long, default=1).bit_length() - BLOCKS[0].bit_length())
+    yield sizes.shapes({n: max(n >> shift, 2) for n in long}), False
 
 
 def too_large(shapes: Sequence[Shape | None]) -> bool:

@@ -118,12 +118,12 @@ class DeclaredOperation(Operation):
 
         A partial sum is a multiple of what divides all terms, and no larger than their sizes together.
         """
-        if divisor != 2.0 ** round(math.log2(divisor)):
+        if not self.arguments or divisor != 2.0 ** round(math.log2(divisor)):
             return False
         kept = self.accumulator(narrow)
         digits, most = precision(units.component(kept)), float(size.max() if size.numel() else 0) * divisor
         info = torch.finfo(units.component(kept))
-        smallest = math.log2(info.smallest_normal) - (0 if self.flushes else digits - 1)
+        smallest = math.log2(info.smallest_normal) - (0 if self.flushes or self.flushes_products else digits - 1)
         for few in (True, False):
             step = granule(self.func.overloadpacket, self.arguments, few)
             if step is None or step < smallest or not most <= min(info.max, 2.0 ** min(digits + step, 1023)):
@@ -134,9 +134,11 @@ class DeclaredOperation(Operation):
         """Say whether it is: in float64 beside a dtype with fewer bits."""
         return self.own != F64 and not self.result.is_complex() and all(x.radius is None for x in operands)
 
-    def stored_exactly(self) -> Tensor:
+    def stored_exactly(self) -> Radius:
         """Return what is lost of an exact result when it is stored."""
-        lost = self.result.to(self.own).to(self.result).sub_(self.result).abs_()
+        if self.own == F64:
+            return None
+        lost = (self.result.to(self.own) - self.result).abs_()
         # Rounded to float32 first, and then once more, it may go to the other neighbour of a number halfway between.
         besides = (self.size * 2.0**-23).add_(unit(F32).tiny).mul_(lost.sign())
         return self.up(besides.add_(lost))  # type: ignore[no-any-return]

@@ -151,6 +151,8 @@ def _spread_of(x: Operand, y: Operand, size: Tensor, length: int) -> Any:
 def products_summed(op: Operation, size: Tensor, varies: Any, length: int, lost: float = 0.0) -> Tensor:
     """Return the radius of a sum of that many products, whose sizes add up to `size`."""
     roundings, narrow = _roundings(op, length, lost)
+    if varies is None and op.exact_sum(size, narrow=narrow):
+        return op.stored_exactly()  # type: ignore[no-any-return]
     if op.flushes_products:
         varies = plus(varies, torch.full_like(size, length * unit(op.dtype).normal))
     # Four products to a complex term: twice for either part.

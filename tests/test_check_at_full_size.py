@@ -1,0 +1,105 @@
+"""A large example is made small for most points, and asked at its own size in every layout, and of whole numbers."""
+
+import pytest
+import torch
+
+from backprop_rules import check
+
+LIKE = torch.Generator().manual_seed(0)
+
+
+def product(x, w):
+    return x @ w
+
+
+def example(dtype, rows=4096):
+    return torch.randn(rows, 64, generator=LIKE).to(dtype), torch.randn(64, 32, generator=LIKE).to(dtype)
+
+
+def right(grad_y, x, w):
+    return grad_y @ w.mT, x.mT @ grad_y
+
+
+def without_its_last_row(grad_y, x, w):
+    return grad_y @ w.mT, x[:-1].mT @ grad_y[:-1] if len(x) > 1000 else x.mT @ grad_y
+
+
+def asked(backward, dtype, **options):
+    options = {"forward": product, "example": example(dtype), "raise_on_failure": False} | options
+    return check(backward, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
+def test_a_right_one_is_asked_at_its_own_size_in_every_layout_and_to_the_bit(dtype):
+    report = asked(right, dtype)
+    assert report.verdict == "right", str(report)
+    assert report.classes["full size"] == 3 and report.classes["where nothing rounds"] == 1
+    assert report.points > 30 and report.rungs["proved"] > 0
+
+
+def test_a_row_that_is_dropped_at_full_size_alone_is_found():
+    report = asked(without_its_last_row, torch.float32)
+    assert report.verdict == "wrong"
+    assert len(report.finding.point.leaves[0]) > 1000
+
+
+def test_in_a_narrow_dtype_whole_numbers_show_it():
+    report = asked(without_its_last_row, torch.bfloat16)
+    assert report.verdict == "wrong"
+    assert "every sum is exact in any order" in str(report)
+
+
+def test_what_is_left_out_in_a_narrow_dtype_alone_is_told():
+    def narrower(grad_y, x, w):
+        return without_its_last_row(grad_y, x, w) if x.dtype == torch.bfloat16 else right(grad_y, x, w)
+
+    report = asked(narrower, torch.bfloat16)
+    assert report.verdict == "inaccurate"
+    assert "is not right to the last bit where nothing rounds" in str(report)
+    assert "in float64 it is right" in str(report)
+
+
+def test_memory_that_is_read_as_if_contiguous_at_full_size_alone_is_found():
+    def contiguous(grad_y, x, w):
+        flat = torch.as_strided(x, x.shape, (x.shape[1], 1), x.storage_offset()) if x.numel() > 50_000 else x
+        return grad_y @ w.mT, flat.mT @ grad_y
+
+    report = asked(contiguous, torch.float32)
+    assert report.verdict == "wrong" and "contiguous" in str(report)
+
+
+@pytest.mark.parametrize("block", [2, 16, 64])
+def test_a_kernel_of_blocks_is_asked_at_blocks_and_not_accused(block):
+    def blocks(grad_y, x, w):
+        if len(x) % block or x.shape[1] % block:
+            raise ValueError(f"blocks of {block}")
+        return right(grad_y, x, w)
+
+    report = asked(blocks, torch.float32)
+    assert report.verdict == "right", str(report)
+    assert report.classes["full size"] == 3 and report.classes["own"] > 10
+
+
+def test_a_kernel_of_one_size_is_asked_at_that_alone():
+    def one(grad_y, x, w):
+        return right(grad_y.view(4096, 32), x.view(4096, 64), w.view(64, 32))
+
+    report = asked(one, torch.float32)
+    assert report.verdict == "right" and report.classes.keys() == {"own", "where nothing rounds"}
+
+
+def test_an_example_that_is_small_is_not_made_smaller():
+    report = asked(right, torch.float32, example=example(torch.float32, rows=7))
+    assert report.verdict == "right" and "full size" not in report.classes
+
+
+def test_a_convolution_is_held_to_its_own_roundings():
+    x, w = torch.randn(2, 3, 6, 6, generator=LIKE), torch.randn(4, 3, 3, 3, generator=LIKE)
+
+    def backward(grad_y, x, w):
+        same = torch.nn.grad
+        return same.conv2d_input(x.shape, w, grad_y), same.conv2d_weight(x, w.shape, grad_y)
+
+    report = check(backward, forward=torch.nn.functional.conv2d, example=(x, w), raise_on_failure=False)
+    assert report.verdict == "right" and "please report" not in str(report)
+    assert report.rungs["allowed"] + report.rungs["proved"] > 0
