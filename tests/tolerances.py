@@ -12,12 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from real_sizes import KERNELS, WRONG, Kernel, stored
 from torch import Tensor
 
+from backprop_rules.evidence.allowance.precision import DeclaredOperation
+from backprop_rules.evidence.allowance.units import lost_in
 from backprop_rules.testing import WrongGradients, assert_gradients, enclose
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -102,7 +105,33 @@ def answers(kernel: Kernel, primals, grad_y) -> dict:
     return result | {"wrong": len(tried), "missed": [label for label, let_through in tried if let_through]}
 
 
-PARTS = {"times": times, "answers": answers}
+@contextmanager
+def sums_that_round_nothing() -> Iterator[None]:
+    """Until the end of the block, declared sums carry on what their terms are off by, and add nothing."""
+    kept = DeclaredOperation.summed
+    DeclaredOperation.summed = lambda self, varies, *_, **__: None if varies is None else self.up(varies)
+    try:
+        yield
+    finally:
+        DeclaredOperation.summed = kept
+
+
+def shares(kernel: Kernel, primals, grad_y) -> dict:
+    """Measure which shares of the radii are the result's storing, sums, and what is rounded before, in the mean."""
+    whole = enclose(kernel.forward, primals, grad_y=grad_y, also=kernel.forms)
+    with sums_that_round_nothing():
+        without = enclose(kernel.forward, primals, grad_y=grad_y, also=kernel.forms)
+    found = torch.zeros(3, dtype=torch.float64)
+    for one, other in zip(whole.every, without.every, strict=True):
+        said = (one.radius > 0) & one.radius.isfinite() & other.radius.isfinite()
+        storage = torch.minimum(lost_in(one.held.dtype, one.truth.abs()), other.radius)[said] / one.radius[said]
+        sums = 1 - (other.radius[said] / one.radius[said]).clamp(0, 1)
+        of_one = torch.stack([storage.mean(), sums.mean(), (1 - storage - sums).clamp(0, 1).mean()])
+        found += of_one.nan_to_num(0.0) / len(whole)
+    return {"shares": found.tolist()}
+
+
+PARTS = {"times": times, "answers": answers, "shares": shares}
 
 
 def one(name: str, dtype: str, part: str) -> dict:
@@ -167,8 +196,11 @@ def of_public_rules() -> list[str]:
 
 # ------------------------------------------------------------------ the page
 def table(found: dict[tuple[str, str], dict]) -> Iterator[str]:
-    yield "| kernel | size | dtype | right one | eager | wrong ones caught | time | memory | used | blind |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield (
+        "| kernel | size | dtype | right one | eager | wrong ones caught | time | memory | used "
+        "| storing, sums, before | blind |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for (name, dtype), r in found.items():
         size = " × ".join(map(str, next(k.size for k in KERNELS if k.name == name)))
         blind = ", ".join(f"{n} {100 * b:.0f} %" for n, b in r["blind"].items() if b > 0.5) or "none"
@@ -178,8 +210,9 @@ def table(found: dict[tuple[str, str], dict]) -> Iterator[str]:
         right = "passes" if r["passed"] else "FAILS"
         caught = f"{r['wrong'] - len(r['missed'])} of {r['wrong']}"
         missed = f", not {'; '.join(r['missed'])}" if r["missed"] else ""
+        made = ", ".join(f"{100 * s:.0f}" for s in r["shares"]) + " %" if sum(r["shares"]) else "no radius is finite"
         yield (f"| {name} | {size} | {dtype} | {right} | {by_eager} | {caught}{missed} | {r['time']:.1f} × | "
-               f"{r['memory']:.1f} × | {100 * r['used']:.1f} % | {blind} |")  # fmt: skip
+               f"{r['memory']:.1f} × | {100 * r['used']:.1f} % | {made} | {blind} |")  # fmt: skip
 
 
 def summary(found: dict[tuple[str, str], dict]) -> Iterator[str]:
@@ -221,7 +254,8 @@ def main() -> None:
                 asked.results.write_text(json.dumps(kept, indent=1))
                 print(kernel.name, dtype, found, flush=True)
     if asked.write:
-        found = {tuple(key.split(", ")): value for key, value in kept.items() if "passed" in value and "time" in value}
+        whole = {"passed", "time", "shares"}
+        found = {tuple(key.split(", ")): value for key, value in kept.items() if whole <= value.keys()}
         write(asked.write, {"rules": of_public_rules(), "kernels": [*table(found), "", *summary(found)]})
 
 

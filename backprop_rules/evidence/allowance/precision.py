@@ -98,7 +98,7 @@ class DeclaredOperation(Operation):
 
     def summed(
         self, varies: Radius, size: Tensor, length: int, underflows: float = 0, narrow: bool = False, divisor: float = 1
-    ) -> Tensor:
+    ) -> Radius:
         """Return the radius of a sum, whose length is counted; of a sum that is exact in any order, what is stored."""
         self.mode.counted(length)
         if varies is None and self.exact_sum(size, divisor, narrow):
@@ -107,7 +107,7 @@ class DeclaredOperation(Operation):
 
     def rounded(
         self, varies: Radius, ulps: float = 0.5, underflows: float | None = None, exact: Tensor | None = None
-    ) -> Tensor:
+    ) -> Radius:
         """Return the radius of a result; of what is correctly rounded, and of exact operands, it is known."""
         if varies is None and ulps == CORRECTLY and self.knows_it_exactly():
             return self.stored_exactly()
@@ -141,7 +141,7 @@ class DeclaredOperation(Operation):
         lost = (self.result.to(self.own) - self.result).abs_()
         # Rounded to float32 first, and then once more, it may go to the other neighbour of a number halfway between.
         besides = (self.size * 2.0**-23).add_(unit(F32).tiny).mul_(lost.sign())
-        return self.up(besides.add_(lost))  # type: ignore[no-any-return]
+        return self.up(besides.add_(lost))
 
     def may_be_either(self, choices: Tensor) -> bool:
         """Take note of choices, not 0, that may come out otherwise; say whether these count."""
