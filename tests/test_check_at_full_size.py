@@ -88,6 +88,34 @@ def test_a_kernel_of_one_size_is_asked_at_that_alone():
     assert report.verdict == "right" and report.classes.keys() == {"own", "where nothing rounds"}
 
 
+def test_labels_are_made_small_with_their_classes():
+    logits, labels = torch.randn(400, 300, generator=LIKE), torch.randint(0, 300, (400,), generator=LIKE)
+
+    def backward(grad_y, x, target):
+        p = torch.softmax(x, 1)
+        return grad_y / len(x) * (p - torch.nn.functional.one_hot(target, x.shape[1])), None
+
+    options = {"forward": torch.nn.functional.cross_entropy, "example": (logits, labels)}
+    report = asked(backward, torch.float32, **options)
+    assert report.verdict == "right" and report.classes["full size"] == 3, str(report)
+    report = asked(lambda g, x, target: (-backward(g, x, target)[0], None), torch.float32, **options)
+    assert report.verdict == "wrong" and report.finding.point.size < 100
+
+
+def test_labels_that_are_constants_keep_their_classes():
+    labels = torch.randint(0, 300, (400,), generator=LIKE)
+
+    def forward(x):
+        return torch.nn.functional.cross_entropy(x, labels)
+
+    def backward(grad_y, x):
+        p = torch.softmax(x, 1)
+        return (grad_y / len(x) * (p - torch.nn.functional.one_hot(labels, x.shape[1])),)
+
+    report = asked(backward, torch.float32, forward=forward, example=(torch.randn(400, 300, generator=LIKE),))
+    assert report.verdict == "right" and "full size" not in report.classes, str(report)
+
+
 def test_an_example_that_is_small_is_not_made_smaller():
     report = asked(right, torch.float32, example=example(torch.float32, rows=7))
     assert report.verdict == "right" and "full size" not in report.classes

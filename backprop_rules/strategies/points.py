@@ -63,17 +63,22 @@ class Points:
 
     def with_a_small_example(self) -> "Points":
         """Return the points of the subject with its example made small beside it, if it is large and both take that."""
-        example = self.subject.example
+        example, constants = self.subject.example, self.subject.constants
+        own = [tuple(x.shape) if isinstance(x, Tensor) else None for x in example]
+        # Numbers of the leaves that may be indices are made small as well, those of constants are not.
+        mine = {int(x.max()) for x in example if isinstance(x, Tensor) and not inexact(x) and x.numel()}
+        kept = replace(constants, largest=constants.largest - mine)
+        others = Points(replace(self.subject, constants=kept), 0, self.seed)
         for shapes, any_sizes in small_shapes(example) if self.large else ():
-            if too_large(shapes) or not self._allowed([getattr(x, "shape", None) for x in example], shapes):
+            if too_large(shapes) or not others._allowed(own, shapes):
                 continue
+            least = min(n for shape in shapes for n in shape or (1,))
             made = self.leaves(Recipe((), "near"), shapes, self.seed)
-            small = tuple(x.to(own.dtype) if isinstance(x, Tensor) else x for x, own in zip(made, example, strict=True))
+            small = tuple(_like(x, e, least) for x, e in zip(made, example, strict=True))
             if self._answered(tuple(x.clone() if isinstance(x, Tensor) else x for x in small)):
-                read = constants_of(self.subject.function.raw, small).read
-                constants = replace(self.subject.constants, read=read)
-                subject = replace(self.subject, small=small, any_sizes=any_sizes, constants=constants)
-                return replace(self, subject=subject)
+                there = constants_of(self.subject.function.raw, small)
+                both = replace(constants, read=there.read, largest=constants.largest | there.largest)
+                return replace(self, subject=replace(self.subject, small=small, any_sizes=any_sizes, constants=both))
         return self
 
     def _answered(self, leaves: tuple[Any, ...]) -> bool:
@@ -223,6 +228,14 @@ class Points:
                     return leaves, y
                 found = found or ((leaves, y) if within == RANGES[-1] else None)
         return found
+
+
+def _like(x: Any, own: Any, count: int) -> Any:
+    """Return values in the dtype of the example's; whole numbers as indices into so many."""
+    if not isinstance(x, Tensor):
+        return x
+    whole = not inexact(x) and x.dtype != torch.bool and x.numel() and int(x.min()) >= 0
+    return (x.clamp(max=count - 1) if whole else x).to(own.dtype)
 
 
 def _lengthened(shapes: Sequence[Shape | None], k: int, d: int, n: int) -> list[Shape | None]:
