@@ -1,10 +1,10 @@
 """Each gradient is right to the last bit where nothing rounds: for small whole numbers, at the example's own size."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError
@@ -12,9 +12,10 @@ from backprop_rules.evidence.allowance.precision import precision_named
 from backprop_rules.evidence.at_size import Question
 from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.evidence.exact_fill import EXPONENTIAL, Fill, exact_fill
+from backprop_rules.evidence.witnesses import fits
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.values import recast
+from backprop_rules.strategies.values import numbers_from, recast
 from backprop_rules.subject.ambient import F64, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
@@ -23,17 +24,11 @@ from backprop_rules.subject.subject import Subject
 EXACTLY = "whole numbers, of which every sum is exact in any order"
 
 
-def is_right_to_the_bit(subject: Subject, point: Point) -> Iterator[Finding] | None:
-    """Yield the gradients that are not, in the example's own dtypes; None where something rounds whatever the inputs.
+def where_nothing_rounds(subject: Subject, point: Point) -> Point | None:
+    """Return a point like this one at which nothing rounds; None where something does whatever the numbers.
 
-    What is off in float64 as well is no rounding, and wrong; what is off in the own dtypes alone may be another form
-    of the gradient, which rounds there.
+    Nor is there one where the gradient jumps nearby: at a kink there is a choice, and whole numbers are full of ties.
     """
-    there = _point(subject, point)
-    return None if there is None else _wrong(subject, there)
-
-
-def _point(subject: Subject, point: Point) -> Point | None:
     floats = [subject.example[i].dtype for i in subject.floats]
     if any(x.is_complex() for x in (*subject.example, *point.grads) if inexact(x)):
         return None
@@ -50,42 +45,50 @@ def _point(subject: Subject, point: Point) -> Point | None:
         if first is not None and first.why and first.why not in EXPONENTIAL:
             return None  # as at any size
         found = filled(subject.example)
+        if found.why:
+            return None
+        both = found.question.leaves, found.question.grads
+        leaves, grads = (tuple(recast(x, F64) if inexact(x) else x for x in some) for some in both)
+        there = Point(leaves, grads, point.params, "whole numbers", "whole numbers", where=point.where)
+        return there if _is_smooth(Evidence(subject, there)) else None
     except (NoPoint, NotImplementedError, InputError):
         return None
-    if found.why:
-        return None
-    leaves, grads = (
-        tuple(recast(x, F64) if inexact(x) else x for x in some)
-        for some in (found.question.leaves, found.question.grads)
-    )
-    return Point(leaves, grads, point.params, "whole numbers", "whole numbers", where=point.where)
 
 
-def _wrong(subject: Subject, there: Point) -> Iterator[Finding]:
-    function = subject.function.at(there.params)
-    run, _ = function.run(there.leaves, there.grads, F64)
-    own = tuple(recast(x, e.dtype) if inexact(x) else x for x, e in zip(there.leaves, subject.example, strict=True))
+def _is_smooth(evidence: Evidence) -> bool:
+    """Say whether the gradients change as little as the primals when these are nudged: by half of the bits at most."""
+    numbers, nudge = numbers_from(0), 2.0**-30
+    point = evidence.point
+    moved = [
+        x + nudge * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device) if inexact(x) else x
+        for x in point.leaves
+    ]
+    pairs = zip(evidence.gradients_here, evidence.gradients(moved, point.grads), strict=True)
+    return all(a is None or b is None or largest(a - b) <= math.sqrt(nudge) * largest(a) for a, b in pairs)
+
+
+def is_right_to_the_bit(evidence: Evidence) -> Iterator[Finding]:
+    """Yield the gradients that are not, in the example's own dtypes, at a point where nothing rounds.
+
+    What is off in the higher precision as well is no rounding, and wrong; what is off in the own dtypes alone may be
+    another form of the gradient, which rounds there.
+    """
+    subject, point = evidence.subject, evidence.point
+    own = tuple(recast(x, e.dtype) if inexact(x) else x for x, e in zip(point.leaves, subject.example, strict=True))
     narrowest = min((subject.example[i].dtype for i in subject.floats), key=precision)
-    grads = tuple(None if g is None else recast(g, narrowest) for g in there.grads)
+    grads = tuple(None if g is None else recast(g, narrowest) for g in point.grads)
     try:
-        got = subject.backward(function, grads, None, own, None, whole=True)
+        got = subject.backward(evidence.function, grads, None, own, None, whole=True)
     except (Raised, Misfit):
         return  # which is told elsewhere
     for i in subject.floats:
-        truth, g = run.gradients[i], got[i]
-        if truth is None or not isinstance(g, Tensor) or g.shape != truth.shape:
+        truth, wide, g = evidence.gradients_here[i], evidence.user[i], got[i]
+        if truth is None or not fits(g, truth) or not fits(wide, truth):
             continue
         apart = g.to(truth.dtype) - truth
         if bool((apart != 0).any()):
-            kind = Kind.VALUE if _is_off_in_float64(subject, there, i, truth, apart) else Kind.BITS
-            yield unequal(kind, there, i, truth, g, apart != 0, against=(EXACTLY,), dtype=g.dtype)
-
-
-def _is_off_in_float64(subject: Subject, there: Point, i: int, truth: Tensor, apart: Tensor) -> bool:
-    """Say whether the difference is as large there, in bits: nearer to what it was than to what rounding leaves."""
-    try:
-        wide = Evidence(subject, there).user[i]
-    except (Raised, Misfit):
-        return False
-    shrinks = precision(F64) - precision(subject.example[i].dtype)
-    return isinstance(wide, Tensor) and largest(wide - truth) >= largest(apart) * 2.0 ** (-shrinks / 2)
+            # As large there, in bits: nearer to what it is than to what would be left of a rounding.
+            shrinks = precision(evidence.pair.high) - precision(g.dtype)
+            as_large = largest(wide.to(truth.dtype) - truth) >= largest(apart) * 2.0 ** (-shrinks / 2)
+            kind = Kind.VALUE if as_large else Kind.BITS
+            yield unequal(kind, point, i, truth, g, apart != 0, against=(EXACTLY,), dtype=g.dtype)

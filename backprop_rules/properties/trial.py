@@ -125,11 +125,17 @@ class Trial:
                     yield point, own_dtypes(self.subject, point), device
 
     def _to_the_bit(self, point: Point) -> None:
-        from backprop_rules.properties.exact import is_right_to_the_bit
+        """Ask for every bit of whole numbers at which nothing rounds."""
+        from backprop_rules.properties.exact import is_right_to_the_bit, where_nothing_rounds
 
-        found = is_right_to_the_bit(self.subject, point)
-        if found is not None:
-            self.outcome.findings += list(found)
+        there = where_nothing_rounds(self.subject, point)
+        if there is None:
+            return
+        evidence = Evidence(self.subject, there, self.outcome.pair)
+        found = list(self.ask(evidence, {}))
+        self.outcome.findings += found
+        if all(f.kind.grade is Grade.NOTE for f in found):
+            self.outcome.findings += list(is_right_to_the_bit(evidence))
             self.outcome.classes["where nothing rounds"] = 1
 
     def _specials(self, evidence: Evidence) -> None:

@@ -43,14 +43,23 @@ class Points:
             yield from self._planned(3 if subject.heavy else 8 if self.large else None)
             yield from self._others() if not self.large and not subject.heavy else ()
             return
-        like = Points(replace(subject, example=subject.small, small=None), self.count, self.seed)
+        like = Points(
+            replace(subject, example=subject.small, small=None), self.count, self.seed, self._asked_of_the_small
+        )
         yield from like._planned(None)
-        yield from like._others() if subject.any_sizes else ()
+        yield from like._others() if subject.any_sizes or self.asked else ()
         for full in self._at(PLAN[0], {}, FULL, self.seed):
             yield full
             for how in ("transposed", "sliced"):
                 leaves, grads = (tuple(laid_out(x, how) for x in some) for some in (full.leaves, full.grads))
                 yield replace(full, leaves=leaves, grads=grads, made=f"example, {how}", relaid=full)
+
+    @property
+    def _asked_of_the_small(self) -> dict[int, Sequence[int]]:
+        """What is asked for by the sizes of the example made small."""
+        pairs = zip(self.subject.example, self.subject.small or (), strict=True)
+        became = {n: m for x, y in pairs if isinstance(x, Tensor) for n, m in zip(x.shape, y.shape, strict=True)}
+        return {became[n]: others for n, others in self.asked.items()}
 
     def _planned(self, count: int | None) -> Iterator[Point]:
         for k, recipe in enumerate(PLAN[:count]):

@@ -207,4 +207,5 @@ def _cut_off(made: Function, leaves: Sequence[Any]) -> frozenset[int]:
 def _described(function: Any, names: Sequence[str], params: Mapping[str, Any]) -> str:
     arguments = ", ".join([*names, *(f"{name}={value!r}" for name, value in params.items())])
     name = type(function).__name__ if isinstance(function, torch.nn.Module) else named(function)
-    return f"y = {'forward' if name == '<lambda>' else name}({arguments})"
+    # As TeX, in which an underscore lowers what follows it.
+    return f"y = {'forward' if name == '<lambda>' else name}({arguments})".replace("_", r"\_")
