@@ -17,9 +17,11 @@ from pathlib import Path
 import torch
 from modules import MODULES
 from real_mistakes import MISTAKES
+from real_sizes import KERNELS, stored
 from yardstick import yardstick
 
 from backprop_rules import CATALOGUE, check
+from backprop_rules.testing import assert_gradients
 
 LIST = Path(__file__).parents[1] / "CONTRIBUTING.md"
 ROW = re.compile(r"^\| (?P<what>[^|]+?) +\| at most (?P<limit>[\d.]+) Y", re.MULTILINE)
@@ -85,6 +87,22 @@ def of_modules(kind: str) -> list[float]:
     return found
 
 
+def of_real_kernels() -> tuple[float, float]:
+    """Return what gradients of an attention held at a point, and a check of an RMSNorm at its size, take: medians."""
+    attention, norm = (next(k for k in KERNELS if k.name == name) for name in ("attention", "rms_norm"))
+    numbers = torch.Generator().manual_seed(0)
+    primals = tuple(x.bfloat16() for x in attention.make(numbers, (1, 4, 128, 64)))
+    grad_y = attention.cotangent(primals)
+    got, example = stored(attention.fused(grad_y, *primals), primals), norm.make(numbers, (512, 512))
+    held = {"forward": attention.forward, "primals": primals, "grad_y": grad_y, "also": attention.forms}
+    jobs = (
+        lambda: assert_gradients(got, **held),
+        lambda: check(norm.fused, forward=norm.forward, example=example),
+    )
+    one, other = (statistics.median(seconds_of(job) for _ in range(5)) for job in jobs)
+    return one, other
+
+
 def measured() -> Iterator[tuple[str, float]]:
     """Yield each time of the list, in Y: the median of the measurements of the yardstick, taken in between."""
     pace: list[float] = [yardstick()]
@@ -102,6 +120,9 @@ def measured() -> Iterator[tuple[str, float]]:
     found["a check of a wrong module, the median"] = statistics.median(wrong)
     found["a check of a module, the longest"] = max(right + wrong)
     pace.append(yardstick())
+    held, checked = of_real_kernels()
+    found["gradients of an attention, held at a point"] = held
+    found["a check of a norm of 512 × 512"] = checked
     found["backprop-rules verify"] = of_a_process(VERIFY)
     pace.append(yardstick())
     for what, seconds in found.items():
