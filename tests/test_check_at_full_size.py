@@ -100,6 +100,16 @@ def test_another_choice_at_zero_is_no_wrong_bit(convention, verdict):
     assert report.verdict == verdict, str(report)
 
 
+def test_beside_large_constants_one_size_is_made_small():
+    layer = torch.nn.Linear(64, 32)
+
+    def backward(grad_y, x):
+        return grad_y @ layer.weight.detach().to(grad_y.dtype)
+
+    report = asked(backward, torch.float32, forward=layer, example=(torch.randn(4096, 64, generator=LIKE),))
+    assert report.verdict == "right" and report.classes["full size"] == 3 and report.points > 20, str(report)
+
+
 def test_sizes_that_are_asked_for_are_asked_of_the_small_example():
     report = asked(right, torch.float32, sizes={4096: (33, 65)})
     assert report.verdict == "right" and report.classes["asked for"] == 4

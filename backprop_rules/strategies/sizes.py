@@ -105,7 +105,7 @@ def small_shapes(example: Sequence[Any]) -> Iterator[tuple[list[Shape | None], b
     """Yield small shapes like the example's, with all sizes apart as there; and whether they are of any sizes.
 
     What is at most 4 stays: a width of three, or a pair. If forward or backward takes no odd sizes, even ones follow,
-    multiples of a block, and what keeps the proportions.
+    multiples of a block, and what keeps the proportions; and one size alone, where others are those of a constant.
     """
     labels = labels_of(example)
     pairs = [(own, x.shape) for own, x in zip(labels, example, strict=True) if own is not None]
@@ -117,6 +117,8 @@ def small_shapes(example: Sequence[Any]) -> Iterator[tuple[list[Shape | None], b
         yield sizes.shapes({n: min(n, block * (k + 1)) for k, n in enumerate(long)}), False
     shift = max(0, max(long, default=1).bit_length() - BLOCKS[0].bit_length())
     yield sizes.shapes({n: max(n >> shift, 2) for n in long}), False
+    for n in reversed(long):
+        yield sizes.shapes({n: 5}), True
 
 
 def too_large(shapes: Sequence[Shape | None]) -> bool:
