@@ -365,6 +365,19 @@ def test_what_is_exact_stays_the_truth(dtype):
     assert torch.equal(found["w"].truth, x.double().mT @ kept)
 
 
+def test_a_mask_of_infinities_rounds_nothing():
+    mask = torch.full((8, 8), -math.inf).triu(1)
+    primals, g, density = exact_inputs(lambda q: torch.where(mask < 0, 0.0, q + mask), (torch.zeros(8, 8),))
+    assert density == 1 and primals[0].all() and g.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int64, torch.bool], ids=lambda dtype: str(dtype)[6:])
+def test_whole_numbers_divide(dtype):
+    x, n = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.ones(5, 1).to(dtype)
+    found = enclose(lambda x, n: x / n, (x, n), grad_y=torch.ones(5, 3))
+    assert found["x"].contains(torch.ones(5, 3)).all()
+
+
 def test_exact_inputs_of_other_polynomials():
     image = torch.zeros(2, 4, 8, 8), torch.zeros(4, 4, 3, 3), torch.zeros(4)
     exact_inputs(lambda x, w, b: torch.nn.functional.conv2d(x, w, b, padding=1), image)

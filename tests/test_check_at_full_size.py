@@ -49,14 +49,43 @@ def test_in_a_narrow_dtype_whole_numbers_show_it():
     assert "whole numbers" in str(report)
 
 
-def test_what_is_left_out_in_a_narrow_dtype_alone_is_told():
+def test_what_is_not_right_to_the_bit_in_a_narrow_dtype_alone_is_noted():
     def narrower(grad_y, x, w):
         return without_its_last_row(grad_y, x, w) if x.dtype == torch.bfloat16 else right(grad_y, x, w)
 
     report = asked(narrower, torch.bfloat16)
-    assert report.verdict == "inaccurate"
-    assert "is not right to the last bit where nothing rounds" in str(report)
-    assert "in float64 it is right" in str(report)
+    assert report.verdict == "right"
+    assert "the gradient of w is not right to the last bit where no sum rounds" in str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=lambda dtype: str(dtype)[6:])
+def test_another_form_that_rounds_is_not_accused(dtype):
+    def turned(h):
+        n = len(h)
+        return h[(torch.arange(n)[:, None] - torch.arange(n)) % n]
+
+    def by_fourier(grad_y, x, h):
+        over = torch.fft.rfft(grad_y)
+        grad_h = torch.fft.irfft((over * torch.fft.rfft(x).conj()).sum(0), n=len(h))
+        return torch.fft.irfft(over * torch.fft.rfft(h).conj(), n=len(h)), grad_h
+
+    like = torch.randn(6, 16, generator=LIKE, dtype=dtype), torch.randn(16, generator=LIKE, dtype=dtype)
+    report = asked(by_fourier, dtype, forward=lambda x, h: x @ turned(h).mT, example=like)
+    assert report.verdict == "right", str(report)
+
+
+def test_a_backward_for_its_own_sizes_is_asked_at_those():
+    def blocks(grad_y, x):  # what is beyond the last whole block of 64 is not written
+        whole = x.shape[-1] // 64 * 64
+        return (torch.cat([2 * grad_y[..., :whole] * x[..., :whole], torch.zeros_like(x[..., whole:])], -1),)
+
+    like = torch.randn(256, 256, generator=LIKE)
+    report = asked(blocks, torch.float32, forward=lambda x: x * x, example=(like,))
+    assert report.verdict == "right" and report.classes["full size"] == 3, str(report)
+    report = asked(
+        lambda g, x: (2 * g * x / x.numel(),), torch.float32, forward=lambda x: (x * x).sum() / 65536, example=(like,)
+    )
+    assert report.verdict == "right", str(report)
 
 
 def test_memory_that_is_read_as_if_contiguous_at_full_size_alone_is_found():

@@ -47,10 +47,6 @@ TOLD = {
         "cancellation",
         "digits are lost to cancellation or underflow: two nearly equal numbers are subtracted, or a product vanishes",
     ),
-    Kind.BITS: Mistake(
-        "bits",
-        "something is left out in this dtype, or rounded on the way: in float64 it is right",
-    ),
     Kind.NAN_PASSED: Mistake(
         "NaN falls through",
         "NaN compares false with everything: a chain of comparisons lets it fall through to the cotangent",

@@ -1,5 +1,6 @@
 """All that is known of one point, computed once, when it is first asked for."""
 
+import cmath
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ def cast(leaves: Sequence[Any], dtype: torch.dtype) -> list[Any]:
 
 def all_finite(*tensors: Tensor) -> bool:
     """Say whether all numbers are finite, as far as their sums tell, quicker than a mask does; False if in doubt."""
-    return all(math.isfinite(abs(x.sum().item())) for x in tensors)
+    return all(cmath.isfinite(x.sum().item()) for x in tensors)
 
 
 def largest(x: Tensor) -> float:

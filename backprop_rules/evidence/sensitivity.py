@@ -250,7 +250,7 @@ class Sensitivities:
         for (step, k, _), g in zip(self._made, pushed, strict=False):
             error = None if g is None else self._error(step)[k]
             if g is not None and error is not None:
-                sums.append(g.abs().reshape(-1) @ error.expand(g.shape).reshape(-1))
+                sums.append((g.abs().reshape(-1) @ error.expand(g.shape).reshape(-1)).cpu())
         return float(torch.stack(sums).sum()) if sums else 0.0
 
     def _error(self, step: Step) -> tuple[Tensor | None, ...]:

@@ -16,7 +16,7 @@ from backprop_rules.evidence.witnesses import fits
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import numbers_from, recast
-from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.ambient import F32, F64, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
@@ -70,16 +70,16 @@ def _is_smooth(evidence: Evidence) -> bool:
 def is_right_to_the_bit(evidence: Evidence) -> Iterator[Finding]:
     """Yield the gradients that are not, in the example's own dtypes, at a point where nothing rounds.
 
-    What is off in the higher precision as well is no rounding, and wrong; what is off in the own dtypes alone may be
-    another form of the gradient, which rounds there.
+    What is off in the higher precision as well, by half of float32's digits, is no rounding, and wrong; what is off in
+    the own dtypes alone may be another form of the gradient, which rounds there: that is noted.
     """
     subject, point = evidence.subject, evidence.point
     own = tuple(recast(x, e.dtype) if inexact(x) else x for x, e in zip(point.leaves, subject.example, strict=True))
-    narrowest = min((subject.example[i].dtype for i in subject.floats), key=precision)
-    grads = tuple(None if g is None else recast(g, narrowest) for g in point.grads)
     try:
+        outputs = evidence.function.y(own, None)
+        grads = tuple(None if g is None else recast(g, y.dtype) for g, y in zip(point.grads, outputs, strict=True))
         got = subject.backward(evidence.function, grads, None, own, None, whole=True)
-    except (Raised, Misfit):
+    except (NoPoint, Raised, Misfit):
         return  # which is told elsewhere
     for i in subject.floats:
         truth, wide, g = evidence.gradients_here[i], evidence.user[i], got[i]
@@ -87,8 +87,6 @@ def is_right_to_the_bit(evidence: Evidence) -> Iterator[Finding]:
             continue
         apart = g.to(truth.dtype) - truth
         if bool((apart != 0).any()):
-            # As large there, in bits: nearer to what it is than to what would be left of a rounding.
-            shrinks = precision(evidence.pair.high) - precision(g.dtype)
-            as_large = largest(wide.to(truth.dtype) - truth) >= largest(apart) * 2.0 ** (-shrinks / 2)
-            kind = Kind.VALUE if as_large else Kind.BITS
+            off = largest(wide.to(truth.dtype) - truth) >= 2.0 ** (-precision(F32) / 2) * largest(truth)
+            kind = Kind.VALUE if off else Kind.BITS
             yield unequal(kind, point, i, truth, g, apart != 0, against=(EXACTLY,), dtype=g.dtype)

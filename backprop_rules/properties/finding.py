@@ -71,10 +71,6 @@ class Kind(Enum):
     NAN_PASSED = ("passes the cotangent where the primal is NaN", Grade.CONVENTION)
     ANTISYMMETRIC = ("differs by an antisymmetric part, which no symmetric matrix sees", Grade.CONVENTION)
     INACCURATE = ("is the right function, but inaccurate", Grade.INACCURATE)
-    BITS = (
-        "is not right to the last bit where nothing rounds, in any order of its sums",
-        Grade.INACCURATE,
-    )
     NARROW_SUMS = (
         "is the right function, but inaccurate: its sums are kept in a dtype as narrow as the primals'",
         Grade.INACCURATE,
@@ -83,6 +79,7 @@ class Kind(Enum):
     SIZES = ("raises, or returns another shape, at sizes that are unlike the example's", Grade.NOTE)
     EMPTY = ("raises for empty arrays", Grade.NOTE)
     DIGITS = ("has fewer digits in float64 than torch's", Grade.NOTE)
+    BITS = ("is not right to the last bit where no sum rounds: another form, or something is left out", Grade.NOTE)
     SPECIAL = ("answers NaN or infinity otherwise than torch", Grade.NOTE)
     SINGULAR = ("is not torch's, where forward has no derivative", Grade.NOTE)
     TORCH = ("is not torch's, and differences side with it", Grade.NOTE)

@@ -78,8 +78,8 @@ def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) ->
     if isinstance(b, int | float) and _power_of_two(b) and not op.result.is_complex():
         return product(op, a, 1 / b)
     x, y = op.operand(a), op.operand(b)
-    if op.knows_it_exactly(x, y) and isinstance(b, Tensor) and powers_of_two(b):  # approximate division is exact there
-        return op.stored_exactly()
+    if op.knows_it_exactly(x, y) and not op.flushes and isinstance(b, Tensor) and powers_of_two(b):
+        return op.stored_exactly()  # approximate division is exact there, too
     if not isinstance(y.size, Tensor) and y.size == 0:
         return torch.full_like(op.size, INFINITE)
     k, floor = op.quotient_ulps, 0.0

@@ -126,7 +126,9 @@ class DeclaredOperation(Operation):
         smallest = math.log2(info.smallest_normal) - (0 if self.flushes or self.flushes_products else digits - 1)
         for few in (True, False):
             step = granule(self.func.overloadpacket, self.arguments, few)
-            if step is None or step < smallest or not most <= min(info.max, 2.0 ** min(digits + step, 1023)):
+            if step is None or step < smallest + math.log2(divisor):
+                return False
+            if not most <= min(info.max, 2.0 ** min(digits + step, 1023)):
                 return False
         return True
 
@@ -140,8 +142,11 @@ class DeclaredOperation(Operation):
             return None
         lost = (self.result.to(self.own) - self.result).abs_()
         # Rounded to float32 first, and then once more, it may go to the other neighbour of a number halfway between.
-        besides = (self.size * 2.0**-23).add_(unit(F32).tiny).mul_(lost.sign())
-        return self.up(besides.add_(lost))
+        besides = (self.size * 2.0**-23).add_(unit(F32).tiny)
+        if not math.isfinite(float(lost.sum())):  # an infinity is stored as it is
+            lost = torch.where(self.result.isinf(), 0.0, lost)
+            return self.up(torch.where(lost > 0, lost + besides, 0.0))
+        return self.up(besides.mul_(lost.sign()).add_(lost))
 
     def may_be_either(self, choices: Tensor) -> bool:
         """Take note of choices, not 0, that may come out otherwise; say whether these count."""
