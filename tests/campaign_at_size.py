@@ -1,6 +1,7 @@
 """Hold right kernels to what they may round, at drawn sizes from 10^3 to 10^6, in all real dtypes: none is called off.
 
-    python tests/campaign_at_size.py --points 10000         # about an hour on one core
+    python tests/campaign_at_size.py --points 10000         # about half an hour on one core
+    python tests/campaign_at_size.py --points 10000 --write docs/tolerances.md
 
 Each point draws a kernel, its sizes, a dtype, how large its numbers are, and whether a fused backward is asked or
 torch's own op by op. Printed is the largest share of an allowance that an element used, by kernel and dtype, and who
@@ -11,10 +12,12 @@ import argparse
 import math
 import sys
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from real_sizes import KERNELS, Kernel, stored
-from tolerances import eager
+from tolerances import eager, write
 
 from backprop_rules.testing import enclose
 
@@ -61,9 +64,29 @@ def point(k: int) -> tuple[str, str, str, float, str]:
     return kernel.name, str(dtype)[6:], found.precision, used, "" if found.right else f"{size}, seed {k}: {found}"
 
 
+COLUMNS = {
+    ("bfloat16", "tensorcore"): "bfloat16, fused", ("bfloat16", "eager"): "bfloat16, op by op",
+    ("float16", "tensorcore"): "float16, fused", ("float16", "eager"): "float16, op by op",
+    ("float32", "float32"): "float32", ("float64", "float64"): "float64",
+}  # fmt: skip
+
+
+def table(used: Mapping[tuple[str, str, str], Sequence[float]], alarms: int) -> Iterator[str]:
+    """Yield the largest share of an allowance that an element used, and at how many points, by kernel."""
+    yield f"| kernel | {' | '.join(COLUMNS.values())} |"
+    yield f"|---|{'---|' * len(COLUMNS)}"
+    for kernel in KERNELS:
+        cells = [used.get((kernel.name, *column), []) for column in COLUMNS]
+        said = [f"{100 * max(shares):.1f} % ({len(shares)})" if shares else "" for shares in cells]
+        yield f"| {kernel.name} | {' | '.join(said)} |"
+    yield ""
+    yield f"Of {sum(map(len, used.values())):,} right gradients {alarms} were called off."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=10_000)
+    parser.add_argument("--write", type=Path, help="the page whose table is replaced by what was measured")
     parser.add_argument("--first", type=int, default=0)
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -76,6 +99,8 @@ def main() -> None:
             print(alarms[-1], flush=True)
     for key, shares in sorted(used.items()):
         print(f"{' '.join(key):44} {len(shares):6} points, at most {100 * max(shares):5.1f} % of the allowance")
+    if asked.write:
+        write(asked.write, {"campaign": list(table(used, len(alarms)))})
     print(f"{len(alarms)} of {asked.points} right gradients called off")
     sys.exit(bool(alarms))
 
