@@ -13,21 +13,22 @@ import numpy as np
 import torch
 
 from backprop_rules.errors import InputError, unknown
-from backprop_rules.evidence.evidence import WIDE, Pair
+from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair
 from backprop_rules.properties.effort import DRAWN
 from backprop_rules.properties.finding import Finding
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.own_backward import has_its_own_backward, of_the_function, own_backward
 from backprop_rules.properties.smallest import confirmed, smallest
-from backprop_rules.properties.trial import Trial, refuse_what_cannot_be_called
+from backprop_rules.properties.trial import Trial
 from backprop_rules.question import Asked, Held, question
 from backprop_rules.report.case import load
 from backprop_rules.report.progress import shown
 from backprop_rules.report.report import Report, report_of, said
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import call_at
-from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.point import Point, copied
 from backprop_rules.subject.ambient import uncompiled
+from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.silence import quiet
 from backprop_rules.subject.subject import Subject
@@ -211,13 +212,41 @@ def _first_called(subject: Subject, points: Iterator[Point]) -> tuple[Iterator[P
     first = next(points, None)
     if subject.right is not None and first is not None:
         return chain([first], points), _pair(subject, first)
-    pair = refuse_what_cannot_be_called(subject, first)
+    pair = _refuse_what_cannot_be_called(subject, first)
     assert first is not None
     return chain([first], points), pair
 
 
 def _pair(subject: Subject, first: Point) -> Pair:
     try:
-        return refuse_what_cannot_be_called(subject, first)
+        return _refuse_what_cannot_be_called(subject, first)
     except InputError:
         return WIDE  # for a rule that is a finding: its domain is declared
+
+
+def _refuse_what_cannot_be_called(subject: Subject, point: Point | None) -> Pair:
+    """Return the precisions to compare; InputError for a backward that cannot be called for the example at all."""
+    if point is None:
+        raise InputError(
+            f"{subject}: the forward does not take the example. It is called with torch tensors; a function "
+            "of NumPy arrays is a definition, as in definition=np.exp."
+        )
+    point = copied(point)  # a backward that writes into what it is given must not write into the example
+    evidence = Evidence(subject, point)
+    try:
+        _ = evidence.user
+        return WIDE
+    except Misfit as error:
+        raise InputError(
+            f"{subject}: {error}, {', '.join(subject.names)}: one for each is needed, None for one without."
+        ) from error
+    except Raised as error:
+        narrow = Evidence(subject, point, NARROW)
+        try:
+            _ = narrow.user
+            return NARROW
+        except (Raised, Misfit):
+            raise InputError(
+                f"{subject}: the backward raises {error}, for the example itself. It is called as "
+                f"f(grad_y, {', '.join(subject.names)})."
+            ) from error

@@ -29,6 +29,11 @@ def test_the_package_grows_no_longer():
 
 
 @every_source
+def test_no_file_is_longer_than_four_hundred_lines(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@every_source
 def test_no_tolerance_is_chosen(path):
     assert not CHOSEN_TOLERANCES.findall(path.read_text())
 

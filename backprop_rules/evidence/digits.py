@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence.evidence import all_finite, largest
-from backprop_rules.subject.ambient import F32
+from backprop_rules.evidence.evidence import largest
+from backprop_rules.subject.ambient import F32, all_finite
 
 
 def has_lost_digits(got: Tensor, theirs: Tensor, truth: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,6 +1,5 @@
 """All that is known of one point, computed once, when it is first asked for."""
 
-import cmath
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -182,11 +181,6 @@ class Evidence:
 def cast(leaves: Sequence[Any], dtype: torch.dtype) -> list[Any]:
     """Return the leaves in another precision, in the same memory layout; integers as they are."""
     return [recast(x, at(dtype, x)) if inexact(x) else x for x in leaves]
-
-
-def all_finite(*tensors: Tensor) -> bool:
-    """Say whether all numbers are finite, as far as their sums tell, quicker than a mask does; False if in doubt."""
-    return all(cmath.isfinite(x.sum().item()) for x in tensors)
 
 
 def largest(x: Tensor) -> float:

@@ -45,6 +45,7 @@ def exact_fill(question: Question, declared: Precision, seed: int) -> Fill:
         why = why if rounds(sparsest, declared) else ""
     if why:
         return Fill(question, 0.0, why)
+    density /= 2 if step == 1 else 1  # the first was tried
     while density * max(x.numel() for x in floats) >= 1:
         filled = _filled(question, density, step, seed)
         if not rounds(filled, declared):

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.evidence import Evidence, all_finite, largest
+from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.strategies.values import numbers_from
-from backprop_rules.subject.ambient import F64, at, inexact
+from backprop_rules.subject.ambient import F64, all_finite, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from backprop_rules.evidence.differences import sides_with
 from backprop_rules.evidence.digits import has_lost_digits
-from backprop_rules.evidence.evidence import Evidence, all_finite, largest
+from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.evidence.kinks import Around, Shape, around, is_between, is_in_the_hull, real, real_mask
 from backprop_rules.evidence.witnesses import Witnessed, fits, is_granular, noise_nearby, witnessed
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.values import is_symmetric
+from backprop_rules.subject.ambient import all_finite
 
 TORCH = "torch's reverse mode"
 SETTLED = "differences agree with torch"
@@ -75,8 +76,7 @@ def agrees(
 
 def _finite(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Iterator[Finding]:
     """NaN or infinity where torch's gradient is finite, and all outputs are."""
-    outputs = all_finite(*evidence.run.y) or all(bool(y.isfinite().all()) for y in evidence.run.y)
-    if not outputs or all_finite(user):
+    if not all_finite(*evidence.run.y) or all_finite(user):
         return
     lost = ~user.isfinite() & truth.isfinite()
     if not bool(lost.any()):
@@ -98,15 +98,13 @@ def loses_digits(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Ite
     low, theirs, run = evidence.low_user, evidence.low_gradients_here, evidence.low_run
     if low is None or theirs is None or run is None or (other := theirs[i]) is None or not fits(low[i], truth):
         return
-    if not all(bool(y.isfinite().all()) for y in run.y):
+    if not all_finite(*run.y):
         return
     own, other = low[i].to(truth.dtype), other.to(truth.dtype)
-    if all_finite(user, other, own, truth):
-        off = has_lost_digits(own, other, truth, evidence.pair.low)
-    else:
-        said = truth.isfinite() & user.isfinite() & other.isfinite()
-        lost = has_lost_digits(own, other, torch.where(said, truth, torch.nan), evidence.pair.low)
-        off = lost | (said & ~own.isfinite())
+    said = truth if all_finite(user) else torch.where(user.isfinite(), truth, torch.nan)
+    off = has_lost_digits(own, other, said, evidence.pair.low)
+    if not all_finite(own):
+        off = off | (said.isfinite() & other.isfinite() & ~own.isfinite())
     if bool(off.any()):
         yield unequal(Kind.INACCURATE, evidence.point, i, truth, own, off, against=(TORCH,), dtype=evidence.pair.low)
 
@@ -123,7 +121,7 @@ def _closer(
 ) -> Iterator[Finding]:
     """Look closer at a suspicious gradient."""
     pair, point = evidence.pair, evidence.point
-    if not all(bool(y.isfinite().all()) for y in evidence.run.y):
+    if not all_finite(*evidence.run.y):
         return  # outside of forward's domain, or past an overflow, nothing is held to torch's gradient
     noise = max(seen.noise, noise_nearby(evidence, i))
     bits = math.log2(noise) - math.log2(seen.difference)

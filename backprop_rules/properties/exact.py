@@ -15,7 +15,7 @@ from backprop_rules.evidence.exact_fill import EXPONENTIAL, Fill, exact_fill
 from backprop_rules.evidence.witnesses import fits
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.values import numbers_from, recast
+from backprop_rules.strategies.values import cast_like, numbers_from, recast
 from backprop_rules.subject.ambient import F32, F64, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
@@ -76,8 +76,7 @@ def is_right_to_the_bit(evidence: Evidence) -> Iterator[Finding]:
     subject, point = evidence.subject, evidence.point
     own = tuple(recast(x, e.dtype) if inexact(x) else x for x, e in zip(point.leaves, subject.example, strict=True))
     try:
-        outputs = evidence.function.y(own, None)
-        grads = tuple(None if g is None else recast(g, y.dtype) for g, y in zip(point.grads, outputs, strict=True))
+        grads = tuple(map(cast_like, point.grads, evidence.function.y(own, None)))
         got = subject.backward(evidence.function, grads, None, own, None, whole=True)
     except (NoPoint, Raised, Misfit):
         return  # which is told elsewhere

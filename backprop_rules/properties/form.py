@@ -13,7 +13,7 @@ from backprop_rules.evidence.evidence import Evidence, cast
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
-from backprop_rules.subject.ambient import F64, SEED, inexact
+from backprop_rules.subject.ambient import F64, SEED, inexact, running
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 
@@ -175,3 +175,15 @@ def same_numbers(a: Any, b: Any) -> bool:
     return torch.equal(a, b) or (
         inexact(a) and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)) and torch.equal(a.isnan(), b.isnan())
     )
+
+
+def differs(function: Any, point: Point, seed: int | None) -> bool:
+    """Say whether forward gives something else from another seed, or when it is called again."""
+    found = []
+    for k in range(2):
+        with running(function.ambient(F64), SEED + (k * seed if seed else 0)) as inside, torch.no_grad():
+            try:
+                found.append(function.outputs(point.leaves, inside))
+            except NoPoint:
+                return False
+    return not all(same_numbers(a, b) for a, b in zip(*found, strict=True))

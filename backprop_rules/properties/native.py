@@ -11,7 +11,7 @@ from backprop_rules.evidence.digits import has_lost_digits
 from backprop_rules.properties.finding import Finding, Grade, Kind, unequal
 from backprop_rules.properties.form import first_written, has_the_form_of_its_primal, remembered
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.values import recast
+from backprop_rules.strategies.values import cast_like, recast
 from backprop_rules.subject.ambient import F64, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint
@@ -63,9 +63,9 @@ def holds_in(
 def _torchs(function: Function, point: Point, leaves: Sequence[Any], device: str) -> tuple[Gradients, Cotangents]:
     """Return torch's gradients, and the cotangents; on meta they have the form of the leaves, and forward is enough."""
     if device == "meta":
-        grads = tuple(map(_like, point.grads, function.y(leaves, None)))
+        grads = tuple(map(cast_like, point.grads, function.y(leaves, None)))
         return tuple(x if inexact(x) else None for x in leaves), grads
-    run, grads = function.run(leaves, lambda y: tuple(map(_like, point.grads, y)), None)
+    run, grads = function.run(leaves, lambda y: tuple(map(cast_like, point.grads, y)), None)
     gradients = (
         torch.zeros_like(x) if g is None and inexact(x) else g for g, x in zip(run.gradients, leaves, strict=True)
     )
@@ -87,15 +87,6 @@ def _overflows(before: Sequence[Any], after: Sequence[Any]) -> bool:
 
 def _in(finding: Finding, dtype: torch.dtype | None) -> Finding:
     return Finding(**{**vars(finding), "dtype": dtype})
-
-
-def _like(g: Tensor | None, out: Tensor) -> Tensor | None:
-    if g is None or not inexact(out):
-        return None
-    if out.device.type == "meta":
-        return torch.empty_like(out)
-    moved: Tensor = recast(g, out.dtype).to(out.device)
-    return moved
 
 
 def _digits(

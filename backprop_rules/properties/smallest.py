@@ -21,6 +21,7 @@ from backprop_rules.strategies.of_rules import call_at, call_that_fits
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.shrink import Steps, of_fewer_axes, plainer, shrunk, smaller
 from backprop_rules.strategies.shrink_rules import on_the_grid, smaller_of_a_rule
+from backprop_rules.subject.ambient import all_finite
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
@@ -204,7 +205,7 @@ def plainly_wrong(evidence: Evidence, i: int) -> Finding | None:
 
 def _smooth(evidence: Evidence, i: int, truth: Tensor, noise: float, wrong: Tensor) -> bool:
     """Say whether torch's gradient changes little to the nearest neighbours: a kink would be no counterexample."""
-    if any(not bool(y.isfinite().all()) for y in evidence.run.y):
+    if not all_finite(*evidence.run.y):
         return False
     near = [g[i] for g in nearest(evidence)]
     # A smooth one changes in proportion to the distance, another one at a kink by its size: the middle, in bits.

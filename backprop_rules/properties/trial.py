@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from backprop_rules.errors import InputError, of_ours
+from backprop_rules.errors import of_ours
 from backprop_rules.evidence.differences import second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair
 from backprop_rules.evidence.jumps import jumps
@@ -20,9 +20,8 @@ from backprop_rules.properties.native import holds_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.smallest import confirmed, is_nearer_than_torchs
 from backprop_rules.strategies.of_rules import rounded
-from backprop_rules.strategies.point import EVERY_BIT, FULL, JUMP, TORN_APART, Point, copied
-from backprop_rules.subject.ambient import F64, SEED, running
-from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.strategies.point import EVERY_BIT, FULL, JUMP, TORN_APART, Point
+from backprop_rules.subject.ambient import all_finite
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
@@ -77,9 +76,7 @@ class Trial:
         if len(plain) > 1 and plain[0].size <= effort.JUMPS and not self.subject.heavy:
             for point in jumps(Evidence(self.subject, plain[0], outcome.pair), plain[1]):
                 self._at(point)
-        large = full[: self.subject.dtypes != (outcome.pair.low,)]  # of float32 it was asked beside float64
-        natives = [(p, own_dtypes(self.subject, p), "cpu") for p in large]
-        for point, dtypes, device in (*natives, *self._natives(plain)):
+        for point, dtypes, device in self._natives(full, plain):
             # Digits are counted from torch's gradient: not where that is the wrong one.
             off = {f.leaf for f in outcome.findings if f.kind is Kind.TORCH}
             found = holds_in(self.subject, point, dtypes, device)
@@ -100,7 +97,9 @@ class Trial:
         if not outcome.is_wrong and not outcome.rungs[Rung.PROVED]:  # as it is of a rule, at some of its points
             climb_with_what_passed(self.subject, outcome, self.questions)
 
-    def _natives(self, plain: Sequence[Point]) -> Iterator[tuple[Point, list[torch.dtype | None], str]]:
+    def _natives(
+        self, full: Sequence[Point], plain: Sequence[Point]
+    ) -> Iterator[tuple[Point, list[torch.dtype | None], str]]:
         """Yield the points, the dtypes and the devices to ask the form and the digits of."""
         outcome = self.outcome
         if self.questions.of_rules:  # whose points are asked in their own dtypes, one by one
@@ -109,6 +108,8 @@ class Trial:
                     if device != "cpu":
                         yield point, list(point.dtypes), device
             return
+        if full and self.subject.dtypes != (outcome.pair.low,):  # of float32 it was asked beside float64
+            yield full[0], own_dtypes(self.subject, full[0]), "cpu"
         for point in plain[: 1 if self.subject.heavy else 2]:
             yield point, own_dtypes(self.subject, point), "cpu"
             for dtype in self.subject.dtypes:
@@ -119,7 +120,7 @@ class Trial:
                 )
         for point in [p for p in outcome.passed if p.dtypes][: effort.DRAWN]:
             yield point, list(point.dtypes), "cpu"
-        for point in plain[:1]:
+        for point in (*full[:1], *plain[:1]):
             for device in self.questions.devices:
                 if device != "cpu":
                     yield point, own_dtypes(self.subject, point), device
@@ -234,8 +235,8 @@ class Trial:
         """Note once that forward is no function of its arguments."""
         function, point = evidence.function, evidence.point
         if not self.subject.heavy:
-            self.outcome.random_forward = _differs(function, point, seed=1)
-        if not self.subject.heavy and _differs(function, point, seed=None):
+            self.outcome.random_forward = form.differs(function, point, seed=1)
+        if not self.subject.heavy and form.differs(function, point, seed=None):
             self.outcome.notes["forward gives something else when it is called again: it keeps a state"] = None
         elif self.outcome.random_forward:
             self.outcome.notes["forward draws random numbers: each run starts from the same seed"] = None
@@ -280,7 +281,7 @@ class Trial:
         )
         if not both or self._proofs <= 0 or self.subject.rule is None or not evidence.point.ordinary:
             return
-        if all(bool(y.isfinite().all()) for y in evidence.run.y):
+        if all_finite(*evidence.run.y):
             from backprop_rules.properties.beyond import not_a_number
 
             self._proofs -= 1
@@ -385,43 +386,3 @@ def _without_zeros(point: Point) -> Point:
     """Return the point with no zero in a cotangent, that would hide what it is multiplied with."""
     grads = tuple(None if g is None else torch.where(g == 0, torch.ones_like(g), g) for g in point.grads)
     return replace(point, grads=grads)
-
-
-def _differs(function: Any, point: Point, seed: int | None) -> bool:
-    """Say whether forward gives something else from another seed, or when it is called again."""
-    found = []
-    for k in range(2):
-        with running(function.ambient(F64), SEED + (k * seed if seed else 0)) as inside, torch.no_grad():
-            try:
-                found.append(function.outputs(point.leaves, inside))
-            except NoPoint:
-                return False
-    return not all(form.same_numbers(a, b) for a, b in zip(*found, strict=True))
-
-
-def refuse_what_cannot_be_called(subject: Subject, point: Point | None) -> Pair:
-    """Return the precisions to compare; InputError for a backward that cannot be called for the example at all."""
-    if point is None:
-        raise InputError(
-            f"{subject}: the forward does not take the example. It is called with torch tensors; a function "
-            "of NumPy arrays is a definition, as in definition=np.exp."
-        )
-    point = copied(point)  # a backward that writes into what it is given must not write into the example
-    evidence = Evidence(subject, point)
-    try:
-        _ = evidence.user
-        return WIDE
-    except Misfit as error:
-        raise InputError(
-            f"{subject}: {error}, {', '.join(subject.names)}: one for each is needed, None for one without."
-        ) from error
-    except Raised as error:
-        narrow = Evidence(subject, point, NARROW)
-        try:
-            _ = narrow.user
-            return NARROW
-        except (Raised, Misfit):
-            raise InputError(
-                f"{subject}: the backward raises {error}, for the example itself. It is called as "
-                f"f(grad_y, {', '.join(subject.names)})."
-            ) from error

@@ -11,8 +11,8 @@ from backprop_rules.domain import precision
 from backprop_rules.strategies.point import FULL, TORN_APART, Point
 from backprop_rules.strategies.recipes import PLAN, Recipe, recipes
 from backprop_rules.strategies.sizes import Family, Label, Shape, Sizes, sizes_of, small_shapes, too_large
-from backprop_rules.strategies.values import KINDS, RANGES, SIGNED, drawn, laid_out, numbers_from
-from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.strategies.values import KINDS, RANGES, SIGNED, cast_like, drawn, is_ordered, laid_out, numbers_from
+from backprop_rules.subject.ambient import F64, all_finite, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.constants import constants_of
 from backprop_rules.subject.function import Cotangents, NoPoint, Outputs
@@ -79,33 +79,31 @@ class Points:
         mine = {int(x.max()) for x in example if isinstance(x, Tensor) and not inexact(x) and x.numel()}
         kept = replace(constants, largest=constants.largest - mine)
         others = Points(replace(self.subject, constants=kept), 0, self.seed)
-        first: Points | None = None
+        first: tuple[tuple[Any, ...], bool] | None = None
         for shapes, any_sizes in small_shapes(example) if self.large else ():
             if too_large(shapes) or not others._allowed(own, shapes):
                 continue
             least = min(n for shape in shapes if shape for n in shape)
             made = self.leaves(Recipe((), "near"), shapes, self.seed)
             small = tuple(_like(x, e, least) for x, e in zip(made, example, strict=True))
-            there = constants_of(self.subject.function.raw, small)
-            both = replace(constants, read=there.read, largest=constants.largest | there.largest)
-            found = replace(self, subject=replace(self.subject, small=small, any_sizes=any_sizes, constants=both))
             agrees = self._agrees(small)
             if agrees:
-                return found
-            first = first or (found if agrees is not None else None)
+                return self._beside(small, any_sizes)
+            first = first or ((small, any_sizes) if agrees is not None else None)
         # What is wrong at all of these is wrong at its own size as well, or meant for that alone.
-        return first if first is not None and not self._agrees(example) else self
+        return self if first is None or self._agrees(example) else self._beside(*first)
+
+    def _beside(self, small: tuple[Any, ...], any_sizes: bool) -> "Points":
+        there, constants = constants_of(self.subject.function.raw, small), self.subject.constants
+        both = replace(constants, read=there.read, largest=constants.largest | there.largest)
+        return replace(self, subject=replace(self.subject, small=small, any_sizes=any_sizes, constants=both))
 
     def _agrees(self, leaves: Sequence[Any]) -> bool | None:
         """Say whether the backward roughly agrees with torch at these leaves, in their dtypes; None if one raises."""
         function, own = self.subject.function, tuple(x.detach().clone() if isinstance(x, Tensor) else x for x in leaves)
 
-        def of_each(y: Outputs) -> Cotangents:
-            pairs = zip(cotangents(y, "normal", self.seed), y, strict=True)
-            return tuple(None if g is None else g.to(out.dtype) for g, out in pairs)
-
         try:
-            run, grads = function.run(own, of_each, None)
+            run, grads = function.run(own, lambda y: tuple(map(cast_like, cotangents(y, "normal", self.seed), y)), None)
             found = self.subject.backward(function, grads, None, own, None)
         except (NoPoint, Raised, Misfit):
             return None
@@ -240,7 +238,7 @@ class Points:
                 except NoPoint:
                     continue
                 self._outputs[key] = y
-                if all(bool(out.isfinite().all()) for out in y):
+                if all_finite(*y):
                     return leaves, y
                 found = found or ((leaves, y) if within == RANGES[-1] else None)
         return found
@@ -250,8 +248,9 @@ def _like(x: Any, own: Any, count: int) -> Any:
     """Return values in the dtype of the example's; whole numbers as indices into so many."""
     if not isinstance(x, Tensor):
         return x
-    whole = not inexact(x) and x.dtype != torch.bool and x.numel() and int(x.min()) >= 0
-    return (x.clamp(max=count - 1) if whole else x).to(own.dtype)
+    if not inexact(x) and x.dtype != torch.bool and x.numel() and int(x.min()) >= 0:
+        x = x.clamp(max=count - 1) if is_ordered(x) else x % count
+    return x.to(own.dtype)
 
 
 def _is_near(got: Any, truth: Tensor) -> bool:

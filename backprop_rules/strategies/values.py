@@ -87,8 +87,7 @@ def drawn(numbers: torch.Generator, like: Any, shape: tuple[int, ...], kind: str
 
 def _rearranged(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], kind: str) -> Tensor:
     if shape == like.shape:
-        ordered = like.dim() == 1 and bool((like[1:] >= like[:-1]).all())  # offsets, which mean nothing in disorder
-        if kind in ("example", "near") or like.numel() < 2 or like.dim() == 0 or ordered:
+        if kind in ("example", "near") or like.numel() < 2 or like.dim() == 0 or is_ordered(like):
             return like.clone()
         return like[torch.randperm(like.shape[0], generator=numbers)]
     resized = like
@@ -98,6 +97,11 @@ def _rearranged(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], 
                 return torch.zeros(shape, dtype=like.dtype)
             resized = resized.index_select(dim, torch.arange(n) % like.shape[dim])
     return resized
+
+
+def is_ordered(x: Tensor) -> bool:
+    """Say whether numbers grow along their only axis, as offsets do, which mean nothing in disorder."""
+    return x.dim() == 1 and bool((x[1:] >= x[:-1]).all())
 
 
 def _near(numbers: torch.Generator, own: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -160,6 +164,16 @@ def recast(x: Any, dtype: torch.dtype) -> Any:
     if x.dtype == dtype or x.device.type == "meta":
         return x
     return relaid(x.to(dtype), x)
+
+
+def cast_like(g: Tensor | None, out: Tensor) -> Tensor | None:
+    """Return a cotangent in the dtype, and on the device, of its output; None if that can have none."""
+    if g is None or not inexact(out):
+        return None
+    if out.device.type == "meta":
+        return torch.empty_like(out)
+    moved: Tensor = recast(g, out.dtype).to(out.device)
+    return moved
 
 
 def relaid(values: Tensor, like: Tensor) -> Tensor:

@@ -8,18 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.evidence.allowance import units
 from backprop_rules.evidence.allowance.operation import INFINITE, Operand, Operation, Radius, plus, spread
-from backprop_rules.evidence.allowance.units import (
-    FEW,
-    NARROW,
-    apart,
-    component,
-    gamma,
-    positive,
-    powers_of_two,
-    unit,
-    widens,
-)
+from backprop_rules.evidence.allowance.units import FEW, NARROW, apart, component, gamma, unit, widens
 
 aten = torch.ops.aten
 
@@ -48,9 +39,8 @@ def product(op: Operation, a: Any, b: Any) -> Tensor | None:
     varies = spread(x, y)
     if _whole_factor(op, a, b) or _whole_factor(op, b, a):
         return None if varies is None else op.up(varies)
-    # Most products have no zero, and the question is quicker than the answer, but for a device that is far away.
-    asked = not op.flushes and (op.result.is_cuda or not positive(op.size))
-    exact = ((x.size == 0) | (y.size == 0)) & (op.size == 0) if asked else None
+    # Most products have no zero, and the question is quicker than the answer.
+    exact = ((x.size == 0) | (y.size == 0)) & (op.size == 0) if op.may_vanish else None
     if op.result.is_complex():
         return op.rounded(varies, COMPLEX_PRODUCT, 6, exact)
     return op.rounded(varies, exact=exact)
@@ -78,7 +68,7 @@ def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) ->
     if isinstance(b, int | float) and _power_of_two(b) and not op.result.is_complex():
         return product(op, a, 1 / b)
     x, y = op.operand(a), op.operand(b)
-    if op.knows_it_exactly(x, y) and not op.flushes and isinstance(b, Tensor) and powers_of_two(b):
+    if op.knows_it_exactly(x, y) and not op.flushes and isinstance(b, Tensor) and units.powers_of_two(b):
         return op.stored_exactly()  # approximate division is exact there, too
     if not isinstance(y.size, Tensor) and y.size == 0:
         return torch.full_like(op.size, INFINITE)
@@ -96,8 +86,7 @@ def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) ->
         # |c + d t| <= sqrt(2) |b| may overflow, and its inverse is 0 then.
         plain = torch.where(y.size > torch.finfo(component(op.dtype)).max / 2, INFINITE, plain)
     # 0 / b is 0, but for b = 0
-    somewhere = not op.flushes and (op.result.is_cuda or not positive(op.size))
-    error = torch.where((op.size == 0) & (x.size == 0), 0.0, plain) if somewhere else plain
+    error = torch.where((op.size == 0) & (x.size == 0), 0.0, plain) if op.may_vanish else plain
     if x.radius is None and y.radius is None:
         return error
     return op.up(error + over(op.size + plain, x.radius, y))
@@ -113,7 +102,7 @@ def over(size: Any, radius: Radius, divisor: Operand) -> Any:
     if radius is not None:
         off = off + radius / below
     # The exact divisor may be zero; the difference is off by 2^-53 in proportion to itself.
-    return torch.where(below > 0, off, INFINITE) if isinstance(below, Tensor) and not positive(below) else off
+    return torch.where(below > 0, off, INFINITE) if isinstance(below, Tensor) and not units.positive(below) else off
 
 
 def reciprocal(op: Operation, a: Tensor) -> Any:
@@ -258,7 +247,7 @@ def function(op: Operation, a: Tensor, *, name: str) -> Tensor:
     if op.result.is_complex() and name != "exp":
         raise op.refuse(f"in {op.dtype}")
     error, x = _function_error(op, a, name), op.operand(a)
-    if name == "exp" and op.knows_it_exactly(x) and not positive(x.size):  # exp(0) is 1, and exp(-inf) is 0
+    if name == "exp" and op.knows_it_exactly(x) and not units.positive(x.size):  # exp(0) is 1, and exp(-inf) is 0
         error = torch.where((x.size == 0) | (op.size == 0) & x.size.isinf(), 0.0, error)
     besides = op.besides(name, a)
     error = error if besides is None else error + besides

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance import units
-from backprop_rules.evidence.allowance.units import apart, component, computed_in, gamma, magnitude, unit, widens
+from backprop_rules.evidence.allowance.units import (
+    apart,
+    component,
+    computed_in,
+    gamma,
+    magnitude,
+    positive,
+    unit,
+    widens,
+)
 
 INFINITE = float("inf")
 # A formula takes fewer than 2^10 operations in float64 on numbers that are not negative, each off by 2^-53 ...
@@ -168,6 +177,11 @@ class Operation:
     def knows_it_exactly(self, *operands: Operand) -> bool:
         """Say whether it is the exact result that is known, of exact operands, and not one that was rounded."""
         return False
+
+    @property
+    def may_vanish(self) -> bool:
+        """Whether an element of the result may be 0: asked of the elements, but for a device that is far away."""
+        return not self.flushes and (bool(self.result.is_cuda) or not positive(self.size))
 
     @property
     def wider(self) -> bool:

@@ -127,7 +127,7 @@ def inner(op: Operation, a: Tensor, b: Tensor, added: Operand | None = None) -> 
     """a @ b, of matrices, of stacks of them, or with vectors, to which a result so far may be added."""
     x, y, length = op.factor(a), op.factor(b), a.shape[-1]
     size = torch.matmul(x.size, y.size)
-    varies = _spread_of(x, y, size, length) if op.wider else spread(x, y, torch.matmul)
+    varies = _spread_of(op, x, y, size, length)
     lost = op.loses
     if lost:
         varies = plus(varies, size * (2 * lost + lost * lost))
@@ -137,12 +137,13 @@ def inner(op: Operation, a: Tensor, b: Tensor, added: Operand | None = None) -> 
     return products_summed(op, size, varies, length, lost)
 
 
-def _spread_of(x: Operand, y: Operand, size: Tensor, length: int) -> Any:
-    """Return how far the exact operands' inner products may lie from these: by one product less than `spread`.
+def _spread_of(op: Operation, x: Operand, y: Operand, size: Tensor, length: int) -> Any:
+    """Return how far the exact operands' inner products may lie from these.
 
-    (|a| + r)(|b| + s) - |a| |b|, each sum of which is off by 2^-53 in proportion for each of its terms.
+    Where both have radii r and s, (|a| + r)(|b| + s) - |a| |b| is one product less than `spread`; each of these sums is
+    off by 2^-53 in proportion for each of its terms, which is next to nothing if the operation has fewer bits.
     """
-    if x.radius is None or y.radius is None:
+    if x.radius is None or y.radius is None or not op.wider:
         return spread(x, y, torch.matmul)
     grown = torch.matmul(x.grown(), y.grown())
     return torch.sub(grown, size).add_(grown, alpha=(length + 2) * 2.0**-52)
@@ -151,9 +152,9 @@ def _spread_of(x: Operand, y: Operand, size: Tensor, length: int) -> Any:
 def products_summed(op: Operation, size: Tensor, varies: Any, length: int, lost: float = 0.0) -> Tensor:
     """Return the radius of a sum of that many products, whose sizes add up to `size`."""
     roundings, narrow = _roundings(op, length, lost)
-    if varies is None and op.exact_sum(size, narrow=narrow):
-        return op.stored_exactly()  # type: ignore[no-any-return]
     if op.flushes_products:
+        if varies is None and op.exact_sum(size, narrow=narrow):
+            return op.stored_exactly()  # type: ignore[no-any-return]
         varies = plus(varies, torch.full_like(size, length * unit(op.dtype).normal))
     # Four products to a complex term: twice for either part.
     underflows = float(length) * (3 if op.result.is_complex() else 1)
