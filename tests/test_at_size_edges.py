@@ -211,3 +211,17 @@ def test_a_factor_is_seen_in_the_long_sums_of_a_fused_norm(primal):
     enclosed = enclose(norm.forward, primals, grad_y=grad_y)
     assert enclosed.agreement(made).right
     assert not enclosed.agreement([1.002 * g if k == primal else g for k, g in enumerate(made)]).right
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda x: torch.relu(x * 2.1) * 3,
+        lambda x: torch.nn.functional.hardtanh(x * 2.1) * 3,
+        lambda x: torch.maximum(x * 2.1, torch.zeros_like(x)) * x,
+    ],
+)
+def test_in_float64_a_choice_is_no_closer_than_its_operands_are_and_a_zero_no_wider_than_zero(forward):
+    x = torch.linspace(-2, 1, 50, dtype=torch.float64)  # two thirds of it are cut off, none at a kink
+    enclosed = enclose(forward, (x,), grad_y=torch.ones_like(x))[0]
+    assert enclosed.blind == 0 and enclosed.radius.max() < 1e-13

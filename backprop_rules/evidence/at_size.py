@@ -15,6 +15,7 @@ from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError
 from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.evidence.allowance.declared import Declared, Rounds
+from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import lost_in, positive
 from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
@@ -88,7 +89,7 @@ class Held:
             if positive(size) and positive(size - radius):
                 total += size.numel()
                 continue
-            known, unseen = (size != 0) | (radius != 0), (size <= radius) | size.isnan()
+            known, unseen = (size != 0) | ~(radius <= UNDERFLOWS), (size <= radius) | size.isnan()
             total += int(known.count_nonzero())
             reaching += int((known & unseen).count_nonzero())
         return reaching / total if total else 0.0

@@ -28,6 +28,8 @@ INFINITE = float("inf")
 UP = 1 + 2.0**-43
 # ... or, where it underflows, by 2^-1074, or is flushed, 2^-1022. The other dtypes' numbers are too large for that.
 LOST = (2.0**-1064, 2.0**-1012)
+# A radius no larger than this is made of such losses alone: around a zero of float64, it is {0}.
+UNDERFLOWS = LOST[True] * 2.0**52
 
 Radius = Any  # a tensor or a number; None where the value is known exactly
 
