@@ -33,6 +33,19 @@ TOLD = {
         "something is kept between calls: a buffer that is not zeroed, or what the last call saved",
     ),
     Kind.OVERWRITTEN: Mistake("result overwritten", "the result lies in a buffer that the next call uses again"),
+    Kind.REPLAYED: Mistake(
+        "result kept", "a result is kept, and found again by what does not tell all numbers: a pointer, a shape, a few"
+    ),
+    Kind.LATER: Mistake("counts its calls", "something is counted, or grows, from call to call"),
+    Kind.THREADS: Mistake("shared scratch", "two calls at once use the same buffer: make it for each call"),
+    Kind.UNWRITTEN: Mistake(
+        "memory never written", "an empty tensor is not filled everywhere: make it of zeros, or write all of it"
+    ),
+    Kind.OUTSIDE: Mistake("out of bounds", "an index runs past the end: mask the last block"),
+    Kind.READS_OUTSIDE: Mistake("out of bounds", "an index runs past the end: mask the last block"),
+    Kind.FORWARDS: Mistake(
+        "saved outside of ctx", "what forward leaves for backward lies in one place for all calls: save it in ctx"
+    ),
     Kind.STRIDES: Mistake("read as if contiguous", "an argument's memory is read as if it were contiguous"),
     Kind.NOT_SAVED: Mistake("not saved", "a value is read that was not saved for backward"),
     Kind.RAISES: Mistake("raises", "some inputs of its domain are not handled"),

@@ -139,10 +139,12 @@ class Evidence:
         dtype: torch.dtype | None = None,
         remembers: bool = False,
         y: Outputs | None = None,
+        **how: Any,
     ) -> tuple[Any, ...]:
         """Return what the backward returns at other leaves and cotangents; in the higher precision if none is named.
 
-        JAX may compile it in one piece, but for the example's sizes where it is asked what a call `remembers`.
+        JAX may compile it in one piece, but for the example's sizes where it is asked what a call `remembers`. `how`
+        names another random seed, or what memory is filled with that is handed out.
         """
         dtype = dtype or self.pair.high
         there = leaves if dtype is F64 else cast(leaves, dtype)
@@ -150,7 +152,7 @@ class Evidence:
         ambient = self.subject.precision_of_backward(dtype)
         given = tuple(x.detach() if isinstance(x, Tensor) else x for x in there)
         whole = not (remembers and self._has_the_examples_sizes)
-        return self.subject.backward(self.function, tuple(own), y, given, ambient, whole=whole)
+        return self.subject.backward(self.function, tuple(own), y, given, ambient, whole=whole, **how)
 
     @cached_property
     def _has_the_examples_sizes(self) -> bool:

@@ -40,3 +40,7 @@ WORK = 20_000
 SHRINKING = 6_000
 # Elements of a point up to which thresholds in the backward's own code are hunted: each halving is one call.
 JUMPS = 4096
+# Rounds in which two threads call a backward at the same time.
+AT_ONCE = 4
+# Sets of primals that require no gradient: all of up to five primals, the small ones of more.
+ALONE = 30

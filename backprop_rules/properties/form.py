@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence.evidence import Evidence, cast
+from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
@@ -89,59 +89,6 @@ def first_written(names: Sequence[str], given: Sequence[Any], before: Sequence[A
         if old is not None and (x._version != old[0] or not same_numbers(x, old[1])):
             return name
     return None
-
-
-def keeps_nothing_between_calls(evidence: Evidence) -> Iterator[Finding]:
-    """A call in between, at other values, changes neither the result before nor the next one."""
-    point = evidence.point
-    once = [g.clone() if isinstance(g, Tensor) else g for g in evidence.user]
-    others = [x / 2 + 0.25 if inexact(x) else x for x in point.leaves]
-    with suppress(Raised, Misfit, NoPoint):  # of that, other points tell
-        evidence.asked(others, tuple(None if g is None else -g + 0.5 for g in point.grads), remembers=True)
-    for i, (before, after) in enumerate(zip(once, evidence.user, strict=True)):
-        if isinstance(before, Tensor) and not same_numbers(before, after):
-            yield Finding(Kind.OVERWRITTEN, point, i)
-            return
-    try:
-        again = evidence.asked(point.leaves, point.grads, remembers=True)
-    except (Raised, Misfit, NoPoint):
-        again = ()
-    for i, (before, after) in enumerate(zip(once, again, strict=False)):
-        if isinstance(before, Tensor) and not (isinstance(after, Tensor) and same_numbers(before, after)):
-            yield Finding(Kind.FORGETFUL, point, i, expected="the same", got="another")
-            return
-
-
-def draws_nothing(evidence: Evidence) -> Iterator[Finding]:
-    """The result does not depend on the state of the random numbers, nor does forward's."""
-    point, ambient = evidence.point, evidence.subject.precision_of_backward(evidence.pair.high)
-    given = tuple(x.detach() if isinstance(x, Tensor) else x for x in cast(point.leaves, evidence.pair.high))
-    try:
-        other = evidence.subject.backward(
-            evidence.function, tuple(cast(point.grads, evidence.pair.high)), None, given, ambient, SEED + 1
-        )
-    except (Raised, Misfit, NoPoint):
-        return
-    for i, (before, after) in enumerate(zip(evidence.user, other, strict=True)):
-        if isinstance(before, Tensor) and isinstance(after, Tensor) and not same_numbers(before, after):
-            yield Finding(Kind.RANDOM, point, i, expected="the same", got="another")
-            return
-
-
-def shared_memory(evidence: Evidence) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of names among gradients and cotangents that share memory: torch allows it."""
-    names = evidence.subject.names
-    named = [(f"the gradient of {names[i]}", g) for i, g in enumerate(evidence.user) if isinstance(g, Tensor)]
-    places = {
-        g.untyped_storage().data_ptr(): "the cotangent" for g in evidence.point.grads if g is not None and g.numel()
-    }
-    for name, g in named:
-        if not g.numel():
-            continue
-        place = g.untyped_storage().data_ptr()
-        if place in places:
-            yield name, places[place]
-        places.setdefault(place, name)
 
 
 def reads_only_what_it_saves(evidence: Evidence, saves: Sequence[str]) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from backprop_rules.call import Call
 from backprop_rules.errors import InputError
+from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Kind, found, unequal
 from backprop_rules.properties.form import same_numbers
 from backprop_rules.rule import Gradients
@@ -46,7 +48,7 @@ def of_the_function(function: Any) -> tuple[Question, ...]:
     """Return what is asked of the function beside its backward."""
     asked = [computes_the_function, gives_the_same_through_autograd]
     if _is_autograd_function(function):
-        asked += [leaves_what_it_saved_alone, does_without_the_gradients_not_asked_for]
+        asked += [keeps_forwards_apart, leaves_what_it_saved_alone, does_without_the_gradients_not_asked_for]
     return tuple(partial(holds, function) for holds in asked)
 
 
@@ -107,16 +109,29 @@ def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
             yield unequal(Kind.SAVED, widened(call), i, once, twice, once != twice)
 
 
+def keeps_forwards_apart(function: Any, call: Call) -> Iterator[Finding]:
+    """Another forward, between a forward and its backward, changes nothing."""
+    y, leaves = _run(function, call.primals, call.params)
+    others = tuple(x / 2 if x is not None and (x.is_floating_point() or x.is_complex()) else x for x in call.primals)
+    _run(function, others, call.params)
+    got = _by_engine(y, leaves, call.grad_y)
+    for i in call.given:
+        if got[i] is not None and not same_numbers(call.gradients[i], got[i]):
+            yield _apart(Kind.FORWARDS, call, i, call.gradients[i], got[i])
+            return
+
+
 def does_without_the_gradients_not_asked_for(function: Any, call: Call) -> Iterator[Finding]:
-    """Each gradient is the same where no other primal requires one."""
-    for i in call.given if len(call.given) > 1 else ():
-        frozen = {k for k in call.given if k != i}
+    """Each gradient is the same whichever of the other primals require one."""
+    several = [set(some) for n in range(1, len(call.given)) for some in combinations(call.given, n)]
+    for frozen in several[: effort.ALONE]:
         y, leaves = _run(function, call.primals, call.params, frozen)
         if not y.requires_grad:
             continue
-        alone, direct = _by_engine(y, leaves, call.grad_y)[i], call.gradients[i]
-        if direct is not None and not same_numbers(direct, alone):
-            yield _apart(Kind.ALONE, call, i, direct, alone)
+        alone = _by_engine(y, leaves, call.grad_y)
+        for i in call.given:
+            if i not in frozen and call.gradients[i] is not None and not same_numbers(call.gradients[i], alone[i]):
+                yield _apart(Kind.ALONE, call, i, call.gradients[i], alone[i])
 
 
 def _run(

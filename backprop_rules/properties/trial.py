@@ -4,20 +4,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from backprop_rules.errors import of_ours
 from backprop_rules.evidence.differences import second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair
-from backprop_rules.evidence.jumps import jumps
 from backprop_rules.evidence.precisions import in_precision, precise
-from backprop_rules.properties import effort, form, special
+from backprop_rules.properties import calls, effort, form
 from backprop_rules.properties.agreement import SETTLED, ComputesNarrower, Judged, agrees
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
-from backprop_rules.properties.ladder import climb_with_what_passed
-from backprop_rules.properties.native import holds_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
+from backprop_rules.properties.rest import rest
 from backprop_rules.properties.smallest import confirmed, is_nearer_than_torchs
 from backprop_rules.strategies.of_rules import rounded
 from backprop_rules.strategies.point import EVERY_BIT, FULL, JUMP, TORN_APART, Point
@@ -41,7 +38,8 @@ class Trial:
         self.outcome, self._proofs = Outcome(), effort.PROOFS
         self._once_asked = self._calls_asked = False
         self._full: Evidence | None = None  # of a large example at its own size
-        self._chosen: dict[int, Point] = {}  # where another choice than torch's is allowed: nor are digits torch's
+        self.answered: calls.Answered | None = None  # the first point that was asked of calls
+        self.chosen: dict[int, Point] = {}  # where another choice than torch's is allowed: nor are digits torch's
         self.of_the_rule = _of_the_rule(subject, questions) if questions.of_rules else None
 
     def run(self, pair: Pair = WIDE) -> Outcome:
@@ -56,97 +54,15 @@ class Trial:
     def _asked(self, pair: Pair) -> None:
         try:
             self._loop(pair)
-            self._rest()
+            rest(self)
         except ComputesNarrower as error:
             (point,) = error.args
-            self.outcome, self._once_asked, self._calls_asked = Outcome(), False, False
+            self.outcome, self._once_asked, self._calls_asked, self.answered = Outcome(), False, False, None
             self._loop(NARROW)
             if self.subject.in_float64 and not self.outcome.is_wrong:
                 self.outcome.findings.append(Finding(Kind.NARROWER, point))
             else:
-                self._rest()
-
-    def _rest(self) -> None:
-        """Ask what is asked at a few points alone: thresholds of the backward's own, dtypes, NaN, the higher rungs."""
-        outcome = self.outcome
-        if outcome.is_wrong:
-            return
-        plain = [p for p in outcome.passed if p.own and p.ordinary and not p.empty and id(p) not in self._chosen]
-        full, plain = [p for p in plain if p.where == FULL], [p for p in plain if p.where != FULL]
-        if len(plain) > 1 and plain[0].size <= effort.JUMPS and not self.subject.heavy:
-            for point in jumps(Evidence(self.subject, plain[0], outcome.pair), plain[1]):
-                self._at(point)
-        for point, dtypes, device in self._natives(full, plain):
-            # Digits are counted from torch's gradient: not where that is the wrong one.
-            off = {f.leaf for f in outcome.findings if f.kind is Kind.TORCH}
-            found = holds_in(self.subject, point, dtypes, device)
-            outcome.findings += [f for f in found if f.kind is not Kind.INACCURATE or f.leaf not in off]
-        if not outcome.objects and (full or plain) and not self.subject.heavy and not self.questions.of_rules:
-            self._to_the_bit([*full, *plain][0])
-        if not outcome.objects and plain and not self.subject.heavy:
-            self._specials(Evidence(self.subject, _without_zeros(plain[0]), outcome.pair))
-        for point in plain[:3]:
-            if not outcome.is_wrong and self.questions.extra:
-                from backprop_rules.properties.functions import of_the_function
-
-                outcome.findings += list(of_the_function(self.subject, point, self.questions.extra))
-        if self.questions.of_rules and not outcome.is_wrong and self.subject.rule is not None:
-            from backprop_rules.properties import special_values
-
-            outcome.findings += list(special_values.wrong(self.subject.rule))
-        if not outcome.is_wrong and not outcome.rungs[Rung.PROVED]:  # as it is of a rule, at some of its points
-            climb_with_what_passed(self.subject, outcome, self.questions)
-
-    def _natives(
-        self, full: Sequence[Point], plain: Sequence[Point]
-    ) -> Iterator[tuple[Point, list[torch.dtype | None], str]]:
-        """Yield the points, the dtypes and the devices to ask the form and the digits of."""
-        outcome = self.outcome
-        if self.questions.of_rules:  # whose points are asked in their own dtypes, one by one
-            for point in plain[: effort.DRAWN]:
-                for device in self.questions.devices:
-                    if device != "cpu":
-                        yield point, list(point.dtypes), device
-            return
-        if full and self.subject.dtypes != (outcome.pair.low,):  # of float32 it was asked beside float64
-            yield full[0], own_dtypes(self.subject, full[0]), "cpu"
-        for point in plain[: 1 if self.subject.heavy else 2]:
-            yield point, own_dtypes(self.subject, point), "cpu"
-            for dtype in self.subject.dtypes:
-                yield (
-                    point,
-                    in_precision(point, dtype) if not dtype.is_complex else own_dtypes(self.subject, point),
-                    "cpu",
-                )
-        for point in [p for p in outcome.passed if p.dtypes][: effort.DRAWN]:
-            yield point, list(point.dtypes), "cpu"
-        for point in (*full[:1], *plain[:1]):
-            for device in self.questions.devices:
-                if device != "cpu":
-                    yield point, own_dtypes(self.subject, point), device
-
-    def _to_the_bit(self, point: Point) -> None:
-        """Ask for every bit of whole numbers at which nothing rounds."""
-        from backprop_rules.properties.exact import is_right_to_the_bit, where_nothing_rounds
-
-        try:
-            there = where_nothing_rounds(self.subject, point)
-        except Exception as error:  # of our own analysis: then nothing is asked there
-            self.outcome.notes[of_ours(error)] = None
-            return
-        if there is None:
-            return
-        evidence = Evidence(self.subject, there, self.outcome.pair)
-        found = list(self.ask(evidence, {}))
-        self.outcome.findings += found
-        if all(f.kind.grade is Grade.NOTE for f in found):
-            self.outcome.findings += list(is_right_to_the_bit(evidence))
-            self.outcome.classes["where nothing rounds"] = 1
-
-    def _specials(self, evidence: Evidence) -> None:
-        if self.questions.convention == "torch":
-            self.outcome.findings += list(special.answers_nan(evidence))
-        self.outcome.findings += list(special.answers_infinity_of_the_cotangent(evidence))
+                rest(self)
 
     def _loop(self, pair: Pair) -> None:
         outcome, left, start = self.outcome, self.questions.after, self.subject.work
@@ -157,10 +73,12 @@ class Trial:
                 break
             if spent and point.where != FULL:
                 continue  # what is large is asked at its own size in any case
-            if self._at(point) and outcome.is_wrong and not all(f.point.empty for f in outcome.of_the_worst()):
+            if self.at(point) and outcome.is_wrong and not all(f.point.empty for f in outcome.of_the_worst()):
                 left = left - 1 if all(f.kind in GOES_ON or f.native for f in outcome.of_the_worst()) else -1
+        if self.answered is not None and not outcome.is_wrong and not self.questions.of_rules:
+            self.at(calls.one_changed(self.answered.evidence.point))
 
-    def _at(self, point: Point) -> bool:
+    def at(self, point: Point) -> bool:
         """Ask everything at a point; say whether it is one."""
         rule = self.of_the_rule if point.kind != JUMP else None  # a hunted threshold is no point of the grid
         if rule is None or not (point.spacing or point.kind == EVERY_BIT):
@@ -190,9 +108,16 @@ class Trial:
             outcome.why = outcome.why or str(error)
             return False
         judged: dict[int, Judged] = {}
-        found = list(self.ask(evidence, judged))
+        try:
+            found = list(self.ask(evidence, judged))
+        except ComputesNarrower:
+            found = self._not_of_the_values(evidence)
+            if not found:
+                raise
         if rule is not None and all(f.kind.grade is Grade.NOTE for f in found):
             found += list(rule.ask(point, outcome))
+        if any(f.kind is Kind.VALUE for f in found):
+            found = self._not_of_the_values(evidence) or found
         outcome.points += 1
         outcome.empty = outcome.empty and point.empty
         outcome.custom = outcome.custom or evidence.run.custom
@@ -207,15 +132,15 @@ class Trial:
             self._once_asked = True
             self._once(evidence)
         found = list(form.writes_to_nothing(evidence)) or list(form.is_answered(evidence))
-        found = found or list(self._formed(evidence))
+        found = found or list(self._formed(evidence)) or list(calls.writes_every_element(evidence))
         yield from found
         if any(f.kind.grade is Grade.WRONG or f.leaf is None for f in found):
             return
         if not self._calls_asked and not full and any(isinstance(g, Tensor) and bool(g.any()) for g in evidence.user):
             self._calls_asked = True  # of what answers with nothing but zeros, a second call tells nothing
-            calls = list(self._of_calls(evidence))
-            yield from calls
-            if calls:
+            of_calls = list(self._of_calls(evidence))
+            yield from of_calls
+            if of_calls:
                 return  # of a backward that answers otherwise each time, its values say nothing
         yield from self._not_a_number(evidence)
         for i in self.subject.floats:
@@ -253,17 +178,26 @@ class Trial:
                 yield found
 
     def _of_calls(self, evidence: Evidence) -> Iterator[Finding]:
-        found = list(form.keeps_nothing_between_calls(evidence))
-        if not found and not self.subject.heavy and not self.outcome.random_forward:
-            found = list(form.draws_nothing(evidence))
+        several = not self.subject.heavy and not self.outcome.random_forward
+        found = list(calls.asked_of_calls(evidence, several))
         yield from found
         if self.questions.saves is not None and not found:
             yield from form.reads_only_what_it_saves(evidence, self.questions.saves)
-        for one, other in form.shared_memory(evidence):
+        for one, other in calls.shared_memory(evidence):
             words = f"{one} shares memory with {other}: who adds to one in place changes the other"
             self.outcome.notes[words] = None
             if self.questions.strict_memory:
                 yield Finding(Kind.SHARED, evidence.point, None, detail=words)
+        if not found:
+            self.answered = calls.Answered.now(evidence)
+
+    def _not_of_the_values(self, evidence: Evidence) -> list[Finding]:
+        """Return why a value is wrong where that lies in the calls before, and not in the numbers."""
+        first, self.answered = self.answered, None  # asked once: it is no question of values, or it is one
+        if first is None or first.evidence is evidence:
+            return []
+        passed = any(p is first.evidence.point for p in self.outcome.passed)
+        return list(first.again()) or (list(first.replayed(evidence)) if passed else [])
 
     def _bears_out(self, evidence: Evidence) -> bool:
         """Say whether differences bear the backward out where torch's gradient is wrong: else it is wrong too."""
@@ -307,7 +241,7 @@ class Trial:
         if self.questions.of_rules and finding.kind is Kind.INACCURATE:
             return  # a rule is held to its own allowance, in its own dtypes, and not to what torch rounds
         if finding.kind in (Kind.CHOICE, Kind.NAN_CHOICE) and self.questions.convention == "any subgradient":
-            self._chosen[id(evidence.point)] = evidence.point
+            self.chosen[id(evidence.point)] = evidence.point
             return
         alike = [f for f in self.outcome.findings if f.kind is Kind.TORCH and f.leaf == finding.leaf]
         off = any(f.point.ordinary for f in alike)  # elsewhere it may be off for once
@@ -380,9 +314,3 @@ def _of_the_rule(subject: Subject, questions: Questions) -> "OfTheRule":
     from backprop_rules.properties import rule_trial
 
     return rule_trial.OfTheRule(subject, questions)
-
-
-def _without_zeros(point: Point) -> Point:
-    """Return the point with no zero in a cotangent, that would hide what it is multiplied with."""
-    grads = tuple(None if g is None else torch.where(g == 0, torch.ones_like(g), g) for g in point.grads)
-    return replace(point, grads=grads)

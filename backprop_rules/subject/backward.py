@@ -1,6 +1,7 @@
 """Somebody's backward, and how it is called: with the cotangents, with y or without, with how many primals."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from backprop_rules.subject.ambient import SEED, Ambient, inexact, running
 from backprop_rules.subject.frameworks.bridge import Bridge
 from backprop_rules.subject.frameworks.carried import bridge_of, carried
 from backprop_rules.subject.function import Cotangents, Function, Outputs
+from backprop_rules.subject.memory import poisoned
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 EMPTY = inspect.Parameter.empty
@@ -93,10 +95,12 @@ class Backward:
         ambient: Ambient | None,
         seed: int = SEED,
         whole: bool = False,
+        fill: float = math.nan,
     ) -> tuple[Any, ...]:
         """Return what is returned for each leaf, None where nothing is; Raised if it raises, Misfit if it does not fit.
 
         `y` is computed where it is asked for and not given. With `whole`, JAX compiles the backward in one piece.
+        Memory that is handed out to it is NaN, or `fill`, until it is written to.
         """
         with running(ambient, seed) as inside, torch.no_grad():
             if y is None and self.signature.y_at is not None:
@@ -107,7 +111,7 @@ class Backward:
             out = None if y is None else y[0] if self.single else y
             over = self.in_one_piece if whole else carried(self.function, self.framework)
             try:
-                with inside:
+                with poisoned(fill), inside:
                     found = self.called(over, grad_y, out, primals, forward.params)
             except (InputError, OwnError):
                 raise

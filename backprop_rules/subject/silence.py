@@ -14,4 +14,7 @@ def quiet() -> Iterator[None]:
         # A variance over an axis that is long enough, in a tensor that is empty along another.
         warnings.filterwarnings("ignore", r"var\(\): degrees of freedom")
         warnings.filterwarnings("ignore", r"(Mean of empty slice|Degrees of freedom <= 0)")  # NumPy's
+        # What poisons the memory that is handed out asks for deterministic operations too, where there are any.
+        warnings.filterwarnings("ignore", r".*does not have a deterministic implementation")
+        warnings.filterwarnings("ignore", r"Deterministic behavior was enabled")
         yield

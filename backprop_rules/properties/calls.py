@@ -1,0 +1,272 @@
+"""What a backward does with memory and between calls: of its arguments alone, whatever lies beside or came before."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.evidence import Evidence, cast
+from backprop_rules.properties import effort
+from backprop_rules.properties.finding import Finding, Kind, first
+from backprop_rules.properties.form import same_numbers
+from backprop_rules.strategies.point import Point
+from backprop_rules.subject.ambient import SEED, all_finite, inexact, running
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import NoPoint
+
+MARGIN = 64  # elements on each side of an argument: a kernel's block, and a line of the processor's cache
+NO_ANSWER = (Raised, Misfit, NoPoint)
+
+Question = Callable[[Evidence], Iterator[Finding]]
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """What a backward answered at a point, to be compared with what it answers later."""
+
+    evidence: Evidence
+    gradients: tuple[Any, ...]
+
+    @classmethod
+    def now(cls, evidence: Evidence) -> "Answered":
+        """Remember the answer at a point."""
+        return cls(evidence, tuple(g.clone() if isinstance(g, Tensor) else g for g in evidence.user))
+
+    def again(self) -> Iterator[Finding]:
+        """The same question is answered now as it was then."""
+        return answers_as_before(self.evidence, self.gradients, Kind.LATER)
+
+    def replayed(self, evidence: Evidence) -> Iterator[Finding]:
+        """Yield where a wrong answer is, bit for bit, the one that was right then, though the truth is another now."""
+        for i, (then, now) in enumerate(zip(self.gradients, evidence.user, strict=True)):
+            before, truth = self.evidence.gradients_here[i], evidence.gradients_here[i]
+            if before is None or truth is None or before.shape != truth.shape or not isinstance(then, Tensor):
+                continue
+            if bool(then.any()) and same_numbers(then, now) and not same_numbers(before, truth):
+                at = first(before != truth)
+                yield Finding(Kind.REPLAYED, evidence.point, i, at, truth[at].item(), now[at].item())
+
+
+def asked_of_calls(evidence: Evidence, several: bool) -> Iterator[Finding]:
+    """Yield the first that is wrong between calls, at a point; with `several`, ask what takes several calls too."""
+    questions: tuple[Question, ...] = (keeps_nothing_between_calls,)
+    if several:
+        questions += draws_nothing, answers_its_arguments, stays_inside_its_arguments
+    for question in questions:
+        found = list(question(evidence))
+        if found:
+            yield from found
+            return
+
+
+def writes_every_element(evidence: Evidence) -> Iterator[Finding]:
+    """No NaN comes in that is none when memory from the allocator holds another number."""
+    point = evidence.point
+    for i, g in enumerate(evidence.user):
+        truth = evidence.gradients_here[i]
+        if not inexact(g) or truth is None or truth.shape != g.shape or all_finite(g) or g.device.type == "meta":
+            continue
+        astray = g.isnan() & ~truth.isnan()
+        if not bool(astray.any()):
+            continue
+        try:
+            again = evidence.asked(point.leaves, point.grads, y=evidence.y, fill=0.0)[i]
+        except NO_ANSWER:
+            return
+        never = astray & ~again.isnan()
+        if bool(never.any()):
+            at = first(never)
+            yield Finding(Kind.UNWRITTEN, point, i, at, truth[at].item(), g[at].item(), int(never.sum()), never.numel())
+            return
+
+
+def keeps_nothing_between_calls(evidence: Evidence) -> Iterator[Finding]:
+    """A call in between, at other values, changes neither the result before nor the next one."""
+    point = evidence.point
+    once = [g.clone() if isinstance(g, Tensor) else g for g in evidence.user]
+    with suppress(*NO_ANSWER):  # of that, other points tell
+        evidence.asked(*_halved(point), remembers=True)
+    for i, (before, after) in enumerate(zip(once, evidence.user, strict=True)):
+        if isinstance(before, Tensor) and not same_numbers(before, after):
+            yield Finding(Kind.OVERWRITTEN, point, i)
+            return
+    yield from answers_as_before(evidence, once, Kind.FORGETFUL)
+
+
+def answers_as_before(evidence: Evidence, before: Sequence[Any], kind: Kind) -> Iterator[Finding]:
+    """It answers the same question with the same bits as before."""
+    point = evidence.point
+    try:
+        again = evidence.asked(point.leaves, point.grads, remembers=True)
+    except NO_ANSWER:
+        return
+    for i, (once, now) in enumerate(zip(before, again, strict=False)):
+        if isinstance(once, Tensor) and not (isinstance(now, Tensor) and same_numbers(once, now)):
+            yield Finding(kind, point, i, expected="the same", got="another")
+            return
+
+
+def draws_nothing(evidence: Evidence) -> Iterator[Finding]:
+    """The result does not depend on the state of the random numbers, nor does forward's."""
+    try:
+        other = evidence.asked(evidence.point.leaves, evidence.point.grads, remembers=True, seed=SEED + 1)
+    except NO_ANSWER:
+        return
+    for i, (before, after) in enumerate(zip(evidence.user, other, strict=True)):
+        if isinstance(before, Tensor) and isinstance(after, Tensor) and not same_numbers(before, after):
+            yield Finding(Kind.RANDOM, evidence.point, i, expected="the same", got="another")
+            return
+
+
+def answers_its_arguments(evidence: Evidence) -> Iterator[Finding]:
+    """Other numbers that come to lie in the same memory are answered as they are in memory of their own."""
+    leaves, grads = _own(evidence)
+    changed = [_one_changed(x) for x in (*leaves, *grads)]
+    there = changed[: len(leaves)], tuple(changed[len(leaves) :])
+    try:
+        expected = [g.clone() if isinstance(g, Tensor) else g for g in _called(evidence, *there)]
+        _called(evidence, leaves, grads)
+        for x, other in zip((*leaves, *grads), changed, strict=True):
+            if inexact(x):
+                x.data.copy_(other)  # of which torch does not count a write
+        got = _called(evidence, leaves, grads)
+    except NO_ANSWER:
+        return
+    where = one_changed(evidence.point)
+    for i, (right, now) in enumerate(zip(expected, got, strict=True)):
+        if isinstance(right, Tensor) and isinstance(now, Tensor) and not same_numbers(right, now):
+            yield Finding(Kind.REPLAYED, where, i, expected="those of its own", got="others")
+            return
+
+
+def stays_inside_its_arguments(evidence: Evidence) -> Iterator[Finding]:
+    """It neither writes what lies beside its arguments in memory, nor reads it: there is NaN."""
+    names, point = evidence.subject.names, evidence.point
+    if evidence.subject.backward.framework == "jax":
+        return  # whose arrays are copies
+    leaves, grads = ([_with_margins(x) for x in some] for some in _own(evidence))
+    around = [(name, m[1]) for name, m in zip((*names, *["grad_y"] * len(grads)), (*leaves, *grads), strict=True)]
+    before = [None if whole is None else whole.clone() for _, whole in around]
+    try:
+        got = _called(evidence, [x for x, _ in leaves], tuple(x for x, _ in grads))
+    except NO_ANSWER:
+        return
+    for (name, whole), was in zip(around, before, strict=True):
+        if whole is not None and not same_numbers(whole, was):
+            yield Finding(Kind.OUTSIDE, point, detail=f", beside {name}")
+            return
+    for i, (inside, now) in enumerate(zip(evidence.user, got, strict=True)):
+        if inexact(inside) and inexact(now) and inside.shape == now.shape:
+            comes_in = now.isnan() & ~inside.isnan()
+            if bool(comes_in.any()):
+                at = first(comes_in)
+                wrong = int(comes_in.sum())
+                yield Finding(Kind.READS_OUTSIDE, point, i, at, inside[at].item(), now[at].item(), wrong, now.numel())
+                return
+
+
+def answers_in_two_threads(evidence: Evidence) -> Iterator[Finding]:
+    """Two calls at the same time, with other values each, give what they give one after the other."""
+    if evidence.subject.backward.framework == "jax":
+        return
+    asked = [_own(evidence), _own(evidence, _halved(evidence.point))]
+    try:
+        expected = [[g.clone() if isinstance(g, Tensor) else g for g in _called(evidence, *one)] for one in asked]
+    except NO_ANSWER:
+        return
+    barrier, got = threading.Barrier(len(asked)), [list(e) for e in expected]
+    off: list[int] = []
+
+    def ask(k: int) -> None:
+        for _ in range(effort.AT_ONCE):
+            barrier.wait()
+            try:
+                got[k] = list(_called(evidence, *asked[k]))
+            except NO_ANSWER:
+                got[k] = []
+            off.extend(i for i, (a, b) in enumerate(zip(expected[k], got[k], strict=False)) if not _alike(a, b))
+            off.extend([0] * (not got[k]))
+
+    # What is set for all threads, as the default dtype, is set around both.
+    with running(evidence.subject.precision_of_backward(evidence.pair.high)):
+        both = [threading.Thread(target=ask, args=(k,)) for k in range(len(asked))]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join()
+    if off:
+        yield Finding(Kind.THREADS, evidence.point, off[0], expected="what each gives alone", got="another")
+
+
+def shared_memory(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of names among gradients and cotangents that share memory: torch allows it."""
+    names = evidence.subject.names
+    named = [(f"the gradient of {names[i]}", g) for i, g in enumerate(evidence.user) if isinstance(g, Tensor)]
+    places = {
+        g.untyped_storage().data_ptr(): "the cotangent" for g in evidence.point.grads if g is not None and g.numel()
+    }
+    for name, g in named:
+        if not g.numel():
+            continue
+        place = g.untyped_storage().data_ptr()
+        if place in places:
+            yield name, places[place]
+        places.setdefault(place, name)
+
+
+def one_changed(point: Point) -> Point:
+    """Return the point with the last number of each argument changed, and nothing else."""
+    leaves = tuple(_one_changed(x) for x in point.leaves)
+    grads = tuple(_one_changed(g) for g in point.grads)
+    return replace(point, leaves=leaves, grads=grads, made=f"{point.made}, one number changed")
+
+
+def _one_changed(x: Any) -> Any:
+    """Return x with half of its first number in the place of the last one: in the same range, and most often no tie."""
+    if not inexact(x) or not x.numel():
+        return x
+    found = x.clone(memory_format=torch.contiguous_format)
+    flat = found.view(-1)
+    half = flat[0] / 2
+    flat[-1] = half / 2 if bool(half == flat[-1]) else half
+    return found
+
+
+def _halved(point: Point) -> tuple[list[Any], tuple[Tensor | None, ...]]:
+    others = [x / 2 + 0.25 if inexact(x) else x for x in point.leaves]
+    return others, tuple(None if g is None else -g + 0.5 for g in point.grads)
+
+
+def _own(evidence: Evidence, at: tuple[Any, Any] | None = None) -> tuple[list[Any], tuple[Any, ...]]:
+    """Return arguments in the higher precision, in memory of their own, where they lie in order."""
+    leaves, grads = at or (evidence.point.leaves, evidence.point.grads)
+    there = cast(leaves, evidence.pair.high), cast(grads, evidence.pair.high)
+    in_order = torch.contiguous_format
+    own, cotangents = (
+        [x.detach().clone(memory_format=in_order) if isinstance(x, Tensor) else x for x in some] for some in there
+    )
+    return own, tuple(cotangents)
+
+
+def _called(evidence: Evidence, leaves: Sequence[Any], grads: Sequence[Any]) -> tuple[Any, ...]:
+    """Return what the backward gives for these very tensors."""
+    ambient = evidence.subject.precision_of_backward(evidence.pair.high)
+    return evidence.subject.backward(evidence.function, tuple(grads), None, tuple(leaves), ambient)
+
+
+def _with_margins(x: Any) -> tuple[Any, Tensor | None]:
+    """Return x within a larger memory that is NaN around it, and that memory; whole numbers as they are."""
+    if not inexact(x) or x.device.type == "meta":
+        return x, None
+    whole = x.new_full((x.numel() + 2 * MARGIN,), torch.nan)
+    inside = whole[MARGIN : MARGIN + x.numel()].view(x.shape)
+    inside.copy_(x)
+    return inside, whole
+
+
+def _alike(a: Any, b: Any) -> bool:
+    return not isinstance(a, Tensor) or (isinstance(b, Tensor) and same_numbers(a, b))
