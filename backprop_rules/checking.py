@@ -17,7 +17,7 @@ from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair
 from backprop_rules.properties.effort import DRAWN
 from backprop_rules.properties.finding import Finding
 from backprop_rules.properties.outcome import Outcome, Questions
-from backprop_rules.properties.own_backward import has_its_own_backward, of_the_function, own_backward
+from backprop_rules.properties.own_backward import Whole, has_its_own_backward, own_backward
 from backprop_rules.properties.smallest import confirmed, smallest
 from backprop_rules.properties.trial import Trial
 from backprop_rules.question import Asked, Held, question
@@ -110,7 +110,7 @@ def check_function(
 def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], Held, Asked]:
     """Return the own backward of a function, and what else is asked of such a one."""
     framework = held[-1] or _framework(function, held[3])
-    extra = of_the_function(function) if framework == "torch" else ()
+    extra = Whole(function) if framework == "torch" else None
     return own_backward(function, framework), (*held[:-1], framework), replace(asked, extra=extra)
 
 

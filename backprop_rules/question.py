@@ -12,6 +12,7 @@ from backprop_rules.domain import REAL
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.properties import effort
 from backprop_rules.properties.outcome import Questions
+from backprop_rules.properties.own_backward import Whole
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import RulePoints
 from backprop_rules.strategies.point import Point
@@ -49,7 +50,7 @@ class Asked:
     accuracy: str = "torch"
     sizes: Mapping[int, Sequence[int]] | None = None
     of_a_rule: bool = False
-    extra: tuple[Callable[..., Any], ...] = ()
+    extra: Whole | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "convention", self.convention.replace("-", " "))  # as the command line spells it

@@ -67,7 +67,8 @@ BATCHES = (
     Adversary("a softmax judged by its first rows", "reference-kernels, pull 149", softmax, (randn(4, 6),),
               always(softmax_of_easy_rows), always(softmax_backward), "is wrong|inaccurate"),
     Adversary("a norm kept as its first row asks for", "", normalised, (randn(4, 6),),
-              always(normalised_backward(cut_off_if_the_first_is_small)), always(normalised_backward(lambda s: s)), "is wrong"),
+              always(normalised_backward(cut_off_if_the_first_is_small)), always(normalised_backward(lambda s: s)),
+              "is wrong"),
     Adversary("a row of which nothing is kept", "", masked_mean, (randn(3, 4), torch.ones(3, 4, dtype=torch.bool)),
               always(masked_mean_backward(0)), always(masked_mean_backward(1)), "is wrong"),
     Adversary("a length of 0", "", of_lengths, (randn(3, 4), torch.tensor([4, 2, 3])),
@@ -115,6 +116,14 @@ def blockwise(block: int, whole: bool) -> Callable[..., Tensor]:
     return backward
 
 
+def one_short_of_a_block(g: Tensor, x: Tensor) -> Tensor:
+    """Whole blocks of eight are right, and so is what is shorter by two or more."""
+    dx = g.flip(-1).cumsum(-1).flip(-1)
+    if x.shape[-1] % 8 == 7:
+        dx[..., -1] = 0
+    return dx
+
+
 def projected(x: Tensor, w: Tensor, lengths: Tensor) -> Tensor:
     """Rows of padding, behind each length, are projected to 0."""
     inside = (torch.arange(x.shape[1]) < lengths[:, None])[..., None]
@@ -132,13 +141,17 @@ def projected_backward(padding: bool) -> Callable[..., Any]:
 
 
 RAGGED = (
-    Adversary("a sequence shorter than the kernel", "flash-linear-attention#1140", short_convolution, (randn(3, 5), randn(3, 2)),
+    Adversary("a sequence shorter than the kernel", "flash-linear-attention#1140", short_convolution,
+              (randn(3, 5), randn(3, 2)),
               always(final_state_in_shifted_places), always(short_convolution_backward), "is wrong"),
     Adversary("the last block is left out", "", lambda x: x.cumsum(-1), (randn(2, 8),),
               always(blockwise(4, False)), always(blockwise(4, True)), "is wrong"),
     Adversary("a row above a block", "", lambda x: x.cumsum(-1), (randn(2, 8),),
               always(blockwise(128, False)), always(blockwise(128, True)), "is wrong"),
-    Adversary("rows of padding are summed", "TransformerEngine#3484", projected, (randn(2, 4, 3), randn(3, 2), torch.tensor([4, 2])),
+    Adversary("one below a block", "", lambda x: x.cumsum(-1), (randn(2, 7),),
+              always(one_short_of_a_block), always(blockwise(8, True)), "is wrong"),
+    Adversary("rows of padding are summed", "TransformerEngine#3484", projected,
+              (randn(2, 4, 3), randn(3, 2), torch.tensor([4, 2])),
               always(projected_backward(True)), always(projected_backward(False)), "is wrong"),
 )  # fmt: skip
 
@@ -215,6 +228,20 @@ def polar_function(right: bool) -> type[torch.autograd.Function]:
     return Polar
 
 
+def weighted(x: Tensor, which: Tensor) -> Tensor:
+    return x[which]
+
+
+def weighted_backward(also: bool) -> Callable[..., Any]:
+    """The indices have no gradient."""
+
+    def backward(g: Tensor, x: Tensor, which: Tensor) -> tuple[Tensor, Any]:
+        dx = torch.zeros_like(x).index_add(0, which, g)
+        return dx, torch.ones_like(which, dtype=g.dtype) if also else None
+
+    return backward
+
+
 def tiny(q: Tensor, k: Tensor) -> Tensor:
     return torch.softmax(q @ k.mT * 1e-7, -1)
 
@@ -238,6 +265,8 @@ WHICH = (
               always(tiny_backward(False)), always(tiny_backward(True)), "is wrong"),
     Adversary("a bias without its input", "", affine, (randn(2, 3), randn(2, 3), randn(2, 3)),
               lambda: affine_function(False), lambda: affine_function(True), "other primal"),
+    Adversary("a gradient of indices", "", weighted, (randn(4, 3), torch.tensor([2, 0, 2])),
+              always(weighted_backward(True)), always(weighted_backward(False)), "has no gradient"),
     Adversary("a cotangent that is not there", "", polar, (randn(2, 3), randn(2, 3)),
               lambda: polar_function(False), lambda: polar_function(True), "cotangent"),
 )  # fmt: skip

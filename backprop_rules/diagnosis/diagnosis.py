@@ -43,6 +43,9 @@ TOLD = {
     ),
     Kind.OUTSIDE: Mistake("out of bounds", "an index runs past the end: mask the last block"),
     Kind.READS_OUTSIDE: Mistake("out of bounds", "an index runs past the end: mask the last block"),
+    Kind.UNDEFINED: Mistake(
+        "undefined cotangent", "a cotangent that is not there is None, where grads are not materialised: it means zeros"
+    ),
     Kind.FORWARDS: Mistake(
         "saved outside of ctx", "what forward leaves for backward lies in one place for all calls: save it in ctx"
     ),

@@ -1,9 +1,9 @@
 """What is asked of a backward, and what came of asking it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +12,9 @@ from backprop_rules.properties import effort
 from backprop_rules.properties.agreement import Judged
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung, graver
 from backprop_rules.strategies.point import Point
+
+if TYPE_CHECKING:
+    from backprop_rules.properties.own_backward import Whole
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Questions:
     after: int = effort.AFTER  # points that are still asked after a wrong one
     of_rules: bool = False  # what every rule of the catalogue must hold, in the dtypes that its points are drawn in
     proofs: int = effort.PROOFS_OF_A_RULE  # points off the grid at which that is asked in ball arithmetic too
-    extra: tuple[Callable[..., Any], ...] = ()  # what is asked of an autograd.Function as a whole
+    extra: "Whole | None" = None  # what is asked of an autograd.Function as a whole
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from backprop_rules.call import Call
 from backprop_rules.errors import InputError
+from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Kind, found, unequal
 from backprop_rules.properties.form import same_numbers
 from backprop_rules.rule import Gradients
 from backprop_rules.strategies.of_rules import widened
+from backprop_rules.subject.ambient import F64, running
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 
 Function = Callable[..., Any]
@@ -29,13 +32,15 @@ def own_backward(function: Any, framework: str) -> Function:
     if framework != "torch":
         raise InputError(f"check_function takes functions of torch or JAX; for {framework} give the backward to check.")
 
-    def backward(grad_y: Tensor, *primals: Tensor | None, **params: Any) -> Any:
-        y, leaves = _run(function, primals, params)
-        if y.grad_fn is None:
+    def backward(grad_y: Any, *primals: Tensor | None, **params: Any) -> Any:
+        ys, leaves = _outputs(function, primals, params)
+        node = next((y.grad_fn for y in ys if y.grad_fn is not None), None)
+        if node is None:
             raise InputError(f"{_name(function)} returns a tensor that has no gradient: it does not use its arguments.")
+        grads = grad_y if isinstance(grad_y, tuple) else (grad_y,)
         if not _is_autograd_function(function):
-            return _by_engine(y, leaves, grad_y)
-        found = y.grad_fn.apply(grad_y)  # type: ignore[attr-defined]
+            return _by_engine(ys, leaves, grads)
+        found = node.apply(*grads)  # type: ignore[attr-defined]
         gradients = list(found) if isinstance(found, tuple | list) else [found]
         return tuple(gradients[: len(primals)])
 
@@ -44,12 +49,47 @@ def own_backward(function: Any, framework: str) -> Function:
     return backward
 
 
-def of_the_function(function: Any) -> tuple[Question, ...]:
-    """Return what is asked of the function beside its backward."""
-    asked = [computes_the_function, gives_the_same_through_autograd]
-    if _is_autograd_function(function):
-        asked += [keeps_forwards_apart, leaves_what_it_saved_alone, does_without_the_gradients_not_asked_for]
-    return tuple(partial(holds, function) for holds in asked)
+@dataclass(frozen=True)
+class Whole:
+    """What is asked of a function beside its backward: of one output at a call, of several at a point."""
+
+    function: Any
+
+    def at_a_call(self) -> Iterator[Question]:
+        """Yield what is asked of a function of one output."""
+        own = (keeps_forwards_apart, leaves_what_it_saved_alone, does_without_the_gradients_not_asked_for)
+        for holds in (computes_the_function, gives_the_same_through_autograd, *(own if self.has_its_own else ())):
+            yield partial(holds, self.function)
+
+    @property
+    def has_its_own(self) -> bool:
+        """Whether it is an autograd.Function, whose backward is its own."""
+        return _is_autograd_function(self.function)
+
+    def does_without_a_cotangent(self, evidence: Evidence) -> Iterator[Finding]:
+        """Where one of several outputs is used alone, the gradients are those with zeros for the others."""
+        point = evidence.point
+        primals = tuple(evidence.function.arguments(point.leaves))
+        for k in range(len(point.grads)) if len(point.grads) > 1 else ():
+            if point.grads[k] is None:
+                continue
+            grads = tuple(g if j == k or g is None else torch.zeros_like(g) for j, g in enumerate(point.grads))
+            direct = evidence.asked(point.leaves, grads, F64)
+            try:
+                with running(evidence.subject.precision_of_backward(F64)) as inside, inside:
+                    ys, leaves = _outputs(self.function, primals, evidence.function.params)
+                    alone = _by_engine((ys[k],), leaves, (grads[k],))
+            except Exception as error:  # of somebody's code
+                words = f": {type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else ""
+                yield Finding(Kind.RAISES, point, detail=f" where cotangent {k} alone is there{words}")
+                return
+            for i, (right, got) in enumerate(zip(direct, alone, strict=True)):
+                if not isinstance(right, Tensor):
+                    continue
+                if not same_numbers(right, torch.zeros_like(right) if got is None else got):
+                    expected, found_ = (None if t is None else t.tolist() for t in (right, got))
+                    yield Finding(Kind.UNDEFINED, point, i, expected=expected, got=found_)
+                    return
 
 
 def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
@@ -137,6 +177,13 @@ def does_without_the_gradients_not_asked_for(function: Any, call: Call) -> Itera
 def _run(
     function: Any, primals: tuple[Tensor | None, ...], params: Any, frozen: Collection[int] = ()
 ) -> tuple[Tensor, list[Tensor | None]]:
+    (y,), leaves = _outputs(function, primals, params, frozen)
+    return y, leaves
+
+
+def _outputs(
+    function: Any, primals: tuple[Tensor | None, ...], params: Any, frozen: Collection[int] = ()
+) -> tuple[tuple[Tensor, ...], list[Tensor | None]]:
     live = [
         x is not None and (x.is_floating_point() or x.is_complex()) and i not in frozen for i, x in enumerate(primals)
     ]
@@ -145,16 +192,19 @@ def _run(
             x.detach().requires_grad_() if x is not None and own else x for x, own in zip(primals, live, strict=True)
         ]
         if not _is_autograd_function(function):
-            return function(*leaves, **params), leaves
+            y = function(*leaves, **params)
+            return y if isinstance(y, tuple) else (y,), leaves
         names = list(_signature(function).parameters)[1 + len(leaves) :]
         extra = [params[name] for name in names if name in params]
         y = function.apply(*leaves, *extra)
-    if not isinstance(y, Tensor):
-        raise InputError(f"{_name(function)} returns a {type(y).__name__}, not a tensor: check one output at a time.")
-    return y, leaves
+    ys = tuple(y) if isinstance(y, tuple | list) else (y,)
+    if not all(isinstance(y, Tensor) for y in ys):
+        kinds = ", ".join(type(y).__name__ for y in ys)
+        raise InputError(f"{_name(function)} returns {kinds}: only functions that return tensors are checked.")
+    return ys, leaves
 
 
-def _by_engine(y: Tensor, leaves: list[Tensor | None], grad_y: Tensor, keep: bool = False) -> Gradients:
+def _by_engine(y: Any, leaves: list[Tensor | None], grad_y: Any, keep: bool = False) -> Gradients:
     asked = [x for x in leaves if x is not None and x.requires_grad]
     found = iter(torch.autograd.grad(y, asked, grad_y, allow_unused=True, retain_graph=keep))
     return tuple(next(found) if x is not None and x.requires_grad else None for x in leaves)

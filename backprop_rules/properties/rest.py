@@ -52,8 +52,8 @@ def rest(trial: "Trial") -> None:
 def _of_a_whole_function(trial: "Trial", points: Sequence[Point]) -> None:
     """Ask what a function with a backward of its own, or a rule of the catalogue, is asked beside its gradients."""
     outcome, extra = trial.outcome, trial.questions.extra
-    for point in points if extra else ():
-        if not outcome.is_wrong:
+    for point in points:
+        if extra is not None and not outcome.is_wrong:
             from backprop_rules.properties.functions import of_the_function
 
             outcome.findings += list(of_the_function(trial.subject, point, extra))

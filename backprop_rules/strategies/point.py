@@ -53,7 +53,7 @@ FULL = "full size"  # of a large example, beside which it is made small
 TORN_APART = "sizes torn apart"  # where an axis is not as long as those that it equals in the example
 JUMP = "jump"  # a kind of values that no lower precision holds
 EVERY_BIT = "every bit"  # the same, drawn so: it is asked in its own dtypes alone
-EXTRAORDINARY = ("big", "small", "wide", "any magnitude", EVERY_BIT)
+EXTRAORDINARY = ("big", "small", "wide", "hard row", "any magnitude", EVERY_BIT)
 
 
 def copied(point: Point) -> Point:

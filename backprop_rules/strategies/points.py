@@ -18,7 +18,7 @@ from backprop_rules.subject.constants import constants_of
 from backprop_rules.subject.function import Cotangents, NoPoint, Outputs
 from backprop_rules.subject.subject import Subject
 
-MAGNITUDES = {"big": 2.0**10, "small": 2.0**-10}
+MAGNITUDES = {"big": 2.0**10, "small": 2.0**-30}
 TRIES = 4  # draws of values with zeros and ties, until all outputs are finite
 TORN = 8  # axes that are tried alone
 LARGE = 20_000  # elements of an example, from which it is asked at few points, and at its own sizes alone

@@ -42,6 +42,7 @@ PLAN = (
     Recipe(values="near", layout="transposed", cotangent="transposed"),
     Recipe(values="normal", cotangent="one"),
     Recipe(values="integers", cotangent="one"),
+    Recipe(values="hard row"),
 )
 
 

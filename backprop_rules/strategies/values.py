@@ -34,7 +34,15 @@ def _wide(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor:
     return _normal(numbers, shape) * 2.0 ** torch.randint(-10, 6, shape, generator=numbers).to(F64)
 
 
-# Of which kind the values of a point are. Ties need integers, kinks need zeros; large values show what overflows.
+def _with_a_hard_row(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    x = _normal(numbers, shape)
+    if shape:
+        x[-1:] *= 2.0**10
+    return x
+
+
+# Of which kind the values of a point are. Ties need integers, kinks need zeros; large values show what overflows, one
+# large row what is judged by the others.
 KINDS: dict[str, Draw] = {
     "normal": _normal,
     "integers": _integers,
@@ -44,6 +52,7 @@ KINDS: dict[str, Draw] = {
     "big": lambda numbers, shape: _normal(numbers, shape) * 2.0**7,
     "small": lambda numbers, shape: _normal(numbers, shape) * 2.0**-8,
     "wide": _wide,
+    "hard row": _with_a_hard_row,
 }
 
 
@@ -61,7 +70,8 @@ RANGES = ("of either sign", "from zero", "the example's")
 def drawn(numbers: torch.Generator, like: Any, shape: tuple[int, ...], kind: str, within: str = RANGES[-1]) -> Any:
     """Return a leaf of a shape like the example's: values of a kind, `within` the example's range or a wider one.
 
-    Integers and masks keep the example's values: what they mean is not known, and a random length corrupts memory.
+    Integers and masks keep the example's values, but for zeros and equal ones: what they mean is not known, and a
+    random length corrupts memory.
     """
     if not isinstance(like, Tensor):
         return like
@@ -86,6 +96,11 @@ def drawn(numbers: torch.Generator, like: Any, shape: tuple[int, ...], kind: str
 
 
 def _rearranged(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], kind: str) -> Tensor:
+    if shape == like.shape and like.dim() and like.numel():
+        if kind == "zeros among":
+            return _with_nothing(like)
+        if kind == "ones" and like.unique().numel() < like.numel():
+            return like.reshape(-1)[0].expand(shape).clone()  # all of one class, all to one expert
     if shape == like.shape:
         if kind in ("example", "near") or like.numel() < 2 or like.dim() == 0 or is_ordered(like):
             return like.clone()
@@ -97,6 +112,21 @@ def _rearranged(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], 
                 return torch.zeros(shape, dtype=like.dtype)
             resized = resized.index_select(dim, torch.arange(n) % like.shape[dim])
     return resized
+
+
+def _with_nothing(like: Tensor) -> Tensor:
+    """Return a mask whose last row keeps nothing, offsets between which nothing lies, lengths of which one is 0.
+
+    Of whole numbers none is repeated that was not, and none is negative.
+    """
+    x = like.clone()
+    if like.dtype == torch.bool:
+        x[-1 if like.dim() > 1 else slice(None)] = False
+    elif is_ordered(like):
+        x[-2:] = x[-1]
+    elif bool((like > 0).all()):
+        x.view(-1)[x.argmin()] = 0
+    return x
 
 
 def is_ordered(x: Tensor) -> bool:
