@@ -55,6 +55,8 @@ def check(
     strict_memory: bool = False,
     accumulate: Any = None,
     accuracy: str = "torch",
+    invariance: Sequence[str] = (),
+    deterministic: bool = True,
     sizes: Mapping[int, Sequence[int]] | None = None,
     cases: Sequence[Path] = (),
     only_cases: bool = False,
@@ -68,13 +70,18 @@ def check(
     share. An argument named y gets the output; of several outputs, `grad_y` and y are tuples.
 
     `max_examples` points are drawn beside a plan of some forty; `convention` is torch's choice at kinks, the
-    catalogue's, or any subgradient; `accumulate` is the dtype of sums, where it is not torch's; `sizes` are tried in
-    the place of the example's: {4: (3, 5)}. `cases` are files of saved points to try first. Raises WrongGradient,
+    catalogue's, or any subgradient; `accumulate` is the dtype of sums, where it is not torch's; `invariance` names
+    what no bit may depend on (runs, threads, batch, padding), and of what is not `deterministic` no bits are compared;
+    `sizes` are tried in the place of the example's: {4: (3, 5)}. `cases` are files of saved points to try first.
+    Raises WrongGradient,
     whose text is the report, unless `raise_on_failure` is False; and InputError for what cannot be checked.
     Source of the bounds: Higham, Accuracy and Stability of Numerical Algorithms (2002), chapter 3.
     """
     __tracebackhide__ = True  # pytest shows the caller's line and the report
-    asked = Asked(dtypes, devices, max_examples, seed, convention, saves, strict_memory, accumulate, accuracy, sizes)
+    asked = Asked(
+        dtypes, devices, max_examples, seed, convention, saves, strict_memory, accumulate, accuracy, invariance,
+        deterministic, sizes,
+    )  # fmt: skip
     held = (rule, forward, definition, example, params or {}, framework)
     return _answered(asked, cases, only_cases, raise_on_failure, backward, held)
 

@@ -11,6 +11,7 @@ from torch.utils import _pytree
 from backprop_rules.domain import REAL
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.properties import effort
+from backprop_rules.properties.invariance import WAYS
 from backprop_rules.properties.outcome import Questions
 from backprop_rules.properties.own_backward import Whole
 from backprop_rules.rule import Rule
@@ -48,6 +49,8 @@ class Asked:
     strict_memory: bool = False
     accumulate: Any = None
     accuracy: str = "torch"
+    invariance: Sequence[str] = ()
+    deterministic: bool = True
     sizes: Mapping[int, Sequence[int]] | None = None
     of_a_rule: bool = False
     extra: Whole | None = None
@@ -58,6 +61,10 @@ class Asked:
             raise unknown("convention", self.convention, CONVENTIONS)
         if self.accuracy not in ACCURACIES:
             raise unknown("accuracy", self.accuracy, ACCURACIES)
+        object.__setattr__(self, "invariance", tuple(several(self.invariance)))
+        for way in self.invariance:
+            if way not in WAYS:
+                raise unknown("invariance", way, WAYS)
         if not isinstance(self.max_examples, int) or self.max_examples < 0:
             raise InputError(f"max_examples must be a number of points; got {self.max_examples!r}.")
         object.__setattr__(self, "devices", tuple(several(self.devices)))
@@ -86,6 +93,8 @@ class Asked:
             effort.WORK * times,
             effort.AFTER_OF_A_RULE if self.of_a_rule else effort.AFTER,
             extra=self.extra,
+            invariance=tuple(self.invariance),
+            deterministic=self.deterministic,
         )
 
     def among(self, name: object, dtypes: Sequence[torch.dtype]) -> tuple[torch.dtype, ...]:

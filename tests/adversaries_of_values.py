@@ -334,3 +334,50 @@ PRECISION = (
     Adversary("nothing for a small cotangent", "", softmax, (randn(3, 5),),
               always(nothing_for_a_small_cotangent), always(softmax_backward), "is wrong"),
 )  # fmt: skip
+
+
+# ------------------------------------------------------------------ invariance
+def centred(x: Tensor) -> Tensor:
+    return x - x.mean(-1, keepdim=True)
+
+
+def in_parts(blocks: Callable[[Tensor], int]) -> Callable[..., Tensor]:
+    """Partial sums, as many as there are blocks, are added in the end."""
+
+    def backward(g: Tensor, x: Tensor) -> Tensor:
+        totals = []
+        for part in g.chunk(blocks(g), -1):
+            totals.append(torch.zeros_like(g[..., :1]))
+            for column in part.split(1, -1):
+                totals[-1] = totals[-1] + column
+        return g - sum(totals) / g.shape[-1]
+
+    return backward
+
+
+def in_drawn_parts() -> Callable[..., Tensor]:
+    """As many parts as threads happen to be free."""
+    calls = 0
+
+    def backward(g: Tensor, x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return in_parts(lambda g: 1 + calls % 3)(g, x)
+
+    return backward
+
+
+INVARIANCE = (
+    Adversary("parts by the batch", "", centred, (randn(4, 33),),
+              always(in_parts(lambda g: 1 if g.numel() <= 70 else 4)), always(in_parts(lambda g: 4)),
+              "another batch beside, by up to", {"invariance": ("batch",)}),
+    Adversary("parts by the padding", "", centred, (randn(4, 33),),
+              always(in_parts(lambda g: 1 if g.numel() <= 140 else 4)), always(in_parts(lambda g: 4)),
+              "with padding, rows of zeros, beside, by up to", {"invariance": ("padding",)}),
+    Adversary("parts by the threads", "", centred, (randn(4, 33),),
+              always(in_parts(lambda g: 4 if torch.get_num_threads() > 1 else 1)), always(in_parts(lambda g: 4)),
+              "number of threads, by up to", {"invariance": ("threads",)}),
+    Adversary("parts by chance", "", centred, (randn(4, 33),),
+              in_drawn_parts, always(in_parts(lambda g: 4)),
+              "from run to run, by up to", {"invariance": ("runs",), "deterministic": False}),
+)  # fmt: skip

@@ -1,14 +1,20 @@
 """Kernels that fool checkers are caught, with their kind in the message; their right twins pass."""
 
+import itertools
 import re
 
 import pytest
+import torch
 from adversaries import MEMORY, REPLAY, Adversary
-from adversaries_of_values import BATCHES, PRECISION, RAGGED, WHICH
+from adversaries_of_values import BATCHES, INVARIANCE, PRECISION, RAGGED, WHICH
 
 from backprop_rules import Report, check, check_function
 
-EVERY = (*MEMORY, *REPLAY, *BATCHES, *RAGGED, *WHICH, *PRECISION)
+KINDS = {
+    "memory": MEMORY, "replay": REPLAY, "batches": BATCHES, "ragged": RAGGED, "which": WHICH, "precision": PRECISION,
+    "invariance": INVARIANCE,
+}  # fmt: skip
+EVERY = [one for kind in KINDS.values() for one in kind]
 
 
 def answer(adversary: Adversary, backward: object) -> Report:
@@ -30,6 +36,25 @@ def test_its_right_twin_passes(adversary):
     assert report.verdict == "right", str(report)
 
 
-@pytest.mark.parametrize("kind", [MEMORY, REPLAY, BATCHES, RAGGED, WHICH, PRECISION], ids=len)
+@pytest.mark.parametrize("kind", KINDS)
 def test_of_each_kind_there_are_three_of_our_own(kind):
-    assert sum(not one.source for one in kind) >= 3
+    assert sum(not one.source for one in KINDS[kind]) >= 3
+
+
+@pytest.mark.parametrize("adversary", INVARIANCE, ids=lambda one: one.name)
+def test_what_changes_with_the_batch_is_noted_and_no_mistake_unless_it_is_asked_for(adversary):
+    asked = {k: v for k, v in adversary.options.items() if k != "invariance"}
+    report = check(adversary.wrong(), forward=adversary.forward, example=adversary.example, **asked)
+    assert report.verdict == "right" and re.search(adversary.says, str(report)), str(report)
+
+
+def test_sums_in_any_order_are_no_mistake_of_what_is_declared_non_deterministic():
+    calls = itertools.count()
+
+    def by_chance(g, x):
+        e, s, c = x.exp(), x.sin(), x.cos()
+        return g * e * (s + c) if next(calls) % 2 else g * e * s + g * e * c
+
+    held = {"forward": lambda x: x.exp() * x.sin(), "example": (torch.randn(3, 4),)}
+    assert check(by_chance, **held, raise_on_failure=False).verdict == "wrong"
+    assert check(by_chance, **held, deterministic=False).verdict == "right"

@@ -43,6 +43,9 @@ TOLD = {
     ),
     Kind.OUTSIDE: Mistake("out of bounds", "an index runs past the end: mask the last block"),
     Kind.READS_OUTSIDE: Mistake("out of bounds", "an index runs past the end: mask the last block"),
+    Kind.VARIES: Mistake(
+        "order of sums", "a sum is taken in parts whose sizes follow the batch, the padding or the threads: fix them"
+    ),
     Kind.UNDEFINED: Mistake(
         "undefined cotangent", "a cotangent that is not there is None, where grads are not materialised: it means zeros"
     ),

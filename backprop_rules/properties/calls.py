@@ -51,10 +51,15 @@ class Answered:
                 yield Finding(Kind.REPLAYED, evidence.point, i, at, truth[at].item(), now[at].item())
 
 
-def asked_of_calls(evidence: Evidence, several: bool) -> Iterator[Finding]:
-    """Yield the first that is wrong between calls, at a point; with `several`, ask what takes several calls too."""
+def asked_of_calls(evidence: Evidence, several: bool, deterministic: bool) -> Iterator[Finding]:
+    """Yield the first that is wrong between calls, at a point; with `several`, ask what takes several calls too.
+
+    Of what is not deterministic no bits are compared.
+    """
     questions: tuple[Question, ...] = (keeps_nothing_between_calls,)
-    if several:
+    if not deterministic:
+        questions = overwrites_no_result, stays_inside_its_arguments
+    elif several:
         questions += draws_nothing, answers_its_arguments, stays_inside_its_arguments
     for question in questions:
         found = list(question(evidence))
@@ -86,6 +91,13 @@ def writes_every_element(evidence: Evidence) -> Iterator[Finding]:
 
 def keeps_nothing_between_calls(evidence: Evidence) -> Iterator[Finding]:
     """A call in between, at other values, changes neither the result before nor the next one."""
+    once = [g.clone() if isinstance(g, Tensor) else g for g in evidence.user]
+    overwritten = list(overwrites_no_result(evidence))
+    yield from overwritten or answers_as_before(evidence, once, Kind.FORGETFUL)
+
+
+def overwrites_no_result(evidence: Evidence) -> Iterator[Finding]:
+    """A call in between, at other values, leaves the result before as it is."""
     point = evidence.point
     once = [g.clone() if isinstance(g, Tensor) else g for g in evidence.user]
     with suppress(*NO_ANSWER):  # of that, other points tell
@@ -94,7 +106,6 @@ def keeps_nothing_between_calls(evidence: Evidence) -> Iterator[Finding]:
         if isinstance(before, Tensor) and not same_numbers(before, after):
             yield Finding(Kind.OVERWRITTEN, point, i)
             return
-    yield from answers_as_before(evidence, once, Kind.FORGETFUL)
 
 
 def answers_as_before(evidence: Evidence, before: Sequence[Any], kind: Kind) -> Iterator[Finding]:

@@ -51,6 +51,7 @@ class Kind(Enum):
     UNWRITTEN = ("is never written: what the allocator gave, poisoned with NaN, is still there", Grade.WRONG)
     OUTSIDE = ("writes outside of its arguments", Grade.WRONG)
     READS_OUTSIDE = ("reads outside of its arguments, where there is NaN", Grade.WRONG)
+    VARIES = ("depends on what it must not, as was asked with invariance", Grade.WRONG)
     UNDEFINED = ("comes out otherwise where one output's cotangent alone is there", Grade.WRONG)
     FORWARDS = ("is that of another forward, which ran between its forward and its backward", Grade.WRONG)
     OVERWRITTEN = ("has its result overwritten by the next call", Grade.WRONG)

@@ -31,6 +31,8 @@ class Questions:
     after: int = effort.AFTER  # points that are still asked after a wrong one
     of_rules: bool = False  # what every rule of the catalogue must hold, in the dtypes that its points are drawn in
     proofs: int = effort.PROOFS_OF_A_RULE  # points off the grid at which that is asked in ball arithmetic too
+    invariance: tuple[str, ...] = ()  # on which no bit may depend
+    deterministic: bool = True  # whether the same call is to give the same bits
     extra: "Whole | None" = None  # what is asked of an autograd.Function as a whole
 
 

@@ -12,6 +12,7 @@ from backprop_rules.evidence.jumps import jumps
 from backprop_rules.evidence.precisions import in_precision
 from backprop_rules.properties import calls, effort, special
 from backprop_rules.properties.finding import Grade, Kind, Rung
+from backprop_rules.properties.invariance import WAYS, varies
 from backprop_rules.properties.ladder import climb_with_what_passed
 from backprop_rules.properties.native import holds_in, own_dtypes
 from backprop_rules.strategies.point import FULL, Point
@@ -42,11 +43,24 @@ def rest(trial: "Trial") -> None:
     if not outcome.objects and plain and not trial.subject.heavy:
         _specials(trial, Evidence(trial.subject, _without_zeros(plain[0]), outcome.pair))
     _of_a_whole_function(trial, plain[:3])
+    if not outcome.is_wrong and not trial.subject.heavy and not trial.questions.of_rules and not outcome.random_forward:
+        _invariance(trial, full, plain)
     answered, alone = trial.answered, not trial.questions.of_rules and not trial.subject.heavy
     if answered is not None and alone and not outcome.is_wrong and not outcome.random_forward:
         outcome.findings += list(calls.answers_in_two_threads(answered.evidence))
     if not outcome.is_wrong and not outcome.rungs[Rung.PROVED]:  # as it is of a rule, at some of its points
         climb_with_what_passed(trial.subject, outcome, trial.questions)
+
+
+def _invariance(trial: "Trial", full: Sequence[Point], plain: Sequence[Point]) -> None:
+    """Note what bits change with, of the small example; object where that was asked for, at its own size too."""
+    asked = trial.questions.invariance
+    for point in (*plain[:1], *full[: len(asked)][:1]):
+        for words, finding in varies(trial.subject, point, asked or tuple(WAYS)):
+            if asked:
+                trial.outcome.findings.append(finding)
+            else:
+                trial.outcome.notes[words] = None
 
 
 def _of_a_whole_function(trial: "Trial", points: Sequence[Point]) -> None:

@@ -179,7 +179,7 @@ class Trial:
 
     def _of_calls(self, evidence: Evidence) -> Iterator[Finding]:
         several = not self.subject.heavy and not self.outcome.random_forward
-        found = list(calls.asked_of_calls(evidence, several))
+        found = list(calls.asked_of_calls(evidence, several, self.questions.deterministic))
         yield from found
         if self.questions.saves is not None and not found:
             yield from form.reads_only_what_it_saves(evidence, self.questions.saves)
@@ -188,7 +188,7 @@ class Trial:
             self.outcome.notes[words] = None
             if self.questions.strict_memory:
                 yield Finding(Kind.SHARED, evidence.point, None, detail=words)
-        if not found:
+        if not found and self.questions.deterministic:
             self.answered = calls.Answered.now(evidence)
 
     def _not_of_the_values(self, evidence: Evidence) -> list[Finding]:

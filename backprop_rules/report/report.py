@@ -280,7 +280,7 @@ def _right(subject: Subject, outcome: Outcome, shown: Finding | None) -> str:
 
 
 def _told(finding: Finding) -> str:
-    if finding.kind in (Kind.RAISES, Kind.COUNT, Kind.WRITES) or finding.native:
+    if finding.kind in (Kind.RAISES, Kind.COUNT, Kind.WRITES, Kind.OUTSIDE, Kind.VARIES) or finding.native:
         return finding.detail
     if finding.kind is Kind.VALUE and finding.leaf is None:
         return f": {finding.detail}"
