@@ -58,3 +58,36 @@ def test_sums_in_any_order_are_no_mistake_of_what_is_declared_non_deterministic(
     held = {"forward": lambda x: x.exp() * x.sin(), "example": (torch.randn(3, 4),)}
     assert check(by_chance, **held, raise_on_failure=False).verdict == "wrong"
     assert check(by_chance, **held, deterministic=False).verdict == "right"
+
+
+def a_long_row_of_one_number(g, x):
+    return torch.zeros_like(x) if g.numel() > 256 and g.stride(0) == 0 else 2 * g * x
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "verdict", "says"),
+    [
+        (lambda x: x**-1, lambda g, x: torch.where(x == 0, 0.0, -g / x**2), "convention", "derivative grows"),
+        (torch.rsqrt, lambda g, x: torch.where(x == 0, 0.0, -0.5 * g * x**-1.5), "convention", "derivative grows"),
+        (torch.sin, lambda g, x: torch.nan_to_num(g) * x.cos(), "wrong", "swallows NaN or infinity"),
+        (torch.square, a_long_row_of_one_number, "wrong", "strides|is wrong"),
+        (lambda x: (x.round() - x).detach() + x, lambda g, x: torch.zeros_like(g), "wrong", "is wrong"),
+    ],
+)
+def test_limits_infinities_strides_and_straight_through(forward, backward, verdict, says):
+    report = check(backward, forward=forward, example=(torch.rand(3, 4) + 0.5,), raise_on_failure=False)
+    assert report.verdict == verdict and re.search(says, str(report)), str(report)
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward"),
+    [
+        (lambda x: x**-1, lambda g, x: -g / x**2),
+        (torch.rsqrt, lambda g, x: -0.5 * g / (x * x.sqrt())),
+        (lambda x: x.abs() ** -1, lambda g, x: -g * x.sign() / x**2),
+        (torch.log, lambda g, x: g / x),
+        (lambda x: (x.round() - x).detach() + x, lambda g, x: g.clone()),
+    ],
+)
+def test_what_has_its_limits_is_right(forward, backward):
+    assert check(backward, forward=forward, example=(torch.rand(3, 4) + 0.5,)).verdict == "right"

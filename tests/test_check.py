@@ -352,3 +352,16 @@ def test_a_forward_that_needs_two_dtypes_keeps_those_of_the_example():
     assert report.points >= 40
     report = check(twice, **options, raise_on_failure=False)
     assert (report.verdict, report.mistake.name) == ("wrong", "factor 2")
+
+
+@pytest.mark.parametrize("columns", [6, 20, 129])
+def test_torch_that_is_exact_by_luck_is_no_measure_of_digits(columns):
+    """A softmax's gradient for a constant cotangent is 0: all of it cancels, or rounds to about 1e-8."""
+
+    def backward(g, x):
+        p = torch.softmax(x, -1)
+        return p * (g - (p * g).sum(-1, keepdim=True))
+
+    for seed in range(5):
+        example = (torch.randn(2, columns, generator=torch.Generator().manual_seed(seed)),)
+        assert check(backward, forward=lambda x: torch.softmax(x, -1), example=example, seed=seed).verdict == "right"

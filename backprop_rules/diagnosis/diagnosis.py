@@ -74,6 +74,8 @@ TOLD = {
         "not finite",
         "0 / 0 or 0 × inf where the function has no derivative, and torch chooses a number",
     ),
+    Kind.LIMIT: Mistake("guarded", "a guard, or 0 × inf, where the derivative is infinite"),
+    Kind.SWALLOWS: Mistake("not finite", "infinity is replaced: an overflow upstream no longer shows"),
     Kind.SUBGRADIENT: Mistake(
         "ties shared wrongly", "tied operands get more, or less, than the whole cotangent together"
     ),

@@ -90,6 +90,15 @@ def noise_nearby(evidence: Evidence, i: int) -> float:
     return noise
 
 
+def torchs_error_nearby(evidence: Evidence, i: int) -> float:
+    """Return how far torch's own gradient is off in the lower precision at these neighbours."""
+    error = 0.0
+    for _, _, truth, theirs in evidence.kept(("noise",), lambda: list(_nearby(evidence))):
+        apart = theirs[i].to(truth[i].dtype) - truth[i]
+        error = max(error, largest(apart) if bool(apart.isfinite().all()) else 0.0)
+    return error
+
+
 def _nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
     """Yield the backward's gradients and torch's in both precisions, at neighbours."""
     numbers, pair, point = numbers_from(7), evidence.pair, evidence.point

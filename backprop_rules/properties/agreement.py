@@ -7,11 +7,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.differences import sides_with
 from backprop_rules.evidence.digits import has_lost_digits
 from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.evidence.kinks import Around, Shape, around, is_between, is_in_the_hull, real, real_mask
-from backprop_rules.evidence.witnesses import Witnessed, fits, is_granular, noise_nearby, witnessed
+from backprop_rules.evidence.witnesses import (
+    Witnessed,
+    fits,
+    is_granular,
+    noise_nearby,
+    torchs_error_nearby,
+    witnessed,
+)
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.values import is_symmetric
 from backprop_rules.subject.ambient import all_finite
@@ -103,6 +111,8 @@ def loses_digits(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Ite
     own, other = low[i].to(truth.dtype), other.to(truth.dtype)
     said = truth if all_finite(user) else torch.where(user.isfinite(), truth, torch.nan)
     off = has_lost_digits(own, other, said, evidence.pair.low)
+    if bool(off.any()):  # a constant cotangent, of which all cancels, may leave torch exact by luck
+        off = has_lost_digits(own, other, said, evidence.pair.low, torchs_error_nearby(evidence, i))
     if not all_finite(own):
         off = off | (said.isfinite() & other.isfinite() & ~own.isfinite())
     if bool(off.any()):
@@ -149,7 +159,7 @@ def _closer(
 
 def _share_blind(truth: Tensor, reach: Tensor) -> float:
     """Return the share of elements, other than zeros without a radius, that are no larger than their radius."""
-    known = (truth != 0) | (reach != 0)
+    known = (truth != 0) | ~(reach <= UNDERFLOWS)
     return float(((reach >= truth.abs()) & known).sum() / known.sum().clamp(min=1))
 
 

@@ -14,7 +14,7 @@ from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Kind, first
 from backprop_rules.properties.form import same_numbers
 from backprop_rules.strategies.point import Point
-from backprop_rules.subject.ambient import SEED, all_finite, inexact, running
+from backprop_rules.subject.ambient import SEED, Ambient, all_finite, inexact, running
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 
@@ -193,10 +193,11 @@ def answers_in_two_threads(evidence: Evidence) -> Iterator[Finding]:
     off: list[int] = []
 
     def ask(k: int) -> None:
+        own = evidence.subject.precision_of_backward(evidence.pair.high).apart()
         for _ in range(effort.AT_ONCE):
             barrier.wait()
             try:
-                got[k] = list(_called(evidence, *asked[k]))
+                got[k] = list(_called(evidence, *asked[k], own))
             except NO_ANSWER:
                 got[k] = []
             off.extend(i for i, (a, b) in enumerate(zip(expected[k], got[k], strict=False)) if not _alike(a, b))
@@ -263,9 +264,11 @@ def _own(evidence: Evidence, at: tuple[Any, Any] | None = None) -> tuple[list[An
     return own, tuple(cotangents)
 
 
-def _called(evidence: Evidence, leaves: Sequence[Any], grads: Sequence[Any]) -> tuple[Any, ...]:
+def _called(
+    evidence: Evidence, leaves: Sequence[Any], grads: Sequence[Any], ambient: Ambient | None = None
+) -> tuple[Any, ...]:
     """Return what the backward gives for these very tensors."""
-    ambient = evidence.subject.precision_of_backward(evidence.pair.high)
+    ambient = ambient or evidence.subject.precision_of_backward(evidence.pair.high)
     return evidence.subject.backward(evidence.function, tuple(grads), None, tuple(leaves), ambient)
 
 

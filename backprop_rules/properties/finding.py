@@ -77,6 +77,7 @@ class Kind(Enum):
     SUBGRADIENT = ("is no subgradient: not the mean of the gradients around the tie", Grade.WRONG)
     CHOICE = ("makes another choice at a kink", Grade.CONVENTION)
     NAN_CHOICE = ("makes another choice at a kink: NaN", Grade.CONVENTION)
+    LIMIT = ("is no infinity where the derivative grows to one", Grade.CONVENTION)
     NAN_PASSED = ("passes the cotangent where the primal is NaN", Grade.CONVENTION)
     ANTISYMMETRIC = ("differs by an antisymmetric part, which no symmetric matrix sees", Grade.CONVENTION)
     INACCURATE = ("is the right function, but inaccurate", Grade.INACCURATE)

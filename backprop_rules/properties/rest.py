@@ -128,6 +128,7 @@ def _to_the_bit(trial: "Trial", point: Point) -> None:
 def _specials(trial: "Trial", evidence: Evidence) -> None:
     if trial.questions.convention == "torch":
         trial.outcome.findings += list(special.answers_nan(evidence))
+        trial.outcome.findings += list(special.answers_infinity_of_the_derivative(evidence))
     trial.outcome.findings += list(special.answers_infinity_of_the_cotangent(evidence))
 
 

@@ -1,7 +1,7 @@
 """NaN and infinities: a gradient where a primal is NaN is NaN, 0 or torch's; what else differs is a note."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -46,10 +46,57 @@ def answers_infinity_of_the_cotangent(evidence: Evidence) -> Iterator[Finding]:
             return
         there = replace(point, grads=grads)
         for i, got, theirs in _asked(evidence, there):
+            swallowed = got.isfinite() & theirs.isinf()  # of a cotangent of 1 in its place it has a part
+            if bool(swallowed.any()) and math.isinf(bad):
+                yield unequal(Kind.SWALLOWS, there, i, theirs, got, swallowed, against=TORCH)
+                return
             off = (got.isnan() & ~theirs.isnan()) | (got.isfinite() & ~theirs.isfinite())
             if bool(off.any()):
                 yield unequal(Kind.SPECIAL, there, i, theirs, got, off, against=TORCH)
                 return
+
+
+def answers_infinity_of_the_derivative(evidence: Evidence) -> Iterator[Finding]:
+    """Where a primal is 0, and the derivative grows to infinity on the way there, the gradient is that infinity."""
+    point = evidence.point
+    for i in evidence.subject.floats:
+        x = point.leaves[i]
+        if x is None or not x.numel() or x.is_complex():
+            continue
+
+        def near(value: float, i: int = i, x: Tensor = x) -> Point:
+            moved = x.clone(memory_format=torch.contiguous_format)
+            moved.view(-1)[0] = value
+            return replace(point, leaves=(*point.leaves[:i], moved, *point.leaves[i + 1 :]))
+
+        there = near(0.0)
+        found = next(((mine, other) for k, mine, other in _asked(evidence, there) if k == i), None)
+        if found is None:
+            continue
+        got, theirs = (float(t.reshape(-1)[0]) for t in found)
+        if math.isinf(theirs) and got != theirs and _grows_to(theirs, evidence, i, near):
+            where = (torch.arange(x.numel()) == 0).reshape(x.shape)
+            yield unequal(Kind.LIMIT, there, i, found[1], found[0], where, against=TORCH)
+            return
+
+
+def _grows_to(limit: float, evidence: Evidence, i: int, near: Callable[[float], Point]) -> bool:
+    """Say whether torch's gradient grows to an infinity of this sign, from each side on which it is a number."""
+    sides = 0
+    for side in (1, -1):
+        way = []
+        for step in (2.0**-20, 2.0**-40, 2.0**-80):
+            there = near(side * step)
+            try:
+                g = evidence.gradients(there.leaves, there.grads)[i]
+            except NoPoint:
+                return False
+            way.append(math.nan if g is None else float(g.reshape(-1)[0]) * math.copysign(1, limit))
+        if all(map(math.isfinite, way)):
+            sides += 1
+            if not 0 < way[0] < way[1] < way[2]:
+                return False
+    return sides > 0
 
 
 def _with(g: Tensor, value: float) -> Tensor:

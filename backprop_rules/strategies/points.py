@@ -19,6 +19,7 @@ from backprop_rules.subject.function import Cotangents, NoPoint, Outputs
 from backprop_rules.subject.subject import Subject
 
 MAGNITUDES = {"big": 2.0**10, "small": 2.0**-30}
+PAST = "larger than a block"
 TRIES = 4  # draws of values with zeros and ties, until all outputs are finite
 TORN = 8  # axes that are tried alone
 LARGE = 20_000  # elements of an example, from which it is asked at few points, and at its own sizes alone
@@ -120,9 +121,9 @@ class Points:
             return
         yield from self._varied(sizes)
         for family in sizes.families:
-            yield from self._at(
-                Recipe((), "normal"), _past_a_block(sizes, family), "larger than a block", self.seed, sizes
-            )
+            past = _past_a_block(sizes, family)
+            for cotangent in ("normal", "constant"):  # the latter of stride 0
+                yield from self._at(Recipe((), "normal", "", cotangent), past, PAST, self.seed, sizes)
         for recipe in recipes(self.count, self.seed):
             changed = _of(sizes.families, recipe.sizes)
             yield from self._at(recipe, changed, _class_of(changed, sizes.base), recipe.seed, sizes)
@@ -131,9 +132,7 @@ class Points:
         """Yield the points of two other shapes along the first size that varies: nothing, and past a block."""
         for family in sizes.families[:1]:
             yield from self._at(Recipe((), "normal"), family.at(0), "size 0", self.seed, sizes)
-            yield from self._at(
-                Recipe((), "normal"), _past_a_block(sizes, family), "larger than a block", self.seed, sizes
-            )
+            yield from self._at(Recipe((), "normal"), _past_a_block(sizes, family), PAST, self.seed, sizes)
 
     def sizes(self) -> Sizes:
         """Return which sizes vary, as a few runs of the forward tell."""

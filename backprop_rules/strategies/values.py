@@ -122,7 +122,7 @@ def _with_nothing(like: Tensor) -> Tensor:
     x = like.clone()
     if like.dtype == torch.bool:
         x[-1 if like.dim() > 1 else slice(None)] = False
-    elif is_ordered(like):
+    elif is_ordered(like) and bool(like[0] == 0):
         x[-2:] = x[-1]
     elif bool((like > 0).all()):
         x.view(-1)[x.argmin()] = 0

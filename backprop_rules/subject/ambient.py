@@ -78,6 +78,10 @@ class Ambient(TorchFunctionMode):
         self._widening = widening and dtype is F64
         self._cast: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor, tuple[int, ...]]] = {}
 
+    def apart(self) -> "Ambient":
+        """Return the same for another thread, which keeps casts of its own."""
+        return Ambient(self.dtype, self._widening, self._shadow)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, as it would be called in this precision."""
         named = kwargs or {}

@@ -199,7 +199,7 @@ def _largest(radii: list[Any]) -> Radius:
 def extremum(op: Operation, *operands: Any) -> Radius:
     """The larger or the smaller of numbers: one that lies farther than its radius behind does not count."""
     largest = _largest([_reach(op.operand(x), x, op.result) for x in operands])
-    return None if largest is None else torch.where(largest > 0, op.up(largest), 0.0)
+    return None if largest is None else torch.where(largest == 0, 0.0, op.up(largest))
 
 
 def clamp(op: Operation, a: Tensor, min: Any = None, max: Any = None) -> Radius:
