@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from backprop_rules.evidence.evidence import Evidence, largest
+from backprop_rules.evidence.evidence import WIDE, Evidence, largest
 from backprop_rules.strategies.values import is_symmetric, numbers_from
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.function import Gradients, NoPoint
@@ -181,8 +181,9 @@ def sides_with(evidence: Evidence, i: int, wrong: Tensor, truth: Gradients) -> s
     if theirs > found.error:
         forward, predicted = pushed(evidence, along), along_of(truth, along)
         size = float((t.abs() * along[i].abs()).sum())
-        if forward is not None and abs(forward - predicted) <= size * _far_below_float32(evidence.pair.half):
-            return "torch"  # differences see what forward detaches
+        agree = forward is not None and abs(forward - predicted) <= size * _far_below_float32(evidence.pair.half)
+        if agree and theirs > size * WIDE.unit:
+            return "torch"  # differences see what forward detaches: that is more than float32's last digit
         if _borne_out(evidence, along, step, found) is None:
             return "nobody"
         return "user" if own <= found.error else "neither"

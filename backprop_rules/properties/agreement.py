@@ -191,11 +191,14 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
     assert seen.outside is not None
     side = sides_with(evidence, i, seen.outside, evidence.gradients_here)
     if side == "user":
-        yield _wrong(evidence, i, user, truth, seen, "differences side with it", Kind.TORCH)
+        yield _wrong(evidence, i, user, truth, seen, "", Kind.TORCH)
         return
     if side == "neither":
         found = _wrong(evidence, i, user, truth, seen, "differences contradict torch's gradient as well")
         yield replace(found, against=("differences",), expected=None)
+        return
+    if side == "nobody" and seen.bits > 0:  # below what float32 sees torch alone says so, and it may be torch
+        yield _wrong(evidence, i, user, truth, seen, "torch's reverse mode alone", Kind.DIGITS)
         return
     yield _wrong(evidence, i, user, truth, seen, SETTLED if side == "torch" else "")
 

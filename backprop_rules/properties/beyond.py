@@ -1,6 +1,6 @@
 """A gradient that witnesses take for right, and that lies beyond the allowance: how many digits it lost, and where."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,6 +17,7 @@ from backprop_rules.evidence.allowance.bounds import (
 )
 from backprop_rules.evidence.allowance.units import computed_in
 from backprop_rules.evidence.climb import NUMBERS, PROOF
+from backprop_rules.evidence.digits import has_lost_digits
 from backprop_rules.evidence.enclosure import Enclosure, as_real
 from backprop_rules.evidence.evidence import largest
 from backprop_rules.evidence.oracles import ReverseMode
@@ -37,12 +38,15 @@ def beyond(
     accuracy: str = "torch",
     unasked: bool = False,
     custom: bool = False,
+    shrinks: Callable[[int], bool] = lambda _: False,
 ) -> Iterator[Finding]:
     """Yield that a gradient is inaccurate; a note where the lost digits do not reach its largest terms.
 
     A note as well where torch's own gradient loses them too, unless the catalogue's accuracy is asked for, and where
     the dtypes are `unasked`, as float64 is for an example in float32. Wrong, where the backward's own operations are
-    known, and cannot round as far; and where torch's gradient comes of a `custom` Function, which is no witness.
+    known, and cannot round as far; and where torch's gradient comes of a `custom` Function, which is no witness. Where
+    they are not known, another right form may round a few times more than torch's: an error that `shrinks` with the
+    unit roundoff is a note until half of the digits are lost.
     """
     if verdict.outside is None or verdict.enclosure is None:
         return
@@ -56,8 +60,12 @@ def beyond(
         yield _told(Kind.DIGITS, point, verdict, verdict.outside, dtypes)
     elif sums_narrowly(verdict):
         yield _told(Kind.NARROW_SUMS, point, verdict, outside, dtypes)
+    elif is_followed(verdict.call):
+        yield _told(Kind.VALUE, point, verdict, outside, dtypes)
+    elif accuracy != "catalogue" and shrinks(verdict.primal) and _keeps_half_of_its_digits(verdict):
+        yield _told(Kind.DIGITS, point, verdict, verdict.outside, dtypes)
     else:
-        yield _told(Kind.VALUE if is_followed(verdict.call) else Kind.INACCURATE, point, verdict, outside, dtypes)
+        yield _told(Kind.INACCURATE, point, verdict, outside, dtypes)
 
 
 def keeps_its_digits(point: Point, verdict: Verdict, dtypes: Sequence[torch.dtype | None]) -> Iterator[Finding]:
@@ -112,6 +120,20 @@ def _torchs_own_outside(verdict: Verdict) -> Tensor | None:
     except (Silent, RuntimeError):
         return None
     return None if theirs is None else verdict.enclosure.outside(theirs)
+
+
+def _keeps_half_of_its_digits(verdict: Verdict) -> bool:
+    """Say whether no element has lost half of the digits that torch's own gradient keeps in the same dtype."""
+    held, gradient = verdict.enclosure, verdict.gradient
+    assert held is not None and gradient is not None
+    try:
+        theirs = ReverseMode().gradients(verdict.call)[verdict.primal]
+    except (Silent, RuntimeError):
+        return False
+    if theirs is None:
+        return False
+    own, other, middle = as_real(gradient), as_real(theirs), (held.lo + held.hi) / 2
+    return not bool(has_lost_digits(own, other, middle.to(own.device), gradient.dtype).any())
 
 
 def _reaches_the_largest(verdict: Verdict, outside: Tensor) -> bool:

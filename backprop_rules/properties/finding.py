@@ -88,6 +88,7 @@ class Kind(Enum):
     SUMS = ("is the right function, but inaccurate: its sums are not kept in the dtype asked for", Grade.INACCURATE)
     SIZES = ("raises, or returns another shape, at sizes that are unlike the example's", Grade.NOTE)
     EMPTY = ("raises for empty arrays", Grade.NOTE)
+    RAISES_THERE = ("backward raises where forward is not finite", Grade.NOTE)
     DIGITS = ("has fewer digits in float64 than torch's", Grade.NOTE)
     BITS = ("is not right to the last bit where no sum rounds: another form, or something is left out", Grade.NOTE)
     SPECIAL = ("answers NaN or infinity otherwise than torch", Grade.NOTE)

@@ -13,7 +13,7 @@ from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
-from backprop_rules.subject.ambient import F64, SEED, inexact, running
+from backprop_rules.subject.ambient import F64, SEED, all_finite, inexact, running
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 
@@ -24,7 +24,8 @@ def is_answered(evidence: Evidence) -> Iterator[Finding]:
     try:
         _ = evidence.user
     except Raised as error:
-        kind = Kind.EMPTY if point.empty else Kind.RAISES if point.own else Kind.SIZES
+        there = Kind.RAISES if all_finite(*evidence.run.y) else Kind.RAISES_THERE
+        kind = Kind.EMPTY if point.empty else there if point.own else Kind.SIZES
         name, text = error.args
         yield Finding(kind, point, detail=f" {name}: {text}" if text else f" {name}")
     except Misfit as error:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from backprop_rules.evidence.evidence import WIDE
+from backprop_rules.evidence.evidence import WIDE, Evidence, largest
 from backprop_rules.evidence.precisions import ELEMENTS, precise
+from backprop_rules.evidence.witnesses import fits, noise_nearby
 from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Rung
 from backprop_rules.properties.native import own_dtypes
@@ -68,10 +69,18 @@ def _findings(
 ) -> Iterator[Finding]:
     from backprop_rules.properties.beyond import beyond, keeps_its_digits, keeps_its_sums_as_asked
 
+    evidence = Evidence(subject, point)
+
+    def shrinks(i: int) -> bool:
+        user, truth = evidence.user[i], evidence.gradients_here[i]
+        if outcome.pair is not WIDE or truth is None or not fits(user, truth):
+            return False
+        return bool(largest(user.to(truth) - truth) <= noise_nearby(evidence, i) * 2.0**-WIDE.half)
+
     unasked = not subject.in_float64 and all(d in (None, *WIDEST) for d in dtypes)
     for verdict in found.verdicts:
         if verdict.disagrees:
-            yield from beyond(point, verdict, dtypes, questions.accuracy, unasked, outcome.custom)
+            yield from beyond(point, verdict, dtypes, questions.accuracy, unasked, outcome.custom, shrinks)
             continue
         if questions.sums is not None:
             yield from keeps_its_sums_as_asked(point, verdict, dtypes)
