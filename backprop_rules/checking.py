@@ -51,16 +51,10 @@ def check(
     seed: int = 0,
     convention: str = "torch",
     framework: str | None = None,
-    saves: Sequence[str] | None = None,
-    strict_memory: bool = False,
-    accumulate: Any = None,
-    accuracy: str = "torch",
-    invariance: Sequence[str] = (),
-    deterministic: bool = True,
-    sizes: Mapping[int, Sequence[int]] | None = None,
     cases: Sequence[Path] = (),
     only_cases: bool = False,
     raise_on_failure: bool = True,
+    **options: Any,
 ) -> Report:
     r"""Hold a backward against the definition of what it differentiates, at drawn points, and name its mistake.
 
@@ -70,18 +64,16 @@ def check(
     share. An argument named y gets the output; of several outputs, `grad_y` and y are tuples.
 
     `max_examples` points are drawn beside a plan of some forty; `convention` is torch's choice at kinks, the
-    catalogue's, or any subgradient; `accumulate` is the dtype of sums, where it is not torch's; `invariance` names
-    what no bit may depend on (runs, threads, batch, padding), and of what is not `deterministic` no bits are compared;
-    `sizes` are tried in the place of the example's: {4: (3, 5)}. `cases` are files of saved points to try first.
-    Raises WrongGradient,
-    whose text is the report, unless `raise_on_failure` is False; and InputError for what cannot be checked.
+    catalogue's, or any subgradient; `cases` are files of saved points to try first. Other options: `saves`,
+    `strict_memory`; `accumulate`, the dtype of sums, and `accuracy`; `invariance`, what no bit may depend on (runs,
+    threads, batch, padding), and `deterministic`; `sizes` in the place of the example's: {4: (3, 5)}. Raises
+    WrongGradient, whose text is the report, unless `raise_on_failure` is False; and InputError for what cannot be
+    checked.
     Source of the bounds: Higham, Accuracy and Stability of Numerical Algorithms (2002), chapter 3.
     """
     __tracebackhide__ = True  # pytest shows the caller's line and the report
-    asked = Asked(
-        dtypes, devices, max_examples, seed, convention, saves, strict_memory, accumulate, accuracy, invariance,
-        deterministic, sizes,
-    )  # fmt: skip
+    known = {"dtypes": dtypes, "devices": devices, "max_examples": max_examples, "seed": seed, "convention": convention}
+    asked = _asked(**known, **options)
     held = (rule, forward, definition, example, params or {}, framework)
     return _answered(asked, cases, only_cases, raise_on_failure, backward, held)
 
@@ -104,14 +96,18 @@ def check_function(
     their output, to the same gradients through autograd, for some primals alone too, and twice in a row.
     """
     __tracebackhide__ = True
-    known = {field.name for field in fields(Asked)} - {"extra", "of_a_rule"}
-    for stranger in set(options) - known:
-        raise unknown("option", stranger, known)
     if not callable(function):
         raise InputError(f"a function is to be checked; got {type(function).__name__} {function!r}.")
     held = (rule, forward, definition, example, params or {}, framework)
-    backward, held, asked = _own(function, held, Asked(**options))
+    backward, held, asked = _own(function, held, _asked(**options))
     return _answered(asked, (), False, raise_on_failure, backward, held)
+
+
+def _asked(**options: Any) -> Asked:
+    known = {field.name for field in fields(Asked)} - {"extra", "of_a_rule"}
+    for stranger in set(options) - known:
+        raise unknown("option", stranger, known)
+    return Asked(**options)
 
 
 def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], Held, Asked]:

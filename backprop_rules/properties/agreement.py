@@ -113,6 +113,8 @@ def loses_digits(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Ite
     off = has_lost_digits(own, other, said, evidence.pair.low)
     if bool(off.any()):  # a constant cotangent, of which all cancels, may leave torch exact by luck
         off = has_lost_digits(own, other, said, evidence.pair.low, torchs_error_nearby(evidence, i))
+    if bool(off.any()):  # where the gradient jumps, each precision may stand on another side
+        off = off & (around(evidence, i, off, evidence.pair.unit * largest(truth)).shape is Shape.SMOOTH)
     if not all_finite(own):
         off = off | (said.isfinite() & other.isfinite() & ~own.isfinite())
     if bool(off.any()):

@@ -225,7 +225,8 @@ def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
     spoke = [i for i, judged in outcome.spoke.items() if judged.spoke]
     silent = [subject.names[i] for i in subject.floats if i not in spoke]
     if silent and outcome.empty:
-        return "inconclusive", "the primals or the outputs have no elements: give an example in which they have some"
+        empty = "the primals or the outputs have no elements: give an example in which they have some"
+        return "inconclusive", outcome.why or empty
     if silent:
         return "inconclusive", (
             f"at no point of ordinary values can anything be said of the gradient of {', '.join(silent)}: forward has "

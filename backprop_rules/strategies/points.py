@@ -189,7 +189,8 @@ class Points:
         numbers = numbers_from(seed)
         found = []
         for like, shape in zip(self.subject.example, shapes, strict=True):
-            x = laid_out(drawn(numbers, like, shape or (), recipe.values, within), recipe.layout)
+            x = drawn(numbers, like, shape or (), recipe.values, within, self.subject.constants.checked)
+            x = laid_out(x, recipe.layout)
             found.append(x.to(like.device) if isinstance(x, Tensor) and like.device.type == "cuda" else x)
         return found
 

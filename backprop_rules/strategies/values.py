@@ -67,15 +67,27 @@ SIGNED = ("integers", "zeros among", "wide")
 RANGES = ("of either sign", "from zero", "the example's")
 
 
-def drawn(numbers: torch.Generator, like: Any, shape: tuple[int, ...], kind: str, within: str = RANGES[-1]) -> Any:
+def drawn(
+    numbers: torch.Generator,
+    like: Any,
+    shape: tuple[int, ...],
+    kind: str,
+    within: str = RANGES[-1],
+    checked: bool = False,
+) -> Any:
     """Return a leaf of a shape like the example's: values of a kind, `within` the example's range or a wider one.
 
-    Integers and masks keep the example's values, but for zeros and equal ones: what they mean is not known, and a
-    random length corrupts memory.
+    Integers and masks keep the example's values: what they mean is not known, and a random length corrupts memory.
+    Where forward has them `checked` there are zeros and equal ones among them too.
     """
     if not isinstance(like, Tensor):
         return like
     if not inexact(like):
+        varies = checked and shape == like.shape and like.dim() > 0 and like.numel() > 0
+        if varies and kind == "zeros among":
+            return _with_nothing(like)
+        if varies and kind == "ones" and like.unique().numel() < like.numel():
+            return like.reshape(-1)[0].expand(shape).clone()  # all of one class, all to one expert
         return _rearranged(numbers, like, shape, kind)
     if like.is_complex():
         if kind in ("example", "near") and shape == like.shape:
@@ -96,11 +108,6 @@ def drawn(numbers: torch.Generator, like: Any, shape: tuple[int, ...], kind: str
 
 
 def _rearranged(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], kind: str) -> Tensor:
-    if shape == like.shape and like.dim() and like.numel():
-        if kind == "zeros among":
-            return _with_nothing(like)
-        if kind == "ones" and like.unique().numel() < like.numel():
-            return like.reshape(-1)[0].expand(shape).clone()  # all of one class, all to one expert
     if shape == like.shape:
         if kind in ("example", "near") or like.numel() < 2 or like.dim() == 0 or is_ordered(like):
             return like.clone()

@@ -15,7 +15,8 @@ from backprop_rules.subject.ambient import running, tensors_in
 class Constants:
     """What is known of a forward's constants: the sizes that they fix, and how much is read.
 
-    `largest` has the largest number of each array of whole ones, which may be lengths or indices.
+    `largest` has the largest number of each array of whole ones, which may be lengths or indices; `checked` says whether
+    all operations that are given such ones check them.
 
     Some operations of torch read and write past the end of what is too short, such as running statistics of a norm, or
     labels beyond the classes: there an axis of another size is no error, but memory that is somebody else's.
@@ -25,6 +26,7 @@ class Constants:
     largest: frozenset[int] = frozenset()
     read: int = 0  # elements, of constants and all else, in one run
     held: int = 0  # elements of constants
+    checked: bool = False
 
     def allow(self, before: int, after: int) -> bool:
         """Say whether a size may be changed: it is no constant's, and what points into it still does."""
@@ -37,6 +39,20 @@ class Constants:
 
 NONE = Constants()
 
+# What is given whole numbers and reads no memory that is not its own, whatever these are: it compares, counts, moves,
+# or looks up with a check of bounds.
+CHECKED = frozenset((
+    "lt", "le", "gt", "ge", "eq", "ne", "add", "radd", "sub", "rsub", "mul", "rmul", "neg", "invert", "and",
+    "or", "bool", "clamp", "minimum", "maximum", "max", "min", "amax", "amin", "sum", "cumsum", "diff",
+    "unique", "where", "isin", "getitem", "index_select", "gather", "take", "take_along_dim", "embedding",
+    "one_hot", "scatter", "scatter_add", "index_add", "cross_entropy", "nll_loss", "masked_fill", "view",
+    "reshape", "flatten", "unsqueeze", "squeeze", "expand", "repeat", "t", "to", "long", "int", "float",
+    "double", "clone", "detach", "type", "tolist", "item", "index", "len", "size", "dim", "numel", "div",
+    "truediv", "floordiv", "rtruediv", "arange", "zeros_like", "ones_like", "split", "chunk", "unbind", "iter",
+    "stack", "cat", "sort", "argsort", "flip", "logical_and", "logical_or", "logical_not", "any", "all", "get",
+    "T", "mT", "pow", "sqrt",
+))  # fmt: skip
+
 
 class _Watching(TorchFunctionMode):
     def __init__(self, leaves: Sequence[Any]) -> None:
@@ -45,11 +61,13 @@ class _Watching(TorchFunctionMode):
         self.found: dict[int, Tensor] = {}
         self._kept: list[Any] = []
         self.read = 0
+        self.checked = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         for x in tensors_in((args, named)):
             self.read += x.numel()
+            self.checked = self.checked and (not _is_whole(x) or func.__name__.strip("_") in CHECKED)
             if id(x) not in self.known:
                 self.found[id(x)] = x
         result = func(*args, **named)
@@ -70,7 +88,7 @@ def constants_of(forward: Any, leaves: Sequence[Any]) -> Constants:
     whole = [*(x for x in found if _is_whole(x)), *(x for x in leaves if _is_whole(x))]
     sizes = {n for x in found if x.dim() == 1 or _is_whole(x) for n in x.shape if n > 1}
     held = sum(x.numel() for x in found)
-    return Constants(frozenset(sizes), frozenset(map(_largest, whole)) - {-1}, watching.read, held)
+    return Constants(frozenset(sizes), frozenset(map(_largest, whole)) - {-1}, watching.read, held, watching.checked)
 
 
 def _is_whole(x: Any) -> bool:
