@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
@@ -86,6 +87,7 @@ def of_pytensor() -> tuple[Any, Vjp]:
     import pytensor.tensor as pt
 
     compiled: dict[Any, Any] = {}
+    mode, alone = pytensor.compile.Mode("py", "fast_run"), threading.Lock()  # its functions are not made for threads
 
     def vjp(f: Any, xs: Any, g: Any) -> list[Any]:
         key = f, tuple((x.ndim, x.dtype) for x in xs), np.ndim(g), np.asarray(g).dtype
@@ -93,8 +95,9 @@ def of_pytensor() -> tuple[Any, Vjp]:
             own = [pt.tensor(dtype=str(x.dtype), shape=(None,) * x.ndim) for x in xs]
             along = pt.tensor(dtype=str(np.asarray(g).dtype), shape=(None,) * np.ndim(g))
             found = pytensor.gradient.Lop(f(*own), own, along, disconnected_inputs="ignore")
-            compiled[key] = pytensor.function([*own, along], found, mode="FAST_COMPILE", on_unused_input="ignore")
-        return compiled[key](*xs, g)
+            compiled[key] = pytensor.function([*own, along], found, mode=mode, on_unused_input="ignore")
+        with alone:
+            return compiled[key](*xs, g)
 
     return several(pt, pt.special if hasattr(pt, "special") else pt), vjp
 
@@ -110,7 +113,7 @@ def of_tinygrad() -> tuple[Any, Vjp]:
         method = getattr(Tensor, names.get(name, name), None)
         if method is None:
             raise NotThere(name)
-        return lambda x, *args, **named: method(x, *args, **named)
+        return method
 
     class Names:
         linalg = SimpleNamespace()
@@ -119,9 +122,8 @@ def of_tinygrad() -> tuple[Any, Vjp]:
             return looked_up(name)
 
     def vjp(f: Any, xs: Any, g: Any) -> list[Any]:
-        own = [Tensor(x, requires_grad=True) for x in xs]
-        f(*own).backward(Tensor(np.asarray(g)))
-        return [np.zeros_like(x) if t.grad is None else t.grad.numpy() for t, x in zip(own, xs, strict=True)]
+        own = [Tensor(np.array(x)) for x in xs]
+        return [d.numpy() for d in f(*own).gradient(*own, gradient=Tensor(np.array(g)))]
 
     return Names(), vjp
 

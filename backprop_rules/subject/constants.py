@@ -15,8 +15,8 @@ from backprop_rules.subject.ambient import running, tensors_in
 class Constants:
     """What is known of a forward's constants: the sizes that they fix, and how much is read.
 
-    `largest` has the largest number of each array of whole ones, which may be lengths or indices; `checked` says whether
-    all operations that are given such ones check them.
+    `largest` has the largest number of each array of whole ones, which may be lengths or indices; `checked` says
+    whether all operations that are given such ones check them.
 
     Some operations of torch read and write past the end of what is too short, such as running statistics of a norm, or
     labels beyond the classes: there an axis of another size is no error, but memory that is somebody else's.
