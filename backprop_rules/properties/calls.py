@@ -1,6 +1,7 @@
 """What a backward does with memory and between calls: of its arguments alone, whatever lies beside or came before."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from backprop_rules.evidence.evidence import Evidence, cast
 from backprop_rules.properties import effort
@@ -20,6 +22,9 @@ from backprop_rules.subject.function import NoPoint
 
 MARGIN = 64  # elements on each side of an argument: a kernel's block, and a line of the processor's cache
 NO_ANSWER = (Raised, Misfit, NoPoint)
+
+DRAWS = ("rand", "bernoulli", "dropout", "multinomial", "normal", "uniform", "exponential", "poisson")
+TURN = 1e-4  # seconds: longer than a thread needs to wake up; it decides how likely a race shows, and no verdict
 
 Question = Callable[[Evidence], Iterator[Finding]]
 
@@ -134,24 +139,35 @@ def draws_nothing(evidence: Evidence) -> Iterator[Finding]:
 
 
 def answers_its_arguments(evidence: Evidence) -> Iterator[Finding]:
-    """Other numbers that come to lie in the same memory are answered as they are in memory of their own."""
-    leaves, grads = _own(evidence)
-    changed = [_one_changed(x) for x in (*leaves, *grads)]
-    there = changed[: len(leaves)], tuple(changed[len(leaves) :])
-    try:
-        expected = [g.clone() if isinstance(g, Tensor) else g for g in _called(evidence, *there)]
-        _called(evidence, leaves, grads)
-        for x, other in zip((*leaves, *grads), changed, strict=True):
-            if inexact(x):
-                x.data.copy_(other)  # of which torch does not count a write
-        got = _called(evidence, leaves, grads)
-    except NO_ANSWER:
-        return
-    where = one_changed(evidence.point)
-    for i, (right, now) in enumerate(zip(expected, got, strict=True)):
-        if isinstance(right, Tensor) and isinstance(now, Tensor) and not same_numbers(right, now):
-            yield Finding(Kind.REPLAYED, where, i, expected="those of its own", got="others")
+    """Other numbers that come to lie in the same memory, in a new tensor, are answered as they are elsewhere."""
+    for k, place in _places(evidence.point):
+        leaves, grads = _own(evidence)
+        mine = [*leaves, *grads]
+        changed = _one_changed(mine[k], place)
+        memory = mine[k].cpu().numpy()
+
+        def answer(x: Tensor, mine: list[Any] = mine, k: int = k, count: int = len(leaves)) -> list[Any]:
+            every = [*mine[:k], x, *mine[k + 1 :]]
+            found = _called(evidence, every[:count], every[count:])
+            return [g.clone() if isinstance(g, Tensor) else g for g in found]
+
+        try:
+            expected = answer(changed)
+            answer(torch.from_numpy(memory))
+            memory[...] = changed.cpu().numpy()
+            got = answer(torch.from_numpy(memory))
+            once_more = answer(changed.clone())
+        except NO_ANSWER:
             return
+        (there,) = one_changed(evidence.point, k, place)
+        for i, (one, other) in enumerate(zip(expected, once_more, strict=True)):
+            if not _alike(one, other):
+                yield Finding(Kind.LATER, there, i, expected="the same", got="another")
+                return
+        for i, (one, other) in enumerate(zip(expected, got, strict=True)):
+            if not _alike(one, other):
+                yield Finding(Kind.REPLAYED, there, i, expected="those of its own", got="others")
+                return
 
 
 def stays_inside_its_arguments(evidence: Evidence) -> Iterator[Finding]:
@@ -181,7 +197,11 @@ def stays_inside_its_arguments(evidence: Evidence) -> Iterator[Finding]:
 
 
 def answers_in_two_threads(evidence: Evidence) -> Iterator[Finding]:
-    """Two calls at the same time, with other values each, give what they give one after the other."""
+    """Two calls at the same time, with other values each, give what they give one after the other.
+
+    Not asked of what draws random numbers, whose state all threads share, nor of what answers in the main thread alone:
+    that cannot be called twice at once.
+    """
     if evidence.subject.backward.framework == "jax":
         return
     asked = [_own(evidence), _own(evidence, _halved(evidence.point))]
@@ -189,29 +209,59 @@ def answers_in_two_threads(evidence: Evidence) -> Iterator[Finding]:
         expected = [[g.clone() if isinstance(g, Tensor) else g for g in _called(evidence, *one)] for one in asked]
     except NO_ANSWER:
         return
-    barrier, got = threading.Barrier(len(asked)), [list(e) for e in expected]
-    off: list[int] = []
+    ((alone, draws),) = _in_threads(evidence, asked[:1])
+    if draws or alone is None or not all(map(_alike, expected[0], alone)):
+        return
+    for _ in range(effort.AT_ONCE):
+        for right, (got, _) in zip(expected, _in_threads(evidence, asked), strict=True):
+            off = next((i for i, (a, b) in enumerate(zip(right, got or (), strict=False)) if not _alike(a, b)), None)
+            if got is None or off is not None:
+                yield Finding(Kind.THREADS, evidence.point, off, expected="what each gives alone", got="another")
+                return
+
+
+def _in_threads(evidence: Evidence, asked: Sequence[Any]) -> list[tuple[list[Any] | None, bool]]:
+    """Return what calls in a thread each give, None where one raises, and whether they draw random numbers."""
+    start = threading.Barrier(len(asked))
+    got: list[tuple[list[Any] | None, bool]] = [(None, False)] * len(asked)
+    errors: list[BaseException] = []
 
     def ask(k: int) -> None:
-        own = evidence.subject.precision_of_backward(evidence.pair.high).apart()
-        for _ in range(effort.AT_ONCE):
-            barrier.wait()
-            try:
-                got[k] = list(_called(evidence, *asked[k], own))
-            except NO_ANSWER:
-                got[k] = []
-            off.extend(i for i, (a, b) in enumerate(zip(expected[k], got[k], strict=False)) if not _alike(a, b))
-            off.extend([0] * (not got[k]))
+        lets = _LetsOthers()
+        try:
+            ambient = evidence.subject.precision_of_backward(evidence.pair.high).apart()
+            start.wait()
+            leaves, grads = asked[k]
+            with lets:
+                got[k] = list(_called(evidence, leaves, grads, ambient)), lets.draws
+        except (*NO_ANSWER, threading.BrokenBarrierError):
+            pass
+        except BaseException as error:  # nobody may be left waiting
+            errors.append(error)
+            start.abort()
 
     # What is set for all threads, as the default dtype, is set around both.
     with running(evidence.subject.precision_of_backward(evidence.pair.high)):
-        both = [threading.Thread(target=ask, args=(k,)) for k in range(len(asked))]
-        for thread in both:
+        threads = [threading.Thread(target=ask, args=(k,), daemon=True) for k in range(len(asked))]
+        for thread in threads:
             thread.start()
-        for thread in both:
+        for thread in threads:
             thread.join()
-    if off:
-        yield Finding(Kind.THREADS, evidence.point, off[0], expected="what each gives alone", got="another")
+    if errors:
+        raise errors[0]
+    return got
+
+
+class _LetsOthers(TorchFunctionMode):
+    """While it is entered, another thread gets its turn after each call of a function of torch."""
+
+    draws = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.draws = self.draws or func.__name__.rstrip("_").startswith(DRAWS)
+        found = func(*args, **(kwargs or {}))
+        time.sleep(TURN)
+        return found
 
 
 def shared_memory(evidence: Evidence) -> Iterator[tuple[str, str]]:
@@ -230,21 +280,28 @@ def shared_memory(evidence: Evidence) -> Iterator[tuple[str, str]]:
         places.setdefault(place, name)
 
 
-def one_changed(point: Point) -> Point:
-    """Return the point with the last number of each argument changed, and nothing else."""
-    leaves = tuple(_one_changed(x) for x in point.leaves)
-    grads = tuple(_one_changed(g) for g in point.grads)
-    return replace(point, leaves=leaves, grads=grads, made=f"{point.made}, one number changed")
+def one_changed(point: Point, argument: int | None = None, place: str = "") -> Iterator[Point]:
+    """Yield the point with one number of one argument changed: of that one, or of each."""
+    for k, where in _places(point) if argument is None else [(argument, place)]:
+        every = [_one_changed(x, where) if j == k else x for j, x in enumerate((*point.leaves, *point.grads))]
+        leaves, grads = tuple(every[: len(point.leaves)]), tuple(every[len(point.leaves) :])
+        yield replace(point, leaves=leaves, grads=grads, made=f"{point.made}, one number changed")
 
 
-def _one_changed(x: Any) -> Any:
-    """Return x with half of its first number in the place of the last one: in the same range, and most often no tie."""
-    if not inexact(x) or not x.numel():
-        return x
+def _places(point: Point) -> list[tuple[int, str]]:
+    """Return which arguments are changed, and where."""
+    every = enumerate((*point.leaves, *point.grads))
+    live = [k for k, x in every if inexact(x) and x.numel() and x.device.type == "cpu"]
+    return [(k, place) for place in ("last", "middle") for k in live][: effort.CHANGED]
+
+
+def _one_changed(x: Any, place: str) -> Any:
+    """Return x with half of its first number in the last or the middle place: in its range, and most often no tie."""
     found = x.clone(memory_format=torch.contiguous_format)
     flat = found.view(-1)
+    at = len(flat) - 1 if place == "last" else len(flat) // 2
     half = flat[0] / 2
-    flat[-1] = half / 2 if bool(half == flat[-1]) else half
+    flat[at] = half / 2 if bool(half == flat[at]) else half
     return found
 
 

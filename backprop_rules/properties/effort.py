@@ -42,5 +42,7 @@ SHRINKING = 6_000
 JUMPS = 4096
 # Rounds in which two threads call a backward at the same time.
 AT_ONCE = 4
+# Arguments in which one number is changed, to see that a result is not that of another one.
+CHANGED = 6
 # Sets of primals that require no gradient: all of up to five primals, the small ones of more.
 ALONE = 30

@@ -1,6 +1,7 @@
 """What a question finds at a point: a kind, where, what was expected and what came. Words are made of it last."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -86,7 +87,8 @@ class Kind(Enum):
         Grade.INACCURATE,
     )
     SUMS = ("is the right function, but inaccurate: its sums are not kept in the dtype asked for", Grade.INACCURATE)
-    SIZES = ("raises, or returns another shape, at sizes that are unlike the example's", Grade.NOTE)
+    SIZES = ("raises, or returns another shape, at sizes or whole numbers that are unlike the example's", Grade.NOTE)
+    NOTHING_KEPT = ("is another where a mask or a length keeps nothing, which the example has not", Grade.NOTE)
     EMPTY = ("raises for empty arrays", Grade.NOTE)
     RAISES_THERE = ("backward raises where forward is not finite", Grade.NOTE)
     DIGITS = ("has fewer digits in float64 than torch's", Grade.NOTE)
@@ -150,6 +152,15 @@ class Finding:
         """The element, and how many are wrong, in words."""
         at = f" at [{', '.join(map(str, self.element))}]" if self.element else ""
         return at + (f", {self.wrong} of {self.of} elements" if self.of else "")
+
+    @property
+    def is_not_finite(self) -> bool:
+        """Whether a wrong value is NaN or infinite."""
+        return self.kind is Kind.VALUE and isinstance(self.got, float) and not math.isfinite(self.got)
+
+    def where_nothing_is_kept(self) -> "Finding":
+        """Return it as a note: of a mask, or a length, that keeps nothing, as none of the example's."""
+        return replace(self, kind=Kind.NOTHING_KEPT)
 
     @property
     def asked_at(self) -> Point:

@@ -16,7 +16,7 @@ from backprop_rules.subject.subject import Subject
 def of_the_function(subject: Subject, point: Point, whole: Whole) -> Iterator[Finding]:
     """Yield what is wrong with its output, its gradients through autograd, and what it saves."""
     if subject.rule is None:
-        yield from whole.does_without_a_cotangent(Evidence(subject, point)) if whole.has_its_own else ()
+        yield from whole.at_a_point(Evidence(subject, point)) if whole.has_its_own else ()
         return
     try:
         there = call_at(subject.rule, point, list(point.dtypes) or own_dtypes(subject, point))

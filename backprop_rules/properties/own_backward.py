@@ -1,7 +1,7 @@
 """A whole function with a backward of its own: an autograd.Function, a custom_vjp, or anything that torch can run."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -18,7 +18,7 @@ from backprop_rules.properties.finding import Finding, Kind, found, unequal
 from backprop_rules.properties.form import same_numbers
 from backprop_rules.rule import Gradients
 from backprop_rules.strategies.of_rules import widened
-from backprop_rules.subject.ambient import F64, running
+from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 
 Function = Callable[..., Any]
@@ -40,7 +40,9 @@ def own_backward(function: Any, framework: str) -> Function:
         grads = grad_y if isinstance(grad_y, tuple) else (grad_y,)
         if not _is_autograd_function(function):
             return _by_engine(ys, leaves, grads)
-        found = node.apply(*grads)  # type: ignore[attr-defined]
+        # An output of whole numbers, or one without a gradient, has a cotangent of zeros, as the engine gives it.
+        own = [torch.zeros_like(y) if g is None else g for g, y in zip(grads, ys, strict=True)]
+        found = node.apply(*own)  # type: ignore[attr-defined]
         gradients = list(found) if isinstance(found, tuple | list) else [found]
         return tuple(gradients[: len(primals)])
 
@@ -66,30 +68,65 @@ class Whole:
         """Whether it is an autograd.Function, whose backward is its own."""
         return _is_autograd_function(self.function)
 
-    def does_without_a_cotangent(self, evidence: Evidence) -> Iterator[Finding]:
+    def at_a_point(self, evidence: Evidence) -> Iterator[Finding]:
+        """Yield what is wrong with a function of several outputs, or one that is no rule, at a point."""
+        for holds in (self._keeps_forwards_apart, self._does_without, self._does_without_a_cotangent):
+            found = next(holds(evidence), None)
+            if found is not None:
+                yield found
+                return
+
+    def _keeps_forwards_apart(self, evidence: Evidence) -> Iterator[Finding]:
+        """Another forward, between a forward and its backward, changes nothing."""
+        yield from self._same(evidence, Kind.FORWARDS, self._by_engine(evidence, between=True), evidence.user)
+
+    def _does_without(self, evidence: Evidence) -> Iterator[Finding]:
+        """Each gradient is the same whichever of the other primals require one."""
+        floats = evidence.subject.floats
+        several = [set(some) for n in range(1, len(floats)) for some in combinations(floats, n)]
+        for frozen in several[: effort.ALONE]:
+            direct = [None if k in frozen else g for k, g in enumerate(evidence.user)]
+            yield from self._same(evidence, Kind.ALONE, self._by_engine(evidence, frozen), direct)
+
+    def _does_without_a_cotangent(self, evidence: Evidence) -> Iterator[Finding]:
         """Where one of several outputs is used alone, the gradients are those with zeros for the others."""
         point = evidence.point
-        primals = tuple(evidence.function.arguments(point.leaves))
         for k in range(len(point.grads)) if len(point.grads) > 1 else ():
-            if point.grads[k] is None:
-                continue
             grads = tuple(g if j == k or g is None else torch.zeros_like(g) for j, g in enumerate(point.grads))
-            direct = evidence.asked(point.leaves, grads, F64)
             try:
-                with running(evidence.subject.precision_of_backward(F64)) as inside, inside:
-                    ys, leaves = _outputs(self.function, primals, evidence.function.params)
-                    alone = _by_engine((ys[k],), leaves, (grads[k],))
+                alone = self._by_engine(evidence, output=k)
             except Exception as error:  # of somebody's code
                 words = f": {type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else ""
                 yield Finding(Kind.RAISES, point, detail=f" where cotangent {k} alone is there{words}")
                 return
-            for i, (right, got) in enumerate(zip(direct, alone, strict=True)):
-                if not isinstance(right, Tensor):
-                    continue
-                if not same_numbers(right, torch.zeros_like(right) if got is None else got):
-                    expected, found_ = (None if t is None else t.tolist() for t in (right, got))
-                    yield Finding(Kind.UNDEFINED, point, i, expected=expected, got=found_)
-                    return
+            if alone is not None:
+                yield from self._same(evidence, Kind.UNDEFINED, alone, evidence.asked(point.leaves, grads, F64))
+
+    def _by_engine(
+        self, evidence: Evidence, frozen: Collection[int] = (), between: bool = False, output: int | None = None
+    ) -> Gradients | None:
+        """Return the gradients through autograd, None where there are none."""
+        point, params = evidence.point, evidence.function.params
+        primals = tuple(evidence.function.arguments(point.leaves))
+        with running(evidence.subject.precision_of_backward(F64)) as inside, inside:
+            ys, leaves = _outputs(self.function, primals, params, frozen)
+            if between:
+                _outputs(self.function, tuple(x / 2 if inexact(x) else x for x in primals), params)
+            used = [
+                k for k, y in enumerate(ys) if y.requires_grad and point.grads[k] is not None and output in (None, k)
+            ]
+            if not used:
+                return None
+            return _by_engine([ys[k] for k in used], leaves, [point.grads[k] for k in used])
+
+    def _same(
+        self, evidence: Evidence, kind: Kind, through: Gradients | None, direct: Sequence[Any]
+    ) -> Iterator[Finding]:
+        for i, (right, got) in enumerate(zip(direct, through or (), strict=False)):
+            if isinstance(right, Tensor) and not same_numbers(right, torch.zeros_like(right) if got is None else got):
+                expected, found_ = (None if t is None else t.tolist() for t in (right, got))
+                yield Finding(kind, evidence.point, i, expected=expected, got=found_)
+                return
 
 
 def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
@@ -137,7 +174,7 @@ def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
         once_more = _by_engine(y, leaves, call.grad_y, keep=True)
         first = tuple(None if g is None else g.clone() for g in once_more)  # which the second may write into
         second = _by_engine(y, leaves, call.grad_y, keep=True)
-    except RuntimeError as error:
+    except Exception as error:  # of somebody's code
         if "modified by an inplace operation" not in str(error):
             return  # a backward that frees what it saved can be called once
     if not same_numbers(before, y.detach()):

@@ -40,7 +40,7 @@ def answers_nan(evidence: Evidence) -> Iterator[Finding]:
 def answers_infinity_of_the_cotangent(evidence: Evidence) -> Iterator[Finding]:
     """NaN or infinity in the cotangent reaches what torch lets it reach."""
     point = evidence.point
-    for bad in (math.inf, math.nan):
+    for bad in (math.inf, -math.inf, math.nan):
         grads = tuple(None if g is None or g.is_complex() or not g.numel() else _with(g, bad) for g in point.grads)
         if any(g is None for g in grads):
             return
@@ -74,7 +74,7 @@ def answers_infinity_of_the_derivative(evidence: Evidence) -> Iterator[Finding]:
         if found is None:
             continue
         got, theirs = (float(t.reshape(-1)[0]) for t in found)
-        if math.isinf(theirs) and got != theirs and _grows_to(theirs, evidence, i, near):
+        if math.isinf(theirs) and math.isfinite(got) and _grows_to(theirs, evidence, i, near):
             where = (torch.arange(x.numel()) == 0).reshape(x.shape)
             yield unequal(Kind.LIMIT, there, i, found[1], found[0], where, against=TORCH)
             return

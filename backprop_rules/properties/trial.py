@@ -17,7 +17,7 @@ from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.rest import rest
 from backprop_rules.properties.smallest import confirmed, is_nearer_than_torchs
 from backprop_rules.strategies.of_rules import rounded
-from backprop_rules.strategies.point import EVERY_BIT, FULL, JUMP, TORN_APART, Point
+from backprop_rules.strategies.point import EVERY_BIT, FULL, JUMP, NOTHING_KEPT, TORN_APART, Point
 from backprop_rules.subject.ambient import all_finite
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
@@ -76,7 +76,9 @@ class Trial:
             if self.at(point) and outcome.is_wrong and not all(f.point.empty for f in outcome.of_the_worst()):
                 left = left - 1 if all(f.kind in GOES_ON or f.native for f in outcome.of_the_worst()) else -1
         if self.answered is not None and not outcome.is_wrong and not self.questions.of_rules:
-            self.at(calls.one_changed(self.answered.evidence.point))
+            for point in calls.one_changed(self.answered.evidence.point):
+                if self.answered is not None and not outcome.is_wrong:
+                    self.at(point)
 
     def at(self, point: Point) -> bool:
         """Ask everything at a point; say whether it is one."""
@@ -114,6 +116,8 @@ class Trial:
             found = self._not_of_the_values(evidence)
             if not found:
                 raise
+        if point.where == NOTHING_KEPT:  # NaN there spoils what it is added to; what else is another may be nobody's
+            found = [f if f.is_not_finite or f.kind.grade is Grade.NOTE else f.where_nothing_is_kept() for f in found]
         if rule is not None and all(f.kind.grade is Grade.NOTE for f in found):
             found += list(rule.ask(point, outcome))
         if any(f.kind is Kind.VALUE for f in found):

@@ -50,6 +50,7 @@ class Point:
 
 
 FULL = "full size"  # of a large example, beside which it is made small
+NOTHING_KEPT = "nothing kept"  # where a mask or a length keeps nothing, or all are alike, as not in the example
 TORN_APART = "sizes torn apart"  # where an axis is not as long as those that it equals in the example
 JUMP = "jump"  # a kind of values that no lower precision holds
 EVERY_BIT = "every bit"  # the same, drawn so: it is asked in its own dtypes alone

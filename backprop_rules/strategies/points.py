@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
-from backprop_rules.strategies.point import FULL, TORN_APART, Point
+from backprop_rules.strategies.point import FULL, NOTHING_KEPT, TORN_APART, Point
 from backprop_rules.strategies.recipes import PLAN, Recipe, recipes
 from backprop_rules.strategies.sizes import Family, Label, Shape, Sizes, sizes_of, small_shapes, too_large
 from backprop_rules.strategies.values import KINDS, RANGES, SIGNED, cast_like, drawn, is_ordered, laid_out, numbers_from
@@ -213,6 +213,8 @@ class Points:
         if found is None:
             return
         leaves, y = found
+        if any(map(_are_others, leaves, example)):
+            where = NOTHING_KEPT
         words = [recipe.values, recipe.layout, where if where != "own" else ""]
         yield Point(
             tuple(leaves),
@@ -220,7 +222,7 @@ class Points:
             self.subject.function.params,
             ", ".join(filter(None, words)),
             recipe.values,
-            shapes == own,
+            shapes == own and where != NOTHING_KEPT,
             where,
         )
 
@@ -242,6 +244,13 @@ class Points:
                     return leaves, y
                 found = found or ((leaves, y) if within == RANGES[-1] else None)
         return found
+
+
+def _are_others(x: Any, own: Any) -> bool:
+    """Say whether whole numbers of the example's shape are others than these, in whatever order."""
+    if not isinstance(x, Tensor) or inexact(x) or x.shape != own.shape:
+        return False
+    return not torch.equal(*(t.cpu().reshape(-1).sort().values for t in (x, own)))
 
 
 def _like(x: Any, own: Any, count: int) -> Any:

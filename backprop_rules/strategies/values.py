@@ -86,7 +86,7 @@ def drawn(
         varies = checked and shape == like.shape and like.dim() > 0 and like.numel() > 0
         if varies and kind == "zeros among":
             return _with_nothing(like)
-        if varies and kind == "ones" and like.unique().numel() < like.numel():
+        if varies and kind == "ones" and not is_ordered(like) and like.unique().numel() < like.numel():
             return like.reshape(-1)[0].expand(shape).clone()  # all of one class, all to one expert
         return _rearranged(numbers, like, shape, kind)
     if like.is_complex():

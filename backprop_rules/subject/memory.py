@@ -1,6 +1,8 @@
 """Memory that comes from the allocator: poisoned, so that what is never written shows."""
 
 import math
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,18 +16,36 @@ aten = torch.ops.aten
 UNWRITTEN = (
     aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided, aten.empty_permuted,
 )  # fmt: skip
+NUMPYS_OWN = {"empty": np.empty, "empty_like": np.empty_like}
+ASKS_FOR_DETERMINISM = "deterministic"  # in what torch says of operations that cannot be so
+
+
+class _Held:
+    """How often the poison is in force, in all threads together: the first puts it in, and the last takes it out."""
+
+    lock = threading.Lock()
+    count = 0
+    before = (False, False)
 
 
 @contextmanager
-def poisoned(fill: float = math.nan) -> Iterator[None]:
+def poisoned(fill: float | None = math.nan) -> Iterator[None]:
     """Until the end of the block, memory that torch and NumPy hand out is NaN, or a number, until it is written to.
 
-    Torch fills it by itself where it is told to be deterministic, also for what calls it from C++.
+    Torch fills it by itself where it is told to be deterministic, also for what calls it from C++. Numba knows NumPy's
+    functions by their identity: where it is loaded NumPy's stay as they are. With None, all stays as it is.
     """
-    before = torch._C._get_deterministic_algorithms(), torch._C._get_deterministic_algorithms_warn_only()
-    own = np.empty, np.empty_like
-    torch._C._set_deterministic_algorithms(True, warn_only=True)
-    _ours(_filled(own[0], fill), _filled(own[1], fill))
+    if fill is None:
+        yield
+        return
+    with _Held.lock:
+        if _Held.count == 0:
+            own = torch._C._get_deterministic_algorithms(), torch._C._get_deterministic_algorithms_warn_only()
+            _Held.before = own
+            torch._C._set_deterministic_algorithms(True, warn_only=True)
+            if "numba" not in sys.modules:
+                np.__dict__.update({name: _filled(make, fill) for name, make in NUMPYS_OWN.items()})
+        _Held.count += 1
     try:
         if math.isnan(fill):
             yield
@@ -33,12 +53,11 @@ def poisoned(fill: float = math.nan) -> Iterator[None]:
             with _Filled(fill):
                 yield
     finally:
-        torch._C._set_deterministic_algorithms(before[0], warn_only=before[1])
-        _ours(*own)
-
-
-def _ours(empty: Any, empty_like: Any) -> None:
-    np.__dict__.update(empty=empty, empty_like=empty_like)
+        with _Held.lock:
+            _Held.count -= 1
+            if _Held.count == 0:
+                torch._C._set_deterministic_algorithms(_Held.before[0], warn_only=_Held.before[1])
+                np.__dict__.update(NUMPYS_OWN)
 
 
 def _filled(make: Any, fill: float) -> Any:

@@ -1,0 +1,183 @@
+"""What is asked of memory and calls leaves nothing behind, ends, and accuses no right backward."""
+
+import itertools
+import threading
+import time
+import warnings
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from backprop_rules import check, check_function
+from backprop_rules.subject.memory import poisoned
+
+SINE = {"forward": torch.sin, "example": (torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),)}
+
+
+def test_nothing_is_left_behind():
+    empty, like = np.empty, np.empty_like
+
+    def slow(g, x):
+        time.sleep(1e-4)
+        return g * x.cos()
+
+    for _ in range(10):
+        assert check(slow, **SINE).verdict == "right"
+        assert np.empty is empty and np.empty_like is like and not torch.are_deterministic_algorithms_enabled()
+    assert not torch.empty(64).isnan().all()
+
+
+def test_what_was_set_before_is_set_after():
+    torch.use_deterministic_algorithms(True)
+    try:
+        with suppress(ValueError), poisoned():
+            assert torch.empty(3).isnan().all() and np.isnan(np.empty(3)).all()
+            raise ValueError
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+def test_a_thread_that_dies_leaves_nobody_waiting(error):
+    calls = itertools.count()
+
+    def in_the_main_thread(g, x):
+        if threading.current_thread() is not threading.main_thread() and next(calls):
+            raise error
+        return g * x.cos()
+
+    before = threading.active_count()
+    try:
+        assert check(in_the_main_thread, **SINE, raise_on_failure=False).verdict in ("right", "wrong")
+    except SystemExit:
+        assert error is SystemExit
+    assert threading.active_count() == before
+
+
+def of_main_alone(g, x):
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("signals only work in the main thread")
+    return g * x.cos()
+
+
+def with_warnings_as_errors(g, x):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = torch.zeros_like(x)
+        return found.put_(torch.arange(x.numel()), (g * x.cos()).reshape(-1))
+
+
+def into_an_empty(g, x):
+    return torch.mul(g, x.cos(), out=torch.empty_like(x))
+
+
+def scaled_by_zero_times_nothing(g, x):
+    return torch.baddbmm(torch.empty(1, *x.shape), g[None] * x.cos()[None], torch.eye(x.shape[1])[None], beta=0)[0]
+
+
+def with_a_lock(g, x, lock=threading.Lock(), kept={}):  # noqa: B006, B008 - shared on purpose
+    with lock:
+        kept["x"] = x.cos()
+        return g * kept["x"]
+
+
+@pytest.mark.parametrize(
+    "backward", [of_main_alone, with_warnings_as_errors, into_an_empty, scaled_by_zero_times_nothing, with_a_lock]
+)
+def test_right_backwards_that_do_unusual_things_are_right(backward):
+    assert check(backward, **SINE).verdict == "right"
+
+
+def test_a_mask_that_is_drawn_again_from_its_seed_is_right():
+    def mask(x):
+        torch.manual_seed(7)
+        return torch.rand(x.shape) > 0.5
+
+    for _ in range(3):
+        report = check(lambda g, x: g * mask(x), forward=lambda x: x * mask(x), example=SINE["example"])
+        assert report.verdict == "right"
+
+
+def uniform_where_nothing_is_kept(g, x, m):
+    p = torch.softmax(x.masked_fill(~m, -1e9), -1)
+    return p * (g - (p * g).sum(-1, keepdim=True)), None
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "example"),
+    [
+        (
+            lambda w, i: w[i - 1],
+            lambda g, w, i: (torch.zeros_like(w).index_add_(0, i - 1, g), None),
+            (torch.randn(6, 3), torch.tensor([1, 4, 6, 2])),
+        ),
+        (
+            lambda x, t: -x[torch.arange(len(t)), t - 1].mean(),
+            lambda g, x, t: (-g / len(t) * functional.one_hot(t - 1, x.shape[1]).to(x.dtype), None),
+            (torch.randn(4, 3), torch.tensor([1, 3, 2, 3])),
+        ),
+        (
+            lambda x, m: torch.softmax(x.masked_fill(~m, -1e9), -1),
+            uniform_where_nothing_is_kept,
+            (torch.randn(3, 4), torch.tensor([[True, False, True, True]] * 3)),
+        ),
+    ],
+)
+def test_whole_numbers_as_the_example_has_none_accuse_nobody(forward, backward, example):
+    assert check(backward, forward=forward, example=example).verdict == "right"
+
+
+class Centred(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        mean = x.mean(-1, keepdim=True)
+        ctx.mark_non_differentiable(mean)
+        return x - mean, mean
+
+    @staticmethod
+    def backward(ctx, g, _):
+        return g - g.mean(-1, keepdim=True)
+
+
+class FreesWhatItSaved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.y = x.exp()
+        return ctx.y.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        found = g * ctx.y
+        del ctx.y
+        return found
+
+
+class PairAlone(torch.autograd.Function):
+    """The second gradient is right only where the first is asked for."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return x * w, x + w
+
+    @staticmethod
+    def backward(ctx, g, h):
+        x, w = ctx.saved_tensors
+        first, second = ctx.needs_input_grad
+        return g * w + h if first else None, (g * x + h if first else g * x) if second else None
+
+
+def test_functions_of_several_outputs_are_asked_as_those_of_one():
+    def centred(x):
+        return x - x.mean(-1, keepdim=True), x.mean(-1, keepdim=True).detach()
+
+    assert check_function(Centred, forward=centred, example=SINE["example"]).verdict == "right"
+    assert check_function(FreesWhatItSaved, forward=torch.exp, example=SINE["example"]).verdict == "right"
+    asked = {"forward": lambda x, w: (x * w, x + w), "example": (torch.randn(3), torch.randn(3))}
+    report = check_function(PairAlone, **asked, raise_on_failure=False)
+    assert report.verdict == "wrong" and "some other primal requires no gradient" in str(report)
