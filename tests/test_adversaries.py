@@ -69,6 +69,8 @@ def a_long_row_of_one_number(g, x):
     [
         (lambda x: x**-1, lambda g, x: torch.where(x == 0, 0.0, -g / x**2), "convention", "derivative grows"),
         (torch.rsqrt, lambda g, x: torch.where(x == 0, 0.0, -0.5 * g * x**-1.5), "convention", "derivative grows"),
+        (torch.log, lambda g, x: g / (x + 1e-30), "convention", "derivative grows"),
+        (torch.sin, lambda g, x: g.clamp(min=-1e30) * x.cos(), "wrong", "swallows NaN or infinity"),
         (torch.sin, lambda g, x: torch.nan_to_num(g) * x.cos(), "wrong", "swallows NaN or infinity"),
         (torch.square, a_long_row_of_one_number, "wrong", "strides|is wrong"),
         (lambda x: (x.round() - x).detach() + x, lambda g, x: torch.zeros_like(g), "wrong", "is wrong"),

@@ -157,6 +157,18 @@ class FreesWhatItSaved(torch.autograd.Function):
         return found
 
 
+class InPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x.exp_())
+        return x
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0]
+
+
 class PairAlone(torch.autograd.Function):
     """The second gradient is right only where the first is asked for."""
 
@@ -178,6 +190,7 @@ def test_functions_of_several_outputs_are_asked_as_those_of_one():
 
     assert check_function(Centred, forward=centred, example=SINE["example"]).verdict == "right"
     assert check_function(FreesWhatItSaved, forward=torch.exp, example=SINE["example"]).verdict == "right"
+    assert check_function(InPlace, forward=torch.exp, example=SINE["example"]).verdict == "right"
     asked = {"forward": lambda x, w: (x * w, x + w), "example": (torch.randn(3), torch.randn(3))}
     report = check_function(PairAlone, **asked, raise_on_failure=False)
     assert report.verdict == "wrong" and "some other primal requires no gradient" in str(report)

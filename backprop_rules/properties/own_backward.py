@@ -233,7 +233,8 @@ def _outputs(
             return y if isinstance(y, tuple) else (y,), leaves
         names = list(_signature(function).parameters)[1 + len(leaves) :]
         extra = [params[name] for name in names if name in params]
-        y = function.apply(*leaves, *extra)
+        given = (x.clone() if x is not None and x.requires_grad else x for x in leaves)  # it may work in place
+        y = function.apply(*given, *extra)
     ys = tuple(y) if isinstance(y, tuple | list) else (y,)
     if not all(isinstance(y, Tensor) for y in ys):
         kinds = ", ".join(type(y).__name__ for y in ys)

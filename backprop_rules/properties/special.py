@@ -10,6 +10,7 @@ from torch import Tensor
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import Point
+from backprop_rules.subject.ambient import all_finite
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 
@@ -88,9 +89,10 @@ def _grows_to(limit: float, evidence: Evidence, i: int, near: Callable[[float], 
         for step in (2.0**-20, 2.0**-40, 2.0**-80):
             there = near(side * step)
             try:
-                g = evidence.gradients(there.leaves, there.grads)[i]
+                run = evidence.truth(there.leaves, there.grads)
             except NoPoint:
                 return False
+            g = run.gradients[i] if all_finite(*run.y) else None  # where forward is none, its gradient says nothing
             way.append(math.nan if g is None else float(g.reshape(-1)[0]) * math.copysign(1, limit))
         if all(map(math.isfinite, way)):
             sides += 1
