@@ -41,8 +41,8 @@ SHRINKING = 6_000
 # Elements of a point up to which thresholds in the backward's own code are hunted: each halving is one call.
 JUMPS = 4096
 # Rounds in which two threads call a backward at the same time.
-AT_ONCE = 4
+AT_ONCE = 2
 # Arguments in which one number is changed, to see that a result is not that of another one.
-CHANGED = 6
+CHANGED = 4
 # Sets of primals that require no gradient: all of up to five primals, the small ones of more.
 ALONE = 30

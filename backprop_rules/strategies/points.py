@@ -122,7 +122,8 @@ class Points:
         yield from self._varied(sizes)
         for family in sizes.families:
             past = _past_a_block(sizes, family)
-            for cotangent in ("normal", "constant"):  # the latter of stride 0
+            strides = ("normal", "constant") if family is sizes.families[0] else ("normal",)  # the latter of stride 0
+            for cotangent in strides:
                 yield from self._at(Recipe((), "normal", "", cotangent), past, PAST, self.seed, sizes)
         for recipe in recipes(self.count, self.seed):
             changed = _of(sizes.families, recipe.sizes)
