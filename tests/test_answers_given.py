@@ -101,3 +101,28 @@ def test_a_constant_that_is_cast_and_then_written_to_is_cast_again():
 def test_where_torch_is_wrong_no_digits_are_counted_from_it():
     example = (torch.tensor([0.5, -1.25, 2.0]),)
     assert verdict(lambda g, x: torch.zeros_like(g), forward=lambda x: x.clamp(1.0, 1.0), example=example) == "right"
+
+
+def degrees(g, x):
+    return g * 180.0 / np.pi
+
+
+def raises_where_it_is_singular(g, x):
+    if not bool(torch.linalg.det(x) != 0):
+        raise ArithmeticError("a singular matrix")
+    return g * torch.linalg.inv(x).mT
+
+
+@pytest.mark.parametrize(
+    ("backward", "forward", "example"),
+    [
+        # Of NumPy code no roundings are known: it rounds once more than torch does.
+        (degrees, torch.rad2deg, torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 4)),
+        # Torch's own trigamma keeps nine digits, and differences of digamma say so.
+        (lambda g, x: g * torch.special.zeta(2.0, x), torch.digamma, torch.linspace(0.4, 2, 5, dtype=torch.float64)),
+        (raises_where_it_is_singular, lambda x: torch.linalg.slogdet(x)[1], torch.tensor([[2.0, 1.0], [0.5, 3.0]])),
+    ],
+)
+def test_who_is_more_accurate_than_torch_or_rounds_once_more_is_right(backward, forward, example):
+    framework = "numpy" if backward is degrees else None
+    assert check(backward, forward=forward, example=(example,), framework=framework).verdict == "right"
