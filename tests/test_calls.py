@@ -194,3 +194,19 @@ def test_functions_of_several_outputs_are_asked_as_those_of_one():
     asked = {"forward": lambda x, w: (x * w, x + w), "example": (torch.randn(3), torch.randn(3))}
     report = check_function(PairAlone, **asked, raise_on_failure=False)
     assert report.verdict == "wrong" and "some other primal requires no gradient" in str(report)
+
+
+def test_groups_whose_lengths_must_add_up_are_written_as_far_as_they_do():
+    def forward(x, w, n):
+        return torch.cat([part @ w[k] for k, part in enumerate(x[: int(n.sum())].split(n.tolist()))])
+
+    def backward(g, x, w, n):
+        dx, dw, start = torch.empty_like(x), torch.empty_like(w), 0
+        for k, count in enumerate(n.tolist()):
+            here = slice(start, start + count)
+            dx[here], dw[k] = g[here] @ w[k].mT, x[here].mT @ g[here]
+            start += count
+        return dx, dw, None
+
+    example = torch.randn(6, 3), torch.randn(3, 3, 2), torch.tensor([3, 1, 2])
+    assert check(backward, forward=forward, example=example).verdict == "right"

@@ -90,6 +90,11 @@ def writes_every_element(evidence: Evidence) -> Iterator[Finding]:
         never = astray & ~again.isnan()
         if bool(never.any()):
             at = first(never)
+            # Sizes that whole numbers tell, as lengths do, are kept by who calls.
+            told = not point.own and any(isinstance(x, Tensor) and not inexact(x) for x in point.leaves)
+            if told:
+                yield Finding(Kind.SIZES, point, detail="some of the gradient is never written")
+                return
             yield Finding(Kind.UNWRITTEN, point, i, at, truth[at].item(), g[at].item(), int(never.sum()), never.numel())
             return
 
