@@ -1,5 +1,6 @@
 """Verification: a rule of the catalogue is asked what `check` asks, and what every rule must hold beside."""
 
+import atexit
 import gc
 import multiprocessing
 import sys
@@ -22,6 +23,7 @@ from backprop_rules.question import Asked, of_the_catalogue
 from backprop_rules.report.report import Report, report_of
 from backprop_rules.rule import Rule, misfit
 from backprop_rules.strategies.of_rules import RulePoints
+from backprop_rules.subject import denormals
 from backprop_rules.subject.devices import devices_here
 from backprop_rules.subject.silence import quiet
 
@@ -57,6 +59,7 @@ def warm_up(threads: int = 1) -> None:
     torch.set_num_threads(threads)
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 def verified(
@@ -86,7 +89,7 @@ def verified(
         "catalogue", devices=where, work=sys.maxsize, after=effort.AFTER_OF_A_RULE, of_rules=True, proofs=proofs
     )
     points = RulePoints(rule, examples, seed, among, True, sides)
-    with quiet(), np.errstate(all="ignore"):
+    with quiet(), np.errstate(all="ignore"), denormals.kept():
         outcome, finding, mistake = tried(subject, points, questions)
         asked = Asked(among, where, examples, seed, "catalogue", of_a_rule=True)
         return outcome, report_of(subject, outcome, finding, mistake, asked, time.perf_counter() - started)

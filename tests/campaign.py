@@ -1,4 +1,4 @@
-"""Ask check of every right backward in every dtype that its forward takes: each objection is a false alarm."""
+"""Ask of every right backward and every rule, in every setting of a process: each objection is a false alarm."""
 
 import argparse
 import multiprocessing
@@ -7,23 +7,52 @@ import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 
 import torch
+from modules import MODULES
 from right import RIGHT, Right
 from torch import Tensor
 
-from backprop_rules import check
+from backprop_rules import CATALOGUE, check
+from backprop_rules.verify import verify_rule, warm_up
 
 REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 COMPLEX = (torch.complex128, torch.complex64)
 FINE = ("right", "convention")
 UNDECIDED = "inconclusive"
+# Those of the modules are written for float64 and float32: no narrower dtype is asked of them.
+WRITTEN = {m.name: Right(m.forward, m.example, m.right) for m in MODULES}
+KINDS = {"right": RIGHT, "modules": WRITTEN, "catalogue": CATALOGUE}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a process may have set before it asks: threads, the default dtype, whether subnormal numbers are flushed."""
+
+    threads: int = 1
+    default: torch.dtype = torch.float32
+    flushes: bool = False
+
+    def enter(self) -> None:
+        warm_up(self.threads)
+        torch.set_default_dtype(self.default)
+        torch.set_flush_denormal(self.flushes)
+
+    def __str__(self) -> str:
+        flushes = ", flushed" if self.flushes else ""
+        return f"{self.threads} thread{'s' * (self.threads > 1)}, {str(self.default).removeprefix('torch.')}{flushes}"
+
+
+USUAL = (Setting(),)
+EVERY = tuple(Setting(*one) for one in product((1, 2), (torch.float32, torch.float64), (False, True)))
 
 
 @dataclass(frozen=True)
 class Task:
     """One right backward in one dtype, or in those of its example where it mixes some, and its share of points."""
 
+    kind: str
     name: str
     dtype: torch.dtype | None
     points: int
@@ -32,7 +61,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """What check said: how many points it tried, the verdict, and the report's text."""
+    """What was said: how many points were tried, the verdict, and the report's text."""
 
     name: str
     dtype: str
@@ -41,7 +70,7 @@ class Answer:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.name:24}{self.dtype:12}{self.points:8}  {self.verdict}"
+        return f"{self.name:48}{self.dtype:12}{self.points:8}  {self.verdict}"
 
 
 def in_dtype(x: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -59,24 +88,36 @@ def takes(entry: Right, dtype: torch.dtype) -> bool:
     return y.dtype in REAL + COMPLEX
 
 
-def dtypes_of(entry: Right) -> Iterator[torch.dtype | None]:
-    own = {x.dtype for x in entry.example if x.is_floating_point() or x.is_complex()}
+def dtypes_of(kind: str, name: str) -> Iterator[torch.dtype | None]:
+    entry = KINDS[kind][name]
+    if not isinstance(entry, Right):
+        yield None  # all that the rule's domain has
+        return
+    tensors = [x for x in entry.example if isinstance(x, Tensor)]
+    own = {x.dtype for x in tensors if x.is_floating_point() or x.is_complex()}
+    if kind == "modules" and (len(own) > 1 or len(tensors) < len(entry.example)):
+        yield None
+        return
     family = COMPLEX if any(dtype.is_complex for dtype in own) else REAL
-    yield from (dtype for dtype in family if takes(entry, dtype))
+    yield from (dtype for dtype in family[: 2 if kind == "modules" else None] if takes(entry, dtype))
     if len(own) > 1:
         yield None
 
 
-def tasks(names: Sequence[str], points: int, seed: int) -> list[Task]:
-    asked = [(name, dtype) for name in names for dtype in dtypes_of(RIGHT[name])]
+def tasks(kind: str, points: int, seed: int) -> list[Task]:
+    asked = [(name, dtype) for name in KINDS[kind] for dtype in dtypes_of(kind, name)]
     share, left = divmod(points, len(asked))
-    return [Task(name, dtype, max(share + (k < left), 1), seed) for k, (name, dtype) in enumerate(asked)]
+    return [Task(kind, name, dtype, max(share + (k < left), 1), seed) for k, (name, dtype) in enumerate(asked)]
 
 
 def answered(task: Task) -> Answer:
-    entry, dtype = RIGHT[task.name], str(task.dtype or "mixed").removeprefix("torch.")
-    example = tuple(in_dtype(x, task.dtype) for x in entry.example)
+    dtype = str(task.dtype or ("all" if task.kind == "catalogue" else "own")).removeprefix("torch.")
     try:
+        if task.kind == "catalogue":
+            result = verify_rule(CATALOGUE[task.name], task.points, seed=task.seed)
+            return Answer(task.name, dtype, result.points, "wrong" if result.problem else "right", result.problem)
+        entry = KINDS[task.kind][task.name]
+        example = tuple(in_dtype(x, task.dtype) if isinstance(x, Tensor) else x for x in entry.example)
         report = check(
             entry.backward,
             forward=entry.forward,
@@ -90,9 +131,9 @@ def answered(task: Task) -> Answer:
     return Answer(task.name, dtype, report.points, report.verdict, str(report))
 
 
-def run(asked: Sequence[Task], jobs: int) -> Iterator[Answer]:
+def run(asked: Sequence[Task], setting: Setting, jobs: int) -> Iterator[Answer]:
     fresh = multiprocessing.get_context("spawn")  # a fork would share the threads of torch
-    with ProcessPoolExecutor(jobs, fresh, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(jobs, fresh, setting.enter) as pool:
         yield from pool.map(answered, asked)
 
 
@@ -107,24 +148,25 @@ def summary(answers: Sequence[Answer]) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help="the right backwards to ask of; all without any")
-    parser.add_argument("--points", type=int, default=20000, help="shared among all")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("kinds", nargs="*", metavar="kind", help=f"of {', '.join(KINDS)}; right without any")
+    parser.add_argument("--points", type=int, default=20000, help="shared among all of a kind and all settings")
+    parser.add_argument("--every-setting", action="store_true", help=f"not in one alone: {'; '.join(map(str, EVERY))}")
+    parser.add_argument("--seed", type=int, default=0, help="of the first setting; the others take those that follow")
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
-    strangers = set(given.names) - set(RIGHT)
-    if strangers:
-        parser.error(f"no right backward is named {', '.join(sorted(strangers))}")
+    for stranger in set(given.kinds) - set(KINDS):
+        parser.error(f"no kind of right backwards is named {stranger}: {', '.join(KINDS)}")
     return given
 
 
 def main() -> int:
-    torch.set_num_threads(1)
     given, answers = arguments(), []
-    print(f"{'name':24}{'dtype':12}{'points':>8}  verdict")
-    for answer in run(tasks(given.names or list(RIGHT), given.points, given.seed), given.jobs):
-        print(answer, flush=True)
-        answers.append(answer)
+    settings = EVERY if given.every_setting else USUAL
+    for k, (setting, kind) in enumerate(product(settings, given.kinds or ["right"])):
+        print(f"{setting}: {kind}")
+        for answer in run(tasks(kind, given.points // len(settings), given.seed + k), setting, given.jobs):
+            print(answer, flush=True)
+            answers.append(answer)
     print(summary(answers))
     return int(any(a.verdict not in (*FINE, UNDECIDED) for a in answers))
 

@@ -163,21 +163,13 @@ def directions(evidence: Evidence, live: Sequence[int]) -> dict[int, Tensor]:
 
 def sides_with(evidence: Evidence, i: int, wrong: Tensor, truth: Gradients) -> str:
     """Say with whom differences side along user - truth: torch, user, neither, or nobody where they do not decide."""
-    x, user = evidence.point.leaves[i], evidence.user[i]
     t = truth[i]
     assert t is not None
-    user = user.to(t.dtype)
-    apart = user - t
-    apart = torch.where(wrong & apart.isfinite(), apart, torch.zeros_like(apart))
-    length = float(torch.linalg.vector_norm(apart))
-    if not length:
+    measured = _along_the_difference(evidence, i, wrong, t)
+    if measured is None:
         return "nobody"
-    along = {i: apart / length}
-    step = 2.0**-6 * max(largest(x) or 1.0, 2.0**-20)
-    found = slope(evidence, along, step)
-    if found is None:
-        return "nobody"
-    theirs, own = (abs(along_of(g, along) - found.value) for g in (truth, {i: user}))
+    along, step, found = measured
+    theirs, own = (abs(along_of(g, along) - found.value) for g in (truth, {i: evidence.user[i].to(t.dtype)}))
     if theirs > found.error:
         forward, predicted = pushed(evidence, along), along_of(truth, along)
         size = float((t.abs() * along[i].abs()).sum())
@@ -188,3 +180,30 @@ def sides_with(evidence: Evidence, i: int, wrong: Tensor, truth: Gradients) -> s
             return "nobody"
         return "user" if own <= found.error else "neither"
     return "torch" if own > found.error else "nobody"
+
+
+def borne_out(evidence: Evidence, i: int, wrong: Tensor, truth: Tensor) -> str:
+    """Say whom differences along user - truth bear out alone, whatever is detached: torch, user, or nobody."""
+    measured = _along_the_difference(evidence, i, wrong, truth)
+    if measured is None:
+        return "nobody"
+    along, _, found = measured
+    theirs, own = (abs(along_of({i: g.to(truth.dtype)}, along) - found.value) for g in (truth, evidence.user[i]))
+    if (theirs <= found.error) == (own <= found.error):
+        return "nobody"
+    return "torch" if theirs <= found.error else "user"
+
+
+def _along_the_difference(
+    evidence: Evidence, i: int, wrong: Tensor, truth: Tensor
+) -> tuple[dict[int, Tensor], float, Slope] | None:
+    """Return the direction of user - truth, a step along it, and the slope; None where there is none."""
+    apart = evidence.user[i].to(truth.dtype) - truth
+    apart = torch.where(wrong & apart.isfinite(), apart, torch.zeros_like(apart))
+    length = float(torch.linalg.vector_norm(apart))
+    if not length:
+        return None
+    along = {i: apart / length}
+    step = 2.0**-6 * max(largest(evidence.point.leaves[i]) or 1.0, 2.0**-20)
+    found = slope(evidence, along, step)
+    return None if found is None else (along, step, found)

@@ -41,10 +41,14 @@ class Shape(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Around:
-    """What is around a point: its shape, where it is so, and the leaves of the nearest neighbours."""
+    """What is around a point: its shape, where it is so, and the leaves of the nearest neighbours.
+
+    `still` is where all gradients nearby are the same: under a cotangent of 0 even a kink's are.
+    """
 
     shape: Shape
     where: Tensor
+    still: Tensor
     leaves: tuple[tuple[object, ...], ...] = ()
 
 
@@ -104,18 +108,19 @@ def around(evidence: Evidence, i: int, suspicious: Tensor, noise: float) -> Arou
         if len(found) < 2:
             found = finite(_neighbours(evidence, delta, 19, NEIGHBOURS, (i, suspicious)))
         if len(found) < 2:
-            return Around(Shape.EDGE, suspicious)
+            return Around(Shape.EDGE, suspicious, torch.zeros_like(suspicious))
         stack = torch.stack([real(gradients[i]) for _, gradients in found])
         spreads.append(_merged(stack.amax(0) - stack.amin(0), suspicious))
     far, near = spreads
+    still = suspicious & (far == 0) & (near == 0)
     grows = suspicious & (near > far * GROWTH) & (near > noise)
     if bool((grows == suspicious).all()):
-        return Around(Shape.SINGULAR, suspicious)
+        return Around(Shape.SINGULAR, suspicious, still)
     left = suspicious & ~grows
     apart = [float(s[left].max()) for s in spreads]
     smooth = apart[1] <= apart[0] / GROWTH or apart[1] <= noise * 2.0**-evidence.pair.half
     shape = Shape.SMOOTH if smooth else Shape.KINK
-    return Around(shape, left, tuple(tuple(x) for x, _ in found))
+    return Around(shape, left, still, tuple(tuple(x) for x, _ in found))
 
 
 def is_in_the_hull(evidence: Evidence, i: int, kink: Around, noise: float, shared: bool) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.operation import UNDERFLOWS
-from backprop_rules.evidence.differences import sides_with
+from backprop_rules.evidence.differences import borne_out, sides_with
 from backprop_rules.evidence.digits import has_lost_digits
 from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.evidence.kinks import Around, Shape, around, is_between, is_in_the_hull, real, real_mask
@@ -94,9 +94,10 @@ def _finite(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Iterator
     if not bool(lost.any()):
         return
     kink = around(evidence, i, lost, evidence.pair.unit * largest(truth))
-    if kink.shape is Shape.SMOOTH:
+    smooth = lost if kink.shape is Shape.SMOOTH else kink.still
+    if bool(smooth.any()):
         kind = Kind.VALUE if evidence.point.ordinary else Kind.INACCURATE
-        yield unequal(kind, evidence.point, i, truth, user, lost, against=(TORCH,), detail="not finite")
+        yield unequal(kind, evidence.point, i, truth, user, smooth, against=(TORCH,), detail="not finite")
     else:
         yield unequal(Kind.NAN_CHOICE, evidence.point, i, truth, user, lost, against=(TORCH,))
 
@@ -175,7 +176,7 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
     if not evidence.subject.in_float64 and seen.bits > evidence.bits_below_every_dtype:
         yield _wrong(evidence, i, user, truth, seen, "", Kind.DIGITS)
         return
-    if _antisymmetric(evidence, i, user - truth, seen):
+    if _antisymmetric(evidence, i, user, truth, seen):
         yield _wrong(evidence, i, user, truth, seen, "", Kind.ANTISYMMETRIC)
         return
     if seen.user_keeps_nothing and seen.bits > 0 and evidence.point.ordinary:
@@ -232,12 +233,20 @@ def _each_between(evidence: Evidence, i: int, kink: Around, noise: float) -> boo
     return bool(here.isfinite().all()) and is_between(evidence, i, here, mask, noise * 2.0**-evidence.pair.half)
 
 
-def _antisymmetric(evidence: Evidence, i: int, apart: Tensor, seen: Witnessed) -> bool:
-    """Say whether only the antisymmetric part differs, and every matrix is symmetric, as the example's."""
-    x, own = evidence.point.leaves[i], evidence.subject.example[i]
-    if apart.is_complex() or not (is_symmetric(x) and is_symmetric(own)):
+def _antisymmetric(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed) -> bool:
+    """Say whether only the antisymmetric part differs, of which torch's own is a choice.
+
+    It is one where every matrix is symmetric, as the example's, or forward reads a triangle; not where forward sees
+    what torch says.
+    """
+    x, own, apart = evidence.point.leaves[i], evidence.subject.example[i], user - truth
+    if apart.is_complex() or apart.dim() < 2 or apart.shape[-1] != apart.shape[-2]:
         return False
-    return bool(largest(apart + apart.mT) <= seen.noise * 2.0**-evidence.pair.half)
+    if largest(apart + apart.mT) > seen.noise * 2.0**-evidence.pair.half:
+        return False
+    assert seen.outside is not None
+    side = borne_out(evidence, i, seen.outside, truth)
+    return side == "user" or (side != "torch" and is_symmetric(x) and is_symmetric(own))
 
 
 def _wrong(

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
@@ -28,6 +29,9 @@ _CASTS: dict[Any, torch.dtype] = {
     Tensor.cfloat: torch.complex64,  # type: ignore[attr-defined]
     Tensor.chalf: torch.complex32,
 }
+# While torch makes a tensor of the generator's state it holds the generator, and may collect garbage and let another
+# thread run, which must not wait for the generator then: both would wait for good.
+_GENERATOR = Lock()
 _DTYPE_OF = Tensor.dtype.__get__  # type: ignore[attr-defined]
 A_CALL = 14  # two to this many elements are read in about the time of one call
 _KEPT = 1 << 16  # elements from which a constant's cast is kept: a large weight is cast once, not in every run
@@ -201,8 +205,9 @@ class running:  # noqa: N801 - a context, as torch.no_grad is
 
     def __enter__(self) -> AbstractContextManager[Any]:
         generator, ambient = torch.default_generator, self._ambient
-        self._before = generator.get_state(), torch.get_default_dtype()
-        generator.manual_seed(self._seed)  # torch.manual_seed takes milliseconds: it tells every device
+        with _GENERATOR:
+            self._before = generator.get_state(), torch.get_default_dtype()
+            generator.manual_seed(self._seed)  # torch.manual_seed takes milliseconds: it tells every device
         if ambient is None:
             return nullcontext()
         torch.set_default_dtype(ambient.dtype if ambient.dtype in (F64, F32) else F32)
@@ -211,4 +216,5 @@ class running:  # noqa: N801 - a context, as torch.no_grad is
     def __exit__(self, *error: object) -> None:
         state, dtype = self._before
         torch.set_default_dtype(dtype)
-        torch.default_generator.set_state(state)
+        with _GENERATOR:
+            torch.default_generator.set_state(state)

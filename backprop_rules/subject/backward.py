@@ -13,6 +13,7 @@ from torch.utils import _pytree
 
 from backprop_rules.errors import InputError, OwnError
 from backprop_rules.subject.ambient import SEED, Ambient, inexact, running
+from backprop_rules.subject.denormals import as_found
 from backprop_rules.subject.frameworks.bridge import Bridge
 from backprop_rules.subject.frameworks.carried import bridge_of, carried
 from backprop_rules.subject.function import Cotangents, Function, Outputs
@@ -124,9 +125,10 @@ class Backward:
     def called(
         self, function: Callable[..., Any], grad_y: Any, y: Any, primals: Sequence[Any], params: Mapping[str, Any]
     ) -> Any:
-        """Call a function that takes what this backward takes."""
+        """Call a function that takes what this backward takes, with the processor in the mode in which it was found."""
         some = {name: value for name, value in params.items() if self.signature.takes(name)}
-        return function(*self.signature.arguments(grad_y, y, primals), **some)
+        with as_found():
+            return function(*self.signature.arguments(grad_y, y, primals), **some)
 
     @property
     def bridge(self) -> Bridge:

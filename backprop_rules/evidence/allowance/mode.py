@@ -15,8 +15,9 @@ from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
 from backprop_rules.evidence.allowance import elementwise, fused, moves, sums, windows
 from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed
-from backprop_rules.evidence.allowance.units import computed_in, flushing, wide
+from backprop_rules.evidence.allowance.units import computed_in, wide
 from backprop_rules.subject.ambient import inexact
+from backprop_rules.subject.denormals import flushing
 
 aten = torch.ops.aten
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance import units
 from backprop_rules.evidence.allowance.granules import granule
-from backprop_rules.evidence.allowance.operation import LOST, UP, Operand, Operation, Radius, scalar
+from backprop_rules.evidence.allowance.operation import LOST, UP, Operand, Operation, Radius, plus, scalar
 from backprop_rules.evidence.allowance.units import NARROW, lost_in, positive, unit
 from backprop_rules.subject.ambient import F32, F64, inexact
 
@@ -64,8 +64,16 @@ class DeclaredOperation(Operation):
         return self.own.to_complex() if self.result.is_complex() else self.own
 
     def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
-        """Return an operand, which has been rounded to its dtype when it was stored."""
-        return Operand(x, self.radius(x)) if isinstance(x, Tensor) else scalar(x, dtype or self.dtype)
+        """Return an operand, which has been rounded to its dtype when it was stored; a subnormal one may be read as 0."""
+        found = Operand(x, self.radius(x)) if isinstance(x, Tensor) else scalar(x, dtype or self.dtype)
+        if not self.flushes or not isinstance(found.size, Tensor):
+            return found
+        flushed = self.flushed(found.size)
+        return replace_radius(found, plus(found.radius, flushed)) if bool(flushed.any()) else found
+
+    def flushed(self, size: Tensor) -> Tensor:
+        """Return what is lost of numbers of these sizes where subnormal ones are flushed."""
+        return torch.where(size < unit(self.unit_dtype).normal, size, 0.0)
 
     def factor(self, x: Tensor) -> Operand:
         """Return an operand of a matrix product, rounded to the dtype in which products are taken."""
@@ -141,6 +149,8 @@ class DeclaredOperation(Operation):
         if self.own == F64:
             return None
         lost = (self.result.to(self.own) - self.result).abs_()
+        if self.flushes:
+            lost = torch.maximum(lost, self.flushed(self.size))
         # Rounded to float32 first, and then once more, it may go to the other neighbour of a number halfway between.
         besides = (self.size * 2.0**-23).add_(unit(F32).tiny)
         if not math.isfinite(float(lost.sum())):  # an infinity is stored as it is

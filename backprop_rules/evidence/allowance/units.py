@@ -1,6 +1,5 @@
 """The units of rounding: how far one operation may be off in each dtype, and in which dtype torch computes it."""
 
-import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -94,14 +93,6 @@ def lost_of_operands(dtype: torch.dtype, on_cuda: bool) -> float:
         modes.insert(1, torch.backends.mkldnn.fp32_precision)
     # The first that is not "none" is in force; the older API, torch.set_float32_matmul_precision, sets the first.
     return LOST_OF_OPERANDS.get(next((mode for mode in modes if mode != "none"), "ieee"), 0.0)
-
-
-def flushing() -> bool:
-    """Say whether this thread's arithmetic flushes subnormal numbers to zero, by making one.
-
-    torch.set_flush_denormal has no getter; Python's own arithmetic runs in the same thread and mode.
-    """
-    return sys.float_info.min * 0.5 == 0.0
 
 
 # The exactly representable integers of a dtype reach to 2^precision, so an integer of b bits needs b bits of it.

@@ -1,0 +1,73 @@
+"""What a process has set, its threads or how it takes subnormal numbers, changes no verdict, and is left as it was."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from backprop_rules import CATALOGUE, check
+from backprop_rules.testing import assert_gradients
+from backprop_rules.verify import verify_rule
+
+DEADLOCK = """
+import gc, threading, torch
+from backprop_rules.subject.ambient import running
+
+def ask():
+    for _ in range(300):
+        ring = [torch.ones(3, requires_grad=True) / 2]
+        ring.append(ring)
+        with running(None):
+            pass
+
+gc.set_threshold(5)
+threads = [threading.Thread(target=ask) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_no_two_threads_wait_for_the_random_generator_for_good():
+    """torch holds it while it makes a tensor, which may collect garbage and let the other thread run."""
+    subprocess.run([sys.executable, "-c", DEADLOCK], check=True, timeout=120)
+
+
+def flushes():
+    return sys.float_info.min * 0.5 == 0.0
+
+
+@pytest.fixture
+def flushing():
+    assert torch.set_flush_denormal(True)
+    yield
+    assert flushes(), "it was not left as it was"
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.usefixtures("flushing")
+def test_the_catalogue_holds_where_subnormal_numbers_are_flushed():
+    for rule in ("mul", "softmax", "pow_tensor"):
+        assert not verify_rule(CATALOGUE[rule], 40).problem
+
+
+@pytest.mark.usefixtures("flushing")
+def test_a_backward_is_called_as_the_process_would_and_all_else_is_not():
+    found = []
+
+    def backward(grad_y, x):
+        found.append(flushes())
+        return 2 * grad_y * x
+
+    assert check(backward, forward=lambda x: x * x, example=(torch.randn(3),), max_examples=5).passed
+    assert all(found)
+
+
+@pytest.mark.usefixtures("flushing")
+def test_a_flushed_gradient_is_none_that_is_wrong():
+    x, w, g = torch.tensor([2.0**-100, 1.0]), torch.tensor([2.0**-40, 3.0]), torch.tensor([1.0, 1.0])
+    own = (g * w * 2.0**-100, g * x * 2.0**-100)
+    assert own[0][0] == 0, "it is flushed here"
+    assert_gradients(own, forward=lambda x, w: x * w * 2.0**-100, primals=(x, w), grad_y=g, blind="allow")
