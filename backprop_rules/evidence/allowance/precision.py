@@ -64,12 +64,12 @@ class DeclaredOperation(Operation):
         return self.own.to_complex() if self.result.is_complex() else self.own
 
     def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
-        """Return an operand, which has been rounded to its dtype when it was stored; a subnormal one may be read as 0."""
+        """Return an operand, which was rounded to its dtype when it was stored; a subnormal one may be read as 0."""
         found = Operand(x, self.radius(x)) if isinstance(x, Tensor) else scalar(x, dtype or self.dtype)
         if not self.flushes or not isinstance(found.size, Tensor):
             return found
-        flushed = self.flushed(found.size)
-        return replace_radius(found, plus(found.radius, flushed)) if bool(flushed.any()) else found
+        lost = self.flushed(found.size)
+        return replace_radius(found, plus(found.radius, lost)) if bool(lost.any()) else found
 
     def flushed(self, size: Tensor) -> Tensor:
         """Return what is lost of numbers of these sizes where subnormal ones are flushed."""
