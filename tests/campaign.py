@@ -85,7 +85,7 @@ def takes(entry: Right, dtype: torch.dtype) -> bool:
         y = entry.forward(*(in_dtype(x, dtype) for x in entry.example))
     except Exception:  # whatever it raises, it does not take this dtype
         return False
-    return y.dtype in REAL + COMPLEX
+    return all(out.dtype in REAL + COMPLEX for out in (y if isinstance(y, tuple | list) else (y,)))
 
 
 def dtypes_of(kind: str, name: str) -> Iterator[torch.dtype | None]:

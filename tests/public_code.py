@@ -102,6 +102,24 @@ def of_pytensor() -> tuple[Any, Vjp]:
     return several(pt, pt.special if hasattr(pt, "special") else pt), vjp
 
 
+def of_micrograd() -> tuple[Any, Vjp]:
+    from micrograd.engine import Value
+
+    sys.setrecursionlimit(100_000)  # it walks its graph by recursion, and a sum is as deep as it is long
+    values = np.vectorize(lambda x: Value(float(x)), otypes=[object])
+    gradients = np.vectorize(lambda v: v.grad, otypes=[float])
+    more = SimpleNamespace(relu=np.vectorize(lambda v: v.relu(), otypes=[object]))
+
+    def vjp(f: Any, xs: Any, g: Any) -> list[Any]:
+        own = [values(x) for x in xs]
+        total = (f(*own) * g).sum()  # NumPy adds and multiplies arrays of objects by their own operators
+        if isinstance(total, Value):
+            total.backward()
+        return [gradients(o).astype(x.dtype) for o, x in zip(own, xs, strict=True)]
+
+    return several(more, np), vjp
+
+
 def of_tinygrad() -> tuple[Any, Vjp]:
     from tinygrad import Tensor
 
@@ -131,7 +149,8 @@ def of_tinygrad() -> tuple[Any, Vjp]:
 
 
 LIBRARIES = {
-    "autograd": of_autograd, "jax": of_jax, "mygrad": of_mygrad, "pytensor": of_pytensor, "tinygrad": of_tinygrad,
+    "autograd": of_autograd, "jax": of_jax, "micrograd": of_micrograd, "mygrad": of_mygrad,
+    "pytensor": of_pytensor, "tinygrad": of_tinygrad,
 }  # fmt: skip
 
 

@@ -32,12 +32,12 @@ def _(grad_y, x, w):
     (height, width), (rows, columns) = w.shape[2:], grad_y.shape[2:]
     windows = x.unfold(2, height, 1).unfold(3, width, 1)
     grad_w = torch.einsum("bohw,bchwij->ocij", grad_y, windows)
-    grad_x = torch.zeros_like(x)
+    grad_x = torch.zeros_like(wide(x))
     for i in range(height):
         for j in range(width):
-            share = torch.einsum("bohw,oc->bchw", grad_y, w[:, :, i, j])
+            share = torch.einsum("bohw,oc->bchw", wide(grad_y), wide(w[:, :, i, j]))
             grad_x[:, :, i : i + rows, j : j + columns] += share
-    return grad_x, grad_w
+    return grad_x.to(x.dtype), grad_w
 
 
 @right("conv_transpose1d", functional.conv_transpose1d, normal(float64, (2, 3, 5), (3, 4, 2)))
@@ -51,10 +51,10 @@ def _(grad_y, x, w):
 )
 def _(grad_y, x, w):
     grad_w = torch.einsum("bcl,bclk->ck", grad_y, x.unfold(2, w.shape[2], 1))
-    grad_x = torch.zeros_like(x)
+    grad_x = torch.zeros_like(wide(x))
     for k in range(w.shape[2]):
-        grad_x[:, :, k : k + grad_y.shape[2]] += grad_y * w[:, :, k]
-    return grad_x, grad_w.unsqueeze(1)
+        grad_x[:, :, k : k + grad_y.shape[2]] += wide(grad_y) * wide(w[:, :, k])
+    return grad_x.to(x.dtype), grad_w.unsqueeze(1)
 
 
 @right("avg_pool", lambda x: functional.avg_pool2d(x, 2), normal(bfloat16, (2, 3, 4, 5)))

@@ -36,6 +36,11 @@ TOLD = {
     Kind.REPLAYED: Mistake(
         "result kept", "a result is kept, and found again by what does not tell all numbers: a pointer, a shape, a few"
     ),
+    Kind.ORDER: Mistake(
+        "sums in an order that changes",
+        "sums are taken in an order that changes from call to call, as a set's or that of atomic additions; "
+        "deterministic=False allows it",
+    ),
     Kind.LATER: Mistake("counts its calls", "something is counted, or grows, from call to call"),
     Kind.THREADS: Mistake("shared scratch", "two calls at once use the same buffer: make it for each call"),
     Kind.UNWRITTEN: Mistake(

@@ -45,6 +45,7 @@ class Kind(Enum):
     COUNT = ("backward returns another number of gradients", Grade.WRONG)
     WRITES = ("writes to its argument", Grade.WRONG)
     FORGETFUL = ("does not give the same bits twice", Grade.WRONG)
+    ORDER = ("does not give the same bits twice, though the same but for rounding", Grade.WRONG)
     RANDOM = ("is drawn again at each call", Grade.WRONG)
     REPLAYED = ("is that of an earlier call, with other numbers", Grade.WRONG)
     LATER = ("comes out otherwise at a later call, of the same numbers", Grade.WRONG)
