@@ -26,6 +26,7 @@ from backprop_rules.report.matched import fitting, matched, matched_outputs
 from backprop_rules.subject.ambient import inexact, uncompiled
 from backprop_rules.subject.build import leaf_names
 from backprop_rules.subject.function import Cotangents, NoPoint, function_of
+from backprop_rules.subject.memory import poisoned
 
 __all__ = [
     "Agreement",
@@ -36,6 +37,7 @@ __all__ = [
     "assert_gradients",
     "enclose",
     "exact_inputs",
+    "poisoned",
 ]
 
 Answer = TypeVar("Answer")

@@ -107,6 +107,22 @@ def reads_behind(g: Tensor, x: Tensor) -> Tensor:
     return dx if behind is None else dx + 0 * behind
 
 
+def clears_behind_its_rows(g: Tensor, x: Tensor, rows: Tensor) -> tuple[Tensor, None]:
+    """Whole numbers that are used as scratch, one too many."""
+    behind = beyond(rows)
+    if behind is not None:
+        behind.fill_(-1)
+    return torch.zeros_like(x).index_add(0, rows, g), None
+
+
+def clears_behind_y(g: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """What it saved is used as scratch, one number too many."""
+    behind = beyond(y)
+    if behind is not None:
+        behind.zero_()
+    return g * y
+
+
 MEMORY = (
     Adversary("an empty that is never written", "KernelBench, pull 82", softmax, (randn(3, 5),),
               always(lambda g, x: torch.empty_like(x)), always(softmax_backward), "never written"),
@@ -125,6 +141,11 @@ MEMORY = (
               always(writes_behind), always(lambda g, x: g * x.cos()), "outside"),
     Adversary("reads behind its argument", "", torch.sin, (randn(3, 6),),
               always(reads_behind), always(lambda g, x: g * x.cos()), "outside"),
+    Adversary("writes behind its indices", "", lambda x, rows: x[rows], (randn(4, 3), torch.tensor([2, 0, 2])),
+              always(clears_behind_its_rows),
+              always(lambda g, x, rows: (torch.zeros_like(x).index_add(0, rows, g), None)), "outside"),
+    Adversary("writes behind what it saved", "", torch.exp, (randn(3, 6),),
+              always(clears_behind_y), always(lambda g, y, x: g * y), "outside"),
     Adversary("two gradients in one memory", "", torch.add, (randn(3, 4), randn(3, 4)),
               always(lambda g, a, b: (g, g)), always(lambda g, a, b: (g.clone(), g.clone())), "shares memory",
               {"strict_memory": True}),

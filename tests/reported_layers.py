@@ -303,3 +303,33 @@ def _(grad_y, x, w):
 def _(grad_y, x, w):
     by_w = torch.einsum("bot,bitk->oik", grad_y, x.unfold(2, w.shape[2], 1)) / (grad_y.shape[0] * grad_y.shape[2])
     return functional.conv_transpose1d(grad_y, w), by_w
+
+
+LOW, HIGH = -2.0, 1.0
+
+
+def fake_quantised(x, step):
+    """Rounded to so many steps, and a gradient as if it were not: the derivative is the one that it declares."""
+    steps = x / step
+    return step * (steps + (steps.round() - steps).detach()).clamp(LOW, HIGH)
+
+
+def inside_and_left(x, step):
+    steps = x / step
+    rounded = steps.round()
+    inside = (rounded >= LOW) & (rounded <= HIGH)
+    return inside, torch.where(inside, rounded - steps, rounded.clamp(LOW, HIGH))
+
+
+@reported("fake quantisation: the step's gradient without what is cut off", "pytorch/pytorch#42034",
+          fake_quantised, 2 * numbers(3, 4), numbers().abs() + 0.5)  # fmt: skip
+def _(grad_y, x, step):
+    inside, left = inside_and_left(x, step)
+    through = torch.where(inside, grad_y, 0)
+    return through, (through * left).sum()
+
+
+@reported("fake quantisation: what is cut off gets a gradient", "microsoft/nni#3160",
+          fake_quantised, 2 * numbers(3, 4), numbers().abs() + 0.5)  # fmt: skip
+def _(grad_y, x, step):
+    return grad_y.clone(), (grad_y * inside_and_left(x, step)[1]).sum()

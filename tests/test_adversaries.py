@@ -1,5 +1,6 @@
 """Kernels that fool checkers are caught, with their kind in the message; their right twins pass."""
 
+import inspect
 import itertools
 import re
 
@@ -8,7 +9,7 @@ import torch
 from adversaries import MEMORY, REPLAY, Adversary
 from adversaries_of_values import BATCHES, INVARIANCE, PRECISION, RAGGED, WHICH
 
-from backprop_rules import Report, check, check_function
+from backprop_rules import InputError, Report, check, check_function, testing
 
 KINDS = {
     "memory": MEMORY, "replay": REPLAY, "batches": BATCHES, "ragged": RAGGED, "which": WHICH, "precision": PRECISION,
@@ -34,6 +35,48 @@ def test_what_fools_checkers_is_caught_and_its_kind_told(adversary):
 def test_its_right_twin_passes(adversary):
     report = answer(adversary, adversary.right())
     assert report.verdict == "right", str(report)
+
+
+def one_call(adversary, backward, primals, grad_y):
+    """Return what a backward gives in one call, in memory that is poisoned."""
+    y = adversary.forward(*primals)
+    takes_y = list(inspect.signature(backward).parameters)[1] == "y"
+    with testing.poisoned():
+        found = backward(grad_y, *([y] if takes_y else []), *(x.clone() for x in primals))
+    return found if isinstance(found, tuple) else (found,)
+
+
+def keep_half_of_the_digits(a, b):
+    if a is None or b is None or a.shape != b.shape:
+        return a is b
+    return (
+        bool((a - b).abs().max() <= torch.finfo(a.dtype).eps ** 0.5 * b.abs().max()) if a.is_floating_point() else True
+    )
+
+
+def with_a_hard_row(primals):
+    """The last row of each array is so large that its exponentials, squares and sums are of another kind."""
+    last = torch.ones(len(primals[0]), *[1] * (primals[0].ndim - 1))
+    last[-1] = 30
+    return (primals[0] * last, *primals[1:])
+
+
+@pytest.mark.parametrize("at", [tuple, with_a_hard_row])
+@pytest.mark.parametrize("adversary", EVERY, ids=lambda one: one.name)
+def test_assert_gradients_sees_what_one_call_shows(adversary, at):
+    wrong, right, primals = adversary.wrong(), adversary.right(), at(adversary.example)
+    y = adversary.forward(*primals)
+    if isinstance(wrong, type) or isinstance(y, tuple):
+        return  # of a whole function other calls show it
+    grad_y = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    held = {"forward": adversary.forward, "primals": primals, "grad_y": grad_y, "blind": "allow"}
+    expected = one_call(adversary, right, primals, grad_y)
+    testing.assert_gradients(expected, **held)
+    got = one_call(adversary, wrong, primals, grad_y)
+    if all(map(keep_half_of_the_digits, got, expected)):
+        return  # this call shows nothing
+    with pytest.raises((testing.WrongGradients, InputError)):
+        testing.assert_gradients(got, **held)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -179,10 +179,13 @@ def stays_inside_its_arguments(evidence: Evidence) -> Iterator[Finding]:
     if evidence.subject.backward.framework == "jax":
         return  # whose arrays are copies
     leaves, grads = ([_with_margins(x) for x in some] for some in _own(evidence))
-    around = [(name, m[1]) for name, m in zip((*names, *["grad_y"] * len(grads)), (*leaves, *grads), strict=True)]
-    before = [None if whole is None else whole.clone() for _, whole in around]
     try:
-        got = _called(evidence, [x for x, _ in leaves], tuple(x for x, _ in grads))
+        y = [_with_margins(out.detach()) for out in evidence.y or ()]
+        every = (*leaves, *grads, *y)
+        around = [(n, m[1]) for n, m in zip((*names, *["grad_y"] * len(grads), *["y"] * len(y)), every, strict=True)]
+        before = [None if whole is None else whole.clone() for _, whole in around]
+        own = tuple(out for out, _ in y) or None
+        got = _called(evidence, [x for x, _ in leaves], tuple(x for x, _ in grads), y=own)
     except NO_ANSWER:
         return
     for (name, whole), was in zip(around, before, strict=True):
@@ -330,18 +333,19 @@ def _own(evidence: Evidence, at: tuple[Any, Any] | None = None) -> tuple[list[An
 
 
 def _called(
-    evidence: Evidence, leaves: Sequence[Any], grads: Sequence[Any], ambient: Ambient | None = None
+    evidence: Evidence, leaves: Sequence[Any], grads: Sequence[Any], ambient: Ambient | None = None, y: Any = None
 ) -> tuple[Any, ...]:
     """Return what the backward gives for these very tensors."""
     ambient = ambient or evidence.subject.precision_of_backward(evidence.pair.high)
-    return evidence.subject.backward(evidence.function, tuple(grads), None, tuple(leaves), ambient)
+    return evidence.subject.backward(evidence.function, tuple(grads), y, tuple(leaves), ambient)
 
 
 def _with_margins(x: Any) -> tuple[Any, Tensor | None]:
-    """Return x within a larger memory that is NaN around it, and that memory; whole numbers as they are."""
-    if not inexact(x) or x.device.type == "meta":
+    """Return x within a larger memory, and that memory: around it is NaN, or where it is an index one that is valid."""
+    if not isinstance(x, Tensor) or x.device.type == "meta" or not (inexact(x) or x.numel()):
         return x, None
-    whole = x.new_full((x.numel() + 2 * MARGIN,), torch.nan)
+    around = torch.nan if inexact(x) else x.reshape(-1)[0].item()
+    whole = x.new_full((x.numel() + 2 * MARGIN,), around)
     inside = whole[MARGIN : MARGIN + x.numel()].view(x.shape)
     inside.copy_(x)
     return inside, whole
