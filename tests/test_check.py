@@ -365,3 +365,18 @@ def test_torch_that_is_exact_by_luck_is_no_measure_of_digits(columns):
     for seed in range(5):
         example = (torch.randn(2, columns, generator=torch.Generator().manual_seed(seed)),)
         assert check(backward, forward=lambda x: torch.softmax(x, -1), example=example, seed=seed).verdict == "right"
+
+
+def test_an_empty_gradient_of_another_empty_shape_is_no_mistake_but_one_of_elements_is():
+    def backward(grad_y, x):
+        return grad_y.expand(x.shape).clone() if x.numel() else x.new_zeros(0)
+
+    held = {"forward": lambda x: x.sum(0), "example": (torch.randn(3, 4),), "raise_on_failure": False}
+    report = check(backward, **held)
+    assert report.passed
+    assert "another shape, of no element either" in str(report)
+
+    def of_one_element(grad_y, x):
+        return grad_y.expand(x.shape).clone() if x.numel() else x.new_zeros(1)
+
+    assert check(of_one_element, **held).verdict == "wrong"

@@ -91,6 +91,7 @@ class Kind(Enum):
     SIZES = ("raises, or returns another shape, at sizes or whole numbers that are unlike the example's", Grade.NOTE)
     NOTHING_KEPT = ("is another where a mask or a length keeps nothing, which the example has not", Grade.NOTE)
     EMPTY = ("raises for empty arrays", Grade.NOTE)
+    EMPTY_SHAPE = ("has another shape, of no element either, for empty arrays", Grade.NOTE)
     RAISES_THERE = ("backward raises where forward is not finite", Grade.NOTE)
     DIGITS = ("has fewer digits in float64 than torch's", Grade.NOTE)
     BITS = ("is not right to the last bit where no sum rounds: another form, or something is left out", Grade.NOTE)

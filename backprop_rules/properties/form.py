@@ -49,7 +49,10 @@ def has_the_form_of_its_primal(
         elif got.layout != torch.strided:
             yield Finding(Kind.NO_TENSOR, point, i, expected="a dense tensor", got=str(got.layout))
         elif got.shape != right.shape:
-            yield Finding(Kind.SHAPE, point, i, expected=tuple(right.shape), got=tuple(got.shape))
+            expected, given = tuple(right.shape), tuple(got.shape)
+            nothing = point.empty and not right.numel() and not got.numel()
+            kind = Kind.EMPTY_SHAPE if nothing else Kind.SHAPE
+            yield Finding(kind, point, i, expected=expected, got=given, detail=f"{given} for {expected}" * nothing)
         elif dtypes[i] is not None and got.dtype != dtypes[i]:
             yield Finding(Kind.DTYPE, point, i, expected=dtypes[i], got=got.dtype)
         elif got.device != right.device:
