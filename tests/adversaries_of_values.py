@@ -140,7 +140,16 @@ def projected_backward(padding: bool) -> Callable[..., Any]:
     return backward
 
 
+def in_32_bits(g: Tensor, x: Tensor) -> Tensor:
+    """The rows are counted by the number of elements, in a whole number of 32 bits."""
+    count = (x.numel() + 2**31) % 2**32 - 2**31
+    return (g * x.cos())[: count // max(x.shape[-1], 1)]
+
+
 RAGGED = (
+    Adversary("a count in 32 bits", "", lambda x: x.sin(), (randn(3, 4),),
+              always(in_32_bits), always(lambda g, x: g * x.cos()), r"2\^31",
+              {"devices": ("cpu", "meta")}),
     Adversary("a sequence shorter than the kernel", "flash-linear-attention#1140", short_convolution,
               (randn(3, 5), randn(3, 2)),
               always(final_state_in_shifted_places), always(short_convolution_backward), "is wrong"),

@@ -48,6 +48,7 @@ TOLD = {
     ),
     Kind.OUTSIDE: Mistake("out of bounds", "an index runs past the end: mask the last block"),
     Kind.READS_OUTSIDE: Mistake("out of bounds", "an index runs past the end: mask the last block"),
+    Kind.HUGE: Mistake("an index of 32 bits", "a size or an offset is kept in 32 bits: keep it in 64"),
     Kind.VARIES: Mistake(
         "order of sums", "a sum is taken in parts whose sizes follow the batch, the padding or the threads: fix them"
     ),

@@ -12,6 +12,7 @@ from backprop_rules.evidence.jumps import jumps
 from backprop_rules.evidence.precisions import in_precision
 from backprop_rules.properties import calls, effort, special
 from backprop_rules.properties.finding import Grade, Kind, Rung
+from backprop_rules.properties.huge import reaches_past_32_bits
 from backprop_rules.properties.invariance import WAYS, varies
 from backprop_rules.properties.ladder import climb_with_what_passed
 from backprop_rules.properties.native import holds_in, own_dtypes
@@ -48,6 +49,8 @@ def rest(trial: "Trial") -> None:
     answered, alone = trial.answered, not trial.questions.of_rules and not trial.subject.heavy
     if answered is not None and alone and not outcome.is_wrong and not outcome.random_forward:
         outcome.findings += list(calls.answers_in_two_threads(answered.evidence))
+    if plain and alone and not outcome.is_wrong and "meta" in trial.questions.devices:
+        outcome.findings += list(reaches_past_32_bits(trial.subject, plain[0]))
     if not outcome.is_wrong and not outcome.rungs[Rung.PROVED]:  # as it is of a rule, at some of its points
         climb_with_what_passed(trial.subject, outcome, trial.questions)
 
