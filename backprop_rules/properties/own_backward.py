@@ -53,14 +53,14 @@ def own_backward(function: Any, framework: str) -> Function:
 
 @dataclass(frozen=True)
 class Whole:
-    """What is asked of a function beside its backward: of one output at a call, of several at a point."""
+    """What is asked of a function beside its backward: at a call, of one output; at a point, of any."""
 
     function: Any
 
     def at_a_call(self) -> Iterator[Question]:
         """Yield what is asked of a function of one output."""
-        own = (keeps_forwards_apart, leaves_what_it_saved_alone, does_without_the_gradients_not_asked_for)
-        for holds in (computes_the_function, gives_the_same_through_autograd, *(own if self.has_its_own else ())):
+        own = (leaves_what_it_saved_alone,) if self.has_its_own else ()
+        for holds in (computes_the_function, gives_the_same_through_autograd, *own):
             yield partial(holds, self.function)
 
     @property
@@ -69,7 +69,7 @@ class Whole:
         return _is_autograd_function(self.function)
 
     def at_a_point(self, evidence: Evidence) -> Iterator[Finding]:
-        """Yield what is wrong with a function of several outputs, or one that is no rule, at a point."""
+        """Yield what is wrong between its forwards and backwards, and for some of its gradients alone, at a point."""
         for holds in (self._keeps_forwards_apart, self._does_without, self._does_without_a_cotangent):
             found = next(holds(evidence), None)
             if found is not None:
@@ -156,12 +156,8 @@ def gives_the_same_through_autograd(function: Any, call: Call) -> Iterator[Findi
     for i in call.given:
         direct, engine = call.gradients[i], through[i]
         if engine is not None and not same_numbers(direct, engine):
-            yield _apart(Kind.ENGINE, call, i, direct, engine)
-
-
-def _apart(kind: Kind, call: Call, i: int, wanted: Tensor | None, got: Tensor | None) -> Finding:
-    expected, found_ = (None if t is None else t.tolist() for t in (wanted, got))
-    return found(kind, call, i, expected=expected, got=found_)
+            expected = None if direct is None else direct.tolist()
+            yield found(Kind.ENGINE, call, i, expected=expected, got=engine.tolist())
 
 
 def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
@@ -186,35 +182,8 @@ def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
             yield unequal(Kind.SAVED, widened(call), i, once, twice, once != twice)
 
 
-def keeps_forwards_apart(function: Any, call: Call) -> Iterator[Finding]:
-    """Another forward, between a forward and its backward, changes nothing."""
-    y, leaves = _run(function, call.primals, call.params)
-    others = tuple(x / 2 if x is not None and (x.is_floating_point() or x.is_complex()) else x for x in call.primals)
-    _run(function, others, call.params)
-    got = _by_engine(y, leaves, call.grad_y)
-    for i in call.given:
-        if got[i] is not None and not same_numbers(call.gradients[i], got[i]):
-            yield _apart(Kind.FORWARDS, call, i, call.gradients[i], got[i])
-            return
-
-
-def does_without_the_gradients_not_asked_for(function: Any, call: Call) -> Iterator[Finding]:
-    """Each gradient is the same whichever of the other primals require one."""
-    several = [set(some) for n in range(1, len(call.given)) for some in combinations(call.given, n)]
-    for frozen in several[: effort.ALONE]:
-        y, leaves = _run(function, call.primals, call.params, frozen)
-        if not y.requires_grad:
-            continue
-        alone = _by_engine(y, leaves, call.grad_y)
-        for i in call.given:
-            if i not in frozen and call.gradients[i] is not None and not same_numbers(call.gradients[i], alone[i]):
-                yield _apart(Kind.ALONE, call, i, call.gradients[i], alone[i])
-
-
-def _run(
-    function: Any, primals: tuple[Tensor | None, ...], params: Any, frozen: Collection[int] = ()
-) -> tuple[Tensor, list[Tensor | None]]:
-    (y,), leaves = _outputs(function, primals, params, frozen)
+def _run(function: Any, primals: tuple[Tensor | None, ...], params: Any) -> tuple[Tensor, list[Tensor | None]]:
+    (y,), leaves = _outputs(function, primals, params)
     return y, leaves
 
 
