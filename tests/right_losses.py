@@ -85,7 +85,7 @@ def info_nce(a, b):
 @right("info_nce", info_nce, normal(float32, (3, 4), (3, 4)))
 def _(grad_y, a, b):
     v, w = wide(a), wide(b)
-    grad_scores = (v @ w.T / 0.5).softmax(1) - torch.eye(a.shape[0])
+    grad_scores = (v @ w.T / 0.5).softmax(1) - torch.eye(a.shape[0], dtype=v.dtype)
     grad_scores = grad_scores * wide(grad_y) / (0.5 * a.shape[0])
     return (grad_scores @ w).to(a.dtype), (grad_scores.T @ v).to(b.dtype)
 

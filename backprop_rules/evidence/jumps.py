@@ -17,7 +17,9 @@ STEPS = 6  # parts of the line, in each of which one jump is cornered
 CORNERED = 3  # jumps, of different elements, the largest first
 LOOKED_AT = 40  # changes that are looked at
 HALVINGS = 52  # to neighbouring numbers of float64
-SMOOTH = 8  # halvings after which a smooth change has dwindled to a sixteenth or less, and a jump has not
+# Halvings after which a smooth change has dwindled to a sixteenth or less, and one about a pole has grown as much; a
+# jump has stayed.
+STAYS = 8
 
 
 def jumps(evidence: Evidence, other: Point) -> Iterator[Point]:
@@ -68,7 +70,7 @@ def _cornered(grid: Tensor, asked: Any) -> Iterator[tuple[float, float]]:
                 high, b = middle, found
             else:
                 low, a = middle, found
-            if step == SMOOTH and abs(a - b) < whole / 2 ** (SMOOTH / 2):
+            if step == STAYS and not 2 ** (-STAYS / 2) <= abs(a - b) / whole < 2 ** (STAYS / 2):
                 break
         else:
             yield low, high

@@ -252,22 +252,19 @@ def confirmed(subject: Subject, finding: Finding) -> Finding | None:
 
 
 def is_nearer_than_torchs(subject: Subject, finding: Finding, verdict: "Verdict") -> bool:
-    """Say whether the proved gradient is nearer to the backward's than to torch's, in the max norm, without a bound.
+    """Say whether the proved gradient is nearer to the backward's than to torch's, in the max norm: torch's is off.
 
-    Where torch cancels, an allowance has none, and holds any gradient: then it is torch's that is off.
+    Where torch cancels, an allowance is so wide that it holds both, or has no bound.
     """
     from backprop_rules.evidence.proof import certified
 
     i, theirs, mine = verdict.primal, _torchs(subject, finding), verdict.gradient
     balls = certified.certify(verdict.call).gradients[i]
-    held = verdict.enclosure
-    if theirs is None or mine is None or balls is None or held is None or theirs.shape != mine.shape:
+    if theirs is None or mine is None or balls is None or theirs.shape != mine.shape:
         return False
     farthest, least = certified.reach(balls, mine), certified.distance(balls, theirs)
     least = least.sum(-1) if theirs.is_complex() else least
-    bounded = held.lo.isfinite() & held.hi.isfinite()  # there it was held to that
-    free = ~(bounded.all(-1) if theirs.is_complex() else bounded)
-    return bool(free.any()) and bool(farthest[free].max() < least[free].max())
+    return bool(farthest.max() < least.max())
 
 
 def _torch_agrees(subject: Subject, finding: Finding, held: Enclosure) -> str:
