@@ -89,8 +89,12 @@ def _finite(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Iterator
     lost = ~user.isfinite() & truth.isfinite()
     if not bool(lost.any()):
         return
-    if evidence.low_gradients_here is not None and evidence.low_gradients_here[i] is not None:
-        lost = lost & evidence.low_gradients_here[i].isfinite().to(lost.device)  # type: ignore[union-attr]
+    low = None if evidence.low_gradients_here is None else evidence.low_gradients_here[i]
+    if low is not None:
+        lost = lost & low.isfinite().to(lost.device)
+        apart = torch.where(truth.isfinite() & low.isfinite(), low.to(truth) - truth, 0.0)
+        if largest(apart) > evidence.pair.unit**0.5 * largest(truth.nan_to_num(0.0, 0.0, 0.0)):
+            return  # torch itself keeps no digit, as at a singular matrix
     if not bool(lost.any()):
         return
     kink = around(evidence, i, lost, evidence.pair.unit * largest(truth))

@@ -28,6 +28,9 @@ INFINITE = float("inf")
 UP = 1 + 2.0**-43
 # ... or, where it underflows, by 2^-1074, or is flushed, 2^-1022. The other dtypes' numbers are too large for that.
 LOST = (2.0**-1064, 2.0**-1012)
+# What rounding a number of float64 to a narrower dtype loses is counted as no less than this, if it is not nothing: far
+# below what these dtypes hold, and too large to underflow on the way.
+LEAST = 2.0**-1000
 # A radius no larger than this is made of such losses alone: around a zero of float64, it is {0}.
 UNDERFLOWS = LOST[True] * 2.0**52
 
@@ -92,7 +95,7 @@ def plus(*radii: Radius) -> Radius:
 def scalar(x: complex, dtype: torch.dtype) -> Operand:
     """Return a Python number as torch uses it, rounded to the dtype, with that rounding for its radius."""
     cast = torch.as_tensor(x, dtype=dtype).item()
-    lost = 0.0 if cast == x or cmath.isnan(x) else abs(cast - x) * UP
+    lost = 0.0 if cast == x or cmath.isnan(x) else max(abs(cast - x) * UP, LEAST)
     return Operand(abs(cast), lost or None)
 
 
@@ -160,7 +163,8 @@ class Operation:
                 # An integer beyond 2^53 is rounded on the way to float64, too.
                 u = unit(dtype).u
                 lost = x.double().abs() * u * (1 + 2 * u)
-            x, radius = cast, plus(radius, lost * UP if lost.any() else None)
+            lost = torch.where(lost > 0, (lost * UP).clamp_min(LEAST), lost)
+            x, radius = cast, plus(radius, lost if lost.any() else None)
         if (flushed or self.flushes) and (x.is_floating_point() or x.is_complex()):
             # The arithmetic may take a subnormal operand for zero.
             small = units.subnormal(x)
