@@ -67,7 +67,8 @@ def check(
     `max_examples` points are drawn beside a plan of some forty; `convention` is torch's choice at kinks, the
     catalogue's, or any subgradient; `cases` are files of saved points to try first. Other options: `saves`,
     `strict_memory`; `accumulate`, the dtype of sums, and `accuracy`; `invariance`, what no bit may depend on (runs,
-    threads, batch, padding), and `deterministic`; `sizes` in the place of the example's: {4: (3, 5)}. Raises
+    threads, batch, padding), and `deterministic`; `explain=False` looks for no line of a
+    mistake; `sizes` in the place of the example's: {4: (3, 5)}. Raises
     WrongGradient, whose text is the report, unless `raise_on_failure` is False; and InputError for what cannot be
     checked.
     Source of the bounds: Higham, Accuracy and Stability of Numerical Algorithms (2002), chapter 3.
@@ -205,7 +206,7 @@ def tried(subject: Subject, points: Any, questions: Questions) -> tuple[Outcome,
                 outcome.notes["interrupted: a smaller counterexample was not looked for any longer"] = None
         if finding is not None and not finding.native and outcome.pair.high.itemsize == WIDE_BYTES:
             finding = confirmed(subject, finding) or finding
-        return outcome, finding, named_mistake(subject, outcome, finding)
+        return outcome, finding, named_mistake(subject, outcome, finding, questions.explain)
 
 
 WIDE_BYTES = 8

@@ -51,6 +51,7 @@ class Asked:
     accuracy: str = "torch"
     invariance: Sequence[str] = ()
     deterministic: bool = True
+    explain: bool = True
     sizes: Mapping[int, Sequence[int]] | None = None
     of_a_rule: bool = False
     extra: Whole | None = None
@@ -95,6 +96,7 @@ class Asked:
             extra=self.extra,
             invariance=tuple(self.invariance),
             deterministic=self.deterministic,
+            explain=self.explain,
         )
 
     def among(self, name: object, dtypes: Sequence[torch.dtype]) -> tuple[torch.dtype, ...]:

@@ -9,7 +9,7 @@ WRONG = [(module, mistake) for module in MODULES for mistake in module.wrong]
 
 
 def checked(module, backward):
-    return check(backward, forward=module.forward, example=module.example, raise_on_failure=False)
+    return check(backward, forward=module.forward, example=module.example, raise_on_failure=False, explain=False)
 
 
 def test_there_are_at_least_thirty_and_each_of_its_own():

@@ -1,4 +1,4 @@
-"""From what was found to the mistake in words: by the bank, or where the bank cannot be asked by the finding's kind."""
+"""From what was found to the mistake in words: by its kind, by the bank, or by surgery on forward."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,7 @@ import torch
 from backprop_rules.call import Call
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
 from backprop_rules.diagnosis.mistake import Mistake
+from backprop_rules.diagnosis.surgery import in_its_line, mistake_of
 from backprop_rules.errors import InputError, of_ours
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.evidence.precisions import in_precision, precise
@@ -30,10 +31,21 @@ SMALL = 100  # elements of a point: what a mistake would give there is often for
 ENOUGH = 4
 
 
-def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None) -> Mistake | None:
-    """Return the mistake that explains what was found at every point, None where none does."""
+def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, explain: bool) -> Mistake | None:
+    """Return the mistake that explains what was found at every point, None where none does; by surgery to `explain`."""
     if finding is None:
         return None
+    found = _by_the_bank(subject, outcome, finding)
+    if found is not None or not explain or finding.kind is not Kind.VALUE or subject.heavy:
+        return found
+    try:
+        return mistake_of(in_its_line(subject, outcome.pair))
+    except Exception as error:  # of our own: it must not hide what was found
+        outcome.notes[of_ours(error)] = None
+        return None
+
+
+def _by_the_bank(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
     by_its_kind = TOLD.get(finding.kind)
     if subject.rule is None or finding.leaf is None or finding.kind in (Kind.RANDOM, Kind.STRIDES):
         return by_its_kind

@@ -33,6 +33,7 @@ class Questions:
     proofs: int = effort.PROOFS_OF_A_RULE  # points off the grid at which that is asked in ball arithmetic too
     invariance: tuple[str, ...] = ()  # on which no bit may depend
     deterministic: bool = True  # whether the same call is to give the same bits
+    explain: bool = True  # whether the mistake is looked for by surgery, once the verdict stands
     extra: "Whole | None" = None  # what is asked of an autograd.Function as a whole
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus, spread
 from backprop_rules.evidence.allowance.units import NARROW, gamma, unit, widens
+from backprop_rules.subject.ambient import inexact
 
 aten = torch.ops.aten
 
@@ -44,6 +45,8 @@ def mean(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False, dtype
 
 
 def _cumsum(op: Operation, a: Tensor, dim: int, dtype: Any = None) -> Tensor | None:
+    if not inexact(op.result):
+        return None  # a count
     x = op.operand(a)
     varies = None if x.radius is None else x.radius.cumsum(dim)
     return op.summed(varies, x.size.cumsum(dim), a.size(dim) - 1 if a.ndim else 0)

@@ -1,0 +1,70 @@
+"""Name the labelled mistakes: which are named in their line, which elsewhere, which not: `python tests/naming.py`."""
+
+import argparse
+import inspect
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from labelled import Forward, Labelled
+from test_labelled import FORWARDS
+
+from backprop_rules.diagnosis.surgery import Named, in_its_line
+from backprop_rules.evidence.evidence import WIDE
+from backprop_rules.question import Asked, question
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was said of a labelled mistake: nothing, or explanations, and whether one has the label's lines."""
+
+    forward: Forward
+    labelled: Labelled
+    found: list[tuple[Named, ...]]
+    in_its_lines: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        what = "right line" if self.in_its_lines else "another line" if self.found else "not named"
+        told = " or ".join(" and ".join(named.sentence for named in one) for one in self.found)
+        return f"{what:13}{self.seconds:6.2f} s  {self.forward}: {self.labelled}  |  {told}"
+
+
+def answered(forward: Forward, labelled: Labelled) -> Answer:
+    """Ask for the line of a labelled mistake."""
+    start = time.process_time()
+    subject, _ = question(labelled.backward, (None, forward.forward, None, forward.example, {}, None), Asked())
+    found = in_its_line(subject, WIDE)
+    first, source = forward.forward.__code__.co_firstlineno, inspect.getsource(forward.forward).splitlines()
+    lines = {first + k for k, line in enumerate(source) for edit in labelled.edits if edit.at in line}
+    together = {named.step.line for one in found for named in one}
+    right = any({named.step.line for named in one} == lines for one in found) or (len(lines) == 1 and lines <= together)
+    return Answer(forward, labelled, found, right, time.process_time() - start)
+
+
+def answers(names: list[str]) -> Iterator[Answer]:
+    for forward in FORWARDS:
+        if not names or forward.name in names:
+            yield from (answered(forward, labelled) for labelled in forward.wrong)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="forward", help=f"of {', '.join(f.name for f in FORWARDS)}")
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    every = []
+    for answer in answers(parser.parse_args().names):
+        print(answer, flush=True)
+        every.append(answer)
+    for what, some in (("one edit", 1), ("two edits", 2)):
+        those = [a for a in every if len(a.labelled.edits) == some]
+        right, named = sum(a.in_its_lines for a in those), sum(bool(a.found) for a in those)
+        print(f"{what}: {len(those)}, named {named}, in the label's lines {right}")
+    print(f"median {sorted(a.seconds for a in every)[len(every) // 2]:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The mistake is told in the line of forward that it was made in, and nothing is told of what is none."""
+
+import pytest
+import torch
+from naming import answered
+from test_labelled import FORWARDS
+
+from backprop_rules import check
+from backprop_rules.diagnosis.surgery import in_its_line
+from backprop_rules.evidence.evidence import WIDE
+from backprop_rules.question import Asked, question
+
+# How many of the twenty of each are named in their lines; `python tests/naming.py` asks all of the twelve.
+NAMED = {"RMSNorm": 9, "layer norm": 9, "SwiGLU": 8}
+
+
+@pytest.mark.parametrize("forward", [f for f in FORWARDS if f.name in NAMED], ids=str)
+def test_labelled_mistakes_are_named_in_their_lines(forward):
+    found = [answered(forward, labelled) for labelled in forward.wrong]
+    assert sum(one.in_its_lines for one in found) >= NAMED[forward.name], "\n".join(map(str, found))
+
+
+def normalised(x, w):
+    squares = x.square()
+    inverse = torch.rsqrt(squares.mean(-1, keepdim=True) + 1e-5)
+    return x * inverse * w
+
+
+LINE = normalised.__code__.co_firstlineno
+
+
+def inverse_held_constant(g, x, w):
+    inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)
+    return g * w * inverse, (g * x * inverse).sum(0)
+
+
+def summed_squares(g, x, w):
+    inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)
+    along = (g * w * x).sum(-1, keepdim=True)
+    return g * w * inverse - x * inverse**3 * along, (g * x * inverse).sum(0)
+
+
+def weight_forgotten(g, x, w):
+    inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)
+    along = (g * x).mean(-1, keepdim=True)
+    return g * inverse - x * inverse**3 * along, (g * x * inverse).sum(0)
+
+
+def right(g, x, w):
+    inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)
+    along = (g * w * x).mean(-1, keepdim=True)
+    return g * w * inverse - x * inverse**3 * along, (g * x * inverse).sum(0)
+
+
+EXAMPLE = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.randn(4)
+
+
+def likely(backward, **options):
+    report = check(backward, forward=normalised, example=EXAMPLE, raise_on_failure=False, **options)
+    assert report.verdict == "wrong"
+    return report.mistake.words if report.mistake else ""
+
+
+def test_what_is_told_names_the_expression_and_its_line():
+    rsqrt = "`torch.rsqrt(squares.mean(-1, keepdim=True) + 1e-5)`"
+    held = f"as if {rsqrt} (forward, line {LINE + 2}) were a constant: its derivative is missing"
+    assert likely(inverse_held_constant) == held
+    mean = f"`squares.mean(-1, keepdim=True)` (forward, line {LINE + 2})"
+    assert likely(summed_squares) == f"the derivative of {mean} is off by the factor the size of axis 1 of x"
+    weight = f"as if the cotangent passed `x * inverse * w` (forward, line {LINE + 3}) unchanged, for its argument 1"
+    assert likely(weight_forgotten) == weight
+
+
+def test_it_is_looked_for_unless_that_is_switched_off():
+    assert not likely(inverse_held_constant, explain=False)
+
+
+def test_of_a_right_backward_nothing_is_told():
+    subject, _ = question(right, (None, normalised, None, EXAMPLE, {}, None), Asked())
+    assert in_its_line(subject, WIDE) == []
+
+
+def test_what_no_edit_explains_is_not_named():
+    def by_chance(g, x, w):
+        return torch.sin(3 * g) * w, g.sum(0)
+
+    assert not likely(by_chance)
