@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from backprop_rules import CATALOGUE, check
+from backprop_rules.call import call
+from backprop_rules.evidence.allowance import RunningError
+from backprop_rules.evidence.verdict import judge
 from backprop_rules.testing import assert_gradients
 from backprop_rules.verify import verify_rule
 
@@ -71,3 +74,17 @@ def test_a_flushed_gradient_is_none_that_is_wrong():
     own = (g * w * 2.0**-100, g * x * 2.0**-100)
     assert own[0][0] == 0, "it is flushed here"
     assert_gradients(own, forward=lambda x, w: x * w * 2.0**-100, primals=(x, w), grad_y=g, blind="allow")
+
+
+@pytest.mark.usefixtures("flushing")
+def test_a_count_of_zeros_rounds_nothing_where_subnormal_numbers_are_flushed():
+    with RunningError() as errors:
+        count = (torch.tensor([0.0, 2.0, 0.0]) == 0).cumsum(0)
+    assert count.tolist() == [1, 1, 2]
+    assert not errors.radius(count).any()
+
+
+def test_a_scalar_that_vanishes_beside_a_narrow_tensor_keeps_a_radius():
+    x, z = torch.tensor(-5e-324, dtype=torch.float64), torch.tensor([4.0], dtype=torch.float16)
+    made = call("div", torch.tensor([1126.0], dtype=torch.float16), x, z)
+    assert not any(verdict.disagrees for verdict in judge(made) if not verdict.witness)

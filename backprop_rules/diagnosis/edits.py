@@ -1,7 +1,7 @@
 """What people do wrong to one step of a forward when they differentiate it: each as another result in its place."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,12 +24,17 @@ Turn = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """One thing done to one step: the change, and what it is called, in one word and in words around the step."""
+    """One thing done to one step: the change, and what it is called, in one word and in words around the step.
+
+    `by` is the argument on the way to which it is done, None for all; what is not `local` changes values, too.
+    """
 
     step: Step
     what: str
     words: str  # with {} in the place of the step
     change: Change
+    by: int | None = None
+    local: bool = True
 
 
 class _Instead(torch.autograd.Function):
@@ -156,22 +161,28 @@ def edits_of(step: Step, steps: Sequence[Step]) -> Iterator[Edit]:
     """Yield what can be done to a step, but for what is a factor."""
     y, several = step.result, len(step.live) > 1
     for j in step.live:
-        x = step.args[j]
-        by = f", for its argument {j + 1}" if several else ""
-        if step.name not in (*SUMS, *COPIES) and _reaches(x, y):
-            yield Edit(step, "unchanged", f"as if the cotangent passed {{}} unchanged{by}", unchanged(j))
-        if step.name in KINKED and x.shape == y.shape:
-            words = f"as if {{}} passed the cotangent where it blocks it, and blocked it where it passes{by}"
-            yield Edit(step, "side", words, the_other_side(j))
-        yield from _turns(step, j, by)
-        yield from _scans(step, j)
-        yield from _products(step, j, by)
-        yield from _other_values(step, j, steps, by)
+        yield from (replace(edit, by=j) for edit in _on_the_way_to(step, j, steps))
     if step.name == "where" and several and isinstance(step.args[0], Tensor):
         yield Edit(step, "side", "as if the condition of {} were the opposite", inverted)
     if len(step.live) == 1 and step.name not in COPIES and _reaches(step.args[step.live[0]], y):
         what = "eps" if step.name in SUMS else "mask" if step.name in KINKED else "factor"
-        yield Edit(step, what, "as if {} were left out of forward altogether", left_out(step.live[0]))
+        yield Edit(step, what, "as if {} were left out of forward altogether", left_out(step.live[0]), local=False)
+
+
+def _on_the_way_to(step: Step, j: int, steps: Sequence[Step]) -> Iterator[Edit]:
+    """Yield what can be done to the cotangent or the derivative on the way to argument j."""
+    y = step.result
+    x = step.args[j]
+    by = f", for its argument {j + 1}" if len(step.live) > 1 else ""
+    if step.name not in (*SUMS, *COPIES) and _reaches(x, y):
+        yield Edit(step, "unchanged", f"as if the cotangent passed {{}} unchanged{by}", unchanged(j))
+    if step.name in KINKED and x.shape == y.shape:
+        words = f"as if {{}} passed the cotangent where it blocks it, and blocked it where it passes{by}"
+        yield Edit(step, "side", words, the_other_side(j))
+    yield from _turns(step, j, by)
+    yield from _scans(step, j)
+    yield from _products(step, j, by)
+    yield from _other_values(step, j, steps, by)
 
 
 def _reaches(x: Tensor, y: Tensor) -> bool:

@@ -71,13 +71,34 @@ class _At:
         pairs = zip(tape.got, tape.right, strict=True)
         self.scales = [max(float(a.abs().max()), float(b.abs().max())) or 1.0 for a, b in pairs]
         self.wrong = self.vector(tape.got) - self.vector(tape.right)
+        ends = [0]
+        for g in tape.right:
+            ends.append(ends[-1] + g.numel() * (2 if g.is_complex() else 1))
+        self._blocks = [slice(a, b) for a, b in pairwise(ends)]
+        self.bad = self.touched(self.wrong)
         self._offs: dict[Key, Tensor | None] = {}
         self._edits: dict[Key, Edit] | None = None
 
     @property
     def is_wrong(self) -> bool:
         """Whether some gradient is."""
-        return bool((self.wrong.abs() > DIGITS).any())
+        return bool(self.bad)
+
+    def touched(self, off: Tensor) -> frozenset[int]:
+        """Return which gradients are changed."""
+        return frozenset(k for k, b in enumerate(self._blocks) if bool((off[b].abs() > DIGITS).any()))
+
+    def reached(self, edit: Edit) -> frozenset[int]:
+        """Return which gradients come back through the way on which an edit is made."""
+        step = edit.step
+        several = len(step.live) > 1 and edit.by is not None
+        words = next(
+            e.words
+            for e in _dropped(step)
+            if e.what == ("branch" if several else "constant") and (not several or e.by == edit.by)
+        )
+        off = self.off((step.number, words, 0))
+        return frozenset() if off is None else self.touched(off)
 
     def vector(self, gradients: Sequence[Tensor]) -> Tensor:
         """Return gradients as one vector of real numbers, each of the order of 1."""
@@ -151,21 +172,24 @@ def _dropped(step: Step) -> Iterator[Edit]:
     several = len(step.live) > 1
     for j in step.live if several else ():
         yield Edit(
-            step, "branch", f"as if argument {j + 1} of {{}} were a constant: its share is missing", without((j,))
+            step, "branch", f"as if argument {j + 1} of {{}} were a constant: its share is missing", without((j,)), j
         )
-        yield Edit(step, "sign", f"the sign of the derivative of {{}} by its argument {j + 1} is wrong", negated(j))
+        yield Edit(step, "sign", f"the sign of the derivative of {{}} by its argument {j + 1} is wrong", negated(j), j)
     yield Edit(step, "constant", "as if {} were a constant: its derivative is missing", without(step.live))
     yield Edit(step, "sign", "the sign of the derivative of {} is wrong", negated(None))
 
 
 def _single(places: Sequence[_At]) -> Iterator[tuple[Named, ...]]:
     """Yield what explains what is wrong at every point, and is done to one step."""
-    first = places[0]
-    for step in first.tape.steps:
-        for words, key, by in _ways(step):
-            if named := _by_factor(places, step, key, words, by, [at.wrong for at in places], []):
-                yield (named,)
+    first, wrong = places[0], [at.wrong for at in places]
+    ways = [(step, *way) for step in first.tape.steps for way in _ways(step)]
+    factors = [_by_factor(places, step, key, words, by, wrong, []) for step, words, key, by in ways]
+    if any(factors):
+        yield from ((named,) for named in factors if named is not None)
+        return  # plainer than all else
     for key, edit in first.edits.items():
+        if edit.local and first.reached(edit) != first.bad:
+            continue  # it changes another gradient, or not all that are wrong
         if first.explains(first.off(key)) and _hold(places, key):
             yield (Named(edit.what, edit.step, edit.words),)
 
@@ -253,7 +277,8 @@ def _sizes(places: Sequence[_At]) -> Iterator[tuple[str, list[int]]]:
 def _pair(places: Sequence[_At]) -> list[tuple[Named, ...]]:
     """Return two things done to two steps that explain what is wrong together, at every point."""
     first = places[0]
-    offs = {key: off for key in first.edits if (off := first.off(key)) is not None and float(off.abs().max()) > DIGITS}
+    local = [key for key, edit in first.edits.items() if not edit.local or first.reached(edit) <= first.bad]
+    offs = {key: off for key in local if (off := first.off(key)) is not None and float(off.abs().max()) > DIGITS}
     if not offs:
         return []
     keys = sorted(offs, key=lambda key: _plain(first.edits[key]))
@@ -279,11 +304,7 @@ def _apart(keys: Sequence[Key], every: Tensor, left: Tensor) -> Iterator[tuple[K
 
 def _mending(at: _At, keys: Sequence[Key], left: Tensor) -> list[Key]:
     """Return the edits that mend one of the gradients altogether, those of the most first."""
-    ends = [0]
-    for g in at.tape.right:
-        ends.append(ends[-1] + g.numel() * (2 if g.is_complex() else 1))
-    blocks = [slice(a, b) for a, b in pairwise(ends) if bool((at.wrong[a:b].abs() > DIGITS).any())]
-    counts = [sum(bool((rest[b].abs() <= DIGITS).all()) for b in blocks) for rest in left]
+    counts = [len(at.bad - at.touched(rest)) for rest in left]
     order = sorted((k for k in range(len(keys)) if counts[k]), key=lambda k: -counts[k])
     return [keys[k] for k in order]
 

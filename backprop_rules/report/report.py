@@ -108,7 +108,7 @@ class Report:
             ("right", self.right),
             ("likely", CONTRADICTED if finding.kind is Kind.ORACLES else recognised),
             ("choice", f"JAX {self.twin} makes the same" if self.twin and choice else ""),
-            ("accept", accept if choice and finding.kind is Kind.CHOICE else ""),
+            ("accept", accept if choice and finding.kind is not Kind.ANTISYMMETRIC else ""),
             ("replay", self.replay),
             *(("note", note) for note in self.notes),
         ]
