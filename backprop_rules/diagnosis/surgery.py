@@ -18,7 +18,7 @@ from torch import Tensor
 
 from backprop_rules.diagnosis.edits import Edit, edits_of, is_trivial, negated, without
 from backprop_rules.diagnosis.mistake import Mistake
-from backprop_rules.diagnosis.tape import Change, Step, Tape
+from backprop_rules.diagnosis.tape import Change, Effort, Spent, Step, Tape
 from backprop_rules.evidence.evidence import Evidence, Pair
 from backprop_rules.strategies.points import Points
 from backprop_rules.subject.ambient import all_finite
@@ -29,6 +29,7 @@ from backprop_rules.subject.subject import Subject
 POINTS, OF_A_SIZE = 8, 3  # at which an explanation must hold, and of these, of one size
 ELEMENTS = 2000  # of a point
 DIGITS = 2.0**-34  # to which it must: far more than chance gives, and fewer than a backward in float64 has
+STEPS = 6000  # that may be run, forward and backward: about as long as the check itself takes
 FIRST = 4  # first edits of two that are followed up, where they mend some of the gradients
 TRIED = 12  # pairs that fit at one point, and are tried at the others
 
@@ -139,16 +140,19 @@ class _At:
 
 def in_its_line(subject: Subject, pair: Pair) -> list[tuple[Named, ...]]:
     """Return the explanations that hold at every point: one thing done to one step, or two; none where none does."""
-    every = list(islice(_places(subject, pair), POINTS))
+    every = list(islice(_places(subject, pair, Effort(STEPS)), POINTS))
     # A loop that runs over a size has other steps elsewhere.
     places = [at for at in every if len(at.tape.steps) == len(every[0].tape.steps)]
     places.sort(key=lambda at: (not at.is_wrong, len(at.wrong)))
     if sum(at.is_wrong for at in places) < 2:
         return []
-    return _plainest(list(_single(places))) or _pair(places)
+    try:
+        return _plainest(list(_single(places))) or _pair(places)
+    except Spent:
+        return []
 
 
-def _places(subject: Subject, pair: Pair) -> Iterator[_At]:
+def _places(subject: Subject, pair: Pair, effort: Effort) -> Iterator[_At]:
     """Yield points of ordinary values, few of each size: by its size a factor is told from a number."""
     count: Counter[Any] = Counter()
     for point in Points(subject, 0, 1):
@@ -162,7 +166,7 @@ def _places(subject: Subject, pair: Pair) -> Iterator[_At]:
             user, floats = evidence.user, subject.floats
             fits = all(isinstance(user[k], Tensor) and user[k].shape == point.leaves[k].shape for k in floats)
             if fits and all_finite(*(user[k] for k in floats)):
-                yield _At(Tape(evidence))
+                yield _At(Tape(evidence, effort))
         except (Raised, Misfit, NoPoint, RuntimeError):
             continue
 

@@ -103,11 +103,28 @@ def _place(name: str) -> tuple[int, str, str]:
     return number, text, whole.strip()
 
 
+class Spent(Exception):
+    """As many steps were run as an explanation may cost."""
+
+
+class Effort:
+    """How many steps all tapes of one question may still run."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def spend(self, steps: int) -> None:
+        """Count a run of so many steps; Spent where none is left."""
+        self.left -= steps
+        if self.left < 0:
+            raise Spent
+
+
 class Tape:
     """A forward at a point: its steps, the right gradients, the backward's own, and those of a changed forward."""
 
-    def __init__(self, evidence: Evidence) -> None:
-        self._function, self._point = evidence.function, evidence.point
+    def __init__(self, evidence: Evidence, effort: Effort) -> None:
+        self._function, self._point, self._effort = evidence.function, evidence.point, effort
         self.names = [evidence.subject.names[k] for k in evidence.subject.floats]
         self.floats = [k for k in evidence.subject.floats if isinstance(evidence.user[k], Tensor)]
         self.got = [
@@ -119,6 +136,7 @@ class Tape:
 
     def changed(self, changes: dict[int, Change]) -> list[Tensor] | None:
         """Return the gradients of forward with some steps changed; None where it cannot be changed so."""
+        self._effort.spend(len(self.steps))
         try:
             return self._gradients(_Steps(changes, self.steps))
         except (NoPoint, RuntimeError, IndexError, ValueError, TypeError):
