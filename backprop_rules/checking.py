@@ -67,7 +67,7 @@ def check(
     `max_examples` points are drawn beside a plan of some forty; `convention` is torch's choice at kinks, the
     catalogue's, or any subgradient; `cases` are files of saved points to try first. Other options: `saves`,
     `strict_memory`; `accumulate`, the dtype of sums, and `accuracy`; `invariance`, what no bit may depend on (runs,
-    threads, batch, padding), and `deterministic`; `explain=False` looks for no line of a
+    threads, batch, padding), and `deterministic`; `explain=False` looks for no
     mistake; `sizes` in the place of the example's: {4: (3, 5)}. Raises
     WrongGradient, whose text is the report, unless `raise_on_failure` is False; and InputError for what cannot be
     checked.

@@ -154,7 +154,7 @@ def named_by_the_checker(known, rule):
     for seed, examples in enumerate((60, 400, 400)):
         outcome = Trial(subject, drawn(rule, examples, seed), Questions(work=10**9, after=12)).run()
         if outcome.worst in (Grade.WRONG, Grade.CONVENTION):
-            mistake = named_mistake(subject, outcome, outcome.chief, explain=False)
+            mistake = named_mistake(subject, outcome, outcome.chief)
             found = "" if mistake is None else mistake.name, outcome.chief.leaf
             if outcome.worst is Grade.WRONG or mistake is not None:
                 break

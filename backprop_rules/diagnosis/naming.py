@@ -31,12 +31,14 @@ SMALL = 100  # elements of a point: what a mistake would give there is often for
 ENOUGH = 4
 
 
-def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, explain: bool) -> Mistake | None:
-    """Return the mistake that explains what was found at every point, None where none does; by surgery to `explain`."""
+def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, explain: bool = True) -> Mistake | None:
+    """Return the mistake that explains what was found at every point, None where none does, or by its kind alone."""
     if finding is None:
         return None
+    if not explain:
+        return TOLD.get(finding.kind)
     found = _by_the_bank(subject, outcome, finding)
-    if found is not None or not explain or finding.kind is not Kind.VALUE or subject.heavy:
+    if found is not None or finding.kind is not Kind.VALUE or subject.heavy:
         return found
     try:
         return mistake_of(in_its_line(subject, outcome.pair))
