@@ -29,7 +29,7 @@ from backprop_rules.subject.subject import Subject
 POINTS, OF_A_SIZE = 8, 3  # at which an explanation must hold, and of these, of one size
 ELEMENTS = 2000  # of a point
 DIGITS = 2.0**-34  # to which it must: far more than chance gives, and fewer than a backward in float64 has
-STEPS = 4500  # that may be run, forward and backward: about as long as the check itself takes
+STEPS = 3000  # that may be run, forward and backward: about as long as the check itself takes
 FIRST = 4  # first edits of two that are followed up, where they mend some of the gradients
 TRIED = 12  # pairs that fit at one point, and are tried at the others
 
