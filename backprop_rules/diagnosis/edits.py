@@ -17,7 +17,6 @@ MATRICES = ("matmul", "rmatmul", "mm", "bmm")
 COPIES = ("clone", "contiguous", "reshape", "view", "unsqueeze", "squeeze", "expand", "expand_as", "flatten")
 SUMS = ("add", "radd", "sub", "rsub")
 OTHERS = 8  # tensors of the same shape that are tried in the place of another
-FEW = 6  # components that are tried one by one
 
 Turn = Callable[[Tensor], Tensor]
 

@@ -21,6 +21,7 @@ from backprop_rules.diagnosis.mistake import Mistake
 from backprop_rules.diagnosis.tape import Change, Effort, Spent, Step, Tape
 from backprop_rules.evidence.evidence import Evidence, Pair
 from backprop_rules.strategies.points import Points
+from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import all_finite
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
@@ -91,14 +92,8 @@ class _At:
 
     def reached(self, edit: Edit) -> frozenset[int]:
         """Return which gradients come back through the way on which an edit is made."""
-        step = edit.step
-        several = len(step.live) > 1 and edit.by is not None
-        words = next(
-            e.words
-            for e in _dropped(step)
-            if e.what == ("branch" if several else "constant") and (not several or e.by == edit.by)
-        )
-        off = self.off((step.number, words, 0))
+        by = edit.by if len(edit.step.live) > 1 else None
+        off = self.off(next(key for way, key in _ways(edit.step) if way.by == by))
         return frozenset() if off is None else self.touched(off)
 
     def vector(self, gradients: Sequence[Tensor]) -> Tensor:
@@ -186,8 +181,8 @@ def _dropped(step: Step) -> Iterator[Edit]:
 def _single(places: Sequence[_At]) -> Iterator[tuple[Named, ...]]:
     """Yield what explains what is wrong at every point, and is done to one step."""
     first, wrong = places[0], [at.wrong for at in places]
-    ways = [(step, *way) for step in first.tape.steps for way in _ways(step)]
-    factors = [_by_factor(places, step, key, words, by, wrong, []) for step, words, key, by in ways]
+    ways = [way for step in first.tape.steps for way in _ways(step)]
+    factors = [_by_factor(places, way, key, wrong, []) for way, key in ways]
     if any(factors):
         yield from ((named,) for named in factors if named is not None)
         return  # plainer than all else
@@ -198,12 +193,9 @@ def _single(places: Sequence[_At]) -> Iterator[tuple[Named, ...]]:
             yield (Named(edit.what, edit.step, edit.words),)
 
 
-def _ways(step: Step) -> Iterator[tuple[str, Key, str]]:
-    """Yield the ways back through a step: what is told of a constant there, its edit, and which argument it is by."""
-    for edit in _dropped(step):
-        if edit.what != "sign":
-            at = edit.words.partition("argument ")[2].partition(" ")[0]
-            yield edit.words, (step.number, edit.words, 0), f" by its argument {at}" if edit.what == "branch" else ""
+def _ways(step: Step) -> Iterator[tuple[Edit, Key]]:
+    """Yield the ways back through a step, by each argument and by all: the edits that make a constant of it."""
+    return ((edit, (step.number, edit.words, 0)) for edit in _dropped(step) if edit.what != "sign")
 
 
 def _hold(places: Sequence[_At], *keys: Key) -> bool:
@@ -213,7 +205,7 @@ def _hold(places: Sequence[_At], *keys: Key) -> bool:
 
 
 def _by_factor(
-    places: Sequence[_At], step: Step, key: Key, constant: str, by: str, wrong: Sequence[Tensor], others: Sequence[Key]
+    places: Sequence[_At], through: Edit, key: Key, wrong: Sequence[Tensor], others: Sequence[Key]
 ) -> Named | None:
     """Return the factor that explains what is wrong beside other edits, None where there is none."""
     factors: list[float] = []
@@ -233,21 +225,17 @@ def _by_factor(
             return None
         factors.append(c + 1)
         used.append(at)
+    if factors and all(abs(c) <= DIGITS for c in factors):
+        return Named(through.what, through.step, through.words)
     told = _told(factors, used)
-    if told is None:
-        return None
-    if told == "constant":
-        return Named("branch" if by else "constant", step, constant)
-    what, words = told
-    return Named(what, step, words.replace("{by}", by))
+    by = "" if through.by is None else f" by its argument {through.by + 1}"
+    return None if told is None else Named(told[0], through.step, told[1].replace("{by}", by))
 
 
-def _told(factors: Sequence[float], places: Sequence[_At]) -> Any:
+def _told(factors: Sequence[float], places: Sequence[_At]) -> tuple[str, str] | None:
     """Return what a factor is, by its value at every point: a number, or a size; None for one that is 1, or nothing."""
     if not factors or all(abs(c - 1) <= DIGITS for c in factors):
         return None
-    if all(abs(c) <= DIGITS for c in factors):
-        return "constant"
     if all(abs(c + 1) <= DIGITS for c in factors):
         return "sign", "the sign of the derivative of {}{by} is wrong"
     c = factors[0]
@@ -300,10 +288,12 @@ def _pair(places: Sequence[_At]) -> list[tuple[Named, ...]]:
 
 def _apart(keys: Sequence[Key], every: Tensor, left: Tensor) -> Iterator[tuple[Key, Key]]:
     """Yield the pairs whose changes add up to what is wrong, as those of two steps do that lie on no way together."""
-    for i, rest in enumerate(left):
-        for j in torch.nonzero((every - rest).abs().amax(1) <= DIGITS).reshape(-1).tolist():
-            if j > i and keys[i][0] != keys[j][0]:
-                yield keys[i], keys[j]
+    # Along one direction first: of all pairs few are near each other there.
+    direction = torch.randn(every.shape[1], dtype=every.dtype, generator=numbers_from(0))
+    near = (left @ direction)[:, None] - (every @ direction)[None]
+    for i, j in torch.nonzero(near.abs() <= DIGITS * float(direction.abs().sum())).tolist():
+        if j > i and keys[i][0] != keys[j][0] and bool(((every[j] - left[i]).abs() <= DIGITS).all()):
+            yield keys[i], keys[j]
 
 
 def _mending(at: _At, keys: Sequence[Key], left: Tensor) -> list[Key]:
@@ -319,8 +309,8 @@ def _beside(places: Sequence[_At], a: Key, keys: Sequence[Key]) -> Named | None:
     rests = [at.wrong if before is None else at.wrong - before for at, before in zip(places, befores, strict=True)]
     if any(before is None for before in befores):
         return None
-    others = [step for step in places[0].tape.steps if step.number != a[0]]
-    named = [_by_factor(places, s, key, words, by, rests, [a]) for s in others for words, key, by in _ways(s)]
+    ways = [way for step in places[0].tape.steps if step.number != a[0] for way in _ways(step)]
+    named = [_by_factor(places, way, key, rests, [a]) for way, key in ways]
     if found := _plainest([(one,) for one in named if one is not None]):
         return found[-1][0]
     for key in keys:

@@ -40,7 +40,6 @@ class Step:
     result: Tensor
     text: str
     line: int
-    whole: str  # the line, as it is written
 
     @property
     def place(self) -> str:
@@ -75,9 +74,9 @@ def _in_place(func: Any) -> bool:
 
 def _step(k: int, func: Any, args: tuple[Any, ...], named: dict[str, Any], found: Tensor) -> Step:
     live = tuple(j for j, x in enumerate(args) if isinstance(x, Tensor) and x.requires_grad)
-    line, text, whole = _place(_name(func))
+    line, text = _place(_name(func))
     kept = tuple(x.detach() if isinstance(x, Tensor) else x for x in args)
-    return Step(k, _name(func), live, kept, named, found.detach(), text, line, whole)
+    return Step(k, _name(func), live, kept, named, found.detach(), text, line)
 
 
 def _name(func: Any) -> str:
@@ -86,13 +85,13 @@ def _name(func: Any) -> str:
     return str(getattr(owner, "__name__", name)) if name == "__get__" else name.strip("_")
 
 
-def _place(name: str) -> tuple[int, str, str]:
-    """Return the number of somebody's line, the expression that is evaluated there, and the line; or the name."""
+def _place(name: str) -> tuple[int, str]:
+    """Return the number of somebody's line and the expression that is evaluated there; the name if it is nobody's."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(BETWEEN):
         frame = frame.f_back
     if frame is None or frame.f_code.co_filename.startswith(PACKAGE):
-        return 0, name, name
+        return 0, name
     positions = list(frame.f_code.co_positions())[frame.f_lasti // 2]
     line, last, start, end = positions
     number = line or frame.f_lineno
@@ -100,7 +99,7 @@ def _place(name: str) -> tuple[int, str, str]:
     text = whole.strip()
     if start is not None and end is not None and last == line:
         text = whole.encode()[start:end].decode(errors="ignore")
-    return number, text, whole.strip()
+    return number, text
 
 
 class Spent(Exception):

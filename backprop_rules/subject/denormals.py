@@ -16,18 +16,23 @@ class _Outside:
 _outside = _Outside()
 
 
-def flushing() -> bool:
-    """Say whether this thread's arithmetic flushes subnormal numbers to zero, or did before `kept`.
+def _flushes() -> bool:
+    """Say whether this thread's arithmetic flushes subnormal numbers to zero, by making one.
 
     torch.set_flush_denormal has no getter; Python's own arithmetic runs in the same thread and mode.
     """
-    return _outside.flushed or sys.float_info.min * 0.5 == 0.0
+    return sys.float_info.min * 0.5 == 0.0
+
+
+def flushing() -> bool:
+    """Say whether subnormal numbers are flushed to zero, or were before `kept`."""
+    return _outside.flushed or _flushes()
 
 
 @contextmanager
 def kept() -> Iterator[None]:
     """Until the end of the block, compute with subnormal numbers: an enclosure near zero would be flushed with them."""
-    before, found = _outside.flushed, sys.float_info.min * 0.5 == 0.0
+    before, found = _outside.flushed, _flushes()
     _outside.flushed = before or found
     if found:
         torch.set_flush_denormal(False)
