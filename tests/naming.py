@@ -39,8 +39,8 @@ def answered(forward: Forward, labelled: Labelled) -> Answer:
     found = in_its_line(subject, WIDE)
     first, source = forward.forward.__code__.co_firstlineno, inspect.getsource(forward.forward).splitlines()
     lines = {first + k for k, line in enumerate(source) for edit in labelled.edits if edit.at in line}
-    together = {named.step.line for one in found for named in one}
-    right = any({named.step.line for named in one} == lines for one in found) or (len(lines) == 1 and lines <= together)
+    told = [set[int]().union(*(named.lines for named in one)) for one in found]
+    right = lines in told or (len(lines) == 1 and lines <= set[int]().union(*told))
     return Answer(forward, labelled, found, right, time.process_time() - start)
 
 

@@ -6,22 +6,24 @@ A derivative that is dropped, doubled, or of the wrong sign is a factor c on wha
     got = right + (c - 1) through,    for one c, or one size, at all points.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import combinations, islice, pairwise
+from itertools import chain, combinations, islice, permutations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.edits import Edit, edits_of, is_trivial, negated, without
+from backprop_rules.diagnosis.edited import DIGITS, Edited, Effects, factors
+from backprop_rules.diagnosis.edits import DROPPED, MATRICES, SIGN, WAY, Edit, Key, is_trivial
 from backprop_rules.diagnosis.mistake import Mistake
-from backprop_rules.diagnosis.tape import Change, Effort, Spent, Step, Tape
+from backprop_rules.diagnosis.several import EXCHANGED
+from backprop_rules.diagnosis.tape import Rows, Step, tape_of
 from backprop_rules.evidence.evidence import Evidence, Pair
 from backprop_rules.strategies.points import Points
-from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import all_finite
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
@@ -29,29 +31,43 @@ from backprop_rules.subject.subject import Subject
 
 POINTS, OF_A_SIZE = 8, 3  # at which an explanation must hold, and of these, of one size
 ELEMENTS = 2000  # of a point
-DIGITS = 2.0**-34  # to which it must: far more than chance gives, and fewer than a backward in float64 has
-STEPS = 3000  # that may be run, forward and backward: about as long as the check itself takes
-FIRST = 4  # first edits of two that are followed up, where they mend some of the gradients
-TRIED = 12  # pairs that fit at one point, and are tried at the others
+TRIED = 40  # that fit along the directions, and are held against every gradient at every point
+TOLD = 12  # that hold
 
 # What is plainer than all that has the same effect.
 PLAIN = ("constant", "branch", "sign", "sum for mean", "mean for sum", "factor", "unchanged")
 
-Key = tuple[int, str, int]  # the step's number, the words, and the place among the edits of these words
-
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """What was done to which step, in one word and in words."""
+    """What was done to which steps, in one word and in words."""
 
     what: str
-    step: Step
+    steps: tuple[Step, ...]
     words: str
 
     @property
+    def step(self) -> Step:
+        """The first of the steps."""
+        return self.steps[0]
+
+    @property
+    def lines(self) -> set[int]:
+        """The lines of forward that it is told of."""
+        return {step.line for step in self.steps}
+
+    @property
     def sentence(self) -> str:
-        """The words, with the step in its place."""
-        return self.words.replace("{}", self.step.place)
+        """The words, with the steps in their place."""
+        return self.words.replace("{}", " and ".join(dict.fromkeys(step.place for step in self.steps)))
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Edits by their keys, and whether the last of them comes with a factor that is not known."""
+
+    keys: tuple[Key, ...]
+    scaled: bool = False
 
 
 def mistake_of(explanations: Sequence[tuple[Named, ...]]) -> Mistake | None:
@@ -65,89 +81,31 @@ def mistake_of(explanations: Sequence[tuple[Named, ...]]) -> Mistake | None:
     return Mistake(" or ".join(names), ", or ".join(words))
 
 
-class _At:
-    """A tape at a point, as vectors: what is wrong, and what each edit changes; kept, as several questions ask it."""
-
-    def __init__(self, tape: Tape) -> None:
-        self.tape = tape
-        pairs = zip(tape.got, tape.right, strict=True)
-        self.scales = [max(float(a.abs().max()), float(b.abs().max())) or 1.0 for a, b in pairs]
-        self.wrong = self.vector(tape.got) - self.vector(tape.right)
-        ends = [0]
-        for g in tape.right:
-            ends.append(ends[-1] + g.numel() * (2 if g.is_complex() else 1))
-        self._blocks = [slice(a, b) for a, b in pairwise(ends)]
-        self.bad = self.touched(self.wrong)
-        self._offs: dict[Key, Tensor | None] = {}
-        self._edits: dict[Key, Edit] | None = None
-
-    @property
-    def is_wrong(self) -> bool:
-        """Whether some gradient is."""
-        return bool(self.bad)
-
-    def touched(self, off: Tensor) -> frozenset[int]:
-        """Return which gradients are changed."""
-        return frozenset(k for k, b in enumerate(self._blocks) if bool((off[b].abs() > DIGITS).any()))
-
-    def reached(self, edit: Edit) -> frozenset[int]:
-        """Return which gradients come back through the way on which an edit is made."""
-        by = edit.by if len(edit.step.live) > 1 else None
-        off = self.off(next(key for way, key in _ways(edit.step) if way.by == by))
-        return frozenset() if off is None else self.touched(off)
-
-    def vector(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Return gradients as one vector of real numbers, each of the order of 1."""
-        flat = [g.reshape(-1) / s for g, s in zip(gradients, self.scales, strict=True)]
-        return torch.cat([torch.view_as_real(f).reshape(-1) if f.is_complex() else f for f in flat])
-
-    @property
-    def edits(self) -> dict[Key, Edit]:
-        """What can be done to the steps."""
-        if self._edits is None:
-            self._edits = {}
-            for step in self.tape.steps:
-                counted: Counter[str] = Counter()
-                for edit in (*_dropped(step), *edits_of(step, self.tape.steps)):
-                    self._edits[step.number, edit.words, counted[edit.words]] = edit
-                    counted[edit.words] += 1
-        return self._edits
-
-    def off(self, *keys: Key) -> Tensor | None:
-        """Return by how much the gradients change where these edits are made; None where they cannot be made."""
-        if len(keys) == 1 and keys[0] in self._offs:
-            return self._offs[keys[0]]
-        changes = {key[0]: self.edits[key].change for key in keys if key in self.edits}
-        found = self.changed(changes) if len(changes) == len(keys) else None
-        if len(keys) == 1:
-            self._offs[keys[0]] = found
-        return found
-
-    def changed(self, changes: dict[int, Change]) -> Tensor | None:
-        """Return by how much the gradients change with the steps."""
-        found = self.tape.changed(changes)
-        return None if found is None or not all_finite(*found) else self.vector(found) - self.vector(self.tape.right)
-
-    def explains(self, off: Tensor | None) -> bool:
-        """Say whether a change is what is wrong."""
-        return off is not None and bool(((off - self.wrong).abs() <= DIGITS).all())
-
-
 def in_its_line(subject: Subject, pair: Pair) -> list[tuple[Named, ...]]:
     """Return the explanations that hold at every point: one thing done to one step, or two; none where none does."""
-    every = list(islice(_places(subject, pair, Effort(STEPS)), POINTS))
+    every = list(islice(_places(subject, pair), POINTS))
     # A loop that runs over a size has other steps elsewhere.
     places = [at for at in every if len(at.tape.steps) == len(every[0].tape.steps)]
-    places.sort(key=lambda at: (not at.is_wrong, len(at.wrong)))
+    places.sort(key=_telling)
     if sum(at.is_wrong for at in places) < 2:
         return []
-    try:
-        return _plainest(list(_single(places))) or _pair(places)
-    except Spent:
-        return []
+    at = places[0]
+    for guesses in chain(_single(at), (_pairs(at),), _of_other_forwards(at)):
+        held = (named for guess in islice(guesses, TRIED) if (named := _named(places, guess)))
+        found = list(islice(held, TOLD))
+        if found:
+            return _plainest(found)
+    return []
 
 
-def _places(subject: Subject, pair: Pair, effort: Effort) -> Iterator[_At]:
+def _telling(at: Edited) -> tuple[int, int, int]:
+    """Return what sorts points: first where the most is wrong and the sizes are not alike, and of these small ones."""
+    sizes = [n for g in at.right for n in set(g.shape)]
+    alike = sum(n == 1 for n in sizes) + sum(len(g.shape) - len(set(g.shape)) for g in at.right)
+    return -len(at.bad), alike, len(at.wrong)
+
+
+def _places(subject: Subject, pair: Pair) -> Iterator[Edited]:
     """Yield points of ordinary values, few of each size: by its size a factor is told from a number."""
     count: Counter[Any] = Counter()
     for point in Points(subject, 0, 1):
@@ -158,178 +116,264 @@ def _places(subject: Subject, pair: Pair, effort: Effort) -> Iterator[_At]:
         count[key] += 1
         try:
             evidence = Evidence(subject, point, pair)
-            user, floats = evidence.user, subject.floats
-            fits = all(isinstance(user[k], Tensor) and user[k].shape == point.leaves[k].shape for k in floats)
-            if fits and all_finite(*(user[k] for k in floats)):
-                yield _At(Tape(evidence, effort))
-        except (Raised, Misfit, NoPoint, RuntimeError):
+            user, floats = evidence.user, [k for k in subject.floats if isinstance(evidence.user[k], Tensor)]
+            if not all(user[k].shape == point.leaves[k].shape for k in floats):
+                continue
+            got = [user[k].to(point.leaves[k].dtype) for k in floats]
+            truth = [evidence.run.gradients[k] for k in floats]
+            if not all_finite(*got):
+                continue
+            at = Edited(tape_of(evidence), got)
+        except (Raised, Misfit, NoPoint, RuntimeError, KeyError):
             continue
+        right = [torch.zeros_like(g) if t is None else t for t, g in zip(truth, got, strict=True)]
+        if bool(((at.vector(right) - at.vector(at.right)).abs() <= DIGITS).all()):  # the steps are all that there is
+            yield at
 
 
-def _dropped(step: Step) -> Iterator[Edit]:
-    """Yield the edits that are a factor of 0 or -1: they may be one of two."""
-    several = len(step.live) > 1
-    for j in step.live if several else ():
-        yield Edit(
-            step, "branch", f"as if argument {j + 1} of {{}} were a constant: its share is missing", without((j,)), j
-        )
-        yield Edit(step, "sign", f"the sign of the derivative of {{}} by its argument {j + 1} is wrong", negated(j), j)
-    yield Edit(step, "constant", "as if {} were a constant: its derivative is missing", without(step.live))
-    yield Edit(step, "sign", "the sign of the derivative of {} is wrong", negated(None))
+def _single(at: Edited) -> Iterator[list[Guess]]:
+    """Yield what may explain what is wrong and is done to one step: factors, then edits, then edits with factors."""
+    found = at.effects
+    scales = factors(found.edited, at.seen + found.right, at.reach).tolist()
+    keys = [(edit.key, c) for edit, c in zip(found.edits, scales, strict=True) if math.isfinite(c)]
+    ways = [(_likely(at.edits[key], c), Guess((key,), True)) for key, c in keys if key[-1] == WAY]
+    yield [guess for _, guess in sorted(ways, key=lambda one: one[0])]
+    others = [(key, c) for key, c in keys if key[-1] not in (WAY, SIGN)]
+    yield [Guess((key,)) for key, c in others if abs(c - 1) <= DIGITS]
+    yield [*_left_out(at), *(Guess((key,)) for key in at.clipped())]
+    yield [Guess((key,), True) for key, c in others if abs(c - 1) > DIGITS]
 
 
-def _single(places: Sequence[_At]) -> Iterator[tuple[Named, ...]]:
-    """Yield what explains what is wrong at every point, and is done to one step."""
-    first, wrong = places[0], [at.wrong for at in places]
-    ways = [way for step in first.tape.steps for way in _ways(step)]
-    factors = [_by_factor(places, way, key, wrong, []) for way, key in ways]
-    if any(factors):
-        yield from ((named,) for named in factors if named is not None)
-        return  # plainer than all else
-    for key, edit in first.edits.items():
-        if edit.local and first.reached(edit) != first.bad:
-            continue  # it changes another gradient, or not all that are wrong
-        if first.explains(first.off(key)) and _hold(places, key):
-            yield (Named(edit.what, edit.step, edit.words),)
+def _likely(way: Edit, c: float) -> tuple[bool, bool, int]:
+    """Return what sorts the steps of a chain that one factor would explain: the likelier first, and of these the last.
+
+    A step that only moves numbers is the least likely; a size comes from a step that sums.
+    """
+    step = way.step
+    of_a_sum = step.name in ("mean", "sum", "var", "std") or (step.name in MATRICES and abs(c) > DIGITS)
+    return is_trivial(step), not of_a_sum, -step.number
 
 
-def _ways(step: Step) -> Iterator[tuple[Edit, Key]]:
-    """Yield the ways back through a step, by each argument and by all: the edits that make a constant of it."""
-    return ((edit, (step.number, edit.words, 0)) for edit in _dropped(step) if edit.what != "sign")
+def _left_out(at: Edited) -> list[Guess]:
+    """Return the steps without which forward would have these gradients."""
+    return [Guess((key,)) for key in at.forwards if at.explains(at.gradients((key,)))]
 
 
-def _hold(places: Sequence[_At], *keys: Key) -> bool:
-    """Say whether the edits explain what is wrong at every point where they can be made, at two or more."""
-    made = [(at, off) for at in places if (off := at.off(*keys)) is not None]
-    return sum(at.is_wrong for at, _ in made) > 1 and all(at.explains(off) for at, off in made)
+def _of_other_forwards(at: Edited) -> Iterator[list[Guess]]:
+    """Yield what may explain what is wrong beside an eps that is left out or elsewhere."""
+    for key, (edit, _) in at.forwards.items():
+        if edit.what == "eps" and at.gradients((key,)) is not None:
+            yield from ([replace(one, keys=(key, *one.keys)) for one in some] for some in _single(at.under(key)))
 
 
-def _by_factor(
-    places: Sequence[_At], through: Edit, key: Key, wrong: Sequence[Tensor], others: Sequence[Key]
-) -> Named | None:
-    """Return the factor that explains what is wrong beside other edits, None where there is none."""
-    factors: list[float] = []
-    used: list[_At] = []
-    for at, rest in zip(places, wrong, strict=True):
-        before = torch.zeros_like(rest) if not others else at.off(*others)
-        dropped = at.off(*others, key)
-        if before is None or dropped is None:
-            return None
-        way = before - dropped
-        if not float(way.abs().max()) > DIGITS:
-            if bool((rest.abs() > DIGITS).any()):
+def _pairs(at: Edited) -> Iterator[Guess]:
+    """Yield what two steps explain together, the plainest first: two edits, or an edit and a factor."""
+    every = at.effects
+    is_way = torch.tensor([edit.key[-1] == WAY for edit in every.edits])
+    is_off = at.seen.abs() > at.reach
+    size = every.change.abs() > at.reach
+    moves = size.any(1) & ~size[:, ~is_off].any(1)  # gradients that are right stay so
+    some = every[torch.nonzero(moves & ~is_way).flatten().tolist()]
+    found: list[tuple[Any, Guess]] = []
+    if some.edits:
+        cotangents, changes = at.cotangents_beside(some.edits)
+        own: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for k, edit in enumerate(every.edits):
+            if moves[k] or is_way[k]:
+                own[tuple(edit.shares) if len(edit.shares) == 1 else ()].append(k)
+        for numbers, these in own.items():
+            alone = every[these]
+            beside = _beside(at, alone, len(some.edits), numbers, cotangents, changes)
+            found += _fitting(at, some, alone, beside)
+    found.sort(key=lambda one: one[0])
+    yield from (guess for _, guess in found)
+
+
+def _beside(at: Edited, own: Effects, rows: int, numbers: tuple[int, ...], cotangents: Rows, changes: Rows) -> Effects:
+    """Return what edits of one step make of the gradients beside each of the others, along the second axis."""
+    edited, right = (x[:, None].expand(-1, rows, -1).clone() for x in (own.edited, own.right))
+    for n in numbers:  # those of several steps are taken as if the others changed nothing for them
+        if n not in changes:
+            continue
+        met = (changes[n].reshape(rows, -1) != 0).any(1)
+        if bool(met.any()):
+            found = at.of_a_step(own.edits, cotangents[n][met])
+            if len(found.edits) == len(own.edits):
+                edited[:, met], right[:, met] = found.edited, found.right
+    return Effects(own.edits, edited, right)
+
+
+def _fitting(at: Edited, some: Effects, alone: Effects, beside: Effects) -> Iterator[tuple[Any, Guess]]:
+    """Yield the pairs of some edits and those of a step that are seen to explain what is wrong, and how plain."""
+    both = some.change + beside.change
+    for i, k in torch.nonzero(((both - at.seen).abs() <= at.reach).all(-1)).tolist():
+        edit, other = beside.edits[i], some.edits[k]
+        if edit.key[-1] != WAY and _apart(edit, other):
+            yield _rank(edit, other), Guess((other.key, edit.key))
+    ways = [i for i, edit in enumerate(beside.edits) if edit.key[-1] == WAY]
+    scales = factors(beside.edited[ways], (at.seen - some.change) + beside.right[ways], at.reach)
+    for i, k in torch.nonzero(_are_some(scales)).tolist():
+        edit, other = beside.edits[ways[i]], some.edits[k]
+        if _apart(edit, other):
+            yield _rank(edit, other), Guess((other.key, edit.key), True)
+    # A factor on the way of a step whose cotangents the other edit sees: without it all, and as it is, tell the rest.
+    without = [k for k, edit in enumerate(some.edits) if edit.key[-1] == DROPPED]
+    change = alone.change[:, None]
+    scales = factors(both[:, without] - change, at.seen - change, at.reach)
+    for i, k in torch.nonzero(_are_some(scales)).tolist():
+        edit, other = beside.edits[i], some.edits[without[k]]
+        if edit.key[-1] != WAY and _apart(edit, other):
+            yield _rank(edit, other), Guess((edit.key, (*other.key[:2], WAY)), True)
+
+
+def _are_some(scales: Tensor) -> Tensor:
+    """Say which factors there are, and change something."""
+    return scales.isfinite() & ((scales - 1).abs() > DIGITS)
+
+
+def _apart(edit: Edit, other: Edit) -> bool:
+    return all(set(by).isdisjoint(other.shares.get(n, ())) for n, by in edit.shares.items())
+
+
+def _rank(edit: Edit, other: Edit) -> tuple[Any, Any]:
+    """Return how plain two edits are: as the less plain of them."""
+    return max(_plain(edit), _plain(other)), min(_plain(edit), _plain(other))
+
+
+def _named(places: Sequence[Edited], guess: Guess) -> tuple[Named, ...] | None:
+    """Return a guess in words if it holds at every point where it can be made, at two or more; None otherwise."""
+    scales: list[float] = []
+    used: list[Edited] = []
+    wrong = 0
+    for at in places:
+        found = at.gradients(guess.keys)
+        if found is None:
+            continue
+        if not guess.scaled:
+            if not at.explains(found):
                 return None
+            wrong += at.is_wrong
             continue
-        c = float(way @ rest) / float(way @ way)
-        if not bool(((c * way - rest).abs() <= DIGITS).all()):
+        none = at.gradients((*guess.keys[:-1], (*guess.keys[-1][:2], DROPPED)))
+        if none is None:
             return None
-        factors.append(c + 1)
-        used.append(at)
-    if factors and all(abs(c) <= DIGITS for c in factors):
-        return Named(through.what, through.step, through.words)
-    told = _told(factors, used)
-    by = "" if through.by is None else f" by its argument {through.by + 1}"
-    return None if told is None else Named(told[0], through.step, told[1].replace("{by}", by))
-
-
-def _told(factors: Sequence[float], places: Sequence[_At]) -> tuple[str, str] | None:
-    """Return what a factor is, by its value at every point: a number, or a size; None for one that is 1, or nothing."""
-    if not factors or all(abs(c - 1) <= DIGITS for c in factors):
+        c = factors((found - none)[None], (at.target - none)[None], torch.tensor(DIGITS, dtype=torch.float64))
+        if math.isfinite(float(c)):
+            scales.append(float(c))
+            used.append(at)
+            wrong += at.is_wrong
+        elif not at.explains(none) or float((found - none).abs().max()) > DIGITS:
+            return None
+    if wrong < 2:
         return None
-    if all(abs(c + 1) <= DIGITS for c in factors):
-        return "sign", "the sign of the derivative of {}{by} is wrong"
-    c = factors[0]
-    if max(factors) - min(factors) <= DIGITS * abs(c):
+    first = places[0]
+    plain = tuple(_as_named(first.edit(key)) for key in (guess.keys[:-1] if guess.scaled else guess.keys))
+    if not guess.scaled:
+        return plain
+    told = _scaled(first, guess.keys[-1], scales, used)
+    return None if told is None else (*plain, told)
+
+
+def _as_named(edit: Edit) -> Named:
+    return Named(edit.what, edit.steps, edit.words)
+
+
+def _scaled(at: Edited, key: Key, scales: Sequence[float], places: Sequence[Edited]) -> Named | None:
+    """Return an edit that comes with a factor: of the right way, one that is 0 is none at all."""
+    edit = at.edit(key)
+    if key[-1] == WAY and scales and all(abs(c) <= DIGITS for c in scales):
+        return _as_named(at.edit((*key[:2], DROPPED)))
+    told = _told(scales, places, edit.steps)
+    if told is None:
+        return None
+    what, words, size = told
+    if key[-1] == WAY:
+        return Named(what, edit.steps, words.replace("{way}", edit.words))
+    # A size that comes with something else is most often another step's, and something else done wrong.
+    others = _of_a_size(scales, places, edit.steps)
+    return None if others else Named(edit.what, edit.steps, f"{edit.words}, times {size}")
+
+
+def _told(scales: Sequence[float], places: Sequence[Edited], steps: Sequence[Step]) -> tuple[str, str, str] | None:
+    """Return what a factor is, by its value at every point: a number, or a size; None for one that is 1, or nothing."""
+    if not scales or all(abs(c - 1) <= DIGITS for c in scales):
+        return None
+    if all(abs(c + 1) <= DIGITS for c in scales):
+        return "sign", "the sign of {way} is wrong", "-1"
+    c = scales[0]
+    if max(scales) - min(scales) <= DIGITS * abs(c):
         value = Fraction(c).limit_denominator(64)
         if abs(float(value) - c) <= DIGITS * abs(c):
-            return "factor", f"the derivative of {{}}{{by}} is {value} times what it should be"
-    for name, sizes in _sizes(places):
-        for words, power in (("{n}", 1), ("1 / {n}", -1), ("the root of {n}", 0.5), ("1 / the root of {n}", -0.5)):
-            if all(abs(c - n**power) <= DIGITS * abs(c) for c, n in zip(factors, sizes, strict=True)):
-                what = "sum for mean" if power == 1 else "mean for sum" if power == -1 else "factor"
-                return what, f"the derivative of {{}}{{by}} is off by the factor {words.format(n=name)}"
+            return "factor", f"{{way}} is {value} times what it should be", str(value)
+    return _of_a_size(scales, places, steps)
+
+
+def _of_a_size(scales: Sequence[float], places: Sequence[Edited], steps: Sequence[Step]) -> tuple[str, str, str] | None:
+    for name, sizes in _sizes(places, steps):
+        for words, of in OF_A_SIZE_ALONE:
+            if all(abs(c - of(n)) <= DIGITS * abs(c) for c, n in zip(scales, sizes, strict=True)):
+                what = "sum for mean" if words == "{n}" else "mean for sum" if words == "1 / {n}" else "factor"
+                size = words.replace("{n}", name)
+                return what, f"{{way}} is off by the factor {size}", size
     return None
 
 
-def _sizes(places: Sequence[_At]) -> Iterator[tuple[str, list[int]]]:
-    """Yield the sizes that a factor may be, by name: of axes, and of their products."""
-    names = places[0].tape.names
+# What a factor may be of a size.
+OF_A_SIZE_ALONE: tuple[tuple[str, Callable[[float], float]], ...] = (
+    ("{n}", lambda n: n),
+    ("1 / {n}", lambda n: 1 / n),
+    ("the root of {n}", lambda n: n**0.5),
+    ("1 / the root of {n}", lambda n: n**-0.5),
+    ("n / (n - 1), n being {n}", lambda n: n / (n - 1) if n > 1 else math.inf),
+    ("(n - 1) / n, n being {n}", lambda n: (n - 1) / n),
+)
+
+
+def _sizes(places: Sequence[Edited], steps: Sequence[Step]) -> Iterator[tuple[str, list[float]]]:
+    """Yield the sizes that a factor may be, by name: of axes, and of their products and quotients."""
     axes = [
-        (f"the size of axis {d} of {names[k]}", [at.tape.right[k].shape[d] for at in places])
-        for k, g in enumerate(places[0].tape.right)
-        for d in range(g.ndim)
+        (f"the size of axis {d} of {name}", [float(at.tape.leaves[n].shape[d]) for at in places])
+        for n, name in places[0].tape.names.items()
+        for d in range(places[0].tape.leaves[n].ndim)
     ]
+    for step in steps:
+        results = [at.tape.steps[step.number].result for at in places]
+        axes += [
+            (f"the size of axis {d} of `{step.text}`", [float(y.shape[d]) for y in results])
+            for d in range(step.result.ndim)
+            if all(y.ndim == step.result.ndim for y in results)
+        ]
     yield from axes
-    for k, name in enumerate(names):
-        yield f"the number of elements of {name}", [at.tape.right[k].numel() for at in places]
-    for (a, m), (b, n) in combinations(axes, 2):
-        yield f"{a} times {b}", [x * y for x, y in zip(m, n, strict=True)]
-
-
-def _pair(places: Sequence[_At]) -> list[tuple[Named, ...]]:
-    """Return two things done to two steps that explain what is wrong together, at every point."""
-    first = places[0]
-    local = [key for key, edit in first.edits.items() if not edit.local or first.reached(edit) <= first.bad]
-    offs = {key: off for key in local if (off := first.off(key)) is not None and float(off.abs().max()) > DIGITS}
-    if not offs:
-        return []
-    keys = sorted(offs, key=lambda key: _plain(first.edits[key]))
-    every = torch.stack([offs[key] for key in keys])
-    left = first.wrong - every  # what each leaves to explain
-    for a, b in islice(_apart(keys, every, left), TRIED):
-        if _hold(places, a, b):
-            return [tuple(Named(first.edits[k].what, first.edits[k].step, first.edits[k].words) for k in (a, b))]
-    for a in _mending(first, keys, left)[:FIRST]:
-        found = _beside(places, a, keys)
-        if found is not None:
-            return [(Named(first.edits[a].what, first.edits[a].step, first.edits[a].words), found)]
-    return []
-
-
-def _apart(keys: Sequence[Key], every: Tensor, left: Tensor) -> Iterator[tuple[Key, Key]]:
-    """Yield the pairs whose changes add up to what is wrong, as those of two steps do that lie on no way together."""
-    # Along one direction first: of all pairs few are near each other there.
-    direction = torch.randn(every.shape[1], dtype=every.dtype, generator=numbers_from(0))
-    near = (left @ direction)[:, None] - (every @ direction)[None]
-    for i, j in torch.nonzero(near.abs() <= DIGITS * float(direction.abs().sum())).tolist():
-        if j > i and keys[i][0] != keys[j][0] and bool(((every[j] - left[i]).abs() <= DIGITS).all()):
-            yield keys[i], keys[j]
-
-
-def _mending(at: _At, keys: Sequence[Key], left: Tensor) -> list[Key]:
-    """Return the edits that mend one of the gradients altogether, those of the most first."""
-    counts = [len(at.bad - at.touched(rest)) for rest in left]
-    order = sorted((k for k in range(len(keys)) if counts[k]), key=lambda k: -counts[k])
-    return [keys[k] for k in order]
-
-
-def _beside(places: Sequence[_At], a: Key, keys: Sequence[Key]) -> Named | None:
-    """Return what else was done, beside one edit."""
-    befores = [at.off(a) for at in places]
-    rests = [at.wrong if before is None else at.wrong - before for at, before in zip(places, befores, strict=True)]
-    if any(before is None for before in befores):
-        return None
-    ways = [way for step in places[0].tape.steps if step.number != a[0] for way in _ways(step)]
-    named = [_by_factor(places, way, key, rests, [a]) for way, key in ways]
-    if found := _plainest([(one,) for one in named if one is not None]):
-        return found[-1][0]
-    for key in keys:
-        if key[0] != a[0] and all(at.explains(at.off(a, key)) for at in places):
-            edit = places[0].edits[key]
-            return Named(edit.what, edit.step, edit.words)
-    return None
+    for n, name in places[0].tape.names.items():
+        yield f"the number of elements of {name}", [float(at.tape.leaves[n].numel()) for at in places]
+    for (a, m), (b, k) in combinations(axes, 2):
+        yield f"{a} times {b}", [x * y for x, y in zip(m, k, strict=True)]
+    for (a, m), (b, k) in permutations(axes, 2):
+        yield f"{a} over {b}", [x / y for x, y in zip(m, k, strict=True)]
 
 
 def _plainest(found: Sequence[tuple[Named, ...]]) -> list[tuple[Named, ...]]:
     """Return the plainest explanations: of a chain that is a constant, the last step of it."""
+    if len(found[0]) > 1:
+        return [*found]
+    constant, branch = (_last([one for one in found if one[0].what == what]) for what in ("constant", "branch"))
+    if constant is not None and not is_trivial(constant[0].step):
+        return [constant]
+    if constant is not None or branch is not None:
+        return [one for one in (branch, constant) if one is not None]
     for what in PLAIN:
         same = [one for one in found if one[0].what == what]
         if what in ("sum for mean", "mean for sum"):
             same = [one for one in same if one[0].step.name in ("mean", "sum", "var")] or same
         if same:
-            last = max(same, key=lambda one: (not is_trivial(one[0].step), one[0].step.number))
-            return [last] if what in ("constant", "branch") else [*same]
-    return [*found]
+            return [*same]
+    # What exchanges two gradients is told where nothing else is as they are.
+    return [one for one in found if one[0].words != EXCHANGED] or [*found]
+
+
+def _last(found: Sequence[tuple[Named, ...]]) -> tuple[Named, ...] | None:
+    """Return the last of a chain of steps, of those that do more than move numbers if there are some."""
+    return max(found, key=lambda one: (not is_trivial(one[0].step), one[0].step.number), default=None)
 
 
 def _plain(edit: Edit) -> tuple[int, bool, int]:

@@ -1,42 +1,53 @@
-"""The steps of a forward, each with the line of the source that it is of; and forward again, one step changed."""
+"""The steps of a forward, each with the line of the source that it is of, and the way back through them by hand.
+
+A step takes a cotangent of its result and gives each argument its share; the shares of all uses of a tensor add up to
+its cotangent. What is done wrong to a share is passed on from there alone: forward need not be run again.
+"""
 
 import inspect
 import linecache
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree
 
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.subject import ambient
 from backprop_rules.subject.ambient import F64, inexact, running
-from backprop_rules.subject.function import NoPoint
 
 PACKAGE = str(Path(__file__).parents[1])
 # What lies between a call of somebody's code and its step.
 BETWEEN = str(Path(torch.__file__).parent), __file__, str(ambient.__file__), "<frozen"
 
-# What stands in the place of a step: from its function, its arguments and its result another result.
-Change = Callable[["Step", Any, tuple[Any, ...], dict[str, Any], Any], Any]
+# From cotangents of a step's result, one a row, to what one argument gets of each.
+Share = Callable[[Tensor], Tensor]
+# Other shares than the right ones: by the step's number, and the argument's position.
+Shares = Mapping[int, Mapping[int, Share]]
+# By the number of the step that made it, or -1 - k for leaf k: something of each tensor on the tape, one a row.
+Rows = dict[int, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One call of a function of torch that made a tensor with a gradient: its number, its name, and where it stands.
+    """One call of a function of torch that made a tensor with a gradient.
 
-    `live` are the positions of its arguments that have a gradient.
+    `args` are its arguments, those in lists and those with names among them; `live` the positions of those that have a
+    gradient, and `sources` what made these.
     """
 
     number: int
     name: str
+    function: Callable[[Sequence[Any]], Tensor]
+    args: Sequence[Any]
     live: tuple[int, ...]
-    args: tuple[Any, ...]
-    named: dict[str, Any]
+    sources: Mapping[int, int]
+    axes: tuple[int, ...]
     result: Tensor
     text: str
     line: int
@@ -46,25 +57,226 @@ class Step:
         """The step as it is told: the expression, and the line that it stands in."""
         return f"`{self.text}` (forward{f', line {self.line}' if self.line else ''})"
 
+    def at(self, position: int, value: Any) -> "Step":
+        """Return the same step with another argument."""
+        args = [value if p == position else x for p, x in enumerate(self.args)]
+        return replace(self, args=args)
 
-class _Steps(TorchFunctionMode):
-    """While it is entered, calls that make a tensor with a gradient are counted, kept, and one or two are changed."""
+    @cached_property
+    def _first(self) -> list[tuple[Tensor, dict[int, Tensor]]]:
+        return []
 
-    def __init__(self, changes: dict[int, Change] | None, steps: Sequence[Step] = ()) -> None:
+    @cached_property
+    def _graph(self) -> tuple[list[Tensor], Tensor]:
+        with torch.enable_grad():
+            args = [x.detach().requires_grad_() if p in self.live else x for p, x in enumerate(self.args)]
+            return [args[p] for p in self.live], self.function(args)
+
+    def pulled(self, g: Tensor) -> dict[int, Tensor]:
+        """Return the share of each live argument, for each row of cotangents."""
+        if self._first and self._first[0][0] is g:
+            return dict(self._first[0][1])
+        shares = self._pulled(g)
+        if not self._first:  # the right cotangent, most often, which is asked for again and again
+            self._first.append((g, shares))
+        return dict(shares)
+
+    def _pulled(self, g: Tensor) -> dict[int, Tensor]:
+        xs, y = self._graph
+        several = len(g) != 1
+        found = torch.autograd.grad(
+            y, xs, g if several else g[0], retain_graph=True, allow_unused=True, is_grads_batched=several
+        )
+        shares: dict[int, Tensor] = {}
+        for p, x, share in zip(self.live, xs, found, strict=True):
+            shares[p] = g.new_zeros(len(g), *x.shape) if share is None else share if several else share[None]
+        return shares
+
+    def pushed(self, tangents: Mapping[int, Tensor]) -> Tensor:
+        """Return the tangents of the result, from those of the live arguments: the way back, differentiated."""
+        xs, y = self._graph
+        g = torch.zeros_like(y).requires_grad_()
+        back = torch.autograd.grad(y, xs, g, create_graph=True, retain_graph=True, allow_unused=True)
+        given = [(b, tangents[p]) for b, p in zip(back, self.live, strict=True) if b is not None and p in tangents]
+        rows = len(next(iter(tangents.values())))
+        if not any(b.requires_grad for b, _ in given):
+            return y.new_zeros(rows, *y.shape)
+        outs, along = zip(*((b, t) for b, t in given if b.requires_grad), strict=True)
+        (found,) = torch.autograd.grad(outs, g, along, allow_unused=True, is_grads_batched=True)
+        return y.new_zeros(rows, *y.shape) if found is None else found
+
+
+class Tape:
+    """A forward at a point: its steps, and a way back from cotangents of its outputs to gradients of its leaves."""
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        leaves: Mapping[int, Tensor],
+        outputs: Rows,
+        names: Mapping[int, str],
+        conditions: Mapping[int, Step],
+    ) -> None:
+        self.steps, self.leaves, self.outputs = steps, leaves, outputs
+        self.names = names  # of the leaves
+        self.conditions = conditions  # the comparisons that the steps choose by
+
+    def cotangents(self, shares: Shares, given: Rows) -> Rows:
+        """Return the cotangents of every tensor, from those that are given, with some of the shares changed."""
+        found = dict(given)
+        for step in reversed(self.steps):
+            self._back(step, shares, found)
+        return found
+
+    def _back(self, step: Step, shares: Shares, found: Rows) -> None:
+        g = found.get(step.number)
+        if g is None:
+            return
+        own = step.pulled(g)
+        for p, another in shares.get(step.number, {}).items():
+            own[p] = fitting(another(g), step.args[p])
+        for p, share in own.items():
+            source = step.sources.get(p)
+            if source is not None:
+                found[source] = found[source] + share if source in found else share
+
+    @cached_property
+    def _on_the_way(self) -> list[Rows]:
+        """The right cotangents as they are before each step is differentiated."""
+        found, kept = dict(self.outputs), list[Rows]()
+        for step in reversed(self.steps):
+            kept.append(dict(found))
+            self._back(step, {}, found)
+        kept.append(found)
+        return kept[::-1]
+
+    def changed(self, shares: Shares) -> Rows:
+        """Return the cotangents of every tensor with some of the shares changed."""
+        last = max(shares, default=-1)
+        found = dict(self._on_the_way[last + 1])
+        for step in reversed(self.steps[: last + 1]):
+            self._back(step, shares, found)
+        return found
+
+    def gradients(self, shares: Shares) -> list[Tensor]:
+        """Return the gradients of the leaves, with some of the shares changed."""
+        found = self.changed(shares)
+        return [found[n][0] if n in found else torch.zeros_like(x) for n, x in self.leaves.items()]
+
+    def tangents(self, directions: Rows) -> Rows:
+        """Return the tangents of every tensor along directions of the leaves."""
+        found = dict(directions)
+        for step in self.steps:
+            given = {p: found[n] for p, n in step.sources.items() if n in found}
+            if given:
+                found[step.number] = step.pushed(given).detach()
+        return found
+
+    def with_step(self, number: int, function: Callable[[Sequence[Any]], Tensor]) -> "Tape":
+        """Return the tape of the same forward with another function for a step; RuntimeError where none comes of it."""
+        made: dict[int, Tensor] = {}
+        steps = []
+        for step in self.steps:
+            args = [made.get(step.sources.get(p, -1), x) for p, x in enumerate(step.args)]
+            again = replace(step, args=args, function=function if step.number == number else step.function)
+            if step.number == number or any(step.sources.get(p, -1) in made for p in step.live):
+                y = again.function(args).detach()
+                if y.shape != step.result.shape:
+                    raise RuntimeError("another shape")
+                again, made[step.number] = replace(again, result=y), y
+            steps.append(again)
+        return Tape(steps, self.leaves, self.outputs, self.names, self.conditions)
+
+
+def fitting(share: Tensor, x: Tensor) -> Tensor:
+    """Return a share if it has the shape of its argument; RuntimeError otherwise."""
+    if share.shape[1:] != x.shape:
+        raise RuntimeError("another shape")
+    return share
+
+
+def tape_of(evidence: Evidence) -> Tape:
+    """Return the tape of a forward at a point, in float64."""
+    function, point = evidence.function, evidence.point
+    with running(function.ambient(F64)) as inside, torch.enable_grad():
+        leaves = [x.detach().requires_grad_() if inexact(x) else x for x in point.leaves]
+        record = _Record(leaves)
+        with record:
+            ys = function.outputs(leaves, inside)
+    outputs: Rows = {}
+    for y, g in zip(ys, point.grads, strict=True):
+        if g is not None and y.requires_grad:
+            n = record.made[id(y)]
+            outputs[n] = outputs[n] + g[None] if n in outputs else g[None]
+    floats = [k for k in evidence.subject.floats if isinstance(evidence.user[k], Tensor)]
+    names = {-1 - k: f"`{evidence.subject.names[k]}`" for k in floats}
+    return Tape(record.steps, {-1 - k: leaves[k].detach() for k in floats}, outputs, names, record.conditions)
+
+
+class _Record(TorchFunctionMode):
+    """While it is entered, calls that make a tensor with a gradient are kept as steps."""
+
+    def __init__(self, leaves: Sequence[Any]) -> None:
         super().__init__()
-        self.changes, self.known, self.made, self.count = changes, steps, list[Step](), 0
+        self.steps: list[Step] = []
+        self.conditions: dict[int, Step] = {}
+        self.made = {id(x): -1 - k for k, x in enumerate(leaves) if inexact(x)}
+        self._compared: dict[int, Step] = {}
+        self._held = list(leaves)  # an id is that of another tensor once a tensor is gone
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
+        flat, structure = _pytree.tree_flatten((args, named))
+        mutates = _in_place(func)
+        live = [p for p, x in enumerate(flat) if isinstance(x, Tensor) and x.requires_grad]
+        before = _kept(flat) if mutates else None
         found = func(*args, **named)
-        if not isinstance(found, Tensor) or not found.requires_grad or _in_place(func):
-            return found
-        k, self.count = self.count, self.count + 1
-        if self.changes is None:
-            self.made.append(_step(k, func, args, named, found))
-        elif k in self.changes and k < len(self.known):
-            return self.changes[k](self.known[k], func, args, named, found)
+        results = [flat[0]] if mutates else list(found) if isinstance(found, tuple | list) else [found]
+        for k, y in enumerate(results):
+            compared = isinstance(y, Tensor) and y.dtype is torch.bool and bool(live)
+            if not compared and not (inexact(y) and y.requires_grad):
+                continue
+            before = _kept(flat) if before is None else before
+            part = k if isinstance(found, tuple | list) and not mutates else None
+            line, text = _place(_name(func))
+            step = Step(
+                number=len(self.steps),
+                name=_name(func),
+                function=_called(func, structure, part, mutates),
+                args=before,
+                live=tuple(live),
+                sources={p: self.made[id(flat[p])] for p in live if id(flat[p]) in self.made},
+                axes=_axes(args, named),
+                result=y.detach().clone(),
+                text=text if part is None else f"{text}[{part}]",
+                line=line,
+            )
+            self._held.append(y)
+            if compared:
+                self._compared[id(y)] = step
+                continue
+            conditions = [self._compared[id(x)] for x in flat if id(x) in self._compared]
+            if conditions:
+                self.conditions[step.number] = conditions[0]
+            self.made[id(y)] = step.number
+            self.steps.append(step)
         return found
+
+
+def _kept(flat: Sequence[Any]) -> list[Any]:
+    return [x.detach().clone() if isinstance(x, Tensor) else x for x in flat]
+
+
+def _called(func: Any, structure: Any, part: int | None, mutates: bool) -> Callable[[Sequence[Any]], Tensor]:
+    """Return the call as a function of its arguments alone, which stay as they are."""
+
+    def again(flat: Sequence[Any]) -> Tensor:
+        args, named = _pytree.tree_unflatten([flat[0].clone(), *flat[1:]] if mutates else list(flat), structure)
+        found = func(*args, **named)
+        own: Tensor = args[0] if mutates else found if part is None else found[part]
+        return own
+
+    return again
 
 
 def _in_place(func: Any) -> bool:
@@ -72,11 +284,12 @@ def _in_place(func: Any) -> bool:
     return (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__iadd__", "__imul__")
 
 
-def _step(k: int, func: Any, args: tuple[Any, ...], named: dict[str, Any], found: Tensor) -> Step:
-    live = tuple(j for j, x in enumerate(args) if isinstance(x, Tensor) and x.requires_grad)
-    line, text = _place(_name(func))
-    kept = tuple(x.detach() if isinstance(x, Tensor) else x for x in args)
-    return Step(k, _name(func), live, kept, named, found.detach(), text, line)
+def _axes(args: Any, named: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the axes that a call names, if it names any."""
+    given = named.get("dim", named.get("axis", args[1] if len(args) > 1 else ()))
+    if isinstance(given, int) and not isinstance(given, bool):
+        return (given,)
+    return tuple(given) if isinstance(given, list | tuple) and all(isinstance(d, int) for d in given) else ()
 
 
 def _name(func: Any) -> str:
@@ -100,61 +313,3 @@ def _place(name: str) -> tuple[int, str]:
     if start is not None and end is not None and last == line:
         text = whole.encode()[start:end].decode(errors="ignore")
     return number, text
-
-
-class Spent(Exception):
-    """As many steps were run as an explanation may cost."""
-
-
-class Effort:
-    """How many steps all tapes of one question may still run."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def spend(self, steps: int) -> None:
-        """Count a run of so many steps; Spent where none is left."""
-        self.left -= steps
-        if self.left < 0:
-            raise Spent
-
-
-class Tape:
-    """A forward at a point: its steps, the right gradients, the backward's own, and those of a changed forward."""
-
-    def __init__(self, evidence: Evidence, effort: Effort) -> None:
-        self._function, self._point, self._effort = evidence.function, evidence.point, effort
-        self.names = [evidence.subject.names[k] for k in evidence.subject.floats]
-        self.floats = [k for k in evidence.subject.floats if isinstance(evidence.user[k], Tensor)]
-        self.got = [
-            evidence.user[k].to(F64) if not evidence.user[k].is_complex() else evidence.user[k] for k in self.floats
-        ]
-        mode = _Steps(None)
-        self.right = self._gradients(mode)
-        self.steps = mode.made
-
-    def changed(self, changes: dict[int, Change]) -> list[Tensor] | None:
-        """Return the gradients of forward with some steps changed; None where it cannot be changed so."""
-        self._effort.spend(len(self.steps))
-        try:
-            return self._gradients(_Steps(changes, self.steps))
-        except (NoPoint, RuntimeError, IndexError, ValueError, TypeError):
-            return None
-
-    def _gradients(self, mode: _Steps) -> list[Tensor]:
-        with running(self._function.ambient(F64)) as inside, torch.enable_grad():
-            live = [x.detach().requires_grad_() if inexact(x) else x for x in self._point.leaves]
-            ys = self._function.outputs(live, _both(inside, mode))
-            pairs = [(y, g) for y, g in zip(ys, self._point.grads, strict=True) if g is not None and y.requires_grad]
-            asked = [live[k] for k in self.floats]
-            if not pairs:
-                return [torch.zeros_like(x) for x in asked]
-            outs, grads = zip(*pairs, strict=True)
-            found = torch.autograd.grad(outs, asked, grads, allow_unused=True)
-        return [torch.zeros_like(x) if g is None else g.detach() for g, x in zip(found, asked, strict=True)]
-
-
-@contextmanager
-def _both(inside: Any, mode: TorchFunctionMode) -> Iterator[None]:
-    with inside, mode:
-        yield

@@ -1,0 +1,305 @@
+"""One point's tape under the knife: what each edit of a step changes in the gradients, seen along a few directions.
+
+An edit changes a share by d; along a direction u of the primals the gradients change by the product of d with u's
+tangent at the tensor that the share goes to. So no edit needs a way back of its own: one run forward along each
+direction serves all of them, and pairs of edits besides.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, pairwise
+
+import torch
+from torch import Tensor
+
+from backprop_rules.diagnosis.edits import Edit, Key, ways_of
+from backprop_rules.diagnosis.left_out import left_out
+from backprop_rules.diagnosis.other_values import other_values
+from backprop_rules.diagnosis.several import ROUNDS, in_loops, other_sums, several, ways_to_primals
+from backprop_rules.diagnosis.tape import Rows, Share, Step, Tape, fitting
+from backprop_rules.diagnosis.turned import CLIPPED, clipped, clippings, turned
+from backprop_rules.strategies.values import numbers_from
+from backprop_rules.subject.ambient import all_finite
+
+DIGITS = 2.0**-34  # to which an explanation must hold: more than chance gives, fewer than a backward in float64 has
+UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit raises where it cannot be made
+DIRECTIONS = 3  # of each gradient: one to see a change, one for a factor's size, one to check both
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """What comes back to the gradients on the ways of some edits, along each direction: as it is, and as it should.
+
+    The first axis is that of the edits, the last that of the directions.
+    """
+
+    edits: Sequence[Edit]
+    edited: Tensor
+    right: Tensor
+
+    @cached_property
+    def change(self) -> Tensor:
+        """By how much the gradients change."""
+        return self.edited - self.right
+
+    def at_row(self, k: int) -> "Effects":
+        """Return them at one row of cotangents alone."""
+        return Effects(self.edits, self.edited[:, k], self.right[:, k])
+
+    def __getitem__(self, some: Sequence[int]) -> "Effects":
+        return Effects([self.edits[k] for k in some], self.edited[list(some)], self.right[list(some)])
+
+
+class Edited:
+    """A tape at a point, the gradients that somebody's backward gives there, and what edits would change in them."""
+
+    def __init__(self, tape: Tape, got: Sequence[Tensor], scales: Sequence[float] | None = None) -> None:
+        self.tape, self.got = tape, got
+        self._by_step: dict[int, dict[Key, Edit]] = {}
+        self.right = tape.gradients({})
+        pairs = zip(got, self.right, strict=True)
+        self._scales = scales or [max(float(a.abs().max()), float(b.abs().max())) or 1.0 for a, b in pairs]
+        ends = [0]
+        for g in self.right:
+            ends.append(ends[-1] + g.numel() * (2 if g.is_complex() else 1))
+        self._blocks = [slice(a, b) for a, b in pairwise(ends)]
+        self.target = self.vector(got)
+        self.wrong = self.target - self.vector(self.right)
+        self.bad = frozenset(k for k, b in enumerate(self._blocks) if bool((self.wrong[b].abs() > DIGITS).any()))
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether some gradient is."""
+        return bool(self.bad)
+
+    def vector(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Return gradients as one vector of real numbers, each of the order of 1."""
+        return torch.cat([_real(g.reshape(-1) / s) for g, s in zip(gradients, self._scales, strict=True)])
+
+    @cached_property
+    def edits(self) -> dict[Key, Edit]:
+        """All that can be done to the steps, by keys; first of all nothing, of which there are factors."""
+        found = {key: edit for step in self.tape.steps for key, edit in self._of_step(step.number).items()}
+        return {**found, **self._of_several_steps, **{edit.key: edit for edit in in_loops(self.tape, found)}}
+
+    def _of_step(self, n: int) -> dict[Key, Edit]:
+        if n not in self._by_step:
+            step, tape = self.tape.steps[n], self.tape
+            ways = (edit for way in ways_of(step) for edit in way.edits)
+            some = chain(ways, turned(step), other_values(step, tape), other_sums(step, tape, self._cotangents))
+            self._by_step[n] = {edit.key: edit for edit in some}
+        return self._by_step[n]
+
+    @cached_property
+    def _of_several_steps(self) -> dict[Key, Edit]:
+        ways = (edit for way in ways_to_primals(self.tape) for edit in way.edits)
+        return {edit.key: edit for edit in chain(ways, several(self.tape, self._cotangents))}
+
+    def edit(self, key: Key) -> Edit:
+        """Return an edit by its key; KeyError where there is none such."""
+        if key in self.forwards:
+            return self.forwards[key][0]
+        if not isinstance(key[0], int):
+            return self._of_several_steps[key]
+        if key[-1][0] == CLIPPED:
+            return clipped(self.tape.steps[key[0]], key[-1][1])
+        return self.edits[key] if key[-1][0] in ROUNDS else self._of_step(key[0])[key]
+
+    @cached_property
+    def forwards(self) -> dict[Key, tuple[Edit, Callable[[], Tape]]]:
+        """Other forwards, by keys: without a step, or with it in another place. Values change, too."""
+        return {edit.key: (edit, tape) for edit, tape in left_out(self.tape)}
+
+    def under(self, key: Key) -> "Edited":
+        """Return the same of another forward; RuntimeError where there is none."""
+        return Edited(self.forwards[key][1](), self.got, self._scales)
+
+    def gradients(self, keys: Sequence[Key]) -> Tensor | None:
+        """Return the gradients under several edits, as a vector; None where they cannot be made."""
+        try:
+            if keys and keys[0] in self.forwards:
+                return self.under(keys[0]).gradients(keys[1:])
+            shares = dict[int, dict[int, Share]]()
+            for edit in map(self.edit, keys):
+                for n, by in edit.shares.items():
+                    shares[n] = {**shares.get(n, {}), **by}
+            found = self.tape.gradients(shares)
+        except UNMADE:
+            return None
+        return self.vector(found) if all_finite(*found) else None
+
+    def explains(self, gradients: Tensor | None) -> bool:
+        """Say whether gradients are the backward's own."""
+        return gradients is not None and bool(((gradients - self.target).abs() <= DIGITS).all())
+
+    # Along directions.
+
+    @cached_property
+    def _directions(self) -> Rows:
+        """Some for each gradient alone, of numbers of the order that makes every product with it one of 1."""
+        own, rows = numbers_from(0), DIRECTIONS * len(self.right)
+        found: Rows = {}
+        for k, (n, x) in enumerate(self.tape.leaves.items()):
+            some = torch.zeros(rows, *x.shape, dtype=x.dtype)
+            part = slice(DIRECTIONS * k, DIRECTIONS * (k + 1))
+            some[part] = torch.randn(some[part].shape, dtype=x.dtype, generator=own) / self._scales[k]
+            found[n] = some
+        return found
+
+    @cached_property
+    def _tangents(self) -> dict[int, Tensor]:
+        """The tangents as matrices, one row a direction."""
+        return {n: _matrix(t) for n, t in self.tape.tangents(self._directions).items()}
+
+    @cached_property
+    def _cotangents(self) -> Rows:
+        return self.tape.changed({})
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """What is wrong, along each direction."""
+        pairs = zip(self._directions.values(), self.got, self.right, strict=True)
+        return torch.stack([_matrix(u) @ _real((a - b).reshape(-1)) for u, a, b in pairs]).sum(0)
+
+    @cached_property
+    def reach(self) -> Tensor:
+        """By how much what is seen along each direction may be off, where each element is off by its digits."""
+        pairs = zip(self._directions.values(), self._scales, strict=True)
+        return torch.stack([DIGITS * s * _matrix(u).abs().sum(1) for u, s in pairs]).sum(0)
+
+    @cached_property
+    def effects(self) -> Effects:
+        """What each edit changes, but for those that cannot be made, or give what is not finite."""
+        found = [*self._of_several()]
+        for step in self.tape.steps:
+            if step.number in self._cotangents:
+                own = [edit for edit in self.edits.values() if edit.shares.keys() == {step.number}]
+                found.append(self.of_a_step(own, self._cotangents[step.number]).at_row(0))
+        every = Effects(
+            [edit for one in found for edit in one.edits],
+            torch.cat([one.edited for one in found]),
+            torch.cat([one.right for one in found]),
+        )
+        fine = (every.edited.isfinite() & every.right.isfinite()).all(-1)
+        return every[torch.nonzero(fine).flatten().tolist()]
+
+    def _of_several(self) -> Iterator[Effects]:
+        """Yield what those of several steps change."""
+        for edit in self.edits.values():
+            if len(edit.shares) == 1 or not edit.shares.keys() <= self._cotangents.keys():
+                continue
+            try:
+                edited, right = self._chained(edit) if edit.chained else self._apart(edit)
+            except UNMADE:
+                continue
+            yield Effects([edit], edited, right)
+
+    def _chained(self, edit: Edit) -> tuple[Tensor, Tensor]:
+        pairs = zip(self._directions.values(), self.tape.gradients(edit.shares), self.right, strict=True)
+        change = torch.stack([_matrix(u) @ _real((a - b).reshape(-1)) for u, a, b in pairs]).sum(0)
+        return change[None], torch.zeros_like(change)[None]
+
+    def _apart(self, edit: Edit) -> tuple[Tensor, Tensor]:
+        nothing = torch.zeros(1, DIRECTIONS * len(self.right), dtype=torch.float64)
+        edited, right = nothing, nothing
+        for n, by in edit.shares.items():
+            step, g = self.tape.steps[n], self._cotangents[n]
+            own = step.pulled(g)
+            for p, share in by.items():
+                edited = edited + self._along(step, p, fitting(share(g), step.args[p]))
+                right = right + self._along(step, p, own[p])
+        return edited, right
+
+    def of_a_step(self, edits: Sequence[Edit], g: Tensor) -> Effects:
+        """Return what edits of one step make of cotangents of its result, one a row; without those not to be made."""
+        ((n,),) = {tuple(edit.shares) for edit in edits}
+        step = self.tape.steps[n]
+        made, edited, right = list[Edit](), list[Tensor](), list[Tensor]()
+        nothing = torch.zeros(len(g), DIRECTIONS * len(self.right), dtype=torch.float64)
+        own = {p: self._along(step, p, share) for p, share in step.pulled(g).items()}
+        turned = self._turned(step, [edit for edit in edits if edit.turn is not None], g)
+        for edit in edits:
+            try:
+                some = turned[edit.key] if edit.turn is not None else self._shared(step, edit, g)
+            except UNMADE:
+                continue
+            made.append(edit)
+            edited.append(sum(some, nothing))
+            right.append(sum((own[p] for p in edit.shares[n]), nothing))
+        return Effects(made, torch.stack(edited), torch.stack(right))
+
+    def _shared(self, step: Step, edit: Edit, g: Tensor) -> list[Tensor]:
+        shares = edit.shares[step.number].items()
+        return [self._along(step, p, fitting(share(g), step.args[p])) for p, share in shares]
+
+    def _turned(self, step: Step, edits: Sequence[Edit], g: Tensor) -> dict[Key, list[Tensor]]:
+        """Return what comes back along each direction where the cotangents are turned first: all at once."""
+        turns = {edit.key[-1]: edit.turn for edit in edits}
+        if not turns:
+            return {}
+        rows = step.pulled(torch.cat([turn(g) for turn in turns.values() if turn is not None]))
+        along = {p: self._along(step, p, share).reshape(len(turns), len(g), -1) for p, share in rows.items()}
+        place = {key: k for k, key in enumerate(turns)}
+        return {edit.key: [along[p][place[edit.key[-1]]] for p in edit.shares[step.number]] for edit in edits}
+
+    def _along(self, step: Step, p: int, share: Tensor) -> Tensor:
+        """Return what shares of an argument, one a row, make of the gradients along each direction."""
+        source = step.sources.get(p)
+        if source not in self._tangents:
+            return torch.zeros(len(share), DIRECTIONS * len(self.right), dtype=torch.float64)
+        return _matrix(share) @ self._tangents[source].T
+
+    def clipped(self) -> Iterator[Key]:
+        """Yield the outputs whose cotangent was clipped, by the edits' keys: the bound is what would explain it."""
+        for step in (self.tape.steps[n] for n in self.tape.outputs if n >= 0):
+            g = self.tape.outputs[step.number][0]
+            if g.is_complex() or not self._cotangents[step.number].equal(g[None]):
+                continue
+            stays, signs, sizes = clippings(g)
+            ones = [self._sum_along(step, rows) for rows in (stays, signs, g[None])]
+            wanted = self.seen + ones[2] - ones[0]
+            bounds = factors(ones[1], wanted, self.reach).tolist()
+            for low, high, bound in zip(sizes[:-1].tolist(), sizes[1:].tolist(), bounds, strict=False):
+                if low <= bound <= high:
+                    yield step.number, step.live, (CLIPPED, round(bound, 9))
+
+    def _sum_along(self, step: Step, g: Tensor) -> Tensor:
+        shares = [self._along(step, p, share) for p, share in step.pulled(g).items()]
+        return torch.stack(shares).sum(0)
+
+    def cotangents_beside(self, edits: Sequence[Edit]) -> tuple[Rows, Rows]:
+        """Return the cotangents of every tensor under each of some edits, one a row, and by how much they change."""
+        start: Rows = {}
+        right = {n: self.tape.steps[n].pulled(self._cotangents[n]) for edit in edits for n in edit.shares}
+        for k, edit in enumerate(edits):
+            for n, by in () if edit.chained else edit.shares.items():
+                for p, share in by.items():
+                    source = self.tape.steps[n].sources.get(p)
+                    if source is not None:
+                        own = right[n][p]
+                        rows = start.setdefault(source, own.new_zeros(len(edits), *own.shape[1:]))
+                        rows[k] += (share(self._cotangents[n]) - own)[0]
+        changes = self.tape.cotangents({}, start)
+        for k, edit in enumerate(edits):
+            if edit.chained:
+                for n, g in self.tape.changed(edit.shares).items():
+                    changes.setdefault(n, g.new_zeros(len(edits), *g.shape[1:]))[k] = (g - self._cotangents[n])[0]
+        return {n: self._cotangents[n] + d for n, d in changes.items() if n in self._cotangents}, changes
+
+
+def factors(edited: Tensor, wanted: Tensor, reach: Tensor) -> Tensor:
+    """Return the factor that makes of what comes back what is wanted, row by row; NaN where none does."""
+    c = (edited * wanted).sum(-1) / (edited * edited).sum(-1)
+    good = ((c[..., None] * edited - wanted).abs() <= reach).all(-1) & (edited.abs().amax(-1) > DIGITS)
+    return torch.where(good, c, math.nan)
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.resolve_conj()).reshape(-1) if x.is_complex() else x
+
+
+def _matrix(x: Tensor) -> Tensor:
+    """Return rows of tensors as rows of real numbers."""
+    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(len(x), -1)

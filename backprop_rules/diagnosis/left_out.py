@@ -1,0 +1,43 @@
+"""Forwards that people differentiate in the place of the one that there is: without a step, or an eps elsewhere."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.diagnosis.edits import COPIES, KINKED, SUMS, Edit, reaches
+from backprop_rules.diagnosis.tape import Step, Tape
+
+
+def left_out(tape: Tape) -> Iterator[tuple[Edit, Callable[[], Tape]]]:
+    """Yield what is done to forward itself, and the tape of that."""
+    for step in tape.steps:
+        if len(step.live) != 1 or step.name in COPIES or not reaches(step.args[step.live[0]], step.result):
+            continue
+        what = "eps" if step.name in SUMS else "mask" if step.name in KINKED else "factor"
+        words = "as if {} were left out of forward altogether"
+        without = partial(_without, step)
+        yield Edit(step, what, words, {}, (step.number, (), "left out")), partial(tape.with_step, step.number, without)
+        after = [s for s in tape.steps if step.number in s.sources.values()]
+        if step.name in SUMS and len(after) == 1 and len(after[0].live) == 1:
+            words = f"as if {{}} were added after `{after[0].text}`"
+            moved = partial(_moved, tape, step, after[0], without)
+            yield Edit(step, what, words, {}, (step.number, (), "moved")), moved
+
+
+def _without(step: Step, args: Sequence[Any]) -> Tensor:
+    found: Tensor = args[step.live[0]] + torch.zeros_like(step.result)
+    return found
+
+
+def _moved(tape: Tape, step: Step, after: Step, without: Callable[[Sequence[Any]], Tensor]) -> Tape:
+    """Return the tape on which a step is made after the next one."""
+
+    def then(args: Sequence[Any]) -> Tensor:
+        own = list(step.args)
+        own[step.live[0]] = after.function(args)
+        return step.function(own)
+
+    return tape.with_step(step.number, without).with_step(after.number, then)
