@@ -11,7 +11,7 @@ import torch
 from labelled import Forward, Labelled
 from test_labelled import FORWARDS
 
-from backprop_rules.diagnosis.surgery import Named, in_its_line
+from backprop_rules.diagnosis.surgery import Named, in_its_line, places_of
 from backprop_rules.evidence.evidence import WIDE
 from backprop_rules.question import Asked, question
 
@@ -36,7 +36,7 @@ def answered(forward: Forward, labelled: Labelled) -> Answer:
     """Ask for the line of a labelled mistake."""
     start = time.process_time()
     subject, _ = question(labelled.backward, (None, forward.forward, None, forward.example, {}, None), Asked())
-    found = in_its_line(subject, WIDE)
+    found = in_its_line(places_of(subject, WIDE))
     first, source = forward.forward.__code__.co_firstlineno, inspect.getsource(forward.forward).splitlines()
     lines = {first + k for k, line in enumerate(source) for edit in labelled.edits if edit.at in line}
     told = [set[int]().union(*(named.lines for named in one)) for one in found]

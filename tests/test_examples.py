@@ -10,7 +10,7 @@ NAMES = {
     "autograd_function": "factor 2",
     "numpy_network": "mean instead of sum",
     "jax_custom_vjp": "output in the place of the input",
-    "scalar_engine": "passed on unchanged",
+    "scalar_engine": "branch",
     "fused_linear_gelu": "other value",
     "two_layer_network": "masked by the cotangent",
 }

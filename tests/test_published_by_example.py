@@ -37,7 +37,7 @@ NAMES = {
     "index_select": ("last path only",),
     "gather": ("last path only",),
     "prod": ("not finite",),
-    "cross_entropy": ("factor",),
+    "cross_entropy": ("factor 2/3",),
     "layer_norm": ("statistics held constant",),
     "var": ("correction ignored",),
     "norm": ("not finite",),

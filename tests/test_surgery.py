@@ -7,7 +7,7 @@ from reported import numbers
 from test_labelled import FORWARDS
 
 from backprop_rules import check
-from backprop_rules.diagnosis.surgery import in_its_line
+from backprop_rules.diagnosis.surgery import in_its_line, places_of
 from backprop_rules.evidence.evidence import WIDE
 from backprop_rules.question import Asked, question
 
@@ -78,7 +78,7 @@ def test_it_is_looked_for_unless_that_is_switched_off():
 
 def test_of_a_right_backward_nothing_is_told():
     subject, _ = question(right, (None, normalised, None, EXAMPLE, {}, None), Asked())
-    assert in_its_line(subject, WIDE) == []
+    assert in_its_line(places_of(subject, WIDE)) == []
 
 
 def test_what_no_edit_explains_is_not_named():

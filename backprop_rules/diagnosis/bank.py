@@ -25,7 +25,7 @@ def mistake(name: str, words: str, family: Family = Family.OTHER) -> Callable[[P
     """Declare a mistake by the function that predicts what it returns."""
 
     def declare(predict: Predict) -> Predict:
-        BANK.append(Known(name, words, predict, family))
+        BANK.append(Known(name, words, family, predict=predict))
         return predict
 
     return declare
@@ -370,7 +370,11 @@ def params_ignored(case: Case) -> list[Known]:
     kinds = case.call.rule.reference.domain.params
     names = [name for name in case.call.params if name in kinds and name not in ("keepdim", "dtype")]
     return [
-        Known(f"{name} ignored", f"as if {name} were {other!r} whatever it is", partial(_ignoring, name, other))
+        Known(
+            f"{name} ignored",
+            f"as if {name} were {other!r} whatever it is",
+            predict=partial(_ignoring, name, other),
+        )
         for name in names
         for other in (*kinds_of(kinds[name]), 0, 1, "mean", "sum")
     ]

@@ -229,7 +229,7 @@ def _named(bank: Iterable[Known], seen: Sequence[_Seen], answers: Callable[[], l
     if not found:
         return None
     names, words = dict.fromkeys(known.name for known in found), dict.fromkeys(known.words for known in found)
-    return Mistake(" or ".join(names), " or ".join(words))
+    return Mistake(" or ".join(names), " or ".join(words), found[0].family)
 
 
 def _explains(known: Known, seen: Sequence[_Seen]) -> bool:
@@ -291,7 +291,7 @@ def _by_constant(seen: Sequence[_Seen], ratios: Sequence[float]) -> Mistake | No
         return None
     if any(abs(float(factor) - r) > abs(r) * s.unit for r, s in zip(ratios, seen, strict=True)):
         return None
-    return Mistake(f"factor {factor}", f"exactly {factor} × the right one")
+    return Mistake(f"factor {factor}", f"exactly {factor} × the right one", Family.FACTOR)
 
 
 def _by_count(seen: Sequence[_Seen], ratios: Sequence[float]) -> Mistake | None:

@@ -18,13 +18,12 @@ from backprop_rules.diagnosis.edits import Edit, Key, ways_of
 from backprop_rules.diagnosis.left_out import left_out
 from backprop_rules.diagnosis.other_values import other_values
 from backprop_rules.diagnosis.several import ROUNDS, in_loops, other_sums, several, ways_to_primals
-from backprop_rules.diagnosis.tape import Rows, Share, Step, Tape, fitting
+from backprop_rules.diagnosis.tape import UNMADE, Rows, Share, Step, Tape, fitting
 from backprop_rules.diagnosis.turned import CLIPPED, clipped, clippings, turned
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import all_finite
 
 DIGITS = 2.0**-34  # to which an explanation must hold: more than chance gives, fewer than a backward in float64 has
-UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit raises where it cannot be made
 DIRECTIONS = 3  # of each gradient: one to see a change, one for a factor's size, one to check both
 
 
@@ -88,8 +87,8 @@ class Edited:
         if n not in self._by_step:
             step, tape = self.tape.steps[n], self.tape
             ways = (edit for way in ways_of(step) for edit in way.edits)
-            some = chain(ways, turned(step), other_values(step, tape), other_sums(step, tape, self._cotangents))
-            self._by_step[n] = {edit.key: edit for edit in some}
+            families = turned(step), other_values(step, tape), other_sums(step, tape, self._cotangents)
+            self._by_step[n] = {edit.key: edit for edit in chain(ways, *map(_as_far_as_made, families))}
         return self._by_step[n]
 
     @cached_property
@@ -287,6 +286,14 @@ class Edited:
                 for n, g in self.tape.changed(edit.shares).items():
                     changes.setdefault(n, g.new_zeros(len(edits), *g.shape[1:]))[k] = (g - self._cotangents[n])[0]
         return {n: self._cotangents[n] + d for n, d in changes.items() if n in self._cotangents}, changes
+
+
+def _as_far_as_made(edits: Iterator[Edit]) -> Iterator[Edit]:
+    """Yield edits until one cannot be made: a function may refuse the arguments that an edit would give it."""
+    try:
+        yield from edits
+    except UNMADE:
+        return
 
 
 def factors(edited: Tensor, wanted: Tensor, reach: Tensor) -> Tensor:

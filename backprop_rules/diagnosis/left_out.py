@@ -22,7 +22,7 @@ def left_out(tape: Tape) -> Iterator[tuple[Edit, Callable[[], Tape]]]:
         yield Edit(step, what, words, {}, (step.number, (), "left out")), partial(tape.with_step, step.number, without)
         after = [s for s in tape.steps if step.number in s.sources.values()]
         if step.name in SUMS and len(after) == 1 and len(after[0].live) == 1:
-            words = f"as if {{}} were added after `{after[0].text}`"
+            words = f"as if {{}} were added after {after[0].told}"
             moved = partial(_moved, tape, step, after[0], without)
             yield Edit(step, what, words, {}, (step.number, (), "moved")), moved
 

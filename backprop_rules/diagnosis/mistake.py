@@ -4,7 +4,7 @@ A case is a point, one of its primals, and the right rule to ask.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cached_property
 from typing import Any
@@ -98,6 +98,7 @@ class Family(Enum):
     """What a mistake is about, where that matters to who asks."""
 
     FACTOR = auto()
+    SIZE = auto()  # a factor that is known to be a size
     TIES = auto()
     OTHER = auto()
 
@@ -108,14 +109,14 @@ class Mistake:
 
     name: str
     words: str
+    family: Family = Family.OTHER
 
 
 @dataclass(frozen=True)
 class Known(Mistake):
     """A mistake of the bank: what a backward that makes it returns in a case, None where it cannot be made."""
 
-    predict: Callable[[Case], Tensor | None]
-    family: Family = Family.OTHER
+    predict: Callable[[Case], Tensor | None] = field(kw_only=True)
 
 
 def applies(known: Known, case: Case) -> Tensor | None:

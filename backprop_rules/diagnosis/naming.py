@@ -8,8 +8,8 @@ import torch
 
 from backprop_rules.call import Call
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
-from backprop_rules.diagnosis.mistake import Mistake
-from backprop_rules.diagnosis.surgery import in_its_line, mistake_of
+from backprop_rules.diagnosis.mistake import Family, Mistake
+from backprop_rules.diagnosis.surgery import in_its_line, is_one_call, mistake_of, places_of
 from backprop_rules.errors import InputError, of_ours
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.evidence.precisions import in_precision, precise
@@ -37,14 +37,28 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
         return None
     if not explain:
         return TOLD.get(finding.kind)
-    found = _by_the_bank(subject, outcome, finding)
-    if found is not None or finding.kind is not Kind.VALUE or subject.heavy:
-        return found
+    if finding.kind is not Kind.VALUE or subject.heavy:
+        return _by_the_bank(subject, outcome, finding)
     try:
-        return mistake_of(in_its_line(subject, outcome.pair))
+        return _of_a_value(subject, outcome, finding)
     except Exception as error:  # of our own: it must not hide what was found
         outcome.notes[of_ours(error)] = None
         return None
+
+
+def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
+    """Of one function the bank has better words, but for a factor; of several steps it knows whole gradients alone."""
+    if subject.right is not None and (known := _by_the_bank(subject, outcome, finding)) is not None:
+        return known
+    places = places_of(subject, outcome.pair)
+    found = [] if is_one_call(places) else in_its_line(places)
+    if found and len(found[0]) == 1:
+        return mistake_of(found)
+    known = _by_the_bank(subject, outcome, finding)
+    if known is not None and (known.family is not Family.FACTOR or found):
+        return known
+    made = mistake_of(found or in_its_line(places))
+    return known if made is None or (known is not None and made.family is not Family.SIZE) else made
 
 
 def _by_the_bank(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:

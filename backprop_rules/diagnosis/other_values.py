@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.edits import COPIES, MATRICES, SCANS, SUMS, Edit, Made, pulled, summed, told_of
+from backprop_rules.diagnosis.edits import COPIES, MATRICES, SCANS, SUMS, Edit, Made, pulled, reaches, summed, told_of
 from backprop_rules.diagnosis.tape import Share, Step, Tape
 
 OTHERS = 8  # tensors of the same shape that are tried in the place of another
@@ -49,12 +50,10 @@ def _of_one(step: Step, p: int, tape: Tape) -> Iterator[Made]:
         for key, slope, told in _slopes(step, x, y, tape):
             words = f"{told} is taken for the derivative of {{}}"
             yield key, "other value", words, partial(_sloped, slope)
-    elif len(tensors) == 2 and step.name not in (*SUMS, *COPIES):
-        (other,) = (k for k in tensors if k != p)
-        for source, value, told in _beside(step, other, tape):
-            words = f"with {told} in the place of the other one at {{}}"
-            what = "index" if "off by one" in told else "other value"
-            yield ("beside", source), what, words, partial(pulled, step.at(other, value), p)
+    elif len(tensors) > 1 and step.name not in (*SUMS, *COPIES, "cat", "stack"):
+        for other in (k for k in tensors if k != p and step.args[k].is_floating_point()):
+            for source, what, value, words in _beside(step, other, tape):
+                yield ("beside", other, source), what, words, partial(pulled, step.at(other, value), p)
 
 
 def _sloped(slope: Tensor, g: Tensor) -> Tensor:
@@ -77,14 +76,28 @@ def _slopes(step: Step, x: Tensor, y: Tensor, tape: Tape) -> Iterator[tuple[Any,
             yield ("by", source), own(value), f"the rule that wants its result, with {told} in the place of that,"
 
 
-def _beside(step: Step, other: int, tape: Tape) -> Iterator[tuple[Any, Tensor, str]]:
-    """Yield what may be taken for the other factor: values of the same shape, and itself one place off."""
-    value = step.args[other]
-    yield from alike(value, step, tape)
-    if step.name not in MATRICES and value.is_floating_point():
-        for axis in range(-value.ndim, 0):
-            for by in (1, -1) if value.shape[axis] > 1 else ():
-                yield ("rolled", axis, by), value.roll(by, axis), f"that one off by one along axis {axis}"
+def _beside(step: Step, k: int, tape: Tape) -> Iterator[tuple[Any, str, Tensor, str]]:
+    """Yield what may be taken for argument k: values of the same shape, and itself moved, turned, mirrored."""
+    value = step.args[k]
+    own = f"argument {k + 1} of {{}}"
+    for source, found, told in alike(value, step, tape):
+        yield source, "other value", found, f"with {told} in the place of {own}"
+    if step.name in MATRICES:
+        return
+    for axis in (d for d in range(-value.ndim, 0) if value.shape[d] > 1):
+        for by in (1, -1):
+            yield ("rolled", axis, by), "index", value.roll(by, axis), f"{own} is read one place off along axis {axis}"
+        if value.shape[axis] % 2 == 0 and value.shape[axis] > 2:
+            halves = value.roll(value.shape[axis] // 2, axis)
+            yield ("halves", axis), "order", halves, f"the halves of axis {axis} of {own} are exchanged"
+        yield ("flipped", axis), "index", value.flip(axis), f"{own} is reversed along axis {axis}"
+        if axis < -1:
+            flipped = value.flip([*range(axis, 0)])
+            yield ("flipped", axis, "on"), "index", flipped, f"{own} is reversed along the axes from {axis} on"
+    for a, b in combinations(range(-value.ndim, 0), 2):
+        turned = value.transpose(a, b)
+        if turned.shape == value.shape or reaches(turned, step.result):
+            yield ("transposed", a, b), "axis", turned, f"axes {a} and {b} of {own} are exchanged"
 
 
 def _products(step: Step, p: int) -> Iterator[Made]:
@@ -152,9 +165,9 @@ def alike(x: Tensor, step: Step, tape: Tape) -> Iterator[tuple[Any, Tensor, str]
         return
     found: list[tuple[Any, Tensor, str]] = [(step.number, step.result, "its result")]
     for other in (step, *(s for s in tape.steps if s is not step)):
-        of = "its argument {}" if other is step else f"argument {{}} of `{other.text}`"
+        of = "its argument {}" if other is step else f"argument {{}} of {other.told}"
         if other is not step:
-            found.append((other.number, other.result, f"`{other.text}`"))
+            found.append((other.number, other.result, other.told))
         for p, a in enumerate(other.args):
             if isinstance(a, Tensor):
                 source = other.sources.get(p, (other.number, p))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.diagnosis.edits import DROPPED, SIGN, Edit, Way, is_trivial, pulled, reaches, told_of
-from backprop_rules.diagnosis.tape import Rows, Share, Step, Tape
+from backprop_rules.diagnosis.tape import UNMADE, Rows, Share, Step, Tape
 
 EXCHANGED = "the gradients at {} are exchanged"
 OF_A_NAME = 6  # results of one function that may be taken for each other
@@ -62,7 +62,7 @@ def in_loops(tape: Tape, edits: Mapping[Any, Edit]) -> Iterator[Edit]:
     rounds: dict[Any, list[Step]] = defaultdict(list)
     for step in tape.steps:
         if step.line:
-            rounds[step.line, step.text, step.live].append(step)
+            rounds[step.line, step.told, step.live].append(step)
     for steps in rounds.values():
         if len(steps) > 1:
             tails = [key[1:] for key in edits if key[0] == steps[0].number and key[-1] in IN_LOOPS]
@@ -91,7 +91,7 @@ def _of_another_round(steps: Sequence[Step], tape: Tape) -> Iterator[Edit]:
         if made is None or made < 0:
             continue
         of = tape.steps[made]
-        values = [s.result for s in tape.steps if (s.line, s.text) == (of.line, of.text)]
+        values = [s.result for s in tape.steps if (s.line, s.told) == (of.line, of.told)]
         if len(values) < len(steps):
             continue
         rounds = range(len(steps))
@@ -110,7 +110,7 @@ def _of_another_round(steps: Sequence[Step], tape: Tape) -> Iterator[Edit]:
                     step.number: {p: partial(pulled, step.at(other, value), p)}
                     for step, value in zip(steps, others, strict=True)
                 }
-                words = f"with `{of.text}` of {told} in the place of the other one at {{}}, for its argument {p + 1}"
+                words = f"with {of.told} of {told} in the place of the other one at {{}}, for its argument {p + 1}"
                 key = steps[0].number, (p,), ("round", told)
                 yield Edit(steps[0], "index", words, shares, key, chained=True)
 
@@ -139,7 +139,7 @@ def _only_one_use(tape: Tape, n: int, uses: Sequence[tuple[Step, int]]) -> Itera
         for other, q in uses:
             if (other, q) != (step, p):
                 shares[other.number][q] = partial(_zero, other.args[q])
-        name = tape.names[n] if n < 0 else f"`{tape.steps[n].text}`"
+        name = tape.names[n] if n < 0 else tape.steps[n].told
         words = f"of all uses of {name} only the {which} counts, {{}}"
         yield Edit(step, "overwritten", words, dict(shares), ("one use", n, which))
 
@@ -180,7 +180,7 @@ def _summed_otherwise(step: Step, p: int, tape: Tape, cotangents: Rows) -> Itera
         return
     try:
         wide = step.at(p, x.expand(y.shape).contiguous()).pulled(cotangents[step.number])[p]
-    except RuntimeError:  # it is no broadcast: a stack, say
+    except UNMADE:  # it is no broadcast: a stack, say
         return
     square = [d for d in range(-y.ndim, -1) if y.shape[d] == y.shape[d + 1] > 1]
     for d in square:
@@ -239,7 +239,7 @@ def _along_another_axis(step: Step) -> Iterator[Edit]:
         other = step.at(positions[0], axis)
         try:
             share = _along(step, other, p, axis)
-        except RuntimeError:
+        except UNMADE:
             continue
         words = f"the derivative of {{}} is taken along axis {axis}"
         yield told_of(step, (p,), ("along", axis), "axis", words, {p: share})

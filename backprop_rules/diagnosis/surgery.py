@@ -19,7 +19,7 @@ from torch import Tensor
 
 from backprop_rules.diagnosis.edited import DIGITS, Edited, Effects, factors
 from backprop_rules.diagnosis.edits import DROPPED, MATRICES, SIGN, WAY, Edit, Key, is_trivial
-from backprop_rules.diagnosis.mistake import Mistake
+from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.several import EXCHANGED
 from backprop_rules.diagnosis.tape import Rows, Step, tape_of
 from backprop_rules.evidence.evidence import Evidence, Pair
@@ -35,6 +35,8 @@ TRIED = 40  # that fit along the directions, and are held against every gradient
 TOLD = 12  # that hold
 
 # What is plainer than all that has the same effect.
+OF_SIZES = ("sum for mean", "mean for sum")
+NAMES = {"sum for mean": "sum instead of mean", "mean for sum": "mean instead of sum"}
 PLAIN = ("constant", "branch", "sign", "sum for mean", "mean for sum", "factor", "unchanged")
 
 
@@ -45,6 +47,12 @@ class Named:
     what: str
     steps: tuple[Step, ...]
     words: str
+    size: str = ""  # of a factor
+
+    @property
+    def name(self) -> str:
+        """What it is called in a report, as the bank calls it."""
+        return NAMES.get(self.what, f"{self.what} {self.size}" if self.size and self.what == "factor" else self.what)
 
     @property
     def step(self) -> Step:
@@ -74,19 +82,28 @@ def mistake_of(explanations: Sequence[tuple[Named, ...]]) -> Mistake | None:
     """Return the explanations as one mistake in words; None of none."""
     if not explanations:
         return None
-    names = dict.fromkeys(" and ".join(dict.fromkeys(named.what for named in one)) for one in explanations)
+    names = dict.fromkeys(" and ".join(dict.fromkeys(named.name for named in one)) for one in explanations)
+    sized = all(named.what in OF_SIZES for one in explanations for named in one)
     words = list(dict.fromkeys(" and ".join(named.sentence for named in one) for one in explanations))
     if len(words) > 2:  # along a chain of steps
         words = [words[-1], f"anywhere back to {explanations[0][0].step.place}"]
-    return Mistake(" or ".join(names), ", or ".join(words))
+    return Mistake(" or ".join(names), ", or ".join(words), Family.SIZE if sized else Family.OTHER)
 
 
-def in_its_line(subject: Subject, pair: Pair) -> list[tuple[Named, ...]]:
-    """Return the explanations that hold at every point: one thing done to one step, or two; none where none does."""
+def places_of(subject: Subject, pair: Pair) -> list[Edited]:
+    """Return the points at which an explanation must hold, the most telling first."""
     every = list(islice(_places(subject, pair), POINTS))
     # A loop that runs over a size has other steps elsewhere.
-    places = [at for at in every if len(at.tape.steps) == len(every[0].tape.steps)]
-    places.sort(key=_telling)
+    return sorted((at for at in every if len(at.tape.steps) == len(every[0].tape.steps)), key=_telling)
+
+
+def is_one_call(places: Sequence[Edited]) -> bool:
+    """Say whether forward is one expression that torch differentiates as a whole."""
+    return len({(step.line, step.text) for at in places[:1] for step in at.tape.steps}) == 1
+
+
+def in_its_line(places: Sequence[Edited]) -> list[tuple[Named, ...]]:
+    """Return the explanations that hold at every point: one thing done to one step, or two; none where none does."""
     if sum(at.is_wrong for at in places) < 2:
         return []
     at = places[0]
@@ -288,7 +305,7 @@ def _scaled(at: Edited, key: Key, scales: Sequence[float], places: Sequence[Edit
         return None
     what, words, size = told
     if key[-1] == WAY:
-        return Named(what, edit.steps, words.replace("{way}", edit.words))
+        return Named(what, edit.steps, words.replace("{way}", edit.words), size)
     # A size that comes with something else is most often another step's, and something else done wrong.
     others = _of_a_size(scales, places, edit.steps)
     return None if others else Named(edit.what, edit.steps, f"{edit.words}, times {size}")
@@ -330,26 +347,25 @@ OF_A_SIZE_ALONE: tuple[tuple[str, Callable[[float], float]], ...] = (
 
 
 def _sizes(places: Sequence[Edited], steps: Sequence[Step]) -> Iterator[tuple[str, list[float]]]:
-    """Yield the sizes that a factor may be, by name: of axes, and of their products and quotients."""
+    """Yield the sizes that a factor may be, by name: of axes, of all but one, and of their products and quotients."""
+    named = [(name, [at.tape.leaves[n] for at in places]) for n, name in places[0].tape.names.items()]
+    named += [(step.told, [at.tape.steps[step.number].result for at in places]) for step in steps]
+    named = [(name, these) for name, these in named if len({x.ndim for x in these}) == 1]
     axes = [
-        (f"the size of axis {d} of {name}", [float(at.tape.leaves[n].shape[d]) for at in places])
-        for n, name in places[0].tape.names.items()
-        for d in range(places[0].tape.leaves[n].ndim)
+        (f"the size of axis {d} of {name}", [float(x.shape[d]) for x in these])
+        for name, these in named
+        for d in range(these[0].ndim)
     ]
-    for step in steps:
-        results = [at.tape.steps[step.number].result for at in places]
-        axes += [
-            (f"the size of axis {d} of `{step.text}`", [float(y.shape[d]) for y in results])
-            for d in range(step.result.ndim)
-            if all(y.ndim == step.result.ndim for y in results)
-        ]
     yield from axes
-    for n, name in places[0].tape.names.items():
-        yield f"the number of elements of {name}", [float(at.tape.leaves[n].numel()) for at in places]
+    for name, these in named:
+        yield f"the number of elements of {name}", [float(x.numel()) for x in these]
     for (a, m), (b, k) in combinations(axes, 2):
         yield f"{a} times {b}", [x * y for x, y in zip(m, k, strict=True)]
     for (a, m), (b, k) in permutations(axes, 2):
         yield f"{a} over {b}", [x / y for x, y in zip(m, k, strict=True)]
+    for name, these in named:
+        for d in range(these[0].ndim):
+            yield f"the number of elements of {name} but for axis {d}", [x.numel() / x.shape[d] for x in these]
 
 
 def _plainest(found: Sequence[tuple[Named, ...]]) -> list[tuple[Named, ...]]:
@@ -363,7 +379,7 @@ def _plainest(found: Sequence[tuple[Named, ...]]) -> list[tuple[Named, ...]]:
         return [one for one in (branch, constant) if one is not None]
     for what in PLAIN:
         same = [one for one in found if one[0].what == what]
-        if what in ("sum for mean", "mean for sum"):
+        if what in OF_SIZES:
             same = [one for one in same if one[0].step.name in ("mean", "sum", "var")] or same
         if same:
             return [*same]

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
+from backprop_rules.diagnosis.composites import TAKEN_APART
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.subject import ambient
 from backprop_rules.subject.ambient import F64, inexact, running
@@ -24,6 +25,8 @@ from backprop_rules.subject.ambient import F64, inexact, running
 PACKAGE = str(Path(__file__).parents[1])
 # What lies between a call of somebody's code and its step.
 BETWEEN = str(Path(torch.__file__).parent), __file__, str(ambient.__file__), "<frozen"
+
+UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit raises where it cannot be made
 
 # From cotangents of a step's result, one a row, to what one argument gets of each.
 Share = Callable[[Tensor], Tensor]
@@ -51,11 +54,17 @@ class Step:
     result: Tensor
     text: str
     line: int
+    part: str = ""  # what it is of a function that is taken apart
+
+    @property
+    def told(self) -> str:
+        """The step as it is told: the expression, or the part of it."""
+        return f"the {self.part} in `{self.text}`" if self.part else f"`{self.text}`"
 
     @property
     def place(self) -> str:
-        """The step as it is told: the expression, and the line that it stands in."""
-        return f"`{self.text}` (forward{f', line {self.line}' if self.line else ''})"
+        """The same, and the line that it stands in."""
+        return f"{self.told} (forward{f', line {self.line}' if self.line else ''})"
 
     def at(self, position: int, value: Any) -> "Step":
         """Return the same step with another argument."""
@@ -223,11 +232,15 @@ class _Record(TorchFunctionMode):
         self.made = {id(x): -1 - k for k, x in enumerate(leaves) if inexact(x)}
         self._compared: dict[int, Step] = {}
         self._held = list(leaves)  # an id is that of another tensor once a tensor is gone
+        self._whole: tuple[int, str] | None = None  # the line and the text of what is being taken apart
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         flat, structure = _pytree.tree_flatten((args, named))
         mutates = _in_place(func)
+        apart = TAKEN_APART.get(_name(func)) if self._whole is None else None
+        if apart is not None and any(isinstance(x, Tensor) and x.requires_grad for x in flat):
+            return self._apart(apart, func, args, named)
         live = [p for p, x in enumerate(flat) if isinstance(x, Tensor) and x.requires_grad]
         before = _kept(flat) if mutates else None
         found = func(*args, **named)
@@ -238,7 +251,7 @@ class _Record(TorchFunctionMode):
                 continue
             before = _kept(flat) if before is None else before
             part = k if isinstance(found, tuple | list) and not mutates else None
-            line, text = _place(_name(func))
+            line, text = _place(_name(func)) if self._whole is None else self._whole
             step = Step(
                 number=len(self.steps),
                 name=_name(func),
@@ -250,17 +263,34 @@ class _Record(TorchFunctionMode):
                 result=y.detach().clone(),
                 text=text if part is None else f"{text}[{part}]",
                 line=line,
+                part=_name(func) if self._whole else "",
             )
-            self._held.append(y)
-            if compared:
-                self._compared[id(y)] = step
-                continue
-            conditions = [self._compared[id(x)] for x in flat if id(x) in self._compared]
-            if conditions:
-                self.conditions[step.number] = conditions[0]
-            self.made[id(y)] = step.number
-            self.steps.append(step)
+            self._keep(step, y, flat)
         return found
+
+    def _keep(self, step: Step, y: Tensor, flat: Sequence[Any]) -> None:
+        self._held.append(y)
+        if y.dtype is torch.bool:
+            self._compared[id(y)] = step
+            return
+        conditions = [self._compared[id(x)] for x in flat if id(x) in self._compared]
+        if conditions:
+            self.conditions[step.number] = conditions[0]
+        self.made[id(y)] = step.number
+        self.steps.append(step)
+
+    def _apart(self, apart: Callable[..., Tensor], func: Any, args: Any, named: Any) -> Any:
+        """Return what a function gives, by its steps; as it is where it is called in another way."""
+        before = len(self.steps)
+        self._whole = _place(_name(func))
+        try:
+            with self:
+                return apart(*args, **named)
+        except (TypeError, RuntimeError):
+            del self.steps[before:]
+            return func(*args, **named)
+        finally:
+            self._whole = None
 
 
 def _kept(flat: Sequence[Any]) -> list[Any]:

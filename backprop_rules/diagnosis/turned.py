@@ -43,9 +43,17 @@ def _of_one(step: Step, p: int) -> Iterator[Made]:
         yield ("exclusive",), "index", words, lambda g: step.pulled(g)[p] - g
         words = "the sum from the end is taken from the start at {}"
         yield ("forward",), "transposed", words, lambda g: g.cumsum(along)
+    for axis in (d for d in range(-x.ndim, 0) if x.ndim > 1 and x.shape[d] > 1):
+        words = f"what comes back at {{}} is summed over axis {axis}, too"
+        yield ("summed", axis), "axis", words, partial(_summed_too, step, p, axis)
     if x.ndim > 1 and x.shape[-1] > 1 and x.shape[-2] > 1:
         words = "the gradient at {} is laid out as that of the transpose"
         yield ("laid out",), "transposed", words, partial(_laid_out, step, p)
+
+
+def _summed_too(step: Step, p: int, axis: int, g: Tensor) -> Tensor:
+    found = step.pulled(g)[p]
+    return found.sum(axis, keepdim=True).expand_as(found)
 
 
 def _laid_out(step: Step, p: int, g: Tensor) -> Tensor:

@@ -85,11 +85,12 @@ def mean_pool_backward(op: Operation, grad: Tensor, a: Tensor, kernel: Any, *how
 
 def max_pool(op: Operation, a: Tensor, *how: Any) -> tuple[Any, None]:
     """The largest of a window: one that lies farther than its radius behind does not count."""
+    op = replace(op, result=op.result[0])
     x = op.operand(a)
     if x.radius is None:
         return None, None
     highest, _ = op.func(a + x.radius, *how)
-    return replace(op, result=op.result[0]).up(highest - op.result[0]), None
+    return op.up(highest - op.result), None
 
 
 def max_pool_backward(op: Operation, grad: Tensor, a: Tensor, *how: Any) -> Any:
