@@ -5,6 +5,7 @@ import torch
 from naming import answered
 from reported import numbers
 from test_labelled import FORWARDS
+from torch.nn import functional
 
 from backprop_rules import check
 from backprop_rules.diagnosis.surgery import in_its_line, places_of
@@ -70,6 +71,56 @@ def test_what_is_told_names_the_expression_and_its_line():
     assert likely(summed_squares) == f"the derivative of {mean} is off by the factor the size of axis 1 of `x`"
     weight = f"as if the cotangent passed `x * inverse * w` (forward, line {LINE + 3}) unchanged, for its argument 1"
     assert likely(weight_forgotten) == weight
+
+
+def gated(x, w):
+    return functional.silu(x @ w)
+
+
+def derivative_of_the_gate_alone(g, x, w):
+    gate = torch.sigmoid(x @ w)
+    along = g * (gate + gate * (1 - gate))  # x @ w is missing
+    return along @ w.mT, x.mT @ along
+
+
+def test_a_composite_function_is_taken_apart():
+    report = check(
+        derivative_of_the_gate_alone, forward=gated, example=(numbers(3, 4), numbers(4, 5)), raise_on_failure=False
+    )
+    line = gated.__code__.co_firstlineno + 1
+    told = f"as if the cotangent passed the mul in `functional.silu(x @ w)` (forward, line {line}) unchanged"
+    assert report.mistake.words == f"{told}, for its argument 2"
+
+
+def test_a_step_that_is_differentiated_once_alone_is_no_obstacle():
+    def bag(table, weights):
+        rows, starts = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 2])
+        return functional.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=weights)
+
+    def halved(g, table, weights):
+        right = torch.autograd.functional.vjp(bag, (table, weights), g)[1]
+        return right[0], right[1] / 2
+
+    report = check(halved, forward=bag, example=(numbers(3, 4), numbers(4)), raise_on_failure=False)
+    assert report.verdict == "wrong"
+    assert "factor 1/2" in str(report.mistake)
+    assert "error of backprop_rules" not in str(report)
+
+
+def test_a_wrong_max_pool_gets_no_error_of_our_own():
+    def average(g, x):
+        return g.repeat_interleave(2, -1).repeat_interleave(2, -2) / 4
+
+    report = check(
+        average, forward=lambda x: functional.max_pool2d(x, 2), example=(numbers(2, 3, 4, 6),), raise_on_failure=False
+    )
+    assert report.verdict == "wrong"
+    assert "error of backprop_rules" not in str(report)
+
+
+@pytest.mark.parametrize("backward", [inverse_held_constant, summed_squares, weight_forgotten])
+def test_a_name_does_not_depend_on_the_seed(backward):
+    assert len({likely(backward, seed=seed) for seed in range(5)}) == 1
 
 
 def test_it_is_looked_for_unless_that_is_switched_off():

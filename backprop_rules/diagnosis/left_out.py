@@ -16,15 +16,21 @@ def left_out(tape: Tape) -> Iterator[tuple[Edit, Callable[[], Tape]]]:
     for step in tape.steps:
         if len(step.live) != 1 or step.name in COPIES or not reaches(step.args[step.live[0]], step.result):
             continue
-        what = "eps" if step.name in SUMS else "mask" if step.name in KINKED else "factor"
+        what = "eps" if _adds_a_fraction(step) else "mask" if step.name in KINKED else "factor"
         words = "as if {} were left out of forward altogether"
         without = partial(_without, step)
         yield Edit(step, what, words, {}, (step.number, (), "left out")), partial(tape.with_step, step.number, without)
         after = [s for s in tape.steps if step.number in s.sources.values()]
-        if step.name in SUMS and len(after) == 1 and len(after[0].live) == 1:
+        if what == "eps" and len(after) == 1 and len(after[0].live) == 1:
             words = f"as if {{}} were added after {after[0].told}"
             moved = partial(_moved, tape, step, after[0], without)
             yield Edit(step, what, words, {}, (step.number, (), "moved")), moved
+
+
+def _adds_a_fraction(step: Step) -> bool:
+    """Say whether a step adds a number that is not whole, as an eps is."""
+    others = [x for p, x in enumerate(step.args) if p not in step.live]
+    return step.name in SUMS and any(isinstance(x, float) and x % 1 != 0 for x in others)
 
 
 def _without(step: Step, args: Sequence[Any]) -> Tensor:

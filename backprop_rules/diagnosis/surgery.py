@@ -8,10 +8,9 @@ A derivative that is dropped, doubled, or of the wrong sign is a factor c on wha
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from itertools import chain, combinations, islice, permutations
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from backprop_rules.diagnosis.edited import DIGITS, Edited, Effects, factors
 from backprop_rules.diagnosis.edits import DROPPED, MATRICES, SIGN, WAY, Edit, Key, is_trivial
+from backprop_rules.diagnosis.factor import factor_in_words, of_a_size
 from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.several import EXCHANGED
 from backprop_rules.diagnosis.tape import Rows, Step, tape_of
@@ -33,6 +33,7 @@ POINTS, OF_A_SIZE = 8, 3  # at which an explanation must hold, and of these, of 
 ELEMENTS = 2000  # of a point
 TRIED = 40  # that fit along the directions, and are held against every gradient at every point
 TOLD = 12  # that hold
+PAIRS = 200_000  # that are tried: about as long as the check itself takes
 
 # What is plainer than all that has the same effect.
 OF_SIZES = ("sum for mean", "mean for sum")
@@ -190,7 +191,9 @@ def _pairs(at: Edited) -> Iterator[Guess]:
     is_off = at.seen.abs() > at.reach
     size = every.change.abs() > at.reach
     moves = size.any(1) & ~size[:, ~is_off].any(1)  # gradients that are right stay so
-    some = every[torch.nonzero(moves & ~is_way).flatten().tolist()]
+    rows = torch.nonzero(moves & ~is_way).flatten().tolist()
+    rows = sorted(rows, key=lambda k: _plain(every.edits[k]))[: PAIRS // max(1, len(every.edits))]
+    some = every[rows]
     found: list[tuple[Any, Guess]] = []
     if some.edits:
         cotangents, changes = at.cotangents_beside(some.edits)
@@ -300,72 +303,15 @@ def _scaled(at: Edited, key: Key, scales: Sequence[float], places: Sequence[Edit
     edit = at.edit(key)
     if key[-1] == WAY and scales and all(abs(c) <= DIGITS for c in scales):
         return _as_named(at.edit((*key[:2], DROPPED)))
-    told = _told(scales, places, edit.steps)
+    told = factor_in_words(scales, places, edit.steps)
     if told is None:
         return None
     what, words, size = told
     if key[-1] == WAY:
         return Named(what, edit.steps, words.replace("{way}", edit.words), size)
     # A size that comes with something else is most often another step's, and something else done wrong.
-    others = _of_a_size(scales, places, edit.steps)
+    others = of_a_size(scales, places, edit.steps)
     return None if others else Named(edit.what, edit.steps, f"{edit.words}, times {size}")
-
-
-def _told(scales: Sequence[float], places: Sequence[Edited], steps: Sequence[Step]) -> tuple[str, str, str] | None:
-    """Return what a factor is, by its value at every point: a number, or a size; None for one that is 1, or nothing."""
-    if not scales or all(abs(c - 1) <= DIGITS for c in scales):
-        return None
-    if all(abs(c + 1) <= DIGITS for c in scales):
-        return "sign", "the sign of {way} is wrong", "-1"
-    c = scales[0]
-    if max(scales) - min(scales) <= DIGITS * abs(c):
-        value = Fraction(c).limit_denominator(64)
-        if abs(float(value) - c) <= DIGITS * abs(c):
-            return "factor", f"{{way}} is {value} times what it should be", str(value)
-    return _of_a_size(scales, places, steps)
-
-
-def _of_a_size(scales: Sequence[float], places: Sequence[Edited], steps: Sequence[Step]) -> tuple[str, str, str] | None:
-    for name, sizes in _sizes(places, steps):
-        for words, of in OF_A_SIZE_ALONE:
-            if all(abs(c - of(n)) <= DIGITS * abs(c) for c, n in zip(scales, sizes, strict=True)):
-                what = "sum for mean" if words == "{n}" else "mean for sum" if words == "1 / {n}" else "factor"
-                size = words.replace("{n}", name)
-                return what, f"{{way}} is off by the factor {size}", size
-    return None
-
-
-# What a factor may be of a size.
-OF_A_SIZE_ALONE: tuple[tuple[str, Callable[[float], float]], ...] = (
-    ("{n}", lambda n: n),
-    ("1 / {n}", lambda n: 1 / n),
-    ("the root of {n}", lambda n: n**0.5),
-    ("1 / the root of {n}", lambda n: n**-0.5),
-    ("n / (n - 1), n being {n}", lambda n: n / (n - 1) if n > 1 else math.inf),
-    ("(n - 1) / n, n being {n}", lambda n: (n - 1) / n),
-)
-
-
-def _sizes(places: Sequence[Edited], steps: Sequence[Step]) -> Iterator[tuple[str, list[float]]]:
-    """Yield the sizes that a factor may be, by name: of axes, of all but one, and of their products and quotients."""
-    named = [(name, [at.tape.leaves[n] for at in places]) for n, name in places[0].tape.names.items()]
-    named += [(step.told, [at.tape.steps[step.number].result for at in places]) for step in steps]
-    named = [(name, these) for name, these in named if len({x.ndim for x in these}) == 1]
-    axes = [
-        (f"the size of axis {d} of {name}", [float(x.shape[d]) for x in these])
-        for name, these in named
-        for d in range(these[0].ndim)
-    ]
-    yield from axes
-    for name, these in named:
-        yield f"the number of elements of {name}", [float(x.numel()) for x in these]
-    for (a, m), (b, k) in combinations(axes, 2):
-        yield f"{a} times {b}", [x * y for x, y in zip(m, k, strict=True)]
-    for (a, m), (b, k) in permutations(axes, 2):
-        yield f"{a} over {b}", [x / y for x, y in zip(m, k, strict=True)]
-    for name, these in named:
-        for d in range(these[0].ndim):
-            yield f"the number of elements of {name} but for axis {d}", [x.numel() / x.shape[d] for x in these]
 
 
 def _plainest(found: Sequence[tuple[Named, ...]]) -> list[tuple[Named, ...]]:

@@ -102,7 +102,20 @@ class Step:
         return shares
 
     def pushed(self, tangents: Mapping[int, Tensor]) -> Tensor:
-        """Return the tangents of the result, from those of the live arguments: the way back, differentiated."""
+        """Return the tangents of the result, from those of the live arguments: the way back, differentiated.
+
+        Where torch cannot differentiate it, by the way back from each element.
+        """
+        try:
+            return self._pushed(tangents)
+        except RuntimeError:
+            y = self.result
+            units = torch.eye(y.numel(), dtype=y.dtype).reshape(-1, *y.shape)
+            rows = self.pulled(units)
+            some = [t.flatten(1) @ rows[p].conj().flatten(1).mT for p, t in tangents.items()]
+            return torch.stack(some).sum(0).reshape(-1, *y.shape)
+
+    def _pushed(self, tangents: Mapping[int, Tensor]) -> Tensor:
         xs, y = self._graph
         g = torch.zeros_like(y).requires_grad_()
         back = torch.autograd.grad(y, xs, g, create_graph=True, retain_graph=True, allow_unused=True)

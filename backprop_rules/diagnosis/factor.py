@@ -1,0 +1,69 @@
+"""What a factor is that a derivative is off by: a number, or a size, by its value at points of several sizes."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from itertools import combinations, permutations
+
+from backprop_rules.diagnosis.edited import DIGITS, Edited
+from backprop_rules.diagnosis.tape import Step
+
+
+def factor_in_words(
+    scales: Sequence[float], places: Sequence[Edited], steps: Sequence[Step]
+) -> tuple[str, str, str] | None:
+    """Return what a factor is, by its value at every point: a number, or a size; None for one that is 1, or nothing."""
+    if not scales or all(abs(c - 1) <= DIGITS for c in scales):
+        return None
+    if all(abs(c + 1) <= DIGITS for c in scales):
+        return "sign", "the sign of {way} is wrong", "-1"
+    c = scales[0]
+    if max(scales) - min(scales) <= DIGITS * abs(c):
+        value = Fraction(c).limit_denominator(64)
+        if abs(float(value) - c) <= DIGITS * abs(c):
+            return "factor", f"{{way}} is {value} times what it should be", str(value)
+    return of_a_size(scales, places, steps)
+
+
+def of_a_size(scales: Sequence[float], places: Sequence[Edited], steps: Sequence[Step]) -> tuple[str, str, str] | None:
+    """Return the same for what is made of a size; None for a factor that is not."""
+    for name, sizes in _sizes(places, steps):
+        for words, of in OF_A_SIZE_ALONE:
+            if all(abs(c - of(n)) <= DIGITS * abs(c) for c, n in zip(scales, sizes, strict=True)):
+                what = "sum for mean" if words == "{n}" else "mean for sum" if words == "1 / {n}" else "factor"
+                size = words.replace("{n}", name)
+                return what, f"{{way}} is off by the factor {size}", size
+    return None
+
+
+# What a factor may be of a size.
+OF_A_SIZE_ALONE: tuple[tuple[str, Callable[[float], float]], ...] = (
+    ("{n}", lambda n: n),
+    ("1 / {n}", lambda n: 1 / n),
+    ("the root of {n}", lambda n: n**0.5),
+    ("1 / the root of {n}", lambda n: n**-0.5),
+    ("n / (n - 1), n being {n}", lambda n: n / (n - 1) if n > 1 else math.inf),
+    ("(n - 1) / n, n being {n}", lambda n: (n - 1) / n),
+)
+
+
+def _sizes(places: Sequence[Edited], steps: Sequence[Step]) -> Iterator[tuple[str, list[float]]]:
+    """Yield the sizes that a factor may be, by name: of axes, of all but one, and of their products and quotients."""
+    named = [(name, [at.tape.leaves[n] for at in places]) for n, name in places[0].tape.names.items()]
+    named += [(step.told, [at.tape.steps[step.number].result for at in places]) for step in steps]
+    named = [(name, these) for name, these in named if len({x.ndim for x in these}) == 1]
+    axes = [
+        (f"the size of axis {d} of {name}", [float(x.shape[d]) for x in these])
+        for name, these in named
+        for d in range(these[0].ndim)
+    ]
+    yield from axes
+    for name, these in named:
+        yield f"the number of elements of {name}", [float(x.numel()) for x in these]
+    for (a, m), (b, k) in combinations(axes, 2):
+        yield f"{a} times {b}", [x * y for x, y in zip(m, k, strict=True)]
+    for (a, m), (b, k) in permutations(axes, 2):
+        yield f"{a} over {b}", [x / y for x, y in zip(m, k, strict=True)]
+    for name, these in named:
+        for d in range(these[0].ndim):
+            yield f"the number of elements of {name} but for axis {d}", [x.numel() / x.shape[d] for x in these]
