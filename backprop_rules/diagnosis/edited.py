@@ -24,6 +24,7 @@ from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import all_finite
 
 DIGITS = 2.0**-34  # to which an explanation must hold: more than chance gives, fewer than a backward in float64 has
+EFFORT = 3000  # steps back for the loops of one point, or edits that are tried: it takes longer than the check else
 DIRECTIONS = 3  # of each gradient: one to see a change, one for a factor's size, one to check both
 
 
@@ -186,8 +187,12 @@ class Edited:
 
     def _of_several(self) -> Iterator[Effects]:
         """Yield what those of several steps change."""
+        chained = sum(edit.chained for edit in self.edits.values())
+        loops = chained * len(self.tape.steps) <= EFFORT  # each of them is a whole way back
         for edit in self.edits.values():
             if len(edit.shares) == 1 or not edit.shares.keys() <= self._cotangents.keys():
+                continue
+            if edit.chained and not loops:
                 continue
             try:
                 edited, right = self._chained(edit) if edit.chained else self._apart(edit)

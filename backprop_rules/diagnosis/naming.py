@@ -51,13 +51,14 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
     if subject.right is not None and (known := _by_the_bank(subject, outcome, finding)) is not None:
         return known
     places = places_of(subject, outcome.pair)
-    found = [] if is_one_call(places) else in_its_line(places)
+    one_call = is_one_call(places)
+    found = [] if one_call else in_its_line(places)
     if found and len(found[0]) == 1:
         return mistake_of(found)
     known = _by_the_bank(subject, outcome, finding)
-    if known is not None and (known.family is not Family.FACTOR or found):
+    if known is not None and (known.family is not Family.FACTOR or not one_call):
         return known
-    made = mistake_of(found or in_its_line(places))
+    made = mistake_of(in_its_line(places) if one_call else found)
     return known if made is None or (known is not None and made.family is not Family.SIZE) else made
 
 

@@ -13,7 +13,7 @@ from backprop_rules.diagnosis.edits import DROPPED, SIGN, Edit, Way, is_trivial,
 from backprop_rules.diagnosis.tape import UNMADE, Rows, Share, Step, Tape
 
 EXCHANGED = "the gradients at {} are exchanged"
-OF_A_NAME = 6  # results of one function that may be taken for each other
+OF_A_NAME = 4  # results of one function that may be taken for each other
 ROUNDS = ("rounds", "round")  # the ends of keys of what is done in loops
 IN_LOOPS = (DROPPED, SIGN, ("unchanged",))  # what is done in every round, by the end of the key
 

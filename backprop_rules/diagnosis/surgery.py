@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.edited import DIGITS, Edited, Effects, factors
+from backprop_rules.diagnosis.edited import DIGITS, EFFORT, Edited, Effects, factors
 from backprop_rules.diagnosis.edits import DROPPED, MATRICES, SIGN, WAY, Edit, Key, is_trivial
 from backprop_rules.diagnosis.factor import factor_in_words, of_a_size
 from backprop_rules.diagnosis.mistake import Family, Mistake
@@ -31,9 +31,9 @@ from backprop_rules.subject.subject import Subject
 
 POINTS, OF_A_SIZE = 8, 3  # at which an explanation must hold, and of these, of one size
 ELEMENTS = 2000  # of a point
-TRIED = 40  # that fit along the directions, and are held against every gradient at every point
+TRIED = 24  # that fit along the directions, and are held against every gradient at every point
 TOLD = 12  # that hold
-PAIRS = 200_000  # that are tried: about as long as the check itself takes
+PAIRS = 160_000  # that are tried: about as long as the check itself takes
 
 # What is plainer than all that has the same effect.
 OF_SIZES = ("sum for mean", "mean for sum")
@@ -105,7 +105,7 @@ def is_one_call(places: Sequence[Edited]) -> bool:
 
 def in_its_line(places: Sequence[Edited]) -> list[tuple[Named, ...]]:
     """Return the explanations that hold at every point: one thing done to one step, or two; none where none does."""
-    if sum(at.is_wrong for at in places) < 2:
+    if sum(at.is_wrong for at in places) < 2 or len(places[0].edits) > EFFORT:
         return []
     at = places[0]
     for guesses in chain(_single(at), (_pairs(at),), _of_other_forwards(at)):
