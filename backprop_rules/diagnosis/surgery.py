@@ -33,7 +33,7 @@ POINTS, OF_A_SIZE = 8, 3  # at which an explanation must hold, and of these, of 
 ELEMENTS = 2000  # of a point
 TRIED = 24  # that fit along the directions, and are held against every gradient at every point
 TOLD = 12  # that hold
-PAIRS = 160_000  # that are tried: about as long as the check itself takes
+PAIRS = 120_000  # that are tried: about as long as the check itself takes
 
 # What is plainer than all that has the same effect.
 OF_SIZES = ("sum for mean", "mean for sum")
