@@ -6,8 +6,9 @@ direction serves all of them, and pairs of edits besides.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, pairwise
 
@@ -58,6 +59,7 @@ class Edited:
     def __init__(self, tape: Tape, got: Sequence[Tensor], scales: Sequence[float] | None = None) -> None:
         self.tape, self.got = tape, got
         self._by_step: dict[int, dict[Key, Edit]] = {}
+        self._under: dict[Key, Edited] = {}
         self.right = tape.gradients({})
         pairs = zip(got, self.right, strict=True)
         self._scales = scales or [max(float(a.abs().max()), float(b.abs().max())) or 1.0 for a, b in pairs]
@@ -114,7 +116,9 @@ class Edited:
 
     def under(self, key: Key) -> "Edited":
         """Return the same of another forward; RuntimeError where there is none."""
-        return Edited(self.forwards[key][1](), self.got, self._scales)
+        if key not in self._under:
+            self._under[key] = Edited(self.forwards[key][1](), self.got, self._scales)
+        return self._under[key]
 
     def gradients(self, keys: Sequence[Key]) -> Tensor | None:
         """Return the gradients under several edits, as a vector; None where they cannot be made."""
@@ -160,7 +164,11 @@ class Edited:
     @cached_property
     def seen(self) -> Tensor:
         """What is wrong, along each direction."""
-        pairs = zip(self._directions.values(), self.got, self.right, strict=True)
+        return self._seen(self.got)
+
+    def _seen(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Return by how much gradients differ from the right ones, along each direction."""
+        pairs = zip(self._directions.values(), gradients, self.right, strict=True)
         return torch.stack([_matrix(u) @ _real((a - b).reshape(-1)) for u, a, b in pairs]).sum(0)
 
     @cached_property
@@ -172,11 +180,12 @@ class Edited:
     @cached_property
     def effects(self) -> Effects:
         """What each edit changes, but for those that cannot be made, or give what is not finite."""
-        found = [*self._of_several()]
-        for step in self.tape.steps:
-            if step.number in self._cotangents:
-                own = [edit for edit in self.edits.values() if edit.shares.keys() == {step.number}]
-                found.append(self.of_a_step(own, self._cotangents[step.number]).at_row(0))
+        own: dict[tuple[int, ...], list[Edit]] = defaultdict(list)
+        for edit in self.edits.values():
+            if edit.shares.keys() <= self._cotangents.keys():
+                own[tuple(edit.shares) if len(edit.shares) == 1 else ()].append(edit)
+        found = [*self._of_several(own.pop((), []))]
+        found += [self.of_a_step(some, self._cotangents[n]).at_row(0) for (n,), some in own.items()]
         every = Effects(
             [edit for one in found for edit in one.edits],
             torch.cat([one.edited for one in found]),
@@ -185,36 +194,29 @@ class Edited:
         fine = (every.edited.isfinite() & every.right.isfinite()).all(-1)
         return every[torch.nonzero(fine).flatten().tolist()]
 
-    def _of_several(self) -> Iterator[Effects]:
+    def _of_several(self, edits: Sequence[Edit]) -> Iterator[Effects]:
         """Yield what those of several steps change."""
-        chained = sum(edit.chained for edit in self.edits.values())
-        loops = chained * len(self.tape.steps) <= EFFORT  # each of them is a whole way back
-        for edit in self.edits.values():
-            if len(edit.shares) == 1 or not edit.shares.keys() <= self._cotangents.keys():
-                continue
+        loops = sum(edit.chained for edit in edits) * len(self.tape.steps) <= EFFORT  # each is a whole way back
+        for edit in edits:
             if edit.chained and not loops:
                 continue
             try:
-                edited, right = self._chained(edit) if edit.chained else self._apart(edit)
+                yield self._chained(edit) if edit.chained else self._summed(edit)
             except UNMADE:
                 continue
-            yield Effects([edit], edited, right)
 
-    def _chained(self, edit: Edit) -> tuple[Tensor, Tensor]:
-        pairs = zip(self._directions.values(), self.tape.gradients(edit.shares), self.right, strict=True)
-        change = torch.stack([_matrix(u) @ _real((a - b).reshape(-1)) for u, a, b in pairs]).sum(0)
-        return change[None], torch.zeros_like(change)[None]
+    def _chained(self, edit: Edit) -> Effects:
+        change = self._seen(self.tape.gradients(edit.shares))[None]
+        return Effects([edit], change, torch.zeros_like(change))
 
-    def _apart(self, edit: Edit) -> tuple[Tensor, Tensor]:
-        nothing = torch.zeros(1, DIRECTIONS * len(self.right), dtype=torch.float64)
-        edited, right = nothing, nothing
-        for n, by in edit.shares.items():
-            step, g = self.tape.steps[n], self._cotangents[n]
-            own = step.pulled(g)
-            for p, share in by.items():
-                edited = edited + self._along(step, p, fitting(share(g), step.args[p]))
-                right = right + self._along(step, p, own[p])
-        return edited, right
+    def _summed(self, edit: Edit) -> Effects:
+        """Return what an edit changes whose shares do not meet: the sum over its steps."""
+        each = [
+            self.of_a_step([replace(edit, shares={n: by})], self._cotangents[n]).at_row(0)
+            for n, by in edit.shares.items()
+        ]
+        edited, right = (torch.stack(some).sum(0) for some in zip(*((e.edited, e.right) for e in each), strict=True))
+        return Effects([edit], edited, right)
 
     def of_a_step(self, edits: Sequence[Edit], g: Tensor) -> Effects:
         """Return what edits of one step make of cotangents of its result, one a row; without those not to be made."""
@@ -232,6 +234,8 @@ class Edited:
             made.append(edit)
             edited.append(sum(some, nothing))
             right.append(sum((own[p] for p in edit.shares[n]), nothing))
+        if not made:
+            raise RuntimeError("none can be made")
         return Effects(made, torch.stack(edited), torch.stack(right))
 
     def _shared(self, step: Step, edit: Edit, g: Tensor) -> list[Tensor]:

@@ -14,6 +14,7 @@ SCANS = ("cumsum", "cumprod", "logcumsumexp")
 KINKED = ("where", "relu", "clamp", "clamp_min", "clamp_max", "masked_fill", "maximum", "minimum", "abs", "max", "min")
 MATRICES = ("matmul", "rmatmul", "mm", "bmm")
 COPIES = ("clone", "contiguous", "reshape", "view", "unsqueeze", "squeeze", "expand", "expand_as", "flatten")
+SCALES = ("mul", "rmul", "div", "truediv", "rdiv", "rtruediv")
 SUMS = ("add", "radd", "sub", "rsub")
 
 Turn = Callable[[Tensor], Tensor]
@@ -66,7 +67,7 @@ class Way:
         """What changes nothing, of which there are factors; what drops it, and what gives it the other sign."""
         return (
             self.edit(WAY, "factor", self.words, pulled),
-            self.edit(DROPPED, self.what, self.missing, _none),
+            self.edit(DROPPED, self.what, self.missing, nothing),
             self.edit(SIGN, "sign", f"the sign of {self.words} is wrong", _negative),
         )
 
@@ -91,7 +92,8 @@ def _negative(step: Step, p: int, g: Tensor) -> Tensor:
     return -step.pulled(g)[p]
 
 
-def _none(step: Step, p: int, g: Tensor) -> Tensor:
+def nothing(step: Step, p: int, g: Tensor) -> Tensor:
+    """Return no share."""
     return g.new_zeros(len(g), *step.args[p].shape)
 
 

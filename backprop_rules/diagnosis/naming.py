@@ -1,8 +1,9 @@
 """From what was found to the mistake in words: by its kind, by the bank, or by surgery on forward."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 
@@ -10,7 +11,7 @@ from backprop_rules.call import Call
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
 from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.surgery import in_its_line, is_one_call, mistake_of, places_of
-from backprop_rules.errors import InputError, of_ours
+from backprop_rules.errors import InputError, OwnError, of_ours
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.evidence.precisions import in_precision, precise
 from backprop_rules.properties import form
@@ -39,27 +40,32 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
         return TOLD.get(finding.kind)
     if finding.kind is not Kind.VALUE or subject.heavy:
         return _by_the_bank(subject, outcome, finding)
-    try:
+    if subject.right is None:
         return _of_a_value(subject, outcome, finding)
-    except Exception as error:  # of our own: it must not hide what was found
-        outcome.notes[of_ours(error)] = None
-        return None
+    known = _by_the_bank(subject, outcome, finding)
+    return known or mistake_of(_by_surgery(outcome, lambda: in_its_line(places_of(subject, outcome.pair))))
 
 
 def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
     """Of one function the bank has better words, but for a factor; of several steps it knows whole gradients alone."""
-    if subject.right is not None and (known := _by_the_bank(subject, outcome, finding)) is not None:
-        return known
-    places = places_of(subject, outcome.pair)
+    places = _by_surgery(outcome, lambda: places_of(subject, outcome.pair))
     one_call = is_one_call(places)
-    found = [] if one_call else in_its_line(places)
+    found = [] if one_call else _by_surgery(outcome, lambda: in_its_line(places))
     if found and len(found[0]) == 1:
         return mistake_of(found)
     known = _by_the_bank(subject, outcome, finding)
     if known is not None and (known.family is not Family.FACTOR or not one_call):
         return known
-    made = mistake_of(in_its_line(places) if one_call else found)
+    made = mistake_of(_by_surgery(outcome, lambda: in_its_line(places)) if one_call else found)
     return known if made is None or (known is not None and made.family is not Family.SIZE) else made
+
+
+def _by_surgery(outcome: Outcome, ask: Callable[[], list[Any]]) -> list[Any]:
+    try:
+        return ask()
+    except Exception as error:  # of our own: it must not hide what was found
+        outcome.notes[of_ours(error)] = None
+        return []
 
 
 def _by_the_bank(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
@@ -117,5 +123,7 @@ def point_of(subject: Subject, point: Point, dtype: torch.dtype | None = None) -
     try:
         dtypes = precise(subject, point) if dtype is None else in_precision(point, dtype)
         return call_at(subject.rule, point, dtypes)  # type: ignore[arg-type]
+    except OwnError:
+        raise
     except Exception:  # a forward that does not take them as the rule would
         return None

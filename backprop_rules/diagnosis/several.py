@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.edits import DROPPED, SIGN, Edit, Way, is_trivial, pulled, reaches, told_of
+from backprop_rules.diagnosis.edits import DROPPED, SIGN, Edit, Way, is_trivial, nothing, pulled, reaches, told_of
 from backprop_rules.diagnosis.tape import UNMADE, Rows, Share, Step, Tape
 
 EXCHANGED = "the gradients at {} are exchanged"
@@ -123,10 +123,6 @@ def _uses(tape: Tape) -> dict[int, list[tuple[Step, int]]]:
     return found
 
 
-def _zero(x: Tensor, g: Tensor) -> Tensor:
-    return g.new_zeros(len(g), *x.shape)
-
-
 def _constant(value: Tensor, g: Tensor) -> Tensor:
     return value.expand(len(g), *value.shape[1:])
 
@@ -138,7 +134,7 @@ def _only_one_use(tape: Tape, n: int, uses: Sequence[tuple[Step, int]]) -> Itera
         shares: dict[int, dict[int, Share]] = defaultdict(dict)
         for other, q in uses:
             if (other, q) != (step, p):
-                shares[other.number][q] = partial(_zero, other.args[q])
+                shares[other.number][q] = partial(nothing, other, q)
         name = tape.names[n] if n < 0 else tape.steps[n].told
         words = f"of all uses of {name} only the {which} counts, {{}}"
         yield Edit(step, "overwritten", words, dict(shares), ("one use", n, which))
@@ -169,7 +165,7 @@ def _instead(tape: Tape, uses: Mapping[int, Any], n: int, g: Tensor) -> tuple[di
         return {n: {p: partial(_constant, share) for p, share in step.pulled(g).items()}}, [step]
     shares: dict[int, dict[int, Share]] = defaultdict(dict)
     for k, (step, p) in enumerate(uses[n]):
-        shares[step.number][p] = partial(_constant, g) if k == 0 else partial(_zero, step.args[p])
+        shares[step.number][p] = partial(_constant, g) if k == 0 else partial(nothing, step, p)
     return dict(shares), [step for step, _ in uses[n]]
 
 
@@ -202,7 +198,7 @@ def _summed_otherwise(step: Step, p: int, tape: Tape, cotangents: Rows) -> Itera
 
 def _spread(step: Step, p: int, wide: Tensor, tape: Tape) -> dict[int, dict[int, Share]] | None:
     """Return the shares by which something broadcast goes on where it was to be summed; None where it never fits."""
-    shares: dict[int, dict[int, Share]] = {step.number: {p: partial(_zero, step.args[p])}}
+    shares: dict[int, dict[int, Share]] = {step.number: {p: partial(nothing, step, p)}}
     n = step.sources.get(p)
     while n is not None and n >= 0:
         up = tape.steps[n]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.diagnosis.edited import DIGITS, EFFORT, Edited, Effects, factors
-from backprop_rules.diagnosis.edits import DROPPED, MATRICES, SIGN, WAY, Edit, Key, is_trivial
+from backprop_rules.diagnosis.edits import DROPPED, MATRICES, SCALES, SIGN, WAY, Edit, Key, is_trivial
 from backprop_rules.diagnosis.factor import factor_in_words, of_a_size
 from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.several import EXCHANGED
@@ -48,12 +48,12 @@ class Named:
     what: str
     steps: tuple[Step, ...]
     words: str
-    size: str = ""  # of a factor
+    number: str = ""  # that a factor is
 
     @property
     def name(self) -> str:
         """What it is called in a report, as the bank calls it."""
-        return NAMES.get(self.what, f"{self.what} {self.size}" if self.size and self.what == "factor" else self.what)
+        return NAMES.get(self.what, f"factor {self.number}" if self.number and self.what == "factor" else self.what)
 
     @property
     def step(self) -> Step:
@@ -86,8 +86,10 @@ def mistake_of(explanations: Sequence[tuple[Named, ...]]) -> Mistake | None:
     names = dict.fromkeys(" and ".join(dict.fromkeys(named.name for named in one)) for one in explanations)
     sized = all(named.what in OF_SIZES for one in explanations for named in one)
     words = list(dict.fromkeys(" and ".join(named.sentence for named in one) for one in explanations))
-    if len(words) > 2:  # along a chain of steps
-        words = [words[-1], f"anywhere back to {explanations[0][0].step.place}"]
+    if len(words) > 2:  # along a chain of steps, most often
+        lines = sorted({n for one in explanations[1:] for named in one for n in named.lines})
+        others = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))}"
+        words = [words[0], f"what has the same effect: {len(words) - 1} other explanations, in {others}"]
     return Mistake(" or ".join(names), ", or ".join(words), Family.SIZE if sized else Family.OTHER)
 
 
@@ -162,14 +164,15 @@ def _single(at: Edited) -> Iterator[list[Guess]]:
     yield [Guess((key,), True) for key, c in others if abs(c - 1) > DIGITS]
 
 
-def _likely(way: Edit, c: float) -> tuple[bool, bool, int]:
+def _likely(way: Edit, c: float) -> tuple[bool, bool, bool, int]:
     """Return what sorts the steps of a chain that one factor would explain: the likelier first, and of these the last.
 
-    A step that only moves numbers is the least likely; a size comes from a step that sums.
+    A step that only moves numbers is the least likely; a factor comes from one that has a number, or sums.
     """
     step = way.step
+    has_a_number = step.name in SCALES and len(step.live) == 1 and abs(c) > DIGITS
     of_a_sum = step.name in ("mean", "sum", "var", "std") or (step.name in MATRICES and abs(c) > DIGITS)
-    return is_trivial(step), not of_a_sum, -step.number
+    return is_trivial(step), not has_a_number, not of_a_sum, -step.number
 
 
 def _left_out(at: Edited) -> list[Guess]:
@@ -187,19 +190,20 @@ def _of_other_forwards(at: Edited) -> Iterator[list[Guess]]:
 def _pairs(at: Edited) -> Iterator[Guess]:
     """Yield what two steps explain together, the plainest first: two edits, or an edit and a factor."""
     every = at.effects
-    is_way = torch.tensor([edit.key[-1] == WAY for edit in every.edits])
+    way = [edit.key[-1] == WAY for edit in every.edits]
     is_off = at.seen.abs() > at.reach
     size = every.change.abs() > at.reach
     moves = size.any(1) & ~size[:, ~is_off].any(1)  # gradients that are right stay so
-    rows = torch.nonzero(moves & ~is_way).flatten().tolist()
-    rows = sorted(rows, key=lambda k: _plain(every.edits[k]))[: PAIRS // max(1, len(every.edits))]
+    moving = moves.tolist()
+    rows = [k for k, edit in enumerate(every.edits) if moving[k] and not way[k]]
+    rows = sorted(rows, key=lambda k: _plain(every.edits[k]))[: PAIRS // len(every.edits)]
     some = every[rows]
     found: list[tuple[Any, Guess]] = []
     if some.edits:
         cotangents, changes = at.cotangents_beside(some.edits)
         own: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for k, edit in enumerate(every.edits):
-            if moves[k] or is_way[k]:
+            if moving[k] or way[k]:
                 own[tuple(edit.shares) if len(edit.shares) == 1 else ()].append(k)
         for numbers, these in own.items():
             alone = every[these]
@@ -307,11 +311,11 @@ def _scaled(at: Edited, key: Key, scales: Sequence[float], places: Sequence[Edit
     if told is None:
         return None
     what, words, size = told
+    by_size = of_a_size(scales, places, edit.steps)
     if key[-1] == WAY:
-        return Named(what, edit.steps, words.replace("{way}", edit.words), size)
+        return Named(what, edit.steps, words.replace("{way}", edit.words), "" if told == by_size else size)
     # A size that comes with something else is most often another step's, and something else done wrong.
-    others = of_a_size(scales, places, edit.steps)
-    return None if others else Named(edit.what, edit.steps, f"{edit.words}, times {size}")
+    return None if by_size else Named(edit.what, edit.steps, f"{edit.words}, times {size}")
 
 
 def _plainest(found: Sequence[tuple[Named, ...]]) -> list[tuple[Named, ...]]:

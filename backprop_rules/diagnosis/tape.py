@@ -26,6 +26,7 @@ PACKAGE = str(Path(__file__).parents[1])
 # What lies between a call of somebody's code and its step.
 BETWEEN = str(Path(torch.__file__).parent), __file__, str(ambient.__file__), "<frozen"
 
+IN_PLACE = ("__setitem__", *(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "matmul", "mod")))
 UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit raises where it cannot be made
 
 # From cotangents of a step's result, one a row, to what one argument gets of each.
@@ -112,7 +113,7 @@ class Step:
             y = self.result
             units = torch.eye(y.numel(), dtype=y.dtype).reshape(-1, *y.shape)
             rows = self.pulled(units)
-            some = [t.flatten(1) @ rows[p].conj().flatten(1).mT for p, t in tangents.items()]
+            some = [t.reshape(len(t), -1) @ rows[p].conj().reshape(len(units), -1).mT for p, t in tangents.items()]
             return torch.stack(some).sum(0).reshape(-1, *y.shape)
 
     def _pushed(self, tangents: Mapping[int, Tensor]) -> Tensor:
@@ -324,7 +325,7 @@ def _called(func: Any, structure: Any, part: int | None, mutates: bool) -> Calla
 
 def _in_place(func: Any) -> bool:
     name = getattr(func, "__name__", "")
-    return (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__iadd__", "__imul__")
+    return (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE
 
 
 def _axes(args: Any, named: Mapping[str, Any]) -> tuple[int, ...]:

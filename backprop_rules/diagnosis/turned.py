@@ -77,16 +77,12 @@ def _turns(step: Step, by: tuple[int, ...]) -> Iterator[tuple[Key, str, str, Tur
                 words = f"nothing passes where argument {p + 1} is negative"
                 yield ("positive", p), "mask", words, partial(torch.mul, x > 0)
     if y.ndim > 1 and y.shape[-1] == y.shape[-2] > 1:
-        yield ("transposed",), "transposed", "the cotangent is transposed", _transposed
+        yield ("transposed",), "transposed", "the cotangent is transposed", partial(torch.transpose, dim0=-1, dim1=-2)
     if y.ndim > 2 and y.shape[:-1].numel() > 1:
         yield ("but", "rows"), "index", "the last row of all is left out", _but_the_last_row
     for axis in range(-min(y.ndim, 3), 0):
         if y.shape[axis] > 1:
             yield from _along(axis)
-
-
-def _transposed(g: Tensor) -> Tensor:
-    return g.mT
 
 
 def _but_the_last_row(g: Tensor) -> Tensor:
@@ -102,9 +98,9 @@ def _along(axis: int) -> Iterator[tuple[Key, str, str, Turn]]:
     yield ("but", 0, axis), "index", f"the first of axis {axis} is left out", partial(_but, 0, axis)
     for by in (1, -1):
         words = f"the index along axis {axis} is off by one"
-        yield ("roll", by, axis), "index", words, partial(_rolled, by, axis)
+        yield ("roll", by, axis), "index", words, partial(torch.roll, shifts=by, dims=axis)
         yield ("shift", by, axis), "index", words, partial(_shifted, by, axis)
-    yield ("flip", axis), "index", f"axis {axis} is reversed", partial(_flipped, axis)
+    yield ("flip", axis), "index", f"axis {axis} is reversed", partial(torch.flip, dims=(axis,))
 
 
 def _only(k: int, axis: int, g: Tensor) -> Tensor:
@@ -115,14 +111,6 @@ def _but(k: int, axis: int, g: Tensor) -> Tensor:
     kept = g.clone()
     kept.select(axis, k).zero_()
     return kept
-
-
-def _flipped(axis: int, g: Tensor) -> Tensor:
-    return g.flip(axis)
-
-
-def _rolled(by: int, axis: int, g: Tensor) -> Tensor:
-    return g.roll(by, axis)
 
 
 def _shifted(by: int, axis: int, g: Tensor) -> Tensor:
