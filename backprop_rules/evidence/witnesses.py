@@ -11,12 +11,14 @@ large as it was. Half of these bits, the middle, tells the one from the other.
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from backprop_rules.domain import precision
 from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F64, all_finite, at, inexact
@@ -99,6 +101,36 @@ def torchs_error_nearby(evidence: Evidence, i: int) -> float:
     return error
 
 
+def lost_in_the_norm(evidence: Evidence, i: int) -> float:
+    """Return how far torch's gradient moves with an error of one unit of each matrix's norm, where one is factorised.
+
+    It is what a stable factorisation, an inverse or a solution may lose in the lower precision; torch's own, of one
+    matrix, may lose nothing by luck. Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition,
+    section 1.5 and chapter 9.
+    """
+    if not evidence.run.factorises:
+        return 0.0
+    numbers, unit, truth = numbers_from(31), 2.0 ** -precision(evidence.pair.low), evidence.gradients_here[i]
+
+    def moved(x: Any) -> Any:
+        if not inexact(x) or not x.numel():
+            return x
+        norm = x.abs().amax((-2, -1), keepdim=True) if x.dim() >= 2 else x.abs().amax()
+        return x + unit * norm * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device)
+
+    error = 0.0
+    for _ in range(_often(evidence)):
+        with suppress(NoPoint):
+            there = evidence.gradients([moved(x) for x in evidence.point.leaves], evidence.point.grads)[i]
+            if truth is not None and there is not None:
+                error = max(error, largest(_where(None, there - truth)))
+    return error
+
+
+def _often(evidence: Evidence) -> int:
+    return 1 if evidence.subject.heavy else 4
+
+
 def _nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
     """Yield the backward's gradients and torch's in both precisions, at neighbours."""
     numbers, pair, point = numbers_from(7), evidence.pair, evidence.point
@@ -109,7 +141,7 @@ def _nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
         there = x * (1 + 2.0**-10 * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device))
         return there.to(at(pair.low, x)).to(x.dtype)
 
-    for _ in range(1 if evidence.subject.heavy else 4):
+    for _ in range(_often(evidence)):
         leaves, grads = [moved(x) for x in point.leaves], tuple(moved(g) for g in point.grads)
         try:
             yield (

@@ -16,6 +16,7 @@ from backprop_rules.evidence.witnesses import (
     Witnessed,
     fits,
     is_granular,
+    lost_in_the_norm,
     noise_nearby,
     torchs_error_nearby,
     witnessed,
@@ -117,7 +118,8 @@ def loses_digits(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Ite
     said = truth if all_finite(user) else torch.where(user.isfinite(), truth, torch.nan)
     off = has_lost_digits(own, other, said, evidence.pair.low)
     if bool(off.any()):  # a constant cotangent, of which all cancels, may leave torch exact by luck
-        off = has_lost_digits(own, other, said, evidence.pair.low, torchs_error_nearby(evidence, i))
+        nearby = max(torchs_error_nearby(evidence, i), lost_in_the_norm(evidence, i))
+        off = has_lost_digits(own, other, said, evidence.pair.low, nearby)
     if bool(off.any()):  # where the gradient jumps, each precision may stand on another side
         off = off & (around(evidence, i, off, evidence.pair.unit * largest(truth)).shape is Shape.SMOOTH)
     if not all_finite(own):

@@ -1,7 +1,7 @@
 """What is differentiated: somebody's forward, run in any precision, and torch's gradients of it."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +17,13 @@ Outputs = tuple[Tensor, ...]
 Cotangents = tuple[Tensor | None, ...]
 Gradients = tuple[Tensor | None, ...]
 
+# Steps of autograd's graph whose algorithms are stable in the norm of a matrix, and not in each of its elements.
+FACTORISATIONS = (
+    "Cholesky", "Geqrf", "LinalgCholesky", "LinalgDet", "LinalgEig", "LinalgHouseholder", "LinalgInv", "LinalgLstsq",
+    "LinalgLu", "LinalgMatrixExp", "LinalgPinv", "LinalgQr", "LinalgSlogdet", "LinalgSolve", "LinalgSvd",
+    "TriangularSolve",
+)  # fmt: skip
+
 
 class NoPoint(Exception):
     """The forward does not take these primals, or torch has no derivative of it there: such a point is none."""
@@ -29,6 +36,7 @@ class Run:
     y: Outputs
     gradients: Gradients
     custom: bool = False  # whether somebody's autograd.Function was differentiated on the way
+    factorises: bool = False  # whether a matrix was factorised, or solved with: it loses digits in the norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +134,11 @@ class Function:
                     raise NoPoint(f"torch's backward raises {type(error).__name__}: {_first_line(error)}") from error
                 left = iter(made)
                 found = [next(left) if inexact(x) else None for x in live]
-            custom = any(_has_custom(out.grad_fn) for out, _ in pairs)
+            steps = list(_steps_to(out.grad_fn for out, _ in pairs))
+            custom = any(isinstance(step, torch.autograd.function.BackwardCFunction) for step in steps)
+            factorises = any(step.name().startswith(FACTORISATIONS) for step in steps)
         detached = tuple(None if g is None else g.detach() for g in found)
-        return Run(tuple(out.detach() for out in y), detached, custom), own
+        return Run(tuple(out.detach() for out in y), detached, custom, factorises), own
 
     def value(self, leaves: Sequence[Any], grads: Cotangents) -> tuple[float, float]:
         """Return Re⟨ȳ, f(x)⟩ in float64, and the sum of the magnitudes of its terms."""
@@ -161,18 +171,15 @@ def kind_of(found: Any) -> str:
     return f"a {type(found).__name__}"
 
 
-def _has_custom(node: Any) -> bool:
-    """Say whether a graph passes through an autograd.Function of Python."""
-    seen, left = set(), [node]
+def _steps_to(nodes: Iterable[Any]) -> Iterator[Any]:
+    """Yield each node of autograd's graph that these lead back to, once."""
+    seen, left = set(), [node for node in nodes if node is not None]
     while left:
         one = left.pop()
-        if one is None or one in seen:
-            continue
-        seen.add(one)
-        if isinstance(one, torch.autograd.function.BackwardCFunction):
-            return True
-        left += [other for other, _ in one.next_functions]
-    return False
+        if one not in seen:
+            seen.add(one)
+            yield one
+            left += [other for other, _ in one.next_functions if other is not None]
 
 
 def _first_line(error: BaseException) -> str:
