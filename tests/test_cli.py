@@ -13,7 +13,8 @@ from planted import PLANTED
 
 from backprop_rules import CATALOGUE, cli
 from backprop_rules.documents import PROGRAMS
-from backprop_rules.documents.answers import Seen, claims
+from backprop_rules.documents.answers import claims
+from backprop_rules.documents.answers.claim import wrong
 from backprop_rules.documents.baselines import folder
 from backprop_rules.subject.devices import devices_here
 
@@ -260,29 +261,41 @@ def test_a_test_run_leaves_the_baselines_alone(run, recorded):
 
 
 def test_documents_settles_one_document_in_the_language_asked_for(run):
-    code, out, _ = run("documents", "one_parameter_regression.md", "--lang", "zh")
+    code, out, _ = run("documents", "one_parameter_regression.md", "--lang", "zh", "--check")
     assert code == 0
     assert "第 124-127 行  成立" in out
     assert f"one_parameter_regression.md：共 {len(claims('one_parameter_regression'))} 条论断" in out
+    assert "没有反例" in out
     assert out.endswith("每个判定都有证据支持。\n")
 
 
+def test_documents_runs_no_evidence_unless_it_is_asked_to(run, monkeypatch):
+    monkeypatch.setattr("backprop_rules.documents.answers.claim.Claim.settled", lambda claim: 1 / 0)
+    code, out, _ = run("documents", "one_parameter_regression", "--lang", "en")
+    assert code == 0
+    assert "By hand l = ½·(3.2 − 5)² = 1.62. It is larger than the first, 0.5" in " ".join(out.split())
+    assert "Seen:" not in out
+    assert out.endswith(
+        "The evidence was not run: --check runs it, and holds the training runs against the true ones.\n"
+    )
+
+
 def test_documents_as_json_is_an_array_of_every_claim(run):
-    code, out, _ = run("documents", "one_parameter_regression", "--output-format", "json")
+    code, out, _ = run("documents", "one_parameter_regression", "--output-format", "json", "--check")
     found = json.loads(out)
     assert code == 0
     assert len(found) == len(claims("one_parameter_regression"))
     assert all(claim["borne_out"] for claim in found)
     (loss,) = [claim for claim in found if claim["id"] == "second_loss"]
-    assert (loss["lines"], loss["verdict"], loss["number"]) == ("124-127", "holds", "81/50")
+    assert (loss["lines"], loss["verdict"], loss["says"]["before"]) == ("124-127", "holds", "0.5")
 
 
 def test_documents_exits_1_where_a_verdict_is_no_longer_borne_out(run, monkeypatch):
-    claim = replace(claims("two_layer_network")[0], evidence=lambda: Seen(True, True, "seen otherwise"))
+    claim = replace(claims("two_layer_network")[0], evidence=lambda said: wrong(True, True, "seen otherwise"))
     monkeypatch.setattr("backprop_rules.documents.answers.report.claims", lambda document: (claim,))
-    code, out, _ = run("documents", "two_layer_network", "--lang", "en")
+    code, out, _ = run("documents", "two_layer_network", "--lang", "en", "--check")
     assert code == 1
-    assert "THE EVIDENCE FAILS: two_layer_network, line 12, derivation_explains_the_code" in out
+    assert "THE EVIDENCE FAILS: two_layer_network, line 12, 41, derivation_explains_the_code" in out
     assert out.endswith("Verdicts that are not borne out by their evidence: 1.\n")
 
 

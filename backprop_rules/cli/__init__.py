@@ -1,17 +1,30 @@
 """The command line: `backprop-rules`, with a module for each group of commands."""
 
 import sys
+from importlib import import_module
 
 import typer
 
-from backprop_rules.cli import check, documents, verify  # noqa: F401 - each adds its commands to the application
 from backprop_rules.cli.app import USAGE, app
 from backprop_rules.errors import InputError
+
+# What a command needs may take a second to import: only the module of the one that is asked for is, or all of them.
+MODULES = {
+    "verify": ("verify", "special", "list"),
+    "check": ("check",),
+    "documents": ("documents",),
+    "baselines": ("baselines",),
+    "teaching": ("explain", "trace"),
+}
 
 
 def main() -> None:
     """Run the command line; an input that cannot be used ends with one line and exit code 2."""
+    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    found = [module for module, commands in MODULES.items() if asked in commands]
     try:
+        for module in found or MODULES:
+            import_module(f"backprop_rules.cli.{module}")
         app()
     except InputError as error:
         typer.echo(f"backprop-rules: {error}", err=True)

@@ -1,41 +1,51 @@
-"""Statements at points that Hypothesis draws and shrinks: where they are false, and evidence that they are true.
+"""Statements and formulas at drawn points: the smallest at which they are false.
 
 The points are whole numbers in float64, so that nothing rounds and `==` decides.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
+import itertools
+import random
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, find, settings
-from hypothesis import strategies as st
-from hypothesis.errors import NoSuchExample
 from torch import Tensor
 
-from backprop_rules.documents.answers.claim import Evidence, Seen
+from backprop_rules.documents.answers.notation import holds_of
+from backprop_rules.documents.answers.tools import defined
 
-POINTS = 100  # drawn in search of a counterexample, of each size; equal in every run
+POINTS = 100  # of each size; equal in every run
 SIZES = (1, 2, 3)  # what a letter of a shape may stand for at most; the smaller ones are tried first
-QUIET = settings(
-    database=None, derandomize=True, deadline=None, max_examples=POINTS, suppress_health_check=list(HealthCheck)
-)
 Statement = Callable[..., bool]
 Value = Callable[..., Tensor]
 Point = dict[str, Tensor]
 
 
 def counterexample(statement: Statement, **shapes: str) -> Point | None:
-    """Return the smallest point found at which the statement is false, None where it is true at every point drawn.
+    """Return the smallest point of those drawn at which the statement is false, None where it is true at each.
 
     The shapes are sizes and letters, 'n d' or '2 d'; a letter stands for one size, from 1 to 3,
     wherever it occurs, and the elements are whole numbers from -4 to 4.
     """
     letters = any(not word.isdigit() for text in shapes.values() for word in text.split())
-    for most in SIZES if letters else SIZES[:1]:
-        with suppress(NoSuchExample):
-            return find(_points(shapes, most), lambda point: not statement(**point), settings=QUIET)
-    return None
+    drawn = itertools.chain(*(_drawn(tuple(shapes.items()), most) for most in (SIZES if letters else SIZES[:1])))
+    return next((dict(point) for point in drawn if not statement(**point)), None)
+
+
+@cache
+def _drawn(shapes: tuple[tuple[str, str], ...], most: int) -> list[Point]:
+    """Return points of sizes up to this one, those of small numbers first: of zeros, of ones, and drawn ones."""
+    words = sorted({word for _, text in shapes for word in text.split()})
+    numbers, draw, points = torch.Generator().manual_seed(most), random.Random(most), []
+    for k in range(POINTS):
+        sizes = {word: int(word) if word.isdigit() else draw.randint(1, most) for word in words}
+        low, high = ((0, 0), (1, 1))[k] if k < 2 else (-1 - k % 4, 1 + k % 4)
+        points.append({
+            name: torch.randint(low, high + 1, [sizes[word] for word in text.split()], generator=numbers).double()
+            for name, text in shapes
+        })  # fmt: skip
+    return sorted(points, key=lambda point: sum(float(x.abs().sum()) + x.numel() for x in point.values()))
 
 
 def difference(computed: Value, said: Value, **shapes: str) -> Point | None:
@@ -43,41 +53,18 @@ def difference(computed: Value, said: Value, **shapes: str) -> Point | None:
     return counterexample(lambda **at: computed(*at.values()).equal(said(*at.values())), **shapes)
 
 
-def everywhere(before: str = "", **shapes: str) -> Callable[[Statement], Evidence]:
-    """Turn a statement into the evidence that it is true at every point drawn, told after these words."""
+def untrue(formula: str, names: Callable[..., Mapping[str, Any]], **shapes: str) -> Point | None:
+    """Return the smallest point at which the formula is false of the values that its names have there, None if none is.
 
-    def evidence_of(statement: Statement) -> Evidence:
-        def evidence() -> Seen:
-            found = counterexample(statement, **shapes)
-            return Seen(found is None, None, before + told(found))
-
-        return evidence
-
-    return evidence_of
-
-
-def same(before: str, computed: Value, said: Value, **shapes: str) -> Evidence:
-    """Return the evidence that the two values are the same at every point drawn, told after these words."""
-    return everywhere(before, **shapes)(lambda **at: computed(*at.values()).equal(said(*at.values())))
-
-
-@st.composite
-def _points(draw: Callable[..., Any], shapes: dict[str, str], most: int) -> Point:
-    words = {word for text in shapes.values() for word in text.split()}
-    sizes = {word: int(word) if word.isdigit() else draw(st.integers(1, most)) for word in sorted(words)}
-    point = {}
-    for name, text in shapes.items():
-        shape = [sizes[word] for word in text.split()]
-        count = torch.Size(shape).numel()
-        numbers = draw(st.lists(st.integers(-4, 4), min_size=count, max_size=count))
-        point[name] = torch.tensor(numbers, dtype=torch.float64).reshape(shape)
-    return point
+    Where it cannot be worked out, as a product of shapes that do not fit, it is false.
+    """
+    return counterexample(lambda **at: defined(lambda: holds_of(formula, names(**at))), **shapes)
 
 
 def told(point: Point | None) -> str:
     """Return a point as code, or that there is none."""
     if point is None:
-        return "no counterexample"
+        return "«no counterexample»"
     return ", ".join(f"{name} = {as_code(x)}" for name, x in point.items())
 
 

@@ -1,23 +1,25 @@
 """The claims of a document as a reader sees them, in each language, and as JSON."""
 
 import os
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from backprop_rules.documents import PROGRAMS
-from backprop_rules.documents.answers.claim import LANGUAGES, Claim, EvidenceFails, Seen, claims
-from backprop_rules.documents.baselines import load
-from backprop_rules.documents.drift import Drift, drift
+from backprop_rules.documents.answers.claim import LANGUAGES, Claim, EvidenceFails, Seen, claims, texts_of
+from backprop_rules.documents.answers.remembered import Remembered
 from backprop_rules.domain import dtype_name
 from backprop_rules.errors import unknown
+
+if TYPE_CHECKING:
+    from backprop_rules.documents.drift import Drift
 
 COLOURS = {"holds": "green", "holds if": "cyan", "wrong": "red", "slip of the pen": "yellow"}
 
@@ -39,20 +41,34 @@ def language(asked: str | None) -> str:
 
 @dataclass(frozen=True)
 class Settled:
-    """A claim with what its evidence came to, or with the error where it does not bear the verdict out."""
+    """A claim with what its evidence came to, or with the error where it does not bear the verdict out.
+
+    Neither is there where it was not run.
+    """
 
     claim: Claim
-    seen: Seen | None
-    error: str | None
+    seen: Seen | None = None
+    error: str | None = None
 
 
-def settled(document: str) -> Iterable[Settled]:
-    """Run the evidence of a document's claims, and yield what each came to."""
+def unsettled(document: str) -> Iterable[Settled]:
+    """Yield a document's claims, without running their evidence."""
+    yield from map(Settled, claims(document))
+
+
+def settled(document: str, remembered: Remembered | None = None) -> Iterable[Settled]:
+    """Run the evidence of a document's claims, and yield what each came to; what is remembered is not run again."""
+    known = {} if remembered is None else remembered.found
     for claim in claims(document):
-        try:
-            yield Settled(claim, claim.settled(), None)
-        except EvidenceFails as error:
-            yield Settled(claim, None, str(error))
+        name = f"{document}.{claim.id}"
+        if name not in known:
+            try:
+                seen = claim.settled()
+            except EvidenceFails as error:
+                yield Settled(claim, None, str(error))
+                continue
+            known[name] = seen.shown
+        yield Settled(claim, Seen(claim.verdict, True, known[name]))
 
 
 def shown(one: Settled, lang: str) -> RenderableType:
@@ -62,25 +78,44 @@ def shown(one: Settled, lang: str) -> RenderableType:
     head.append(words[claim.verdict], style=f"bold {COLOURS.get(claim.verdict, 'magenta')}")
     if claim.formula:
         head.append(f"  {claim.formula}")
-    outcome = words["fails"].format(error=one.error) if one.seen is None else words["seen"].format(shown=one.seen.shown)
-    body = [Text(claim.claim[lang]), Text(f"→ {claim.answer[lang]}"), Text(outcome, style="dim" if one.seen else "red")]
+    body = [Text(claim.statement(lang)), Text(f"→ {claim.answered(lang)}")]
+    if one.seen is not None:
+        body.append(Text(words["seen"].format(shown=told_in(lang, claim.document, one.seen.shown)), style="dim"))
+    if one.error is not None:
+        body.append(Text(words["fails"].format(error=told_in(lang, claim.document, one.error)), style="red"))
     return Group(head, *(Padding(line, (0, 0, 0, 4)) for line in body), Text())
+
+
+def told_in(lang: str, document: str, shown: str) -> str:
+    """Return what was seen with its words, those in «», in the language."""
+    if lang == "en":
+        return re.sub("«(.*?)»", r"\1", shown)
+    chinese = {**WORDS["shown"], **texts_of(document).get("seen", {})}
+    return re.sub("«(.*?)»", lambda found: chinese[found[1]], shown).replace("; ", "；")
 
 
 def summary(document: str, all_of_them: list[Settled], lang: str) -> str:
     """Return how many claims have which verdict."""
     counts = Counter(one.claim.verdict for one in all_of_them)
-    verdicts = ", ".join(f"{count} {WORDS[lang][verdict]}" for verdict, count in counts.most_common())
+    verdicts = WORDS[lang]["and"].join(f"{count} {WORDS[lang][verdict]}" for verdict, count in counts.most_common())
     return WORDS[lang]["count"].format(document=f"{document}.md", claims=len(all_of_them), verdicts=verdicts)
 
 
-def runs_told(document: str, lang: str) -> str:
+def runs_told(document: str, lang: str, remembered: Remembered | None = None) -> str:
     """Return how far the document's runs, as recorded, are from the true ones."""
-    drifts = [drift(one, load(one)) for one in PROGRAMS.values() if one.document == f"{document}.md"]
-    return "\n".join("\n    ".join(_drift_told(found, WORDS[lang])) for found in drifts)
+    known, name = {} if remembered is None else remembered.found, f"{document}, {lang}"
+    if name not in known:
+        # Ball arithmetic takes longer to import than all claims to print, and is needed for this alone.
+        from backprop_rules.documents import PROGRAMS
+        from backprop_rules.documents.baselines import load
+        from backprop_rules.documents.drift import drift
+
+        drifts = [drift(one, load(one)) for one in PROGRAMS.values() if one.document == f"{document}.md"]
+        known[name] = "\n".join("\n    ".join(_drift_told(found, WORDS[lang])) for found in drifts)
+    return str(known[name])
 
 
-def _drift_told(drift: Drift, words: Mapping[str, str]) -> list[str]:
+def _drift_told(drift: "Drift", words: Mapping[str, str]) -> list[str]:
     """Return how far a run is from the true one, and why, a sentence to a line."""
     program = drift.program
     lines = [words["run"].format(program=program.name, steps=drift.steps, dtype=dtype_name(program.dtype))]
@@ -107,9 +142,9 @@ def as_dict(one: Settled) -> dict[str, Any]:
         "id": claim.id,
         "verdict": str(claim.verdict),
         "formula": claim.formula,
-        "number": None if claim.number is None else str(claim.number),
-        "claim": claim.claim,
-        "answer": claim.answer,
-        "borne_out": one.seen is not None,
-        "seen": one.error if one.seen is None else one.seen.shown,
+        "says": dict(claim.says),
+        "claim": {lang: claim.statement(lang) for lang in LANGUAGES},
+        "answer": {lang: claim.answered(lang) for lang in LANGUAGES},
+        "borne_out": one.error is None and (one.seen is not None or None),
+        "seen": one.error or (one.seen and {lang: told_in(lang, claim.document, one.seen.shown) for lang in LANGUAGES}),
     }

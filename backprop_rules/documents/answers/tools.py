@@ -1,13 +1,13 @@
-"""What evidence is made of besides drawn points: torch's gradients, errors that are caught, rules verified, numbers."""
+"""What evidence is made of besides drawn points: torch's gradients, errors that are caught, code, rules verified."""
 
 from collections.abc import Callable
-from fractions import Fraction
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_rules.documents.answers.claim import Evidence, Seen
+from backprop_rules.documents.answers.claim import Said, Seen, slip
 from backprop_rules.rule import Rule
 from backprop_rules.verify import verify_rule
 
@@ -23,6 +23,11 @@ def back(a: Tensor, b: Tensor, grad_y: Tensor) -> tuple[Tensor, ...]:
     return gradients(torch.matmul, a, b, grad_y=grad_y)
 
 
+def units(at: Tensor) -> Tensor:
+    """Return a tensor of this shape for each of its elements, with a 1 there and 0 elsewhere."""
+    return torch.eye(at.numel(), dtype=at.dtype).reshape(at.numel(), *at.shape)
+
+
 def refused(call: Callable[[], Any]) -> str | None:
     """Return the first line of the error that the call ends in, None if it ends in none."""
     try:
@@ -32,55 +37,34 @@ def refused(call: Callable[[], Any]) -> str | None:
     return None
 
 
-def works(call: Callable[[], Any]) -> Evidence:
-    """Return the evidence that the call ends in no error."""
-
-    def evidence() -> Seen:
-        refusal = refused(call)
-        return Seen(refusal is None, None, str(refusal))
-
-    return evidence
+def defined(call: Callable[[], bool]) -> bool:
+    """Return what the call does, False where it cannot be computed: shapes that do not fit."""
+    with suppress(RuntimeError, IndexError):
+        return call()
+    return False
 
 
-def verified(rule: Rule, points: int = 40) -> Evidence:
-    """Return the evidence that the rule agrees with every oracle at so many points; it shows by which tiers."""
-
-    def evidence() -> Seen:
-        result = verify_rule(rule, points, dtypes=[torch.float64], devices=["cpu"])
-        tiers = ", ".join(["bounded"] + ["exact"] * bool(result.exact))
-        outcome = "agrees with every oracle" if not result.problem else result.problem.splitlines()[0]
-        return Seen(not result.problem, None, f"the rule {rule} {outcome} at {result.points} points ({tiers})")
-
-    return evidence
+def ran(code: str, **names: Any) -> dict[str, Any]:
+    """Run a piece of code that an answer writes, with these values, and return the names that it leaves."""
+    exec(code, {"torch": torch}, names)
+    return names
 
 
-def comes_to(value: Callable[[], Any], shown: str = "{}") -> Callable[[Fraction], Seen]:
-    """Return the evidence that the document's number is what this comes to."""
-
-    def evidence(number: Fraction) -> Seen:
-        found = value()
-        return Seen(found == number, None, shown.format(found))
-
-    return evidence
+def computed(code: str, **names: Any) -> Any:
+    """Return the value of an expression that an answer writes, with these values."""
+    return eval(code, {"torch": torch, **names})
 
 
-def every(*parts: Evidence) -> Evidence:
-    """Return the evidence of all of them together."""
-
-    def evidence() -> Seen:
-        seen = [part() for part in parts]
-        amended = [one.amended for one in seen if one.amended is not None]
-        shown = "; ".join(one.shown for one in seen)
-        return Seen(all(one.stated for one in seen), all(amended) if amended else None, shown)
-
-    return evidence
+def verified(rule: Rule, points: int = 40) -> tuple[bool, str]:
+    """Say whether the rule agrees with every oracle at so many points, and what was seen."""
+    result = verify_rule(rule, points, dtypes=[torch.float64], devices=["cpu"])
+    if result.problem:
+        return False, f"{rule}: {result.problem.splitlines()[0]}"
+    return True, f"{rule}: {result.points} «points», «no counterexample»"
 
 
-def rather(stated: Evidence, amended: Evidence) -> Evidence:
-    """Return the evidence that decides between a statement and what the answer puts in its place."""
-
-    def evidence() -> Seen:
-        first, second = stated(), amended()
-        return Seen(first.stated, second.stated, f"{first.shown}; {second.shown}")
-
-    return evidence
+def misprint(said: Said) -> Seen:
+    """Hold the printed word against the one that is meant: a single character of it is another one."""
+    printed, meant = said.formula, said["meant"]
+    apart = sum(a != b for a, b in zip(printed, meant, strict=False)) + abs(len(printed) - len(meant))
+    return slip(apart == 0, apart == 1, f"{printed} → {meant}")

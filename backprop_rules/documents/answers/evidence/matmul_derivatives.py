@@ -1,71 +1,89 @@
 """Evidence of the claims of `matmul_derivatives`: y = xW in whole numbers, with y a scalar, a vector and a matrix.
 
-Derivatives come from exact differences, or from torch's autograd; the document's formulas are held against them.
+The document's formulas are worked out as they are printed. What they say of derivatives is held against exact
+differences, or torch's autograd.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from backprop_rules.catalogue.linear_algebra import matmul
 from backprop_rules.documents import PROGRAMS
-from backprop_rules.documents.answers.claim import Evidence, Seen
-from backprop_rules.documents.answers.drawn import Value, as_code, difference, same, told
-from backprop_rules.documents.answers.tools import back, every, gradients, rather, verified
+from backprop_rules.documents.answers import claims
+from backprop_rules.documents.answers.claim import Evidence, Said, Seen, cannot_be_checked, holds, holds_if, slip
+from backprop_rules.documents.answers.drawn import Point, Statement, Value, as_code, counterexample, told, untrue
+from backprop_rules.documents.answers.notation import holds_of, worked_out
+from backprop_rules.documents.answers.tools import back, computed, defined, gradients, misprint, ran, units
 
-CASES = {  # the shapes of x, W and ∂L/∂y
-    "scalar": {"x": "1 4", "w": "4 1", "grad_y": "1 1"},
-    "vector": {"x": "1 4", "w": "4 2", "grad_y": "1 2"},
-    "matrix": {"x": "n d", "w": "d k", "grad_y": "n k"},
-}
-SCALAR, VECTOR = CASES["scalar"], CASES["vector"]
-ONE = torch.ones(1, 1, dtype=torch.float64)
-MINUS_ONES = -torch.ones(1, 2, dtype=torch.float64)
+Names = dict[str, Any]
+SCALAR = {"x": "1 4", "w": "4 1"}
+VECTOR = {"x": "1 4", "w": "4 2", "grad_y": "1 2"}
+MATRIX = {"x": "n d", "w": "d k", "grad_y": "n k"}
 STEP = 2.0**-10  # a slight change; a power of two, so that nothing rounds
-LISTED = torch.tensor([1, 2, 3, 4]) - 1  # the indices of line 30
-PRINTED = torch.tensor([[11, 21, 31, 41], [12, 22, 32, 42]])  # the indices of line 60
+TRIED = range(1, 7)  # the sizes that are tried where the document prints one
+WRITTEN = {claim.id: claim.formula or "" for claim in claims("matmul_derivatives")}  # the document's formulas
 
 
-def example(case: str) -> dict[str, Tensor]:
-    """Return x, W and ∂L/∂y of the document's program in whole numbers."""
-    return dict(PROGRAMS[f"matmul_derivatives_{case}"].inputs())
+def given(formula: str, **names: Tensor) -> dict[str, Tensor]:
+    """Return what a formula such as t = y + 1 gives to the name on its left."""
+    name, _, value = formula.replace("δ", "∂").partition("=")
+    found = worked_out(value, names)
+    return {name.strip(): found if isinstance(found, Tensor) else torch.tensor(float(found), dtype=torch.float64)}
 
 
-def equation(case: str, computed: Value, said: Value) -> Evidence:
-    """Return the evidence of an equation: its sides are equal at every point drawn, and shown at one."""
+ARRIVES = given(WRITTEN["loss_in_the_scalar_picture"])["∂L/∂y"].reshape(1, 1)
 
-    def evidence() -> Seen:
-        found = difference(computed, said, **CASES[case])
-        at = found or example(case)
-        left, right = (as_code(side(*at.values())) for side in (computed, said))
-        outcome = f"{left}; {told(None)}" if found is None else f"{left} ≠ {right}"
-        return Seen(found is None, None, f"{told(at)}: {outcome}")
+
+def slopes(function: Value, at: Tensor, step: float = STEP) -> Tensor:
+    """Return the changes of the function's number over the step of each element alone, laid out like the variable."""
+    return ((function(at + step * units(at)) - function(at)) / step).reshape(at.shape)
+
+
+def names(x: Tensor, w: Tensor, grad_y: Tensor) -> Names:
+    """Return what the document's letters stand for, with an L that has this derivative with respect to y.
+
+    The derivatives for whole variables are autograd's, those for single elements exact differences.
+    """
+    by_x, by_w = back(x, w, grad_y)
+    one_x = slopes(lambda v: (grad_y * (v @ w)).sum((-2, -1)), x)
+    one_w = slopes(lambda v: (grad_y * (x @ v)).sum((-2, -1)), w)
+    single = {f"∂L/∂x_{i}": one for i, one in enumerate(one_x.flatten(), 1)}
+    single |= {f"∂L/∂W_{i}{j}": one for i, row in enumerate(one_w, 1) for j, one in enumerate(row, 1)}
+    return {"x": x, "W": w, "y": x @ w, "∂L/∂y": grad_y, "∂L/∂x": by_x, "∂L/∂W": by_w, **single}
+
+
+def scalar(x: Tensor, w: Tensor) -> Names:
+    """Return the letters of the scalar case, where the derivatives of y are laid out like the variables."""
+    return {**names(x, w, ARRIVES), "∂y/∂x": slopes(lambda v: v @ w, x), "∂y/∂W": slopes(lambda v: x @ v, w)}
+
+
+def true(of: Callable[..., Names], **shapes: str) -> Evidence:
+    """Return the evidence that the printed formula is true, and all that the texts say."""
+
+    def evidence(said: Said) -> Seen:
+        every = [*filter(None, [said.printed]), *(said[name] for name in said.texts)]
+        found = next(filter(None, (untrue(formula, of, **shapes) for formula in every)), None)
+        return holds(bool(every) and found is None, f"{', '.join(every)}: {told(found)}")
 
     return evidence
 
 
-scalar, vector, matrix = (partial(equation, case) for case in CASES)
+of_a_scalar, of_a_vector = partial(true, scalar, **SCALAR), partial(true, names, **VECTOR)
 
 
-def units(at: Tensor) -> Tensor:
-    """Return a tensor of this shape for each of its elements, with a 1 there and 0 elsewhere."""
-    return torch.eye(at.numel(), dtype=at.dtype).reshape(at.numel(), *at.shape)
+def everywhere(statement: Statement, **shapes: str) -> Evidence:
+    """Return the evidence that the statement is true at every point drawn."""
 
+    def evidence(said: Said) -> Seen:
+        found = counterexample(statement, **shapes)
+        return holds(found is None, told(found))
 
-def quotients(function: Value, at: Tensor, step: float) -> Tensor:
-    """Return the change of the function's number over the step, for a step of each element alone."""
-    return ((function(at + step * units(at)) - function(at)) / step).reshape(at.shape)
-
-
-def slopes(function: Value, at: Tensor) -> Tensor:
-    """Return the central differences, exact for a polynomial of degree 2 or less, laid out like the variable."""
-    return (quotients(function, at, STEP) + quotients(function, at, -STEP)) / 2
+    return evidence
 
 
 def together(function: Value, x: Tensor, w: Tensor) -> Tensor:
@@ -73,67 +91,62 @@ def together(function: Value, x: Tensor, w: Tensor) -> Tensor:
     xs, ws = x + units(x), w + units(w)
     both = function(xs.unsqueeze(1), ws)
     alone = function(xs, w).unsqueeze(1) + function(x, ws) - function(x, w)
-    return (both - alone).reshape(x.numel(), *w.shape, -1)
+    return (both - alone).reshape(x.numel(), w.numel(), -1)
 
 
-def loss(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
-    """Return an L that has this derivative with respect to y."""
-    return (grad_y * (x @ w)).sum((-2, -1))
+def shape(x: Tensor) -> str:
+    """Return the shape as it is written."""
+    return str(tuple(x.shape))
 
 
-def together_in_loss(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
-    """Return what 1 more of both does to L beyond what each does alone, for each element of x and each of W."""
-    return together(lambda x, w: loss(x, w, grad_y), x, w).squeeze(-1)
-
-
-def by_x(x: Tensor, w: Tensor, grad_y: Tensor = ONE) -> Tensor:
-    """Return ∂L/∂x, from slight changes of its elements."""
-    return slopes(lambda v: loss(v, w, grad_y), x)
-
-
-def by_w(x: Tensor, w: Tensor, grad_y: Tensor = ONE) -> Tensor:
-    """Return ∂L/∂W, from slight changes of the elements of W."""
-    return slopes(lambda v: loss(x, v, grad_y), w)
-
-
-def side_by_side(parts: Iterable[Tensor]) -> Tensor:
-    """Return the elements of all of them in one row."""
-    return torch.cat([part.flatten() for part in parts])
+def example(case: str) -> tuple[Tensor, ...]:
+    """Return x, W and ∂L/∂y of the document's program, in whole numbers."""
+    return tuple(PROGRAMS[f"matmul_derivatives_{case}"].inputs().values())
 
 
 # ---- Two ways, and the core idea
 
-MATRIX = PROGRAMS["matmul_derivatives_matrix"]
-formulas_and_graph_agree = matrix(
-    lambda x, w, g: side_by_side(MATRIX.step({"x": x, "w": w}, {"grad_y": g}).gradients.values()),
-    lambda x, w, g: side_by_side(MATRIX.by_autograd({"x": x, "w": w}, {"grad_y": g}).gradients.values()),
-)
+
+def by_both_ways(x: Tensor, w: Tensor, grad_y: Tensor) -> bool:
+    """Say whether the program's step by its rules, and that by torch's graph, have equal gradients."""
+    program, given = PROGRAMS["matmul_derivatives_matrix"], ({"x": x, "w": w}, {"grad_y": grad_y})
+    ours, theirs = program.step(*given).gradients, program.by_autograd(*given).gradients
+    return all(ours[name].equal(theirs[name]) for name in ("x", "w"))
 
 
-def effect_of_a_slight_change() -> Seen:
-    """Go a little to either side: from clamp's bound, and from drawn points of y = xW."""
-    bound = torch.zeros(1, dtype=torch.float64)
-    down, up = (quotients(lambda v: v.clamp(min=0), bound, step).item() for step in (-STEP, STEP))
-    found = difference(
-        lambda x, w, _: torch.cat([quotients(lambda v: v @ w, x, step) for step in (-STEP, STEP)]),
-        lambda x, w, _: back(x, w, ONE)[0].repeat(2, 1),
-        **SCALAR,
+formulas_and_graph_agree = everywhere(by_both_ways, **MATRIX)
+
+
+def effect_of_a_slight_change(said: Said) -> Seen:
+    """Go a little to either side: from the clamp's bound, and from drawn points of a product."""
+    bound = torch.zeros((), dtype=torch.float64)
+    up, down = (float(slopes(lambda v: computed(said["bound"], x=v), bound, step)) for step in (STEP, -STEP))
+    found = counterexample(
+        lambda x, w: all(slopes(lambda v: v @ w, x, step).equal(w.T) for step in (STEP, -STEP)), **SCALAR
     )
-    return Seen(down == up, found is None, f"clamp(0, min=0): {as_code(down)}, {as_code(up)}; x @ w: {told(found)}")
+    right = found is None and [up, down] == [said.number("up"), said.number("down")]
+    return holds_if(right, up == down, f"{said['bound']}: «down» {down:g}, «up» {up:g}; {told(found)}")
 
 
 # ---- y a scalar
 
 
-def sizes_in_the_scalar_picture() -> Seen:
-    """Read y as a matrix of size (1, 1) and as a number without axes: −Wᵀ and −xᵀ come out both times."""
-    x, w, _ = example("scalar").values()
-    shapes, fits = [], True
+def sizes_in_the_scalar_picture(said: Said) -> Seen:
+    """Read y as a matrix and as a number without axes: −Wᵀ and −xᵀ come out both times."""
+    x, w, _ = example("scalar")
+    shapes, fits = [shape(x), shape(w)], holds_of(said.formula, {"x": x, "W": w, "y": x @ w})
     for y in (torch.matmul, lambda x, w: (x @ w).squeeze()):
-        shapes.append(tuple(y(x, w).shape))
-        grad_x, grad_w = gradients(y, x, w, grad_y=-torch.ones(shapes[-1], dtype=x.dtype))
-        fits = fits and grad_x.equal(-w.T) and grad_w.equal(-x.T)
-    return Seen(None, fits and shapes == [(1, 1), ()], f"y.shape: {shapes[0]}, {shapes[1]}; {told({'x': x, 'w': w})}")
+        shapes.append(shape(y(x, w)))
+        by_x, by_w = gradients(y, x, w, grad_y=ARRIVES.reshape(y(x, w).shape))
+        at = {"x": x, "W": w, "∂L/∂x": by_x, "∂L/∂W": by_w}
+        fits = fits and all(holds_of(WRITTEN[f"minus_{name}_transposed"], at) for name in "wx")
+    right = shapes == [said[name] for name in ("x", "w", "matrix", "bare")]
+    return cannot_be_checked(fits and right, ", ".join(shapes))
+
+
+def agree(written: Sequence[str], *at: Tensor) -> bool:
+    """Say whether these formulas of the document are true of x, W and ∂L/∂y."""
+    return all(holds_of(WRITTEN[name], names(*at)) for name in written)
 
 
 def numbered(d: int, h: int) -> tuple[Tensor, ...]:
@@ -142,224 +155,207 @@ def numbered(d: int, h: int) -> tuple[Tensor, ...]:
     return tuple(torch.arange(1.0, 1 + n * k, dtype=torch.float64).reshape(n, k) for n, k in shapes)
 
 
-def sizes_that_fit(formulas: Callable[..., bool], letters: int) -> list[tuple[int, ...]]:
-    """Return the sizes, out of those tried, with which the formulas can be computed and are true."""
-    found = []
-    for sizes in product(range(1, 7), repeat=letters):
-        with suppress(IndexError, RuntimeError):
-            if formulas(*sizes):
-                found.append(sizes)
-    return found
+def sizes(*written: str, outputs: Sequence[int] = TRIED) -> Evidence:
+    """Return the evidence that these formulas can be worked out, and are true, with the printed size alone."""
 
-
-def size_d_of_the_scalar_case(number: Fraction) -> Seen:
-    """Look for the D with which the row of line 30, its elements found one by one, is the gradient."""
-
-    def is_the_gradient(d: int) -> bool:
-        at = numbered(d, 1)
-        return by_x(*at)[:, LISTED].equal(back(*at)[0])
-
-    found = [d for (d,) in sizes_that_fit(is_the_gradient, 1)]
-    return Seen(found == [number], None, f"D = {found}")
-
-
-each_element_meets_its_own_weight = scalar(
-    lambda x, w, _: together_in_loss(x, w, ONE)[:, :, 0], lambda x, w, _: torch.eye(4, dtype=x.dtype)
-)
-ordinary_products = scalar(
-    lambda x, w, _: x @ w,
-    lambda x, w, _: torch.stack([x[0, i] * w[i] for i in range(4)]).sum(0, keepdim=True),
-)
-
-
-def changes_by(amount: float, x: Tensor, w: Tensor) -> Tensor:
-    """Return the changes of y over this change of one element, for each of x and each of W."""
-    return torch.cat([quotients(lambda v: v @ w, x, amount), quotients(lambda v: x @ v, w, amount).T])
-
-
-# y is a straight line in each element, whatever the amount of the change
-idea_applied_to_the_product = scalar(
-    lambda x, w, _: torch.cat([changes_by(STEP, x, w), changes_by(-8.0, x, w)]),
-    lambda x, w, _: torch.cat([back(x, w, ONE)[0], back(x, w, ONE)[1].T]).repeat(2, 1),
-)
-derivative_by_x1 = scalar(lambda x, w, _: by_x(x, w)[0, 0], lambda x, w, _: w[0, 0])
-derivative_by_w1 = scalar(lambda x, w, _: by_w(x, w)[0, 0], lambda x, w, _: x[0, 0])
-other_elements_of_the_scalar_case = scalar(
-    lambda x, w, _: torch.stack([by_x(x, w)[0, 1:], by_w(x, w)[1:, 0]]),
-    lambda x, w, _: torch.stack([w[1:, 0], x[0, 1:]]),
-)
-derivative_by_x_is_w_transposed = scalar(  # laid out like x, and as a Jacobian: both are 1 by 4
-    lambda x, w, _: torch.cat([by_x(x, w), jacobian(lambda v: v @ w, x[0])]),
-    lambda x, w, _: w.T.repeat(2, 1),
-)
-
-
-def derivative_by_w_is_x_transposed() -> Seen:
-    """Lay the derivative out as a Jacobian, 1 by 4, and like W, 4 by 1."""
-    x, w, _ = example("scalar").values()
-    matrix, like_w = jacobian(lambda v: x @ v, w[:, 0]), back(x, w, ONE)[1]
-    found = difference(lambda x, w, _: by_w(x, w), lambda x, w, _: x.T, **SCALAR)
-    shown = f"jacobian: {as_code(matrix)}; .grad: {as_code(like_w)}; {told(found)}"
-    return Seen(matrix.equal(x.T), like_w.equal(x.T) and found is None and matrix.equal(x), shown)
-
-
-def delta_for_the_partial_derivative() -> Seen:
-    """Read δ as a slight change, for L = y², and as the sign of the derivative."""
-
-    def quotient(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
-        return quotients(torch.square, x @ w, STEP)
-
-    def differentiated(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
-        return gradients(torch.square, x @ w)[0]
-
-    found = same(f"δy = {STEP}, ", quotient, differentiated, **SCALAR)
-    off_by_the_step = same("2y + δy: ", quotient, lambda x, w, _: 2 * (x @ w) + STEP, **SCALAR)
-    derivative = same("∂L/∂y = 2y: ", differentiated, lambda x, w, _: 2 * (x @ w), **SCALAR)
-    return rather(found, every(off_by_the_step, derivative))()
-
-
-def loss_in_the_scalar_picture(number: Fraction) -> Seen:
-    """Take two losses with the printed derivative at y, and differentiate both at y + 1."""
-    y = example("scalar")["x"] @ example("scalar")["w"]
-    losses: list[Value] = [lambda v: -v, lambda v: (v - (y + 1)) ** 2 / 2]
-    here, there = ([gradients(of, at)[0].item() for of in losses] for at in (y, y + 1))
-    return Seen(None, here == [number, number] and there[0] != there[1], f"∂L/∂y: {here}; {there}")
-
-
-chain_rule_to_x = scalar(  # of L = y², whose derivative is not the same everywhere
-    lambda x, w, _: gradients(lambda v: (v @ w) ** 2, x)[0],
-    lambda x, w, _: slopes(torch.square, x @ w) * by_x(x, w),
-)
-minus_w_transposed = scalar(lambda x, w, _: back(x, w, -ONE)[0], lambda x, w, _: -w.T)
-layout_of_the_derivative_by_x = scalar(lambda *at: back(*at)[0], by_x)
-factor_of_the_wrong_variable = rather(  # the elements are compared in their order
-    same("∂y/∂x: ", lambda x, w, _: back(x, w, -ONE)[1].flatten(), lambda x, w, _: -by_x(x, w).flatten(), **SCALAR),
-    same("∂y/∂W: ", lambda x, w, _: back(x, w, -ONE)[1], lambda x, w, _: -by_w(x, w), **SCALAR),
-)
-minus_x_transposed = scalar(lambda x, w, _: back(x, w, -ONE)[1], lambda x, w, _: -x.T)
-
-
-# ---- y a vector: the document's formulas, by the indices that it prints
-
-
-def row_of_sums(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
-    """Return the four sums of line 57."""
-    return (grad_y[0, 0] * w[LISTED, 0] + grad_y[0, 1] * w[LISTED, 1]).unsqueeze(0)
-
-
-def second_of_x(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
-    """Return ∂L/∂x_2."""
-    return back(x, w, grad_y)[0][0, 1]
-
-
-def printed_matrix(w: Tensor) -> Tensor:
-    """Return the matrix of line 60."""
-    return w[PRINTED // 10 - 1, PRINTED % 10 - 1]
-
-
-def products(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
-    """Return the matrix of lines 69 to 74."""
-    return torch.stack([grad_y[0, 0] * x[0, LISTED], grad_y[0, 1] * x[0, LISTED]], dim=1)
-
-
-def printed_formulas_fit(d: int, h: int) -> bool:
-    """Say whether lines 57 to 60 and 69 to 74, as printed, give the gradients with these sizes."""
-    x, w, grad_y = numbered(d, h)
-    grad_x, grad_w = back(x, w, grad_y)
-    row, multiplied = row_of_sums(x, w, grad_y), grad_y @ printed_matrix(w)
-    return row.equal(grad_x) and multiplied.equal(grad_x) and products(x, w, grad_y).equal(grad_w)
-
-
-def sizes_of_the_vector_case(which: int) -> Callable[[Fraction], Seen]:
-    """Return the evidence that the printed formulas give the gradients with this number alone for D, or for H."""
-
-    def evidence(number: Fraction) -> Seen:
-        sizes = sizes_that_fit(printed_formulas_fit, 2)
-        return Seen([both[which] for both in sizes] == [number], None, f"(D, H) = {sizes}")
+    def evidence(said: Said) -> Seen:
+        fit = [size for size in product(TRIED, outputs) if defined(partial(agree, written, *numbered(*size)))]
+        every = [said.formula, *(f"{name} = {said[name]}" for name in said.texts)]
+        right = all(holds_of(formula, dict(zip("DH", size, strict=True))) for formula in every for size in fit)
+        return holds(right and len(fit) == 1, f"W: {', '.join(map(str, fit))}")
 
     return evidence
 
 
-size_d_of_the_vector_case, size_h_of_the_vector_case = map(sizes_of_the_vector_case, range(2))
-x1_meets_w11_and_y1 = vector(lambda *at: together_in_loss(*at)[0, 0, 0], lambda x, w, g: g[0, 0])
-x2_does_not_meet_w12 = rather(  # x_2 changes together with W_12, then x_1 does: L is to notice by ∂L/∂y_2
-    same("x_2, W_12: ", lambda *at: together_in_loss(*at)[1, 0, 1], lambda x, w, g: g[0, 1], **VECTOR),
-    every(
-        same("x_1, W_12: ", lambda *at: together_in_loss(*at)[0, 0, 1], lambda x, w, g: g[0, 1], **VECTOR),
-        same("∂L/∂x_2, W_12 + 1: ", second_of_x, lambda x, w, g: second_of_x(x, w + units(w)[1], g), **VECTOR),
+size_d_of_the_scalar_case = sizes("layout_of_the_derivative_by_x", outputs=[1])
+size_d_of_the_vector_case = sizes("row_of_four_sums", "row_times_matrix", "matrix_of_products")
+size_h_of_the_vector_case = sizes("row_of_four_sums")
+each_element_meets_its_own_weight = everywhere(  # a row for each element of x, a column for each of W
+    lambda x, w: together(torch.matmul, x, w)[:, :, 0].equal(torch.eye(4, dtype=x.dtype)), **SCALAR
+)
+idea_applied_to_the_product = everywhere(  # whatever the step
+    lambda x, w: all(
+        slopes(lambda v: v @ w, x, step).equal(w.T) and slopes(lambda v: x @ v, w, step).equal(x.T)
+        for step in (STEP, -8.0)
     ),
+    **SCALAR,
 )
-derivative_by_x1_over_two_outputs = vector(
-    lambda *at: by_x(*at)[0, 0], lambda x, w, g: g[0, 0] * w[0, 0] + g[0, 1] * w[0, 1]
-)
+ordinary_products = derivative_by_x1 = derivative_by_w1 = other_elements_of_the_scalar_case = of_a_scalar()
 
 
-def minus_w11_minus_w12() -> Seen:
-    """Change x_1 slightly, with any ∂L/∂y and with ∂L/∂y = (−1, −1)."""
-    found = difference(lambda *at: by_x(*at)[0, 0], lambda x, w, _: -w[0, 0] - w[0, 1], **VECTOR)
-    given = difference(lambda x, w, _: by_x(x, w, MINUS_ONES)[0, 0], lambda x, w, _: -w[0, 0] - w[0, 1], **VECTOR)
-    return Seen(found is None, given is None, f"{told(found)}; grad_y = {as_code(MINUS_ONES)}: {told(given)}")
+def derivative_by_x_is_w_transposed(said: Said) -> Seen:
+    """Lay the derivative out like x, and as a Jacobian: a row for each output."""
+    found, (x, w, _) = untrue(said["rule"], scalar, **SCALAR), example("scalar")
+    matrix = jacobian(lambda v: v @ w, x[0])
+    right = found is None and matrix.equal(w.T) and shape(matrix) == said["shape"] == shape(x)
+    return holds(right, f"{said['rule']}: {told(found)}; jacobian: {as_code(matrix)}")
 
 
-other_elements_of_the_vector_case = vector(lambda *at: by_x(*at)[:, 1:], lambda *at: row_of_sums(*at)[:, 1:])
-row_of_four_sums = vector(lambda *at: back(*at)[0], row_of_sums)
-row_times_matrix = vector(row_of_sums, lambda x, w, g: g @ printed_matrix(w))
-printed_matrix_is_w_transposed = vector(lambda x, w, _: printed_matrix(w), lambda x, w, _: w.T)
-vector_rule_for_x = vector(by_x, lambda x, w, g: g @ w.T)
-# a row for each element of x and a column for each of y, with 1 for x_1 alone
-w11_meets_only_x1 = vector(lambda x, w, _: together(torch.matmul, x, w)[:, 0, 0], lambda x, w, _: units(w)[0])
-w12_meets_only_x1 = vector(lambda x, w, _: together(torch.matmul, x, w)[:, 0, 1], lambda x, w, _: units(w)[1])
-derivative_by_w11 = vector(lambda *at: by_w(*at)[0, 0], lambda x, w, g: g[0, 0] * x[0, 0])
-derivative_by_w12 = vector(lambda *at: by_w(*at)[0, 1], lambda x, w, g: g[0, 1] * x[0, 0])
-matrix_of_products = vector(lambda *at: back(*at)[1], products)
-vector_rule_for_w = vector(by_w, lambda x, w, g: x.T @ g)
+def derivative_by_w_is_x_transposed(said: Said) -> Seen:
+    """Lay the derivative out like W, as .grad is, and as a Jacobian."""
+    found, (x, w, grad_y) = untrue(said["rule"], scalar, **SCALAR), example("scalar")
+    matrix, like_w = jacobian(lambda v: x @ v, w[:, 0]), back(x, w, torch.ones_like(grad_y))[1]
+    shapes = [shape(like_w), shape(matrix)] == [said["column"], said["row"]]
+    right = found is None and like_w.equal(x.T) and matrix.equal(x) and shapes
+    return holds_if(right, matrix.equal(x.T), f".grad: {as_code(like_w)}; jacobian: {as_code(matrix)}")
 
 
-def two_readings(*readings: tuple[Tensor, Tensor, Tensor]) -> Seen:
-    """Take x, W and ∂L/∂y that agree with all that is written: the rules give their gradients, and ∂L/∂W differs."""
-    found = [back(*at) for at in readings]
-    fits = all(
-        x.size(1) == 4 and grad_x.equal(grad_y @ w.T) and grad_w.equal(x.T @ grad_y)
-        for (x, w, grad_y), (grad_x, grad_w) in zip(readings, found, strict=True)
+def loss_in_the_scalar_picture(said: Said) -> Seen:
+    """Take two losses with the printed derivative at y, and differentiate both after y has grown."""
+    x, w, _ = example("scalar")
+    y = x @ w
+    t = given(said["target"], y=y)["t"]
+
+    def slope(loss: str, y: Tensor) -> Tensor:
+        return gradients(lambda v: given(loss, y=v, t=t)["L"], y)[0]
+
+    here, there = (
+        [slope(said[loss], at) for loss in ("plain", "square")] for at in (y, y + float(said.number("moved")))
     )
-    (_, first), (_, second) = found
-    return Seen(None, fits and not first.equal(second), f"∂L/∂W: {as_code(first)}; {as_code(second)}")
+    printed = all(holds_of(said.formula, {"∂L/∂y": found}) for found in here)
+    right = [float(found) for found in there] == [said.number("first"), said.number("second")]
+    return cannot_be_checked(printed and right, f"∂L/∂y: {as_code(torch.cat(here))}; {as_code(torch.cat(there))}")
 
 
-def numbers_in_the_vector_picture() -> Seen:
-    """Take two rows for x, with ∂L/∂y = (−1, −1), for which line 62 says what line 48 does."""
-    x, w, _ = example("matrix").values()
-    return two_readings((x[:1], w, MINUS_ONES), (x[1:2], w, MINUS_ONES))
+chain_rule_to_x = true(  # the square has not the same derivative everywhere
+    lambda x, w: {
+        **scalar(x, w),
+        "∂L/∂y": gradients(torch.square, x @ w)[0],
+        "∂L/∂x": gradients(lambda v: (v @ w) ** 2, x)[0],
+    },
+    **SCALAR,
+)
+minus_w_transposed = layout_of_the_derivative_by_x = minus_x_transposed = of_a_scalar()
+
+
+def factor_of_the_wrong_variable(said: Said) -> Seen:
+    """Work out the product with the printed factor, and with that of W."""
+    found = [untrue(one, scalar, **SCALAR) for one in (said.formula, said["meant"], said["printed"])]
+    return slip(found[0] is None, found[1:] == [None, None], f"{told(found[0])}; {said['meant']}: {told(found[1])}")
+
+
+# ---- y a vector
+
+
+def place(name: str, of: str) -> int:
+    """Return the place of an element, such as W_21, among all of its variable."""
+    rows, columns = {"x": (1, 4), "W": (4, 2), "y": (1, 2)}[of]
+    return int(worked_out(name, {of: torch.arange(rows * columns).reshape(rows, columns)}))
+
+
+def meets(element: str, weight: str, beyond: str = "") -> Point | None:
+    """Return a point at which L, if both grow together, does not change by this beyond what each does alone."""
+    i, j = place(element, "x"), place(weight, "W")
+
+    def right(x: Tensor, w: Tensor, grad_y: Tensor) -> bool:
+        found = together(lambda v, u: (grad_y * (v @ u)).sum((-2, -1)), x, w)[i, j]
+        return holds_of(f"found = {beyond or f'∂L/∂y_{weight[-1]}'}", {"found": found, "∂L/∂y": grad_y})
+
+    return counterexample(right, **VECTOR)
+
+
+def x1_meets_w11_and_y1(said: Said) -> Seen:
+    """Change the element and each of the weights together: L notices by what arrives at the output."""
+    found = [meets(said["element"], said["weight"], said["arrives"]), meets(said["element"], said["other"])]
+    return holds(found == [None, None] and said["weight"] != said["other"], "; ".join(map(told, found)))
+
+
+def x2_does_not_meet_w12(said: Said) -> Seen:
+    """Change the printed element with the printed weight, then the element that is meant."""
+    printed, meant = (meets(said[name], said["weight"], said["arrives"]) for name in ("element", "meant"))
+    own = [meets(said["element"], said[name]) for name in ("first", "second")]
+    right = [meant, *own, meets(said["element"], said["weight"], "0")] == [None] * 4 and said["first"] != said["second"]
+    shown = f"{said['element']}, {said['weight']}: {told(printed)}; {said['meant']}, {said['weight']}: {told(meant)}"
+    return slip(printed is None, right, shown)
+
+
+derivative_by_x1_over_two_outputs = other_elements_of_the_vector_case = row_of_four_sums = of_a_vector()
+row_times_matrix = printed_matrix_is_w_transposed = vector_rule_for_x = of_a_vector()
+derivative_by_w11 = derivative_by_w12 = matrix_of_products = of_a_vector()
+
+
+def minus_w11_minus_w12(said: Said) -> Seen:
+    """Work the formula out with any ∂L/∂y, and with the one that is said."""
+
+    def where(x: Tensor, w: Tensor, grad_y: Tensor) -> Names:
+        return names(x, w, given(said["given"])["∂L/∂y"])
+
+    found, right = (untrue(said.formula, of, **VECTOR) for of in (names, where))
+    return holds_if(right is None, found is None, f"{told(found)}; {said['given']}: {told(right)}")
+
+
+def w11_meets_only_x1(said: Said) -> Seen:
+    """Change the weight together with each element of x: one output notices, and one element alone."""
+    element, weight, output = (
+        place(said[name], of) for name, of in (("element", "x"), ("weight", "W"), ("output", "y"))
+    )
+    alone = torch.zeros(4, 2, dtype=torch.float64)  # a row for each element of x, a column for each of y
+    alone[element, output] = 1
+    found = counterexample(lambda x, w, grad_y: together(torch.matmul, x, w)[:, weight].equal(alone), **VECTOR)
+    return holds(found is None, told(found))
+
+
+w12_meets_only_x1 = w11_meets_only_x1
+
+
+def vector_rule_for_w(said: Said) -> Seen:
+    """Work the formula out, and look at the shapes of its factors."""
+    found, (x, w, grad_y) = untrue(said.formula, names, **VECTOR), example("vector")
+    shapes = [shape(v) for v in (x.T, grad_y, w)] == [said[name] for name in ("column", "row", "shape")]
+    return holds(found is None and shapes, f"{said.formula}: {told(found)}")
+
+
+def two_readings(*readings: tuple[Tensor, ...], written: Sequence[str]) -> Seen:
+    """Speak for x, W and ∂L/∂y that agree with all that is written, and have different ∂L/∂W."""
+    fits = all(agree(written, *at) for at in readings)
+    first, second = (back(*at)[1] for at in readings)
+    return cannot_be_checked(fits and not first.equal(second), f"∂L/∂W: {as_code(first)}; {as_code(second)}")
+
+
+RULES = ["vector_rule_for_x", "vector_rule_for_w"]
+
+
+def numbers_in_the_vector_picture(said: Said) -> Seen:
+    """Take two rows for x, with the ∂L/∂y for which line 62 says what line 48 does."""
+    (x, w, _), arrives = example("matrix"), -torch.ones(1, 2, dtype=torch.float64)
+    written = ["minus_w11_minus_w12", "row_of_four_sums", "row_times_matrix", "matrix_of_products", *RULES]
+    return two_readings(*((row, w, arrives) for row in x[:2].split(1)), written=written)
 
 
 # ---- y a matrix
 
 
-def only_with_conjugates(x: Tensor, w: Tensor, grad_y: Tensor) -> Seen:
-    """Say whether torch's gradients of a complex product are those of line 86 only with conjugates."""
-    found = back(x, w, grad_y)
-    plain, conjugate = (grad_y @ w.mT, x.mT @ grad_y), (grad_y @ w.mH, x.mH @ grad_y)
-    different = not any(a.equal(b) for a, b in zip(found, plain, strict=True))
-    equal = all(a.equal(b) for a, b in zip(found, conjugate, strict=True))
-    shown = f"x = [[1j]], w = [[2j]], grad_y = [[1]]: {found[0].tolist()}, {found[1].tolist()}"
-    return Seen(different and equal, None, shown)
+def numbers_in_the_matrix_picture(said: Said) -> Seen:
+    """Take so many rows of the program's x, and fewer of them: y is a matrix both times."""
+    (x, w, grad_y), counts = example("matrix"), [int(said[name]) for name in ("rows", "fewer")]
+    readings = [(x[:rows], w, grad_y[:rows]) for rows in counts]
+    seen = two_readings(*readings, written=RULES)
+    return cannot_be_checked(
+        seen.sound and [len(of) for of, _, _ in readings] == counts and min(counts) > 1, seen.shown
+    )
 
 
-complex_point = partial(only_with_conjugates, torch.tensor([[1j]]), torch.tensor([[2j]]), torch.tensor([[1 + 0j]]))
+def row_by_row(x: Tensor, w: Tensor, grad_y: Tensor) -> bool:
+    """Say whether each row of x and y alone has a row of ∂L/∂x, and what adds up to ∂L/∂W."""
+    by_x, by_w = back(x, w, grad_y)
+    rows = [back(row, w, arrives) for row, arrives in zip(x.split(1), grad_y.split(1), strict=True)]
+    return by_x.equal(torch.cat([row[0] for row in rows])) and by_w.equal(torch.stack([row[1] for row in rows]).sum(0))
 
 
-def row_by_row(x: Tensor, w: Tensor, grad_y: Tensor) -> Tensor:
-    """Return ∂L/∂x and ∂L/∂W from each row of x and y alone: ∂L/∂x has a row of each, and their ∂L/∂W add up."""
-    rows = [back(x[i : i + 1], w, grad_y[i : i + 1]) for i in range(len(x))]
-    return side_by_side([*(for_x for for_x, _ in rows), torch.stack([for_w for _, for_w in rows]).sum(0)])
+each_row_is_a_vector_case = everywhere(row_by_row, **MATRIX)
 
 
-each_row_is_a_vector_case = matrix(lambda *at: side_by_side(back(*at)), row_by_row)
-matrix_rule_for_x = every(matrix(by_x, lambda x, w, g: g @ w.T), verified(matmul), complex_point)
-matrix_rule_for_w = every(matrix(by_w, lambda x, w, g: x.T @ g), complex_point)
+def matrix_rule_for_x(said: Said) -> Seen:
+    """Work the rule out with real matrices of every size, and with complex numbers, plain and conjugated."""
+    found, point = untrue(said["rule"], names, **MATRIX), ran(said["point"], x=3j, W=3j)
+    x, w = (torch.tensor([[point[name]]]) for name in ("x", "W"))
+    by_x, by_w = back(x, w, torch.ones_like(x))
+    at = {"x": x, "W": w, "∂L/∂y": torch.ones_like(x), "∂L/∂x": by_x, "∂L/∂W": by_w}
+    theirs = at[said["rule"].partition(" =")[0]].item()
+    conjugated = holds_of(said["rule"], {**at, "x": x.conj(), "W": w.conj()}) and not holds_of(said["rule"], at)
+    right = found is None and conjugated and theirs == complex(said["conjugate"])
+    return holds(right, f"{said['rule']}: {told(found)}; {said['point']}: {theirs}")
 
 
-def numbers_in_the_matrix_picture() -> Seen:
-    """Take the three rows of the program, and two of them: y is a matrix both times."""
-    x, w, grad_y = example("matrix").values()
-    return two_readings((x, w, grad_y), (x[:2], w, grad_y[:2]))
+matrix_rule_for_w = matrix_rule_for_x
+derivation_of_the_last_case = misprint

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from backprop_rules.documents.answers.claim import Seen
-from backprop_rules.documents.answers.drawn import as_code, everywhere
-from backprop_rules.documents.answers.tools import gradients
+from backprop_rules.documents.answers.claim import Said, Seen, holds, holds_if, wrong
+from backprop_rules.documents.answers.drawn import as_code, counterexample, told
+from backprop_rules.documents.answers.notation import holds_of, worked_out
+from backprop_rules.documents.answers.tools import computed, gradients, ran
 
 SAMPLES = ((1.0, 2.0), (2.0, 4.0), (3.0, 6.0))
 EPOCHS = 100
@@ -63,90 +64,111 @@ def trained(
     return w, steps
 
 
-def training_updates_the_weight() -> Seen:
-    """Train torch's layer with samples that ask for a gradient, too, and list what differs afterwards."""
+def training_updates_the_weight(said: Said) -> Seen:
+    """Train torch's layer, sample by sample, with samples that ask for a gradient too, and list what differs after."""
     layer = torch.nn.Linear(1, 1, bias=False)
     x, y = (t.clone().requires_grad_() for t in torch.tensor(SAMPLES).T[:, :, None])
-    layer.weight.data.fill_(1)
+    layer.weight.data.fill_(float(said["start"]))
     tensors = {"ω": layer.weight, "x": x, "y": y}
     before = {name: t.detach().clone() for name, t in tensors.items()}
-    for _ in range(EPOCHS):
-        ((layer(x) - y) ** 2).sum().backward()
+    for k in [*range(len(SAMPLES))] * EPOCHS:
+        ((layer(x[k]) - y[k]) ** 2).sum().backward()
         for parameter in layer.parameters():
             step(parameter)
         layer.zero_grad()
     changed = [name for name, t in tensors.items() if not t.equal(before[name])]
     asked = [bool(grad(t).any()) for t in (x, y)]
-    shown = f"x, y = {as_code(x[:, 0])}, {as_code(y[:, 0])}: ω = {layer.weight.item()}"
-    return Seen(changed == ["ω"] and all(asked), None, f"{shown}; {as_code(changed)} != {as_code(list(tensors))}")
+    shown = f"ω: {said['start']} → {layer.weight.item()}; {as_code(changed)} ≠, x, y ="
+    right = [str(weight().item()), str(layer.weight.item())] == [said["start"], said["end"]]
+    return holds(changed == ["ω"] and all(asked) and right, shown)
 
 
-def the_update_follows_the_loss() -> Seen:
+def the_update_follows_the_loss(said: Said) -> Seen:
     """Train by ∂loss/∂ω as the program does, and by ∂ŷ/∂ω in fractions, and hold the first sample's losses together."""
-    w, steps = trained()
-    (x, y), v, first = SAMPLES[0], Fraction(1), steps[0].loss
+    (w, steps), (x, y), v = trained(), SAMPLES[0], Fraction(1)
     slopes = [gradients(lambda w, x=x: x * w, weight())[0].item() for x, _ in SAMPLES]
     for slope in slopes * EPOCHS:
         v -= Fraction("0.01") * Fraction(slope)
-    by_loss, by_prediction = loss(w, x, y).item(), (Fraction(x) * v - Fraction(y)) ** 2
-    as_told = first == 1 and by_loss == 9 * 2.0**-46 and v == -5 and by_prediction == 49
-    shown = f"∂loss/∂ω: ω = {w.item()}, loss {first} → {by_loss}; ∂ŷ/∂ω: ω = {v}, loss {first} → {by_prediction}"
-    return Seen(as_told and by_loss < first < by_prediction, None, shown)
+    by_loss, by_output = Fraction(loss(w, x, y).item()), (Fraction(x) * v - Fraction(y)) ** 2
+    right = said.number("first") == steps[0].loss > by_loss == worked_out(said["last"], {})
+    right &= said.rounds("about", by_loss) and said.number("other") == v and said.number("loss") == by_output
+    right &= said.number("steps") == len(steps) and said.rounds("printed", steps[len(SAMPLES) - 1].loss)
+    shown = (
+        f"∂loss/∂ω: ω = {w.item()}, {steps[0].loss} → {float(by_loss)}; ∂ŷ/∂ω: ω = {v}, {steps[0].loss} → {by_output}"
+    )
+    return holds(bool(right and by_output > steps[0].loss), shown)
 
 
-def the_weight_is_adjusted_by_that_gradient() -> Seen:
-    """Hold every step of the document's program against one by the product ∂loss/∂z · ∂z/∂ω."""
-    same = []
-    for (x, y), taken in zip(SAMPLES * EPOCHS, trained()[1], strict=True):
-        w = torch.Tensor([taken.before])
-        same.append(taken.after == (w - RATE * (2 * (x * w - y) * x)).item())
-    return Seen(all(same), None, f"ω - 0.01 * (2 * (x * ω - y) * x): {sum(same)} of {len(same)} steps")
+def the_weight_is_adjusted_by_that_gradient(said: Said) -> Seen:
+    """Hold every step of the document's program against the one that is said."""
+    same = [
+        computed(said["step"], w=torch.Tensor([taken.before]), x=x, y=y).item() == taken.after
+        for (x, y), taken in zip(SAMPLES * EPOCHS, trained()[1], strict=True)
+    ]
+    return holds(all(same) and len(same) == said.number("steps"), f"{said['step']}: {sum(same)} / {len(same)} «steps»")
 
 
-def the_samples_lie_on_a_line() -> Seen:
+def the_samples_lie_on_a_line(said: Said) -> Seen:
     """Find for each sample the weight at which its loss is 0, and compute the program's loss there."""
-    roots = {Fraction(y) / Fraction(x) for x, y in SAMPLES}
-    losses = [loss(weight(float(root)), x, y).item() for root in roots for x, y in SAMPLES]
-    shown = f"y / x = {', '.join(map(str, roots))}: {as_code(losses)}"
-    return Seen(roots == {2} and losses == [0] * len(SAMPLES), None, shown)
+    data = ran(said.formula.replace(" … ", "\n"))
+    samples = list(zip(data["x_data"], data["y_data"], strict=True))
+    roots = {Fraction(y) / Fraction(x) for x, y in samples}
+    losses = {loss(weight(float(root)), x, y).item() for root in roots for x, y in samples}
+    line = all(said.holds("line", {"x": Fraction(x), "y": Fraction(y)}) for x, y in samples)
+    right = line and roots == {said.number("weight")} and losses == {said.number("loss")} and (*samples,) == SAMPLES
+    return holds(right, f"y / x = {', '.join(map(str, roots))}: {losses}")
 
 
-@everywhere("loss == mse_loss(x * w, y), ∂loss/∂w == 2 * x * (x * w - y): ", w="1", x="1", y="1")
-def loss_is_the_squared_error(w: Tensor, x: Tensor, y: Tensor) -> bool:
-    """Hold the loss against torch's mean squared error of one sample, and its derivative against 2x(xω - y)."""
-    value = loss(w, x.item(), y.item())
-    (grad_w,) = gradients(lambda v: loss(v, x.item(), y.item()), w)
-    return value.item() == torch.nn.functional.mse_loss(w * x, y).item() and grad_w.equal(2 * x * (x * w - y))
+def loss_is_the_squared_error(said: Said) -> Seen:
+    """Hold the document's expression against torch's mean squared error, and its derivative against the one said."""
+
+    def right(w: Tensor, x: Tensor, y: Tensor) -> bool:
+        value = computed(said.formula, y_pred=w * x, y=y)
+        (by_w,) = gradients(lambda v: computed(said.formula, y_pred=v * x, y=y), w)
+        same = value.equal(loss(w, x.item(), y.item())) and value == torch.nn.functional.mse_loss(w * x, y)
+        return bool(same) and said.holds("derivative", {"x": x, "ω": w, "y": y, "∂loss/∂ω": by_w})
+
+    found = counterexample(right, w="1", x="1", y="1")
+    return holds(found is None, f"mse_loss, {said['derivative']}: {told(found)}")
 
 
-def prediction_before_training() -> Seen:
+def prediction(said: Said, w: Tensor) -> str:
+    """Return what the document's expression prints with this weight."""
+    return str(computed(said.formula, forward=lambda x: x * w))
+
+
+def prediction_before_training(said: Said) -> Seen:
     """Predict with the weight that training begins with."""
-    found = (4 * weight()).item()
-    return Seen(found == 4, None, f"{found}")
+    printed = prediction(said, weight())
+    return holds(printed == said["printed"], printed)
 
 
-def a_hundred_epochs() -> Seen:
+def a_hundred_epochs(said: Said) -> Seen:
     """Train as the document does, and find the last step that changes the weight."""
-    w, steps = trained()
+    w, steps = trained(epochs=len(computed(said.formula)))
     last = max(k for k, taken in enumerate(steps, 1) if taken.before != taken.after)
     epochs = -(-last // len(SAMPLES))
-    shown = f"{len(steps)} steps, the last that changes w: {last}, in epoch {epochs}; w = {w.item()}"
-    return Seen(len(steps) == 300 and epochs == 50, None, shown)
+    right = said.number("steps") == len(steps) and said.number("last") == epochs and str(w.dtype) == said["dtype"]
+    return holds(right, f"{len(steps)} «steps», «last change» {last}, «epoch» {epochs}; w = {w.item()}")
 
 
-def data_is_the_only_way() -> Seen:
-    """Train without data, under no_grad and with detach, and hold the weights against the document's."""
+def data_is_the_only_way(said: Said) -> Seen:
+    """Train by the other two ways that are said, and hold the weights against the document's."""
+
+    def printed(w: Tensor) -> None:
+        ran(said.formula, w=w)
 
     def unrecorded(w: Tensor) -> None:
         with torch.no_grad():
-            w -= RATE * grad(w)
+            ran(said["unrecorded"], w=w)
 
     def detached(w: Tensor) -> None:
-        w.detach().sub_(RATE * grad(w))
+        ran(said["detached"], w=w)
 
-    expected, others = trained()[0], [trained(update)[0] for update in (unrecorded, detached)]
+    expected, *others = (trained(update)[0] for update in (printed, unrecorded, detached))
     same = [w.equal(expected) and w.is_leaf and not grad(w).requires_grad for w in others]
-    return Seen(not any(same), all(same), f"data: {expected.item()}; no_grad, detach: {[w.item() for w in others]}")
+    right = all(same) and expected.equal(trained()[0])
+    return wrong(not any(same), right, f"data: {expected.item()}; no_grad, detach: {[w.item() for w in others]}")
 
 
 def shrinks_by(w: Fraction, rate: Fraction) -> Fraction:
@@ -157,47 +179,54 @@ def shrinks_by(w: Fraction, rate: Fraction) -> Fraction:
     return (2 - w) / before
 
 
-def the_step_is_small_enough() -> Seen:
-    """Take the program's first step; then an epoch in fractions, with 0.01 and with 0.25."""
-    w = weight()
+def the_step_is_small_enough(said: Said) -> Seen:
+    """Take the program's first step; then steps and epochs in fractions, with its factor and with a larger one."""
+    w, rate = weight(), Fraction(said.formula.partition(" ")[0])
     loss(w, *SAMPLES[0]).backward()
+    taken = w.data - computed(said.formula, w=w)
     step(w)
-    small, large = ({shrinks_by(start, Fraction(rate)) for start in STARTS} for rate in ("0.01", "0.25"))
-    nearer = small == {Fraction("0.98") * Fraction("0.92") * Fraction("0.82")} and large == {Fraction("1.75")}
-    factors = [", ".join(map(str, found)) for found in (small, large)]
-    shown = f"w = 1 → {w.item()}, w.grad = {as_code(w.grad)}; 0.01: 2 - w ← {factors[0]} * (2 - w); 0.25: {factors[1]}"
-    return Seen(w.data.equal(torch.Tensor([1.02])) and grad(w).item() == -2 and nearer, None, shown)
+    small, large = ({shrinks_by(start, r) for start in STARTS} for r in (rate, said.number("large")))
+    each = [
+        said.holds("sample", {"w": v, "x": x, "lr": rate, "w_new": v - rate * 2 * x * (x * v - 2 * x)})
+        for v in STARTS
+        for x in (Fraction(x) for x, _ in SAMPLES)
+    ]
+    right = small == {said.number("epoch")} and large == {said.number("away")} and taken.equal(w.data)
+    return holds(all(each) and right, f"{said.formula}: w = 1 → {w.item()}; {rate}: {small}, {said['large']}: {large}")
 
 
-def zero_clears_the_gradient() -> Seen:
-    """Clear the gradient once; train with clearing, and without."""
+def zero_clears_the_gradient(said: Said) -> Seen:
+    """Clear the gradient once; train without clearing, and see how far w swings in the first epochs and the last."""
     w = weight()
     loss(w, 3.0, 6.0).backward()
     before = grad(w).item()
-    grad(w).data.zero_()
-    after = grad(w).item()
-    cleared, (never, steps) = trained()[0].item(), trained(clear=False)
-    late = [taken.after for taken in steps[len(SAMPLES) - 1 :: len(SAMPLES)]][-6:]  # after each of the last epochs
-    shown = f"w.grad = {before} → {after}; zero_(): w = {cleared}; -: w = {late}"
-    farther = abs(2 - cleared) < abs(2 - never.item()) and min(late) < 2 < max(late)
-    return Seen(before != 0 and after == 0 and farther, None, shown)
+    ran(said.formula, w=w)
+    after, cleared, (_, steps) = grad(w).item(), trained()[0].item(), trained(clear=False)
+    third = len(steps) // 3
+    swings = [(min(t.after for t in part), max(t.after for t in part)) for part in (steps[:third], steps[-third:])]
+    right = all(said.rounds("low", low) and said.rounds("high", high) for low, high in swings)
+    right &= len(steps) == said.number("epochs") * len(SAMPLES) and before != 0 and after == 0
+    shown = f"w.grad = {before} → {after}; zero_(): w = {cleared}; -: {swings[0]}, «at the end» {swings[1]}"
+    return holds(right and abs(2 - cleared) < min(high - low for low, high in swings), shown)
 
 
-def the_progress_printed() -> Seen:
+def the_progress_printed(said: Said) -> Seen:
     """Hold the loss printed for each epoch against that of the epoch, and against its last sample's before its step."""
     _, steps = trained(epochs=3)
     epochs = [steps[k : k + len(SAMPLES)] for k in range(0, len(steps), len(SAMPLES))]
     printed = [epoch[-1].loss for epoch in epochs]  # what l is once the inner loop has ended
     of_the_epoch = [sum(taken.loss for taken in epoch) for epoch in epochs]
     of_the_last = [loss(torch.Tensor([epoch[-1].before]), *SAMPLES[-1]).item() for epoch in epochs]
-    return Seen(printed == of_the_epoch, printed == of_the_last, f"l.item() = {printed}; sum = {of_the_epoch}")
+    right = printed == of_the_last and said.rounds("sum", of_the_epoch[0]) and said.rounds("last", printed[0])
+    return holds_if(right, printed == of_the_epoch, f"{said.formula} = {printed}; Σ = {of_the_epoch}")
 
 
-def prediction_after_training() -> Seen:
-    """Predict after training in float32, then train longer; and once through the samples in fractions."""
-    factors = {shrinks_by(start, Fraction("0.01")) for start in STARTS}
+def prediction_after_training(said: Said) -> Seen:
+    """Predict after training, then train longer; and once through the samples in fractions."""
     (w, _), (longer, _) = trained(), trained(epochs=2 * EPOCHS)
-    nearer = factors == {Fraction("0.739312")}
-    stops = w.equal(longer) and w.item() == 1.9999996423721313 and (4 * w).item() == 7.999998569488525
-    shown = f"float32: w = {w.item()}, 4 * w = {(4 * w).item()}; 2 - w ← {max(factors)} * (2 - w)"
-    return Seen(nearer and stops, None, shown)
+    (factor,) = {shrinks_by(start, Fraction("0.01")) for start in STARTS}
+    each = [Fraction(part) for part in said["factor"].partition(" = ")[0].split("·")]
+    right = said.holds("factor", {}) and holds_of("f = " + said["factor"], {"f": factor})
+    right &= each == [1 - 2 * Fraction("0.01") * Fraction(x) ** 2 for x, _ in SAMPLES]
+    stops = w.equal(longer) and str(w.item()) == said["weight"] and prediction(said, w) == said["printed"]
+    return holds(right and stops, f"w = {w.item()}, {said.formula} = {prediction(said, w)}; {factor}")

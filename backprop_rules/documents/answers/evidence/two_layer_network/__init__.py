@@ -1,0 +1,1 @@
+"""Evidence of the claims of `two_layer_network`: its program, its derivation, and many draws of its numbers."""
