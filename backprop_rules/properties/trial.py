@@ -154,8 +154,10 @@ class Trial:
             judged[i] = Judged()
             known = any(f.kind is Kind.VALUE and f.leaf == i for f in self.outcome.findings)
             chosen = sum(f.kind is Kind.CHOICE and f.leaf == i for f in self.outcome.findings) >= effort.CHOICES
-            # A rule is held to its own allowance, in its own dtypes, and not to what torch rounds.
-            digits = not self.questions.of_rules
+            # A rule is held to its own allowance, in its own dtypes, and not to what torch rounds; who has lost digits
+            # at one point is not asked for them at the next.
+            lost = any(f.kind is Kind.INACCURATE and f.leaf == i for f in self.outcome.findings)
+            digits = not self.questions.of_rules and not lost
             for finding in agrees(evidence, i, self._radius, judged[i], known, chosen, digits):
                 judged[i].sides_with_it = judged[i].sides_with_it or finding.kind is Kind.TORCH
                 yield from self._graded(evidence, finding)

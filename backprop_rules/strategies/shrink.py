@@ -120,11 +120,12 @@ def _indexes(x: Tensor, n: int) -> bool:
 def _narrowed(x: Any, n: int, kept: Sequence[int]) -> Any:
     if not isinstance(x, Tensor) or n not in x.shape:
         return x
-    index = torch.tensor(list(kept), device=x.device)
     for dim, size in enumerate(x.shape):
-        if size == n:
-            x = x.index_select(dim, index)
-    return x
+        if size == n and isinstance(kept, range):
+            x = x.narrow(dim, kept.start, len(kept))
+        elif size == n:
+            x = x.index_select(dim, torch.tensor(list(kept), device=x.device))
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _fitted(cut: Tensor, g: Tensor, shape: tuple[int, ...]) -> Tensor:
