@@ -19,7 +19,7 @@ from backprop_rules.catalogue.losses import half_squared_error
 from backprop_rules.documents.answers.claim import Evidence, Said, Seen, holds, holds_if, slip
 from backprop_rules.documents.answers.drawn import counterexample, told, untrue
 from backprop_rules.documents.answers.notation import holds_of, worked_out
-from backprop_rules.documents.answers.tools import computed, gradients, misprint, ran, refused, verified
+from backprop_rules.documents.answers.tools import computed, misprint, ran, refused, verified
 
 Names = dict[str, Any]
 POINTS = ((1, 3), (2, 5), (3, 7))  # line 34
@@ -89,8 +89,8 @@ def at(w: Any, x: Any, y: Any) -> Names:
 @cache
 def by_hand(step: int) -> Names:
     """Return what the letters stand for in a step of the program, counted from 1."""
-    before = by_hand(step - 1) if step > 1 else {"w_{k+1}": run(last=7)["w"].item(), "l": None}
-    return {**at(before["w_{k+1}"], *SAMPLES[step - 1]), "l_1": before["l"]}
+    start = by_hand(step - 1)["w_{k+1}"] if step > 1 else run(last=7)["w"].item()
+    return at(start, *SAMPLES[step - 1])
 
 
 def worked(step: int) -> Evidence:
@@ -105,7 +105,7 @@ def printed(cell: int, step: int, what: str) -> Evidence:
         after = run()
         names = {**by_hand(step), "w.grad": Fraction(after["w"].grad.item())}
         right = said.formula in after["Out"][cell].splitlines() and number_in(said.formula) == names[what]
-        right &= all(said.holds(name, names) for name in said.texts)
+        right &= all(said.holds(name, names) for name, text in said.texts.items() if "=" in text)
         return holds(right, f"In [{cell}]: {said.formula}; {names[what]}")
 
     return evidence
@@ -117,29 +117,34 @@ def formula_holds(said: Said) -> Seen:
     return holds(found is None, f"{said.formula}: {told(found)}")
 
 
-def on_the_line(used: bool) -> Evidence:
-    """Return the evidence that the line passes through the point, and that the program trains with it or does not."""
+def of_the_line(*steps: int) -> Evidence:
+    """Return the evidence that the line passes through the point, and that these steps of the program train with it."""
 
     def evidence(said: Said) -> Seen:
         x, y = literal_eval(said.formula)
         right = (x, y) in POINTS and said.holds("rule", {"x": x, "y": y}) and linreg(x, 2) == y
-        return holds(right and ((x, y) in SAMPLES) == used, f"{said['rule']}; {SAMPLES}")
+        used = [n for n in (1, 2) if SAMPLES[n - 1] == (x, y)]
+        return holds(right and used == [*steps], f"{said['rule']}; {SAMPLES}")
 
     return evidence
 
 
-first_point = second_point = on_the_line(used=True)
-third_point = on_the_line(used=False)
+first_point, second_point, third_point = of_the_line(1), of_the_line(2), of_the_line()
 first_prediction, first_loss = printed(8, 1, "y'"), printed(9, 1, "l")
 first_gradient_printed, first_updated_weight = printed(10, 1, "dl/dw"), printed(11, 1, "w_{k+1}")
-new_sample_leaves_the_weight = printed(12, 1, "w_{k+1}")
-second_prediction, second_loss = printed(13, 2, "y'"), printed(14, 2, "l")
+new_sample_leaves_the_weight, second_prediction = printed(12, 1, "w_{k+1}"), printed(13, 2, "y'")
 second_gradient_printed, second_updated_weight = printed(15, 2, "dl/dw"), printed(16, 2, "w_{k+1}")
 gradient_before_it_is_zeroed = printed(16, 2, "dl/dw")
 first_derivative_of_the_loss = first_derivative_of_the_prediction = first_gradient = worked(1)
 second_derivative_of_the_loss = second_derivative_of_the_prediction = second_gradient = worked(2)
 chain_rule = derivative_of_the_loss = derivative_of_the_prediction = formula_holds
 word_for_linear = a_character_too_many = misprint
+
+
+def second_loss(said: Said) -> Seen:
+    """Hold the loss of the first step beside it, too."""
+    seen, first = printed(14, 2, "l")(said), by_hand(1)["l"]
+    return holds(seen.sound and said.number("before") == first < by_hand(2)["l"], seen.shown)
 
 
 def prediction(x: Tensor, w: Tensor) -> Names:
@@ -174,11 +179,8 @@ def model_contains_the_line(said: Said) -> Seen:
 
 def code_of_the_model(said: Said) -> Seen:
     """Compute the program's expression, and hold it against the model and linreg."""
-
-    def code(x: Tensor, w: Tensor) -> Names:
-        return {"x": x, "w": w, "y'": computed(said.formula, w=w, x=x), "linreg": linreg(x, w)}
-
-    found = untrue(f"{said['model']} = linreg", code, x="1", w="1")
+    chain = f"{said['model']} = y"  # y is what linreg comes to
+    found = untrue(chain, lambda x, w: prediction(x, w) | {"y'": computed(said.formula, w=w, x=x)}, x="1", w="1")
     return holds(found is None, told(found))
 
 
@@ -212,11 +214,11 @@ def least_squares(said: Said) -> Seen:
         return there[0] / (there[0] - there[1])  # where the slope, a straight line, is zero
 
     off = tuple(literal_eval(said[name]) for name in ("one", "other"))
-    alone = {samples: [best(sample) for sample in samples] for samples in (POINTS, off)}
-    on_it, elsewhere = ({*alone[samples]} == {best(*samples)} for samples in (POINTS, off))
-    figures = [*alone[off], best(*off)] == [said.number(name) for name in ("of_one", "of_other", "of_both")]
-    shown = f"{off}: «alone» {', '.join(map(str, alone[off]))}, «sum» {best(*off)}"
-    return holds_if(on_it and figures, elsewhere, shown)
+    alone, both = [best(sample) for sample in off], best(*off)
+    on_the_line = all(best(point) == best(*POINTS) for point in POINTS)
+    figures = [*alone, both] == [said.number(name) for name in ("of_one", "of_other", "of_both")]
+    shown = f"{off}: «alone» {', '.join(map(str, alone))}, «sum» {both}"
+    return holds_if(on_the_line and figures, {*alone} == {both}, shown)
 
 
 def true_weight(said: Said) -> Seen:
@@ -266,9 +268,8 @@ def requires_grad_means_automatic(said: Said) -> Seen:
 def float_is_float64(said: Said) -> Seen:
     """Look at the dtype of the weight, and of one made with torch.float."""
     weights = run(last=7)["w"], computed(f"torch.tensor([1], {said.formula})"), torch.tensor([1], dtype=torch.float)
-    ours, python, torchs = (str(w.dtype) for w in weights)
-    right = ours == python == said["python"] and torchs == said["torchs"]
-    return holds(right, f"float: {python}; torch.float: {torchs}")
+    dtypes = [str(w.dtype) for w in weights]
+    return holds(dtypes == [said["python"], said["python"], said["torchs"]], ", ".join(dtypes))
 
 
 def any_points_of_the_line(said: Said) -> Seen:
@@ -310,8 +311,7 @@ def update_rule(said: Said) -> Seen:
         leaf = w.clone().requires_grad_()
         loss_of(leaf, x, y).backward()
         torch.optim.SGD([leaf], lr=0.125).step()
-        by_w = gradients(lambda v: loss_of(v, x, y), w)[0]
-        return {"w_{k+1}": leaf.detach(), "w_k": w, "lr": Fraction(1, 8), "dl/dw": by_w}
+        return {"w_{k+1}": leaf.detach(), "w_k": w, "lr": Fraction(1, 8), "dl/dw": leaf.grad}
 
     found = untrue(said.formula, stepped, x="1", w="1", y="1")
     return holds(found is None, f"torch.optim.SGD: {told(found)}")
@@ -350,7 +350,6 @@ def weight_still_requires_grad(said: Said) -> Seen:
 
 def weight_before_the_second_step(said: Said) -> Seen:
     """Read the weight as printed, as worked out by hand, and as stored, without rounding."""
-    stored, number = Fraction(run(last=12)["w"].item()), said.number("weight")
-    right = number_in(run()["Out"][12]) == by_hand(2)["w"] == number
-    right &= said.number("stored") == stored == float(number)
-    return holds(right and said.rounds("more", stored - number), f"{stored} − {number} = {float(stored - number)!r}")
+    stored, w = Fraction(run(last=12)["w"].item()), said.number("weight")
+    right = number_in(run()["Out"][12]) == by_hand(2)["w"] == w and said.number("stored") == stored == float(w)
+    return holds(right and said.rounds("more", stored - w), f"{stored} − {w} = {float(stored - w)!r}")
