@@ -4,15 +4,18 @@ python tests/ratios.py
 python tests/ratios.py pytest -n auto --dist loadgroup    # the same of the suite, by the command that runs it
 """
 
+import os
 import re
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from modules import MODULES
@@ -25,7 +28,7 @@ from backprop_rules.testing import assert_gradients
 
 LIST = Path(__file__).parents[1] / "CONTRIBUTING.md"
 ROW = re.compile(r"^\| (?P<what>[^|]+?) +\| at most (?P<limit>[\d.]+) Y", re.MULTILINE)
-VERIFY = "import sys; from backprop_rules.cli import main; sys.argv = ['backprop-rules', 'verify']; main()"
+COMMAND = "import sys; from backprop_rules.cli import main; sys.argv = ['backprop-rules', *{}]; main()"
 SUITE = "the test suite"
 TIMES = 3  # in a row, for a list to be exceeded
 
@@ -42,11 +45,16 @@ def of_a_process(code: str) -> float:
     return of_children() - before
 
 
-def loading() -> float:
-    """Return what `check` adds to the import of torch: the medians of three."""
-    code = ("import torch", "import torch; from backprop_rules import check; check")
-    alone, both = (statistics.median(of_a_process(c) for _ in range(3)) for c in code)
+def beside_torch(code: str) -> float:
+    """Return what this takes more than the import of torch: the medians of three."""
+    alone, both = (statistics.median(of_a_process(c) for _ in range(3)) for c in ("import torch", code))
     return both - alone
+
+
+def settling() -> float:
+    """Return what the evidence of all documents takes, with nothing remembered."""
+    with tempfile.TemporaryDirectory() as nothing, patch.dict(os.environ, XDG_CACHE_HOME=nothing):
+        return of_a_process(COMMAND.format(["documents", "--check"]))
 
 
 def the_first() -> float:
@@ -107,7 +115,9 @@ def measured() -> Iterator[tuple[str, float]]:
     """Yield each time of the list, in Y: the median of the measurements of the yardstick, taken in between."""
     pace: list[float] = [yardstick()]
     found: dict[str, float] = {}
-    found["loading `check`"] = loading()
+    found["loading `check`"] = beside_torch("import torch; from backprop_rules import check; check")
+    found["backprop-rules documents, beside torch's import"] = beside_torch(COMMAND.format(["documents"]))
+    found["backprop-rules documents --check"] = settling()
     found["the first check of a process, when loaded"] = the_first()
     pace.append(yardstick())
     check(lambda g, x: g * x.cos(), forward=torch.sin, example=(torch.rand(3),))
@@ -123,7 +133,7 @@ def measured() -> Iterator[tuple[str, float]]:
     held, checked = of_real_kernels()
     found["gradients of an attention, held at a point"] = held
     found["a check of a norm of 512 × 512"] = checked
-    found["backprop-rules verify"] = of_a_process(VERIFY)
+    found["backprop-rules verify"] = of_a_process(COMMAND.format(["verify"]))
     pace.append(yardstick())
     for what, seconds in found.items():
         yield what, seconds / statistics.median(pace)
