@@ -74,7 +74,8 @@ def settled(document: str, remembered: Remembered | None = None) -> Iterable[Set
 def shown(one: Settled, lang: str) -> RenderableType:
     """Return a claim: its place and verdict, the statement, the answer, and what was seen."""
     claim, words = one.claim, WORDS[lang]
-    head = Text(f"{words['line'].format(lines=claim.lines)}  ")
+    several = "lines" if set("-,") & set(claim.lines) else "line"
+    head = Text(f"{words[several].format(lines=claim.lines.replace(', ', words['and']))}  ")
     head.append(words[claim.verdict], style=f"bold {COLOURS.get(claim.verdict, 'magenta')}")
     if claim.formula:
         head.append(f"  {claim.formula}")

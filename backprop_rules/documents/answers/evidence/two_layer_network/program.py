@@ -226,7 +226,8 @@ def step_goes_downhill(said: Said) -> Seen:
         return (for_w1(*at) * printed(*at)).sum() + (for_w2(*at) ** 2).sum()
 
     def downhill(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
-        return tie(x, w1) or bool(fall(x, w1, w2, t) >= 0)
+        moves = bool((x @ w1 > 0).any()) and not predicted(x, w1, w2).equal(t)
+        return tie(x, w1) or bool(fall(x, w1, w2, t) > 0 if moves else fall(x, w1, w2, t) == 0)
 
     def as_said(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
         at = x, w1, w2, t
