@@ -5,13 +5,13 @@ be made. A prediction is formed from the right rule alone, so that it serves twi
 was returned over several points, and to plant it, in any rule.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from backprop_rules.diagnosis.mistake import Case, Family, Known
 from backprop_rules.domain import kinds_of
@@ -72,6 +72,52 @@ def _(c: Case) -> Tensor | None:
     elsewhere = c.at(-c.x), c.at(torch.ones_like(c.x))  # of a primal that is zero, the negative is no other
     masks = any(t is not None and bool(((t == c.g) & (c.g != 0)).any()) for t in (c.right, *elsewhere))
     return c.g.clamp(min=0) if masks else None
+
+
+class _Clamped(torch.autograd.Function):
+    """Whatever was computed, with a cotangent that is clamped at zero on its way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, None]:
+        return grad_y.clamp(min=0), None
+
+
+MASKS = {
+    torch.relu, Tensor.relu, torch.nn.functional.relu, torch.clamp, Tensor.clamp, torch.clamp_min, Tensor.clamp_min,
+}  # fmt: skip
+
+
+class _Mistaken(TorchFunctionMode):
+    """Gives every mask inside of a function the backward that clamps the cotangent."""
+
+    used = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func not in MASKS:
+            return found
+        self.used = True
+        return _Clamped.apply(args[0], found.detach())  # type: ignore[no-untyped-call]
+
+
+@mistake(
+    "masked by the cotangent",
+    "the cotangent is clamped at zero where it should be masked by the pre-activation, inside of the function",
+)
+def _(c: Case) -> Tensor | None:
+    if any(x.is_complex() for x in (c.g, *c.call.tensors)):
+        return None
+    with torch.enable_grad(), _Mistaken() as mode:
+        leaves = [x.detach().requires_grad_() for x in c.call.tensors]
+        y = c.call.forward(*c.call.placed(leaves))
+    if not mode.used or not y.requires_grad:
+        return None
+    found = torch.autograd.grad(y, leaves, c.g, materialize_grads=True)
+    return found[c.call.given.index(c.primal)]
 
 
 mistake("passed on unchanged", "the cotangent is passed on unchanged: no mask and no factor is applied to it")(
@@ -317,27 +363,6 @@ mistake("operand not transposed", "the other operand is not transposed, or it is
 mistake("operand reversed", "all axes of the other operand are reversed, as .T does, where two should be swapped")(
     partial(_other_turned, turned=lambda x: _all_axes_reversed(x).mT)
 )
-
-
-@mistake("factors in the wrong order", "the factors of the matrix product stand in the wrong order")
-def _(c: Case) -> Tensor | None:
-    for k in c.others:
-        other = c.call.primals[k]
-        if other is None or min(other.ndim, c.x.ndim) < 2:
-            continue
-        for left in (True, False):  # whether x is the left factor
-            if _equal(c.x @ other if left else other @ c.x, c.y):
-                return other.mH @ c.g if left else c.g @ other.mH
-    return None
-
-
-@mistake("exponent not lowered", "the exponent is not lowered by one: n xⁿ in the place of n xⁿ⁻¹")
-def _(c: Case) -> Tensor | None:
-    if not _real_elementwise(c) or not c.y.all():
-        return None
-    ratios = c.call.forward(*c.call.placed(2 * x if x is c.x else x for x in c.call.tensors)) / c.y
-    powers = {math.log2(ratio) if 0 < ratio < math.inf else 1 for ratio in ratios.flatten().tolist()}  # y(2x) = 2ⁿ y(x)
-    return c.right * c.x if len(powers) == 1 and all(n % 1 == 0 and n not in (0, 1) for n in powers) else None
 
 
 def params_ignored(case: Case) -> list[Known]:
