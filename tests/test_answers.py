@@ -81,7 +81,11 @@ def claim_named(name):
 
 @pytest.mark.parametrize(("name", "change"), OF_THE_AUDIT, ids=lambda part: part if isinstance(part, str) else "")
 def test_what_the_audit_planted_is_noticed(name, change):
-    assert next(problems(change(claim_named(name))), None) is not None
+    claim = claim_named(name)
+    changed = change(claim)
+    if (changed.says, changed.verdict) == (claim.says, claim.verdict) and not document_lines.FOLDER.is_dir():
+        pytest.skip("the documents, others' texts, are not beside the project: their lines and formulas are not held")
+    assert next(problems(changed), None) is not None
 
 
 @pytest.mark.parametrize("document", [pytest.param(d, marks=of_document(d)) for d in DOCUMENTS])
