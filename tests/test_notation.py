@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backprop_rules import InputError
-from backprop_rules.documents.answers.notation import holds, holds_of, rounds_to, worked_out
+from backprop_rules.documents.answers.notation import holds_of, rounds_to, worked_out
 
 A = torch.tensor([[1.0, 2.0], [3.0, -4.0]], dtype=torch.float64)
 B = torch.tensor([[0.0, 1.0], [-2.0, 5.0]], dtype=torch.float64)
@@ -52,7 +52,7 @@ def test_a_formula_is_true_of_the_values_that_it_is_true_of(formula, wrong):
 
 @given(st.fractions(), st.fractions(), st.fractions().filter(bool))
 def test_fractions_are_exact(a, b, c):
-    assert holds("(a + b)² = a² + 2ab + b²", a=a, b=b)
+    assert holds_of("(a + b)² = a² + 2ab + b²", {"a": a, "b": b})
     assert worked_out("(a − b)/c", {"a": a, "b": b, "c": c}) == (a - b) / c
 
 

@@ -37,13 +37,8 @@ AFTER_A_FACTOR = ("+", "-", ",", ")", "]", "", *RELATIONS)
 SIGNS = re.compile(r"(?P<number>\d+(?:\.\d+)?(?:e-?\d+)?)|(?P<power>[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)|_(?P<index>[0-9a-z]+)|(?P<sign>\S)")
 
 
-def holds(formula: str, **names: Value) -> bool:
-    """Say whether the formula, a chain of =, ≠, <, … , is true of these values, for every value of its free letters."""
-    return holds_of(formula, names)
-
-
 def holds_of(formula: str, names: Mapping[str, Value]) -> bool:
-    """Say it of names that are no words of Python, such as '∂L/∂x'."""
+    """Say whether the formula, a chain of =, ≠, <, … , is true of these values, for every value of its free letters."""
     read = _Read(formula, names)
     return all(read.at(dict(zip(read.free, indices, strict=True))) for indices in read.every_index())
 
@@ -57,7 +52,7 @@ class _Read:
     """A formula, its signs, and the sizes that its letters run over."""
 
     def __init__(self, formula: str, names: Mapping[str, Value]) -> None:
-        self.formula, self.names = formula.replace("δ", "∂").replace("−", "-"), {**names, "max": _largest}
+        self.formula, self.names = formula.replace("δ", "∂").replace("−", "-"), {**names, "max": torch.maximum}
         self.signs = _split(self.formula, tuple(self.names))
         self.sizes: dict[str, int] = {}
         for (kind, name), (index, letters) in pairwise([*self.signs, ("end", "")]):
@@ -234,10 +229,6 @@ def _times(sign: str, a: Value, b: Value) -> Value:
     if not isinstance(a, Tensor) or sign == "⊙" or a.numel() == 1 or b.numel() == 1:
         return a * b
     return a @ b
-
-
-def _largest(a: Value, b: Value) -> Value:
-    return torch.maximum(a, b)
 
 
 def _where(relation: str, a: Value, b: Value) -> Tensor:

@@ -28,6 +28,11 @@ def units(at: Tensor) -> Tensor:
     return torch.eye(at.numel(), dtype=at.dtype).reshape(at.numel(), *at.shape)
 
 
+def shape(x: Tensor) -> str:
+    """Return the shape as it is written."""
+    return str(tuple(x.shape))
+
+
 def refused(call: Callable[[], Any]) -> str | None:
     """Return the first line of the error that the call ends in, None if it ends in none."""
     try:

@@ -18,7 +18,7 @@ from backprop_rules.documents.answers import claims
 from backprop_rules.documents.answers.claim import Evidence, Said, Seen, cannot_be_checked, holds, holds_if, slip
 from backprop_rules.documents.answers.drawn import Point, Statement, Value, as_code, counterexample, told, untrue
 from backprop_rules.documents.answers.notation import holds_of, worked_out
-from backprop_rules.documents.answers.tools import back, computed, defined, gradients, misprint, ran, units
+from backprop_rules.documents.answers.tools import back, computed, defined, gradients, misprint, ran, shape, units
 
 Names = dict[str, Any]
 SCALAR = {"x": "1 4", "w": "4 1"}
@@ -92,11 +92,6 @@ def together(function: Value, x: Tensor, w: Tensor) -> Tensor:
     both = function(xs.unsqueeze(1), ws)
     alone = function(xs, w).unsqueeze(1) + function(x, ws) - function(x, w)
     return (both - alone).reshape(x.numel(), w.numel(), -1)
-
-
-def shape(x: Tensor) -> str:
-    """Return the shape as it is written."""
-    return str(tuple(x.shape))
 
 
 def example(case: str) -> tuple[Tensor, ...]:

@@ -25,13 +25,12 @@ from backprop_rules.documents.answers.evidence.two_layer_network.letters import 
     predicted,
     rows,
     second_layer,
-    shape,
     squared_error,
     tie,
     without_the_clamp,
 )
 from backprop_rules.documents.answers.notation import holds_of
-from backprop_rules.documents.answers.tools import back, computed, defined, gradients, refused, verified
+from backprop_rules.documents.answers.tools import back, computed, defined, gradients, refused, shape, verified
 from backprop_rules.documents.programs import TWO_LAYER_NETWORK
 from backprop_rules.teaching.trace import traced
 

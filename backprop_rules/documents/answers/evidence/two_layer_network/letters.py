@@ -114,8 +114,3 @@ def point(code: str) -> list[Tensor]:
     """Return x, w1, w2 and t from the values that an answer writes for x, w1, w2 and y."""
     left = ran(code)
     return [torch.tensor(left[name], dtype=torch.float64).reshape(-1, 1) for name in ("x", "w1", "w2", "y")]
-
-
-def shape(x: Tensor) -> str:
-    """Return the shape as it is written."""
-    return str(tuple(x.shape))

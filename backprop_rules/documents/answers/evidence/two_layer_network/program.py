@@ -23,7 +23,6 @@ from backprop_rules.documents.answers.evidence.two_layer_network.letters import 
     one_sided,
     point,
     predicted,
-    shape,
     tie,
     with_the_step,
 )
@@ -38,7 +37,7 @@ from backprop_rules.documents.answers.evidence.two_layer_network.networks import
     true_losses,
 )
 from backprop_rules.documents.answers.notation import holds_of
-from backprop_rules.documents.answers.tools import back, defined, ran, refused
+from backprop_rules.documents.answers.tools import back, defined, ran, refused, shape
 from backprop_rules.documents.programs import AS_PRINTED, TWO_LAYER_NETWORK
 from backprop_rules.rule import installed
 
