@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[^\\]")
 SYMBOLS = {
@@ -13,6 +13,7 @@ SYMBOLS = {
 ACCENTS = {"bar": "\u0304", "hat": "\u0302"}
 RAISED = dict(zip("0123456789+-=()nijkpxTH*", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱʲᵏᵖˣᵀᴴ*", strict=True))
 LOWERED = dict(zip("0123456789+-=()ijkmnptx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ᵢⱼₖₘₙₚₜₓ", strict=True))
+SUBSCRIPTS = str.maketrans(LOWERED)
 HALF = {("1", "2"): "½"}
 
 
@@ -20,6 +21,21 @@ def plain(tex: str) -> str:
     r"""Return the formula in Unicode: \bar x as x̄, x^2 as x², \frac ab as a/b."""
     said = re.sub(" +", " ", _all(iter(TOKEN.findall(tex))))
     return unicodedata.normalize("NFC", re.sub(r" *([,:]) *", r"\1 ", said)).strip()
+
+
+def element(name: str, indices: Iterable[object]) -> str:
+    """Return the name of an element: x₁₂ stands for the one in row 1 and column 2, xᵢⱼ for any."""
+    return name + "".join(str(k).translate(SUBSCRIPTS) for k in indices)
+
+
+def columns(text: str) -> int:
+    """Return how many columns of a terminal a text takes: two for a Chinese letter, none for a mark above one."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def of_reals(formula: str) -> str:
+    """Return a plain formula as it is for real numbers, whose conjugates they are themselves."""
+    return re.sub(r"\(([^() ]+)\)\*|\*", r"\1", formula).replace("ᴴ", "ᵀ")
 
 
 def _all(tokens: Iterator[str]) -> str:

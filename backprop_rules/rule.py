@@ -171,6 +171,25 @@ def recorded() -> Iterator[list[Application]]:
         _record.reset(token)
 
 
+_named: ContextVar[Callable[[str, Any], Any] | None] = ContextVar("named", default=None)
+
+
+def part(name: str, value: Any) -> Any:
+    """Return a value on the way through a definition, which an explanation calls by this name."""
+    named = _named.get()
+    return value if named is None else named(name, value)
+
+
+@contextmanager
+def parts_named(named: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Put what `named` returns in the place of every part, until the end of the block."""
+    token = _named.set(named)
+    try:
+        yield
+    finally:
+        _named.reset(token)
+
+
 CATALOGUE: dict[str, Rule] = {}
 
 

@@ -51,6 +51,14 @@ def beside_torch(code: str) -> float:
     return both - alone
 
 
+def explaining() -> tuple[float, float]:
+    """Return what the first line of `explain` takes more than the import of torch, and all of a long explanation."""
+    leave, command = "os._exit(0)", COMMAND.format(["explain", "layer_norm"])
+    code = f"import os, torch; {leave}", f"import os, typer; typer.echo = lambda text: {leave}; {command}"
+    alone, both = (statistics.median(of_a_process(c) for _ in range(3)) for c in code)
+    return both - alone, beside_torch(command)
+
+
 def settling() -> float:
     """Return what the evidence of all documents takes, with nothing remembered."""
     with tempfile.TemporaryDirectory() as nothing, patch.dict(os.environ, XDG_CACHE_HOME=nothing):
@@ -118,6 +126,7 @@ def measured() -> Iterator[tuple[str, float]]:
     found["loading `check`"] = beside_torch("import torch; from backprop_rules import check; check")
     found["backprop-rules documents, beside torch's import"] = beside_torch(COMMAND.format(["documents"]))
     found["backprop-rules documents --check"] = settling()
+    found["the first line of backprop-rules explain"], found["backprop-rules explain layer_norm"] = explaining()
     found["the first check of a process, when loaded"] = the_first()
     pace.append(yardstick())
     check(lambda g, x: g * x.cos(), forward=torch.sin, example=(torch.rand(3),))

@@ -22,7 +22,8 @@ from backprop_rules.documents import PROGRAMS
 from backprop_rules.documents.answers import DOCUMENTS, LANGUAGES, Seen, Verdict, claims, drawn, tools
 from backprop_rules.documents.answers.claim import EvidenceFails, Said, evidence_of, holds
 from backprop_rules.documents.answers.remembered import Remembered
-from backprop_rules.documents.answers.report import WORDS, as_dict, language, runs_told, settled, told_in, unsettled
+from backprop_rules.documents.answers.report import WORDS, as_dict, runs_told, settled, told_in, unsettled
+from backprop_rules.teaching.told import language
 
 EVERY = [claim for document in DOCUMENTS for claim in claims(document)]
 every_claim = pytest.mark.parametrize("claim", EVERY, ids=lambda claim: f"{claim.document}-{claim.id}")

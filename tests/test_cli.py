@@ -352,12 +352,23 @@ def cube(grad_y, y, x):
 '''
 
 
-@pytest.mark.parametrize("kind", ["table", "mermaid", "dot", "json"])
-def test_trace_shows_the_graph_of_a_step(run, kind):
-    code, out, _ = run("trace", "two_layer_network", "--step", "2", "--output-format", kind)
+@pytest.mark.parametrize("option", ["--format", "--output-format"])
+@pytest.mark.parametrize("kind", ["table", "mermaid", "dot", "json", "svg"])
+def test_trace_shows_the_graph_of_a_step(run, kind, option):
+    code, out, _ = run("trace", "two_layer_network", "--step", "2", option, kind, "--lang", "en")
     assert code == 0
     assert "clamp(hidden, min=0)" in out
-    assert ("4 of 8 elements differ" in out) == (kind == "table")
+    assert ("4 of 8 elements" in out) == (kind == "table")
+
+
+def test_explain_and_trace_are_told_in_the_language_asked_for(run, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    for words, said in ((("explain", "exp"), "常见错误"), (("trace", "linear_model"), "传来")):
+        assert said in run(*words)[1]
+        assert said not in run(*words, "--lang", "en")[1]
+        code, _, err = run(*words, "--lang", "fr")
+        assert code == 2
+        assert "there is no language 'fr'. Known: en, zh." in err
 
 
 def test_verify_with_an_import_verifies_the_rules_of_the_module(run, tmp_path, monkeypatch):

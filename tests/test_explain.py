@@ -1,33 +1,53 @@
-"""A rule explained: every statement is made from the declaration, and is true."""
+"""A rule explained: every statement is made from the declaration, and is true, in English and in Chinese."""
 
 import re
+import string
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import sympy
 import torch
+from grouped import by_rule
 
-from backprop_rules import CATALOGUE, InputError
+from backprop_rules import CATALOGUE, Convention, InputError
+from backprop_rules.diagnosis.mistake import applies
+from backprop_rules.diagnosis.twins import TWINS, asked_of_jax
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.proof.certified import certify, enclosure
-from backprop_rules.teaching.explain import derivation, example, explained, kinks, mistakes, one_element, worked
-from backprop_rules.teaching.symbols import WrittenOut
+from backprop_rules.subject.silence import quiet
+from backprop_rules.teaching.example import example, small, standing
+from backprop_rules.teaching.explain import explained
+from backprop_rules.teaching.indices import Names, general, written
+from backprop_rules.teaching.sections import derivation, kinks, one_element, special, worked
+from backprop_rules.teaching.symbols import exactly
+from backprop_rules.teaching.told import TEXTS, Words
+from backprop_rules.teaching.usual import KNOWN, usual
+from backprop_rules.teaching.written_out import WrittenOut
 
-every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)
+ENGLISH = Words("en")
+every_rule = by_rule(CATALOGUE.values())
 
 
-def value(expression, numbers):
-    return float(sympy.N(expression.subs(numbers) if hasattr(expression, "subs") else expression, 40))
+def values(found):
+    """Return the number that stands for each symbol, without rounding."""
+    call = found.call
+    numbers = dict(zip(found.bars.values(), map(exactly, call.grad_y.flatten().tolist()), strict=True))
+    for i, x in zip(call.given, call.tensors, strict=True):
+        numbers |= dict(zip(found.elements(i).values(), map(exactly, x.flatten().tolist()), strict=True))
+    for part in found.parts:
+        numbers |= {found.names.symbol(part.name, at): e.subs(numbers) for at, e in part.of.items()}
+    return numbers
 
 
 @every_rule
 def test_what_is_written_out_lies_in_the_enclosures(rule):
     point = example(rule)
     found, balls, radii = WrittenOut(point), certify(point), bounds(point)
-    numbers = found.values()
+    numbers = values(found)
     for i in point.given:
-        gradient = torch.tensor([value(e, numbers) for e in found.gradient(i)], dtype=torch.float64)
+        elements = [sympy.sympify(e).subs(numbers) for e in found.gradient(i).values()]
+        gradient = torch.tensor([float(sympy.N(e, 40)) for e in elements], dtype=torch.float64)
         gradient = gradient.reshape(point.primals[i].shape)
         assert enclosure(balls.gradients[i], radii.gradients[i], gradient).outside(gradient) is None
 
@@ -37,13 +57,13 @@ def test_the_example_has_numbers_of_the_domain_and_a_gradient_that_is_not_zero(r
     point = example(rule)
     assert any(bool((point.gradients[i] != 0).any()) for i in point.given)
     assert point.y.isfinite().all()
-    assert worked(point)[-1].startswith("Checked: each lies in the proved enclosure")
+    assert list(worked(point, ENGLISH))[-1].startswith("Checked: each lies in the proved enclosure")
 
 
 @every_rule
 def test_one_element_adds_up_to_its_gradient(rule):
     point = example(rule)
-    *_, last = one_element(point)
+    *_, last = one_element(point, ENGLISH)
     name, total = re.fullmatch(r"(?:Added up|There is none): ∂L/∂(\S+) = (\S+?)\.?", last).groups()
     shown = {f"{gradient:.4g}" for gradient in point.gradients[point.given[0]].flatten().tolist()}
     assert name
@@ -52,11 +72,11 @@ def test_one_element_adds_up_to_its_gradient(rule):
 
 @every_rule
 def test_the_derivation_names_every_primal_with_its_shape(rule):
-    steps = list(derivation(example(rule)))
+    _, steps = derivation(example(rule), ENGLISH)
     for i in example(rule).given:
         name, x = rule.primals[i], example(rule).primals[i]
         assert f"{name} {tuple(x.shape)}" in steps[0]
-        assert any(step.startswith(f"For {name}, a gradient of {name}'s shape {tuple(x.shape)}") for step in steps)
+        assert any(f". For {name}, a gradient of {name}'s shape {tuple(x.shape)}" in step for step in steps)
 
 
 @every_rule
@@ -68,25 +88,186 @@ def test_every_rule_is_explained(rule):
 
 
 def test_the_sizes_of_different_axes_differ():
-    a, b = example(CATALOGUE["matmul"]).primals
-    assert (a.shape, b.shape) == ((2, 3), (3, 2))
+    assert [tuple(x.shape) for x in example(CATALOGUE["matmul"]).primals] == [(2, 3), (3, 4)]
+    assert [tuple(x.shape) for x in example(CATALOGUE["linear"]).primals] == [(2, 3), (4, 3), (4,)]
+
+
+# ---- the derivation: in steps, and with letters for indices
+
+DERIVED = {
+    "softmax": [
+        "yᵢ = eᵢ/s           ∂yᵢ/∂xⱼ = eᵢ·(δᵢⱼ - eⱼ/s)/s = yᵢ·(δᵢⱼ - yⱼ)",
+        "∂L/∂xᵢ = yᵢ·(ȳᵢ - Σⱼ yⱼ·ȳⱼ)",
+    ],
+    "log_softmax": ["∂yᵢ/∂xⱼ = δᵢⱼ - eⱼ/s", "∂L/∂xᵢ = ȳᵢ - (Σⱼ ȳⱼ)·eᵢ/s"],
+    "layer_norm": [
+        "cᵢⱼ = xᵢⱼ - μᵢ                 ∂cᵢⱼ/∂xᵢₖ = δⱼₖ - 1/3",
+        "∂sᵢ/∂xᵢⱼ = cᵢⱼ/(3·sᵢ)",
+        "(δⱼₖ - 1/3 - cᵢₖ·cᵢⱼ/(3·sᵢ^2))/sᵢ = (δⱼₖ - 1/3 - x̂ᵢₖ·x̂ᵢⱼ/3)/sᵢ",
+        "∂L/∂xᵢⱼ = (weightⱼ·ȳᵢⱼ - (Σₖ weightₖ·ȳᵢₖ)/3 - (Σₖ weightₖ·x̂ᵢₖ·ȳᵢₖ)·x̂ᵢⱼ/3)/sᵢ",
+        "∂L/∂weightⱼ = Σᵢ x̂ᵢⱼ·ȳᵢⱼ",
+    ],
+    "var": ["y = (Σᵢ cᵢ^2)/2    ∂y/∂xᵢ = cᵢ", "∂L/∂xᵢ = cᵢ·ȳ"],
+    "matmul": ["∂L/∂aᵢⱼ = Σₖ bⱼₖ·ȳᵢₖ", "∂L/∂bⱼₖ = Σᵢ aᵢⱼ·ȳᵢₖ", "Ā = Ȳ Bᵀ, B̄ = Aᵀ Ȳ"],
+    "linear": [
+        "∂L/∂wₖⱼ = Σᵢ xᵢⱼ·ȳᵢₖ\n    Every row of x meets the same w: what comes back from all rows is added up",
+        "∂L/∂bₖ = Σᵢ ȳᵢₖ\n    Every row of x meets the same b",
+    ],
+    "transpose": ["∂L/∂xᵢⱼ = ȳⱼᵢ"],
+}
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_what_is_derived_reads_as_in_a_textbook(name):
+    told = "\n".join(explained(CATALOGUE[name]))
+    for line in DERIVED[name]:
+        assert line in told
+
+
+@every_rule
+def test_nothing_is_said_in_general_that_holds_on_a_branch_or_at_an_index_alone(rule):
+    found = WrittenOut(example(rule))
+    chosen = bool(rule.conventions or rule.domain.indices)
+    assert found.branched == chosen
+    assert all(found.told(i)[0] is None for i in found.call.given) or not chosen
+
+
+def test_an_expression_for_all_indices_is_held_against_all_elements():
+    names, of = Names(), {}
+    for i, j in np.ndindex(2, 3):
+        of[i + 1, j + 1] = sum(names.symbol("a", (i + 1, k + 1)) * names.symbol("b", (k + 1, j + 1)) for k in range(3))
+    assert written(general(of, "ij", names)) == "Σₖ aᵢₖ·bₖⱼ"
+    diagonal = {(i, j): names.symbol("c", (i,)) * int(i == j) for i, j in np.ndindex(3, 3)}
+    assert written(general(diagonal, "ij", names)) == "cᵢ·δᵢⱼ"
+    of[2, 3] += names.symbol("a", (1, 1))
+    assert general(of, "ij", names) is None
+
+
+# ---- kinks
 
 
 def test_a_kink_is_told_with_the_smallest_example_and_who_chooses_what():
-    told = list(kinks(CATALOGUE["relu"]))
+    told = list(kinks(CATALOGUE["relu"], ENGLISH))
     assert told[0].startswith("Where x = 0 the rule gives 0")
     assert "    For x = 0, grad_y = 1 the gradient of x is" in told
     assert told[-1].startswith(f"    0 by this rule, 0 by torch {torch.__version__}, 0 by JAX ")
 
 
-def test_each_mistake_is_shown_where_it_differs():
-    told = list(mistakes(CATALOGUE["square"]))
-    names = [one.strip().partition(":")[0] for one in told]
-    assert len(set(names)) == len(names)
-    assert {"sign", "factor 2", "cotangent ignored", "passed on unchanged", "missing conjugate"} <= set(names)
-    for one in told:
-        right, wrong = re.search(r"gradient of \w+: right (.*), with this mistake (.*)$", one).groups()
-        assert wrong != right
+def test_every_kink_has_an_example_and_what_jax_gives_there_is_what_it_gives():
+    for rule in CATALOGUE.values():
+        for convention in rule.conventions:
+            stands = (p for p in standing(rule) if (convention.where(*p.primals, **p.params) & (p.grad_y != 0)).any())
+            answer = asked_of_jax(next(stands), example(rule).given[0])
+            assert (answer is None) == (rule.name not in TWINS)
+            if answer is not None:
+                assert answer[1].item() == TEXTS["jax"][rule.name][convention.at]
+
+
+# ---- special values
+
+
+def test_special_values_are_told_where_torch_gives_another():
+    told = list(special(CATALOGUE["silu"], ENGLISH))
+    assert told[0] == "Where x = inf, the gradient of x is 1, and torch's nan; the definition gives 1."
+    assert told[1].endswith("the definition has no limit there.")
+    assert not list(special(CATALOGUE["exp"], ENGLISH))
+
+
+def test_a_special_value_at_which_a_rule_is_wrong_is_told_where_torch_is_wrong_as_well():
+    naive = replace(CATALOGUE["silu"], backward=lambda g, y, x: g * x.sigmoid() * (1 + x * (1 - x.sigmoid())))
+    assert next(special(naive, ENGLISH)) == (
+        "Where x = inf, the gradient of x is nan, and torch's nan; the definition gives 1."
+    )
+
+
+# ---- the usual mistakes
+
+
+def names_of(rule):
+    return [known.name for known, _, _ in usual(CATALOGUE[rule])]
+
+
+def test_the_usual_mistakes_are_those_that_are_made_there():
+    assert "exponent not lowered" in names_of("pow")
+    assert {"factors in the wrong order", "operand not transposed", "missing un-broadcast"} <= {*names_of("matmul")}
+    assert names_of("softmax") == ["diagonal of the Jacobian", "sum over every axis"]
+    assert {"first axis only", "mean instead of sum"} <= {*names_of("linear")}
+    assert {"masked by the cotangent", "passed on unchanged", "strict at ties"} <= {*names_of("clamp")}
+    assert names_of("sub")[-1] == "alpha ignored"
+    everywhere = [known.name for rule in CATALOGUE.values() for known, _, _ in usual(rule)]
+    assert {*TEXTS["usual"]} <= {*everywhere}, "declared usual somewhere, and shown nowhere"
+    assert max(everywhere.count(name) for name in TEXTS["usual"]) < len(CATALOGUE) / 2, "what is usual everywhere"
+
+
+@every_rule
+def test_each_mistake_is_told_once_where_it_shows_at_a_small_point(rule):
+    told = list(usual(rule))
+    assert told
+    assert len({known.name for known, _, _ in told}) == len(told)
+    for known, case, wrong in told:
+        with quiet():
+            assert torch.equal(applies(known, case), wrong)
+        assert not torch.equal(case.right, wrong)
+        assert case.x.numel() <= 8
+        kinked = any(c.where(*case.call.primals, **case.call.params).any() for c in rule.conventions)
+        assert kinked == ("ties" in known.name)
+
+
+def test_a_mistake_is_shown_at_no_kink_unless_it_is_one_of_kinks():
+    elsewhere = Convention("x = -1", "0", lambda x: x == -1, None, None)
+    for known, case, _ in usual(replace(CATALOGUE["relu"], name="mine", conventions=(elsewhere,))):
+        assert "ties" in known.name or not (case.x == -1).any()
+
+
+def test_small_points_come_smallest_first():
+    sizes = [sum(x.numel() for x in call.tensors) for call in small(CATALOGUE["matmul"])]
+    assert sizes == sorted(sizes)
+    assert len(sizes) > 100
+
+
+# ---- languages
+
+CODE = re.compile(r"`[^`]*`|^ *\d\. y = .*?\)|^ +\w+ = .*$", re.MULTILINE)
+
+ENGLISH_WORDS = re.compile(r"[A-Za-z]{3,}[ ,;]+(?:[A-Za-z]+[ ,;]+)+[A-Za-z]{2,}")
+HALF_WIDTH = re.compile(
+    r"[\u4e00-\u9fff] ?[,;:!?.]|[,;:!?] ?[\u4e00-\u9fff]|\((?=[\u4e00-\u9fff])|(?<=[\u4e00-\u9fff])\)"
+)
+
+
+def fields(text):
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def test_both_languages_have_the_same_texts_with_the_same_fields():
+    assert TEXTS["en"].keys() == TEXTS["zh"].keys()
+    for key, text in TEXTS["en"].items():
+        assert fields(text) == fields(TEXTS["zh"][key]), key
+
+
+def test_all_that_the_catalogue_and_the_bank_say_is_there_in_chinese():
+    conventions = [c for rule in CATALOGUE.values() for c in rule.conventions]
+    words = {text for c in conventions for text in (c.at, c.value) if re.search(r"[a-z]{3}", text)}
+    assert TEXTS["rules"].keys() == {
+        str(r) for r in CATALOGUE.values() if r.backward.__module__.startswith("backprop_rules.")
+    }
+    assert {text for text in words if text not in TEXTS["kinks"]} == {"x = min = max", "x < min = max"}
+    assert {*TEXTS["kinks"]} <= {text for c in conventions for text in (c.at, c.value)}
+    assert TEXTS["mistakes"].keys() == TEXTS["usual"].keys() <= {known.name for known in KNOWN}
+
+
+@every_rule
+def test_the_chinese_says_nothing_in_english(rule):
+    head, *sections = explained(rule, "zh")
+    summary, formula, source, *legend = head.splitlines()
+    code = next(section for section in sections if section.startswith("\n规则的代码"))
+    prose = CODE.sub("", "\n".join([summary, *legend, *(one for one in sections if one is not code)]))
+    assert not ENGLISH_WORDS.search(f"{formula}\n{prose}")
+    assert not HALF_WIDTH.search(prose)
+    assert not re.search(r"section|chapter|issue|request", source)
+
+
+# ---- rules of your own
 
 
 def own(definition):
@@ -96,7 +277,11 @@ def own(definition):
 def test_functions_of_numpy_are_written_out_as_sympy_has_them():
     for name in ("arctan", "arcsinh", "sinh", "cosh", "tan"):
         call = example(own(getattr(np, name)))
-        assert WrittenOut(call).outputs()[0] == f"{name.replace('arc', 'a')}(x₁)"
+        assert WrittenOut(call).outputs()[0] == f"y₁ = {name.replace('arc', 'a')}(x₁)"
+
+
+def test_a_rule_of_your_own_is_explained_in_chinese_with_its_own_words():
+    assert next(explained(own(np.tanh), "zh")).startswith("mine：The hyperbolic tangent of x.\n")
 
 
 def test_a_definition_that_raises_is_refused_in_words():

@@ -2,6 +2,10 @@
 
 import json
 import re
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -11,7 +15,8 @@ from hypothesis import strategies as st
 from backprop_rules import CATALOGUE, InputError, trace
 from backprop_rules.documents import PROGRAMS
 from backprop_rules.documents.baselines import load
-from backprop_rules.documents.graph import graph_of
+from backprop_rules.documents.graph import graph_of, shown
+from backprop_rules.formula import columns
 from backprop_rules.teaching import pictures
 
 add, clamp, exp, gather, matmul, mul, square, total = (
@@ -149,13 +154,125 @@ def test_every_program_is_traced_to_its_own_gradients(program):
         assert found.y.name == "loss"
 
 
-def test_the_graph_of_the_two_layer_network_says_what_the_document_gives_for_w1():
-    right, wrong = (load(PROGRAMS[f"two_layer_network{name}"]).steps[0] for name in ("", "_as_printed"))
-    for name in ("two_layer_network", "two_layer_network_as_printed"):
-        (departure,) = graph_of(PROGRAMS[name], 1).departures
-        assert (departure.document, departure.name) == ("two_layer_network.md", "w1")
-        assert departure.printed.equal(wrong.gradients["w1"])
-        assert departure.right.equal(right.gradients["w1"])
+# ---- beside the lines of a document
+
+every_program = pytest.mark.parametrize("program", PROGRAMS.values(), ids=lambda program: program.name)
+NETWORKS = [name for name in PROGRAMS if name.startswith("two_layer")]
+DOCUMENTS = Path("/work/shared/documents")
+
+
+@pytest.mark.parametrize("step", [1, 20])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_lines_of_the_document_are_followed_to_the_first_that_differs(name, step):
+    lines = graph_of(PROGRAMS[name], step).lines
+    differ = [one for one in lines if one.differ]
+    assert [one.printed.line for one in differ] == [41, 42, 44]
+    assert differ[0].printed.code == "grad_h.clamp_(min=0)"
+    baseline = load(PROGRAMS["two_layer_network_as_printed"]).steps[step - 1]
+    if name.endswith("as_printed"):
+        given = {one.printed.of: one.gives for one in lines}
+        assert given["gradient of w1"].equal(baseline.gradients["w1"])
+        assert given["parameter w2"].equal(baseline.parameters["w2"])
+
+
+def test_rounding_alone_is_no_difference():
+    program = PROGRAMS["two_layer_network_as_printed"]
+    other = replace(program.printed[3], code="loss=((y_pred-y)*(y_pred-y)).flip(1).cumsum(1)[0,-1]")
+    run = replace(program, printed=(*program.printed[:3], other, *program.printed[4:]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROGRAMS, program.name, run)
+        assert [one.printed.line for one in graph_of(program, 1).lines if one.differ] == [41, 42, 44]
+
+
+@pytest.mark.skipif(not DOCUMENTS.is_dir(), reason="the documents are not here")
+def test_the_lines_are_those_of_the_document():
+    for program in PROGRAMS.values():
+        text = (DOCUMENTS / program.document).read_text().splitlines() if program.printed else []
+        assert [one.code for one in program.printed] == [text[one.line - 1].strip() for one in program.printed]
+
+
+def test_the_first_line_that_differs_is_marked():
+    english, chinese = (shown(graph_of(PROGRAMS["two_layer_network"], 1), lang) for lang in ("en", "zh"))
+    after = english.partition("line 41  grad_h.clamp_(min=0)\n")[2].splitlines()
+    assert after[:3] == [
+        "    gives  [[ 11.8, 17.56,     0,     0]]",
+        "    right  [[     0,  17.56, -1.024,      0]]",
+        "    This is THE FIRST THAT DIFFERS: 2 of 4 elements.",
+    ]
+    assert english.count("THE FIRST THAT DIFFERS") == chinese.count("从这一行开始不同") == 1
+    assert english.count("This differs, as what it is made of does") == chinese.count("沿用了前面的错误") == 2
+
+
+# ---- pictures
+
+
+@every_program
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_graph_of_every_program_fits_eighty_columns(program, lang):
+    text = shown(graph_of(program, 1), lang)
+    assert max(columns(line) for line in text.splitlines()) <= 80
+    assert all(
+        line.count("[") == line.count("]") or line.rstrip()[-1] in ",]" for line in text.splitlines() if "[" in line
+    )
+
+
+def test_the_chinese_graph_says_nothing_in_english():
+    text = shown(graph_of(PROGRAMS["two_layer_network_as_printed"], 1), "zh")
+    assert {"值", "传来", "局部", "传出", "传向 w2", "第 41 行"} <= {
+        *re.findall(r"传向 w2|第 41 行|值|传来|局部|传出", text)
+    }
+    assert not re.search(r"[A-Za-z]{2,}( [A-Za-z]{2,}){2,}", text)
+
+
+def test_of_real_numbers_matrices_are_transposed_and_of_complex_ones_conjugated_as_well():
+    x, w = torch.tensor([[1.0, 2]]), torch.tensor([[3.0], [-1]])
+    real, other = (
+        [edge.formula for edge in trace(matmul, *those, grad_y=those[0][:, :1]).y.edges]
+        for those in ((x, w), (x * 1j, w * 1j))
+    )
+    assert real == ["Ā = Ȳ Bᵀ", "B̄ = Aᵀ Ȳ"]
+    assert other == ["Ā = Ȳ Bᴴ", "B̄ = Aᴴ Ȳ"]
+
+
+def boxes(drawn):
+    """Return the corners of all boxes and texts of a drawing, and the lines of text."""
+    root = ElementTree.fromstring(drawn)
+    space = "{http://www.w3.org/2000/svg}"
+    found = [tuple(float(one.get(k)) for k in ("x", "y", "width", "height")) for one in root.iter(f"{space}rect")]
+    texts = [
+        (float(one.get("x")), float(one.get("y")), one.text, one.get("class")) for one in root.iter(f"{space}text")
+    ]
+    return root, found, texts
+
+
+@every_program
+def test_the_drawing_has_every_node_in_a_box_that_no_other_box_or_label_touches(program):
+    traced = graph_of(program, 1).trace
+    root, found, texts = boxes(pictures.svg(traced))
+    assert len(found) == len(traced.nodes)
+    assert {node.name for node in traced.nodes.values()} <= {text.partition(" = ")[0] for _, _, text, _ in texts}
+    for (x, y, wide, high), (left, top, across, down) in combinations(found, 2):
+        assert x + wide <= left or left + across <= x or y + high <= top or top + down <= y
+    for x, y, text, kind in texts:
+        around = [1 for left, top, wide, high in found if left < x < left + wide and top < y < top + high]
+        assert len(around) == (kind == "node"), text
+        assert 0 < x < float(root.get("width"))
+    assert any("ᵀ" in text or "⊙" in text or "local" in text for _, _, text, _ in texts)
+
+
+def test_what_xml_means_otherwise_is_drawn_as_it_is():
+    _, _, texts = boxes(pictures.svg(trace(lambda x: {"a < b & c": square(x)}, torch.tensor([2.0]))))
+    assert "a < b & c = square(x)" in {text for _, _, text, _ in texts}
+
+
+def test_a_way_past_other_layers_is_led_between_their_boxes():
+    drawn = pictures.svg(trace(lambda x: total(mul(square(square(x)), square(x))), torch.tensor([2.0])))
+    _, found, _ = boxes(drawn)
+    straight = re.findall(r'd="M([\d.]+) ([\d.]+)V([\d.]+)"', drawn)
+    assert straight
+    for x, top, bottom in (map(float, line) for line in straight):
+        assert bottom > top
+        assert not [1 for left, y, wide, high in found if left <= x <= left + wide and y < bottom and top < y + high]
 
 
 def small():
@@ -170,8 +287,8 @@ def test_mermaid():
         '    n2["matmul1 = matmul(x, w)<br/>value [[1]]<br/>arrives [[1]]"]',
         '    n3["clamp1 = clamp(matmul1, min=0)<br/>value [[1]]<br/>arrives [[1]]"]',
         '    n4["y = sum(clamp1)<br/>value 1<br/>arrives 1"]',
-        '    n0 -->|"local Ā = Ȳ Bᴴ [[3, -1]]<br/>leaves [[3, -1]]"| n2',
-        '    n1 -->|"local B̄ = Aᴴ Ȳ [[1, 2]]<br/>leaves [[1], [2]]"| n2',
+        '    n0 -->|"local Ā = Ȳ Bᵀ [[3, -1]]<br/>leaves [[3, -1]]"| n2',
+        '    n1 -->|"local B̄ = Aᵀ Ȳ [[1, 2]]<br/>leaves [[1], [2]]"| n2',
         '    n2 -->|"local 1<br/>leaves [[1]]"| n3',
         '    n3 -->|"local 1<br/>leaves [[1]]"| n4',
     ]

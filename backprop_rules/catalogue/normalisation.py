@@ -8,15 +8,15 @@ from torch import Tensor
 
 from backprop_rules.catalogue.broadcasting import finite, in_float32, reduced_axes, unbroadcast, unreduce
 from backprop_rules.domain import REAL, Axis, Domain, Flag, Positive
-from backprop_rules.rule import rule
+from backprop_rules.rule import part, rule
 
 
 def _exponentials(x: Any, dim: int) -> tuple[Any, Any, Any]:
     """Return the maximum along an axis, the exponentials of what lies below it, and their sum."""
     axes = tuple(reduced_axes(dim, x.ndim))
-    top = np.max(x, axis=axes, keepdims=True)
-    powers = np.exp(x - top)
-    return top, powers, np.sum(powers, axis=axes, keepdims=True)
+    top = part("m", np.max(x, axis=axes, keepdims=True))
+    powers = part("e", np.exp(x - top))
+    return top, powers, part("s", np.sum(powers, axis=axes, keepdims=True))
 
 
 def _define_softmax(x: Any, *, dim: int) -> Any:
@@ -94,8 +94,8 @@ def logsumexp(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int, keepdim: bool =
 
 def _define_layer_norm(x: Any, weight: Any = None, bias: Any = None, *, eps: float = 1e-5) -> Any:
     n = x.shape[-1]
-    centred = x - np.sum(x, -1, keepdims=True) / n
-    y = centred / (np.sum(centred * centred, -1, keepdims=True) / n + eps) ** 0.5
+    centred = part("c", x - part("μ", np.sum(x, -1, keepdims=True) / n))
+    y = part("x̂", centred / part("s", (np.sum(centred * centred, -1, keepdims=True) / n + eps) ** 0.5))
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backprop_rules.catalogue.broadcasting import Dims, in_float32, reduced_axes, unreduce
 from backprop_rules.domain import REAL, Axes, Axis, Choice, Domain, Dtype, Flag, Param, Whole
-from backprop_rules.rule import Convention, rule
+from backprop_rules.rule import Convention, part, rule
 
 REDUCTION: dict[str, Param] = {"dim": Axes(), "keepdim": Flag(), "dtype": Dtype()}
 
@@ -84,7 +84,7 @@ def prod(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int, keepdim: bool = Fals
 
 def _define_var(x: Any, *, dim: int, correction: int = 1, keepdim: bool = False) -> Any:
     axes, n = tuple(reduced_axes(dim, x.ndim)), _reduced_count(x.shape, dim)
-    centred = x - np.sum(x, axis=axes, keepdims=True) / n
+    centred = part("c", x - part("μ", np.sum(x, axis=axes, keepdims=True) / n))
     return np.sum(centred * centred, axis=axes, keepdims=keepdim) / (n - correction)
 
 

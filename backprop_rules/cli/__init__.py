@@ -1,5 +1,6 @@
 """The command line: `backprop-rules`, with a module for each group of commands."""
 
+import gc
 import sys
 from importlib import import_module
 
@@ -7,6 +8,9 @@ import typer
 
 from backprop_rules.cli.app import USAGE, app
 from backprop_rules.errors import InputError
+
+# What torch has made stays: to go through it in search of garbage takes longer than most imports.
+gc.freeze()
 
 # What a command needs may take a second to import: only the module of the one that is asked for is, or all of them.
 MODULES = {

@@ -6,15 +6,17 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
-from rich.console import Console
 
 import backprop_rules
 from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -24,6 +26,7 @@ Baselines = Annotated[Path | None, typer.Option(help="The folder of the recorded
 Module = Annotated[
     str | None, typer.Option("--import", metavar="MODULE", help="A module of yours that declares rules.")
 ]
+Language = Annotated[str | None, typer.Option("--lang", help="en or zh; the locale's if it is not said.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -71,6 +74,8 @@ def named_or_imported(names: list[str] | None, module: str | None) -> list[str]:
     return names or declared
 
 
-def console() -> Console:
+def console() -> "Console":
     """Return the console, wide enough for the tables where the output goes to a file or another program."""
+    from rich.console import Console  # not all that prints needs it
+
     return Console() if sys.stdout.isatty() else Console(width=120)

@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
-from backprop_rules.cli.app import WRONG, OutputFormat, app, console
+from backprop_rules.cli.app import WRONG, Language, OutputFormat, app, console
 from backprop_rules.documents.answers import DOCUMENTS
 from backprop_rules.documents.answers import report as answers
 from backprop_rules.documents.answers.claim import find_document
 from backprop_rules.documents.answers.remembered import Remembered
-
-Language = Annotated[str | None, typer.Option("--lang", help="en or zh; the locale's if it is not said.")]
+from backprop_rules.teaching.told import language
 
 
 @app.command()
@@ -26,7 +25,7 @@ def documents(
     Then the training runs, too, are held against the true ones. Exits 1 if the evidence of a verdict no longer bears
     it out.
     """
-    told_in, text, remembered = answers.language(lang), output_format is OutputFormat.text, Remembered()
+    told_in, text, remembered = language(lang), output_format is OutputFormat.text, Remembered()
     every: list[answers.Settled] = []
     for document in [find_document(name)] if name else DOCUMENTS:
         found = []

@@ -80,12 +80,10 @@ def summary(results: Sequence[RuleResult | ReplayResult], seed: int) -> str:
     )
 
 
-def special_table(rule: Rule, remarkable: bool = False) -> Table:
-    """Return the gradients at special values, a row each; of the remarkable ones only, where torch gives another."""
+def special_table(rule: Rule) -> Table:
+    """Return the gradients at special values, a row each."""
     grid = _grid("rule", "params", "at", "gradient of", "definition", "gradient", "torch")
     for row in table_of_special_values(rule):
-        if remarkable and row.right and f"{row.gradient:.6g}" == f"{row.torchs:.6g}":
-            continue
         params = ", ".join(f"{name}={value}" for name, value in row.call.params.items())
         got = f"{row.gradient:.6g}" if row.right else Text(f"{row.gradient:.6g}, wrong", style="bold red")
         where = f"{row.at} = {row.value}"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -206,8 +207,8 @@ def _unreduced(c: Case) -> Tensor | None:
     shapes = [x.shape for x in c.call.tensors]
     for core in ([c.y.shape], [(*c.y.shape[: max(0, c.y.ndim - 2)], *c.x.shape[-2:])], shapes):
         try:
-            wide = c.x.expand(torch.broadcast_shapes(*core))
-        except RuntimeError:
+            wide = c.x.expand(np.broadcast_shapes(*core))  # torch's own loads SymPy
+        except (RuntimeError, ValueError):
             continue
         found = c.at(wide) if wide.shape != c.x.shape else None
         if found is not None:

@@ -1,7 +1,7 @@
 """A document's program: a forward and a handwritten backward in terms of the catalogue's rules, and its steps."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,15 @@ Tensors = Mapping[str, Tensor]
 Values = Mapping[str, Any]  # tensors, or arrays of the numbers of ball arithmetic
 
 
+@dataclass(frozen=True)
+class Printed:
+    """A line of code as a document prints it, and what it should give: a value by its name, or `gradient of w1`."""
+
+    line: int
+    code: str
+    of: str
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
     """A computation that a document carries out step by step.
@@ -18,7 +27,8 @@ class Program:
     `forward(values)` returns the intermediate values by name, `loss` among them; `backward(values)`
     takes the inputs and those and returns a gradient for each of `parameters`. `inputs()` makes the
     inputs, initial parameters included; `samples(inputs)` gives the inputs of each step. The
-    gradients named in `wrong` are what the document computes, though they are not the gradients.
+    gradients named in `wrong` are what the document computes, though they are not the gradients, by the
+    lines that are `printed`, in which an input may have another name of `names`.
     Where each step is a fixed sequence of correctly rounded scalar operations, `fixed` is True, and
     every machine computes the same bits.
     """
@@ -34,6 +44,8 @@ class Program:
     learning_rate: float | None = None
     fixed: bool = True
     wrong: tuple[str, ...] = ()
+    printed: tuple[Printed, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def step(self, parameters: Tensors, sample: Tensors) -> "Step":
         """Return one step's loss, gradients and parameters after the update, from the parameters before it."""

@@ -12,7 +12,7 @@ from backprop_rules.catalogue.losses import half_squared_error, sum_of_squared_e
 from backprop_rules.catalogue.piecewise import clamp
 from backprop_rules.catalogue.powers import square
 from backprop_rules.catalogue.reductions import sum as total
-from backprop_rules.documents.program import Program, Tensors
+from backprop_rules.documents.program import Printed, Program, Tensors
 
 
 def _tensors(dtype: torch.dtype, **values: Any) -> dict[str, Tensor]:
@@ -130,8 +130,25 @@ TWO_LAYER_NETWORK = Program(
     backward=_back_through_two_layers,
     learning_rate=1e-6,
     fixed=False,
+    names={"target": "y"},
 )
-AS_PRINTED = replace(TWO_LAYER_NETWORK, name="two_layer_network_as_printed", backward=_as_printed, wrong=("w1",))
+PRINTED = (
+    Printed(29, "h1 = x.mm(w1)", "hidden"),
+    Printed(30, "h1 = h1.clamp(min=0)", "active"),
+    Printed(31, "y_pred = h1.mm(w2)", "prediction"),
+    Printed(33, "loss=(y_pred-y).pow(2).sum()", "loss"),
+    Printed(36, "grad_y_pred = 2*(y_pred-y)", "gradient of prediction"),
+    Printed(37, "grad_w2 = h1.t().mm(grad_y_pred)", "gradient of w2"),
+    Printed(39, "grad_h = grad_y_pred.clone()", "gradient of prediction"),
+    Printed(40, "grad_h = grad_h.mm(w2.t())", "gradient of active"),
+    Printed(41, "grad_h.clamp_(min=0)", "gradient of hidden"),
+    Printed(42, "grad_w1 = x.t().mm(grad_h)", "gradient of w1"),
+    Printed(44, "w1 -= learning_rate * grad_w1", "parameter w1"),
+    Printed(45, "w2 -= learning_rate * grad_w2", "parameter w2"),
+)
+AS_PRINTED = replace(
+    TWO_LAYER_NETWORK, name="two_layer_network_as_printed", backward=_as_printed, wrong=("w1",), printed=PRINTED
+)
 
 
 # ---- y = x W with y a scalar (D = 4), a vector (D = 4, H = 2) and a matrix. The document leaves x and W as letters,

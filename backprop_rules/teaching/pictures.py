@@ -1,65 +1,93 @@
-"""A computation graph as a person draws it: as a table, as Mermaid, as DOT, and as JSON."""
+"""A computation graph as a person draws it: in blocks of text, as Mermaid, as DOT, as SVG, and as JSON."""
 
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
+from backprop_rules.formula import columns
+from backprop_rules.teaching.svg import drawing
+from backprop_rules.teaching.told import Words
 from backprop_rules.teaching.trace import Edge, Node, Trace
 
-LEGEND = (
-    "Values go from the top down, gradients from the bottom up: what leaves for a node arrives there, added up over "
-    "all rows. ⊙ multiplies element by element. A matrix, with a row for each element of the node, is multiplied from "
-    "the left by what arrives. A bar means the gradient: x̄ = ∂L/∂x."
-)
 # A local derivative with more entries than this is written into a picture as a formula; JSON has all.
 ENTRIES = 16
 
 
-def table(traced: Trace) -> Table:
-    """Return the graph as a table: a row for each node, and one for each way back from it."""
-    made = Table(caption=LEGEND, caption_justify="left")
-    for column in ("node", "value", "gradient that arrives", "to", "local derivative", "gradient that leaves"):
-        made.add_column(column, overflow="fold")
+def table(traced: Trace, lang: str = "en") -> str:
+    """Return the graph in blocks, one for each node: its value, what arrives, and each way back from it."""
+    words, blocks = Words(lang), []
     for node in traced.nodes.values():
-        first = [f"{node.name}\n= {node.computed}" if node.computed else node.name]
-        first += [text(node.value), _arrived(node)]
-        ways = [[edge.source, local_derivative(edge), text(edge.gradient)] for edge in node.edges]
-        for way in ways or [[]]:
-            made.add_row(*first, *way)
-            first = ["", "", ""]
-        made.add_section()
-    return made
+        lines = [_head(node), *rows("    ", _of_node(node, words))]
+        for edge in node.edges:
+            lines += [f"    {words('to', node=edge.source)}", *rows("      ", _of_edge(edge, words))]
+        blocks.append("\n".join(lines))
+    return "\n\n".join([*blocks, words("legend")])
 
 
-def mermaid(traced: Trace) -> str:
+def rows(indent: str, told: Sequence[tuple[str, str]]) -> list[str]:
+    """Return each label with what stands beside it, one under the other."""
+    width = max(columns(label) for label, _ in told) + 2
+    return [beside(f"{indent}{label}{' ' * (width - columns(label))}", text) for label, text in told]
+
+
+def beside(label: str, text: str) -> str:
+    """Return a text of several lines beside its label."""
+    return label + text.replace("\n", "\n" + " " * columns(label))
+
+
+def mermaid(traced: Trace, lang: str = "en") -> str:
     """Return the graph as Mermaid: an arrow is a value that goes forward, labelled with what comes back along it."""
-    lines = ["graph TD"]
+    words, lines = Words(lang), ["graph TD"]
     for k, node in enumerate(traced.nodes.values()):
-        words = _quoted(_words(node))
-        lines.append(f"    n{k}" + (f"[{words}]" if node.made_by else f"([{words}])"))
+        said = _quoted([_head(node), *_lines(_of_node(node, words))])
+        lines.append(f"    n{k}" + (f"[{said}]" if node.made_by else f"([{said}])"))
     for source, k, edge in _edges(traced):
-        lines.append(f"    n{source} -->|{_quoted(_way(edge))}| n{k}")
+        lines.append(f"    n{source} -->|{_quoted(_lines(_of_edge(edge, words)))}| n{k}")
     return "\n".join(lines)
 
 
-def dot(traced: Trace) -> str:
+def dot(traced: Trace, lang: str = "en") -> str:
     """Return the graph in the language of Graphviz, with the labels that Mermaid's has."""
-    lines = ["digraph trace {", "    node [shape=box];"]
+    words, lines = Words(lang), ["digraph trace {", "    node [shape=box];"]
     for k, node in enumerate(traced.nodes.values()):
         shape = "" if node.made_by else ", shape=ellipse"
-        lines.append(f"    n{k} [label={_escaped(_words(node))}{shape}];")
+        lines.append(f"    n{k} [label={_escaped([_head(node), *_lines(_of_node(node, words))])}{shape}];")
     for source, k, edge in _edges(traced):
-        lines.append(f"    n{source} -> n{k} [label={_escaped(_way(edge))}];")
+        lines.append(f"    n{source} -> n{k} [label={_escaped(_lines(_of_edge(edge, words)))}];")
     return "\n".join([*lines, "}"])
 
 
-def as_json(traced: Trace) -> str:
+def svg(traced: Trace, lang: str = "en") -> str:
+    """Return the graph as a drawing: values in boxes from the top down, and on each way what comes back along it."""
+    words = Words(lang)
+    boxes = [[_head(node), *"\n".join(rows("", _of_node(node, words))).splitlines()] for node in traced.nodes.values()]
+    ways = [(source, k, "\n".join(rows("", _of_edge(edge, words))).splitlines()) for source, k, edge in _edges(traced)]
+    return drawing(boxes, ways)
+
+
+def _head(node: Node) -> str:
+    return f"{node.name} = {node.computed}" if node.computed else node.name
+
+
+def _of_node(node: Node, words: Words) -> list[tuple[str, str]]:
+    arrived = words("none") if node.arrives is None else text(node.arrives)
+    return [(words("value"), text(node.value)), (words("arrives"), arrived)]
+
+
+def _of_edge(edge: Edge, words: Words) -> list[tuple[str, str]]:
+    return [(words("local"), local_derivative(edge, words)), (words("leaves"), text(edge.gradient))]
+
+
+def _lines(told: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"{label} {_joined(text)}" for label, text in told]
+
+
+def as_json(traced: Trace, lang: str = "en") -> str:
     """Return the graph as an array of objects, a node each, with every number and every Jacobian in full."""
     nodes = [
         {
@@ -82,17 +110,17 @@ def as_json(traced: Trace) -> str:
     return json.dumps(nodes, indent=1, ensure_ascii=False)
 
 
-def local_derivative(edge: Edge) -> str:
+def local_derivative(edge: Edge, words: Words) -> str:
     """Return the local derivative: a number, ⊙ and a factor for each element, or the rule's formula and a matrix."""
-    rows, columns = edge.jacobian.numel() // max(1, edge.gradient.numel()), edge.gradient.numel()
-    matrix = edge.jacobian.reshape(rows, columns)
+    rows, across = edge.jacobian.numel() // max(1, edge.gradient.numel()), edge.gradient.numel()
+    matrix = edge.jacobian.reshape(rows, across)
     if matrix.numel() == 1:
         return text(matrix.reshape(()))
-    if rows == columns and matrix.equal(torch.diag(matrix.diagonal())):
-        return f"⊙ {text(matrix.diagonal().reshape(edge.gradient.shape))}"
+    if rows == across and matrix.equal(torch.diag(matrix.diagonal())):
+        return beside("⊙ ", text(matrix.diagonal().reshape(edge.gradient.shape)))
     if matrix.numel() <= ENTRIES:
-        return f"{edge.formula}\n{text(matrix)}"
-    return edge.formula or f"{rows} × {columns} matrix, {int((matrix != 0).sum())} entries not 0"
+        return f"{edge.formula}\n{text(matrix)}".lstrip()
+    return edge.formula or words("matrix", rows=rows, columns=across, count=int((matrix != 0).sum()))
 
 
 def text(x: Tensor) -> str:
@@ -103,7 +131,7 @@ def text(x: Tensor) -> str:
 def _text(x: Tensor, width: int) -> str:
     if x.ndim == 0:
         return _digits(x.item()).rjust(width)
-    inner = [_text(part, width) for part in x]
+    inner = [beside(" ", _text(part, width))[1:] for part in x]
     return f"[{(', ' if x.ndim == 1 else ',' + chr(10) + ' ').join(inner)}]"
 
 
@@ -125,26 +153,14 @@ def numbers(x: Tensor) -> Any:
 
 
 def _digits(value: Any) -> str:
-    return f"{value + 0.0:.4g}" if isinstance(value, float) else str(value)  # the two zeros are one to a reader
-
-
-def _arrived(node: Node) -> str:
-    return "none" if node.arrives is None else text(node.arrives)
+    # The two zeros are one to a reader.
+    return f"{value + 0.0:.4g}" if isinstance(value, float | complex) else str(value)
 
 
 def _edges(traced: Trace) -> Iterator[tuple[int, int, Edge]]:
     """Yield each edge with the numbers of the node that it leads to and of the one that it comes from."""
     numbered = {name: k for k, name in enumerate(traced.nodes)}
     return ((numbered[edge.source], numbered[name], edge) for name, node in traced.nodes.items() for edge in node.edges)
-
-
-def _words(node: Node) -> list[str]:
-    head = f"{node.name} = {node.computed}" if node.computed else node.name
-    return [head, f"value {on_one_line(node.value)}", f"arrives {_joined(_arrived(node))}"]
-
-
-def _way(edge: Edge) -> list[str]:
-    return [f"local {_joined(local_derivative(edge))}", f"leaves {on_one_line(edge.gradient)}"]
 
 
 def _quoted(words: list[str]) -> str:

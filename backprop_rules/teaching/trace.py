@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.errors import InputError
-from backprop_rules.formula import plain
+from backprop_rules.formula import of_reals, plain
 from backprop_rules.rule import Application, Rule, recorded
 
 
@@ -232,12 +232,13 @@ def _through(node: Node, nodes: dict[str, Node]) -> None:
         for k, row in enumerate(rows):
             jacobian[k] = row[i]  # type: ignore[assignment]
         jacobian = jacobian.reshape(*y.shape, *gradient.shape)
-        node.edges.append(Edge(rule.primals[i], source, gradient, jacobian, _formula(rule, i)))
+        formula = formula_of(rule, i) if y.is_complex() or gradient.is_complex() else of_reals(formula_of(rule, i))
+        node.edges.append(Edge(rule.primals[i], source, gradient, jacobian, formula))
         there = nodes[source]
         there.arrives = gradient if there.arrives is None else there.arrives + gradient
 
 
-def _formula(rule: Rule, i: int) -> str:
+def formula_of(rule: Rule, i: int) -> str:
     """Return the part of the rule's formula that is for this primal; nothing where the parts cannot be told apart."""
     parts = plain(rule.formula).partition(": ")[2].split(", ")
     return parts[rule.differentiable.index(i)] if len(parts) == len(rule.differentiable) else ""

@@ -15,7 +15,6 @@ from backprop_rules.documents.answers.notation import holds_of, rounds_to
 from backprop_rules.errors import InputError, unknown
 
 DOCUMENTS = ("matmul_derivatives", "linear_model", "one_parameter_regression", "two_layer_network")
-LANGUAGES = ("en", "zh")
 
 
 class Verdict(StrEnum):

@@ -1,6 +1,5 @@
 """The claims of a document as a reader sees them, in each language, and as JSON."""
 
-import os
 import re
 import tomllib
 from collections import Counter
@@ -13,10 +12,10 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from backprop_rules.documents.answers.claim import LANGUAGES, Claim, EvidenceFails, Seen, claims, texts_of
+from backprop_rules.documents.answers.claim import Claim, EvidenceFails, Seen, claims, texts_of
 from backprop_rules.documents.answers.remembered import Remembered
 from backprop_rules.domain import dtype_name
-from backprop_rules.errors import unknown
+from backprop_rules.teaching.told import LANGUAGES
 
 if TYPE_CHECKING:
     from backprop_rules.documents.drift import Drift
@@ -27,16 +26,6 @@ COLOURS = {"holds": "green", "holds if": "cyan", "wrong": "red", "slip of the pe
 WORDS: Mapping[str, Mapping[str, str]] = tomllib.loads(
     files("backprop_rules.documents.answers").joinpath("words.toml").read_text(encoding="utf-8")
 )
-
-
-def language(asked: str | None) -> str:
-    """Return the language that was asked for, or the locale's, or English; InputError for one that there is not."""
-    if asked is not None:
-        if asked not in LANGUAGES:
-            raise unknown("language", asked, LANGUAGES)
-        return asked
-    names = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
-    return "zh" if next((name for name in names if name), "").startswith("zh") else "en"
 
 
 @dataclass(frozen=True)

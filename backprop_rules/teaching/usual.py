@@ -1,0 +1,138 @@
+"""The mistakes of the bank that people make in a rule, each with the smallest of some small points that shows it."""
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from backprop_rules.diagnosis.bank import BANK, params_ignored
+from backprop_rules.diagnosis.mistake import Case, Family, Known, applies
+from backprop_rules.domain import BATCH, Factor, Index, Whole, axes_of
+from backprop_rules.evidence.allowance.bounds import bounds
+from backprop_rules.formula import plain
+from backprop_rules.rule import Rule
+from backprop_rules.subject.silence import quiet
+from backprop_rules.teaching.example import example, small, standing
+from backprop_rules.teaching.told import TEXTS
+from backprop_rules.teaching.trace import formula_of
+
+USUAL = TEXTS["usual"]  # where each mistake is made, in the order in which they are told
+# Two that surgery tells in a backward of several steps, and that the bank does not know.
+
+
+def _other_order(c: Case) -> Tensor | None:
+    for other in (
+        other for k in c.others if (other := c.call.primals[k]) is not None and min(other.ndim, c.g.ndim) > 1
+    ):
+        for one, two in ((c.g, other), (c.g, other.mH), (other, c.g), (other.mH, c.g)):
+            if one.shape[-1] == two.shape[-2] and torch.equal(one @ two, c.right):
+                return two @ one
+    return None
+
+
+def _unlowered(c: Case) -> Tensor | None:
+    return c.right * c.x if c.y.shape == c.x.shape and not c.x.is_complex() else None
+
+
+KNOWN = (
+    *BANK,
+    Known(
+        "factors in the wrong order", "the factors of the matrix product stand in the wrong order", predict=_other_order
+    ),
+    Known(
+        "exponent not lowered", "the exponent is not lowered by one: n xⁿ in the place of n xⁿ⁻¹", predict=_unlowered
+    ),
+)
+LEFT_OUT = (Factor, Whole)  # the kinds of params that people leave out
+
+
+def traits(rule: Rule, i: int) -> set[str]:
+    """Return what of a rule, and of a primal of it, invites mistakes, by what is declared and by the example."""
+    named, power, case = axes_of(rule.domain.shapes), rule.domain.power, Case(example(rule), i)
+    whole, own, several = plain(rule.formula), formula_of(rule, i), [len(named[k]) for k in rule.differentiable]
+    batches, jacobian = sum(BATCH in names for names in named), case.jacobian
+    is_power, by_index = callable(power) or power > 1, any(isinstance(h, Index) for h in rule.domain.indices.values())
+    of_matrices, met = re.search("[ᵀᴴ]", whole), len(named[i]) == 1 and BATCH not in named[i] and batches > 0
+    mixes = case.y.shape == case.x.shape and jacobian is not None and bool(((jacobian != 0).sum(0) > 1).any())
+    found = {
+        "a kink": rule.conventions,
+        "one number of many": case.y.ndim < case.x.ndim or "reduction" in rule.domain.params,
+        "a product of matrices": of_matrices,
+        "a product of batches": of_matrices and len(named[i]) > 2,
+        "a transpose": re.search("[ᵀᴴ]", own),
+        "an axis that mixes": mixes and not rule.domain.indices,
+        "an index": by_index,
+        "broadcasting": met or (BATCH in named[i] and batches > 1),
+        "a vector that a batch meets": met,
+        "a function of a number": named == ((BATCH,),)
+        and not (rule.domain.params or is_power)
+        and rule.saves == ("x",),
+        "several alike": len(several) > 1 and len(set(several)) == 1 and not of_matrices,
+        "a power": is_power and len(rule.primals) == 1,
+        "a conjugate": re.search(r"\*|ᴴ", whole),
+        "a minus": re.search("= -", own),
+        "a half": re.search(r"½ (?!\[)|/ ?\(2", whole),
+        "a two": re.search(r"= \(?2\b", own),
+    }
+    return {trait for trait, holds in found.items() if holds}
+
+
+def usual(rule: Rule) -> Iterator[tuple[Known, Case, Tensor]]:
+    """Yield each usual mistake, the smallest case found that tells it from those before, and what it gives there.
+
+    A complex point is taken only where no other shows the mistake, and one at a kink for what is done at kinks.
+    """
+    dtypes = [dtype for dtype in (torch.float64, torch.complex128) if dtype in rule.domain.dtypes]
+    cases = [Case(call, i) for dtype in dtypes for call in small(rule, dtype) for i in call.given]
+    smooth = [case for case in cases if not _stands_at_a_kink(case)]
+    kinks = [Case(call, i) for call in standing(rule) for i in call.given if rule.conventions]
+    here, told = {i: traits(rule, i) for i in rule.differentiable}, list[Known]()
+    for known in (*sorted(KNOWN, key=_place), *params_ignored(cases[0])):
+        primals = [i for i in here if _is_usual(known, rule, i, here[i])]
+        for case in kinks if known.family is Family.TIES else smooth:
+            wrong = _shown(known, case) if case.primal in primals else None
+            if wrong is not None and not any(_same(known, case, wrong, one) for one in told):
+                told.append(known)
+                yield known, case, wrong
+                break
+
+
+def _place(known: Known) -> int:
+    return [*USUAL, known.name].index(known.name)
+
+
+def _is_usual(known: Known, rule: Rule, i: int, here: set[str]) -> bool:
+    """Say whether people make the mistake here; some of them wherever it can be made, by no coincidence of numbers."""
+    where, left_out = USUAL.get(known.name), known.name.removesuffix(" ignored")
+    if where == "wherever it can be made":
+        return applies(known, Case(example(rule), i)) is not None
+    return where in here or left_out == "reduction" or isinstance(rule.domain.params.get(left_out), LEFT_OUT)
+
+
+def _same(known: Known, case: Case, wrong: Tensor, told: Known) -> bool:
+    """Say whether a mistake that was told has this one's name, or comes to the same; at a tie many do."""
+    other = None if known.family is Family.TIES else _made(told, case)
+    return known.name == told.name or (other is not None and torch.equal(wrong, other))
+
+
+def _made(known: Known, case: Case) -> Tensor | None:
+    with quiet():
+        return applies(known, case)
+
+
+def _stands_at_a_kink(case: Case) -> bool:
+    call = case.call
+    return any(bool(c.where(*call.primals, **call.params).any()) for c in call.rule.conventions)
+
+
+def _shown(known: Known, case: Case) -> Tensor | None:
+    """Return what the mistake gives, where that is farther from the right gradient than rounding can be."""
+    wrong = _made(known, case)
+    if wrong is None or not (case.right.isfinite().all() and wrong.isfinite().all()):
+        return None
+    if wrong.numel() != case.right.numel():
+        return wrong
+    away = (wrong.reshape(case.right.shape) - case.right).abs()  # of another shape alone would tell little
+    radius = bounds(case.call, evaluations=2).gradients[case.primal]
+    return wrong if radius is None or bool((away > radius).any()) else None
