@@ -33,6 +33,16 @@ def columns(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
+def in_lines(formula: str, width: int = 100) -> str:
+    """Return a formula with what is too long for a line below, each part of it whole."""
+    lines = [""]
+    for part in re.split(r"(?<=[,:]) ", formula):
+        if lines[-1] and columns(lines[-1]) + columns(part) >= width:
+            lines.append("    ")
+        lines[-1] += f"{part} "
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def of_reals(formula: str) -> str:
     """Return a plain formula as it is for real numbers, whose conjugates they are themselves."""
     return re.sub(r"\(([^() ]+)\)\*|\*", r"\1", formula).replace("ᴴ", "ᵀ")

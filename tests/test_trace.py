@@ -197,10 +197,10 @@ def test_the_first_line_that_differs_is_marked():
     assert after[:3] == [
         "    gives  [[ 11.8, 17.56,     0,     0]]",
         "    right  [[     0,  17.56, -1.024,      0]]",
-        "    This is THE FIRST THAT DIFFERS: 2 of 4 elements.",
+        "    THE FIRST THAT DIFFERS: 2 of 4 elements do.",
     ]
-    assert english.count("THE FIRST THAT DIFFERS") == chinese.count("从这一行开始不同") == 1
-    assert english.count("This differs, as what it is made of does") == chinese.count("沿用了前面的错误") == 2
+    assert english.count("THE FIRST THAT DIFFERS") == chinese.count("错误从这一行开始") == 1
+    assert english.count("It differs because an earlier line does") == chinese.count("这一行受前面的错误影响") == 2
 
 
 # ---- pictures

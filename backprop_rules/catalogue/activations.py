@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backprop_rules.catalogue.broadcasting import finite, in_float32
 from backprop_rules.domain import REAL, Domain
-from backprop_rules.rule import Convention, rule
+from backprop_rules.rule import Convention, part, rule
 
 
 @rule(
@@ -27,7 +27,7 @@ def relu(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 def _sigmoid(x: Any) -> Any:
-    return (1 + np.tanh(x / 2)) / 2
+    return part("σ", (1 + np.tanh(x / 2)) / 2)
 
 
 @rule(
@@ -41,7 +41,7 @@ def _sigmoid(x: Any) -> Any:
 @in_float32
 def sigmoid(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """The logistic function of x."""
-    return grad_y * (torch.sigmoid(x) * torch.sigmoid(-x))  # y (1 - y) is 0 far above zero
+    return grad_y * (torch.sigmoid(x) * torch.sigmoid(-x))  # y (1 - y) rounds to 0 far above zero
 
 
 @rule(
@@ -55,7 +55,7 @@ def sigmoid(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
 @in_float32
 def tanh(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """The hyperbolic tangent of x."""
-    return grad_y * (4 * (torch.sigmoid(2 * x) * torch.sigmoid(-2 * x)))  # 1 - y^2 is 0 far from zero
+    return grad_y * (4 * (torch.sigmoid(2 * x) * torch.sigmoid(-2 * x)))  # 1 - y^2 rounds to 0 far from zero
 
 
 @rule(
@@ -68,7 +68,7 @@ def tanh(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
 )
 @in_float32
 def softplus(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """The logarithm of one and the exponential of x, without the threshold that torch.nn.functional has."""
+    """The logarithm of 1 + exp(x), without the threshold that torch.nn.functional has."""
     return grad_y * torch.sigmoid(x)
 
 

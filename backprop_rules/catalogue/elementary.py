@@ -59,7 +59,7 @@ def log(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
     source="DLMF, NIST Digital Library of Mathematical Functions, section 4.2",
 )
 def log1p(grad_y: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """The natural logarithm of one and x."""
+    """The natural logarithm of 1 + x."""
     return grad_y / (1 + x)
 
 

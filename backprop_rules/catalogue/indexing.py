@@ -50,7 +50,7 @@ def _scattered(grad_y: Tensor, x: Tensor, index: Tensor) -> Tensor:
     source="Griewank & Walther, Evaluating Derivatives (2008), chapter 3",
 )
 def gather(grad_y: Tensor, y: Tensor, x: Tensor, index: Tensor) -> tuple[Tensor, None]:
-    """The elements of x at the index along the middle of three axes."""
+    """The elements of x that the index picks along the middle one of three axes."""
     return _scattered(grad_y, x, index), None
 
 
@@ -63,5 +63,5 @@ def gather(grad_y: Tensor, y: Tensor, x: Tensor, index: Tensor) -> tuple[Tensor,
     source="Griewank & Walther, Evaluating Derivatives (2008), chapter 3",
 )
 def index_select(grad_y: Tensor, y: Tensor, x: Tensor, index: Tensor) -> tuple[Tensor, None]:
-    """The slices of x at the index along the middle of three axes."""
+    """The slices of x that the index picks along the middle one of three axes."""
     return _scattered(grad_y, x, index.reshape(1, -1, 1).expand(grad_y.shape)), None

@@ -9,7 +9,7 @@ from torch import Tensor
 from backprop_rules.catalogue.broadcasting import in_float32, unbroadcast
 from backprop_rules.catalogue.normalisation import define_log_softmax
 from backprop_rules.domain import REAL, Choice, Domain, Index, Label
-from backprop_rules.rule import rule
+from backprop_rules.rule import part, rule
 
 # (x - t)^2 = x^2 - 2 x t + t^2: the absolute coefficients sum to 4.
 SQUARED_ERROR = Domain("..., ...", dtypes=REAL, degree=2, power=2, weight=4)
@@ -17,7 +17,7 @@ SQUARED_ERROR = Domain("..., ...", dtypes=REAL, degree=2, power=2, weight=4)
 
 @rule(
     forward=lambda prediction, target: (prediction - target).square().sum(),
-    definition=lambda prediction, target: np.sum((prediction - target) ** 2),
+    definition=lambda prediction, target: np.sum(part("e", prediction - target) ** 2),
     domain=SQUARED_ERROR,
     saves="prediction target",
     formula=r"y = \sum_i (\hat y_i - t_i)^2:\quad \bar{\hat y}_i = 2 \bar y (\hat y_i - t_i),\quad "
@@ -32,7 +32,7 @@ def sum_of_squared_errors(grad_y: Tensor, y: Tensor, prediction: Tensor, target:
 
 @rule(
     forward=lambda prediction, target: (prediction - target).square() / 2,
-    definition=lambda prediction, target: (prediction - target) ** 2 / 2,
+    definition=lambda prediction, target: part("e", prediction - target) ** 2 / 2,
     domain=SQUARED_ERROR,
     saves="prediction target",
     formula=r"y = \tfrac12 (\hat y - t)^2:\quad \bar{\hat y} = \bar y (\hat y - t),\quad \bar t = -\bar{\hat y}",
@@ -59,7 +59,7 @@ def _reduced(losses: Any, reduction: str, count: Any) -> Any:
         (prediction - target).square(), reduction, torch.broadcast_shapes(prediction.shape, target.shape).numel()
     ),
     definition=lambda prediction, target, *, reduction="mean": _reduced(
-        (prediction - target) ** 2, reduction, np.broadcast(prediction, target).size
+        part("e", prediction - target) ** 2, reduction, np.broadcast(prediction, target).size
     ),
     domain=Domain("..., ...", params={"reduction": REDUCTIONS}, dtypes=REAL, degree=None),
     saves="prediction target",
@@ -96,7 +96,7 @@ def _define_cross_entropy(x: Any, target: Any, *, reduction: str = "mean", ignor
         degree=None,
     ),
     saves="x target",
-    formula=r"y = -\tfrac1n \sum_i \ln p_{i t_i},\ p_i = \operatorname{softmax} x_i:\quad "
+    formula=r"y = -\tfrac1n \sum_i \ln p_{i, t_i},\ p_i = \operatorname{softmax} x_i:\quad "
     r"\bar x_{ik} = \tfrac1n \bar y\,(p_{ik} - [k = t_i])",
     source="Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4",
 )

@@ -108,8 +108,9 @@ def _define_layer_norm(x: Any, weight: Any = None, bias: Any = None, *, eps: flo
     domain=Domain("... n, n, n", params={"eps": Positive()}, dtypes=REAL, degree=None),
     saves="x weight",
     formula=r"y = w \hat x + b,\ \hat x = (x - \mu) / s,\ s = \sqrt{\sigma^2 + \epsilon}:\quad "
-    r"\bar{\hat x} = w \bar y,\quad \bar x = \tfrac1s (\bar{\hat x} - \operatorname{mean} \bar{\hat x} - "
-    r"\hat x \operatorname{mean}(\hat x \bar{\hat x})),\quad \bar w = \sum \hat x \bar y,\quad \bar b = \sum \bar y",
+    r"\bar x_{ij} = (g_{ij} - \operatorname{mean}_k g_{ik} - \hat x_{ij} \operatorname{mean}_k(\hat x_{ik} g_{ik}))"
+    r" / s_i\ \text{for}\ g = w \bar y,\quad \bar w_j = \sum_i \hat x_{ij} \bar y_{ij},\quad "
+    r"\bar b_j = \sum_i \bar y_{ij}",
     source="Ba, Kiros & Hinton, Layer Normalization (2016), section 3 and supplement",
 )
 @in_float32

@@ -73,7 +73,7 @@ def _define_prod(x: Any, *, dim: int, keepdim: bool = False) -> Any:
 )
 @in_float32
 def prod(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int, keepdim: bool = False) -> Tensor:
-    """Product of the elements of x along an axis; y / x would not do where x is zero."""
+    """Product of the elements of x along an axis; its gradient is not ȳ y / x where x is zero."""
     rows = torch.atleast_1d(x)
     one = torch.ones_like(rows.sum(dim, keepdim=True))
     before, after = (
@@ -84,7 +84,7 @@ def prod(grad_y: Tensor, y: Tensor, x: Tensor, *, dim: int, keepdim: bool = Fals
 
 def _define_var(x: Any, *, dim: int, correction: int = 1, keepdim: bool = False) -> Any:
     axes, n = tuple(reduced_axes(dim, x.ndim)), _reduced_count(x.shape, dim)
-    centred = part("c", x - part("μ", np.sum(x, axis=axes, keepdims=True) / n))
+    centred = part("d", x - part("μ", np.sum(x, axis=axes, keepdims=True) / n))
     return np.sum(centred * centred, axis=axes, keepdims=keepdim) / (n - correction)
 
 
@@ -135,7 +135,7 @@ def _at_zero_or_tie(x: Tensor, *, p: float, dim: Dims = None, keepdim: bool = Fa
     definition=_define_norm,
     domain=Domain(
         "...",
-        params={"p": Choice((1, 2, math.inf)), "dim": Axes(), "keepdim": Flag()},
+        params={"p": Choice((2, 1, math.inf)), "dim": Axes(), "keepdim": Flag()},
         dtypes=REAL,
         degree=None,
         requires=("at least one element for p = inf", lambda x, p, dim=None, keepdim=False: p <= 2 or x.numel() > 0),

@@ -1,5 +1,6 @@
 """Points of small numbers, made from what a rule declares: one to explain it by, and others to show its mistakes."""
 
+import inspect
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,36 +11,63 @@ import torch
 from torch import Tensor
 
 from backprop_rules.call import Call
-from backprop_rules.domain import BATCH, Axis, Bound, Factor, Index, Param, Whole, axes_of, kinds_of
+from backprop_rules.domain import (
+    BATCH,
+    Axes,
+    Axis,
+    Bound,
+    Choice,
+    Exponent,
+    Factor,
+    Index,
+    Param,
+    Whole,
+    axes_of,
+    kinds_of,
+)
 from backprop_rules.rule import Rule
 
 SIZES = (2, 3, 4)  # of the axes of the example in turn: different ones, so that nothing fits by accident
 NUMBERS = (2.0, -1.0, 0.5, 3.0, -2.0, 1.0, -0.5, 4.0)
-COTANGENTS = (1.0, 3.0, -2.0, 5.0, -1.0, 4.0)
+COTANGENTS = (3.0, 1.0, -2.0, 5.0, -1.0, 4.0)
 STANDING = (0.0, -1.0, 1.0)  # of which several primals have the same, as at a kink
 BATCHES: tuple[tuple[int, ...], ...] = ((), (2,), (2, 2))
 SIDES = (1, 2)
 TURNS = 3  # of the numbers, so that others come first
+TRIED = 512  # points, for one at which every primal has a gradient
 
 F64 = torch.float64
 
 
 def example(rule: Rule) -> Call:
     """Return a point of small numbers of the rule's domain, with different sizes on different axes."""
-    named, turned = _axes(rule), [name for name, param in rule.domain.params.items() if isinstance(param, Axis)]
+    named, turned = (
+        _axes(rule),
+        sum(2 if isinstance(p, Axes) else isinstance(p, Axis) for p in rule.domain.params.values()),
+    )
     axes = list(dict.fromkeys(name for names in named for name in names if name != BATCH))
-    batch = (SIZES[1],) if len(turned) < 2 else SIZES[: len(turned)]
+    batch = (SIZES[1],) if turned < 2 else SIZES[:turned]
     if axes:  # a batch where a primal without one meets all of it, so that its gradient is a sum
         batch = SIZES[:1] if {BATCH in names for names in named} == {True, False} else ()
     rest = SIZES[len(batch) :] if len(axes) <= len(SIZES) - len(batch) else itertools.cycle(SIZES[:2])
     sizes = dict(zip(axes, rest if len(axes) > 1 or batch else SIZES[1:], strict=False))
-    bounds_in_order = itertools.count()
-    params = {
-        name: next(bounds_in_order) if isinstance(param, Bound) else kinds[0]
-        for (name, param), kinds in zip(rule.domain.params.items(), _kinds(rule, F64), strict=True)
-    }
+    params = {name: kinds[0] for name, kinds in zip(rule.domain.params, _kinds(rule, F64), strict=True)}
     shapes = [_shape(names, batch, sizes) for names in named]
-    return _called(rule, [_values(rule, k, shape, params) for k, shape in enumerate(shapes)], params)
+    turns = itertools.product(*(range(1 if BATCH not in names else len(NUMBERS)) for names in named))
+    points = (
+        _called(rule, [_values(rule, k, shapes[k], params, turn) for k, turn in enumerate(some)], params)
+        for some in turns
+    )
+    first = next(points)
+    # One at which what is a choice between the primals, as a clamp is, is made for each somewhere.
+    tried = itertools.islice(itertools.chain([first], points), TRIED)
+    return next((call for call in tried if all(g is None or g.any() for g in call.gradients)), first)
+
+
+def told(call: Call) -> dict[str, Any]:
+    """Return the params that are not what they are if they are left out."""
+    own = inspect.signature(call.rule.backward).parameters
+    return {name: value for name, value in call.params.items() if value != own[name].default}
 
 
 def small(rule: Rule, dtype: torch.dtype = F64) -> Iterator[Call]:
@@ -52,7 +80,7 @@ def small(rule: Rule, dtype: torch.dtype = F64) -> Iterator[Call]:
         for batches in itertools.product(*(BATCHES if BATCH in names else BATCHES[:1] for names in named))
     ]
     for those in sorted(shapes, key=lambda those: (sum(map(math.prod, those)), sum(map(len, those)))):
-        for params, turn in itertools.product(_params(rule, dtype), range(TURNS)):
+        for params, turn in itertools.product(_apart(rule, _params(rule, dtype)), range(TURNS)):
             yield from _fitting(
                 rule, [_values(rule, k, s, params, turn, dtype) for k, s in enumerate(those)], params, turn
             )
@@ -67,7 +95,7 @@ def standing(rule: Rule) -> Iterator[Call]:
         choices.append([_values(rule, k, shape, {})] if name in rule.domain.indices else [*moving])
         choices[-1] += [None] if name in rule.optional else []
     for params, primals in itertools.product(_params(rule, F64), itertools.product(*choices)):
-        yield from _fitting(rule, primals, params)
+        yield from _fitting(rule, primals, params, turn=1)  # with a cotangent of 1
 
 
 def _axes(rule: Rule) -> list[tuple[str, ...]]:
@@ -82,24 +110,40 @@ def _params(rule: Rule, dtype: torch.dtype) -> list[dict[str, Any]]:
     return [dict(zip(rule.domain.params, values, strict=True)) for values in itertools.product(*_kinds(rule, dtype))]
 
 
+def _apart(rule: Rule, some: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the params of which no two bounds are one."""
+    for params in some:
+        bounds = [params[name] for name, param in rule.domain.params.items() if isinstance(param, Bound)]
+        if len({*bounds}) == len(bounds):
+            yield params
+
+
 def _kinds(rule: Rule, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """Return values of each param, the first of which is not what it does if it is left out; different ones of axes."""
-    axes = itertools.count(1)
+    axes, bounds = itertools.count(1), itertools.count()
 
-    def kinds(param: Param) -> tuple[Any, ...]:
+    defaults = {name: p.default for name, p in inspect.signature(rule.backward).parameters.items()}
+
+    def kinds(name: str, param: Param) -> tuple[Any, ...]:
         match param:
             case Axis():
                 return (-next(axes),)
+            case Axes():
+                return (-1, None)
             case Bound():
-                return (0.0, None)
+                return tuple(dict.fromkeys((float(next(bounds)), None, 0.0)))
+            case Choice(options):
+                return tuple(sorted(options, key=lambda option: option != defaults.get(name)))
+            case Exponent():
+                return (3, *kinds_of(param))
             case Factor():
                 return (2, 1 + 2j) if dtype.is_complex else (2,)
             case Whole():
-                return (*kinds_of(param), 0)
+                return (0, *kinds_of(param))
             case _:
                 return kinds_of(param)
 
-    return [kinds(param) for param in rule.domain.params.values()]
+    return [kinds(name, param) for name, param in rule.domain.params.items()]
 
 
 def _values(

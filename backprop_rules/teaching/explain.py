@@ -3,20 +3,47 @@
 Everything is made from the rule's declaration when it is asked for, so that a rule of your own is explained as well.
 """
 
+import re
 from collections.abc import Iterator
 
-from backprop_rules.formula import plain
+from backprop_rules.domain import Index
+from backprop_rules.formula import in_lines, plain
 from backprop_rules.rule import Rule
-from backprop_rules.teaching.told import Words
+from backprop_rules.teaching.told import TEXTS, Words
+
+SIGNS = {
+    "complex": "[*ᴴ]",
+    "conditions": r"\[[^]]*[<>=≤≥cx]",
+    "¬": "¬",
+    "#": "#",
+    "σ": "σ[(]",
+    "Φ": "Φ",
+    "n": r"1/n|n - c",
+}
 
 
 def explained(rule: Rule, lang: str = "en") -> Iterator[str]:
     """Yield what there is to say of the rule, a section at a time, each as soon as it is ready."""
     words, formula = Words(lang), plain(rule.formula)
-    legend = [words("bars"), *([words("complex")] if "*" in formula or "ᴴ" in formula else [])]
-    head = [words.formula(formula), words.source(rule.source), *legend]
-    yield "\n    ".join([words("colon", name=rule, words=words.of("rules", rule.summary, str(rule))), *head])
+    head = [in_lines(words.formula(formula)), words.source(rule.source), words("bars"), *_legend(rule, formula, words)]
+    yield "\n".join(
+        [
+            words("colon", name=rule, words=words.of("rules", rule.summary, str(rule))),
+            *(f"    {line}" for text in head for line in text.splitlines()),
+        ]
+    )
     # What the rest needs takes longer to import than this to print.
     from backprop_rules.teaching.sections import sections
 
     yield from sections(rule, words)
+
+
+def _legend(rule: Rule, formula: str, words: Words) -> Iterator[str]:
+    """Yield what the signs and letters of the formula stand for, where they need saying."""
+    letters = TEXTS["letters"].get(rule.name)
+    if letters:
+        yield words("letters", letters=words.listed(letters.split(", ")))
+    yield from (words(key) for key, sign in SIGNS.items() if re.search(sign, formula))
+    indices = [name for name, holds in rule.domain.indices.items() if isinstance(holds, Index)]
+    if indices:
+        yield words("from 0", names=words.listed(indices))

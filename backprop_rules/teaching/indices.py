@@ -132,4 +132,5 @@ class _Printer(StrPrinter):  # type: ignore[misc]
 def written(expression: Any) -> str:
     """Return an expression as a person writes it."""
     text = str(_Printer({"order": "none"}).doprint(expression)).replace("**", "^").replace("*", "·")
-    return re.sub(r"(^|[-+] )\((Σ[^()]*)\)(?=$|\)| [-+])", r"\1\2", text)
+    text = re.sub(r"\((\(Σ[^()]*\))\)", r"\1", text)
+    return re.sub(r"(^|[-+] )\((Σ[^()]*)\)(?=$|\))", r"\1\2", text)

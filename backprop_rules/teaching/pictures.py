@@ -118,6 +118,9 @@ def local_derivative(edge: Edge, words: Words) -> str:
         return text(matrix.reshape(()))
     if rows == across and matrix.equal(torch.diag(matrix.diagonal())):
         return beside("⊙ ", text(matrix.diagonal().reshape(edge.gradient.shape)))
+    if edge.jacobian.shape == edge.gradient.shape:  # of a number, which multiplies all
+        told = beside("⊙ ", text(edge.jacobian.reshape(edge.gradient.shape)))
+        return told if re.search("ȳ[ᵢⱼ]", edge.formula) else f"{edge.formula}\n{told}".lstrip()
     if matrix.numel() <= ENTRIES:
         return f"{edge.formula}\n{text(matrix)}".lstrip()
     return edge.formula or words("matrix", rows=rows, columns=across, count=int((matrix != 0).sum()))

@@ -20,11 +20,11 @@ from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.proof.certified import certify, enclosure
-from backprop_rules.formula import columns, element, of_reals, plain
+from backprop_rules.formula import columns, element, in_lines, of_reals, plain
 from backprop_rules.properties.same import given
 from backprop_rules.properties.special_values import Special, table
 from backprop_rules.rule import Convention, Rule, installed
-from backprop_rules.teaching.example import example, standing
+from backprop_rules.teaching.example import example, standing, told
 from backprop_rules.teaching.pictures import beside, on_one_line, text
 from backprop_rules.teaching.told import TEXTS, Words
 from backprop_rules.teaching.usual import usual
@@ -44,7 +44,7 @@ def sections(rule: Rule, words: Words) -> Iterator[str]:
     yield _section(*derivation(call, words))
     code = textwrap.dedent(inspect.getsource(rule.backward)).splitlines()
     own = itertools.dropwhile(lambda line: not line.startswith("def "), code)  # without the declaration above them
-    yield _section(words("code"), own)
+    yield _section(words("code"), [*own, *_helpers(rule)])
     yield _section(words("kinks"), list(kinks(rule, words)) or [words("smooth", rule=rule)])
     yield _section(words("special", rule=rule), list(special(rule, words)) or [words("nothing special")])
     yield f"\n{words('mistakes')}"
@@ -55,15 +55,24 @@ def sections(rule: Rule, words: Words) -> Iterator[str]:
         yield f"    {words('no mistake')}"
 
 
+def _helpers(rule: Rule) -> Iterator[str]:
+    """Yield the code of functions of the rule's own module that it calls, which are its own."""
+    backward = inspect.unwrap(rule.backward)
+    for name in backward.__code__.co_names:
+        helper = backward.__globals__.get(name)
+        if name.startswith("_") and inspect.isfunction(helper) and helper.__module__ == backward.__module__:
+            yield from ["", *inspect.getsource(helper).splitlines()]
+
+
 def _section(title: str, lines: Iterable[str]) -> str:
-    return f"\n{title}\n" + "\n".join(f"    {part}" for line in lines for part in line.splitlines())
+    return f"\n{title}\n" + "\n".join(f"    {part}".rstrip() for line in lines for part in line.splitlines() or [""])
 
 
 def worked(call: Call, words: Words) -> Iterator[str]:
     """Yield the example's numbers, and whether the gradients lie in the enclosures of the true ones."""
     named = zip((*call.rule.primals, "y", "grad_y"), (*call.primals, call.y, call.grad_y), strict=True)
     yield from (beside(f"{name} = ", text(x)) for name, x in named if x is not None)
-    yield from (f"{name} = {value!r}" for name, value in call.params.items())
+    yield from (f"{name} = {value!r}" for name, value in told(call).items())
     try:
         balls, radii = certify(call).gradients, bounds(call).gradients
     except Exception as error:  # of the definition, which may be anybody's
@@ -88,9 +97,10 @@ def one_element(call: Call, words: Words) -> Iterator[str]:
     slopes = jacobian[:, chosen].tolist()
     ways = zip(call.grad_y.flatten().tolist(), slopes, _elements("y", call.y), strict=True)
     reached = [{"bar": g, "slope": d, "y": y, "product": g * d} for g, d, y in ways if d]
-    yield words("moved", name=name, value=value)
+    yield words("moved" if reached else "nowhere", name=name, value=value)
     yield from (words("by", name=name, **way) for way in reached)
-    yield words("total" if reached else "nowhere", name=name, total=sum(way["product"] for way in reached))
+    if reached:
+        yield words("total", name=name, total=sum(way["product"] for way in reached))
 
 
 def _elements(name: str, x: Tensor) -> list[str]:
@@ -104,18 +114,19 @@ def derivation(call: Call, words: Words) -> tuple[str, list[str]]:
 
     rule, found, shape = call.rule, WrittenOut(call), _shape(call.y)
     primals = words.listed(f"{rule.primals[i]} {_shape(x)}" for i, x in enumerate(call.primals) if x is not None)
-    params = [f"{name}={value!r}" for name, value in call.params.items()]
+    params = [f"{name}={value!r}" for name, value in told(call).items()]
     made = words("makes", call=f"y = {rule}({', '.join([*rule.primals, *params])})", shape=shape, given=primals)
     steps = [made, _definition(found, words), words("moves", shape=shape)]
     steps += [_gradient(found, i, words) for i in call.given]
     reads = words("reads", names=words.listed(rule.saves)) if rule.saves else words("shapes")
-    steps.append(f"{words('at once', formula=words.formula(of_reals(plain(rule.formula))))}\n{reads}")
-    return words("branches" if found.branched else "derivation"), [f"{k}. {step}" for k, step in enumerate(steps, 1)]
+    steps.append(f"{words('at once', formula=in_lines(words.formula(of_reals(plain(rule.formula)))))}\n{reads}")
+    title = words("branches" if found.branched else "derivation")
+    return title, [beside(f"{k}. ", step) for k, step in enumerate(steps, 1)]
 
 
 def _definition(found: "WrittenOut", words: Words) -> str:
     """Return how y is made: in the steps that the definition names, and element by element where they do not tell."""
-    steps, lines = list(found.steps()) if len(found.parts) > 1 else [], list[str]()
+    steps, lines = list(found.steps()), list[str]()
     wide = max((columns(made) for made, slope in steps if slope), default=0)
     for made, slope in steps:
         apart = " " * (wide + 4 - columns(made))
@@ -124,7 +135,8 @@ def _definition(found: "WrittenOut", words: Words) -> str:
         lines = [words("steps", x=found.call.rule.primals[found.call.given[0]]), *_indented(lines)]
     if any("δ" in line for line in lines):
         lines.append(words("delta"))
-    if len(steps) < len(found.parts):
+    lines += [words("used", sum=zero) for zero in found.used()]
+    if len(steps) < len(found.parts) or (len(found.parts) == 1 and "Σ" in steps[-1][0]):
         lines += [words("elements"), *_few(found.outputs(), words)]
     return "\n".join(lines)
 
@@ -134,12 +146,13 @@ def _gradient(found: "WrittenOut", i: int, words: Words) -> str:
     call, name, (general, each) = found.call, found.call.rule.primals[i], found.told(i)
     x, axes = call.primals[i], axes_of(call.rule.domain.shapes)
     assert x is not None
-    lines = [words("gradient", name=name, shape=_shape(x)), *_indented([general] if general else [])]
+    lines = [words("gradient", name=name), *_indented([general] if general else [])]
     batched = next((k for k, names in enumerate(axes) if BATCH in names), None)
     if general and batched is not None and BATCH not in axes[i]:
         batch = call.rule.primals[batched]
         lines.append(words("batch", batch=batch, name=name, letter=element("", found.names.letters[batch][0])))
-    return "\n".join([*lines, *_few([line for line in each if not general or len(line) < LONG], words)])
+    shown = [] if general and "Σ" not in general else [line for line in each if not general or columns(line) < LONG]
+    return "\n".join([*lines, *_few(shown, words)])
 
 
 def _few(lines: list[str], words: Words) -> list[str]:
@@ -166,14 +179,21 @@ def kinks(rule: Rule, words: Words) -> Iterator[str]:
         yield "    " + words(key, version=torch.__version__)
         found = next(filter(partial(_stands_on, convention), standing(rule)), None)
         if found is not None:
-            i = found.given[0]
+            i = max(found.given, key=lambda k: _disagree(found, k))
             yield "    " + words("choices", given=words.listed(_given(found)), name=rule.primals[i])
-            yield "    " + words.listed(_choices(found, i, convention, words)) + words("stop")
+            yield "    " + words("and").join(_choices(found, i, convention, words)) + words("stop")
 
 
 def _stands_on(convention: Convention, call: Call) -> bool:
     """Say whether an output with a cotangent stands on the kink."""
     return bool((convention.where(*call.primals, **call.params) & (call.grad_y != 0)).any())
+
+
+def _disagree(call: Call, i: int) -> int:
+    """Return 2 for a primal whose gradient torch gives otherwise, 1 for one with a gradient, or 0."""
+    mine, torchs = call.gradients[i], ReverseMode().gradients(call)[i]
+    assert mine is not None and torchs is not None
+    return 2 if not mine.equal(torchs) else int(bool(mine.any()))
 
 
 def _choices(call: Call, i: int, convention: Convention, words: Words) -> Iterator[str]:
@@ -188,11 +208,19 @@ def _choices(call: Call, i: int, convention: Convention, words: Words) -> Iterat
 
 def special(rule: Rule, words: Words) -> Iterator[str]:
     """Yield each special value at which torch gives something else, or the rule is wrong."""
+    rows: dict[str, list[Special]] = {}
     for row in table(rule):
         if not row.right or f"{row.gradient:.6g}" != f"{row.torchs:.6g}":
-            at = [f"{row.at} = {row.value}", *(f"{name} = {value}" for name, value in row.call.params.items())]
-            told = {"at": words.listed(at), "name": rule.primals[row.primal], "limit": _limit(row, words)}
-            yield words("at special", gradient=f"{row.gradient:.6g}", torch=f"{row.torchs:.6g}", **told)
+            fields = {"at": row.at, "value": row.value, "name": rule.primals[row.primal], "limit": _limit(row, words)}
+            line = words("at special", gradient=f"{row.gradient:.6g}", torch=f"{row.torchs:.6g}", **fields)
+            rows.setdefault(line, []).append(row)
+    for line, some in rows.items():
+        params = [
+            f"{name} = {'/'.join(dict.fromkeys(str(row.call.params[name]) for row in some))}"
+            for name in rule.domain.params
+            if {str(row.call.params[name]) for row in some} != {str(row.call.params[name]) for row in table(rule)}
+        ]
+        yield line + (words("only for", params=words.listed(params)) if params else "")
 
 
 def _limit(row: Special, words: Words) -> str:
@@ -202,8 +230,9 @@ def _limit(row: Special, words: Words) -> str:
     low, high = limit if isinstance(limit, tuple) else (limit, limit)
     if (low, high) == (-math.inf, math.inf):
         return words("no bound")
-    tiny = torch.finfo(torch.float64).smallest_normal
-    least, most = (f"{0 if abs(end) < tiny else end:.6g}" for end in (low, high))
+    # The ends are those of a ball, whose radius has 30 bits.
+    tiny, grain = torch.finfo(torch.float64).smallest_normal, (high - low) * 2.0**-26
+    least, most = (f"{0 if abs(end) < max(tiny, grain) else end:.6g}" for end in (low, high))
     return words("limit", limit=least) if least == most else words("between", low=least, high=most)
 
 
@@ -233,5 +262,4 @@ def _shown(case: Case, wrong: Tensor, words: Words) -> Iterator[str]:
 def _given(call: Call) -> list[str]:
     named = zip((*call.rule.primals, "grad_y"), (*call.primals, call.grad_y), strict=True)
     given = [f"{name} = {on_one_line(x)}" for name, x in named if x is not None]
-    given += [f"{name} = {v:g}" for name, v in call.params.items() if isinstance(v, float)]
-    return given + [f"{name} = {v}" for name, v in call.params.items() if not (v is None or isinstance(v, float))]
+    return given + [f"{name} = {v:g}" if isinstance(v, float) else f"{name} = {v}" for name, v in told(call).items()]

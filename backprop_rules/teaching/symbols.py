@@ -69,13 +69,37 @@ class Symbol:
         return lambda: Symbol(function(self.expression), float(function(sympy.Float(self.value))))
 
 
+class Density(sympy.Function):  # type: ignore[misc]
+    """The density of the standard normal distribution."""
+
+    def _sympystr(self, printer: Any) -> str:
+        return f"φ({printer.doprint(self.args[0])})"
+
+    def _eval_evalf(self, precision: int) -> Any:
+        return (sympy.exp(-(self.args[0] ** 2) / 2) / sympy.sqrt(2 * sympy.pi))._eval_evalf(precision)
+
+
+class Distribution(sympy.Function):  # type: ignore[misc]
+    """The distribution function of the standard normal distribution."""
+
+    def fdiff(self, argindex: int = 1) -> Any:
+        """Return the derivative."""
+        return Density(self.args[0])
+
+    def _sympystr(self, printer: Any) -> str:
+        return f"Φ({printer.doprint(self.args[0])})"
+
+    def _eval_evalf(self, precision: int) -> Any:
+        return ((1 + sympy.erf(self.args[0] / sympy.sqrt(2))) / 2)._eval_evalf(precision)
+
+
 # The functions that SymPy has by another name than NumPy, or not at all.
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "sqrt": sympy.sqrt,
     "lgamma": sympy.loggamma,
     "expm1": lambda x: sympy.exp(x) - 1,
     "log1p": lambda x: sympy.log(1 + x),
-    "ndtr": lambda x: (1 + sympy.erf(x / sympy.sqrt(2))) / 2,
+    "ndtr": Distribution,
 }
 
 

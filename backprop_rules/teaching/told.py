@@ -38,7 +38,8 @@ class Words:
 
     def of(self, kind: str, english: str, name: str = "") -> str:
         """Return a rule's, a kink's or a mistake's own words; English ones, where a rule of yours has no others."""
-        return english if self.lang == "en" else str(TEXTS[kind].get(name or english, english))
+        table = TEXTS["english"].get(kind, {}) if self.lang == "en" else TEXTS[kind]
+        return str(table.get(name or english, english))
 
     def listed(self, items: Iterable[object]) -> str:
         """Return what stands in a sentence one after the other."""

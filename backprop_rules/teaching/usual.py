@@ -1,11 +1,12 @@
 """The mistakes of the bank that people make in a rule, each with the smallest of some small points that shows it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from backprop_rules.call import Call
 from backprop_rules.diagnosis.bank import BANK, params_ignored
 from backprop_rules.diagnosis.mistake import Case, Family, Known, applies
 from backprop_rules.domain import BATCH, Factor, Index, Whole, axes_of
@@ -14,6 +15,7 @@ from backprop_rules.formula import plain
 from backprop_rules.rule import Rule
 from backprop_rules.subject.silence import quiet
 from backprop_rules.teaching.example import example, small, standing
+from backprop_rules.teaching.pictures import on_one_line
 from backprop_rules.teaching.told import TEXTS
 from backprop_rules.teaching.trace import formula_of
 
@@ -35,8 +37,23 @@ def _unlowered(c: Case) -> Tensor | None:
     return c.right * c.x if c.y.shape == c.x.shape and not c.x.is_complex() else None
 
 
+def _not_unsqueezed(c: Case) -> Tensor | None:
+    ones = c.gradient(torch.ones_like(c.g)) if 0 < c.g.ndim < c.x.ndim and c.g.numel() > 1 else None
+    return None if ones is None else ones * c.g.expand(c.x.shape)
+
+
+def _not_divided(c: Case) -> Tensor | None:
+    return c.right * (c.x.numel() // c.y.numel()) if c.y.numel() else None
+
+
 KNOWN = (
     *BANK,
+    Known(
+        "not unsqueezed",
+        "what arrives is broadcast as it is, along another axis than the reduced one",
+        predict=_not_unsqueezed,
+    ),
+    Known("not divided by n", "the factor 1/n is missing: a mean is taken for a sum", predict=_not_divided),
     Known(
         "factors in the wrong order", "the factors of the matrix product stand in the wrong order", predict=_other_order
     ),
@@ -74,6 +91,8 @@ def traits(rule: Rule, i: int) -> set[str]:
         "a minus": re.search("= -", own),
         "a half": re.search(r"½ (?!\[)|/ ?\(2", whole),
         "a two": re.search(r"= \(?2\b", own),
+        "a mean": re.search(r"= \(1/n\)", whole) and not rule.domain.indices,
+        "a reduced axis": 0 < case.y.ndim < case.x.ndim or "keepdim" in rule.domain.params,
     }
     return {trait for trait, holds in found.items() if holds}
 
@@ -85,17 +104,17 @@ def usual(rule: Rule) -> Iterator[tuple[Known, Case, Tensor]]:
     """
     dtypes = [dtype for dtype in (torch.float64, torch.complex128) if dtype in rule.domain.dtypes]
     cases = [Case(call, i) for dtype in dtypes for call in small(rule, dtype) for i in call.given]
-    smooth = [case for case in cases if not _stands_at_a_kink(case)]
-    kinks = [Case(call, i) for call in standing(rule) for i in call.given if rule.conventions]
+    smooth = [case for case in cases if not _kinks_at(case.call)]
+    kinks = [Case(call, i) for call in sorted(standing(rule), key=_kinks_at) for i in call.given if rule.conventions]
     here, told = {i: traits(rule, i) for i in rule.differentiable}, list[Known]()
     for known in (*sorted(KNOWN, key=_place), *params_ignored(cases[0])):
         primals = [i for i in here if _is_usual(known, rule, i, here[i])]
-        for case in kinks if known.family is Family.TIES else smooth:
-            wrong = _shown(known, case) if case.primal in primals else None
-            if wrong is not None and not any(_same(known, case, wrong, one) for one in told):
-                told.append(known)
-                yield known, case, wrong
-                break
+        cases = [case for case in (kinks if known.family is Family.TIES else smooth) if case.primal in primals]
+        with quiet():
+            found = next(_shown(known, cases, told), None)
+        if found is not None:
+            told.append(known)
+            yield known, *found
 
 
 def _place(known: Known) -> int:
@@ -110,29 +129,39 @@ def _is_usual(known: Known, rule: Rule, i: int, here: set[str]) -> bool:
     return where in here or left_out == "reduction" or isinstance(rule.domain.params.get(left_out), LEFT_OUT)
 
 
+def _shown(known: Known, cases: Iterable[Case], told: Sequence[Known]) -> Iterator[tuple[Case, Tensor]]:
+    """Yield each case that shows a mistake, and none of those that were told, with what the mistake gives."""
+    for case in cases if known.name not in [one.name for one in told] else ():
+        wrong = _seen(known, case)
+        if wrong is None or any(_same(known, case, wrong, one) for one in told):
+            continue
+        if _beyond_rounding(case, wrong):
+            yield case, wrong
+
+
 def _same(known: Known, case: Case, wrong: Tensor, told: Known) -> bool:
-    """Say whether a mistake that was told has this one's name, or comes to the same; at a tie many do."""
-    other = None if known.family is Family.TIES else _made(told, case)
-    return known.name == told.name or (other is not None and torch.equal(wrong, other))
+    """Say whether a mistake that was told comes to the same; at a tie many do."""
+    other = None if known.family is Family.TIES else applies(told, case)
+    return other is not None and torch.equal(wrong, other)
 
 
-def _made(known: Known, case: Case) -> Tensor | None:
-    with quiet():
-        return applies(known, case)
+def _kinks_at(call: Call) -> int:
+    """Return how many kinks a point stands on."""
+    return sum(bool(c.where(*call.primals, **call.params).any()) for c in call.rule.conventions)
 
 
-def _stands_at_a_kink(case: Case) -> bool:
-    call = case.call
-    return any(bool(c.where(*call.primals, **call.params).any()) for c in call.rule.conventions)
-
-
-def _shown(known: Known, case: Case) -> Tensor | None:
-    """Return what the mistake gives, where that is farther from the right gradient than rounding can be."""
-    wrong = _made(known, case)
+def _seen(known: Known, case: Case) -> Tensor | None:
+    """Return what the mistake gives, where that is something else to a reader."""
+    wrong = applies(known, case)
     if wrong is None or not (case.right.isfinite().all() and wrong.isfinite().all()):
         return None
-    if wrong.numel() != case.right.numel():
-        return wrong
-    away = (wrong.reshape(case.right.shape) - case.right).abs()  # of another shape alone would tell little
+    alike = wrong.reshape(case.right.shape) if wrong.numel() == case.right.numel() else wrong
+    return None if on_one_line(alike) == on_one_line(case.right) else wrong  # another shape alone would tell little
+
+
+def _beyond_rounding(case: Case, wrong: Tensor) -> bool:
+    """Say whether what a mistake gives is farther from the right gradient than rounding can be."""
     radius = bounds(case.call, evaluations=2).gradients[case.primal]
-    return wrong if radius is None or bool((away > radius).any()) else None
+    if radius is None or wrong.numel() != case.right.numel():
+        return True
+    return bool(((wrong.reshape(case.right.shape) - case.right).abs() > radius).any())

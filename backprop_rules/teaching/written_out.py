@@ -14,7 +14,7 @@ import numpy as np
 import sympy
 
 from backprop_rules.call import Call
-from backprop_rules.domain import BATCH, axes_of
+from backprop_rules.domain import BATCH, Positive, axes_of
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.proof.balls import outputs
@@ -54,16 +54,22 @@ class WrittenOut:
     """The outputs and the gradients of a point, as expressions in its elements and in the parts of its definition."""
 
     def __init__(self, call: Call) -> None:
-        self.call, self.names, self.parts = call, Names(), list[Part]()
+        self.call, self.names, self.parts, self._tidy = call, Names(), list[Part](), _Tidy()
         self.names.letters = dict(zip(call.rule.primals, letters_of(call), strict=True))
         self._own = self.names.letters[call.rule.primals[call.given[0]]]
         primals: list[Any] = [None if x is None else x.numpy() for x in call.primals]
         for i in call.given:
             primals[i] = self._symbols(call.rule.primals[i], _places(primals[i].shape), primals[i])
+        self.params = {
+            sympy.Symbol(name, positive=True): call.params[name]
+            for name, param in call.rule.domain.params.items()
+            if isinstance(param, Positive)
+        }
+        params = {**call.params} | {str(symbol): Symbol(symbol, value) for symbol, value in self.params.items()}
         compared = Symbol.comparisons
         try:
             with parts_named(self._part):
-                y = list(outputs(certified.defined(call.rule)(*primals, **call.params)))
+                y = list(outputs(certified.defined(call.rule)(*primals, **params)))
         except (TypeError, AttributeError) as error:  # as NumPy says it of a method that a symbol lacks
             raise InputError(
                 f"{call.rule}: its definition cannot be written out: {error}. Write it with NumPy's functions, or "
@@ -76,7 +82,7 @@ class WrittenOut:
             at: e.expression if isinstance(e, Symbol) else exactly(e)
             for at, e in zip(_places(call.y.shape), y, strict=True)
         }
-        self.parts.append(Part("y", of, (self._own or LETTERS)[: call.y.ndim], False))
+        self.parts.append(Part("y", of, self._letters_of(of), False))
         self.bars = {at: self.names.symbol("ȳ", at) for at in of}
 
     def _symbols(self, name: str, places: Sequence[Place], like: Any) -> Any:
@@ -97,6 +103,22 @@ class WrittenOut:
         self.parts.append(Part(name, of, "".join(own[axis] for axis in wide), picked))
         return self._symbols(name, places, whole)
 
+    def _letters_of(self, y: dict[Place, Any]) -> str:
+        """Return a letter for each axis of y: that of a primal's axis which always has the same index, or another."""
+        found, letters = [self.names.elements(e).values() for e in y.values()], ""
+        for axis in range(self.call.y.ndim):
+            at = [place[axis] for place in y]
+            homes = (
+                letter
+                for name, own in self.names.letters.items()
+                for k, letter in enumerate(own)
+                if letter not in letters
+                and any(one == name for elements in found for one, _ in elements)
+                and all(i[k] == n for n, elements in zip(at, found, strict=True) for one, i in elements if one == name)
+            )
+            letters += next(homes, "") or next(c for c in LETTERS if c not in letters)
+        return letters
+
     def elements(self, primal: int) -> dict[Place, Any]:
         """Return the symbols of a primal's elements by their places."""
         name = self.call.rule.primals[primal]
@@ -116,10 +138,15 @@ class WrittenOut:
     def told(self, primal: int) -> tuple[str | None, list[str]]:
         """Return the gradient of a primal with letters for indices, None where it is no one form, and that of each."""
         name, gradient = self.call.rule.primals[primal], self.gradient(primal)
-        own = self.names.letters[name]
-        found = None if self.branched else general(gradient, own, self.names)
         each = [f"∂L/∂{element(name, at)} = {written(e)}" for at, e in gradient.items()]
-        return None if found is None else f"∂L/∂{element(name, own)} = {written(found)}", each
+        letters, chain = self.names.letters[name], ""
+        if self._by_y and primal == self.call.given[0]:
+            y, letters = self.parts[-1], self._by_y[0]
+            added = "".join(f"Σ{element('', [c])} " for c in y.letters if c not in letters)
+            slope = f"∂{element('y', y.letters)}/∂{element(name, letters)}"
+            chain = f"{added}{element('ȳ', y.letters)}·{slope} = "
+        found = None if self.branched else general(gradient, letters, self.names)
+        return None if found is None else f"∂L/∂{element(name, letters)} = {chain}{written(found)}", each
 
     @cached_property
     def _slopes(self) -> dict[Any, tuple[Slope, ...]]:
@@ -130,17 +157,17 @@ class WrittenOut:
         found: dict[Any, tuple[Slope, ...]] = {
             x: ({x: sympy.Integer(1)},) for i in self.call.given for x in self.elements(i).values()
         }
-        tidy = _Tidy()
+        tidy = self._tidy
         for part in self.parts:
             here = {self.names.symbol(part.name, place): e for place, e in part.of.items()}
             if part.picked:
                 found |= {s: ({},) for s in here}
                 continue
-            rows = groupby(here, key=lambda s: self.names.place_of[s][1][:-1]) if part is not self.parts[-1] else ()
-            tidy.learn(here, [list(row) for _, row in rows])
+            rows = groupby(here, key=lambda s: self.names.place_of[s][1][:-1])
+            tidy.learn(here, [list(row) for _, row in rows] if part is not self.parts[-1] else [])
             for symbol, e in here.items():
                 slope: Slope = {}
-                for s in sorted(e.free_symbols, key=str):
+                for s in sorted(e.free_symbols - self.params.keys(), key=str):
                     for x, dx in found[s][-1].items():
                         slope[x] = slope.get(x, 0) + sympy.diff(e, s) * dx
                 found[symbol] = tidy.forms(slope)
@@ -152,16 +179,33 @@ class WrittenOut:
             if part.picked:
                 yield ", ".join(f"{element(part.name, at)} = {e}" for at, e in part.of.items()), None
                 continue
-            found = None if part.name == "y" and self.branched else general(part.of, part.letters, self.names)
+            found = self.of_y if part is self.parts[-1] else general(part.of, part.letters, self.names)
             if found is None:
                 return
-            yield f"{element(part.name, part.letters)} = {written(found)}", self._slope_in_general(part)
+            slope = self._by_y if part is self.parts[-1] else self._slope_in_general(part)
+            yield f"{element(part.name, part.letters)} = {written(found)}", slope[1] if slope else ""
 
-    def _slope_in_general(self, part: Part) -> str:
-        """Return ∂part/∂x for the first primal x, and the forms that it comes to; nothing where it is no one form."""
+    @cached_property
+    def of_y(self) -> Any | None:
+        """What y is for any indices; None where it is no one form."""
+        return None if self.branched else general(self.parts[-1].of, self.parts[-1].letters, self.names)
+
+    @cached_property
+    def _by_y(self) -> tuple[str, str] | None:
+        return None if self.of_y is None else self._slope_in_general(self.parts[-1])
+
+    def used(self) -> list[str]:
+        """Return the sums over the last axis of a part that are zero, and were used as such."""
+        parts = {part.name: part for part in self.parts}
+        names = dict.fromkeys(self.names.place_of[row[0]][0] for row in self._tidy.used)
+        return [f"Σ{element('', parts[n].letters[-1:])} {element(n, parts[n].letters)} = 0" for n in names]
+
+    def _slope_in_general(self, part: Part) -> tuple[str, str] | None:
+        """Return letters for the first primal x, and ∂part/∂x in its forms; None where it is no one form."""
         name, elements, own = self.call.rule.primals[self.call.given[0]], self.elements(self.call.given[0]), self._own
         slopes = {at: self._slopes[self.names.at[part.name, at]] for at in part.of}
-        tables = [{(at, to): slopes[at][k].get(x, 0) for at in slopes for to, x in elements.items()} for k in (0, -1)]
+        forms = (0, -1) if any(len(slope) > 1 for slope in slopes.values()) else (0,)
+        tables = [{(at, to): slopes[at][k].get(x, 0) for at in slopes for to, x in elements.items()} for k in forms]
         # An axis that both have is one where the derivative is zero between different places; else it has two letters.
         both = {axis: part.letters.index(letter) for axis, letter in enumerate(own) if letter in part.letters}
         one = {b: a for b, a in both.items() if all(at[a] == to[b] for (at, to), d in tables[0].items() if d)}
@@ -177,7 +221,7 @@ class WrittenOut:
             }
             found.append(general(entries, letters, self.names))
         of = f"∂{element(part.name, part.letters)}/∂{element(name, lettered)}"
-        return "" if None in found else " = ".join(dict.fromkeys([of, *map(written, found)]))
+        return None if None in found else ("".join(lettered), " = ".join(dict.fromkeys([of, *map(written, found)])))
 
 
 class _Tidy:
@@ -186,7 +230,9 @@ class _Tidy:
     def __init__(self) -> None:
         self.made_of: Slope = {}
         self.quotients: Slope = {}
+        self.functions: Slope = {}
         self.zero_sums: list[list[Any]] = []
+        self.used: list[list[Any]] = []
 
     def learn(self, part: Slope, rows: list[list[Any]]) -> None:
         """Take in the elements of a part, and its rows, which may add up to nothing."""
@@ -194,6 +240,10 @@ class _Tidy:
             above, below = e.as_numer_denom()
             if above in self.made_of and below.is_Symbol:
                 self.quotients[above] = symbol * below
+            # A function that a part is made of by numbers alone, as a sigmoid is of tanh, is said by the part.
+            inner = e.atoms(sympy.Function) if rows and e.is_Add else set()
+            if len(inner) == 1 and (rest := e - (factor := e.coeff(f := inner.pop())) * f).is_number:
+                self.functions[f] = (symbol - rest) / factor
         self.made_of |= part
         for row in (row for row in rows if len(row) > 1 and all(part[s].is_Add for s in row)):
             total = sympy.Add(*row)
@@ -205,15 +255,17 @@ class _Tidy:
     def forms(self, slope: Slope) -> tuple[Slope, ...]:
         """Return a derivative in terms of the parts, and again with numerators as the quotients that they make."""
         plain = {x: d for x, e in slope.items() if (d := self._plain(e))}
-        tidy = {x: expanded(d.xreplace(self.quotients)) for x, d in plain.items()}
+        tidy = {x: d if (q := d.xreplace(self.quotients)) == d else expanded(q) for x, d in plain.items()}
         return (plain,) if plain == tidy else (plain, tidy)
 
     def _plain(self, e: Any) -> Any:
-        functions = {s: of for s, of in self.made_of.items() if isinstance(of, sympy.Function | sympy.Pow)}
-        e = expanded(e.subs([(of, s) for s, of in functions.items()]))
+        functions = {of: s for s, of in self.made_of.items() if isinstance(of, sympy.Function | sympy.Pow)}
+        e = expanded(e.subs([*functions.items(), *self.functions.items()]))
         for row in self.zero_sums:
             (most, count), *_ = Counter(e.coeff(s) for s in row).most_common()
-            e = expanded(e - most * sympy.Add(*row)) if count > 1 else e
+            if count > 1 and most:
+                e = expanded(e - most * sympy.Add(*row))
+                self.used.append(row)
         return e
 
 
