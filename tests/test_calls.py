@@ -72,6 +72,15 @@ def with_warnings_as_errors(g, x):
         return found.put_(torch.arange(x.numel()), (g * x.cos()).reshape(-1))
 
 
+def with_warnings_as_errors_for_long(g, x, threads={}):  # noqa: B006 - shared on purpose
+    mine = threads.setdefault(threading.current_thread(), len(threads))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = torch.zeros_like(x)
+        time.sleep(0.001 if mine % 2 else 0.02)  # of two calls at once one is here for longer than the other
+        return found.put_(torch.arange(x.numel()), (g * x.cos()).reshape(-1))
+
+
 def into_an_empty(g, x):
     return torch.mul(g, x.cos(), out=torch.empty_like(x))
 
@@ -87,7 +96,15 @@ def with_a_lock(g, x, lock=threading.Lock(), kept={}):  # noqa: B006, B008 - sha
 
 
 @pytest.mark.parametrize(
-    "backward", [of_main_alone, with_warnings_as_errors, into_an_empty, scaled_by_zero_times_nothing, with_a_lock]
+    "backward",
+    [
+        of_main_alone,
+        with_warnings_as_errors,
+        with_warnings_as_errors_for_long,
+        into_an_empty,
+        scaled_by_zero_times_nothing,
+        with_a_lock,
+    ],
 )
 def test_right_backwards_that_do_unusual_things_are_right(backward):
     assert check(backward, **SINE).verdict == "right"

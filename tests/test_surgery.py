@@ -1,5 +1,7 @@
 """The mistake is told in the line of forward that it was made in, and nothing is told of what is none."""
 
+import inspect
+
 import pytest
 import torch
 from naming import answered
@@ -137,3 +139,86 @@ def test_what_no_edit_explains_is_not_named():
         return torch.sin(3 * g) * w, g.sum(0)
 
     assert not likely(by_chance)
+
+
+# ---- the line of the backward
+
+
+def seen_at(backward, forward=normalised, example=EXAMPLE):
+    report = check(backward, forward=forward, example=example, raise_on_failure=False)
+    assert report.verdict == "wrong"
+    assert report.mistake is not None
+    return report.mistake.made
+
+
+def line_of(backward, text):
+    lines, first = inspect.getsourcelines(backward)
+    (number,) = (first + k for k, line in enumerate(lines) if text in line)
+    return number
+
+
+def attention(q, k, v):
+    p = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1)
+    return p @ v
+
+
+ATTENTION = numbers(3, 2), numbers(4, 2), numbers(4, 3)
+
+
+def softmax_by_its_diagonal(g, q, k, v):
+    p = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1)
+    dp = g @ v.mT
+    ds = p * (1 - p) * dp
+    ds = ds / q.shape[-1] ** 0.5
+    return ds @ k, ds.mT @ q, p.mT @ g
+
+
+def sign_of_the_last_product(g, q, k, v):
+    p = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1)
+    dp = g @ v.mT
+    ds = p * (dp - (dp * p).sum(-1, keepdim=True)) / q.shape[-1] ** 0.5
+    dk = -ds.mT @ q
+    return ds @ k, dk, p.mT @ g
+
+
+def test_the_line_of_the_backward_is_told_in_which_the_first_wrong_number_comes_out():
+    line = line_of(softmax_by_its_diagonal, "ds = p * (1 - p) * dp")
+    told = seen_at(softmax_by_its_diagonal, attention, ATTENTION)
+    assert told.startswith(f"`p * (1 - p) * dp` (backward, line {line}), where the gradient by `q @ k.mT / ")
+    assert told.endswith(" should come out")
+
+
+def test_what_is_right_on_the_way_is_not_told():
+    line = line_of(sign_of_the_last_product, "dk = -ds.mT @ q")
+    told = seen_at(sign_of_the_last_product, attention, ATTENTION)
+    assert f"(backward, line {line})" in told
+    assert "p * (dp" not in told
+
+
+def test_the_line_stands_in_the_report_and_is_not_asked_for_where_that_is_switched_off():
+    report = check(softmax_by_its_diagonal, forward=attention, example=ATTENTION, raise_on_failure=False)
+    assert f"    seen at   {report.mistake.made}\n" in str(report)
+    assert report.to_dict()["mistake"]["made"] == report.mistake.made
+    silent = check(softmax_by_its_diagonal, forward=attention, example=ATTENTION, raise_on_failure=False, explain=False)
+    assert "seen at" not in str(silent)
+
+
+def one_opaque_call(g, q, k, v):
+    return Opaque.apply(g, q, k, v)
+
+
+class Opaque(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *args):
+        with torch._C.DisableTorchFunction():
+            return softmax_by_its_diagonal(*args)
+
+
+def test_what_cannot_be_followed_has_no_line_and_its_mistake_a_name():
+    assert seen_at(one_opaque_call, attention, ATTENTION) == ""
+
+
+def test_every_gradient_that_is_wrong_is_told():
+    report = check(softmax_by_its_diagonal, forward=attention, example=ATTENTION, raise_on_failure=False)
+    assert "    wrong too the gradient of k\n" in str(report)
+    assert "0 witnessed" not in str(report)

@@ -21,6 +21,7 @@ from backprop_rules.diagnosis.other_values import other_values
 from backprop_rules.diagnosis.several import ROUNDS, in_loops, other_sums, several, ways_to_primals
 from backprop_rules.diagnosis.tape import UNMADE, Rows, Share, Step, Tape, fitting
 from backprop_rules.diagnosis.turned import CLIPPED, clipped, clippings, turned
+from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import all_finite
 
@@ -56,8 +57,10 @@ class Effects:
 class Edited:
     """A tape at a point, the gradients that somebody's backward gives there, and what edits would change in them."""
 
-    def __init__(self, tape: Tape, got: Sequence[Tensor], scales: Sequence[float] | None = None) -> None:
-        self.tape, self.got = tape, got
+    def __init__(
+        self, evidence: Evidence, tape: Tape, got: Sequence[Tensor], scales: Sequence[float] | None = None
+    ) -> None:
+        self.evidence, self.tape, self.got = evidence, tape, got
         self._by_step: dict[int, dict[Key, Edit]] = {}
         self._under: dict[Key, Edited] = {}
         self.right = tape.gradients({})
@@ -117,7 +120,7 @@ class Edited:
     def under(self, key: Key) -> "Edited":
         """Return the same of another forward; RuntimeError where there is none."""
         if key not in self._under:
-            self._under[key] = Edited(self.forwards[key][1](), self.got, self._scales)
+            self._under[key] = Edited(self.evidence, self.forwards[key][1](), self.got, self._scales)
         return self._under[key]
 
     def gradients(self, keys: Sequence[Key]) -> Tensor | None:

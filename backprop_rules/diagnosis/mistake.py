@@ -110,6 +110,7 @@ class Mistake:
     name: str
     words: str
     family: Family = Family.OTHER
+    made: str = ""  # where in the backward it is first seen, if it is
 
 
 @dataclass(frozen=True)

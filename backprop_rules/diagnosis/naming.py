@@ -43,7 +43,7 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
     if subject.right is None:
         return _of_a_value(subject, outcome, finding)
     known = _by_the_bank(subject, outcome, finding)
-    return known or mistake_of(_by_surgery(outcome, lambda: in_its_line(places_of(subject, outcome.pair))))
+    return known or _told(outcome, _by_surgery(outcome, lambda: places_of(subject, outcome.pair)))
 
 
 def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
@@ -52,12 +52,18 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
     one_call = is_one_call(places)
     found = [] if one_call else _by_surgery(outcome, lambda: in_its_line(places))
     if found and len(found[0]) == 1:
-        return mistake_of(found)
+        return _told(outcome, places, found)
     known = _by_the_bank(subject, outcome, finding)
     if known is not None and (known.family is not Family.FACTOR or not one_call):
         return known
-    made = mistake_of(_by_surgery(outcome, lambda: in_its_line(places)) if one_call else found)
+    made = _told(outcome, places, None if one_call else found)
     return known if made is None or (known is not None and made.family is not Family.SIZE) else made
+
+
+def _told(outcome: Outcome, places: list[Any], found: list[Any] | None = None) -> Mistake | None:
+    """Return what surgery finds, or found, as one mistake in words."""
+    some = _by_surgery(outcome, lambda: in_its_line(places)) if found is None else found
+    return next(iter(_by_surgery(outcome, lambda: [mistake_of(some, places)])), None)
 
 
 def _by_surgery(outcome: Outcome, ask: Callable[[], list[Any]]) -> list[Any]:

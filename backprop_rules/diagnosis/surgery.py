@@ -19,9 +19,10 @@ from torch import Tensor
 from backprop_rules.diagnosis.edited import DIGITS, EFFORT, Edited, Effects, factors
 from backprop_rules.diagnosis.edits import DROPPED, MATRICES, SCALES, SIGN, WAY, Edit, Key, is_trivial
 from backprop_rules.diagnosis.factor import factor_in_words, of_a_size
+from backprop_rules.diagnosis.in_backward import told_in_backward
 from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.several import EXCHANGED
-from backprop_rules.diagnosis.tape import Rows, Step, tape_of
+from backprop_rules.diagnosis.tape import Rows, Share, Shares, Step, tape_of
 from backprop_rules.evidence.evidence import Evidence, Pair
 from backprop_rules.strategies.points import Points
 from backprop_rules.subject.ambient import all_finite
@@ -48,6 +49,7 @@ class Named:
     what: str
     steps: tuple[Step, ...]
     words: str
+    shares: Shares
     number: str = ""  # that a factor is
 
     @property
@@ -79,10 +81,12 @@ class Guess:
     scaled: bool = False
 
 
-def mistake_of(explanations: Sequence[tuple[Named, ...]]) -> Mistake | None:
+def mistake_of(explanations: Sequence[tuple[Named, ...]], places: Sequence[Edited]) -> Mistake | None:
     """Return the explanations as one mistake in words; None of none."""
     if not explanations:
         return None
+    shares = {n: by for named in explanations[0] for n, by in named.shares.items()}
+    made = told_in_backward(places[0].evidence, places[0].tape, shares, DIGITS) if shares else ""
     names = dict.fromkeys(" and ".join(dict.fromkeys(named.name for named in one)) for one in explanations)
     sized = all(named.what in OF_SIZES for one in explanations for named in one)
     words = list(dict.fromkeys(" and ".join(named.sentence for named in one) for one in explanations))
@@ -90,7 +94,7 @@ def mistake_of(explanations: Sequence[tuple[Named, ...]]) -> Mistake | None:
         lines = sorted({n for one in explanations[1:] for named in one for n in named.lines})
         others = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))}"
         words = [words[0], f"what has the same effect: {len(words) - 1} other explanations, in {others}"]
-    return Mistake(" or ".join(names), ", or ".join(words), Family.SIZE if sized else Family.OTHER)
+    return Mistake(" or ".join(names), ", or ".join(words), Family.SIZE if sized else Family.OTHER, made)
 
 
 def places_of(subject: Subject, pair: Pair) -> list[Edited]:
@@ -143,7 +147,7 @@ def _places(subject: Subject, pair: Pair) -> Iterator[Edited]:
             truth = [evidence.run.gradients[k] for k in floats]
             if not all_finite(*got):
                 continue
-            at = Edited(tape_of(evidence), got)
+            at = Edited(evidence, tape_of(evidence), got)
         except (Raised, Misfit, NoPoint, RuntimeError, KeyError):
             continue
         right = [torch.zeros_like(g) if t is None else t for t, g in zip(truth, got, strict=True)]
@@ -299,7 +303,7 @@ def _named(places: Sequence[Edited], guess: Guess) -> tuple[Named, ...] | None:
 
 
 def _as_named(edit: Edit) -> Named:
-    return Named(edit.what, edit.steps, edit.words)
+    return Named(edit.what, edit.steps, edit.words, edit.shares)
 
 
 def _scaled(at: Edited, key: Key, scales: Sequence[float], places: Sequence[Edited]) -> Named | None:
@@ -311,11 +315,19 @@ def _scaled(at: Edited, key: Key, scales: Sequence[float], places: Sequence[Edit
     if told is None:
         return None
     what, words, size = told
+    shares = _times(scales[0], edit.shares)
     by_size = of_a_size(scales, places, edit.steps)
     if key[-1] == WAY:
-        return Named(what, edit.steps, words.replace("{way}", edit.words), "" if told == by_size else size)
+        return Named(what, edit.steps, words.replace("{way}", edit.words), shares, "" if told == by_size else size)
     # A size that comes with something else is most often another step's, and something else done wrong.
-    return None if by_size else Named(edit.what, edit.steps, f"{edit.words}, times {size}")
+    return None if by_size else Named(edit.what, edit.steps, f"{edit.words}, times {size}", shares)
+
+
+def _times(c: float, shares: Shares) -> Shares:
+    def times(share: Share) -> Share:
+        return lambda g: c * share(g)
+
+    return {n: {p: times(share) for p, share in by.items()} for n, by in shares.items()}
 
 
 def _plainest(found: Sequence[tuple[Named, ...]]) -> list[tuple[Named, ...]]:

@@ -24,7 +24,7 @@ from backprop_rules.subject.ambient import F64, inexact, running
 
 PACKAGE = str(Path(__file__).parents[1])
 # What lies between a call of somebody's code and its step.
-BETWEEN = str(Path(torch.__file__).parent), __file__, str(ambient.__file__), "<frozen"
+BETWEEN = str(Path(torch.__file__).parent), str(Path(__file__).parent), str(ambient.__file__), "<frozen"
 
 IN_PLACE = ("__setitem__", *(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "matmul", "mod")))
 UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit raises where it cannot be made
@@ -66,6 +66,10 @@ class Step:
     def place(self) -> str:
         """The same, and the line that it stands in."""
         return f"{self.told} (forward{f', line {self.line}' if self.line else ''})"
+
+    def at_argument(self, position: int) -> str:
+        """One of the arguments, told with its step."""
+        return f"argument {position + 1} of {self.place}"
 
     def at(self, position: int, value: Any) -> "Step":
         """Return the same step with another argument."""
@@ -252,7 +256,7 @@ class _Record(TorchFunctionMode):
         named = kwargs or {}
         flat, structure = _pytree.tree_flatten((args, named))
         mutates = _in_place(func)
-        apart = TAKEN_APART.get(_name(func)) if self._whole is None else None
+        apart = TAKEN_APART.get(name_of(func)) if self._whole is None else None
         if apart is not None and any(isinstance(x, Tensor) and x.requires_grad for x in flat):
             return self._apart(apart, func, args, named)
         live = [p for p, x in enumerate(flat) if isinstance(x, Tensor) and x.requires_grad]
@@ -265,10 +269,10 @@ class _Record(TorchFunctionMode):
                 continue
             before = _kept(flat) if before is None else before
             part = k if isinstance(found, tuple | list) and not mutates else None
-            line, text = _place(_name(func)) if self._whole is None else self._whole
+            line, text = place(name_of(func)) if self._whole is None else self._whole
             step = Step(
                 number=len(self.steps),
-                name=_name(func),
+                name=name_of(func),
                 function=_called(func, structure, part, mutates),
                 args=before,
                 live=tuple(live),
@@ -277,7 +281,7 @@ class _Record(TorchFunctionMode):
                 result=y.detach().clone(),
                 text=text if part is None else f"{text}[{part}]",
                 line=line,
-                part=_name(func) if self._whole else "",
+                part=name_of(func) if self._whole else "",
             )
             self._keep(step, y, flat)
         return found
@@ -296,7 +300,7 @@ class _Record(TorchFunctionMode):
     def _apart(self, apart: Callable[..., Tensor], func: Any, args: Any, named: Any) -> Any:
         """Return what a function gives, by its steps; as it is where it is called in another way."""
         before = len(self.steps)
-        self._whole = _place(_name(func))
+        self._whole = place(name_of(func))
         try:
             with self:
                 return apart(*args, **named)
@@ -336,13 +340,14 @@ def _axes(args: Any, named: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(given) if isinstance(given, list | tuple) and all(isinstance(d, int) for d in given) else ()
 
 
-def _name(func: Any) -> str:
+def name_of(func: Any) -> str:
+    """Return what a function of torch is called."""
     name = getattr(func, "__name__", "")
     owner = getattr(func, "__self__", None)
     return str(getattr(owner, "__name__", name)) if name == "__get__" else name.strip("_")
 
 
-def _place(name: str) -> tuple[int, str]:
+def place(name: str) -> tuple[int, str]:
     """Return the number of somebody's line and the expression that is evaluated there; the name if it is nobody's."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(BETWEEN):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -242,16 +243,17 @@ def _in_threads(evidence: Evidence, asked: Sequence[Any]) -> list[tuple[list[Any
             ambient = evidence.subject.precision_of_backward(evidence.pair.high).apart()
             start.wait()
             leaves, grads = asked[k]
+            # Memory is poisoned for all threads alike: what warns of it in one, as torch does, would be heard in both.
             with lets:
-                got[k] = list(_called(evidence, leaves, grads, ambient)), lets.draws
+                got[k] = list(_called(evidence, leaves, grads, ambient, fill=None)), lets.draws
         except (*NO_ANSWER, threading.BrokenBarrierError):
             pass
         except BaseException as error:  # nobody may be left waiting
             errors.append(error)
             start.abort()
 
-    # What is set for all threads, as the default dtype, is set around both.
-    with running(evidence.subject.precision_of_backward(evidence.pair.high)):
+    # What is set for all threads, as the default dtype, is set around both; warnings are as they were after both.
+    with running(evidence.subject.precision_of_backward(evidence.pair.high)), warnings.catch_warnings():
         threads = [threading.Thread(target=ask, args=(k,), daemon=True) for k in range(len(asked))]
         for thread in threads:
             thread.start()
@@ -333,11 +335,16 @@ def _own(evidence: Evidence, at: tuple[Any, Any] | None = None) -> tuple[list[An
 
 
 def _called(
-    evidence: Evidence, leaves: Sequence[Any], grads: Sequence[Any], ambient: Ambient | None = None, y: Any = None
+    evidence: Evidence,
+    leaves: Sequence[Any],
+    grads: Sequence[Any],
+    ambient: Ambient | None = None,
+    y: Any = None,
+    **how: Any,
 ) -> tuple[Any, ...]:
     """Return what the backward gives for these very tensors."""
     ambient = ambient or evidence.subject.precision_of_backward(evidence.pair.high)
-    return evidence.subject.backward(evidence.function, tuple(grads), y, tuple(leaves), ambient)
+    return evidence.subject.backward(evidence.function, tuple(grads), y, tuple(leaves), ambient, **how)
 
 
 def _with_margins(x: Any) -> tuple[Any, Tensor | None]:

@@ -61,6 +61,7 @@ class Report:
     why: str = ""
     replay: str = ""
     right: str = ""
+    also: str = ""
     twin: str = ""
     classes: Mapping[str, int] = field(default_factory=dict)
 
@@ -105,8 +106,10 @@ class Report:
             ("expected", said(finding.expected) if numbers else ""),
             ("got", f"{said(finding.got)}{_ulps(finding, self.subject)}" if numbers else ""),
             ("against", ", ".join(finding.against)),
+            ("wrong too", self.also),
             ("right", self.right),
             ("likely", CONTRADICTED if finding.kind is Kind.ORACLES else recognised),
+            ("seen at", self.mistake.made if self.mistake and finding.kind is not Kind.ORACLES else ""),
             ("choice", f"JAX {self.twin} makes the same" if self.twin and choice else ""),
             ("accept", accept if choice and finding.kind is not Kind.ANTISYMMETRIC else ""),
             ("replay", self.replay),
@@ -116,10 +119,9 @@ class Report:
     def _how_much(self) -> str:
         dtypes = ", ".join(map(dtype_name, self.dtypes)) or "no dtype"
         strong = ", ".join(f"{self.rungs[rung.value]} {RUNGS[rung]}" for rung in Rung)
-        return (
-            f"{self.points} {'point' if self.points == 1 else 'points'} in {dtypes} on {', '.join(self.devices)}: "
-            f"{strong}; {self.seconds:.1f} s. Seed {self.seed}."
-        )
+        where = f"{self.points} {'point' if self.points == 1 else 'points'} in {dtypes} on {', '.join(self.devices)}"
+        agreed = f": {strong}" if any(self.rungs.values()) or self.passed else ""  # a wrong one may agree nowhere
+        return f"{where}{agreed}; {self.seconds:.1f} s. Seed {self.seed}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as numbers, strings, lists and dicts."""
@@ -137,7 +139,7 @@ class Report:
             "notes": list(self.notes),
             "why": self.why,
             "replay": self.replay,
-            "mistake": None if self.mistake is None else {"name": self.mistake.name, "words": self.mistake.words},
+            "mistake": None if self.mistake is None else _mistake(self.mistake),
             "finding": None,
         }
         if self.finding is not None:
@@ -174,6 +176,10 @@ class WrongGradient(AssertionError):
         self.report, self.finding = report, report.finding
 
 
+def _mistake(mistake: "Mistake") -> dict[str, str]:
+    return {"name": mistake.name, "words": mistake.words, "made": mistake.made}
+
+
 def report_of(
     subject: Subject, outcome: Outcome, finding: Finding | None, mistake: "Mistake | None", asked: Asked, seconds: float
 ) -> Report:
@@ -196,6 +202,7 @@ def report_of(
         tuple(dict.fromkeys((*outcome.notes, *_notes(subject, outcome, shown)))),
         why,
         right=_right(subject, outcome, shown),
+        also=_also(subject, outcome, shown),
         twin=_twin(subject, shown),
         classes=dict(outcome.classes),
     )
@@ -278,6 +285,15 @@ def _right(subject: Subject, outcome: Outcome, shown: Finding | None) -> str:
     wrong = {f.leaf for f in outcome.findings if f.kind.grade is not Grade.NOTE}
     others = [subject.names[i] for i in subject.floats if i not in wrong and i in outcome.spoke]
     return f"shape, dtype and device{'; the gradient of ' + ', '.join(others) if others else ''}"
+
+
+def _also(subject: Subject, outcome: Outcome, shown: Finding | None) -> str:
+    """Say which other gradients have wrong values."""
+    if shown is None or shown.leaf is None:
+        return ""
+    wrong = {f.leaf for f in outcome.findings if f.kind is Kind.VALUE and f.leaf is not None} - {shown.leaf}
+    names = ", ".join(subject.names[i] for i in sorted(wrong))
+    return f"the gradient{'s' * (len(wrong) > 1)} of {names}" if names else ""
 
 
 def _told(finding: Finding) -> str:
