@@ -17,11 +17,18 @@ from backprop_rules.question import Asked, question
 # How many of the twenty of each are named in their lines; `python tests/naming.py` asks all of the twelve.
 NAMED = {"RMSNorm": 19, "layer norm": 17, "SwiGLU": 15, "the Huber loss": 18, "cross entropy": 19}
 
+# And of these, of how many the backward's own line is told.
+LINES = {"RMSNorm": 15, "layer norm": 16, "SwiGLU": 11, "the Huber loss": 17, "cross entropy": 19}
+
 
 @pytest.mark.parametrize("forward", [f for f in FORWARDS if f.name in NAMED], ids=str)
 def test_labelled_mistakes_are_named_in_their_lines(forward):
     found = [answered(forward, labelled) for labelled in forward.wrong]
     assert sum(one.in_its_lines for one in found) >= NAMED[forward.name], "\n".join(map(str, found))
+    # The line of the backward, where one is told, is never before the first that is other than in the right one.
+    lines = [one.line for one in found if one.found]
+    assert "earlier" not in lines
+    assert lines.count("its") >= LINES[forward.name], "\n".join(map(str, found))
 
 
 def normalised(x, w):

@@ -6,10 +6,11 @@ its cotangent. What is done wrong to a share is passed on from there alone: forw
 
 import inspect
 import linecache
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -347,12 +348,20 @@ def name_of(func: Any) -> str:
     return str(getattr(owner, "__name__", name)) if name == "__get__" else name.strip("_")
 
 
-def place(name: str) -> tuple[int, str]:
-    """Return the number of somebody's line and the expression that is evaluated there; the name if it is nobody's."""
+def somebodys_frames() -> Iterator[FrameType]:
+    """Yield the frames of somebody's code from which a function of torch is called, the innermost first."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(BETWEEN):
         frame = frame.f_back
-    if frame is None or frame.f_code.co_filename.startswith(PACKAGE):
+    while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):
+        yield frame
+        frame = frame.f_back
+
+
+def place(name: str) -> tuple[int, str]:
+    """Return the number of somebody's line and the expression that is evaluated there; the name if it is nobody's."""
+    frame = next(somebodys_frames(), None)
+    if frame is None:
         return 0, name
     positions = list(frame.f_code.co_positions())[frame.f_lasti // 2]
     line, last, start, end = positions
