@@ -195,6 +195,13 @@ def test_the_line_of_the_backward_is_told_in_which_the_first_wrong_number_comes_
     assert told.endswith(" should come out")
 
 
+def test_what_to_write_instead_is_told_where_the_catalogue_has_the_rule():
+    report = check(softmax_by_its_diagonal, forward=attention, example=ATTENTION, raise_on_failure=False)
+    assert "    instead   softmax: yᵢ = e^xᵢ/(Σⱼ e^xⱼ): x̄ᵢ = yᵢ (ȳᵢ - Σⱼ ȳⱼ yⱼ)\n" in str(report)
+    report = check(sign_of_the_last_product, forward=attention, example=ATTENTION, raise_on_failure=False)
+    assert report.mistake.instead == "matmul: Y = A B: Ā = Ȳ Bᵀ, B̄ = Aᵀ Ȳ"
+
+
 def test_what_is_right_on_the_way_is_not_told():
     line = line_of(sign_of_the_last_product, "dk = -ds.mT @ q")
     told = seen_at(sign_of_the_last_product, attention, ATTENTION)

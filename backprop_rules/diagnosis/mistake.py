@@ -111,6 +111,7 @@ class Mistake:
     words: str
     family: Family = Family.OTHER
     made: str = ""  # where in the backward it is first seen, if it is
+    instead: str = ""  # the formula of what was differentiated otherwise
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.diagnosis.edited import DIGITS, EFFORT, Edited, Effects, factors
 from backprop_rules.diagnosis.edits import DROPPED, MATRICES, SCALES, SIGN, WAY, Edit, Key, is_trivial
 from backprop_rules.diagnosis.factor import factor_in_words, of_a_size
@@ -24,6 +25,7 @@ from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.several import EXCHANGED
 from backprop_rules.diagnosis.tape import Rows, Share, Shares, Step, tape_of
 from backprop_rules.evidence.evidence import Evidence, Pair
+from backprop_rules.formula import of_reals, plain
 from backprop_rules.strategies.points import Points
 from backprop_rules.subject.ambient import all_finite
 from backprop_rules.subject.backward import Misfit, Raised
@@ -39,6 +41,7 @@ PAIRS = 120_000  # that are tried: about as long as the check itself takes
 # What is plainer than all that has the same effect.
 OF_SIZES = ("sum for mean", "mean for sum")
 NAMES = {"sum for mean": "sum instead of mean", "mean for sum": "mean instead of sum"}
+RULES = {"truediv": "div", "rsub": "sub", "mm": "matmul", "bmm": "matmul", "cat": "concatenate"}  # of torch's names
 PLAIN = ("constant", "branch", "sign", "sum for mean", "mean for sum", "factor", "unchanged")
 
 
@@ -94,7 +97,15 @@ def mistake_of(explanations: Sequence[tuple[Named, ...]], places: Sequence[Edite
         lines = sorted({n for one in explanations[1:] for named in one for n in named.lines})
         others = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))}"
         words = [words[0], f"what has the same effect: {len(words) - 1} other explanations, in {others}"]
-    return Mistake(" or ".join(names), ", or ".join(words), Family.SIZE if sized else Family.OTHER, made)
+    family = Family.SIZE if sized else Family.OTHER
+    return Mistake(" or ".join(names), ", or ".join(words), family, made, _instead(explanations[0]) if shares else "")
+
+
+def _instead(explanation: Sequence[Named]) -> str:
+    """Return the catalogue's formulas for the functions whose derivative was another."""
+    steps = [step for named in explanation for step in named.steps]
+    rules = dict.fromkeys(CATALOGUE.get(RULES.get(step.whole, step.whole)) for step in steps)
+    return "; ".join(f"{rule}: {of_reals(plain(rule.formula))}" for rule in rules if rule is not None)
 
 
 def places_of(subject: Subject, pair: Pair) -> list[Edited]:

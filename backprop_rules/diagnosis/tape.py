@@ -57,6 +57,7 @@ class Step:
     text: str
     line: int
     part: str = ""  # what it is of a function that is taken apart
+    whole: str = ""  # the name of that function, or its own
 
     @property
     def told(self) -> str:
@@ -251,7 +252,7 @@ class _Record(TorchFunctionMode):
         self.made = {id(x): -1 - k for k, x in enumerate(leaves) if inexact(x)}
         self._compared: dict[int, Step] = {}
         self._held = list(leaves)  # an id is that of another tensor once a tensor is gone
-        self._whole: tuple[int, str] | None = None  # the line and the text of what is being taken apart
+        self._whole: tuple[int, str, str] | None = None  # the line, the text and the name of what is taken apart
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
@@ -270,7 +271,7 @@ class _Record(TorchFunctionMode):
                 continue
             before = _kept(flat) if before is None else before
             part = k if isinstance(found, tuple | list) and not mutates else None
-            line, text = place(name_of(func)) if self._whole is None else self._whole
+            line, text, whole = (*place(name_of(func)), name_of(func)) if self._whole is None else self._whole
             step = Step(
                 number=len(self.steps),
                 name=name_of(func),
@@ -283,6 +284,7 @@ class _Record(TorchFunctionMode):
                 text=text if part is None else f"{text}[{part}]",
                 line=line,
                 part=name_of(func) if self._whole else "",
+                whole=whole,
             )
             self._keep(step, y, flat)
         return found
@@ -301,7 +303,7 @@ class _Record(TorchFunctionMode):
     def _apart(self, apart: Callable[..., Tensor], func: Any, args: Any, named: Any) -> Any:
         """Return what a function gives, by its steps; as it is where it is called in another way."""
         before = len(self.steps)
-        self._whole = place(name_of(func))
+        self._whole = (*place(name_of(func)), name_of(func))
         try:
             with self:
                 return apart(*args, **named)

@@ -106,6 +106,7 @@ class Report:
             ("expected", said(finding.expected) if numbers else ""),
             ("got", f"{said(finding.got)}{_ulps(finding, self.subject)}" if numbers else ""),
             ("against", ", ".join(finding.against)),
+            ("instead", self.mistake.instead if self.mistake and finding.kind is not Kind.ORACLES else ""),
             ("wrong too", self.also),
             ("right", self.right),
             ("likely", CONTRADICTED if finding.kind is Kind.ORACLES else recognised),
@@ -177,7 +178,7 @@ class WrongGradient(AssertionError):
 
 
 def _mistake(mistake: "Mistake") -> dict[str, str]:
-    return {"name": mistake.name, "words": mistake.words, "made": mistake.made}
+    return {"name": mistake.name, "words": mistake.words, "made": mistake.made, "instead": mistake.instead}
 
 
 def report_of(
