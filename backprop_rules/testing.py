@@ -7,7 +7,7 @@ assert_gradients((dq, dk, dv), forward=reference, primals=(q, k, v), grad_y=g)
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -316,7 +316,8 @@ def _compared(
 ) -> Agreement:
     with leaving_alone(asked.question.function.module), uncompiled():
         holds = [None if h is None or g is None else _of(h, g) for h, g in zip(held.gradients, got, strict=True)]
-        found = [compared(k, asked.names, holds, g) for k, g in enumerate(got) if g is not None]
+        explained = cache(partial(_explained, asked, holds, got))
+        found = [compared(k, asked.names, holds, g, explained) for k, g in enumerate(got) if g is not None]
         names = [f"y[{k}]" if len(outputs) > 1 else "y" for k in range(len(outputs))]
         own = [_of(h, out) for h, out in zip(held.y if outputs else (), outputs, strict=True)]
         made = [compared(k, names, own, out) for k, out in enumerate(outputs)]
@@ -327,6 +328,13 @@ def _compared(
         shapes = tuple(tuple(x.shape) for x in asked.question.leaves)
         find = partial(_lines, asked, holds, got)
         return Agreement(tuple(found), tuple(made), asked.declared.name, sums, asked.names, shapes, allows_blind, find)
+
+
+def _explained(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> str:
+    """Return which step of the reference was differentiated otherwise, where that explains all gradients."""
+    from backprop_rules.diagnosis.at_size import likely_at_size  # of what is wrong alone, and long to import
+
+    return likely_at_size(asked.question, asked.names, holds, got)
 
 
 def _of(held: Held, got: Tensor) -> Held:

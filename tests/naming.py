@@ -13,7 +13,7 @@ import torch
 from labelled import Forward, Function, Labelled
 from test_labelled import FORWARDS
 
-from backprop_rules.diagnosis.surgery import Named, in_its_line, mistake_of, places_of
+from backprop_rules.diagnosis.surgery import Named, in_its_line, places_of, seen_in
 from backprop_rules.evidence.evidence import WIDE
 from backprop_rules.question import Asked, question
 
@@ -47,8 +47,7 @@ def answered(forward: Forward, labelled: Labelled) -> Answer:
     lines = {first + k for k, line in enumerate(source) for edit in labelled.edits if edit.at in line}
     told = [set[int]().union(*(named.lines for named in one)) for one in found]
     right = lines in told or (len(lines) == 1 and lines <= set[int]().union(*told))
-    mistake = mistake_of(found, places)
-    seen_at = "" if mistake is None else mistake.made
+    _, seen_at = seen_in(places, found)
     line = line_of(seen_at, labelled.backward, forward.right)
     return Answer(forward, labelled, found, right, time.process_time() - start, seen_at, line)
 

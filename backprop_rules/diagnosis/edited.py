@@ -58,7 +58,7 @@ class Edited:
     """A tape at a point, the gradients that somebody's backward gives there, and what edits would change in them."""
 
     def __init__(
-        self, evidence: Evidence, tape: Tape, got: Sequence[Tensor], scales: Sequence[float] | None = None
+        self, evidence: Evidence | None, tape: Tape, got: Sequence[Tensor], scales: Sequence[float] | None = None
     ) -> None:
         self.evidence, self.tape, self.got = evidence, tape, got
         self._by_step: dict[int, dict[Key, Edit]] = {}

@@ -1,114 +1,171 @@
-"""The line of somebody's backward in which a mistake was made: where the first number comes out that it explains.
+"""The line of somebody's backward in which a mistake was made: where putting the right number makes gradients right.
 
-Under the explanation every tensor of forward has another cotangent than the right one. The backward is run once more,
-with every value that it computes kept; the first that is one of these, and is no right number, is where they part.
+Under an explanation every tensor of forward has another cotangent than the right one. The backward is run once more,
+with every value that it computes kept; the first that is such a wrong cotangent is tried: the backward is run with the
+right one in its place, and where a gradient that was wrong is right then, and none that was right is wrong, it is told.
 """
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree
 
-from backprop_rules.diagnosis.tape import UNMADE, Rows, Share, Shares, Step, Tape, name_of, place, somebodys_frames
+from backprop_rules.diagnosis.tape import UNMADE, Shares, Tape, in_place, place, somebodys_frames
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.backward import Misfit, Raised
 
-TOLD = 2  # numbers that a value must have, to be recognised by them
-MOST = 1 << 20  # numbers that are kept
+MOST = 1 << 20, 5000  # numbers, and values, that are kept
+TRIED = 12  # values in whose place the right one is put
+Call = tuple[CodeType, int]  # a function, and the line of it
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value that was computed in somebody's line: its place in the order of all, and the calls that led to it."""
+
+    number: int
+    numbers: Tensor
+    text: str
+    calls: list[Call]  # the outermost first
+
+
+@dataclass(frozen=True)
+class _Cotangent:
+    """A cotangent, or the share of an argument, as an explanation makes it, and as it should be."""
+
+    wrong: Tensor
+    right: Tensor
+    words: str
 
 
 class _Values(TorchFunctionMode):
-    """While it is entered, every value that is computed in somebody's own line is kept."""
+    """While it is entered, every value of somebody's own line is kept; another one may be put in the place of one."""
 
-    def __init__(self, code: CodeType | None) -> None:
+    def __init__(self, number: int = -1, instead: Tensor | None = None) -> None:
         super().__init__()
-        self.found: list[tuple[Tensor, str]] = []
-        self._code, self._left = code, MOST
+        self.found: list[_Value] = []
+        self._number, self._instead = number, instead
+        self._count, self._left = 0, MOST[0]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        for y in _pytree.tree_leaves(made):
-            if isinstance(y, Tensor) and inexact(y) and TOLD <= y.numel() <= self._left:
-                line, text = place(name_of(func))
-                self._left -= y.numel() * bool(line)
-                told = f"`{text}` (backward, line {line}{self._called()})"
-                self.found += [(y.detach().clone(), told)] if line else []
-        return made
+        written = in_place(func)
+        y = args[0] if written else made
+        if not _is_readable(y):
+            return tuple(map(self._kept, made)) if type(made) is tuple and all(map(_is_readable, made)) else made
+        kept = self._kept(y, written)
+        return made if written else kept
 
-    def _called(self) -> str:
-        """Return the backward's own line, where another function of somebody's computes a value for it."""
-        frames = list(somebodys_frames())
-        own = next((k for k, frame in enumerate(frames) if frame.f_code is self._code), 0)
-        return f", called in line {frames[own].f_lineno}" if own else ""
-
-
-class _Numbers:
-    """The numbers of a tensor in order, by which it is recognised in any layout."""
-
-    def __init__(self, x: Tensor, words: str) -> None:
-        flat = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-        self.sorted, self.words = flat.detach().reshape(-1).double().sort().values, words
-        self.ends = (float(self.sorted[0]), float(self.sorted[-1])) if len(self.sorted) else (0.0, 0.0)
-        self.size = max(map(abs, self.ends))
-
-    def is_like(self, other: "_Numbers", digits: float) -> bool:
-        """Say whether they are the same, but for rounding; of few, of zeros and of NaN nothing can be said."""
-        if len(self.sorted) != len(other.sorted) or len(self.sorted) < TOLD or not 0 < self.size < math.inf:
-            return False
-        away = digits * self.size
-        if any(abs(a - b) > away for a, b in zip(self.ends, other.ends, strict=True)):
-            return False
-        return bool(((self.sorted - other.sorted).abs() <= away).all())
+    def _kept(self, y: Tensor, written: bool = False) -> Tensor:
+        calls = [(frame.f_code, frame.f_lineno) for frame in somebodys_frames()][::-1]
+        if not calls or self._count >= MOST[1] or y.numel() > self._left:
+            return y
+        number, self._count = self._count, self._count + 1
+        self._left -= y.numel()
+        base = y._base if written and y._base is not None else y  # as a slice is of what it is written into
+        if self._instead is not None:
+            if number != self._number:
+                return y
+            return base.copy_(self._instead) if written else self._instead.to(y.dtype).clone()
+        _, text = place("")
+        self.found.append(_Value(number, base.detach().clone(), text, calls))
+        return y
 
 
-def told_in_backward(evidence: Evidence, tape: Tape, shares: Shares, digits: float) -> str:
-    """Return the line of the backward in which these shares come out, and what should; nothing if none is seen.
+def _is_readable(y: Any) -> bool:
+    return (
+        isinstance(y, Tensor)
+        and inexact(y)
+        and y.layout is torch.strided
+        and not y.is_nested
+        and not y.is_meta
+        and not torch._C._functorch.is_functorch_wrapped_tensor(y)
+    )
 
-    Where all that is wrong is right elsewhere, as where a term is left out, it is the line that gives the gradient.
-    """
-    function = inspect.unwrap(evidence.subject.backward.function)
-    values = _Values(getattr(function, "__code__", None))
+
+def told_in_backward(evidence: Evidence, tape: Tape, every: Sequence[Shares], digits: float) -> tuple[int, str]:
+    """Return which explanation the first wrong line of the backward is of, and that line; nothing if none is seen."""
+    values = _Values()
     try:
-        wrong, right = list(_each(tape, shares)), list(_each(tape, {}))
         with values:
-            evidence.asked(evidence.point.leaves, evidence.point.grads, y=evidence.y)
+            before = _asked(evidence)
+        astray = [(k, one) for k, shares in enumerate(every) for one in _astray(tape, shares, digits)]
+        right = tape.gradients({})
     except (Raised, Misfit, *UNMADE):
-        return ""
-    own = {numbers.words: numbers for numbers in right}
-    results = [_Numbers(x, "") for x in (*(step.result for step in tape.steps), *tape.leaves.values())]
-    fine = [*results, *right]
-    astray = [one for one in wrong if not any(one.is_like(other, digits) for other in fine)]
-    found = [_Numbers(value, line) for value, line in values.found]
-    ends = [one for one in wrong if one.words in _leaves(tape) and not one.is_like(own[one.words], digits)]
-    for those, others in ((found, astray), (found[::-1], ends)):
-        for numbers in those:
-            told = next((one for one in others if numbers.is_like(one, digits)), None)
-            if told is not None:
-                return f"{numbers.words}, where {told.words} should come out"
-    return ""
+        return 0, ""
+    seen = (
+        (value, k, one) for value in values.found for k, one in astray if _is_like(value.numbers, one.wrong, digits)
+    )
+    wrong = [not _is_like(g, r, digits) for g, r in zip(before, right, strict=True)]
+    for (value, k, one), _ in zip(seen, range(TRIED), strict=False):
+        try:
+            with _Values(value.number, one.right):
+                after = _asked(evidence)
+        except (Raised, Misfit, *UNMADE):
+            continue
+        still = [not _is_like(g, r, digits) for g, r in zip(after, right, strict=True)]
+        if any(was and not now for was, now in zip(wrong, still, strict=True)) and not any(
+            now and not was for was, now in zip(wrong, still, strict=True)
+        ):
+            function = inspect.unwrap(evidence.subject.backward.function)
+            told = _told(value, values.found, getattr(function, "__code__", None))
+            return k, f"{told}, where {one.words} should come out"
+    return 0, ""
 
 
-def _leaves(tape: Tape) -> list[str]:
-    return [f"the gradient by {name}" for name in tape.names.values()]
+def _asked(evidence: Evidence) -> list[Tensor]:
+    found = evidence.asked(evidence.point.leaves, evidence.point.grads, y=evidence.y)
+    return [found[k] for k in evidence.subject.floats if isinstance(evidence.user[k], Tensor)]
 
 
-def _each(tape: Tape, shares: Shares) -> Iterator[_Numbers]:
-    """Yield the cotangent of each tensor, the last step's first, and the shares of the steps of several arguments."""
-    found: Rows = tape.cotangents(shares, tape.outputs)
-    for n in sorted(found, reverse=True):
+def _told(value: _Value, every: Sequence[_Value], code: CodeType | None) -> str:
+    """Return a value's line, and the backward's own, from which it was called.
+
+    That is of the function that was given; of an object that calls another, the first in which calls differ.
+    """
+    shared = 0
+    while all(len(v.calls) > shared + 1 for v in every) and len({v.calls[shared] for v in every}) == 1:
+        shared += 1
+    functions = [function for function, _ in value.calls]
+    (own, caller), (function, line) = (
+        value.calls[functions.index(code) if code in functions else shared],
+        value.calls[-1],
+    )
+    of_file = f" of {Path(function.co_filename).name}" if function.co_filename != own.co_filename else ""
+    called = f", called in line {caller}" if of_file or line != caller else ""
+    return f"`{value.text}` (backward, line {line}{of_file}{called})"
+
+
+def _astray(tape: Tape, shares: Shares, digits: float) -> Iterator[_Cotangent]:
+    """Yield what an explanation makes otherwise: cotangents, and the shares of the steps of several arguments."""
+    wrong, right = tape.cotangents(shares, tape.outputs), tape.cotangents({}, tape.outputs)
+    for n in sorted(wrong.keys() & right.keys(), reverse=True):
         told = tape.steps[n].place if n >= 0 else tape.names[n]
-        yield _Numbers(found[n][0], f"the gradient by {told}")
+        yield from _differing(wrong[n], right[n], f"the gradient by {told}", digits)
         if n >= 0 and len(tape.steps[n].sources) > 1:
-            yield from _passed(tape.steps[n], found[n], shares.get(n, {}))
+            step, others = tape.steps[n], shares.get(n, {})
+            own = step.pulled(right[n])
+            for p, share in step.pulled(wrong[n]).items():
+                made = others[p](wrong[n]) if p in others else share
+                yield from _differing(made, own[p], f"the share of {step.at_argument(p)}", digits)
 
 
-def _passed(step: Step, g: Tensor, others: Mapping[int, Share]) -> Iterator[_Numbers]:
-    for p, share in step.pulled(g).items():
-        yield _Numbers((others[p](g) if p in others else share)[0], f"the share of {step.at_argument(p)}")
+def _differing(wrong: Tensor, right: Tensor, words: str, digits: float) -> Iterator[_Cotangent]:
+    if not _is_like(wrong[0], right[0], digits):
+        yield _Cotangent(wrong[0], right[0], words)
+
+
+def _is_like(value: Tensor, other: Tensor, digits: float) -> bool:
+    """Say whether a value is another, but for rounding."""
+    if value.shape != other.shape or not value.numel():
+        return False
+    size = float(other.abs().max())
+    return size < math.inf and bool(((value.to(other.dtype) - other).abs() <= digits * (size or 1.0)).all())

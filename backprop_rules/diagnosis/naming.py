@@ -10,7 +10,7 @@ import torch
 from backprop_rules.call import Call
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
 from backprop_rules.diagnosis.mistake import Family, Mistake
-from backprop_rules.diagnosis.surgery import in_its_line, is_one_call, mistake_of, places_of
+from backprop_rules.diagnosis.surgery import in_its_line, is_one_call, mistake_of, places_of, seen_in
 from backprop_rules.errors import InputError, OwnError, of_ours
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.evidence.precisions import in_precision, precise
@@ -63,7 +63,8 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
 def _told(outcome: Outcome, places: list[Any], found: list[Any] | None = None) -> Mistake | None:
     """Return what surgery finds, or found, as one mistake in words."""
     some = _by_surgery(outcome, lambda: in_its_line(places)) if found is None else found
-    return next(iter(_by_surgery(outcome, lambda: [mistake_of(some, places)])), None)
+    ((k, made),) = _by_surgery(outcome, lambda: [seen_in(places, some)]) or [(0, "")]
+    return mistake_of([*some[k : k + 1], *some[:k], *some[k + 1 :]], made)
 
 
 def _by_surgery(outcome: Outcome, ask: Callable[[], list[Any]]) -> list[Any]:

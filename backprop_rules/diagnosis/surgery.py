@@ -41,7 +41,14 @@ PAIRS = 120_000  # that are tried: about as long as the check itself takes
 # What is plainer than all that has the same effect.
 OF_SIZES = ("sum for mean", "mean for sum")
 NAMES = {"sum for mean": "sum instead of mean", "mean for sum": "mean instead of sum"}
-RULES = {"truediv": "div", "rsub": "sub", "mm": "matmul", "bmm": "matmul", "cat": "concatenate"}  # of torch's names
+# The catalogue's rules by torch's names, and those of which nothing is told: what they are called with may be another
+# function, or they only add and move.
+RULES = {"truediv": "div", "mm": "matmul", "bmm": "matmul"}
+UNTOLD = ("add", "sub", "concatenate", "gather", "index_select", "transpose", "where", "cross_entropy", "clamp")
+OF_A_DERIVATIVE = (
+    "constant", "unchanged", "factor", "sign", "sum for mean", "mean for sum", "branch", "other value", "transposed",
+    "conjugate", "cotangent ignored", "not summed",
+)  # fmt: skip
 PLAIN = ("constant", "branch", "sign", "sum for mean", "mean for sum", "factor", "unchanged")
 
 
@@ -84,12 +91,17 @@ class Guess:
     scaled: bool = False
 
 
-def mistake_of(explanations: Sequence[tuple[Named, ...]], places: Sequence[Edited]) -> Mistake | None:
-    """Return the explanations as one mistake in words; None of none."""
+def seen_in(places: Sequence[Edited], explanations: Sequence[tuple[Named, ...]]) -> tuple[int, str]:
+    """Return which explanation the first wrong line of the backward is of, and that line; nothing if none is seen."""
+    evidence = places[0].evidence if places else None
+    shares = [{n: by for named in one for n, by in named.shares.items()} for one in explanations]
+    return (0, "") if evidence is None else told_in_backward(evidence, places[0].tape, shares, DIGITS)
+
+
+def mistake_of(explanations: Sequence[tuple[Named, ...]], made: str = "") -> Mistake | None:
+    """Return the explanations as one mistake in words, the first of which is that of a line of the backward."""
     if not explanations:
         return None
-    shares = {n: by for named in explanations[0] for n, by in named.shares.items()}
-    made = told_in_backward(places[0].evidence, places[0].tape, shares, DIGITS) if shares else ""
     names = dict.fromkeys(" and ".join(dict.fromkeys(named.name for named in one)) for one in explanations)
     sized = all(named.what in OF_SIZES for one in explanations for named in one)
     words = list(dict.fromkeys(" and ".join(named.sentence for named in one) for one in explanations))
@@ -98,14 +110,24 @@ def mistake_of(explanations: Sequence[tuple[Named, ...]], places: Sequence[Edite
         others = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))}"
         words = [words[0], f"what has the same effect: {len(words) - 1} other explanations, in {others}"]
     family = Family.SIZE if sized else Family.OTHER
-    return Mistake(" or ".join(names), ", or ".join(words), family, made, _instead(explanations[0]) if shares else "")
+    return Mistake(" or ".join(names), ", or ".join(words), family, made, _instead(explanations[0]))
 
 
 def _instead(explanation: Sequence[Named]) -> str:
-    """Return the catalogue's formulas for the functions whose derivative was another."""
-    steps = [step for named in explanation for step in named.steps]
-    rules = dict.fromkeys(CATALOGUE.get(RULES.get(step.whole, step.whole)) for step in steps)
-    return "; ".join(f"{rule}: {of_reals(plain(rule.formula))}" for rule in rules if rule is not None)
+    """Return the catalogue's formulas for the functions whose own derivative was another."""
+    steps = [s for named in explanation if named.what in OF_A_DERIVATIVE for s in named.steps if named.shares]
+    return "; ".join(dict.fromkeys(formula for step in steps if (formula := _formula(step))))
+
+
+def _formula(step: Step) -> str:
+    """Return the catalogue's formula for what a step was called with; nothing where it has none for that."""
+    name = "pow_tensor" if step.whole == "pow" and 1 in step.live else RULES.get(step.whole, step.whole)
+    others = any(not isinstance(x, Tensor | int | tuple | list | None) for x in step.args)  # as what other form it is
+    if name not in CATALOGUE or name in UNTOLD or (others and name != "pow"):
+        return ""
+    formula = plain(CATALOGUE[name].formula)
+    is_complex = any(isinstance(x, Tensor) and x.is_complex() for x in step.args)
+    return f"{name}: {formula if is_complex else of_reals(formula)}"
 
 
 def places_of(subject: Subject, pair: Pair) -> list[Edited]:
@@ -129,7 +151,7 @@ def in_its_line(places: Sequence[Edited]) -> list[tuple[Named, ...]]:
         held = (named for guess in islice(guesses, TRIED) if (named := _named(places, guess)))
         found = list(islice(held, TOLD))
         if found:
-            return _plainest(found)
+            return plainest(found)
     return []
 
 
@@ -171,7 +193,7 @@ def _single(at: Edited) -> Iterator[list[Guess]]:
     found = at.effects
     scales = factors(found.edited, at.seen + found.right, at.reach).tolist()
     keys = [(edit.key, c) for edit, c in zip(found.edits, scales, strict=True) if math.isfinite(c)]
-    ways = [(_likely(at.edits[key], c), Guess((key,), True)) for key, c in keys if key[-1] == WAY]
+    ways = [(likely(at.edits[key], c), Guess((key,), True)) for key, c in keys if key[-1] == WAY]
     yield [guess for _, guess in sorted(ways, key=lambda one: one[0])]
     others = [(key, c) for key, c in keys if key[-1] not in (WAY, SIGN)]
     yield [Guess((key,)) for key, c in others if abs(c - 1) <= DIGITS]
@@ -179,7 +201,7 @@ def _single(at: Edited) -> Iterator[list[Guess]]:
     yield [Guess((key,), True) for key, c in others if abs(c - 1) > DIGITS]
 
 
-def _likely(way: Edit, c: float) -> tuple[bool, bool, bool, int]:
+def likely(way: Edit, c: float) -> tuple[bool, bool, bool, int]:
     """Return what sorts the steps of a chain that one factor would explain: the likelier first, and of these the last.
 
     A step that only moves numbers is the least likely; a factor comes from one that has a number, or sums.
@@ -306,14 +328,15 @@ def _named(places: Sequence[Edited], guess: Guess) -> tuple[Named, ...] | None:
     if wrong < 2:
         return None
     first = places[0]
-    plain = tuple(_as_named(first.edit(key)) for key in (guess.keys[:-1] if guess.scaled else guess.keys))
+    plain = tuple(as_named(first.edit(key)) for key in (guess.keys[:-1] if guess.scaled else guess.keys))
     if not guess.scaled:
         return plain
     told = _scaled(first, guess.keys[-1], scales, used)
     return None if told is None else (*plain, told)
 
 
-def _as_named(edit: Edit) -> Named:
+def as_named(edit: Edit) -> Named:
+    """Return what an edit does, in words."""
     return Named(edit.what, edit.steps, edit.words, edit.shares)
 
 
@@ -321,7 +344,7 @@ def _scaled(at: Edited, key: Key, scales: Sequence[float], places: Sequence[Edit
     """Return an edit that comes with a factor: of the right way, one that is 0 is none at all."""
     edit = at.edit(key)
     if key[-1] == WAY and scales and all(abs(c) <= DIGITS for c in scales):
-        return _as_named(at.edit((*key[:2], DROPPED)))
+        return as_named(at.edit((*key[:2], DROPPED)))
     told = factor_in_words(scales, places, edit.steps)
     if told is None:
         return None
@@ -341,7 +364,7 @@ def _times(c: float, shares: Shares) -> Shares:
     return {n: {p: times(share) for p, share in by.items()} for n, by in shares.items()}
 
 
-def _plainest(found: Sequence[tuple[Named, ...]]) -> list[tuple[Named, ...]]:
+def plainest(found: Sequence[tuple[Named, ...]]) -> list[tuple[Named, ...]]:
     """Return the plainest explanations: of a chain that is a constant, the last step of it."""
     if len(found[0]) > 1:
         return [*found]

@@ -6,11 +6,12 @@ its cotangent. What is done wrong to a share is passed on from there alone: forw
 
 import inspect
 import linecache
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -22,10 +23,11 @@ from backprop_rules.diagnosis.composites import TAKEN_APART
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.subject import ambient
 from backprop_rules.subject.ambient import F64, inexact, running
+from backprop_rules.subject.function import Cotangents, Function
 
-PACKAGE = str(Path(__file__).parents[1])
+PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 # What lies between a call of somebody's code and its step.
-BETWEEN = str(Path(torch.__file__).parent), str(Path(__file__).parent), str(ambient.__file__), "<frozen"
+BETWEEN = f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", str(ambient.__file__), "<frozen"
 
 IN_PLACE = ("__setitem__", *(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "matmul", "mod")))
 UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit raises where it cannot be made
@@ -226,20 +228,27 @@ def fitting(share: Tensor, x: Tensor) -> Tensor:
 
 def tape_of(evidence: Evidence) -> Tape:
     """Return the tape of a forward at a point, in float64."""
-    function, point = evidence.function, evidence.point
+    floats = [k for k in evidence.subject.floats if isinstance(evidence.user[k], Tensor)]
+    point = evidence.point
+    return taped(evidence.function, point.leaves, point.grads, floats, evidence.subject.names)
+
+
+def taped(
+    function: Function, given: Sequence[Any], grads: Cotangents, floats: Sequence[int], names: Sequence[str]
+) -> Tape:
+    """Return the tape of a function at leaves and cotangents in float64, of which some have gradients."""
     with running(function.ambient(F64)) as inside, torch.enable_grad():
-        leaves = [x.detach().requires_grad_() if inexact(x) else x for x in point.leaves]
+        leaves = [x.detach().requires_grad_() if inexact(x) else x for x in given]
         record = _Record(leaves)
         with record:
             ys = function.outputs(leaves, inside)
     outputs: Rows = {}
-    for y, g in zip(ys, point.grads, strict=True):
+    for y, g in zip(ys, grads, strict=True):
         if g is not None and y.requires_grad:
             n = record.made[id(y)]
             outputs[n] = outputs[n] + g[None] if n in outputs else g[None]
-    floats = [k for k in evidence.subject.floats if isinstance(evidence.user[k], Tensor)]
-    names = {-1 - k: f"`{evidence.subject.names[k]}`" for k in floats}
-    return Tape(record.steps, {-1 - k: leaves[k].detach() for k in floats}, outputs, names, record.conditions)
+    told = {-1 - k: f"`{names[k]}`" for k in floats}
+    return Tape(record.steps, {-1 - k: leaves[k].detach() for k in floats}, outputs, told, record.conditions)
 
 
 class _Record(TorchFunctionMode):
@@ -257,7 +266,7 @@ class _Record(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         flat, structure = _pytree.tree_flatten((args, named))
-        mutates = _in_place(func)
+        mutates = in_place(func)
         apart = TAKEN_APART.get(name_of(func)) if self._whole is None else None
         if apart is not None and any(isinstance(x, Tensor) and x.requires_grad for x in flat):
             return self._apart(apart, func, args, named)
@@ -330,7 +339,8 @@ def _called(func: Any, structure: Any, part: int | None, mutates: bool) -> Calla
     return again
 
 
-def _in_place(func: Any) -> bool:
+def in_place(func: Any) -> bool:
+    """Say whether a function of torch writes into its first argument."""
     name = getattr(func, "__name__", "")
     return (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE
 
@@ -365,11 +375,15 @@ def place(name: str) -> tuple[int, str]:
     frame = next(somebodys_frames(), None)
     if frame is None:
         return 0, name
-    positions = list(frame.f_code.co_positions())[frame.f_lasti // 2]
-    line, last, start, end = positions
+    line, last, start, end = _positions(frame.f_code)[frame.f_lasti // 2]
     number = line or frame.f_lineno
     whole = linecache.getline(frame.f_code.co_filename, number)
     text = whole.strip()
     if start is not None and end is not None and last == line:
         text = whole.encode()[start:end].decode(errors="ignore")
-    return number, text
+    return number, text or name
+
+
+@cache
+def _positions(code: CodeType) -> list[tuple[int | None, int | None, int | None, int | None]]:
+    return list(code.co_positions())

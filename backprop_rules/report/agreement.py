@@ -52,15 +52,17 @@ class Compared:
         return not self.outside
 
 
-def compared(k: int, names: Sequence[str], holds: Sequence[Held | None], got: Tensor) -> Compared:
-    """Return one gradient beside what holds it."""
+def compared(
+    k: int, names: Sequence[str], holds: Sequence[Held | None], got: Tensor, explained: Callable[[], str] = str
+) -> Compared:
+    """Return one gradient beside what holds it; `explained` is asked where it looks like nothing known."""
     held, name = holds[k], names[k]
     assert held is not None
     total = _Tally()
     for block in held.parts:
         total = total.beside(_tally(held.part(block), got[block]))
     slope = total.along / total.squares if total.squares else math.nan
-    words = _words(k, names, holds, got, slope) if total.outside else ()
+    words = _words(k, names, holds, got, slope, explained) if total.outside else ()
     return Compared(name, total.used, slope, held.blind, got.numel(), total.outside, total.unjudged, words)
 
 
@@ -109,6 +111,7 @@ def _words(
     holds: Sequence[Held | None],
     got: Tensor,
     slope: float,
+    explained: Callable[[], str],
 ) -> tuple[tuple[str, str], ...]:
     held = holds[k]
     assert held is not None
@@ -123,7 +126,7 @@ def _words(
         ("worst", f"{list(worst)}: expected {interval(truth, radius)}, got {value:.6g}; {far}"),
         ("where", where(outside)),
         ("slope", f"{slope:.6g} over all elements" if math.isfinite(slope) else ""),
-        ("likely", likeness(k, holds, names, got, outside) or "not recognised"),
+        ("likely", likeness(k, holds, names, got, outside, explained) or "not recognised"),
         ("torch", _what_torch_would_say(got, held.truth)),
     ]
     return tuple((heading, text) for heading, text in said if text)

@@ -140,6 +140,7 @@ class Report:
             "notes": list(self.notes),
             "why": self.why,
             "replay": self.replay,
+            "also": self.also,
             "mistake": None if self.mistake is None else _mistake(self.mistake),
             "finding": None,
         }

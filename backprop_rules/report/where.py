@@ -1,7 +1,7 @@
 """Which elements of a gradient are off, and what they look like, in words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -44,8 +44,18 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def likeness(k: int, held: Sequence[Held | None], names: Sequence[str], got: Tensor, outside: Tensor) -> str:
-    """Say what a wrong gradient looks like: zeros, another factor, transposed, another primal's; "" if like nothing."""
+def likeness(
+    k: int,
+    held: Sequence[Held | None],
+    names: Sequence[str],
+    got: Tensor,
+    outside: Tensor,
+    explained: Callable[[], str] = str,
+) -> str:
+    """Say what a wrong gradient looks like: zeros, another factor, transposed, another primal's; "" if like nothing.
+
+    What a step of the reference explains is told before a factor alone.
+    """
     own = held[k]
     assert own is not None
     off, truth = got[outside], own.truth[outside]
@@ -62,7 +72,7 @@ def likeness(k: int, held: Sequence[Held | None], names: Sequence[str], got: Ten
         turned = Held(own.truth.mT, own.radius.mT, own.dtype)
         if bool(turned.contains(got).all()):
             return "transposed in its last two dimensions"
-    return _by_a_factor(own, off, truth, outside)
+    return explained() or _by_a_factor(own, off, truth, outside)
 
 
 def _by_a_factor(own: Held, off: Tensor, truth: Tensor, outside: Tensor) -> str:

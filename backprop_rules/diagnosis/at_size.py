@@ -1,0 +1,106 @@
+"""The mistake in gradients at one point of somebody's own, of any size, by surgery within what rounding allows.
+
+There is no backward to ask at other points, but there are many elements: an edit of forward explains the gradients
+where every one of them lies within its allowance of what the edit makes of it.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from backprop_rules.diagnosis.edited import Edited
+from backprop_rules.diagnosis.edits import DROPPED, WAY, Key
+from backprop_rules.diagnosis.factor import OF_A_SIZE_ALONE, sizes_of
+from backprop_rules.diagnosis.surgery import Named, as_named, likely, plainest
+from backprop_rules.diagnosis.tape import UNMADE, Step, Tape, taped
+from backprop_rules.evidence.at_size import Held, Question
+from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.function import NoPoint
+
+EFFORT = 1 << 30  # numbers that are computed: some seconds
+SIMPLE = {2.0: "2", 0.5: "1/2", -1.0: "-1", -2.0: "-2"}
+
+
+def likely_at_size(
+    question: Question, names: Sequence[str], holds: Sequence[Held | None], got: Sequence[Tensor | None]
+) -> str:
+    """Return what was differentiated otherwise, if that explains every gradient; nothing otherwise."""
+    leaves = [x.to(F64) if inexact(x) else x for x in question.leaves]
+    grads = tuple(None if g is None else g.to(F64) for g in question.grads)
+    floats = [k for k, x in enumerate(leaves) if inexact(x) and holds[k] is not None]
+    try:
+        tape = taped(question.function, leaves, grads, floats, names)
+        found = list(_found(tape, [holds[k] for k in floats], [got[k] for k in floats]))
+    except (NoPoint, *UNMADE):
+        return ""
+    words = dict.fromkeys(" and ".join(named.sentence for named in one) for one in plainest(found)) if found else {}
+    first, *others = words or [""]
+    return f"{first}, or what has the same effect ({len(others)} more)" if others else first
+
+
+def _found(tape: Tape, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> Iterator[tuple[Named, ...]]:
+    """Yield each edit of one step that explains all gradients that were given, the likelier factors first."""
+    right = tape.gradients({})
+    given = [r if g is None else g.to(F64) for g, r in zip(got, right, strict=True)]
+    at = Edited(None, tape, given)
+    # An edit rounds elsewhere than the right way: each element is allowed the most that the gradient is anywhere.
+    held = zip(holds, right, strict=True)
+    allowed = [torch.full_like(r, math.inf if h is None or not r.numel() else float(h.radius.max())) for h, r in held]
+    reach = at.vector(allowed)
+    size = sum(step.result.numel() for step in tape.steps)
+    if bool(((at.vector(right) - at.target).abs() <= reach).all()) or size * len(at.edits) > EFFORT:
+        return
+    ways = []
+    for key, edit in at.edits.items():
+        changed = at.gradients((key,))
+        if changed is None:
+            continue
+        if key[-1] != WAY:
+            if _is_near(changed, at, reach):
+                yield (as_named(edit),)
+            continue
+        told = _by_a_factor(at, key, changed, reach)
+        if told is not None:
+            c, what, factor = told
+            named = Named(what, edit.steps, f"{edit.words} is off by the factor {factor}", {})
+            ways.append((likely(edit, c), named))
+    yield from ((named,) for _, named in sorted(ways, key=lambda one: one[0]))
+
+
+def _is_near(changed: Tensor, at: Edited, reach: Tensor) -> bool:
+    """Say whether gradients are what was given, within the allowance, in proportion to how much larger they are."""
+    larger = float(changed.abs().max() / at.vector(at.right).abs().max().clamp_min(torch.finfo(F64).tiny))
+    return bool(((changed - at.target).abs() <= reach * max(1.0, larger)).all())
+
+
+def _by_a_factor(at: Edited, key: Key, right: Tensor, reach: Tensor) -> tuple[float, str, str] | None:
+    """Return the factor on the way of a step that explains the gradients, what was done, and the factor in words."""
+    none = at.gradients(((*key[:2], DROPPED),))
+    if none is None:
+        return None
+    through = right - none
+    known = reach.isfinite()
+    squares = float((through * through)[known].sum())
+    if not squares:
+        return None
+    c = float((through * (at.target - none))[known].sum()) / squares
+    uncertain = float((through.abs() * reach)[known].sum()) / squares
+    # One of 0 is another edit, and one of 1 none.
+    if min(abs(c), abs(c - 1)) <= uncertain or not _is_near(none + c * through, at, reach):
+        return None
+    return c, *_factor_in_words(c, uncertain, at, at.tape.steps[key[0]])
+
+
+def _factor_in_words(c: float, uncertain: float, at: Edited, step: Step) -> tuple[str, str]:
+    """Return what was done, and the factor in words: a simple number, what is made of a size, or its digits."""
+    for value, words in SIMPLE.items():
+        if abs(c - value) <= uncertain:
+            return "factor", words
+    for name, (size,) in sizes_of([at], [step]):
+        for words, of in OF_A_SIZE_ALONE:
+            if abs(c - of(size)) <= uncertain:
+                what = "sum for mean" if words == "{n}" else "mean for sum" if words == "1 / {n}" else "factor"
+                return what, words.replace("{n}", name)
+    return "factor", f"{c:.4g}"

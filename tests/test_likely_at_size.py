@@ -1,0 +1,69 @@
+"""What was differentiated otherwise, told of gradients at one point by assert_gradients."""
+
+import math
+
+import pytest
+import torch
+
+from backprop_rules.testing import WrongGradients, assert_gradients
+
+
+def attention(q, k, v):
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    return torch.softmax(scores, -1) @ v
+
+
+def backward(g, q, k, v, diagonal=False, scale=True):
+    p = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1)
+    dp = g @ v.mT
+    ds = p * (1 - p) * dp if diagonal else p * (dp - (dp * p).sum(-1, keepdim=True))
+    ds = ds / math.sqrt(q.shape[-1]) if scale else ds
+    return ds @ k, ds.mT @ q, p.mT @ g
+
+
+def numbers(*shape, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
+
+
+POINT = [numbers(2, 3, 64, 32), numbers(2, 3, 48, 32), numbers(2, 3, 48, 16)]
+COTANGENT = numbers(2, 3, 64, 16)
+
+
+def told(got, forward, primals, grad_y, **options):
+    with pytest.raises(WrongGradients) as raised:
+        assert_gradients(got, forward=forward, primals=primals, grad_y=grad_y, **options)
+    lines = [line for line in str(raised.value).splitlines() if line.startswith("    likely")]
+    assert lines
+    return lines
+
+
+def test_a_wrong_softmax_is_told_in_its_line():
+    first = attention.__code__.co_firstlineno
+    for line in told(backward(COTANGENT, *POINT, diagonal=True), attention, POINT, COTANGENT):
+        assert f"the sub in `torch.softmax(scores, -1)` (forward, line {first + 2}) is not summed" in line
+
+
+def test_a_factor_is_told_as_the_size_that_it_is_of_and_in_its_line():
+    first = attention.__code__.co_firstlineno
+    for line in told(backward(COTANGENT, *POINT, scale=False), attention, POINT, COTANGENT):
+        assert f"(forward, line {first + 1}) is off by the factor the root of the size of axis 3 of `q`" in line
+
+
+def norm(x, w):
+    inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)
+    return x * inverse * w
+
+
+def test_in_bfloat16_a_constant_is_told():
+    x, w, g = (numbers(*s, dtype=torch.bfloat16) for s in ((64, 128), (128,), (64, 128)))
+    wide, scale = x.float(), torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-5)
+    got = (g.float() * w.float() * scale).bfloat16(), (g.float() * wide * scale).sum(0).bfloat16()
+    (line,) = told(got, norm, (x, w), g)
+    assert "as if `torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)`" in line
+    assert "were a constant" in line
+
+
+def test_what_no_edit_explains_is_not_recognised():
+    dq, dk, dv = backward(COTANGENT, *POINT)
+    (line,) = told((dq, dk, dv + 0.1 * dv.roll(1, -1).square()), attention, POINT, COTANGENT)
+    assert "not recognised" in line
