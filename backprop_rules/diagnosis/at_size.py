@@ -19,7 +19,8 @@ from backprop_rules.evidence.at_size import Held, Question
 from backprop_rules.subject.ambient import F64, inexact
 from backprop_rules.subject.function import NoPoint
 
-EFFORT = 1 << 30  # numbers that are computed: some seconds
+MOST = 1 << 20  # numbers of a tape
+EFFORT = 1 << 27  # numbers that are computed: about a second
 SIMPLE = {2.0: "2", 0.5: "1/2", -1.0: "-1", -2.0: "-2"}
 
 
@@ -31,7 +32,7 @@ def likely_at_size(
     grads = tuple(None if g is None else g.to(F64) for g in question.grads)
     floats = [k for k, x in enumerate(leaves) if inexact(x) and holds[k] is not None]
     try:
-        tape = taped(question.function, leaves, grads, floats, names)
+        tape = taped(question.function, leaves, grads, floats, names, MOST)
         found = list(_found(tape, [holds[k] for k in floats], [got[k] for k in floats]))
     except (NoPoint, *UNMADE):
         return ""

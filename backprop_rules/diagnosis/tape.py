@@ -6,6 +6,7 @@ its cotangent. What is done wrong to a share is passed on from there alone: forw
 
 import inspect
 import linecache
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -234,12 +235,20 @@ def tape_of(evidence: Evidence) -> Tape:
 
 
 def taped(
-    function: Function, given: Sequence[Any], grads: Cotangents, floats: Sequence[int], names: Sequence[str]
+    function: Function,
+    given: Sequence[Any],
+    grads: Cotangents,
+    floats: Sequence[int],
+    names: Sequence[str],
+    most: float = math.inf,
 ) -> Tape:
-    """Return the tape of a function at leaves and cotangents in float64, of which some have gradients."""
+    """Return the tape of a function at leaves and cotangents in float64, of which some have gradients.
+
+    RuntimeError where it has more numbers than `most`.
+    """
     with running(function.ambient(F64)) as inside, torch.enable_grad():
         leaves = [x.detach().requires_grad_() if inexact(x) else x for x in given]
-        record = _Record(leaves)
+        record = _Record(leaves, most)
         with record:
             ys = function.outputs(leaves, inside)
     outputs: Rows = {}
@@ -254,8 +263,9 @@ def taped(
 class _Record(TorchFunctionMode):
     """While it is entered, calls that make a tensor with a gradient are kept as steps."""
 
-    def __init__(self, leaves: Sequence[Any]) -> None:
+    def __init__(self, leaves: Sequence[Any], most: float) -> None:
         super().__init__()
+        self._left = most
         self.steps: list[Step] = []
         self.conditions: dict[int, Step] = {}
         self.made = {id(x): -1 - k for k, x in enumerate(leaves) if inexact(x)}
@@ -299,6 +309,9 @@ class _Record(TorchFunctionMode):
         return found
 
     def _keep(self, step: Step, y: Tensor, flat: Sequence[Any]) -> None:
+        self._left -= y.numel()
+        if self._left < 0:
+            raise RuntimeError("too large a tape")
         self._held.append(y)
         if y.dtype is torch.bool:
             self._compared[id(y)] = step
