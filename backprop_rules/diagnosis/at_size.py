@@ -21,6 +21,7 @@ from backprop_rules.subject.function import NoPoint
 
 MOST = 1 << 20  # numbers of a tape
 EFFORT = 1 << 27  # numbers that are computed: about a second
+CALLS = 1 << 14  # steps that are taken back: of a loop each edit goes through all
 SIMPLE = {2.0: "2", 0.5: "1/2", -1.0: "-1", -2.0: "-2"}
 
 
@@ -50,8 +51,10 @@ def _found(tape: Tape, holds: Sequence[Held | None], got: Sequence[Tensor | None
     held = zip(holds, right, strict=True)
     allowed = [torch.full_like(r, math.inf if h is None or not r.numel() else float(h.radius.max())) for h, r in held]
     reach = at.vector(allowed)
-    size = sum(step.result.numel() for step in tape.steps)
-    if bool(((at.vector(right) - at.target).abs() <= reach).all()) or size * len(at.edits) > EFFORT:
+    size, steps = sum(step.result.numel() for step in tape.steps), len(tape.steps)
+    if steps**2 > CALLS or bool(((at.vector(right) - at.target).abs() <= reach).all()):
+        return
+    if len(at.edits) * size > EFFORT or len(at.edits) * steps > CALLS:
         return
     ways = []
     for key, edit in at.edits.items():

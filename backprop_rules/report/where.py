@@ -54,7 +54,7 @@ def likeness(
 ) -> str:
     """Say what a wrong gradient looks like: zeros, another factor, transposed, another primal's; "" if like nothing.
 
-    What a step of the reference explains is told before a factor alone.
+    Beside a factor it is told which step of the reference explains it.
     """
     own = held[k]
     assert own is not None
@@ -72,7 +72,7 @@ def likeness(
         turned = Held(own.truth.mT, own.radius.mT, own.dtype)
         if bool(turned.contains(got).all()):
             return "transposed in its last two dimensions"
-    return explained() or _by_a_factor(own, off, truth, outside)
+    return "; ".join(filter(None, (_by_a_factor(own, off, truth, outside), explained())))
 
 
 def _by_a_factor(own: Held, off: Tensor, truth: Tensor, outside: Tensor) -> str:
