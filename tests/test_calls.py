@@ -77,7 +77,7 @@ def with_warnings_as_errors_for_long(g, x, threads={}):  # noqa: B006 - shared o
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = torch.zeros_like(x)
-        time.sleep(0.001 if mine % 2 else 0.02)  # of two calls at once one is here for longer than the other
+        time.sleep(0.001 if mine % 2 else 0.006)  # of two calls at once one is here for longer than the other
         return found.put_(torch.arange(x.numel()), (g * x.cos()).reshape(-1))
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from backprop_rules.diagnosis.tape import UNMADE, Shares, Tape, in_place, place, somebodys_frames
+from backprop_rules.diagnosis.places import in_place, place, somebodys_frames
+from backprop_rules.diagnosis.tape import UNMADE, Shares, Tape
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.backward import Misfit, Raised

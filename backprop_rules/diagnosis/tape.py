@@ -4,15 +4,10 @@ A step takes a cotangent of its result and gives each argument its share; the sh
 its cotangent. What is done wrong to a share is passed on from there alone: forward need not be run again.
 """
 
-import inspect
-import linecache
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from pathlib import Path
-from types import CodeType, FrameType
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,16 +16,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
 from backprop_rules.diagnosis.composites import TAKEN_APART
+from backprop_rules.diagnosis.places import in_place, name_of, place
 from backprop_rules.evidence.evidence import Evidence
-from backprop_rules.subject import ambient
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.function import Cotangents, Function
 
-PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
-# What lies between a call of somebody's code and its step.
-BETWEEN = f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", str(ambient.__file__), "<frozen"
-
-IN_PLACE = ("__setitem__", *(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "matmul", "mod")))
 UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit raises where it cannot be made
 
 # From cotangents of a step's result, one a row, to what one argument gets of each.
@@ -352,51 +342,9 @@ def _called(func: Any, structure: Any, part: int | None, mutates: bool) -> Calla
     return again
 
 
-def in_place(func: Any) -> bool:
-    """Say whether a function of torch writes into its first argument."""
-    name = getattr(func, "__name__", "")
-    return (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE
-
-
 def _axes(args: Any, named: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the axes that a call names, if it names any."""
     given = named.get("dim", named.get("axis", args[1] if len(args) > 1 else ()))
     if isinstance(given, int) and not isinstance(given, bool):
         return (given,)
     return tuple(given) if isinstance(given, list | tuple) and all(isinstance(d, int) for d in given) else ()
-
-
-def name_of(func: Any) -> str:
-    """Return what a function of torch is called."""
-    name = getattr(func, "__name__", "")
-    owner = getattr(func, "__self__", None)
-    return str(getattr(owner, "__name__", name)) if name == "__get__" else name.strip("_")
-
-
-def somebodys_frames() -> Iterator[FrameType]:
-    """Yield the frames of somebody's code from which a function of torch is called, the innermost first."""
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename.startswith(BETWEEN):
-        frame = frame.f_back
-    while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):
-        yield frame
-        frame = frame.f_back
-
-
-def place(name: str) -> tuple[int, str]:
-    """Return the number of somebody's line and the expression that is evaluated there; the name if it is nobody's."""
-    frame = next(somebodys_frames(), None)
-    if frame is None:
-        return 0, name
-    line, last, start, end = _positions(frame.f_code)[frame.f_lasti // 2]
-    number = line or frame.f_lineno
-    whole = linecache.getline(frame.f_code.co_filename, number)
-    text = whole.strip()
-    if start is not None and end is not None and last == line:
-        text = whole.encode()[start:end].decode(errors="ignore")
-    return number, text or name
-
-
-@cache
-def _positions(code: CodeType) -> list[tuple[int | None, int | None, int | None, int | None]]:
-    return list(code.co_positions())

@@ -1,0 +1,62 @@
+"""Where a function of torch is called in somebody's code, what it is called, and whether it writes."""
+
+import inspect
+import linecache
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+
+from backprop_rules.subject import ambient
+
+PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
+# What lies between a call of somebody's code and its step.
+BETWEEN = f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", str(ambient.__file__), "<frozen"
+
+IN_PLACE = ("__setitem__", *(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "matmul", "mod")))
+
+
+def in_place(func: Any) -> bool:
+    """Say whether a function of torch writes into its first argument."""
+    name = getattr(func, "__name__", "")
+    return (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE
+
+
+def name_of(func: Any) -> str:
+    """Return what a function of torch is called."""
+    name = getattr(func, "__name__", "")
+    owner = getattr(func, "__self__", None)
+    return str(getattr(owner, "__name__", name)) if name == "__get__" else name.strip("_")
+
+
+def somebodys_frames() -> Iterator[FrameType]:
+    """Yield the frames of somebody's code from which a function of torch is called, the innermost first."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(BETWEEN):
+        frame = frame.f_back
+    while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):
+        yield frame
+        frame = frame.f_back
+
+
+def place(name: str) -> tuple[int, str]:
+    """Return the number of somebody's line and the expression that is evaluated there; the name if it is nobody's."""
+    frame = next(somebodys_frames(), None)
+    if frame is None:
+        return 0, name
+    line, last, start, end = _positions(frame.f_code)[frame.f_lasti // 2]
+    number = line or frame.f_lineno
+    whole = linecache.getline(frame.f_code.co_filename, number)
+    text = whole.strip()
+    if start is not None and end is not None and last == line:
+        text = whole.encode()[start:end].decode(errors="ignore")
+    return number, text or name
+
+
+@cache
+def _positions(code: CodeType) -> list[tuple[int | None, int | None, int | None, int | None]]:
+    return list(code.co_positions())
