@@ -29,6 +29,7 @@ from backprop_rules.testing import assert_gradients
 LIST = Path(__file__).parents[1] / "CONTRIBUTING.md"
 ROW = re.compile(r"^\| (?P<what>[^|]+?) +\| at most (?P<limit>[\d.]+) Y", re.MULTILINE)
 COMMAND = "import sys; from backprop_rules.cli import main; sys.argv = ['backprop-rules', *{}]; main()"
+LEAVING = "; import os; os._exit(0)"  # at its end Python goes through all that there is: as long as an import
 SUITE = "the test suite"
 TIMES = 3  # in a row, for a list to be exceeded
 
@@ -45,18 +46,17 @@ def of_a_process(code: str) -> float:
     return of_children() - before
 
 
-def beside_torch(code: str) -> float:
+def beside_torch(code: str, end: str = "") -> float:
     """Return what this takes more than the import of torch: the medians of three."""
-    alone, both = (statistics.median(of_a_process(c) for _ in range(3)) for c in ("import torch", code))
+    alone, both = (statistics.median(of_a_process(c) for _ in range(3)) for c in (f"import torch{end}", code))
     return both - alone
 
 
 def explaining() -> tuple[float, float]:
     """Return what the first line of `explain` takes more than the import of torch, and all of a long explanation."""
-    leave, command = "os._exit(0)", COMMAND.format(["explain", "layer_norm"])
-    code = f"import os, torch; {leave}", f"import os, typer; typer.echo = lambda text: {leave}; {command}"
-    alone, both = (statistics.median(of_a_process(c) for _ in range(3)) for c in code)
-    return both - alone, beside_torch(command)
+    command = COMMAND.format(["explain", "layer_norm"])
+    first = f"import os, typer; typer.echo = lambda text: os._exit(0); {command}"
+    return beside_torch(first, LEAVING), beside_torch(command)
 
 
 def settling() -> float:
@@ -123,7 +123,7 @@ def measured() -> Iterator[tuple[str, float]]:
     """Yield each time of the list, in Y: the median of the measurements of the yardstick, taken in between."""
     pace: list[float] = [yardstick()]
     found: dict[str, float] = {}
-    found["loading `check`"] = beside_torch("import torch; from backprop_rules import check; check")
+    found["loading `check`"] = beside_torch(f"import torch; from backprop_rules import check; check{LEAVING}", LEAVING)
     found["backprop-rules documents, beside torch's import"] = beside_torch(COMMAND.format(["documents"]))
     found["backprop-rules documents --check"] = settling()
     found["the first line of backprop-rules explain"], found["backprop-rules explain layer_norm"] = explaining()
