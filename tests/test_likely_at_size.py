@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from backprop_rules.diagnosis.at_size import allowed
+from backprop_rules.evidence.at_size import Held
 from backprop_rules.testing import WrongGradients, assert_gradients
 
 
@@ -61,6 +63,13 @@ def test_in_bfloat16_a_constant_is_told():
     (line,) = told(got, norm, (x, w), g)
     assert "as if `torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)`" in line
     assert "were a constant" in line
+
+
+def test_an_element_of_which_nothing_is_said_allows_the_others_nothing():
+    far = torch.tensor([0.25, math.inf, 0.5], dtype=torch.float64)
+    held = Held(torch.zeros(3, dtype=torch.float64), far, torch.float32)
+    assert allowed(held, held.truth).tolist() == [0.5, math.inf, 0.5]
+    assert allowed(None, held.truth).tolist() == [math.inf] * 3
 
 
 def test_what_no_edit_explains_is_not_recognised():

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import re
 
 import pytest
 import torch
@@ -175,7 +174,7 @@ def without_a_conjugate(g, x, w):
 
 def test_of_complex_numbers_the_formula_has_its_conjugates():
     example = values(2, 3, dtype=torch.complex128), values(3, 2, dtype=torch.complex128)
-    assert not re.search("ᵀ", asked(without_a_conjugate, complex_product, *example).instead)
+    assert "Ā = Ȳ Bᴴ, B̄ = Aᴴ Ȳ" in asked(without_a_conjugate, complex_product, *example).instead
 
 
 def power_of_two(x, w):

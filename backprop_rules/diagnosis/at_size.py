@@ -12,8 +12,8 @@ from torch import Tensor
 
 from backprop_rules.diagnosis.edited import Edited
 from backprop_rules.diagnosis.edits import DROPPED, WAY, Key
-from backprop_rules.diagnosis.factor import OF_A_SIZE_ALONE, sizes_of
-from backprop_rules.diagnosis.surgery import Named, as_named, likely, plainest
+from backprop_rules.diagnosis.factor import of_a_size
+from backprop_rules.diagnosis.surgery import Named, as_named, likely, mistake_of, plainest
 from backprop_rules.diagnosis.tape import UNMADE, Step, Tape, taped
 from backprop_rules.evidence.at_size import Held, Question
 from backprop_rules.subject.ambient import F64, inexact
@@ -37,9 +37,8 @@ def likely_at_size(
         found = list(_found(tape, [holds[k] for k in floats], [got[k] for k in floats]))
     except (NoPoint, *UNMADE):
         return ""
-    words = dict.fromkeys(" and ".join(named.sentence for named in one) for one in plainest(found)) if found else {}
-    first, *others = words or [""]
-    return f"{first}, or what has the same effect ({len(others)} more)" if others else first
+    mistake = mistake_of(plainest(found)) if found else None
+    return "" if mistake is None else mistake.words
 
 
 def _found(tape: Tape, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> Iterator[tuple[Named, ...]]:
@@ -47,10 +46,7 @@ def _found(tape: Tape, holds: Sequence[Held | None], got: Sequence[Tensor | None
     right = tape.gradients({})
     given = [r if g is None else g.to(F64) for g, r in zip(got, right, strict=True)]
     at = Edited(None, tape, given)
-    # An edit rounds elsewhere than the right way: each element is allowed the most that the gradient is anywhere.
-    held = zip(holds, right, strict=True)
-    allowed = [torch.full_like(r, math.inf if h is None or not r.numel() else float(h.radius.max())) for h, r in held]
-    reach = at.vector(allowed)
+    reach = at.vector([allowed(h, r) for h, r in zip(holds, right, strict=True)])
     size, steps = sum(step.result.numel() for step in tape.steps), len(tape.steps)
     if steps**2 > CALLS or bool(((at.vector(right) - at.target).abs() <= reach).all()):
         return
@@ -71,6 +67,17 @@ def _found(tape: Tape, holds: Sequence[Held | None], got: Sequence[Tensor | None
             named = Named(what, edit.steps, f"{edit.words} is off by the factor {factor}", {})
             ways.append((likely(edit, c), named))
     yield from ((named,) for _, named in sorted(ways, key=lambda one: one[0]))
+
+
+def allowed(held: Held | None, right: Tensor) -> Tensor:
+    """Return how far each element may be off: as an edit rounds elsewhere, the most that the gradient may be anywhere.
+
+    Of what nothing is said, and of a gradient that was not given, nothing is asked.
+    """
+    if held is None:
+        return torch.full_like(right, math.inf)
+    known = held.radius.isfinite()
+    return torch.where(known, torch.where(known, held.radius, 0.0).amax(), math.inf) if right.numel() else right
 
 
 def _is_near(changed: Tensor, at: Edited, reach: Tensor) -> bool:
@@ -102,9 +109,5 @@ def _factor_in_words(c: float, uncertain: float, at: Edited, step: Step) -> tupl
     for value, words in SIMPLE.items():
         if abs(c - value) <= uncertain:
             return "factor", words
-    for name, (size,) in sizes_of([at], [step]):
-        for words, of in OF_A_SIZE_ALONE:
-            if abs(c - of(size)) <= uncertain:
-                what = "sum for mean" if words == "{n}" else "mean for sum" if words == "1 / {n}" else "factor"
-                return what, words.replace("{n}", name)
-    return "factor", f"{c:.4g}"
+    what, _, size = of_a_size([c], [at], [step], uncertain / abs(c)) or ("factor", "", f"{c:.4g}")
+    return what, size

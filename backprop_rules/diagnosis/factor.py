@@ -25,11 +25,13 @@ def factor_in_words(
     return of_a_size(scales, places, steps)
 
 
-def of_a_size(scales: Sequence[float], places: Sequence[Edited], steps: Sequence[Step]) -> tuple[str, str, str] | None:
-    """Return the same for what is made of a size; None for a factor that is not."""
-    for name, sizes in sizes_of(places, steps):
+def of_a_size(
+    scales: Sequence[float], places: Sequence[Edited], steps: Sequence[Step], within: float = DIGITS
+) -> tuple[str, str, str] | None:
+    """Return the same for what is made of a size, but for a share of it; None for a factor that is not."""
+    for name, sizes in _sizes(places, steps):
         for words, of in OF_A_SIZE_ALONE:
-            if all(abs(c - of(n)) <= DIGITS * abs(c) for c, n in zip(scales, sizes, strict=True)):
+            if all(abs(c - of(n)) <= within * abs(c) for c, n in zip(scales, sizes, strict=True)):
                 what = "sum for mean" if words == "{n}" else "mean for sum" if words == "1 / {n}" else "factor"
                 size = words.replace("{n}", name)
                 return what, f"{{way}} is off by the factor {size}", size
@@ -47,7 +49,7 @@ OF_A_SIZE_ALONE: tuple[tuple[str, Callable[[float], float]], ...] = (
 )
 
 
-def sizes_of(places: Sequence[Edited], steps: Sequence[Step]) -> Iterator[tuple[str, list[float]]]:
+def _sizes(places: Sequence[Edited], steps: Sequence[Step]) -> Iterator[tuple[str, list[float]]]:
     """Yield the sizes that a factor may be, by name: of axes, of all but one, and of their products and quotients."""
     named = [(name, [at.tape.leaves[n] for at in places]) for n, name in places[0].tape.names.items()]
     named += [(step.told, [at.tape.steps[step.number].result for at in places]) for step in steps]

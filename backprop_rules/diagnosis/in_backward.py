@@ -7,6 +7,7 @@ right one in its place, and where a gradient that was wrong is right then, and n
 
 import inspect
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,24 +103,31 @@ def told_in_backward(evidence: Evidence, tape: Tape, every: Sequence[Shares], di
         right = tape.gradients({})
     except (Raised, Misfit, *UNMADE):
         return 0, ""
+    of_shape = defaultdict(list)
+    for k, one in astray:
+        of_shape[one.wrong.shape].append((k, one))
     seen = (
-        (value, k, one) for value in values.found for k, one in astray if _is_like(value.numbers, one.wrong, digits)
+        (value, k, one)
+        for value in values.found
+        for k, one in of_shape[value.numbers.shape]
+        if _is_like(value.numbers, one.wrong, digits)
     )
-    wrong = [not _is_like(g, r, digits) for g, r in zip(before, right, strict=True)]
+    wrong = _wrong(before, right, digits)
     for (value, k, one), _ in zip(seen, range(TRIED), strict=False):
         try:
             with _Values(value.number, one.right):
                 after = _asked(evidence)
         except (Raised, Misfit, *UNMADE):
             continue
-        still = [not _is_like(g, r, digits) for g, r in zip(after, right, strict=True)]
-        if any(was and not now for was, now in zip(wrong, still, strict=True)) and not any(
-            now and not was for was, now in zip(wrong, still, strict=True)
-        ):
+        if _wrong(after, right, digits) < wrong:
             function = inspect.unwrap(evidence.subject.backward.function)
             told = _told(value, values.found, getattr(function, "__code__", None))
             return k, f"{told}, where {one.words} should come out"
     return 0, ""
+
+
+def _wrong(gradients: Sequence[Tensor], right: Sequence[Tensor], digits: float) -> set[int]:
+    return {k for k, (g, r) in enumerate(zip(gradients, right, strict=True)) if not _is_like(g, r, digits)}
 
 
 def _asked(evidence: Evidence) -> list[Tensor]:

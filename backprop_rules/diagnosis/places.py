@@ -4,7 +4,7 @@ import inspect
 import linecache
 import os
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -57,6 +57,6 @@ def place(name: str) -> tuple[int, str]:
     return number, text or name
 
 
-@cache
+@lru_cache(256)
 def _positions(code: CodeType) -> list[tuple[int | None, int | None, int | None, int | None]]:
     return list(code.co_positions())

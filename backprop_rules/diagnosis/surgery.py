@@ -24,6 +24,7 @@ from backprop_rules.diagnosis.in_backward import told_in_backward
 from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.several import EXCHANGED
 from backprop_rules.diagnosis.tape import Rows, Share, Shares, Step, tape_of
+from backprop_rules.domain import Axes, Axis
 from backprop_rules.evidence.evidence import Evidence, Pair
 from backprop_rules.formula import of_reals, plain
 from backprop_rules.strategies.points import Points
@@ -122,8 +123,11 @@ def _instead(explanation: Sequence[Named]) -> str:
 def _formula(step: Step) -> str:
     """Return the catalogue's formula for what a step was called with; nothing where it has none for that."""
     name = "pow_tensor" if step.whole == "pow" and 1 in step.live else RULES.get(step.whole, step.whole)
-    others = any(not isinstance(x, Tensor | int | tuple | list | None) for x in step.args)  # as what other form it is
-    if name not in CATALOGUE or name in UNTOLD or (others and name != "pow"):
+    if name not in CATALOGUE or name in UNTOLD:
+        return ""
+    # Other arguments than tensors may make another function of it, but for axes; of a part they are the part's own.
+    axes = any(isinstance(param, Axis | Axes) for param in CATALOGUE[name].domain.params.values())
+    if not (step.part or axes or name == "pow" or all(isinstance(x, Tensor | None) for x in step.args)):
         return ""
     formula = plain(CATALOGUE[name].formula)
     is_complex = any(isinstance(x, Tensor) and x.is_complex() for x in step.args)
@@ -349,7 +353,7 @@ def _scaled(at: Edited, key: Key, scales: Sequence[float], places: Sequence[Edit
     if told is None:
         return None
     what, words, size = told
-    shares = _times(scales[0], edit.shares)
+    shares = _times(scales[0], edit.shares) if places[0] is at else {}
     by_size = of_a_size(scales, places, edit.steps)
     if key[-1] == WAY:
         return Named(what, edit.steps, words.replace("{way}", edit.words), shares, "" if told == by_size else size)

@@ -164,9 +164,9 @@ def _power_error(op: Operation, exponent: float) -> Tensor:
 
 
 def cast(op: Operation, a: Tensor, **_: Any) -> Any:
-    """A in another dtype; a number, as functions that are mapped have it, is what it is."""
+    """A in another dtype; it may be a number, in functions that are mapped."""
     if not isinstance(a, Tensor):
-        return None
+        return op.operand(a).radius
     radius = op.operand(a, a.dtype).radius
     if radius is not None:
         radius = radius.to(op.result.device)
