@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.blocks import blocks
+from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, unit
 from backprop_rules.evidence.at_size import AtSize, Held, Question
@@ -35,13 +36,13 @@ from backprop_rules.subject.ambient import F32
 
 # How often a right gradient is called off, in a whole run, by what is random in roundings.
 FALSE_ALARMS = 1e-12
-TERMS = 7  # of `_Table`
+TERMS = 9  # of `_Table`
 # Above this share of elements that may be 0 as well, nothing was proved of a gradient: of most of it.
 BLIND = 0.5
 # Slices whose reach is computed, those that stand out most: a reverse pass each.
 ASKED = 4
 # Elements of a gradient that are asked for themselves where the worst case is too far out to say anything: the one that
-# is farthest off, and others drawn.
+# is farthest off, and others drawn. None at which storing the result alone reaches 0: there nothing can be said.
 ELEMENTS = 6
 
 
@@ -127,8 +128,8 @@ def systematic(
     whole = sum(one.axis is None for _, one, _ in standing_out)
     asked = standing_out[: None if every else whole + ASKED]
     chosen = [(one, answer) for _, one, answer in asked]
-    blind = [table for table in tables if table.held.blind > BLIND]
-    chosen += [pair for table in blind for pair in table.elements()]
+    unseen = {table.leaf: table.unseen for table in tables if table.held.blind > BLIND}
+    chosen += [pair for table in tables if table.leaf in unseen for pair in table.elements(unseen[table.leaf])]
     answers = Systematic({table.leaf: 1 + table.whole for table in tables}, None, questions)
     if not chosen:
         return answers
@@ -138,7 +139,7 @@ def systematic(
     except NotImplementedError as error:
         return replace(answers, unasked=len(standing_out), why=str(error))
     off = next((one for one in found if one.beyond), None)
-    return replace(answers, found=off, unasked=left, blind={} if off else _blind(found, held))
+    return replace(answers, found=off, unasked=left, blind={} if off else _blind(found, held, unseen))
 
 
 def _asked(
@@ -160,14 +161,14 @@ def _asked(
     return found
 
 
-def _blind(found: Sequence[Off], held: AtSize) -> dict[int, float]:
-    """Return the share of the elements asked for themselves at which right implementations reach 0."""
+def _blind(found: Sequence[Off], held: AtSize, unseen: dict[int, "_Unseen"]) -> dict[int, float]:
+    """Return the share of elements at which right implementations reach 0, by those that were asked for themselves."""
     reached: dict[int, list[bool]] = {}
     for off in found:
         h = held.gradients[off.sum.leaf]
-        if off.sum.of is Of.ELEMENT and h is not None:
+        if off.sum.of is Of.ELEMENT and h is not None and bool(unseen[off.sum.leaf].open[off.sum.element]):
             reached.setdefault(off.sum.leaf, []).append(off.reach >= abs(float(h.truth[off.sum.element])))
-    return {leaf: sum(those) / len(those) for leaf, those in reached.items()}
+    return {leaf: unseen[leaf].share(sum(those) / len(those)) for leaf, those in reached.items()}
 
 
 def _first(one: tuple[float, Sum, float]) -> tuple[bool, float]:
@@ -185,6 +186,23 @@ def _reach(reaches: Sensitivities, one: Sum, held: Held, dtype: torch.dtype, dev
 def _roundings(held: AtSize) -> float:
     """Return about how far all roundings in float32 take a number. It decides what is asked, and no verdict."""
     return math.sqrt(held.roundings) * unit(F32).u
+
+
+@dataclass(frozen=True, eq=False)
+class _Unseen:
+    """Of a gradient the elements whose worst case holds 0: `lost` of `total` when they are stored, and the `open` ones.
+
+    `wide` has those of which the worst case is not for the most part the storing of the result.
+    """
+
+    open: Tensor
+    wide: Tensor
+    lost: int
+    total: int
+
+    def share(self, reached: float) -> float:
+        """Return the share of elements at which 0 is reached, if it is at that share of the open ones."""
+        return (self.lost + reached * int(self.open.count_nonzero())) / self.total
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +258,10 @@ class _Table:
         return found
 
     def _terms(self, block: tuple[slice, ...]) -> Tensor:
-        """Return t^2, t (got - t), got - t, |t|, |t| radius; and (t half an ulp)^2, (half an ulp)^2 of narrow ones."""
+        """Return t^2, t (got - t), got - t, |t|, |t| radius; of narrow ones (t h)^2, h^2, t (s - t), s - t.
+
+        Here h is half an ulp, and s is t as it is stored.
+        """
         t, off, radius = self.truth[block], self.off[block], self.held.radius[block].nan_to_num(0.0)  # inf: the largest
         terms, size = t.new_zeros(TERMS, *t.shape), t.abs()
         torch.mul(t, t, out=terms[0])
@@ -252,6 +273,8 @@ class _Table:
             half = half_an_ulp(t, self.got.dtype)
             torch.mul(size, half, out=terms[5]).square_()
             torch.mul(half, half, out=terms[6])
+            torch.sub(t.to(self.got.dtype), t, out=terms[8])
+            torch.mul(t, terms[8], out=terms[7])
         return terms
 
     @property
@@ -262,23 +285,42 @@ class _Table:
     def standing_out(self, deviations: float, every: bool = False) -> Iterator[tuple[float, Sum, float]]:
         """Yield what the rounding of the result and the common roundings do not explain, and by how many times."""
         explained = self.common + (0.0 if self.got.dtype in NARROW else unit(self.got.dtype).u)
-        squares, along, off, sizes, worst, by_own, by_halves = torch.cat(list(self.sums.values()), 1)
+        sums = torch.cat(list(self.sums.values()), 1)
+        squares, along, off, sizes, worst, by_own, by_halves, along_stored, stored = sums
         count = torch.cat([s.new_full(s.shape[1:], self.truth.numel() / s.shape[1]) for s in self.sums.values()])
         # A slice in which the worst case holds 0 is not asked for its slope: the whole and single elements are.
         says = worst < squares
         says[0] = True  # the whole is the first of the axes
         slope, mean = _ratio(along, squares) * says, off / count
-        reach_of_slope = explained + deviations * _ratio(by_own.sqrt(), squares)
-        reach_of_mean = explained * sizes[0] / count[0] + deviations * by_halves.sqrt() / count
+        reach_of_slope = explained + _ratio(along_stored.abs() + deviations * by_own.sqrt(), squares)
+        reach_of_mean = explained * sizes[0] / count[0] + (stored.abs() + deviations * by_halves.sqrt()) / count
         yield from self._chosen(Of.SLOPE, slope, reach_of_slope * (not every))
         yield from self._chosen(Of.MEAN, mean, reach_of_mean * (not every))
 
-    def elements(self) -> Iterator[tuple[Sum, float]]:
-        """Yield the element that is farthest off, and some others that are not 0."""
-        places = torch.nonzero(self.truth.reshape(-1)).reshape(-1)
-        drawn = torch.randperm(len(places), generator=numbers_from(self.leaf))[: ELEMENTS - 1].to(places.device)
-        farthest = self.off.abs().reshape(-1).argmax().reshape(1)
-        for k in torch.cat([farthest, places[drawn]]).tolist():
+    @property
+    def unseen(self) -> _Unseen:
+        """The elements whose worst case holds 0."""
+        still, wide = (torch.zeros_like(self.truth, dtype=torch.bool) for _ in range(2))
+        lost = total = 0
+        for block in self.held.parts:
+            t, radius = self.truth[block], self.held.radius[block]
+            reaches, stored = (t != 0) & (t.abs() <= radius), half_an_ulp(t, self.got.dtype)
+            total += int(((t != 0) | ~(radius <= UNDERFLOWS)).count_nonzero())
+            still[block] = reaches & (stored < t.abs())
+            wide[block] = reaches & (radius > 2 * stored)
+            lost += int((reaches & (stored >= t.abs())).count_nonzero())
+        return _Unseen(still, wide, lost, total)
+
+    def elements(self, unseen: _Unseen) -> Iterator[tuple[Sum, float]]:
+        """Yield the element that is farthest off, and some others, where it is open whether they are told from 0."""
+        chosen = []
+        if bool(unseen.wide.any()):
+            chosen.append(torch.where(unseen.wide, self.off.abs(), -1.0).reshape(-1).argmax().reshape(1))
+        if unseen.share(0.0) <= BLIND:
+            places = torch.nonzero(unseen.open.reshape(-1)).reshape(-1)
+            drawn = torch.randperm(len(places), generator=numbers_from(self.leaf))[: ELEMENTS - 1]
+            chosen.append(places[drawn.to(places.device)])
+        for k in torch.cat(chosen).tolist() if chosen else ():
             at = tuple(int(i) for i in torch.unravel_index(torch.tensor(k), self.truth.shape))
             yield Sum(self.leaf, Of.ELEMENT, element=at), float(self.off[at])
 

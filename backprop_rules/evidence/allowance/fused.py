@@ -160,16 +160,31 @@ def softplus(a: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
 def nll_loss(a: Tensor, target: Tensor, weight: Any, reduction: int, ignored: int) -> tuple[Tensor, Tensor]:
     """The negative entries of the targets, weighted, none of those ignored; and the sum of their weights."""
     rows = a if a.ndim > 1 else a.unsqueeze(0)
-    index = target.reshape(-1, 1)
-    counts = index != ignored
-    index = torch.where(counts, index, 0)
-    weights = torch.ones_like(rows[:1]) if weight is None else weight.reshape(1, -1)
-    chosen = torch.where(counts, weights.expand(rows.shape).gather(1, index), 0.0)
+    index, chosen = _targets(rows, target, weight, ignored)
     losses = -rows.gather(1, index) * chosen
     if reduction == 0:
         return losses.reshape(target.shape), torch.zeros_like(losses[0, 0])
     total = chosen.sum()
     return losses.sum() / total if reduction == 1 else losses.sum(), total
+
+
+def _targets(rows: Tensor, target: Tensor, weight: Any, ignored: int) -> tuple[Tensor, Tensor]:
+    """Return the column of each row's target, and its weight: 0 of one that is ignored."""
+    index = target.reshape(-1, 1)
+    counts = index != ignored
+    index = torch.where(counts, index, 0)
+    weights = torch.ones_like(rows[:1]) if weight is None else weight.reshape(1, -1)
+    return index, torch.where(counts, weights.expand(rows.shape).gather(1, index), 0.0)
+
+
+def nll_loss_backward(
+    grad: Tensor, a: Tensor, target: Tensor, weight: Any, reduction: int, ignored: int, total: Tensor
+) -> Tensor:
+    """The cotangent at the targets, times their negative weights, of a mean over the sum of these; 0 elsewhere."""
+    rows = a if a.ndim > 1 else a.unsqueeze(0)
+    index, chosen = _targets(rows, target, weight, ignored)
+    one = grad / total if reduction == 1 else grad.reshape(-1, 1)
+    return torch.zeros_like(rows).scatter(1, index, -one * chosen).reshape(a.shape)
 
 
 def whole_power(x: Tensor, exponent: Any) -> Tensor:
@@ -188,6 +203,7 @@ REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.native_layer_norm: layer_norm, aten.native_layer_norm_backward: layer_norm_backward,
     aten._native_batch_norm_legit_no_training: batch_norm, aten.native_group_norm: group_norm,
     aten.softplus: softplus, aten.nll_loss_forward: nll_loss,
+    aten.nll_loss_backward: nll_loss_backward,
     aten.std: lambda a, dim=None, **named: var(a, dim, **named).sqrt(),
     aten.addcmul: lambda a, b, c, *, value=1: a + (b * c) * value,
     # The gradients through y: of the sigmoid, the tangent, the softmax and its logarithm.

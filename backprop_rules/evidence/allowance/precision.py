@@ -151,6 +151,8 @@ class DeclaredOperation(Operation):
         lost = (self.result.to(self.own) - self.result).abs_()
         if self.flushes:
             lost = torch.maximum(lost, self.flushed(self.size))
+        if self.own == F32 and math.isfinite(float(lost.sum())):
+            return self.up(lost)
         # Rounded to float32 first, and then once more, it may go to the other neighbour of a number halfway between.
         besides = (self.size * 2.0**-23).add_(unit(F32).tiny)
         if not math.isfinite(float(lost.sum())):  # an infinity is stored as it is
