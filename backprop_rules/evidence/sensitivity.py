@@ -182,6 +182,7 @@ class Sensitivities:
     def __init__(self, run: Run, declared: Precision, either: bool = False) -> None:
         self._declared, mode = declared, _Recorded(declared, either)
         self._errors: dict[int, tuple[Tensor | None, ...]] = {}
+        self._together_off: dict[tuple[int, ...], Tensor | None] = {}
         self._alike: dict[tuple[int, torch.dtype], Alike] = {}
         self._stored: dict[int, Tensor] = {}
         self._rounded: dict[tuple[int, int], bool] = {}
@@ -245,20 +246,35 @@ class Sensitivities:
         return Reach(self._alike[key].bias(sensitivity), self._alike[key].squares(sensitivity))
 
     def _worst(self, pushed: Sequence[Tensor | None]) -> float:
-        """Return sum(|g| error) over the results of all operations."""
+        """Return sum(|g| error) over the results of all operations: of those with one g, the sums of a sum, at once."""
+        alike: dict[Any, list[int]] = {}
+        for k, g in enumerate(pushed[: len(self._made)]):
+            if g is not None:
+                alike.setdefault((g.data_ptr(), g.shape, g.stride()), []).append(k)
         sums = []
-        for (step, k, _), g in zip(self._made, pushed, strict=False):
-            error = None if g is None else self._error(step)[k]
+        for those in alike.values():
+            g, error = pushed[those[0]], self._error_together(tuple(those))
             if g is not None and error is not None:
                 sums.append((g.abs().reshape(-1) @ error.expand(g.shape).reshape(-1)).cpu())
         return float(torch.stack(sums).sum()) if sums else 0.0
 
-    def _error(self, step: Step) -> tuple[Tensor | None, ...]:
-        if id(step) not in self._errors:
-            errors = _parts(self._error_of(step))
-            choices = self._choices.get(id(step), (None,) * len(errors))
-            self._errors[id(step)] = tuple(plus(a, b) for a, b in zip(errors, choices, strict=True))
-        return self._errors[id(step)]
+    def _error_together(self, made: tuple[int, ...]) -> Tensor | None:
+        """Return the sum of what the results of these operations are off by."""
+        if made not in self._together_off:
+            errors = (self._error(step, keep=len(made) == 1)[k] for step, k, _ in map(self._made.__getitem__, made))
+            self._together_off[made] = plus(*errors)
+        return self._together_off[made]
+
+    def _error(self, step: Step, keep: bool = True) -> tuple[Tensor | None, ...]:
+        """Return how far a step is off, which is remembered but where it is one of many that are asked together."""
+        if id(step) in self._errors:
+            return self._errors[id(step)]
+        errors = _parts(self._error_of(step))
+        choices = self._choices.get(id(step), (None,) * len(errors))
+        found = tuple(plus(a, b) for a, b in zip(errors, choices, strict=True))
+        if keep or len(found) > 1 or self._declared.kept is None:
+            self._errors[id(step)] = found
+        return found
 
     def _error_of(self, step: Step) -> Any:
         """Return how far an operation's own rounding takes its result, in the dtype in which it is computed."""
