@@ -223,8 +223,11 @@ class Declared(RunningError):
         with torch._C._DisableTorchDispatch():
             y, radius = x.clone(), self._radius(x)
             if precision(dtype) < precision(self.declared.kept or self.dtype_of(x)):
-                exact = (y.to(dtype).double() - y.double()).abs()
-                radius = exact if radius is None else radius + lost_in(dtype, y.double().abs() + radius)
+                if radius is None:
+                    radius = (y.to(dtype).double() - y.double()).abs_()
+                else:
+                    size = y.abs() if y.dtype == F64 else y.double().abs_()
+                    radius = lost_in(dtype, size.add_(radius)).add_(radius)
             self.keep(y, self.settled(y, radius))
         self.tag(y, dtype)
         return y

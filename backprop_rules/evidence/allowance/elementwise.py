@@ -53,7 +53,10 @@ def _whole_factor(op: Operation, factor: Any, other: Any) -> bool:
     if isinstance(factor, complex) or op.result.is_complex() or op.evaluations == 2 or not _power_of_two(factor):
         return False
     # The second operand's own cast is in the radius; the result must be in the range of the normal numbers, or zero.
-    inside = (op.size >= unit(op.dtype).normal) & (op.size < INFINITE)
+    normal = unit(op.dtype).normal
+    if op.size.numel() and bool(op.size.amin() >= normal) and bool(op.size.amax() < INFINITE):
+        return True
+    inside = (op.size >= normal) & (op.size < INFINITE)
     return bool((inside | (op.operand(other).size == 0)).all())
 
 

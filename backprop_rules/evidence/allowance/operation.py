@@ -248,11 +248,12 @@ class Operation:
             error.masked_fill_(exact, 0)
         return self.total(varies, error, factor)
 
-    def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1) -> Tensor:
+    def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1, terms: int = 0) -> Tensor:
         """Return the radius of a result with that error, of so many roundings, at most `factor` times the value.
 
-        The error is the caller's own, and may be written over.
+        The error is the caller's own, and may be written over; `varies` is a sum of so many terms.
         """
+        varies = self.up(varies, terms) if terms and varies is not None else varies
         if self.evaluations == 2:
             # The other evaluation rounds too, of an exact result that lies within error + varies of this one.
             smallest = 2 * roundings * self.unit.normal  # and may flush what underflows
@@ -264,9 +265,9 @@ class Operation:
         """Return the error of a sum, NaN where the result is not finite though the sizes of its terms are."""
         return error + self.size * 0
 
-    def up(self, radius: Any, terms: int = 0) -> Any:
-        """Return a radius made larger than the rounding of its own computation, of that many terms, in float64."""
-        radius = radius * (UP + terms * 2.0**-51)
+    def up(self, radius: Any, terms: int = 0, factor: float = 1.0) -> Any:
+        """Return a radius times a factor, larger than the rounding of its own computation, of that many terms."""
+        radius = radius * (factor * (UP + terms * 2.0**-51))
         return radius + LOST[self.flushes] if self.dtype in (torch.float64, torch.complex128) else radius
 
     @property
@@ -304,7 +305,7 @@ class Operation:
             # Narrower than the operation's own: each term is rounded to it, and the first one too.
             length, underflows = length + 1, underflows + length + 1
         factor = gamma(length, used.u)
-        error = self.unless_infinite(self.up(size * factor, length))
+        error = self.unless_infinite(self.up(size, length, factor))
         lost = underflows + 2 * length * self.flushes
         if lost:
             error = error + lost * used.tiny
@@ -316,7 +317,7 @@ class Operation:
             # In another order, or in fewer bits, a partial sum may be as large as all terms together, and overflow.
             largest = torch.finfo(kept).max
             error = error.masked_fill(self.up(size, length) * divisor > largest, torch.inf)
-        return self.total(None if varies is None else self.up(varies, length), error, factor, length)
+        return self.total(varies, error, factor, length, length)
 
 
 @cache

@@ -83,15 +83,16 @@ class DeclaredOperation(Operation):
         if found.radius is None:
             lost = (x.to(narrow).double() - x.double()).abs()
             return replace_radius(found, lost if bool(lost.any()) else None)
-        return replace_radius(found, found.radius + lost_in(narrow, found.grown()))
+        return replace_radius(found, lost_in(narrow, found.grown()).add_(found.radius))
 
-    def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1) -> Tensor:
+    def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1, terms: int = 0) -> Tensor:
         """Return the radius: what the other one rounds of its own operands, and what is rounded here in float64."""
         here = 2.0 ** (precision(units.component(self.unit_dtype)) - precision(F64))
         radius = error.mul_((1 + factor) * (1 + here) * UP)
         if varies is None:
             return radius
-        radius = torch.add(radius, torch.as_tensor(varies), alpha=(1 + factor * (1 + here)) * UP)
+        grown = (1 + factor * (1 + here)) * (UP + terms * 2.0**-51) * UP
+        radius = torch.add(radius, torch.as_tensor(varies), alpha=grown)
         return radius + LOST[self.flushes] if self.dtype == F64 else radius
 
     def unless_infinite(self, error: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ def unit(dtype: torch.dtype, flushes: bool = False) -> Unit:
 
 
 def lost_in(dtype: torch.dtype, size: Tensor) -> Tensor:
-    """Return how far rounding to nearest may take numbers of at most these sizes when they are stored in a dtype."""
-    return (size * unit(dtype).u).clamp_min_(unit(dtype).tiny)
+    """Return how far rounding to nearest takes numbers of at most these sizes, in whose place it is written."""
+    return size.mul_(unit(dtype).u).clamp_min_(unit(dtype).tiny)
 
 
 def positive(x: Tensor) -> bool:
