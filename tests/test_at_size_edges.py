@@ -9,12 +9,13 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from real_sizes import KERNELS, WRONG, stored
 
 from backprop_rules import InputError
+from backprop_rules.evidence import systematic
 from backprop_rules.evidence.allowance import blocks, declared
 from backprop_rules.testing import WrongGradients, assert_gradients, enclose
 
 
 def numbers(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def scaled(x):
@@ -225,3 +226,34 @@ def test_in_float64_a_choice_is_no_closer_than_its_operands_are_and_a_zero_no_wi
     x = torch.linspace(-2, 1, 50, dtype=torch.float64)  # two thirds of it are cut off, none at a kink
     enclosed = enclose(forward, (x,), grad_y=torch.ones_like(x))[0]
     assert enclosed.blind == 0 and enclosed.radius.max() < 1e-13
+
+
+def test_of_what_storing_alone_takes_to_zero_nothing_is_asked(monkeypatch):
+    """Whatever the first order says of these elements, the result may be 0 there; each would be a reverse pass."""
+    monkeypatch.setattr(systematic, "Sensitivities", None)
+    x, target = (4 * numbers(64, 3000)).half(), torch.arange(64)
+    y = F.cross_entropy(x.float().requires_grad_(), target)
+    live = x.float().requires_grad_()
+    (grad_x,) = torch.autograd.grad(F.cross_entropy(live, target), live)
+    enclosed = enclose(F.cross_entropy, (x, target), grad_y=torch.ones_like(y).half())
+    assert enclosed["input"].blind > 0.5
+    assert enclosed.agreement((grad_x.half(), None), blind="allow").right
+    assert not enclosed.agreement((grad_x.half(), None)).right
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weight", [None, (1 + numbers(5).abs())], ids=["", "weighted"])
+@pytest.mark.parametrize("ignored", [-100, 2])
+def test_the_gradient_of_a_likelihood_lies_at_its_targets(reduction, weight, ignored):
+    def likelihood(x):
+        target = torch.tensor([0, 4, 2, 3, 2, 1])
+        return F.nll_loss(x, target, weight, reduction=reduction, ignore_index=ignored)
+
+    x = numbers(6, 5).requires_grad_()
+    y = likelihood(x)
+    grad_y = numbers(*y.shape, seed=1)
+    (grad_x,) = torch.autograd.grad(y, x, grad_y)
+    enclosed = enclose(likelihood, (x.detach(),), grad_y=grad_y)[0]
+    assert enclosed.contains(grad_x).all()
+    assert not enclosed.contains(grad_x * (1 + 2.0**-18))[grad_x != 0].any()
+    assert not enclosed.radius[grad_x == 0].any()
