@@ -1,7 +1,6 @@
 """How far the roundings of a right implementation take a sum of a gradient's elements: by one more reverse pass."""
 
 import inspect
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -14,12 +13,13 @@ from torch.utils._pytree import tree_leaves
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence import at_size
+from backprop_rules.evidence.alike import Alike, half_an_ulp
 from backprop_rules.evidence.allowance import moves
 from backprop_rules.evidence.allowance.declared import KEPT_NARROW, SUMS_NARROW, Declared, kept_narrow
 from backprop_rules.evidence.allowance.mode import FORMULAS
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
-from backprop_rules.evidence.allowance.units import NARROW, computed_in, power_below, unit
+from backprop_rules.evidence.allowance.units import NARROW, computed_in, unit
 from backprop_rules.evidence.at_size import Run
 from backprop_rules.subject import function
 from backprop_rules.subject.ambient import inexact
@@ -355,34 +355,6 @@ def _through_an_operand(step: Step, k: int, gradients: list[Tensor | None]) -> T
         outs, along = zip(*made, strict=True)
         found = torch.autograd.grad(outs, [args[k]], along, allow_unused=True)[0]
     return torch.zeros_like(args[k]) if found is None else found
-
-
-class Alike:
-    """The numbers of one tensor that round alike: those with equal digits, whatever their sign and exponent."""
-
-    def __init__(self, x: Tensor, dtype: torch.dtype) -> None:
-        mantissa, _ = torch.frexp(x)
-        self._pushed = half_an_ulp(x, dtype) * mantissa.sign()
-        found, self._which = torch.unique(mantissa.abs().reshape(-1), return_inverse=True)
-        self._count = found.numel()
-        self._known = x.to(dtype).to(x) - x
-
-    def bias(self, sensitivity: Tensor) -> float:
-        """Return |sum(s (rounded x - x))|: numbers that lie close together, or below the smallest, round one way."""
-        return abs(float((sensitivity * self._known).sum()))
-
-    def squares(self, sensitivity: Tensor) -> float:
-        """Return sum((s half an ulp)^2), the sensitivities of those that round alike added before."""
-        pushed = (sensitivity * self._pushed).reshape(-1)
-        sums = torch.zeros(self._count, dtype=pushed.dtype, device=pushed.device)
-        return float(sums.index_add_(0, self._which, pushed).square().sum())
-
-
-def half_an_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return how far rounding to nearest may take numbers in a dtype; 0 of those that it has, as 1 of a softmax."""
-    half = power_below(x).mul_(2.0 ** -precision(dtype)).clamp_min_(unit(dtype).tiny)
-    rounds = (x.to(dtype) - x).sign_().abs_()
-    return half.mul_(rounds) if math.isfinite(float(half.sum())) else torch.where(rounds > 0, half, 0.0)
 
 
 def _parts(result: Any) -> tuple[Any, ...]:

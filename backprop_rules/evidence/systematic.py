@@ -25,12 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.evidence.alike import half_an_ulp
 from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, unit
 from backprop_rules.evidence.at_size import AtSize, Held, Question
-from backprop_rules.evidence.sensitivity import Sensitivities, half_an_ulp
+from backprop_rules.evidence.sensitivity import Sensitivities
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F32
 
