@@ -1,6 +1,7 @@
 """The gradients in the dtypes and on the devices that were asked for, and on tensors that have shapes alone."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def holds_in(
         yield Finding(Kind.WRITES, point, detail=f" {written}", dtype=shown)
     own = [x.dtype if inexact(x) else None for x in leaves]
     found = list(has_the_form_of_its_primal(point, got, truth, own))
-    yield from (_in(finding, shown) for finding in found)
+    yield from (replace(finding, dtype=shown) for finding in found)
     if device != "meta" and not any(f.kind.grade is Grade.WRONG for f in found):
         yield from _digits(subject, point, leaves, grads, truth, got, shown)
 
@@ -83,10 +84,6 @@ def _has_a_gradient(function: Function, leaves: Sequence[Any], grads: Cotangents
 def _overflows(before: Sequence[Any], after: Sequence[Any]) -> bool:
     pairs = ((b, a) for b, a in zip(before, after, strict=True) if inexact(a) and inexact(b))
     return any(bool((b.isfinite() & ~a.to(b.device).isfinite()).any()) for b, a in pairs)
-
-
-def _in(finding: Finding, dtype: torch.dtype | None) -> Finding:
-    return Finding(**{**vars(finding), "dtype": dtype})
 
 
 def _digits(

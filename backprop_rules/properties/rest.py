@@ -71,9 +71,7 @@ def _of_a_whole_function(trial: "Trial", points: Sequence[Point]) -> None:
     outcome, extra = trial.outcome, trial.questions.extra
     for point in points:
         if extra is not None and not outcome.is_wrong:
-            from backprop_rules.properties.functions import of_the_function
-
-            outcome.findings += list(of_the_function(trial.subject, point, extra))
+            outcome.findings += list(extra.wrong(trial.subject, point))
     if trial.questions.of_rules and not outcome.is_wrong and trial.subject.rule is not None:
         from backprop_rules.properties import special_values
 
