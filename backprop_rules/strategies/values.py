@@ -196,6 +196,13 @@ def laid_out(x: Any, how: str) -> Any:
     return layout.transposed(x) if how == "transposed" else layout.sliced(x) if how == "sliced" else x
 
 
+def with_element(x: Tensor, k: int, value: float) -> Tensor:
+    """Return the tensor with its k-th element replaced, in memory where it lies in order."""
+    changed = x.clone(memory_format=torch.contiguous_format)
+    changed.view(-1)[k] = value
+    return changed
+
+
 def recast(x: Any, dtype: torch.dtype) -> Any:
     """Return the values in another dtype, in the same memory layout: strides, offset and what is expanded."""
     if x.dtype == dtype or x.device.type == "meta":
