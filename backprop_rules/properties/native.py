@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence.digits import has_lost_digits
+from backprop_rules.evidence.evidence import cast, filled
 from backprop_rules.properties.finding import Finding, Grade, Kind, unequal
 from backprop_rules.properties.form import first_written, has_the_form_of_its_primal, remembered
 from backprop_rules.strategies.point import Point
@@ -67,10 +68,7 @@ def _torchs(function: Function, point: Point, leaves: Sequence[Any], device: str
         grads = tuple(map(cast_like, point.grads, function.y(leaves, None)))
         return tuple(x if inexact(x) else None for x in leaves), grads
     run, grads = function.run(leaves, lambda y: tuple(map(cast_like, point.grads, y)), None)
-    gradients = (
-        torch.zeros_like(x) if g is None and inexact(x) else g for g, x in zip(run.gradients, leaves, strict=True)
-    )
-    return tuple(gradients), grads
+    return filled(run.gradients, leaves), grads
 
 
 def _has_a_gradient(function: Function, leaves: Sequence[Any], grads: Cotangents) -> bool:
@@ -95,10 +93,8 @@ def _digits(
     got: Sequence[Any],
     shown: torch.dtype | None,
 ) -> Iterator[Finding]:
-    wide = [recast(x, at(F64, x)) if inexact(x) else x for x in leaves]
-    own = tuple(None if g is None else recast(g, at(F64, g)) for g in grads)
     try:
-        run, _ = subject.function.at(point.params).run(wide, own, F64)
+        run, _ = subject.function.at(point.params).run(cast(leaves, F64), tuple(cast(grads, F64)), F64)
     except NoPoint:
         return
     for i in subject.floats:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
-from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.ambient import F64, inexact, real
 from backprop_rules.subject.constants import Constants
 from backprop_rules.subject.function import Function, NoPoint
 
@@ -52,8 +52,7 @@ def simplicity(point: Point) -> tuple[int, int, int]:
 
 def _cost(x: Tensor) -> int:
     """Return 0 for a zero, 1 for a one, 2 for a minus one, 3 for a whole number, 4 for another."""
-    if x.is_complex():
-        return _cost(torch.view_as_real(x.resolve_conj()))
+    x = real(x)
     cost = torch.where(x == 0, 0, torch.where(x == 1, 1, torch.where(x == -1, 2, torch.where(x == x.round(), 3, 4))))
     return int(cost.sum())
 
