@@ -94,11 +94,8 @@ def _natives(
     for point in plain[: 1 if trial.subject.heavy else 2]:
         yield point, own_dtypes(trial.subject, point), "cpu"
         for dtype in trial.subject.dtypes:
-            yield (
-                point,
-                in_precision(point, dtype) if not dtype.is_complex else own_dtypes(trial.subject, point),
-                "cpu",
-            )
+            dtypes = own_dtypes(trial.subject, point) if dtype.is_complex else in_precision(point, dtype)
+            yield point, dtypes, "cpu"
     for point in [p for p in outcome.passed if p.dtypes][: effort.DRAWN]:
         yield point, list(point.dtypes), "cpu"
     for point in (*full[:1], *plain[:1]):
