@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.strategies.values import is_symmetric, numbers_from
-from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.ambient import F64, inexact, real
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 
@@ -196,12 +196,6 @@ def _sums_to_one_nearby(evidence: Evidence, kink: Around, one: tuple[Tensor | No
 
 def _total(gradients: tuple[object, ...]) -> float:
     return sum(float(real(g).sum()) for g in gradients if isinstance(g, Tensor))
-
-
-def real(x: object) -> Tensor:
-    """Return a tensor of real numbers: complex ones get a last axis for their parts."""
-    assert isinstance(x, Tensor)
-    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
 
 
 def real_mask(mask: Tensor, like: object) -> Tensor:

@@ -11,7 +11,7 @@ from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.differences import borne_out, sides_with
 from backprop_rules.evidence.digits import has_lost_digits
 from backprop_rules.evidence.evidence import Evidence, largest
-from backprop_rules.evidence.kinks import Around, Shape, around, is_between, is_in_the_hull, real, real_mask
+from backprop_rules.evidence.kinks import Around, Shape, around, is_between, is_in_the_hull, real_mask
 from backprop_rules.evidence.witnesses import (
     Witnessed,
     fits,
@@ -23,7 +23,7 @@ from backprop_rules.evidence.witnesses import (
 )
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.values import is_symmetric
-from backprop_rules.subject.ambient import all_finite
+from backprop_rules.subject.ambient import all_finite, real
 
 TORCH = "torch's reverse mode"
 SETTLED = "differences agree with torch"

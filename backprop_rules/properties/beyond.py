@@ -51,9 +51,10 @@ def beyond(
     if verdict.outside is None or verdict.enclosure is None:
         return
     outside = verdict.outside
-    theirs = None if accuracy == "catalogue" or custom else _torchs_own_outside(verdict)
-    if theirs is not None:
-        outside = outside & ~theirs.to(outside.device)
+    theirs = None if accuracy == "catalogue" or custom else _torchs_own(verdict)
+    excused = None if theirs is None else verdict.enclosure.outside(theirs)
+    if excused is not None:
+        outside = outside & ~excused.to(outside.device)
     if custom and bool(outside.any()) and _reaches_the_largest(verdict, outside):
         yield _told(Kind.VALUE, point, verdict, outside, dtypes)
     elif unasked or not bool(outside.any()) or not _reaches_the_largest(verdict, outside):
@@ -112,24 +113,19 @@ def _told(kind: Kind, point: Point, verdict: Verdict, mask: Tensor, dtypes: Sequ
     return outside(kind, point, verdict.primal, gradient, held, mask, against=(verdict.oracle,), rung=rung, dtype=dtype)
 
 
-def _torchs_own_outside(verdict: Verdict) -> Tensor | None:
-    """Return where torch's own gradient, in the same dtypes, is not in the enclosure either."""
-    assert verdict.enclosure is not None
+def _torchs_own(verdict: Verdict) -> Tensor | None:
+    """Return torch's own gradient in the same dtypes, None where there is none."""
     try:
-        theirs = ReverseMode().gradients(verdict.call)[verdict.primal]
+        return ReverseMode().gradients(verdict.call)[verdict.primal]
     except (Silent, RuntimeError):
         return None
-    return None if theirs is None else verdict.enclosure.outside(theirs)
 
 
 def _keeps_half_of_its_digits(verdict: Verdict) -> bool:
     """Say whether no element has lost half of the digits that torch's own gradient keeps in the same dtype."""
     held, gradient = verdict.enclosure, verdict.gradient
     assert held is not None and gradient is not None
-    try:
-        theirs = ReverseMode().gradients(verdict.call)[verdict.primal]
-    except (Silent, RuntimeError):
-        return False
+    theirs = _torchs_own(verdict)
     if theirs is None:
         return False
     own, other, middle = as_real(gradient), as_real(theirs), (held.lo + held.hi) / 2

@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from backprop_rules.evidence.evidence import Evidence, cast, largest
 from backprop_rules.properties import effort
-from backprop_rules.properties.finding import Finding, Kind, first
-from backprop_rules.properties.form import same_numbers
+from backprop_rules.properties.finding import Finding, Kind, first, unequal
+from backprop_rules.properties.form import first_other, same_numbers
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import SEED, Ambient, all_finite, inexact, running
 from backprop_rules.subject.backward import Misfit, Raised
@@ -90,13 +90,12 @@ def writes_every_element(evidence: Evidence) -> Iterator[Finding]:
             return
         never = astray & ~again.isnan()
         if bool(never.any()):
-            at = first(never)
             # Sizes that whole numbers tell, as lengths do, are kept by who calls.
             told = not point.own and any(isinstance(x, Tensor) and not inexact(x) for x in point.leaves)
             if told:
                 yield Finding(Kind.SIZES, point, detail="some of the gradient is never written")
                 return
-            yield Finding(Kind.UNWRITTEN, point, i, at, truth[at].item(), g[at].item(), int(never.sum()), never.numel())
+            yield unequal(Kind.UNWRITTEN, point, i, truth, g, never)
             return
 
 
@@ -113,10 +112,9 @@ def overwrites_no_result(evidence: Evidence) -> Iterator[Finding]:
     once = [g.clone() if isinstance(g, Tensor) else g for g in evidence.user]
     with suppress(*NO_ANSWER):  # of that, other points tell
         evidence.asked(*_halved(point), remembers=True)
-    for i, (before, after) in enumerate(zip(once, evidence.user, strict=True)):
-        if isinstance(before, Tensor) and not same_numbers(before, after):
-            yield Finding(Kind.OVERWRITTEN, point, i)
-            return
+    other = first_other(once, evidence.user)
+    if other is not None:
+        yield Finding(Kind.OVERWRITTEN, point, other)
 
 
 def answers_as_before(evidence: Evidence, before: Sequence[Any], kind: Kind) -> Iterator[Finding]:
@@ -126,22 +124,20 @@ def answers_as_before(evidence: Evidence, before: Sequence[Any], kind: Kind) -> 
         again = evidence.asked(point.leaves, point.grads, remembers=True)
     except NO_ANSWER:
         return
-    for i, (once, now) in enumerate(zip(before, again, strict=False)):
-        if isinstance(once, Tensor) and not (isinstance(now, Tensor) and same_numbers(once, now)):
-            yield Finding(_unless_rounding(kind, once, now), point, i, expected="the same", got="another")
-            return
+    i = first_other(before, again)
+    if i is not None:
+        yield Finding(_unless_rounding(kind, before[i], again[i]), point, i, expected="the same", got="another")
 
 
 def draws_nothing(evidence: Evidence) -> Iterator[Finding]:
     """The result does not depend on the state of the random numbers, nor does forward's."""
     try:
-        other = evidence.asked(evidence.point.leaves, evidence.point.grads, remembers=True, seed=SEED + 1)
+        again = evidence.asked(evidence.point.leaves, evidence.point.grads, remembers=True, seed=SEED + 1)
     except NO_ANSWER:
         return
-    for i, (before, after) in enumerate(zip(evidence.user, other, strict=True)):
-        if isinstance(before, Tensor) and isinstance(after, Tensor) and not same_numbers(before, after):
-            yield Finding(Kind.RANDOM, evidence.point, i, expected="the same", got="another")
-            return
+    other = first_other(evidence.user, again)
+    if other is not None:
+        yield Finding(Kind.RANDOM, evidence.point, other, expected="the same", got="another")
 
 
 def answers_its_arguments(evidence: Evidence) -> Iterator[Finding]:
@@ -162,13 +158,13 @@ def answers_its_arguments(evidence: Evidence) -> Iterator[Finding]:
             earlier = answer(torch.from_numpy(memory))
             memory[...] = changed.cpu().numpy()
             got = answer(torch.from_numpy(memory))
-            off = next((i for i, pair in enumerate(zip(expected, got, strict=True)) if not _alike(*pair)), None)
+            off = first_other(expected, got)
             if off is None:
                 continue
-            same = all(map(_alike, expected, answer(changed.clone())))
+            same = first_other(expected, answer(changed.clone())) is None
         except NO_ANSWER:
             return
-        kind = Kind.LATER if not same else Kind.REPLAYED if _alike(earlier[off], got[off]) else Kind.FORGETFUL
+        kind = Kind.LATER if not same else Kind.REPLAYED if same_numbers(earlier[off], got[off]) else Kind.FORGETFUL
         kind, own = _unless_rounding(kind, expected[off], got[off]), kind is Kind.REPLAYED
         yield Finding(kind, evidence.point, off, expected="those of its own" if own else "the same", got="others")
         return
@@ -197,9 +193,7 @@ def stays_inside_its_arguments(evidence: Evidence) -> Iterator[Finding]:
         if inexact(inside) and inexact(now) and inside.shape == now.shape:
             comes_in = now.isnan() & ~inside.isnan()
             if bool(comes_in.any()):
-                at = first(comes_in)
-                wrong = int(comes_in.sum())
-                yield Finding(Kind.READS_OUTSIDE, point, i, at, inside[at].item(), now[at].item(), wrong, now.numel())
+                yield unequal(Kind.READS_OUTSIDE, point, i, inside, now, comes_in)
                 return
 
 
@@ -217,11 +211,11 @@ def answers_in_two_threads(evidence: Evidence) -> Iterator[Finding]:
     except NO_ANSWER:
         return
     ((alone, draws),) = _in_threads(evidence, asked[:1])
-    if draws or alone is None or not all(map(_alike, expected[0], alone)):
+    if draws or alone is None or first_other(expected[0], alone) is not None:
         return
     for _ in range(effort.AT_ONCE):
         for right, (got, _) in zip(expected, _in_threads(evidence, asked), strict=True):
-            off = next((i for i, (a, b) in enumerate(zip(right, got or (), strict=False)) if not _alike(a, b)), None)
+            off = first_other(right, got or ())
             if got is None or off is not None:
                 # A sum in another order is not what two threads do to each other.
                 kind = (
@@ -362,7 +356,3 @@ def _unless_rounding(kind: Kind, a: Any, b: Any) -> Kind:
     """Return the kind of what came otherwise, or ORDER where half of the digits are the same."""
     fits = isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
     return Kind.ORDER if fits and largest(a - b) <= 2.0**-26 * largest(a) else kind
-
-
-def _alike(a: Any, b: Any) -> bool:
-    return not isinstance(a, Tensor) or (isinstance(b, Tensor) and same_numbers(a, b))

@@ -122,12 +122,7 @@ LATER = (
     Kind.SWALLOWS,
     Kind.RAISES,
 )
-GRADES = tuple(Grade)
-
-
-def graver(one: Grade, other: Grade) -> bool:
-    """Say whether one is graver than the other."""
-    return GRADES.index(one) > GRADES.index(other)
+GRADES = tuple(Grade)  # the gravest last
 
 
 @dataclass(frozen=True, eq=False)

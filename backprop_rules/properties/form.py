@@ -13,7 +13,7 @@ from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
-from backprop_rules.subject.ambient import F64, SEED, all_finite, inexact, running
+from backprop_rules.subject.ambient import F64, SEED, all_finite, inexact, real, running
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 
@@ -114,20 +114,25 @@ def reads_only_what_it_saves(evidence: Evidence, saves: Sequence[str]) -> Iterat
         found = evidence.subject.backward(evidence.function, point.grads, y, poisoned, ambient)
     except (Raised, Misfit, NoPoint):
         return
-    for i, (before, after) in enumerate(zip(evidence.user, found, strict=True)):
-        if isinstance(before, Tensor) and not (isinstance(after, Tensor) and same_numbers(before, after)):
-            yield Finding(Kind.NOT_SAVED, point, i)
-            return
+    other = first_other(evidence.user, found)
+    if other is not None:
+        yield Finding(Kind.NOT_SAVED, point, other)
 
 
 def same_numbers(a: Any, b: Any) -> bool:
     """Say whether two tensors hold the same numbers, NaN included."""
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape or a.dtype != b.dtype:
         return a is b
-    a, b = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in (a, b))  # torch has no equal of all
+    a, b = real(a), real(b)  # torch has no equal of all complex ones
     return torch.equal(a, b) or (
         inexact(a) and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)) and torch.equal(a.isnan(), b.isnan())
     )
+
+
+def first_other(before: Sequence[Any], after: Sequence[Any]) -> int | None:
+    """Return the place of the first tensor that does not hold the same numbers after as before; None if all do."""
+    pairs = enumerate(zip(before, after, strict=False))
+    return next((i for i, (a, b) in pairs if isinstance(a, Tensor) and not same_numbers(a, b)), None)
 
 
 def differs(function: Any, point: Point, seed: int | None) -> bool:

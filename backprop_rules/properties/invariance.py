@@ -1,7 +1,7 @@
 """By how many ulps a result changes with what it should not depend on: reported, and judged where that is asked for."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.native import own_dtypes
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import cast_like, numbers_from, recast
-from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.ambient import F64, inexact, real
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Cotangents, Function, NoPoint
 from backprop_rules.subject.subject import Subject
@@ -26,14 +26,13 @@ class _Call:
     function: Function
     leaves: tuple[Any, ...]
     grads: Cotangents
-    rows: int
     batched: frozenset[int]
 
     def with_rows(self, of: Callable[[Tensor], Tensor]) -> "_Call":
         """Return the call with other rows: those beside them do not count, or it is none."""
         leaves = tuple(of(x) if k in self.batched else x for k, x in enumerate(self.leaves))
         grads = tuple(None if g is None else of(g) for g in self.grads)
-        return _Call(self.function, leaves, grads, self.rows, self.batched)
+        return replace(self, leaves=leaves, grads=grads)
 
     def truth(self) -> tuple[Any, ...]:
         wide = [recast(x, F64) if inexact(x) and not x.is_complex() else x for x in self.leaves]
@@ -48,9 +47,9 @@ def varies(subject: Subject, point: Point, asked: Sequence[str]) -> Iterator[tup
         base = _answer(subject, call)
     except (NoPoint, Raised, Misfit):
         return
-    for name in asked:
+    for words, again in map(WAYS.__getitem__, asked):
         try:
-            others = WAYS[name](subject, call)
+            others = again(subject, call)
         except (NoPoint, Raised, Misfit):
             continue
         for i, (one, other) in enumerate(zip(base, others, strict=True)):
@@ -58,9 +57,9 @@ def varies(subject: Subject, point: Point, asked: Sequence[str]) -> Iterator[tup
                 shared = one[: len(other)] if i in call.batched else one
                 apart = ulps(shared, other[: len(shared)] if i in call.batched else other)
                 if apart:
-                    what = f"{NAMES[name]}, by up to {apart:.3g} ulps of {str(one.dtype).removeprefix('torch.')}"
-                    words = f"the gradient of {subject.names[i]} changes {what}"
-                    yield words, Finding(Kind.VARIES, point, i, detail=f": {what}")
+                    what = f"{words}, by up to {apart:.3g} ulps of {str(one.dtype).removeprefix('torch.')}"
+                    told = f"the gradient of {subject.names[i]} changes {what}"
+                    yield told, Finding(Kind.VARIES, point, i, detail=f": {what}")
                     break
 
 
@@ -76,16 +75,12 @@ def _call(subject: Subject, point: Point) -> _Call:
     rows = {len(y) if y.ndim else 0 for y in ys}
     count = rows.pop() if len(rows) == 1 else 0
     batched = frozenset(k for k, x in enumerate(leaves) if isinstance(x, Tensor) and x.ndim and len(x) == count > 1)
-    return _Call(function, leaves, grads, count, batched)
+    return _Call(function, leaves, grads, batched)
 
 
 def _answer(subject: Subject, call: _Call) -> tuple[Any, ...]:
     found = subject.backward(call.function, call.grads, None, call.leaves, None)
     return tuple(g.clone() if isinstance(g, Tensor) else g for g in found)
-
-
-def _again(subject: Subject, call: _Call) -> tuple[Any, ...]:
-    return _answer(subject, call)
 
 
 def _in_other_threads(subject: Subject, call: _Call) -> tuple[Any, ...]:
@@ -121,7 +116,7 @@ def ulps(a: Tensor, b: Tensor) -> float:
     """Return how far two tensors are apart at most, in ulps of the larger number; 0 where both are the same bits."""
     if a.shape != b.shape or not a.numel():
         return 0.0
-    a, b = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in (a, b))
+    a, b = real(a), real(b)
     size = torch.maximum(a.abs(), b.abs()).double()
     info = torch.finfo(a.dtype)
     ulp = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - precision(a.dtype))
@@ -129,15 +124,13 @@ def ulps(a: Tensor, b: Tensor) -> float:
     return float(apart.nan_to_num(0.0).max())
 
 
-WAYS: dict[str, Callable[[Subject, _Call], tuple[Any, ...]]] = {
-    "runs": _again,
-    "threads": _in_other_threads,
-    "batch": partial(_among_rows, lambda x: x[: len(x) // 2]),
-    "padding": partial(_among_rows, lambda x: torch.cat([x, torch.zeros_like(x)])),
-}
-NAMES = {
-    "runs": "from run to run",
-    "threads": "with the number of threads",
-    "batch": "with another batch beside",
-    "padding": "with padding, rows of zeros, beside",
+# What is asked for, in words, and how the answer is found again.
+WAYS: dict[str, tuple[str, Callable[[Subject, _Call], tuple[Any, ...]]]] = {
+    "runs": ("from run to run", _answer),
+    "threads": ("with the number of threads", _in_other_threads),
+    "batch": ("with another batch beside", partial(_among_rows, lambda x: x[: len(x) // 2])),
+    "padding": (
+        "with padding, rows of zeros, beside",
+        partial(_among_rows, lambda x: torch.cat([x, torch.zeros_like(x)])),
+    ),
 }

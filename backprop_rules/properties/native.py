@@ -1,6 +1,7 @@
 """The gradients in the dtypes and on the devices that were asked for, and on tensors that have shapes alone."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence.digits import has_lost_digits
+from backprop_rules.evidence.evidence import cast, filled
 from backprop_rules.properties.finding import Finding, Grade, Kind, unequal
 from backprop_rules.properties.form import first_written, has_the_form_of_its_primal, remembered
 from backprop_rules.strategies.point import Point
@@ -55,7 +57,7 @@ def holds_in(
         yield Finding(Kind.WRITES, point, detail=f" {written}", dtype=shown)
     own = [x.dtype if inexact(x) else None for x in leaves]
     found = list(has_the_form_of_its_primal(point, got, truth, own))
-    yield from (_in(finding, shown) for finding in found)
+    yield from (replace(finding, dtype=shown) for finding in found)
     if device != "meta" and not any(f.kind.grade is Grade.WRONG for f in found):
         yield from _digits(subject, point, leaves, grads, truth, got, shown)
 
@@ -66,10 +68,7 @@ def _torchs(function: Function, point: Point, leaves: Sequence[Any], device: str
         grads = tuple(map(cast_like, point.grads, function.y(leaves, None)))
         return tuple(x if inexact(x) else None for x in leaves), grads
     run, grads = function.run(leaves, lambda y: tuple(map(cast_like, point.grads, y)), None)
-    gradients = (
-        torch.zeros_like(x) if g is None and inexact(x) else g for g, x in zip(run.gradients, leaves, strict=True)
-    )
-    return tuple(gradients), grads
+    return filled(run.gradients, leaves), grads
 
 
 def _has_a_gradient(function: Function, leaves: Sequence[Any], grads: Cotangents) -> bool:
@@ -85,10 +84,6 @@ def _overflows(before: Sequence[Any], after: Sequence[Any]) -> bool:
     return any(bool((b.isfinite() & ~a.to(b.device).isfinite()).any()) for b, a in pairs)
 
 
-def _in(finding: Finding, dtype: torch.dtype | None) -> Finding:
-    return Finding(**{**vars(finding), "dtype": dtype})
-
-
 def _digits(
     subject: Subject,
     point: Point,
@@ -98,10 +93,8 @@ def _digits(
     got: Sequence[Any],
     shown: torch.dtype | None,
 ) -> Iterator[Finding]:
-    wide = [recast(x, at(F64, x)) if inexact(x) else x for x in leaves]
-    own = tuple(None if g is None else recast(g, at(F64, g)) for g in grads)
     try:
-        run, _ = subject.function.at(point.params).run(wide, own, F64)
+        run, _ = subject.function.at(point.params).run(cast(leaves, F64), tuple(cast(grads, F64)), F64)
     except NoPoint:
         return
     for i in subject.floats:

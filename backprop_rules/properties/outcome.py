@@ -10,7 +10,7 @@ import torch
 from backprop_rules.evidence.evidence import WIDE, Pair
 from backprop_rules.properties import effort
 from backprop_rules.properties.agreement import Judged
-from backprop_rules.properties.finding import Finding, Grade, Kind, Rung, graver
+from backprop_rules.properties.finding import GRADES, Finding, Grade, Kind, Rung
 from backprop_rules.strategies.point import Point
 
 if TYPE_CHECKING:
@@ -76,11 +76,7 @@ class Outcome:
     @property
     def worst(self) -> Grade | None:
         """The gravest grade among the findings."""
-        worst: Grade | None = None
-        for finding in self.findings:
-            if worst is None or graver(finding.kind.grade, worst):
-                worst = finding.kind.grade
-        return worst
+        return max((f.kind.grade for f in self.findings), key=GRADES.index, default=None)
 
     @property
     def is_wrong(self) -> bool:

@@ -2,8 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -16,13 +15,15 @@ from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Kind, found, unequal
 from backprop_rules.properties.form import same_numbers
+from backprop_rules.properties.native import own_dtypes
 from backprop_rules.rule import Gradients
-from backprop_rules.strategies.of_rules import widened
+from backprop_rules.strategies.of_rules import call_at, widened
+from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
+from backprop_rules.subject.subject import Subject
 
 Function = Callable[..., Any]
-Question = Callable[[Call], Iterator[Finding]]
 
 
 def own_backward(function: Any, framework: str) -> Function:
@@ -57,18 +58,28 @@ class Whole:
 
     function: Any
 
-    def at_a_call(self) -> Iterator[Question]:
-        """Yield what is asked of a function of one output."""
-        own = (leaves_what_it_saved_alone,) if self.has_its_own else ()
-        for holds in (computes_the_function, gives_the_same_through_autograd, *own):
-            yield partial(holds, self.function)
+    def wrong(self, subject: Subject, point: Point) -> Iterator[Finding]:
+        """Yield what is wrong with its output, its gradients through autograd, and what it saves."""
+        found = next(self._at_a_call(subject, point), None)
+        if found is not None:
+            yield replace(found, point=point, native=False)
+        elif _is_autograd_function(self.function):
+            yield from self._at_a_point(Evidence(subject, point))
 
-    @property
-    def has_its_own(self) -> bool:
-        """Whether it is an autograd.Function, whose backward is its own."""
-        return _is_autograd_function(self.function)
+    def _at_a_call(self, subject: Subject, point: Point) -> Iterator[Finding]:
+        """Yield what is wrong with a function of one output."""
+        if subject.rule is None:
+            return
+        try:
+            there = call_at(subject.rule, point, list(point.dtypes) or own_dtypes(subject, point))
+        except (InputError, RuntimeError, ValueError, TypeError, IndexError):
+            return  # a forward that does not take the example's own dtypes at these values
+        yield from computes_the_function(self.function, there)
+        yield from gives_the_same_through_autograd(self.function, there)
+        if _is_autograd_function(self.function):
+            yield from leaves_what_it_saved_alone(self.function, there)
 
-    def at_a_point(self, evidence: Evidence) -> Iterator[Finding]:
+    def _at_a_point(self, evidence: Evidence) -> Iterator[Finding]:
         """Yield what is wrong between its forwards and backwards, and for some of its gradients alone, at a point."""
         for holds in (self._keeps_forwards_apart, self._does_without, self._does_without_a_cotangent):
             found = next(holds(evidence), None)

@@ -71,9 +71,7 @@ def _of_a_whole_function(trial: "Trial", points: Sequence[Point]) -> None:
     outcome, extra = trial.outcome, trial.questions.extra
     for point in points:
         if extra is not None and not outcome.is_wrong:
-            from backprop_rules.properties.functions import of_the_function
-
-            outcome.findings += list(of_the_function(trial.subject, point, extra))
+            outcome.findings += list(extra.wrong(trial.subject, point))
     if trial.questions.of_rules and not outcome.is_wrong and trial.subject.rule is not None:
         from backprop_rules.properties import special_values
 
@@ -96,11 +94,8 @@ def _natives(
     for point in plain[: 1 if trial.subject.heavy else 2]:
         yield point, own_dtypes(trial.subject, point), "cpu"
         for dtype in trial.subject.dtypes:
-            yield (
-                point,
-                in_precision(point, dtype) if not dtype.is_complex else own_dtypes(trial.subject, point),
-                "cpu",
-            )
+            dtypes = own_dtypes(trial.subject, point) if dtype.is_complex else in_precision(point, dtype)
+            yield point, dtypes, "cpu"
     for point in [p for p in outcome.passed if p.dtypes][: effort.DRAWN]:
         yield point, list(point.dtypes), "cpu"
     for point in (*full[:1], *plain[:1]):

@@ -1,7 +1,7 @@
 """NaN and infinities: a gradient where a primal is NaN is NaN, 0 or torch's; what else differs is a note."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.values import with_element
 from backprop_rules.subject.ambient import all_finite
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
@@ -19,30 +20,22 @@ TORCH = ("torch's reverse mode",)
 
 def answers_nan(evidence: Evidence) -> Iterator[Finding]:
     """Where a primal is NaN its gradient is NaN, or 0, or what torch gives, if torch gives one of these."""
-    point, half = evidence.point, evidence.pair.half
-    for i in evidence.subject.floats:
-        x = point.leaves[i]
-        if x is None or not x.numel() or x.is_complex():
-            continue
-        poisoned = x.clone(memory_format=torch.contiguous_format)
-        poisoned.view(-1)[0] = math.nan
-        there = replace(point, leaves=(*point.leaves[:i], poisoned, *point.leaves[i + 1 :]))
-        found = next(((mine, other) for k, mine, other in _asked(evidence, there) if k == i), None)
-        if found is None:
-            continue
-        got, chosen = (float(t.reshape(-1)[0]) for t in found)
-        near = abs(got - chosen) <= abs(chosen) * 2.0 ** -(24 + half)
+    for told in _first_elements(evidence, math.nan, Kind.NAN_PASSED):
+        got, chosen = told.got, told.expected
+        near = abs(got - chosen) <= abs(chosen) * 2.0 ** -(24 + evidence.pair.half)
         free = math.isnan(chosen) or (math.isfinite(chosen) and chosen != 0)  # torch gives some number itself
         if not (math.isnan(got) or got == 0 or near or free or not math.isfinite(got)):
-            where = (torch.arange(x.numel()) == 0).reshape(x.shape)
-            yield unequal(Kind.NAN_PASSED, there, i, found[1], found[0], where, against=TORCH)
+            yield told
 
 
 def answers_infinity_of_the_cotangent(evidence: Evidence) -> Iterator[Finding]:
     """NaN or infinity in the cotangent reaches what torch lets it reach."""
     point = evidence.point
     for bad in (math.inf, -math.inf, math.nan):
-        grads = tuple(None if g is None or g.is_complex() or not g.numel() else _with(g, bad) for g in point.grads)
+        grads = tuple(
+            None if g is None or g.is_complex() or not g.numel() else with_element(g, g.numel() // 2, bad)
+            for g in point.grads
+        )
         if any(g is None for g in grads):
             return
         there = replace(point, grads=grads)
@@ -59,52 +52,44 @@ def answers_infinity_of_the_cotangent(evidence: Evidence) -> Iterator[Finding]:
 
 def answers_infinity_of_the_derivative(evidence: Evidence) -> Iterator[Finding]:
     """Where a primal is 0, and the derivative grows to infinity on the way there, the gradient is that infinity."""
+    for told in _first_elements(evidence, 0.0, Kind.LIMIT):
+        if math.isinf(told.expected) and math.isfinite(told.got) and _grows_to(told, evidence):
+            yield told
+            return
+
+
+def _first_elements(evidence: Evidence, value: float, kind: Kind) -> Iterator[Finding]:
+    """Yield the backward's number and torch's for each primal's first element, where that has this value."""
     point = evidence.point
     for i in evidence.subject.floats:
         x = point.leaves[i]
         if x is None or not x.numel() or x.is_complex():
             continue
-
-        def near(value: float, i: int = i, x: Tensor = x) -> Point:
-            moved = x.clone(memory_format=torch.contiguous_format)
-            moved.view(-1)[0] = value
-            return replace(point, leaves=(*point.leaves[:i], moved, *point.leaves[i + 1 :]))
-
-        there = near(0.0)
-        found = next(((mine, other) for k, mine, other in _asked(evidence, there) if k == i), None)
-        if found is None:
-            continue
-        got, theirs = (float(t.reshape(-1)[0]) for t in found)
-        if math.isinf(theirs) and math.isfinite(got) and _grows_to(theirs, evidence, i, near):
-            where = (torch.arange(x.numel()) == 0).reshape(x.shape)
-            yield unequal(Kind.LIMIT, there, i, found[1], found[0], where, against=TORCH)
-            return
+        there = point.with_tensor(i, with_element(x, 0, value))
+        for k, mine, other in _asked(evidence, there):
+            if k == i:
+                where = (torch.arange(x.numel()) == 0).reshape(x.shape)
+                yield unequal(kind, there, i, other, mine, where, against=TORCH)
 
 
-def _grows_to(limit: float, evidence: Evidence, i: int, near: Callable[[float], Point]) -> bool:
-    """Say whether torch's gradient grows to an infinity of this sign, from each side on which it is a number."""
-    sides = 0
+def _grows_to(told: Finding, evidence: Evidence) -> bool:
+    """Say whether torch's gradient grows to the infinity expected, from each side on which it is a number."""
+    i, sides = told.leaf or 0, 0
     for side in (1, -1):
         way = []
         for step in (2.0**-20, 2.0**-40, 2.0**-80):
-            there = near(side * step)
+            there = evidence.point.with_tensor(i, with_element(evidence.point.leaves[i], 0, side * step))
             try:
                 run = evidence.truth(there.leaves, there.grads)
             except NoPoint:
                 return False
             g = run.gradients[i] if all_finite(*run.y) else None  # where forward is none, its gradient says nothing
-            way.append(math.nan if g is None else float(g.reshape(-1)[0]) * math.copysign(1, limit))
+            way.append(math.nan if g is None else float(g.reshape(-1)[0]) * math.copysign(1, told.expected))
         if all(map(math.isfinite, way)):
             sides += 1
             if not 0 < way[0] < way[1] < way[2]:
                 return False
     return sides > 0
-
-
-def _with(g: Tensor, value: float) -> Tensor:
-    changed = g.clone(memory_format=torch.contiguous_format)
-    changed.view(-1)[g.numel() // 2] = value
-    return changed
 
 
 def _asked(evidence: Evidence, point: Point) -> Iterator[tuple[int, Tensor, Tensor]]:

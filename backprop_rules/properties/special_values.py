@@ -26,6 +26,7 @@ from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
 from backprop_rules.properties.finding import Finding, Kind, found
 from backprop_rules.rule import Rule
+from backprop_rules.strategies.values import with_element
 
 VALUES = (0.0, -0.0, math.inf, -math.inf, math.nan)
 # Exponents of the numbers that run to infinity, or their negatives to zero: past float64's range; and within it, for
@@ -132,7 +133,7 @@ def _of_primals(call: Call) -> Iterator[Special]:
     for k, i in enumerate(call.given):
         for value in VALUES:
             there = replace(
-                call, primals=(*call.primals[:i], _with_first(call.tensors[k], value), *call.primals[i + 1 :])
+                call, primals=(*call.primals[:i], with_element(call.tensors[k], 0, value), *call.primals[i + 1 :])
             )
             yield from _rows(there, call.rule.primals[i], value, _limits(there, k, value))
 
@@ -145,13 +146,13 @@ def _of_cotangent(call: Call) -> Iterator[Special]:
     except Silent:
         return  # the definition has no value even at ordinary numbers
     reached = [bool(_first(mask)) for mask in masks if mask is not None]
-    without = _limits(replace(call, grad_y=_with_first(call.grad_y, 0.0)), 0, 0.0)
+    without = _limits(replace(call, grad_y=with_element(call.grad_y, 0, 0.0)), 0, 0.0)
     for value in VALUES:
         limits = without if value == 0 else [
             value if slope > 0 else -value if slope < 0 else None if comes_in else rest
             for slope, comes_in, rest in zip(slopes, reached, without, strict=True)
         ]  # fmt: skip
-        yield from _rows(replace(call, grad_y=_with_first(call.grad_y, value)), "grad_y", value, limits)
+        yield from _rows(replace(call, grad_y=with_element(call.grad_y, 0, value)), "grad_y", value, limits)
 
 
 def _rows(call: Call, at: str, value: float, limits: Sequence[Limit]) -> Iterator[Special]:
@@ -201,12 +202,6 @@ def _run_to(call: Call, k: int, value: float, exponents: tuple[int, int]) -> lis
 
 def _values(call: Call) -> list[list[Any]]:
     return [[arb(v) for v in x.flatten().tolist()] for x in call.tensors]
-
-
-def _with_first(x: Tensor, value: float) -> Tensor:
-    special = x.clone()
-    special.view(-1)[0] = value
-    return special
 
 
 def _first(x: Tensor) -> Tensor:

@@ -40,7 +40,11 @@ class Trial:
         self._full: Evidence | None = None  # of a large example at its own size
         self.answered: calls.Answered | None = None  # the first point that was asked of calls
         self.chosen: dict[int, Point] = {}  # where another choice than torch's is allowed: nor are digits torch's
-        self.of_the_rule = _of_the_rule(subject, questions) if questions.of_rules else None
+        self.of_the_rule: OfTheRule | None = None
+        if questions.of_rules:
+            from backprop_rules.properties import rule_trial
+
+            self.of_the_rule = rule_trial.OfTheRule(subject, questions)
 
     def run(self, pair: Pair = WIDE) -> Outcome:
         """Return what came of all points; an interrupt ends the loop with what was found so far."""
@@ -314,9 +318,3 @@ class Trial:
             if said_.hidden:
                 outcome.notes[HIDDEN] = None
             outcome.contradicted += [said_.words] if said_.contradicts else []
-
-
-def _of_the_rule(subject: Subject, questions: Questions) -> "OfTheRule":
-    from backprop_rules.properties import rule_trial
-
-    return rule_trial.OfTheRule(subject, questions)

@@ -35,13 +35,14 @@ class RulePoints:
         if self.every_bit:
             yield from map(widened, drawn(self.rule, self.count, self.seed, self.dtypes, self.sides or SIDES))
             return
-        among = dtypes_to_draw(self.dtypes, self.rule.domain.dtypes)
+        # Float32 for float64, so that it holds the values, and bounds among them.
+        narrower, known = {F64: F32, torch.complex128: torch.complex64}, self.rule.domain.dtypes
+        among = tuple(dict.fromkeys(n if (n := narrower.get(d, d)) in known else d for d in self.dtypes))
         for call in drawn(self.rule, self.count, self.seed, among, self.sides or SIDES):
             found = widened(_narrowed(call))
-            if found.kind != EVERY_BIT:
-                known = all(d is None or d in self.dtypes for d in found.dtypes)
-                # What was drawn in a narrower dtype than any that was asked for is not asked in that.
-                yield found if known else replace(found, dtypes=())
+            asked = all(d is None or d in self.dtypes for d in found.dtypes)
+            # What was drawn in a narrower dtype than any that was asked for is not asked in that.
+            yield found if asked else replace(found, dtypes=())
 
 
 def widened(call: Call) -> Point:
@@ -108,9 +109,3 @@ def _ordinary(given: Sequence[Tensor]) -> bool:
     """Say whether all values lie within the middle half of float32's exponents."""
     sizes = [x[x != 0].abs() for x in given]
     return all(not s.numel() or (float(s.max()) < 2.0**32 and float(s.min()) > 2.0**-32) for s in sizes)
-
-
-def dtypes_to_draw(asked: Sequence[torch.dtype], known: Sequence[torch.dtype]) -> tuple[torch.dtype, ...]:
-    """Return the dtypes in which to draw: float32 for float64, so that it holds the values, and bounds among them."""
-    narrower = {F64: F32, torch.complex128: torch.complex64}
-    return tuple(dict.fromkeys(n if (n := narrower.get(d, d)) in known else d for d in asked))

@@ -48,6 +48,13 @@ class Point:
         """Whether its values are ordinary: no over- or underflow on the way is to be expected."""
         return self.kind not in EXTRAORDINARY
 
+    def with_tensor(self, k: int, x: Tensor) -> "Point":
+        """Return the point with another tensor in the place of the k-th among leaves and cotangents."""
+        if k < len(self.leaves):
+            return replace(self, leaves=(*self.leaves[:k], x, *self.leaves[k + 1 :]))
+        j = k - len(self.leaves)
+        return replace(self, grads=(*self.grads[:j], x, *self.grads[j + 1 :]))
+
 
 FULL = "full size"  # of a large example, beside which it is made small
 NOTHING_KEPT = "nothing kept"  # where a mask or a length keeps nothing, or all are alike, as not in the example

@@ -1,5 +1,6 @@
 """From a subject to its points: the example, what is like it, other sizes, and what is drawn."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from backprop_rules.domain import precision
 from backprop_rules.strategies.point import FULL, NOTHING_KEPT, TORN_APART, Point
 from backprop_rules.strategies.recipes import PLAN, Recipe, recipes
-from backprop_rules.strategies.sizes import Family, Label, Shape, Sizes, sizes_of, small_shapes, too_large
+from backprop_rules.strategies.sizes import Family, Label, Shape, Sizes, sizes_of, small_shapes
 from backprop_rules.strategies.values import KINDS, RANGES, SIGNED, cast_like, drawn, is_ordered, laid_out, numbers_from
 from backprop_rules.subject.ambient import F64, all_finite, inexact
 from backprop_rules.subject.backward import Misfit, Raised
@@ -21,6 +22,7 @@ from backprop_rules.subject.subject import Subject
 MAGNITUDES = {"big": 2.0**10, "small": 2.0**-30}
 PAST = "larger than a block"
 TRIES = 4  # draws of values with zeros and ties, until all outputs are finite
+MANY = 1 << 16  # elements in one primal: more are no test of sizes
 TORN = 8  # axes that are tried alone
 LARGE = 20_000  # elements of an example, from which it is asked at few points, and at its own sizes alone
 
@@ -75,14 +77,13 @@ class Points:
     def with_a_small_example(self) -> "Points":
         """Return the points of the subject with its example made small beside it, if it is large and both take that."""
         example, constants = self.subject.example, self.subject.constants
-        own = [tuple(x.shape) if isinstance(x, Tensor) else None for x in example]
         # Numbers of the leaves that may be indices are made small as well, those of constants are not.
         mine = {int(x.max()) for x in example if isinstance(x, Tensor) and not inexact(x) and x.numel()}
         kept = replace(constants, largest=constants.largest - mine)
         others = Points(replace(self.subject, constants=kept), 0, self.seed)
         first: tuple[tuple[Any, ...], bool] | None = None
         for shapes, any_sizes in small_shapes(example) if self.large else ():
-            if too_large(shapes) or not others._allowed(own, shapes):
+            if not others._allows(shapes):
                 continue
             least = min(n for shape in shapes if shape for n in shape)
             made = self.leaves(Recipe((), "near"), shapes, self.seed)
@@ -112,7 +113,8 @@ class Points:
 
     def _others(self) -> Iterator[Point]:
         """Yield the points of other sizes than the example's."""
-        subject, sizes = self.subject, self.sizes()
+        # Which sizes vary, a few runs of the forward tell.
+        subject, sizes = self.subject, sizes_of(self.subject.example, self._runs)
         for size, n in ((size, n) for size, others in self.asked.items() for n in others):
             for values in ("normal", "integers"):
                 yield from self._at(Recipe((), values), {size: n}, "asked for", self.seed + n, sizes)
@@ -135,13 +137,8 @@ class Points:
             yield from self._at(Recipe((), "normal"), family.at(0), "size 0", self.seed, sizes)
             yield from self._at(Recipe((), "normal"), _past_a_block(sizes, family), PAST, self.seed, sizes)
 
-    def sizes(self) -> Sizes:
-        """Return which sizes vary, as a few runs of the forward tell."""
-        return sizes_of(self.subject.example, self._runs)
-
     def _runs(self, shapes: list[Shape | None]) -> tuple[Shape, ...] | None:
-        own = [tuple(x.shape) if isinstance(x, Tensor) else None for x in self.subject.example]
-        if too_large(shapes) or not self._allowed(own, shapes):
+        if not self._allows(shapes):
             return None
         try:
             leaves = self.leaves(Recipe((), "near"), shapes, self.seed)
@@ -149,9 +146,16 @@ class Points:
         except NoPoint:
             return None
 
-    def _allowed(self, own: Sequence[Shape | None], shapes: Sequence[Shape | None]) -> bool:
-        """Say whether forward's constants allow these shapes."""
-        pairs = ((a, b) for a, b in zip(own, shapes, strict=True) if a is not None and b is not None)
+    @property
+    def _own(self) -> list[Shape | None]:
+        """The shapes of the example."""
+        return [tuple(x.shape) if isinstance(x, Tensor) else None for x in self.subject.example]
+
+    def _allows(self, shapes: Sequence[Shape | None]) -> bool:
+        """Say whether forward's constants allow these shapes, and none has more elements than a test of sizes needs."""
+        if any(math.prod(max(n, 1) for n in shape or ()) > MANY for shape in shapes):
+            return False
+        pairs = ((a, b) for a, b in zip(self._own, shapes, strict=True) if a is not None and b is not None)
         return all(self.subject.constants.allow(m, n) for a, b in pairs for m, n in zip(a, b, strict=True))
 
     def _varied(self, sizes: Sizes) -> Iterator[Point]:
@@ -205,16 +209,15 @@ class Points:
         given: Sequence[Shape | None] | None = None,
     ) -> Iterator[Point]:
         """Yield the point of a recipe at some sizes, unless forward does not take it."""
-        example = self.subject.example
-        own = [tuple(x.shape) if isinstance(x, Tensor) else None for x in example]
+        own = self._own
         shapes: Sequence[Shape | None] = given or (own if sizes is None or not changed else sizes.shapes(changed))
-        if shapes != own and (too_large(shapes) or not self._allowed(own, shapes)):
+        if shapes != own and not self._allows(shapes):
             return
         found = self._taken(recipe, shapes, seed)
         if found is None:
             return
         leaves, y = found
-        if any(map(_are_others, leaves, example)):
+        if any(map(_are_others, leaves, self.subject.example)):
             where = NOTHING_KEPT
         words = [recipe.values, recipe.layout, where if where != "own" else ""]
         yield Point(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
-from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.ambient import F64, inexact, real
 from backprop_rules.subject.constants import Constants
 from backprop_rules.subject.function import Function, NoPoint
 
@@ -52,8 +52,7 @@ def simplicity(point: Point) -> tuple[int, int, int]:
 
 def _cost(x: Tensor) -> int:
     """Return 0 for a zero, 1 for a one, 2 for a minus one, 3 for a whole number, 4 for another."""
-    if x.is_complex():
-        return _cost(torch.view_as_real(x.resolve_conj()))
+    x = real(x)
     cost = torch.where(x == 0, 0, torch.where(x == 1, 1, torch.where(x == -1, 2, torch.where(x == x.round(), 3, 4))))
     return int(cost.sum())
 
@@ -143,7 +142,7 @@ def plainer(point: Point) -> Iterator[Point]:
         if not isinstance(x, Tensor) or not inexact(x):
             continue
         if not x.is_contiguous() or x.storage_offset():
-            yield _with(point, k, x.clone(memory_format=torch.contiguous_format))
+            yield point.with_tensor(k, x.clone(memory_format=torch.contiguous_format))
     for number in (0.0, 1.0):  # all primals at once: what shows at a tie of two is gone when one moves
         yield replace(point, leaves=tuple(torch.full_like(x, number) if inexact(x) else x for x in point.leaves))
     for k, x in enumerate((*point.leaves, *point.grads)):
@@ -151,7 +150,7 @@ def plainer(point: Point) -> Iterator[Point]:
             continue
         for plain in (torch.zeros_like(x), torch.ones_like(x), _rounded(x)):
             if not torch.equal(plain, x):
-                yield _with(point, k, relaid(plain, x))
+                yield point.with_tensor(k, relaid(plain, x))
     for k, x in enumerate((*point.leaves, *point.grads)):
         if isinstance(x, Tensor) and inexact(x) and 0 not in x.stride() and x.numel() <= ONE_BY_ONE:
             yield from _element_by_element(point, k, x)
@@ -175,11 +174,4 @@ def _element_by_element(point: Point, k: int, x: Tensor) -> Iterator[Point]:
             if one != value:
                 changed = flat.clone()
                 changed[e] = one
-                yield _with(point, k, relaid(changed.reshape(x.shape), x))
-
-
-def _with(point: Point, k: int, x: Tensor) -> Point:
-    if k < len(point.leaves):
-        return replace(point, leaves=(*point.leaves[:k], x, *point.leaves[k + 1 :]))
-    j = k - len(point.leaves)
-    return replace(point, grads=(*point.grads[:j], x, *point.grads[j + 1 :]))
+                yield point.with_tensor(k, relaid(changed.reshape(x.shape), x))

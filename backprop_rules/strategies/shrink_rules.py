@@ -14,7 +14,7 @@ from backprop_rules.rule import Rule
 from backprop_rules.strategies.grid import odd_part
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.shrink import ONE_BY_ONE, smaller
-from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.ambient import F64, inexact, real
 from backprop_rules.subject.constants import Constants
 from backprop_rules.subject.function import Function, NoPoint
 
@@ -134,10 +134,6 @@ def on_the_grid(rule: Rule, point: Point, drawn: Point) -> bool:
 
 
 def _fits(some: Sequence[Any], most: Sequence[Any], spacing: float) -> bool:
-    reals, limits = ([_real(x) for x in xs if x is not None and inexact(x) and x.numel()] for xs in (some, most))
+    reals, limits = ([real(x) for x in xs if x is not None and inexact(x) and x.numel()] for xs in (some, most))
     limit = max((float(x.abs().max()) for x in limits), default=0.0)
     return all(bool((x % spacing == 0).all()) and float(x.abs().max()) <= limit for x in reals)
-
-
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x

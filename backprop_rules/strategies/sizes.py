@@ -1,7 +1,7 @@
 """Which sizes of an example can vary, and which of them together."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +9,6 @@ from torch import Tensor
 # Kernels read blocks of up to 256 elements: past that, and no multiple of any block. What is even stays even.
 PAST_A_BLOCK, PAST_A_BLOCK_EVEN = 259, 260
 BLOCKS = (16, 64)  # of which kernels take multiples alone
-MANY = 1 << 16  # elements in one primal: more are no test of sizes
 DISTINCT = 6  # sizes that are varied one by one
 
 Label = int | tuple[str, int]
@@ -55,12 +54,14 @@ class Sizes:
         return [None if own is None else tuple(sizes[label] for label in own) for own in self.labels]
 
 
-def labels_of(example: Sequence[Any]) -> tuple[tuple[Label, ...] | None, ...]:
-    """Return a label for each axis of each leaf: its size, or for ones the place from the right."""
-    return tuple(
+def _fixed(example: Sequence[Any]) -> Sizes:
+    """Return the axes of an example, none of which varies: labelled by size, ones by the place from the right."""
+    labels = tuple(
         tuple(n if n != 1 else ("one", x.dim() - d) for d, n in enumerate(x.shape)) if isinstance(x, Tensor) else None
         for x in example
     )
+    pairs = [(own, x.shape) for own, x in zip(labels, example, strict=True) if own is not None]
+    return Sizes(labels, {label: n for own, shape in pairs for label, n in zip(own, shape, strict=True)}, ())
 
 
 def sizes_of(example: Sequence[Any], runs: Callable[[list[Shape | None]], Outcome]) -> Sizes:
@@ -69,14 +70,8 @@ def sizes_of(example: Sequence[Any], runs: Callable[[list[Shape | None]], Outcom
     An axis varies only where forward takes twice its size. Axes of one vary only where they are no broadcast ones:
     where forward takes any size there.
     """
-    labels = labels_of(example)
-    base = {
-        label: n
-        for own, x in zip(labels, example, strict=True)
-        if own is not None
-        for label, n in zip(own, x.shape, strict=True)
-    }
-    fixed = Sizes(labels, base, ())
+    fixed = _fixed(example)
+    base = fixed.base
     families: list[Family] = []
     for size in sorted(s for s in base if isinstance(s, int) and s > 1)[:DISTINCT]:
         families += _family(fixed, size, runs)
@@ -86,7 +81,7 @@ def sizes_of(example: Sequence[Any], runs: Callable[[list[Shape | None]], Outcom
         # Against an axis of another size it could not take both of these.
         if all(runs(fixed.shapes({label: n})) is not None for n in (2, 3, 5)):
             families.append(Family(label, 1, ((label, 1),)))
-    return Sizes(labels, base, tuple(families))
+    return replace(fixed, families=tuple(families))
 
 
 def _family(sizes: Sizes, label: Label, runs: Callable[[list[Shape | None]], Outcome]) -> list[Family]:
@@ -107,10 +102,8 @@ def small_shapes(example: Sequence[Any]) -> Iterator[tuple[list[Shape | None], b
     What is at most 4 stays: a width of three, or a pair. If forward or backward takes no odd sizes, even ones follow,
     multiples of a block, and what keeps the proportions; and one size alone, where others are those of a constant.
     """
-    labels = labels_of(example)
-    pairs = [(own, x.shape) for own, x in zip(labels, example, strict=True) if own is not None]
-    base = {label: n for own, shape in pairs for label, n in zip(own, shape, strict=True)}
-    sizes, long = Sizes(labels, base, ()), sorted(n for n in base if isinstance(n, int) and n > 4)
+    sizes = _fixed(example)
+    long = sorted(n for n in sizes.base if isinstance(n, int) and n > 4)
     yield sizes.shapes({n: k + 5 for k, n in enumerate(long)}), True
     yield sizes.shapes({n: 2 * k + 6 for k, n in enumerate(long)}), True
     for block in BLOCKS:
@@ -119,14 +112,3 @@ def small_shapes(example: Sequence[Any]) -> Iterator[tuple[list[Shape | None], b
     yield sizes.shapes({n: max(n >> shift, 2) for n in long}), False
     for n in reversed(long):
         yield sizes.shapes({n: 5}), True
-
-
-def too_large(shapes: Sequence[Shape | None]) -> bool:
-    """Say whether a leaf of these shapes has more elements than a test of sizes needs."""
-    for shape in shapes:
-        count = 1
-        for n in shape or ():
-            count *= max(n, 1)
-        if count > MANY:
-            return True
-    return False

@@ -112,13 +112,17 @@ def _rearranged(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], 
         if kind in ("example", "near") or like.numel() < 2 or like.dim() == 0 or is_ordered(like):
             return like.clone()
         return like[torch.randperm(like.shape[0], generator=numbers)]
-    resized = like
+    return _repeated(like, shape)
+
+
+def _repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the values in another shape, cut, or repeated where there are more of them; zeros where there are none."""
+    if any(n and not own for n, own in zip(shape, x.shape, strict=True)):
+        return torch.zeros(shape, dtype=x.dtype)
     for dim, n in enumerate(shape):
-        if n != like.shape[dim]:
-            if like.shape[dim] == 0:
-                return torch.zeros(shape, dtype=like.dtype)
-            resized = resized.index_select(dim, torch.arange(n) % like.shape[dim])
-    return resized
+        if n != x.shape[dim]:
+            x = x.index_select(dim, torch.arange(n) % x.shape[dim])
+    return x
 
 
 def _with_nothing(like: Tensor) -> Tensor:
@@ -143,11 +147,7 @@ def is_ordered(x: Tensor) -> bool:
 
 def _near(numbers: torch.Generator, own: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return values within a few sixteenths of the example's, repeated where there are more of them."""
-    for dim, n in enumerate(shape):
-        if n != own.shape[dim] and own.shape[dim]:
-            own = own.index_select(dim, torch.arange(n) % own.shape[dim])
-    if own.shape != shape:
-        return torch.zeros(shape, dtype=F64)
+    own = _repeated(own, shape)
     factor = 1 + _few(torch.randn(shape, generator=numbers, dtype=F64)) / 16
     if is_symmetric(own):
         factor = (factor + factor.mT) / 2
@@ -194,6 +194,13 @@ def laid_out(x: Any, how: str) -> Any:
     if not isinstance(x, Tensor) or not x.dim():
         return x
     return layout.transposed(x) if how == "transposed" else layout.sliced(x) if how == "sliced" else x
+
+
+def with_element(x: Tensor, k: int, value: float) -> Tensor:
+    """Return the tensor with its k-th element replaced, in memory where it lies in order."""
+    changed = x.clone(memory_format=torch.contiguous_format)
+    changed.view(-1)[k] = value
+    return changed
 
 
 def recast(x: Any, dtype: torch.dtype) -> Any:

@@ -42,6 +42,12 @@ def inexact(x: Any) -> bool:
     return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
 
 
+def real(x: Any) -> Tensor:
+    """Return a tensor of real numbers: complex ones get a last axis for their parts."""
+    assert isinstance(x, Tensor)
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
 def all_finite(*tensors: Tensor) -> bool:
     """Say whether all numbers are finite: where their sum is, they are, and that is quicker than a mask."""
     quick = [x.dtype in (F32, F64) and math.isfinite(x.sum().item()) for x in tensors]

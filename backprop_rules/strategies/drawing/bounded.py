@@ -9,14 +9,8 @@ from backprop_rules.call import Call
 from backprop_rules.domain import EVERYWHERE, Bound, Dtype, Factor, Interval
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.drawing.draw import Draw
-from backprop_rules.strategies.drawing.exact import at_the_shape_of, draw_dtypes, draw_factor, draw_without_gradient
-from backprop_rules.strategies.drawing.shapes import (
-    accepts,
-    draw_param,
-    draw_shapes,
-    left_out,
-    outputs,
-)
+from backprop_rules.strategies.drawing.exact import draw_dtypes, draw_factor, draw_without_gradient, tied
+from backprop_rules.strategies.drawing.shapes import draw_param, draw_shapes, left_out, outputs
 from backprop_rules.strategies.drawing.values import of_any_magnitude, tensor
 
 
@@ -31,12 +25,8 @@ def bounded_point(
     first = every[rule.differentiable[0]]
     params = {name: draw_param(draw, p, first, sizes, exact=False) for name, p in rule.domain.params.items()}
     shapes, params = left_out(draw, rule, every, params)
-    allowed = [d for d in rule.domain.dtypes if d in (dtypes)]
-    if rule.domain.requires:
-        allowed = [dtype for dtype in allowed if accepts(rule, shapes, dtype, params)]
-    draw.assume(allowed)
     outputs(rule, shapes, params)  # what does not take its domain is refused here
-    own = draw_dtypes(draw, rule, shapes, allowed)
+    own = draw_dtypes(draw, rule, shapes, params, [d for d in rule.domain.dtypes if d in dtypes])
 
     def primal(k: int) -> Tensor | None:
         name, shape = rule.primals[k], shapes[k]
@@ -49,25 +39,12 @@ def bounded_point(
 
     primals = tuple(primal(k) for k in range(len(shapes)))
     if rule.conventions:
-        primals = _tied(draw, primals)
+        primals = tied(draw, primals)
     params = {name: _value(draw, rule, name, params[name], primals, own[0]) for name in rule.domain.params}
     draw.assume(rule.domain.accepts(*primals, **params))  # some functions take not every layout
     y = Call(rule, primals, params, torch.empty(0)).y
     grad_y = tensor(draw, tuple(y.shape), y.dtype, of_any_magnitude(draw, y.dtype, EVERYWHERE))
     return Call(rule, primals, params, grad_y)
-
-
-def _tied(draw: Draw, primals: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """Draw whether the later primals lie on the first one's elements."""
-    first = primals[0]
-    assert first is not None
-
-    return first, *(
-        at_the_shape_of(x, first).to(x)
-        if x is not None and x.numel() and first.numel() and draw.whole(0, 2) == 2
-        else x
-        for x in primals[1:]
-    )
 
 
 def _value(

@@ -70,15 +70,16 @@ def draw_without_gradient(draw: Draw, rule: Rule, name: str, shape: Shape, sizes
     return tensor(draw, shape, dtype, lambda count: indices(draw, count, size))
 
 
-def tied(draw: Draw, primals: tuple[Tensor | None, ...], grid: Grid) -> tuple[Tensor | None, ...]:
-    """Draw whether the later primals, bounds say, lie on the first one's elements and next to them."""
+def tied(draw: Draw, primals: tuple[Tensor | None, ...], grid: Grid | None = None) -> tuple[Tensor | None, ...]:
+    """Draw whether the later primals, bounds say, lie on the first one's elements, on a grid next to them as well."""
     first = primals[0]
     assert first is not None
 
     def near(start: int, x: Tensor) -> Tensor:
-        return (
-            (at_the_shape_of(x, first) + probe(x, start) * grid.spacing).clamp(-grid.largest, grid.largest).to(x.dtype)
-        )
+        found = _at_the_shape_of(x, first)
+        if grid is not None:
+            found = (found + probe(x, start) * grid.spacing).clamp(-grid.largest, grid.largest)
+        return found.to(x.dtype)
 
     return first, *(
         near(k, x) if x is not None and x.numel() and first.numel() and draw.whole(0, 2) == 2 else x
@@ -86,7 +87,7 @@ def tied(draw: Draw, primals: tuple[Tensor | None, ...], grid: Grid) -> tuple[Te
     )
 
 
-def at_the_shape_of(x: Tensor, first: Tensor) -> Tensor:
+def _at_the_shape_of(x: Tensor, first: Tensor) -> Tensor:
     """Return those elements of the first primal that stand where x broadcasts to, in x's shape."""
     aligned = torch.broadcast_to(first, np.broadcast_shapes(first.shape, x.shape))
     return aligned[(0,) * (aligned.ndim - x.ndim)][tuple(slice(0, n) for n in x.shape)]
@@ -115,10 +116,7 @@ def _dtypes(
         return room(domain, params, iterations, sizes, some, unit, bool(rule.conventions))
 
     allowed = [dtype for dtype in domain.dtypes if dtype in among and space(dtype).width]
-    if domain.requires:
-        allowed = [dtype for dtype in allowed if accepts(rule, shapes, dtype, params)]
-    draw.assume(allowed)
-    own = draw_dtypes(draw, rule, shapes, allowed)
+    own = draw_dtypes(draw, rule, shapes, params, allowed)
     if not space(*own).width:
         own = own[:1] * len(own)
     for name, param in domain.params.items():
@@ -129,9 +127,12 @@ def _dtypes(
 
 
 def draw_dtypes(
-    draw: Draw, rule: Rule, shapes: Sequence[Shape | None], allowed: Sequence[torch.dtype]
+    draw: Draw, rule: Rule, shapes: Sequence[Shape | None], params: Params, allowed: Sequence[torch.dtype]
 ) -> list[torch.dtype]:
     """Draw a dtype for each primal: one for all, or now and then several where the rule promotes; its own, if any."""
+    if rule.domain.requires:
+        allowed = [dtype for dtype in allowed if accepts(rule, shapes, dtype, params)]
+    draw.assume(allowed)
     if rule.domain.own_dtypes:
         return list(rule.domain.own_dtypes)
     one = [draw.pick(allowed)] * len(shapes)

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from hypothesis import Phase, assume, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from backprop_rules.call import Call
@@ -13,8 +13,6 @@ from backprop_rules.rule import Rule
 from backprop_rules.strategies.drawing.bulk import TIERS
 from backprop_rules.strategies.drawing.draw import Draw
 from backprop_rules.strategies.drawing.shapes import SIDES
-
-QUIET = settings(database=None, deadline=None, phases=(Phase.generate, Phase.shrink), print_blob=False)
 
 
 class Shrinking(Draw):
