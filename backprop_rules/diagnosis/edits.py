@@ -20,6 +20,7 @@ SUMS = ("add", "radd", "sub", "rsub")
 Turn = Callable[[Tensor], Tensor]
 Key = tuple[Any, ...]  # where an edit is made, and what tells it from the others there: the same at every point
 WAY, DROPPED, SIGN = "way", "dropped", "sign"
+NAMES = {"sum for mean": "sum instead of mean", "mean for sum": "mean instead of sum"}  # as the bank calls them
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,7 @@ class Edit:
 
     `beside` are further steps that it is told of; of a `chained` one a share meets cotangents that another has changed.
     `turn` is what is done to the cotangent first, if all else is right: all of a step's turns are pulled back at once.
+    `number` is the number that a factor is, where it is known.
     """
 
     step: Step
@@ -38,11 +40,27 @@ class Edit:
     beside: tuple[Step, ...] = ()
     chained: bool = False
     turn: Turn | None = None
+    number: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called in a report."""
+        return NAMES.get(self.what, f"factor {self.number}" if self.number and self.what == "factor" else self.what)
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """The steps that it is told of."""
         return (self.step, *self.beside)
+
+    @property
+    def lines(self) -> set[int]:
+        """The lines of forward that it is told of."""
+        return {step.line for step in self.steps}
+
+    @property
+    def sentence(self) -> str:
+        """The words, with the steps in their place."""
+        return self.words.replace("{}", " and ".join(dict.fromkeys(step.place for step in self.steps)))
 
 
 @dataclass(frozen=True, eq=False)
