@@ -160,10 +160,10 @@ def _astray(tape: Tape, shares: Shares, digits: float) -> Iterator[_Cotangent]:
         told = tape.steps[n].place if n >= 0 else tape.names[n]
         yield from _differing(wrong[n], right[n], f"the gradient by {told}", digits)
         if n >= 0 and len(tape.steps[n].sources) > 1:
-            step, others = tape.steps[n], shares.get(n, {})
+            step = tape.steps[n]
             own = step.pulled(right[n])
             for p, share in step.pulled(wrong[n]).items():
-                made = others[p](wrong[n]) if p in others else share
+                made = shares[n, p](wrong[n]) if (n, p) in shares else share
                 yield from _differing(made, own[p], f"the share of {step.at_argument(p)}", digits)
 
 

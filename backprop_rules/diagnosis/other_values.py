@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.diagnosis.edits import COPIES, MATRICES, SCANS, SUMS, Edit, Made, pulled, reaches, summed, told_of
-from backprop_rules.diagnosis.tape import Share, Step, Tape
+from backprop_rules.diagnosis.tape import Shares, Step, Tape
 
 OTHERS = 8  # tensors of the same shape that are tried in the place of another
 
@@ -31,9 +31,9 @@ def other_values(step: Step, tape: Tape) -> Iterator[Edit]:
     for key, what, words, other in _indices(step):
         yield told_of(step, step.live, key, what, words, {p: partial(pulled, other, p) for p in step.live})
     for key, what, words, other in _conditions(step, tape):
-        chosen: dict[int, Share] = {p: partial(pulled, other, p) for p in step.live}
+        chosen: Shares = {(step.number, p): partial(pulled, other, p) for p in step.live}
         told = tape.conditions.get(step.number, step)
-        yield Edit(told, what, words, {step.number: chosen}, (step.number, step.live, key))
+        yield Edit(told, what, words, chosen, (step.number, step.live, key))
     if step.name == "where" and len(step.live) > 1:
         words = "as if both sides of {} passed the cotangent everywhere"
         shares = {p: partial(summed, step.args[p]) for p in step.live}

@@ -63,7 +63,7 @@ class Guess:
 def seen_in(places: Sequence[Edited], explanations: Sequence[tuple[Edit, ...]]) -> tuple[int, str]:
     """Return which explanation the first wrong line of the backward is of, and that line; nothing if none is seen."""
     evidence = places[0].evidence if places else None
-    shares = [{n: by for named in one for n, by in named.shares.items()} for one in explanations]
+    shares = [{at: share for edit in one for at, share in edit.shares.items()} for one in explanations]
     return (0, "") if evidence is None else told_in_backward(evidence, places[0].tape, shares, DIGITS)
 
 
@@ -213,7 +213,7 @@ def _pairs(at: Edited) -> Iterator[Guess]:
         own: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for k, edit in enumerate(every.edits):
             if moving[k] or way[k]:
-                own[tuple(edit.shares) if len(edit.shares) == 1 else ()].append(k)
+                own[edit.numbers if len(edit.numbers) == 1 else ()].append(k)
         for numbers, these in own.items():
             alone = every[these]
             beside = _beside(at, alone, len(some.edits), numbers, cotangents, changes)
@@ -241,13 +241,13 @@ def _fitting(at: Edited, some: Effects, alone: Effects, beside: Effects) -> Iter
     both = some.change + beside.change
     for i, k in torch.nonzero(((both - at.seen).abs() <= at.reach).all(-1)).tolist():
         edit, other = beside.edits[i], some.edits[k]
-        if edit.key[-1] != WAY and _apart(edit, other):
+        if edit.key[-1] != WAY and edit.shares.keys().isdisjoint(other.shares):
             yield _rank(edit, other), Guess((other.key, edit.key))
     ways = [i for i, edit in enumerate(beside.edits) if edit.key[-1] == WAY]
     scales = factors(beside.edited[ways], (at.seen - some.change) + beside.right[ways], at.reach)
     for i, k in torch.nonzero(_are_some(scales)).tolist():
         edit, other = beside.edits[ways[i]], some.edits[k]
-        if _apart(edit, other):
+        if edit.shares.keys().isdisjoint(other.shares):
             yield _rank(edit, other), Guess((other.key, edit.key), True)
     # A factor on the way of a step whose cotangents the other edit sees: without it all, and as it is, tell the rest.
     without = [k for k, edit in enumerate(some.edits) if edit.key[-1] == DROPPED]
@@ -255,17 +255,13 @@ def _fitting(at: Edited, some: Effects, alone: Effects, beside: Effects) -> Iter
     scales = factors(both[:, without] - change, at.seen - change, at.reach)
     for i, k in torch.nonzero(_are_some(scales)).tolist():
         edit, other = beside.edits[i], some.edits[without[k]]
-        if edit.key[-1] != WAY and _apart(edit, other):
+        if edit.key[-1] != WAY and edit.shares.keys().isdisjoint(other.shares):
             yield _rank(edit, other), Guess((edit.key, (*other.key[:2], WAY)), True)
 
 
 def _are_some(scales: Tensor) -> Tensor:
     """Say which factors there are, and change something."""
     return scales.isfinite() & ((scales - 1).abs() > DIGITS)
-
-
-def _apart(edit: Edit, other: Edit) -> bool:
-    return all(set(by).isdisjoint(other.shares.get(n, ())) for n, by in edit.shares.items())
 
 
 def _rank(edit: Edit, other: Edit) -> tuple[Any, Any]:
@@ -329,7 +325,7 @@ def _times(c: float, shares: Shares) -> Shares:
     def times(share: Share) -> Share:
         return lambda g: c * share(g)
 
-    return {n: {p: times(share) for p, share in by.items()} for n, by in shares.items()}
+    return {at: times(share) for at, share in shares.items()}
 
 
 def plainest(found: Sequence[tuple[Edit, ...]]) -> list[tuple[Edit, ...]]:

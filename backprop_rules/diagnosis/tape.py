@@ -25,8 +25,8 @@ UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit rais
 
 # From cotangents of a step's result, one a row, to what one argument gets of each.
 Share = Callable[[Tensor], Tensor]
-# Other shares than the right ones: by the step's number, and the argument's position.
-Shares = Mapping[int, Mapping[int, Share]]
+# Other shares than the right ones: by the step's number and the argument's position.
+Shares = Mapping[tuple[int, int], Share]
 # By the number of the step that made it, or -1 - k for leaf k: something of each tensor on the tape, one a row.
 Rows = dict[int, Tensor]
 
@@ -154,11 +154,9 @@ class Tape:
         g = found.get(step.number)
         if g is None:
             return
-        own = step.pulled(g)
-        for p, another in shares.get(step.number, {}).items():
-            own[p] = fitting(another(g), step.args[p])
-        for p, share in own.items():
-            source = step.sources.get(p)
+        for p, right in step.pulled(g).items():
+            another, source = shares.get((step.number, p)), step.sources.get(p)
+            share = right if another is None else fitting(another(g), step.args[p])
             if source is not None:
                 found[source] = found[source] + share if source in found else share
 
@@ -174,7 +172,7 @@ class Tape:
 
     def changed(self, shares: Shares) -> Rows:
         """Return the cotangents of every tensor with some of the shares changed."""
-        last = max(shares, default=-1)
+        last = max((n for n, _ in shares), default=-1)
         found = dict(self._on_the_way[last + 1])
         for step in reversed(self.steps[: last + 1]):
             self._back(step, shares, found)
