@@ -128,20 +128,15 @@ class Step:
         return y.new_zeros(rows, *y.shape) if found is None else found
 
 
+@dataclass(frozen=True, eq=False)
 class Tape:
     """A forward at a point: its steps, and a way back from cotangents of its outputs to gradients of its leaves."""
 
-    def __init__(
-        self,
-        steps: Sequence[Step],
-        leaves: Mapping[int, Tensor],
-        outputs: Rows,
-        names: Mapping[int, str],
-        conditions: Mapping[int, Step],
-    ) -> None:
-        self.steps, self.leaves, self.outputs = steps, leaves, outputs
-        self.names = names  # of the leaves
-        self.conditions = conditions  # the comparisons that the steps choose by
+    steps: Sequence[Step]
+    leaves: Mapping[int, Tensor]
+    outputs: Rows
+    names: Mapping[int, str]  # of the leaves
+    conditions: Mapping[int, Step]  # the comparisons that the steps choose by
 
     def cotangents(self, shares: Shares, given: Rows) -> Rows:
         """Return the cotangents of every tensor, from those that are given, with some of the shares changed."""
@@ -205,7 +200,7 @@ class Tape:
                     raise RuntimeError("another shape")
                 again, made[step.number] = replace(again, result=y), y
             steps.append(again)
-        return Tape(steps, self.leaves, self.outputs, self.names, self.conditions)
+        return replace(self, steps=steps)
 
 
 def fitting(share: Tensor, x: Tensor) -> Tensor:
