@@ -287,7 +287,7 @@ class Edited:
                     own = right[n][p]
                     rows = start.setdefault(source, own.new_zeros(len(edits), *own.shape[1:]))
                     rows[k] += (share(self._cotangents[n]) - own)[0]
-        changes = self.tape.cotangents({}, start)
+        changes = self.tape.cotangents(start)
         for k, edit in enumerate(edits):
             if edit.chained:
                 for n, g in self.tape.changed(edit.shares).items():

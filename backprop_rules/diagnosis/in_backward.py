@@ -84,8 +84,7 @@ class _Values(TorchFunctionMode):
 
 def _is_readable(y: Any) -> bool:
     return (
-        isinstance(y, Tensor)
-        and inexact(y)
+        inexact(y)
         and y.layout is torch.strided
         and not y.is_nested
         and not y.is_meta
@@ -156,7 +155,7 @@ def _told(value: _Value, every: Sequence[_Value], code: CodeType | None) -> str:
 
 def _made(tape: Tape, shares: Shares) -> Iterator[_Cotangent]:
     """Yield what an explanation makes: cotangents, and the shares of the steps of several arguments."""
-    wrong, right = tape.cotangents(shares, tape.outputs), tape.cotangents({}, tape.outputs)
+    wrong, right = tape.changed(shares), tape.changed({})
     for n in sorted(wrong.keys() & right.keys(), reverse=True):
         told = tape.steps[n].place if n >= 0 else tape.names[n]
         yield _Cotangent(wrong[n][0], right[n][0], f"the gradient by {told}")
@@ -165,7 +164,7 @@ def _made(tape: Tape, shares: Shares) -> Iterator[_Cotangent]:
             own = step.pulled(right[n])
             for p, share in step.pulled(wrong[n]).items():
                 made = shares[n, p](wrong[n]) if (n, p) in shares else share
-                yield _Cotangent(made[0], own[p][0], f"the share of {step.at_argument(p)}")
+                yield _Cotangent(made[0], own[p][0], f"the share of argument {p + 1} of {step.place}")
 
 
 def _is_like(value: Tensor, other: Tensor, digits: float) -> bool:

@@ -62,10 +62,6 @@ class Step:
         """The same, and the line that it stands in."""
         return f"{self.told} (forward{f', line {self.line}' if self.line else ''})"
 
-    def at_argument(self, position: int) -> str:
-        """One of the arguments, told with its step."""
-        return f"argument {position + 1} of {self.place}"
-
     def at(self, position: int, value: Any) -> "Step":
         """Return the same step with another argument."""
         args = [value if p == position else x for p, x in enumerate(self.args)]
@@ -81,14 +77,14 @@ class Step:
             args = [x.detach().requires_grad_() if p in self.live else x for p, x in enumerate(self.args)]
             return [args[p] for p in self.live], self.function(args)
 
-    def pulled(self, g: Tensor) -> dict[int, Tensor]:
+    def pulled(self, g: Tensor) -> Mapping[int, Tensor]:
         """Return the share of each live argument, for each row of cotangents."""
         if self._first and self._first[0][0] is g:
-            return dict(self._first[0][1])
+            return self._first[0][1]
         shares = self._pulled(g)
         if not self._first:  # the right cotangent, most often, which is asked for again and again
             self._first.append((g, shares))
-        return dict(shares)
+        return shares
 
     def _pulled(self, g: Tensor) -> dict[int, Tensor]:
         xs, y = self._graph
@@ -96,10 +92,10 @@ class Step:
         found = torch.autograd.grad(
             y, xs, g if several else g[0], retain_graph=True, allow_unused=True, is_grads_batched=several
         )
-        shares: dict[int, Tensor] = {}
-        for p, x, share in zip(self.live, xs, found, strict=True):
-            shares[p] = g.new_zeros(len(g), *x.shape) if share is None else share if several else share[None]
-        return shares
+        return {
+            p: g.new_zeros(len(g), *x.shape) if share is None else share if several else share[None]
+            for p, x, share in zip(self.live, xs, found, strict=True)
+        }
 
     def pushed(self, tangents: Mapping[int, Tensor]) -> Tensor:
         """Return the tangents of the result, from those of the live arguments: the way back, differentiated.
@@ -138,11 +134,11 @@ class Tape:
     names: Mapping[int, str]  # of the leaves
     conditions: Mapping[int, Step]  # the comparisons that the steps choose by
 
-    def cotangents(self, shares: Shares, given: Rows) -> Rows:
-        """Return the cotangents of every tensor, from those that are given, with some of the shares changed."""
+    def cotangents(self, given: Rows) -> Rows:
+        """Return the cotangents of every tensor, from those that are given."""
         found = dict(given)
         for step in reversed(self.steps):
-            self._back(step, shares, found)
+            self._back(step, {}, found)
         return found
 
     def _back(self, step: Step, shares: Shares, found: Rows) -> None:
