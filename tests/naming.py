@@ -13,7 +13,8 @@ import torch
 from labelled import Forward, Function, Labelled
 from test_labelled import FORWARDS
 
-from backprop_rules.diagnosis.surgery import Named, in_its_line, places_of, seen_in
+from backprop_rules.diagnosis.edits import Edit
+from backprop_rules.diagnosis.surgery import in_its_line, places_of, seen_in
 from backprop_rules.evidence.evidence import WIDE
 from backprop_rules.question import Asked, question
 
@@ -24,7 +25,7 @@ class Answer:
 
     forward: Forward
     labelled: Labelled
-    found: list[tuple[Named, ...]]
+    found: list[tuple[Edit, ...]]
     in_its_lines: bool
     seconds: float
     seen_at: str

@@ -6,14 +6,15 @@ where every one of them lies within its allowance of what the edit makes of it.
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from backprop_rules.diagnosis.edited import Edited
-from backprop_rules.diagnosis.edits import DROPPED, WAY, Key
+from backprop_rules.diagnosis.edits import DROPPED, WAY, Edit, Key
 from backprop_rules.diagnosis.factor import of_a_size
-from backprop_rules.diagnosis.surgery import Named, as_named, likely, mistake_of, plainest
+from backprop_rules.diagnosis.surgery import likely, mistake_of, plainest
 from backprop_rules.diagnosis.tape import UNMADE, Step, Tape, taped
 from backprop_rules.evidence.at_size import Held, Question
 from backprop_rules.subject.ambient import F64, inexact
@@ -41,7 +42,7 @@ def likely_at_size(
     return "" if mistake is None else mistake.words
 
 
-def _found(tape: Tape, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> Iterator[tuple[Named, ...]]:
+def _found(tape: Tape, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> Iterator[tuple[Edit, ...]]:
     """Yield each edit of one step that explains all gradients that were given, the likelier factors first."""
     right = tape.gradients({})
     given = [r if g is None else g.to(F64) for g, r in zip(got, right, strict=True)]
@@ -59,13 +60,13 @@ def _found(tape: Tape, holds: Sequence[Held | None], got: Sequence[Tensor | None
             continue
         if key[-1] != WAY:
             if _is_near(changed, at, reach):
-                yield (as_named(edit),)
+                yield (edit,)
             continue
         told = _by_a_factor(at, key, changed, reach)
         if told is not None:
             c, what, factor = told
-            named = Named(what, edit.steps, f"{edit.words} is off by the factor {factor}", {})
-            ways.append((likely(edit, c), named))
+            words = f"{edit.words} is off by the factor {factor}"
+            ways.append((likely(edit, c), replace(edit, what=what, words=words, shares={})))
     yield from ((named,) for _, named in sorted(ways, key=lambda one: one[0]))
 
 

@@ -18,6 +18,7 @@ from backprop_rules.diagnosis.mistake import Case, Family, Known
 from backprop_rules.domain import kinds_of
 
 Predict = Callable[[Case], Tensor | None]
+Slope = Callable[[Tensor], Tensor]
 
 BANK: list[Known] = []  # of two that predict the same, the first is the plainer one
 
@@ -294,16 +295,15 @@ mistake("inclusive at ties", "the whole cotangent passes at a tie, to everyone: 
     partial(_at_ties, passes=True)
 )
 
-# Functions whose derivative is written in terms of their output; the mistake is to evaluate it at the input.
-BY_OUTPUT: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], ...] = (
-    (torch.sigmoid, lambda v: v * (1 - v)),
-    (torch.tanh, lambda v: 1 - v * v),
-    (torch.exp, lambda v: v),
-    (torch.expm1, lambda v: v + 1),
-    (torch.sqrt, lambda v: 1 / (2 * v)),
-    (torch.rsqrt, lambda v: -(v**3) / 2),
-    (torch.reciprocal, lambda v: -v * v),
-)
+# Derivatives as they are written with the result v of the function; people put another value into them.
+BY_RESULT: dict[str, Slope] = {
+    "sigmoid": lambda v: v * (1 - v),
+    "tanh": lambda v: 1 - v * v,
+    "exp": lambda v: v,
+    "sqrt": lambda v: 0.5 / v,
+    "rsqrt": lambda v: -0.5 * v**3,
+}
+BY_OUTPUT: dict[str, Slope] = BY_RESULT | {"expm1": lambda v: v + 1, "reciprocal": lambda v: -v * v}
 
 
 @mistake(
@@ -311,8 +311,8 @@ BY_OUTPUT: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], 
     "the derivative in terms of the output is evaluated at the input (the pre-activation)",
 )
 def _(c: Case) -> Tensor | None:
-    for function, slope in BY_OUTPUT if _real_elementwise(c) else ():
-        if _equal(function(c.x), c.y):
+    for name, slope in BY_OUTPUT.items() if _real_elementwise(c) else ():
+        if _equal(getattr(torch, name)(c.x), c.y):
             return c.g * slope(c.x)
     return None
 

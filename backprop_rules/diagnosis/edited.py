@@ -19,7 +19,7 @@ from backprop_rules.diagnosis.edits import Edit, Key, ways_of
 from backprop_rules.diagnosis.left_out import left_out
 from backprop_rules.diagnosis.other_values import other_values
 from backprop_rules.diagnosis.several import ROUNDS, in_loops, other_sums, several, ways_to_primals
-from backprop_rules.diagnosis.tape import UNMADE, Rows, Share, Step, Tape, fitting
+from backprop_rules.diagnosis.tape import UNMADE, Rows, Step, Tape, fitting
 from backprop_rules.diagnosis.turned import CLIPPED, clipped, clippings, turned
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.strategies.values import numbers_from
@@ -128,11 +128,8 @@ class Edited:
         try:
             if keys and keys[0] in self.forwards:
                 return self.under(keys[0]).gradients(keys[1:])
-            shares = dict[int, dict[int, Share]]()
-            for edit in map(self.edit, keys):
-                for n, by in edit.shares.items():
-                    shares[n] = {**shares.get(n, {}), **by}
-            found = self.tape.gradients(shares)
+            edits = [self.edit(key) for key in keys]
+            found = self.tape.gradients({at: share for edit in edits for at, share in edit.shares.items()})
         except UNMADE:
             return None
         return self.vector(found) if all_finite(*found) else None
@@ -185,8 +182,8 @@ class Edited:
         """What each edit changes, but for those that cannot be made, or give what is not finite."""
         own: dict[tuple[int, ...], list[Edit]] = defaultdict(list)
         for edit in self.edits.values():
-            if edit.shares.keys() <= self._cotangents.keys():
-                own[tuple(edit.shares) if len(edit.shares) == 1 else ()].append(edit)
+            if self._cotangents.keys() >= {*edit.numbers}:
+                own[edit.numbers if len(edit.numbers) == 1 else ()].append(edit)
         found = [*self._of_several(own.pop((), []))]
         found += [self.of_a_step(some, self._cotangents[n]).at_row(0) for (n,), some in own.items()]
         every = Effects(
@@ -214,16 +211,16 @@ class Edited:
 
     def _summed(self, edit: Edit) -> Effects:
         """Return what an edit changes whose shares do not meet: the sum over its steps."""
-        each = [
-            self.of_a_step([replace(edit, shares={n: by})], self._cotangents[n]).at_row(0)
-            for n, by in edit.shares.items()
-        ]
+        each = []
+        for n in edit.numbers:
+            there = {at: share for at, share in edit.shares.items() if at[0] == n}
+            each.append(self.of_a_step([replace(edit, shares=there)], self._cotangents[n]).at_row(0))
         edited, right = (torch.stack(some).sum(0) for some in zip(*((e.edited, e.right) for e in each), strict=True))
         return Effects([edit], edited, right)
 
     def of_a_step(self, edits: Sequence[Edit], g: Tensor) -> Effects:
         """Return what edits of one step make of cotangents of its result, one a row; without those not to be made."""
-        ((n,),) = {tuple(edit.shares) for edit in edits}
+        ((n,),) = {edit.numbers for edit in edits}
         step = self.tape.steps[n]
         made, edited, right = list[Edit](), list[Tensor](), list[Tensor]()
         nothing = torch.zeros(len(g), DIRECTIONS * len(self.right), dtype=torch.float64)
@@ -236,14 +233,13 @@ class Edited:
                 continue
             made.append(edit)
             edited.append(sum(some, nothing))
-            right.append(sum((own[p] for p in edit.shares[n]), nothing))
+            right.append(sum((own[p] for _, p in edit.shares), nothing))
         if not made:
             raise RuntimeError("none can be made")
         return Effects(made, torch.stack(edited), torch.stack(right))
 
     def _shared(self, step: Step, edit: Edit, g: Tensor) -> list[Tensor]:
-        shares = edit.shares[step.number].items()
-        return [self._along(step, p, fitting(share(g), step.args[p])) for p, share in shares]
+        return [self._along(step, p, fitting(share(g), step.args[p])) for (_, p), share in edit.shares.items()]
 
     def _turned(self, step: Step, edits: Sequence[Edit], g: Tensor) -> dict[Key, list[Tensor]]:
         """Return what comes back along each direction where the cotangents are turned first: all at once."""
@@ -253,7 +249,7 @@ class Edited:
         rows = step.pulled(torch.cat([turn(g) for turn in turns.values() if turn is not None]))
         along = {p: self._along(step, p, share).reshape(len(turns), len(g), -1) for p, share in rows.items()}
         place = {key: k for k, key in enumerate(turns)}
-        return {edit.key: [along[p][place[edit.key[-1]]] for p in edit.shares[step.number]] for edit in edits}
+        return {edit.key: [along[p][place[edit.key[-1]]] for _, p in edit.shares] for edit in edits}
 
     def _along(self, step: Step, p: int, share: Tensor) -> Tensor:
         """Return what shares of an argument, one a row, make of the gradients along each direction."""
@@ -283,16 +279,15 @@ class Edited:
     def cotangents_beside(self, edits: Sequence[Edit]) -> tuple[Rows, Rows]:
         """Return the cotangents of every tensor under each of some edits, one a row, and by how much they change."""
         start: Rows = {}
-        right = {n: self.tape.steps[n].pulled(self._cotangents[n]) for edit in edits for n in edit.shares}
+        right = {n: self.tape.steps[n].pulled(self._cotangents[n]) for edit in edits for n in edit.numbers}
         for k, edit in enumerate(edits):
-            for n, by in () if edit.chained else edit.shares.items():
-                for p, share in by.items():
-                    source = self.tape.steps[n].sources.get(p)
-                    if source is not None:
-                        own = right[n][p]
-                        rows = start.setdefault(source, own.new_zeros(len(edits), *own.shape[1:]))
-                        rows[k] += (share(self._cotangents[n]) - own)[0]
-        changes = self.tape.cotangents({}, start)
+            for (n, p), share in () if edit.chained else edit.shares.items():
+                source = self.tape.steps[n].sources.get(p)
+                if source is not None:
+                    own = right[n][p]
+                    rows = start.setdefault(source, own.new_zeros(len(edits), *own.shape[1:]))
+                    rows[k] += (share(self._cotangents[n]) - own)[0]
+        changes = self.tape.cotangents(start)
         for k, edit in enumerate(edits):
             if edit.chained:
                 for n, g in self.tape.changed(edit.shares).items():

@@ -20,6 +20,7 @@ SUMS = ("add", "radd", "sub", "rsub")
 Turn = Callable[[Tensor], Tensor]
 Key = tuple[Any, ...]  # where an edit is made, and what tells it from the others there: the same at every point
 WAY, DROPPED, SIGN = "way", "dropped", "sign"
+NAMES = {"sum for mean": "sum instead of mean", "mean for sum": "mean instead of sum"}  # as the bank calls them
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,7 @@ class Edit:
 
     `beside` are further steps that it is told of; of a `chained` one a share meets cotangents that another has changed.
     `turn` is what is done to the cotangent first, if all else is right: all of a step's turns are pulled back at once.
+    `number` is the number that a factor is, where it is known.
     """
 
     step: Step
@@ -38,19 +40,39 @@ class Edit:
     beside: tuple[Step, ...] = ()
     chained: bool = False
     turn: Turn | None = None
+    number: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called in a report."""
+        return NAMES.get(self.what, f"factor {self.number}" if self.number and self.what == "factor" else self.what)
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """The steps that it is told of."""
         return (self.step, *self.beside)
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of the steps whose shares are other ones."""
+        return tuple(dict.fromkeys(n for n, _ in self.shares))
+
+    @property
+    def lines(self) -> set[int]:
+        """The lines of forward that it is told of."""
+        return {step.line for step in self.steps}
+
+    @property
+    def sentence(self) -> str:
+        """The words, with the steps in their place."""
+        return self.words.replace("{}", " and ".join(dict.fromkeys(step.place for step in self.steps)))
+
 
 @dataclass(frozen=True, eq=False)
 class Way:
     """What comes back to one argument of a step, to all, or to a tensor by all that use it; how it is told."""
 
-    shares: Mapping[int, Sequence[int]]  # the positions at each step
-    steps: tuple[Step, ...]
+    uses: Sequence[tuple[Step, int]]  # the steps, and the positions of what comes back
     key: Key
     words: str  # of what is wrong if it is
     missing: str  # what is told if nothing comes back
@@ -58,9 +80,9 @@ class Way:
 
     def edit(self, how: str, what: str, words: str, share: Callable[[Step, int, Tensor], Tensor]) -> Edit:
         """Return the edit that changes every share of the way."""
-        by_number = {step.number: step for step in self.steps}
-        shares = {n: {p: partial(share, by_number[n], p) for p in by} for n, by in self.shares.items()}
-        return Edit(self.steps[0], what, words, shares, (*self.key, how), self.steps[1:])
+        shares = {(step.number, p): partial(share, step, p) for step, p in self.uses}
+        first, *beside = dict.fromkeys(step for step, _ in self.uses)
+        return Edit(first, what, words, shares, (*self.key, how), tuple(beside))
 
     @property
     def edits(self) -> tuple[Edit, Edit, Edit]:
@@ -78,9 +100,9 @@ def ways_of(step: Step) -> Iterator[Way]:
     for p in step.live if several else ():
         missing = f"as if argument {p + 1} of {{}} were a constant: its share is missing"
         words = f"the derivative of {{}} by its argument {p + 1}"
-        yield Way({step.number: (p,)}, (step,), (step.number, (p,)), words, missing, "branch")
+        yield Way([(step, p)], (step.number, (p,)), words, missing, "branch")
     missing = "as if {} were a constant: its derivative is missing"
-    yield Way({step.number: step.live}, (step,), (step.number, step.live), "the derivative of {}", missing)
+    yield Way([(step, p) for p in step.live], (step.number, step.live), "the derivative of {}", missing)
 
 
 def pulled(step: Step, p: int, g: Tensor) -> Tensor:
@@ -131,4 +153,5 @@ def told_of(
 ) -> Edit:
     """Return an edit of some arguments of a step, which its words name unless it is of all."""
     words += f", for its argument {by[0] + 1}" if len(by) < len(step.live) else ""
-    return Edit(step, what, words, {step.number: shares}, (step.number, by, key), turn=turn)
+    changed = {(step.number, p): share for p, share in shares.items()}
+    return Edit(step, what, words, changed, (step.number, by, key), turn=turn)

@@ -30,22 +30,21 @@ def of_a_size(
 ) -> tuple[str, str, str] | None:
     """Return the same for what is made of a size, but for a share of it; None for a factor that is not."""
     for name, sizes in _sizes(places, steps):
-        for words, of in OF_A_SIZE_ALONE:
+        for what, words, of in OF_A_SIZE:
             if all(abs(c - of(n)) <= within * abs(c) for c, n in zip(scales, sizes, strict=True)):
-                what = "sum for mean" if words == "{n}" else "mean for sum" if words == "1 / {n}" else "factor"
                 size = words.replace("{n}", name)
                 return what, f"{{way}} is off by the factor {size}", size
     return None
 
 
 # What a factor may be of a size.
-OF_A_SIZE_ALONE: tuple[tuple[str, Callable[[float], float]], ...] = (
-    ("{n}", lambda n: n),
-    ("1 / {n}", lambda n: 1 / n),
-    ("the root of {n}", lambda n: n**0.5),
-    ("1 / the root of {n}", lambda n: n**-0.5),
-    ("n / (n - 1), n being {n}", lambda n: n / (n - 1) if n > 1 else math.inf),
-    ("(n - 1) / n, n being {n}", lambda n: (n - 1) / n),
+OF_A_SIZE: tuple[tuple[str, str, Callable[[float], float]], ...] = (
+    ("sum for mean", "{n}", lambda n: n),
+    ("mean for sum", "1 / {n}", lambda n: 1 / n),
+    ("factor", "the root of {n}", lambda n: n**0.5),
+    ("factor", "1 / the root of {n}", lambda n: n**-0.5),
+    ("factor", "n / (n - 1), n being {n}", lambda n: n / (n - 1) if n > 1 else math.inf),
+    ("factor", "(n - 1) / n, n being {n}", lambda n: (n - 1) / n),
 )
 
 

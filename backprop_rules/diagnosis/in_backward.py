@@ -84,8 +84,7 @@ class _Values(TorchFunctionMode):
 
 def _is_readable(y: Any) -> bool:
     return (
-        isinstance(y, Tensor)
-        and inexact(y)
+        inexact(y)
         and y.layout is torch.strided
         and not y.is_nested
         and not y.is_meta
@@ -99,13 +98,14 @@ def told_in_backward(evidence: Evidence, tape: Tape, every: Sequence[Shares], di
     try:
         with values:
             before = _asked(evidence)
-        astray = [(k, one) for k, shares in enumerate(every) for one in _astray(tape, shares, digits)]
+        made = [(k, one) for k, shares in enumerate(every) for one in _made(tape, shares)]
         right = tape.gradients({})
     except (Raised, Misfit, *UNMADE):
         return 0, ""
     of_shape = defaultdict(list)
-    for k, one in astray:
-        of_shape[one.wrong.shape].append((k, one))
+    for k, one in made:
+        if not _is_like(one.wrong, one.right, digits):
+            of_shape[one.wrong.shape].append((k, one))
     seen = (
         (value, k, one)
         for value in values.found
@@ -153,23 +153,18 @@ def _told(value: _Value, every: Sequence[_Value], code: CodeType | None) -> str:
     return f"`{value.text}` (backward, line {line}{of_file}{called})"
 
 
-def _astray(tape: Tape, shares: Shares, digits: float) -> Iterator[_Cotangent]:
-    """Yield what an explanation makes otherwise: cotangents, and the shares of the steps of several arguments."""
-    wrong, right = tape.cotangents(shares, tape.outputs), tape.cotangents({}, tape.outputs)
+def _made(tape: Tape, shares: Shares) -> Iterator[_Cotangent]:
+    """Yield what an explanation makes: cotangents, and the shares of the steps of several arguments."""
+    wrong, right = tape.changed(shares), tape.changed({})
     for n in sorted(wrong.keys() & right.keys(), reverse=True):
         told = tape.steps[n].place if n >= 0 else tape.names[n]
-        yield from _differing(wrong[n], right[n], f"the gradient by {told}", digits)
+        yield _Cotangent(wrong[n][0], right[n][0], f"the gradient by {told}")
         if n >= 0 and len(tape.steps[n].sources) > 1:
-            step, others = tape.steps[n], shares.get(n, {})
+            step = tape.steps[n]
             own = step.pulled(right[n])
             for p, share in step.pulled(wrong[n]).items():
-                made = others[p](wrong[n]) if p in others else share
-                yield from _differing(made, own[p], f"the share of {step.at_argument(p)}", digits)
-
-
-def _differing(wrong: Tensor, right: Tensor, words: str, digits: float) -> Iterator[_Cotangent]:
-    if not _is_like(wrong[0], right[0], digits):
-        yield _Cotangent(wrong[0], right[0], words)
+                made = shares[n, p](wrong[n]) if (n, p) in shares else share
+                yield _Cotangent(made[0], own[p][0], f"the share of argument {p + 1} of {step.place}")
 
 
 def _is_like(value: Tensor, other: Tensor, digits: float) -> bool:

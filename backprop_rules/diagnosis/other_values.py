@@ -1,6 +1,6 @@
 """Derivatives that people take at another value, with another factor, under another condition, or of another kind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -8,19 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.diagnosis.bank import BY_RESULT
 from backprop_rules.diagnosis.edits import COPIES, MATRICES, SCANS, SUMS, Edit, Made, pulled, reaches, summed, told_of
-from backprop_rules.diagnosis.tape import Share, Step, Tape
+from backprop_rules.diagnosis.tape import Shares, Step, Tape
 
 OTHERS = 8  # tensors of the same shape that are tried in the place of another
-
-# Derivatives as they are written with the result v of the function; people put another value into them.
-BY_RESULT: dict[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": lambda v: v * (1 - v),
-    "tanh": lambda v: 1 - v * v,
-    "exp": lambda v: v,
-    "sqrt": lambda v: 0.5 / v,
-    "rsqrt": lambda v: -0.5 * v**3,
-}
 
 
 def other_values(step: Step, tape: Tape) -> Iterator[Edit]:
@@ -31,9 +23,9 @@ def other_values(step: Step, tape: Tape) -> Iterator[Edit]:
     for key, what, words, other in _indices(step):
         yield told_of(step, step.live, key, what, words, {p: partial(pulled, other, p) for p in step.live})
     for key, what, words, other in _conditions(step, tape):
-        chosen: dict[int, Share] = {p: partial(pulled, other, p) for p in step.live}
+        chosen: Shares = {(step.number, p): partial(pulled, other, p) for p in step.live}
         told = tape.conditions.get(step.number, step)
-        yield Edit(told, what, words, {step.number: chosen}, (step.number, step.live, key))
+        yield Edit(told, what, words, chosen, (step.number, step.live, key))
     if step.name == "where" and len(step.live) > 1:
         words = "as if both sides of {} passed the cotangent everywhere"
         shares = {p: partial(summed, step.args[p]) for p in step.live}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.diagnosis.edits import DROPPED, SIGN, Edit, Way, is_trivial, nothing, pulled, reaches, told_of
-from backprop_rules.diagnosis.tape import UNMADE, Rows, Share, Step, Tape
+from backprop_rules.diagnosis.tape import UNMADE, Rows, Share, Shares, Step, Tape
 
 EXCHANGED = "the gradients at {} are exchanged"
 OF_A_NAME = 4  # results of one function that may be taken for each other
@@ -22,12 +22,8 @@ def ways_to_primals(tape: Tape) -> Iterator[Way]:
     """Yield the ways back to each primal that several steps use."""
     for n, uses in _uses(tape).items():
         if n < 0 and len(uses) > 1:
-            shares: dict[int, list[int]] = defaultdict(list)
-            for step, p in uses:
-                shares[step.number].append(p)
-            steps = tuple(dict.fromkeys(step for step, _ in uses))
             words = f"the gradient of {tape.names[n]}, at {{}},"
-            yield Way(shares, steps, ("uses", n), words, f"nothing comes back to {tape.names[n]} at {{}}")
+            yield Way(uses, ("uses", n), words, f"nothing comes back to {tape.names[n]} at {{}}")
 
 
 def several(tape: Tape, cotangents: Rows) -> Iterator[Edit]:
@@ -74,7 +70,7 @@ def in_loops(tape: Tape, edits: Mapping[Any, Edit]) -> Iterator[Edit]:
 
 
 def _together(same: Sequence[Edit]) -> Edit:
-    shares = {n: by for edit in same for n, by in edit.shares.items()}
+    shares = {at: share for edit in same for at, share in edit.shares.items()}
     first = same[0]
     words = f"{first.words}, in every round"
     return Edit(first.step, first.what, words, shares, (*first.key, ("rounds",)), chained=True)
@@ -106,8 +102,8 @@ def _of_another_round(steps: Sequence[Step], tape: Tape) -> Iterator[Edit]:
             if any(a.shape != b.shape for a, b in zip(others, own, strict=True)):
                 continue
             if not all(torch.equal(a, b) for a, b in zip(others, own, strict=True)):
-                shares: dict[int, dict[int, Share]] = {
-                    step.number: {p: partial(pulled, step.at(other, value), p)}
+                shares: Shares = {
+                    (step.number, p): partial(pulled, step.at(other, value), p)
                     for step, value in zip(steps, others, strict=True)
                 }
                 words = f"with {of.told} of {told} in the place of the other one at {{}}, for its argument {p + 1}"
@@ -130,14 +126,10 @@ def _constant(value: Tensor, g: Tensor) -> Tensor:
 def _only_one_use(tape: Tape, n: int, uses: Sequence[tuple[Step, int]]) -> Iterator[Edit]:
     """Yield a tensor's uses of which one alone counts: the last that comes back overwrites the others."""
     for kept, which in ((0, "first"), (-1, "last")):
-        step, p = uses[kept]
-        shares: dict[int, dict[int, Share]] = defaultdict(dict)
-        for other, q in uses:
-            if (other, q) != (step, p):
-                shares[other.number][q] = partial(nothing, other, q)
+        shares = {(step.number, p): partial(nothing, step, p) for step, p in uses if (step, p) != uses[kept]}
         name = tape.names[n] if n < 0 else tape.steps[n].told
         words = f"of all uses of {name} only the {which} counts, {{}}"
-        yield Edit(step, "overwritten", words, dict(shares), ("one use", n, which))
+        yield Edit(uses[kept][0], "overwritten", words, shares, ("one use", n, which))
 
 
 def _exchanged(tape: Tape, cotangents: Rows, uses: Mapping[int, Any]) -> Iterator[Edit]:
@@ -151,22 +143,23 @@ def _exchanged(tape: Tape, cotangents: Rows, uses: Mapping[int, Any]) -> Iterato
         for a, b in combinations(nodes, 2):
             if cotangents[a].shape == cotangents[b].shape:
                 ways = [_instead(tape, uses, n, cotangents[m]) for n, m in ((a, b), (b, a))]
-                shares = {n: by for shares, _ in ways for n, by in shares.items()}
-                if sum(len(some) for some, _ in ways) == len(shares):
-                    steps = tuple(dict.fromkeys(step for _, some in ways for step in some))
+                steps = [step for _, some in ways for step in some]
+                if len({*steps}) == len(steps):
+                    shares = {at: share for shares, _ in ways for at, share in shares.items()}
                     key = "exchanged", (a, b), "exchanged"
-                    yield Edit(steps[0], "other value", EXCHANGED, shares, key, steps[1:])
+                    yield Edit(steps[0], "other value", EXCHANGED, shares, key, tuple(steps[1:]))
 
 
-def _instead(tape: Tape, uses: Mapping[int, Any], n: int, g: Tensor) -> tuple[dict[int, dict[int, Share]], list[Step]]:
+def _instead(tape: Tape, uses: Mapping[int, Any], n: int, g: Tensor) -> tuple[Shares, list[Step]]:
     """Return the shares by which a tensor gets another cotangent, and the steps of them."""
     if n >= 0:
         step = tape.steps[n]
-        return {n: {p: partial(_constant, share) for p, share in step.pulled(g).items()}}, [step]
-    shares: dict[int, dict[int, Share]] = defaultdict(dict)
-    for k, (step, p) in enumerate(uses[n]):
-        shares[step.number][p] = partial(_constant, g) if k == 0 else partial(nothing, step, p)
-    return dict(shares), [step for step, _ in uses[n]]
+        return {(n, p): partial(_constant, share) for p, share in step.pulled(g).items()}, [step]
+    shares: Shares = {
+        (step.number, p): partial(_constant, g) if k == 0 else partial(nothing, step, p)
+        for k, (step, p) in enumerate(uses[n])
+    }
+    return shares, [step for step, _ in uses[n]]
 
 
 def _summed_otherwise(step: Step, p: int, tape: Tape, cotangents: Rows) -> Iterator[Edit]:
@@ -196,9 +189,8 @@ def _summed_otherwise(step: Step, p: int, tape: Tape, cotangents: Rows) -> Itera
             yield Edit(step, what, told, shares, (step.number, (p,), ("summed", axes)))
 
 
-def _spread(step: Step, p: int, wide: Tensor, tape: Tape) -> dict[int, dict[int, Share]] | None:
+def _spread(step: Step, p: int, wide: Tensor, tape: Tape) -> Shares | None:
     """Return the shares by which something broadcast goes on where it was to be summed; None where it never fits."""
-    shares: dict[int, dict[int, Share]] = {step.number: {p: partial(nothing, step, p)}}
     n = step.sources.get(p)
     while n is not None and n >= 0:
         up = tape.steps[n]
@@ -213,8 +205,7 @@ def _spread(step: Step, p: int, wide: Tensor, tape: Tape) -> dict[int, dict[int,
         except RuntimeError:  # it is not broadcast against what comes before
             return None
         if wide.shape[1:] == up.args[q].shape:
-            shares[n] = {q: partial(_and_more, up, q, wide)}
-            return shares
+            return {(step.number, p): partial(nothing, step, p), (n, q): partial(_and_more, up, q, wide)}
         n = up.sources.get(q)
     return None
 

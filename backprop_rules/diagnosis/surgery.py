@@ -41,7 +41,6 @@ PAIRS = 120_000  # that are tried: about as long as the check itself takes
 
 # What is plainer than all that has the same effect.
 OF_SIZES = ("sum for mean", "mean for sum")
-NAMES = {"sum for mean": "sum instead of mean", "mean for sum": "mean instead of sum"}
 # The catalogue's rules by torch's names, and those of which nothing is told: what they are called with may be another
 # function, or they only add and move.
 RULES = {"truediv": "div", "mm": "matmul", "bmm": "matmul"}
@@ -53,37 +52,6 @@ OF_A_DERIVATIVE = (
 PLAIN = ("constant", "branch", "sign", "sum for mean", "mean for sum", "factor", "unchanged")
 
 
-@dataclass(frozen=True, eq=False)
-class Named:
-    """What was done to which steps, in one word and in words."""
-
-    what: str
-    steps: tuple[Step, ...]
-    words: str
-    shares: Shares
-    number: str = ""  # that a factor is
-
-    @property
-    def name(self) -> str:
-        """What it is called in a report, as the bank calls it."""
-        return NAMES.get(self.what, f"factor {self.number}" if self.number and self.what == "factor" else self.what)
-
-    @property
-    def step(self) -> Step:
-        """The first of the steps."""
-        return self.steps[0]
-
-    @property
-    def lines(self) -> set[int]:
-        """The lines of forward that it is told of."""
-        return {step.line for step in self.steps}
-
-    @property
-    def sentence(self) -> str:
-        """The words, with the steps in their place."""
-        return self.words.replace("{}", " and ".join(dict.fromkeys(step.place for step in self.steps)))
-
-
 @dataclass(frozen=True)
 class Guess:
     """Edits by their keys, and whether the last of them comes with a factor that is not known."""
@@ -92,14 +60,14 @@ class Guess:
     scaled: bool = False
 
 
-def seen_in(places: Sequence[Edited], explanations: Sequence[tuple[Named, ...]]) -> tuple[int, str]:
+def seen_in(places: Sequence[Edited], explanations: Sequence[tuple[Edit, ...]]) -> tuple[int, str]:
     """Return which explanation the first wrong line of the backward is of, and that line; nothing if none is seen."""
     evidence = places[0].evidence if places else None
-    shares = [{n: by for named in one for n, by in named.shares.items()} for one in explanations]
+    shares = [{at: share for edit in one for at, share in edit.shares.items()} for one in explanations]
     return (0, "") if evidence is None else told_in_backward(evidence, places[0].tape, shares, DIGITS)
 
 
-def mistake_of(explanations: Sequence[tuple[Named, ...]], made: str = "") -> Mistake | None:
+def mistake_of(explanations: Sequence[tuple[Edit, ...]], made: str = "") -> Mistake | None:
     """Return the explanations as one mistake in words, the first of which is that of a line of the backward."""
     if not explanations:
         return None
@@ -114,7 +82,7 @@ def mistake_of(explanations: Sequence[tuple[Named, ...]], made: str = "") -> Mis
     return Mistake(" or ".join(names), ", or ".join(words), family, made, _instead(explanations[0]))
 
 
-def _instead(explanation: Sequence[Named]) -> str:
+def _instead(explanation: Sequence[Edit]) -> str:
     """Return the catalogue's formulas for the functions whose own derivative was another."""
     steps = [s for named in explanation if named.what in OF_A_DERIVATIVE for s in named.steps if named.shares]
     return "; ".join(dict.fromkeys(formula for step in steps if (formula := _formula(step))))
@@ -146,7 +114,7 @@ def is_one_call(places: Sequence[Edited]) -> bool:
     return len({(step.line, step.text) for at in places[:1] for step in at.tape.steps}) == 1
 
 
-def in_its_line(places: Sequence[Edited]) -> list[tuple[Named, ...]]:
+def in_its_line(places: Sequence[Edited]) -> list[tuple[Edit, ...]]:
     """Return the explanations that hold at every point: one thing done to one step, or two; none where none does."""
     if sum(at.is_wrong for at in places) < 2 or len(places[0].edits) > EFFORT:
         return []
@@ -245,7 +213,7 @@ def _pairs(at: Edited) -> Iterator[Guess]:
         own: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for k, edit in enumerate(every.edits):
             if moving[k] or way[k]:
-                own[tuple(edit.shares) if len(edit.shares) == 1 else ()].append(k)
+                own[edit.numbers if len(edit.numbers) == 1 else ()].append(k)
         for numbers, these in own.items():
             alone = every[these]
             beside = _beside(at, alone, len(some.edits), numbers, cotangents, changes)
@@ -273,13 +241,13 @@ def _fitting(at: Edited, some: Effects, alone: Effects, beside: Effects) -> Iter
     both = some.change + beside.change
     for i, k in torch.nonzero(((both - at.seen).abs() <= at.reach).all(-1)).tolist():
         edit, other = beside.edits[i], some.edits[k]
-        if edit.key[-1] != WAY and _apart(edit, other):
+        if edit.key[-1] != WAY and edit.shares.keys().isdisjoint(other.shares):
             yield _rank(edit, other), Guess((other.key, edit.key))
     ways = [i for i, edit in enumerate(beside.edits) if edit.key[-1] == WAY]
     scales = factors(beside.edited[ways], (at.seen - some.change) + beside.right[ways], at.reach)
     for i, k in torch.nonzero(_are_some(scales)).tolist():
         edit, other = beside.edits[ways[i]], some.edits[k]
-        if _apart(edit, other):
+        if edit.shares.keys().isdisjoint(other.shares):
             yield _rank(edit, other), Guess((other.key, edit.key), True)
     # A factor on the way of a step whose cotangents the other edit sees: without it all, and as it is, tell the rest.
     without = [k for k, edit in enumerate(some.edits) if edit.key[-1] == DROPPED]
@@ -287,7 +255,7 @@ def _fitting(at: Edited, some: Effects, alone: Effects, beside: Effects) -> Iter
     scales = factors(both[:, without] - change, at.seen - change, at.reach)
     for i, k in torch.nonzero(_are_some(scales)).tolist():
         edit, other = beside.edits[i], some.edits[without[k]]
-        if edit.key[-1] != WAY and _apart(edit, other):
+        if edit.key[-1] != WAY and edit.shares.keys().isdisjoint(other.shares):
             yield _rank(edit, other), Guess((edit.key, (*other.key[:2], WAY)), True)
 
 
@@ -296,16 +264,12 @@ def _are_some(scales: Tensor) -> Tensor:
     return scales.isfinite() & ((scales - 1).abs() > DIGITS)
 
 
-def _apart(edit: Edit, other: Edit) -> bool:
-    return all(set(by).isdisjoint(other.shares.get(n, ())) for n, by in edit.shares.items())
-
-
 def _rank(edit: Edit, other: Edit) -> tuple[Any, Any]:
     """Return how plain two edits are: as the less plain of them."""
     return max(_plain(edit), _plain(other)), min(_plain(edit), _plain(other))
 
 
-def _named(places: Sequence[Edited], guess: Guess) -> tuple[Named, ...] | None:
+def _named(places: Sequence[Edited], guess: Guess) -> tuple[Edit, ...] | None:
     """Return a guess in words if it holds at every point where it can be made, at two or more; None otherwise."""
     scales: list[float] = []
     used: list[Edited] = []
@@ -332,23 +296,18 @@ def _named(places: Sequence[Edited], guess: Guess) -> tuple[Named, ...] | None:
     if wrong < 2:
         return None
     first = places[0]
-    plain = tuple(as_named(first.edit(key)) for key in (guess.keys[:-1] if guess.scaled else guess.keys))
+    plain = tuple(first.edit(key) for key in (guess.keys[:-1] if guess.scaled else guess.keys))
     if not guess.scaled:
         return plain
     told = _scaled(first, guess.keys[-1], scales, used)
     return None if told is None else (*plain, told)
 
 
-def as_named(edit: Edit) -> Named:
-    """Return what an edit does, in words."""
-    return Named(edit.what, edit.steps, edit.words, edit.shares)
-
-
-def _scaled(at: Edited, key: Key, scales: Sequence[float], places: Sequence[Edited]) -> Named | None:
+def _scaled(at: Edited, key: Key, scales: Sequence[float], places: Sequence[Edited]) -> Edit | None:
     """Return an edit that comes with a factor: of the right way, one that is 0 is none at all."""
     edit = at.edit(key)
     if key[-1] == WAY and scales and all(abs(c) <= DIGITS for c in scales):
-        return as_named(at.edit((*key[:2], DROPPED)))
+        return at.edit((*key[:2], DROPPED))
     told = factor_in_words(scales, places, edit.steps)
     if told is None:
         return None
@@ -356,19 +315,20 @@ def _scaled(at: Edited, key: Key, scales: Sequence[float], places: Sequence[Edit
     shares = _times(scales[0], edit.shares) if places[0] is at else {}
     by_size = of_a_size(scales, places, edit.steps)
     if key[-1] == WAY:
-        return Named(what, edit.steps, words.replace("{way}", edit.words), shares, "" if told == by_size else size)
+        number = "" if told == by_size else size
+        return replace(edit, what=what, words=words.replace("{way}", edit.words), shares=shares, number=number)
     # A size that comes with something else is most often another step's, and something else done wrong.
-    return None if by_size else Named(edit.what, edit.steps, f"{edit.words}, times {size}", shares)
+    return None if by_size else replace(edit, words=f"{edit.words}, times {size}", shares=shares)
 
 
 def _times(c: float, shares: Shares) -> Shares:
     def times(share: Share) -> Share:
         return lambda g: c * share(g)
 
-    return {n: {p: times(share) for p, share in by.items()} for n, by in shares.items()}
+    return {at: times(share) for at, share in shares.items()}
 
 
-def plainest(found: Sequence[tuple[Named, ...]]) -> list[tuple[Named, ...]]:
+def plainest(found: Sequence[tuple[Edit, ...]]) -> list[tuple[Edit, ...]]:
     """Return the plainest explanations: of a chain that is a constant, the last step of it."""
     if len(found[0]) > 1:
         return [*found]
@@ -387,7 +347,7 @@ def plainest(found: Sequence[tuple[Named, ...]]) -> list[tuple[Named, ...]]:
     return [one for one in found if one[0].words != EXCHANGED] or [*found]
 
 
-def _last(found: Sequence[tuple[Named, ...]]) -> tuple[Named, ...] | None:
+def _last(found: Sequence[tuple[Edit, ...]]) -> tuple[Edit, ...] | None:
     """Return the last of a chain of steps, of those that do more than move numbers if there are some."""
     return max(found, key=lambda one: (not is_trivial(one[0].step), one[0].step.number), default=None)
 

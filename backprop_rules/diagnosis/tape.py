@@ -25,8 +25,8 @@ UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit rais
 
 # From cotangents of a step's result, one a row, to what one argument gets of each.
 Share = Callable[[Tensor], Tensor]
-# Other shares than the right ones: by the step's number, and the argument's position.
-Shares = Mapping[int, Mapping[int, Share]]
+# Other shares than the right ones: by the step's number and the argument's position.
+Shares = Mapping[tuple[int, int], Share]
 # By the number of the step that made it, or -1 - k for leaf k: something of each tensor on the tape, one a row.
 Rows = dict[int, Tensor]
 
@@ -62,10 +62,6 @@ class Step:
         """The same, and the line that it stands in."""
         return f"{self.told} (forward{f', line {self.line}' if self.line else ''})"
 
-    def at_argument(self, position: int) -> str:
-        """One of the arguments, told with its step."""
-        return f"argument {position + 1} of {self.place}"
-
     def at(self, position: int, value: Any) -> "Step":
         """Return the same step with another argument."""
         args = [value if p == position else x for p, x in enumerate(self.args)]
@@ -81,14 +77,14 @@ class Step:
             args = [x.detach().requires_grad_() if p in self.live else x for p, x in enumerate(self.args)]
             return [args[p] for p in self.live], self.function(args)
 
-    def pulled(self, g: Tensor) -> dict[int, Tensor]:
+    def pulled(self, g: Tensor) -> Mapping[int, Tensor]:
         """Return the share of each live argument, for each row of cotangents."""
         if self._first and self._first[0][0] is g:
-            return dict(self._first[0][1])
+            return self._first[0][1]
         shares = self._pulled(g)
         if not self._first:  # the right cotangent, most often, which is asked for again and again
             self._first.append((g, shares))
-        return dict(shares)
+        return shares
 
     def _pulled(self, g: Tensor) -> dict[int, Tensor]:
         xs, y = self._graph
@@ -96,10 +92,10 @@ class Step:
         found = torch.autograd.grad(
             y, xs, g if several else g[0], retain_graph=True, allow_unused=True, is_grads_batched=several
         )
-        shares: dict[int, Tensor] = {}
-        for p, x, share in zip(self.live, xs, found, strict=True):
-            shares[p] = g.new_zeros(len(g), *x.shape) if share is None else share if several else share[None]
-        return shares
+        return {
+            p: g.new_zeros(len(g), *x.shape) if share is None else share if several else share[None]
+            for p, x, share in zip(self.live, xs, found, strict=True)
+        }
 
     def pushed(self, tangents: Mapping[int, Tensor]) -> Tensor:
         """Return the tangents of the result, from those of the live arguments: the way back, differentiated.
@@ -128,37 +124,30 @@ class Step:
         return y.new_zeros(rows, *y.shape) if found is None else found
 
 
+@dataclass(frozen=True, eq=False)
 class Tape:
     """A forward at a point: its steps, and a way back from cotangents of its outputs to gradients of its leaves."""
 
-    def __init__(
-        self,
-        steps: Sequence[Step],
-        leaves: Mapping[int, Tensor],
-        outputs: Rows,
-        names: Mapping[int, str],
-        conditions: Mapping[int, Step],
-    ) -> None:
-        self.steps, self.leaves, self.outputs = steps, leaves, outputs
-        self.names = names  # of the leaves
-        self.conditions = conditions  # the comparisons that the steps choose by
+    steps: Sequence[Step]
+    leaves: Mapping[int, Tensor]
+    outputs: Rows
+    names: Mapping[int, str]  # of the leaves
+    conditions: Mapping[int, Step]  # the comparisons that the steps choose by
 
-    def cotangents(self, shares: Shares, given: Rows) -> Rows:
-        """Return the cotangents of every tensor, from those that are given, with some of the shares changed."""
+    def cotangents(self, given: Rows) -> Rows:
+        """Return the cotangents of every tensor, from those that are given."""
         found = dict(given)
         for step in reversed(self.steps):
-            self._back(step, shares, found)
+            self._back(step, {}, found)
         return found
 
     def _back(self, step: Step, shares: Shares, found: Rows) -> None:
         g = found.get(step.number)
         if g is None:
             return
-        own = step.pulled(g)
-        for p, another in shares.get(step.number, {}).items():
-            own[p] = fitting(another(g), step.args[p])
-        for p, share in own.items():
-            source = step.sources.get(p)
+        for p, right in step.pulled(g).items():
+            another, source = shares.get((step.number, p)), step.sources.get(p)
+            share = right if another is None else fitting(another(g), step.args[p])
             if source is not None:
                 found[source] = found[source] + share if source in found else share
 
@@ -174,7 +163,7 @@ class Tape:
 
     def changed(self, shares: Shares) -> Rows:
         """Return the cotangents of every tensor with some of the shares changed."""
-        last = max(shares, default=-1)
+        last = max((n for n, _ in shares), default=-1)
         found = dict(self._on_the_way[last + 1])
         for step in reversed(self.steps[: last + 1]):
             self._back(step, shares, found)
@@ -207,7 +196,7 @@ class Tape:
                     raise RuntimeError("another shape")
                 again, made[step.number] = replace(again, result=y), y
             steps.append(again)
-        return Tape(steps, self.leaves, self.outputs, self.names, self.conditions)
+        return replace(self, steps=steps)
 
 
 def fitting(share: Tensor, x: Tensor) -> Tensor:

@@ -126,20 +126,20 @@ class _Read:
             return self._summed()
         if self._kind() == "name":
             value = self.names[self._next()]
-            return value(*map(_tensor, self._listed("(", ")"))) if callable(value) and self._sign() == "(" else value
+            return value(*map(_tensor, self._arguments())) if callable(value) and self._sign() == "(" else value
         if self._sign() == "[" and self._sign(1) == "[":
-            return _matrix(self._rows())
+            return _matrix(self._listed("[", "]", lambda: self._listed("[", "]", self._sum)))
         if self._take("["):
             left, relation, right = self._sum(), self._take(*RELATIONS), self._sum()
             if relation is None or not self._take("]"):
                 raise self._misread()
             return _where(relation, left, right)
-        parts = self._listed("(", ")")
+        parts = self._arguments()
         return parts[0] if len(parts) == 1 else _matrix([parts])
 
     def _summed(self) -> Value:
         if self._kind() != "index":
-            return self._factor_alone().sum()
+            return _tensor(self._factor()).sum()
         letters, start, total = self._next(), self.place, Fraction(0)
         for indices in product(*(range(self.sizes[i]) for i in letters)):
             self.place, outer = start, dict(self.indices)
@@ -148,28 +148,18 @@ class _Read:
             self.indices = outer
         return total
 
-    def _factor_alone(self) -> Value:
-        found = self._factor()
-        return found if isinstance(found, Tensor) else torch.tensor(float(found))
+    def _arguments(self) -> list[Value]:
+        return self._listed("(", ")", self._sum)
 
-    def _listed(self, opens: str, closes: str) -> list[Value]:
+    def _listed(self, opens: str, closes: str, one: Callable[[], Any]) -> list[Any]:
         if not self._take(opens):
             raise self._misread()
-        parts = [self._sum()]
+        parts = [one()]
         while self._take(","):
-            parts.append(self._sum())
+            parts.append(one())
         if not self._take(closes):
             raise self._misread()
         return parts
-
-    def _rows(self) -> list[list[Value]]:
-        self._take("[")
-        rows = [self._listed("[", "]")]
-        while self._take(","):
-            rows.append(self._listed("[", "]"))
-        if not self._take("]"):
-            raise self._misread()
-        return rows
 
     # ---- the next sign
 

@@ -97,13 +97,9 @@ def learning_rate_learns(said: Said) -> Seen:
     its_own = float(1 - here[-1] / here[0])
     rate, epochs = float(said["rate"]), int(said["epochs"])
     printed, right = (followed(program, rate, epochs) for program in (AS_PRINTED, TWO_LAYER_NETWORK))
-    figures = (
-        said.number("draws") == DRAWS
-        and said.rounds("middle", float(lost.median()))
-        and said.rounds("recorded", its_own)
-    )
-    figures &= said.rounds("share", share(lost >= its_own)) and said.rounds("first", printed[0])
-    figures &= said.rounds("printed", printed[1]) and said.rounds("right", right[1])
+    found = {"middle": float(lost.median()), "recorded": its_own, "share": share(lost >= its_own)}
+    found |= {"first": printed[0], "printed": printed[1], "right": right[1]}
+    figures = said.number("draws") == DRAWS and all(said.rounds(name, value) for name, value in found.items())
     shown = f"{len(lost)} «draws»: {100 * float(lost.median()):.3f}%, «at most» {100 * float(lost.max()):.2f}%; "
     shown += f"{epochs} «epochs», {rate}: {printed[1]:.6g}, {right[1]:.6g}"
     return holds_if(bool(falls[alive].all()) and figures, bool(falls[~alive].any()), shown)
@@ -134,15 +130,12 @@ def loss_falls(said: Said) -> Seen:
     x, _, w1, _ = (v[:1] for v in networks)
     signs = torch.tensor(list(itertools.product((1.0, -1.0), repeat=w1.shape[-1])), dtype=w1.dtype)
     none = ~active([x.expand(len(signs), -1, -1), None, w1 * signs[:, None], None])
-    figures = (
-        said.number("draws") == DRAWS
-        and said.rounds("every", share(shows))
-        and said.rounds("equal", share(printed[:, 0] == printed[:, -1]))
-    )
-    figures &= said.number("none") == share(none)
+    alike = printed[:, 0] == printed[:, -1]
+    figures = said.number("draws") == DRAWS and said.number("none") == share(none)
+    figures &= said.rounds("every", share(shows)) and said.rounds("equal", share(alike))
     proved = [step["loss"] for step in true_losses(AS_PRINTED)]
     down = len(proved) == epochs and all(bool((b.hi < a.lo).all()) for a, b in itertools.pairwise(proved))
-    shown = f"{len(shows)} «draws»: {int(shows.sum())}, {int((printed[:, 0] == printed[:, -1]).sum())}; "
+    shown = f"{len(shows)} «draws»: {int(shows.sum())}, {int(alike.sum())}; "
     shown += f"«as recorded»: {float(proved[0].lo):.6f} → {float(proved[-1].lo):.6f}"
     return holds_if(bool(shows[enough].all() and enough.any()) and down and figures, bool(shows.all()), shown)
 
