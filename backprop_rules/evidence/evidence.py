@@ -130,7 +130,7 @@ class Evidence:
 
     def gradients(self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype = F64) -> Gradients:
         """Return torch's gradients at other leaves, zeros where no derivative reaches one."""
-        return self.filled(self.truth(leaves, grads, dtype).gradients, leaves)
+        return filled(self.truth(leaves, grads, dtype).gradients, leaves)
 
     def asked(
         self,
@@ -159,25 +159,22 @@ class Evidence:
         pairs = zip(self.point.leaves, self.subject.example, strict=True)
         return all(x.shape == own.shape for x, own in pairs if isinstance(x, Tensor) and isinstance(own, Tensor))
 
-    def filled(self, gradients: Gradients, leaves: Sequence[Any]) -> Gradients:
-        """Return the gradients, zeros in the place of None for what can have one."""
-        return tuple(
-            torch.zeros_like(x) if g is None and inexact(x) else g for g, x in zip(gradients, leaves, strict=True)
-        )
-
     @cached_property
     def gradients_here(self) -> Gradients:
         """Torch's gradients at the point."""
-        return self.filled(self.run.gradients, self.point.leaves)
+        return filled(self.run.gradients, self.point.leaves)
 
     @cached_property
     def low_gradients_here(self) -> Gradients | None:
         """Torch's gradients at the point in the lower precision."""
-        return (
-            None
-            if self.low_run is None
-            else self.filled(self.low_run.gradients, cast(self.point.leaves, self.pair.low))
-        )
+        if self.low_run is None:
+            return None
+        return filled(self.low_run.gradients, cast(self.point.leaves, self.pair.low))
+
+
+def filled(gradients: Gradients, leaves: Sequence[Any]) -> Gradients:
+    """Return the gradients, zeros in the place of None for what can have one."""
+    return tuple(torch.zeros_like(x) if g is None and inexact(x) else g for g, x in zip(gradients, leaves, strict=True))
 
 
 def cast(leaves: Sequence[Any], dtype: torch.dtype) -> list[Any]:
