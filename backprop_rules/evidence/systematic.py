@@ -119,7 +119,8 @@ def systematic(
 ) -> Systematic:
     """Return what is off systematically: of the whole gradients, and of the slices that stand out most, or `every`."""
     pairs = enumerate(zip(held.gradients, got, strict=True))
-    common = _roundings(held)
+    # About how far all roundings in float32 take a number. It decides what is asked, and no verdict.
+    common = math.sqrt(held.roundings) * unit(F32).u
     tables = [_Table(k, h, g, common) for k, (h, g) in pairs if h is not None and isinstance(g, Tensor)]
     questions = sum(table.questions for table in tables)
     if not questions:
@@ -152,11 +153,12 @@ def _asked(
     deviations: float,
 ) -> list[Off]:
     """Return how far right implementations reach in each, up to the first that is beyond that."""
-    reaches, found = [Sensitivities(run, declared, held.either) for run in question.runs], []
+    forms, found = [Sensitivities(run, declared, held.either) for run in question.runs], []
     for one, answer in chosen:
         its, h = got[one.leaf].dtype, held.gradients[one.leaf]
         assert h is not None
-        found.append(Off(one, answer, max(_reach(r, one, h, its, deviations) for r in reaches)))
+        reaches = [form.reach(one.leaf, one.coefficients(h.truth), h.truth, its) for form in forms]
+        found.append(Off(one, answer, max(r.worst + deviations * math.sqrt(r.squares) for r in reaches)))
         if found[-1].beyond:
             break
     return found
@@ -176,17 +178,6 @@ def _first(one: tuple[float, Sum, float]) -> tuple[bool, float]:
     """Return what comes first: whole gradients, then what stands out most."""
     times, asked, _ = one
     return asked.axis is not None, -times
-
-
-def _reach(reaches: Sensitivities, one: Sum, held: Held, dtype: torch.dtype, deviations: float) -> float:
-    """Return how far right implementations of one algebraic form reach by rounding."""
-    found = reaches.reach(one.leaf, one.coefficients(held.truth), held.truth, dtype)
-    return found.worst + deviations * math.sqrt(found.squares)
-
-
-def _roundings(held: AtSize) -> float:
-    """Return about how far all roundings in float32 take a number. It decides what is asked, and no verdict."""
-    return math.sqrt(held.roundings) * unit(F32).u
 
 
 @dataclass(frozen=True, eq=False)
