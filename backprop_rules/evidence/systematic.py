@@ -126,7 +126,9 @@ def systematic(
     if not questions:
         return Systematic({}, None, 0)
     deviations = math.sqrt(2 * math.log(2 * (questions + len(tables) * ELEMENTS) / rate))
-    standing_out = sorted((q for table in tables for q in table.standing_out(deviations, every)), key=_first)
+    found_out = (q for table in tables for q in table.standing_out(deviations, every))
+    # Whole gradients first, then what stands out most.
+    standing_out = sorted(found_out, key=lambda one: (one[1].axis is not None, -one[0]))
     whole = sum(one.axis is None for _, one, _ in standing_out)
     asked = standing_out[: None if every else whole + ASKED]
     chosen = [(one, answer) for _, one, answer in asked]
@@ -172,12 +174,6 @@ def _blind(found: Sequence[Off], held: AtSize, unseen: dict[int, "_Unseen"]) -> 
         if off.sum.of is Of.ELEMENT and h is not None and bool(unseen[off.sum.leaf].open[off.sum.element]):
             reached.setdefault(off.sum.leaf, []).append(off.reach >= abs(float(h.truth[off.sum.element])))
     return {leaf: unseen[leaf].share(sum(those) / len(those)) for leaf, those in reached.items()}
-
-
-def _first(one: tuple[float, Sum, float]) -> tuple[bool, float]:
-    """Return what comes first: whole gradients, then what stands out most."""
-    times, asked, _ = one
-    return asked.axis is not None, -times
 
 
 @dataclass(frozen=True, eq=False)
