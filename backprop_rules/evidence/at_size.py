@@ -19,7 +19,7 @@ from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import lost_in, positive
 from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
-from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs
+from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs, gradients_along
 
 # Of a point: the mode that looks on, and the gradients with the graph that made them, if one is asked for.
 Run = Callable[[Declared, bool], tuple[Outputs, Gradients]]
@@ -192,18 +192,16 @@ def _same(form: Any, one: AtSize, other: AtSize, declared: Precision) -> None:
             )
 
 
-def widened(mode: Declared, tensors: Sequence[Any]) -> list[Any]:
-    """Return the tensors in float64, of which the mode knows in which dtype they were given."""
-    wide = [x.detach().to(at(F64, x), copy=True) if inexact(x) else x for x in tensors]
+def widened(mode: Declared, tensors: Sequence[Any], live: bool) -> list[Any]:
+    """Return the tensors in float64, of which the mode knows in which dtype they were given.
+
+    Live, so that what is made of cotangents alone is in the graph as well.
+    """
+    wide = [x.detach().to(at(F64, x), copy=True).requires_grad_(live) if inexact(x) else x for x in tensors]
     for x, own in zip(wide, tensors, strict=True):
         if inexact(x):
             mode.tag(x, own.dtype)
     return wide
-
-
-def _widened_cotangents(question: Question, mode: Declared, live: bool) -> list[Any]:
-    """Return the cotangents in float64; live, so that what is made of them alone is in the graph as well."""
-    return [g.requires_grad_(live) if inexact(g) else g for g in widened(mode, question.grads)]
 
 
 @contextmanager
@@ -220,8 +218,7 @@ def _inside(mode: Declared) -> Iterator[AbstractContextManager[Any]]:
 
 def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple[Outputs, Gradients]:
     """Return the outputs and torch's gradients in float64, while a mode looks on at every operation."""
-    live, cotangents = widened(mode, question.leaves), _widened_cotangents(question, mode, create_graph)
-    asked = [x.requires_grad_() for x in live if inexact(x)]
+    live, cotangents = widened(mode, question.leaves, True), widened(mode, question.grads, create_graph)
     with _inside(mode) as within:
         try:
             y = question.function.outputs(live, within)
@@ -232,25 +229,17 @@ def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple
         if len(y) != len(question.grads):
             raise NoPoint(f"forward returns {len(y)} tensors, and {len(question.grads)} cotangents were given")
         pairs = [(out, g) for out, g in zip(y, cotangents, strict=True) if g is not None and out.requires_grad]
-        if not pairs:
-            return y, (None,) * len(live)
-        outs, along = zip(*pairs, strict=True)
         try:
-            found = torch.autograd.grad(outs, asked, along, allow_unused=True, create_graph=create_graph)
+            return y, gradients_along(pairs, live, create_graph)
         except NotImplementedError:
             raise
         except RuntimeError as error:
             raise NoPoint(f"torch's backward raises {type(error).__name__}: {str(error).splitlines()[0]}") from error
-        left = iter(found)
-        return y, tuple(next(left) if inexact(x) else None for x in live)
 
 
 def run_form(question: Question, form: Any, mode: Declared, create_graph: bool) -> tuple[Outputs, Gradients]:
     """Return the gradients that another form of the backward gives in float64, while a mode looks on."""
-    live, cotangents = widened(mode, question.leaves), _widened_cotangents(question, mode, create_graph)
-    for x in live:
-        if inexact(x):
-            x.requires_grad_(create_graph)
+    live, cotangents = (widened(mode, those, create_graph) for those in (question.leaves, question.grads))
     grad_y = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
     with _inside(mode) as within:
         try:

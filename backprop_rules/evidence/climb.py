@@ -19,13 +19,14 @@ from backprop_rules.evidence.allowance import RunningError
 from backprop_rules.evidence.allowance.bounds import attainable, bounds, in_float64
 from backprop_rules.evidence.allowance.mode import Narrower
 from backprop_rules.evidence.enclosure import Enclosure
+from backprop_rules.evidence.evidence import filled
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.precisions import ELEMENTS
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.verdict import Verdict, judge
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
-from backprop_rules.subject.ambient import F64, inexact, running
+from backprop_rules.subject.ambient import F64
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Function, NoPoint
 from backprop_rules.subject.subject import Subject
@@ -144,16 +145,9 @@ def _radii_of_the_backward(subject: Subject, function: Function, point: Point) -
 
 
 def _radii_of_torch(function: Function, point: Point) -> list[Tensor | None]:
-    live = [x.detach().requires_grad_() if inexact(x) else x for x in point.leaves]
-    asked = [x for x in live if inexact(x)]
-    with running(function.ambient(F64)) as inside, torch.enable_grad(), RunningError(decided=True) as errors:
-        y = function.outputs(live, inside)
-        pairs = [(out, g) for out, g in zip(y, point.grads, strict=True) if g is not None and out.requires_grad]
-        made = torch.autograd.grad([out for out, _ in pairs], asked, [g for _, g in pairs], allow_unused=True)
-        radii = iter(
-            [torch.zeros(x.shape) if g is None else errors.radius(g) for g, x in zip(made, asked, strict=True)]
-        )
-    return [next(radii) if inexact(x) else None for x in live]
+    with RunningError(decided=True) as errors:
+        found = function.run(point.leaves, point.grads, F64)[0].gradients
+        return [None if g is None else errors.radius(g) for g in filled(found, point.leaves)]
 
 
 def _words(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from backprop_rules.evidence.evidence import WIDE, Evidence, largest
-from backprop_rules.strategies.values import is_symmetric, numbers_from
+from backprop_rules.strategies.values import move_of, numbers_from
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.function import Gradients, NoPoint
 
@@ -148,17 +148,8 @@ def _far_below_float32(half: float) -> float:
 
 def directions(evidence: Evidence, live: Sequence[int]) -> dict[int, Tensor]:
     """Return a direction for each of these leaves, of the order of its values; symmetric matrices stay symmetric."""
-    numbers, found = numbers_from(11), {}
-    for k in live:
-        x = evidence.point.leaves[k]
-        if not inexact(x):
-            continue
-        t = torch.randn(x.shape, generator=numbers, dtype=F64)
-        if x.is_complex():
-            t = torch.complex(t, torch.randn(x.shape, generator=numbers, dtype=F64))
-        t = t.to(x.device) * x.abs().clamp(min=2.0**-6)
-        found[k] = (t + t.mT) / 2 if not x.is_complex() and is_symmetric(x) else t
-    return found
+    numbers, leaves = numbers_from(11), evidence.point.leaves
+    return {k: move_of(leaves[k], 2.0**-6, numbers) for k in live if inexact(leaves[k])}
 
 
 def sides_with(evidence: Evidence, i: int, wrong: Tensor, truth: Gradients) -> str:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.evidence import Evidence, largest
-from backprop_rules.strategies.values import is_symmetric, numbers_from
-from backprop_rules.subject.ambient import F64, inexact, real
+from backprop_rules.strategies.values import move_of, numbers_from
+from backprop_rules.subject.ambient import inexact, real
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 
@@ -85,14 +85,8 @@ def _neighbours(
 
 
 def _move(x: Tensor, numbers: torch.Generator) -> Tensor:
-    move = torch.randn(x.shape, generator=numbers, dtype=F64)
-    if x.is_complex():
-        move = torch.complex(move, torch.randn(x.shape, generator=numbers, dtype=F64))
-    elif is_symmetric(x):
-        move = (move + move.mT) / 2  # times a symmetric matrix: symmetric
     # In proportion to each element, so that small ones beside huge ones stay near too; zeros move as well.
-    least = 2.0**-10 * min(largest(x) or 1.0, 1.0)
-    return x.abs().clamp(min=least) * move.to(x.device)
+    return move_of(x, 2.0**-10 * min(largest(x) or 1.0, 1.0), numbers)
 
 
 def around(evidence: Evidence, i: int, suspicious: Tensor, noise: float) -> Around:
@@ -110,7 +104,8 @@ def around(evidence: Evidence, i: int, suspicious: Tensor, noise: float) -> Arou
         if len(found) < 2:
             return Around(Shape.EDGE, suspicious, torch.zeros_like(suspicious))
         stack = torch.stack([real(gradients[i]) for _, gradients in found])
-        spreads.append(_merged(stack.amax(0) - stack.amin(0), suspicious))
+        spread = stack.amax(0) - stack.amin(0)
+        spreads.append(spread.amax(-1) if spread.dim() > suspicious.dim() else spread)
     far, near = spreads
     still = suspicious & (far == 0) & (near == 0)
     grows = suspicious & (near > far * GROWTH) & (near > noise)
@@ -202,7 +197,3 @@ def real_mask(mask: Tensor, like: object) -> Tensor:
     """Return the mask for `real(like)`."""
     assert isinstance(like, Tensor)
     return mask.unsqueeze(-1).expand(*mask.shape, 2) if like.is_complex() else mask
-
-
-def _merged(spread: Tensor, like: Tensor) -> Tensor:
-    return spread.amax(-1) if spread.dim() > like.dim() else spread

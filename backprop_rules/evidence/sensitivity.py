@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence import at_size
@@ -138,19 +138,19 @@ class _Recorded(Declared):
 
     def _with_choices(self, step: Step) -> Any:
         """Return the radius of a step's result, and remember by how much choices make it larger."""
-        what = step.func, _detached(step.result), tuple(map(_detached, step.args)), step.named
+        what = step.func, _detached(step.result), _detached(step.args), step.named
         with torch.no_grad():
             whole = super()._radius_of(*what)
             if self.ambiguous:
-                self._decided = True
+                self.decided = True
                 decided = super()._radius_of(*what)
-                self._decided = False
+                self.decided = False
                 pairs = zip(_parts(whole), _parts(decided), strict=True)
                 self.choices[id(step)] = tuple(a if a is None or b is None else (a - b).clamp_min(0) for a, b in pairs)
         return whole
 
     def _radius(self, x: Any) -> Tensor | None:
-        if self._decided and isinstance(x, Tensor) and x.dtype == torch.bool:
+        if self.decided and isinstance(x, Tensor) and x.dtype == torch.bool:
             return None
         return super()._radius(x)
 
@@ -193,7 +193,8 @@ class Sensitivities:
         self._casts = [(y, dtype) for y, dtype in mode.casts if y.requires_grad]
         self._choices = mode.choices
         self._steps = [s for s in mode.steps if s.func.overloadpacket not in moves.FORMULAS or id(s) in mode.choices]
-        self._made = [(step, k, y) for step in self._steps for k, y in enumerate(_parts(step.result)) if _live(y)]
+        made = ((step, k, y) for step in self._steps for k, y in enumerate(_parts(step.result)))
+        self._made = [(step, k, y) for step, k, y in made if isinstance(y, Tensor) and y.requires_grad]
 
     def lines(self, leaf: int, index: tuple[int, ...]) -> dict[Line, float]:
         """Return by how much the roundings of each line of the reference may move one element of a gradient."""
@@ -279,7 +280,7 @@ class Sensitivities:
     def _error_of(self, step: Step) -> Any:
         """Return how far an operation's own rounding takes its result, in the dtype in which it is computed."""
         kept = self._declared.kept or computed_in(step.own)
-        packet, args = step.func.overloadpacket, tuple(_detached(x) for x in step.args)
+        packet, args = step.func.overloadpacket, _detached(step.args)
         result = _detached(step.result)
         if packet in moves.FORMULAS:
             return (None,) * len(_parts(result))
@@ -348,7 +349,7 @@ def _through_an_operand(step: Step, k: int, gradients: list[Tensor | None]) -> T
         *_, a, b = step.args
         through: Tensor = g @ b.detach().mT if k == len(step.args) - 2 else a.detach().mT @ g
         return through
-    args = [_detached(x) for x in step.args]
+    args = list(_detached(step.args))
     with torch.enable_grad():
         args[k].requires_grad_()
         made = [(y, g) for y, g in zip(_parts(step.func(*args, **step.named)), gradients, strict=True) if g is not None]
@@ -361,14 +362,8 @@ def _parts(result: Any) -> tuple[Any, ...]:
     return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
-def _live(y: Any) -> bool:
-    return isinstance(y, Tensor) and y.requires_grad
-
-
 def _detached(x: Any) -> Any:
-    if isinstance(x, tuple | list):
-        return type(x)(map(_detached, x))
-    return x.detach() if isinstance(x, Tensor) else x
+    return tree_map_only(Tensor, Tensor.detach, x)
 
 
 def _nothing(_: Any) -> None:

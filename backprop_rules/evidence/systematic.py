@@ -119,13 +119,16 @@ def systematic(
 ) -> Systematic:
     """Return what is off systematically: of the whole gradients, and of the slices that stand out most, or `every`."""
     pairs = enumerate(zip(held.gradients, got, strict=True))
-    common = _roundings(held)
+    # About how far all roundings in float32 take a number. It decides what is asked, and no verdict.
+    common = math.sqrt(held.roundings) * unit(F32).u
     tables = [_Table(k, h, g, common) for k, (h, g) in pairs if h is not None and isinstance(g, Tensor)]
     questions = sum(table.questions for table in tables)
     if not questions:
         return Systematic({}, None, 0)
     deviations = math.sqrt(2 * math.log(2 * (questions + len(tables) * ELEMENTS) / rate))
-    standing_out = sorted((q for table in tables for q in table.standing_out(deviations, every)), key=_first)
+    found_out = (q for table in tables for q in table.standing_out(deviations, every))
+    # Whole gradients first, then what stands out most.
+    standing_out = sorted(found_out, key=lambda one: (one[1].axis is not None, -one[0]))
     whole = sum(one.axis is None for _, one, _ in standing_out)
     asked = standing_out[: None if every else whole + ASKED]
     chosen = [(one, answer) for _, one, answer in asked]
@@ -152,11 +155,12 @@ def _asked(
     deviations: float,
 ) -> list[Off]:
     """Return how far right implementations reach in each, up to the first that is beyond that."""
-    reaches, found = [Sensitivities(run, declared, held.either) for run in question.runs], []
+    forms, found = [Sensitivities(run, declared, held.either) for run in question.runs], []
     for one, answer in chosen:
         its, h = got[one.leaf].dtype, held.gradients[one.leaf]
         assert h is not None
-        found.append(Off(one, answer, max(_reach(r, one, h, its, deviations) for r in reaches)))
+        reaches = [form.reach(one.leaf, one.coefficients(h.truth), h.truth, its) for form in forms]
+        found.append(Off(one, answer, max(r.worst + deviations * math.sqrt(r.squares) for r in reaches)))
         if found[-1].beyond:
             break
     return found
@@ -170,23 +174,6 @@ def _blind(found: Sequence[Off], held: AtSize, unseen: dict[int, "_Unseen"]) -> 
         if off.sum.of is Of.ELEMENT and h is not None and bool(unseen[off.sum.leaf].open[off.sum.element]):
             reached.setdefault(off.sum.leaf, []).append(off.reach >= abs(float(h.truth[off.sum.element])))
     return {leaf: unseen[leaf].share(sum(those) / len(those)) for leaf, those in reached.items()}
-
-
-def _first(one: tuple[float, Sum, float]) -> tuple[bool, float]:
-    """Return what comes first: whole gradients, then what stands out most."""
-    times, asked, _ = one
-    return asked.axis is not None, -times
-
-
-def _reach(reaches: Sensitivities, one: Sum, held: Held, dtype: torch.dtype, deviations: float) -> float:
-    """Return how far right implementations of one algebraic form reach by rounding."""
-    found = reaches.reach(one.leaf, one.coefficients(held.truth), held.truth, dtype)
-    return found.worst + deviations * math.sqrt(found.squares)
-
-
-def _roundings(held: AtSize) -> float:
-    """Return about how far all roundings in float32 take a number. It decides what is asked, and no verdict."""
-    return math.sqrt(held.roundings) * unit(F32).u
 
 
 @dataclass(frozen=True, eq=False)

@@ -130,9 +130,8 @@ def at_conventions(call: Call) -> list[Verdict]:
     for i in call.given:
         gradient, answer, radius = spoken.gradients[i], chosen[i], radii[i]
         assert gradient is not None and answer is not None and radius is not None
-        radius = torch.where(
-            radius.isinf() & (answer == 0), 0, radius
-        )  # a choice of 0 is exact, whatever it divides by
+        # A choice of 0 is exact, whatever it divides by.
+        radius = torch.where(radius.isinf() & (answer == 0), 0, radius)
         enclosure = Enclosure.around(answer, radius.cpu(), gradient.dtype)
         verdicts.append(Verdict("the convention", i, spoken, gradient, enclosure, enclosure.outside(gradient)))
     return verdicts

@@ -159,6 +159,16 @@ def is_symmetric(x: Tensor) -> bool:
     return x.dim() >= 2 and x.shape[-1] == x.shape[-2] > 1 and torch.equal(x, x.mT)
 
 
+def move_of(x: Tensor, least: float, numbers: torch.Generator) -> Tensor:
+    """Return random numbers of the order of x's, or the `least`; of symmetric matrices symmetric ones."""
+    move = torch.randn(x.shape, generator=numbers, dtype=F64)
+    if x.is_complex():
+        move = torch.complex(move, torch.randn(x.shape, generator=numbers, dtype=F64))
+    elif is_symmetric(x):
+        move = (move + move.mT) / 2
+    return x.abs().clamp(min=least) * move.to(x.device)
+
+
 def is_positive_definite(x: Tensor) -> bool:
     """Say whether it holds symmetric matrices whose eigenvalues are all positive."""
     return is_symmetric(x) and x.numel() > 0 and bool(torch.linalg.cholesky_ex(x).info.eq(0).all())

@@ -123,17 +123,12 @@ class Function:
                 for out, g in zip(y, own, strict=True)
                 if g is not None and out.requires_grad
             ]  # fmt: skip
-            found: Any = [None] * len(live)
-            if pairs:
-                asked = [x for x in live if inexact(x)]
-                try:
-                    made = torch.autograd.grad(
-                        [out for out, _ in pairs], asked, [g for _, g in pairs], allow_unused=True
-                    )
-                except Exception as error:
-                    raise NoPoint(f"torch's backward raises {type(error).__name__}: {_first_line(error)}") from error
-                left = iter(made)
-                found = [next(left) if inexact(x) else None for x in live]
+            try:
+                found = gradients_along(pairs, live)
+            except OwnError:
+                raise
+            except Exception as error:
+                raise NoPoint(f"torch's backward raises {type(error).__name__}: {_first_line(error)}") from error
             steps = list(_steps_to(out.grad_fn for out, _ in pairs))
             custom = any(isinstance(step, torch.autograd.function.BackwardCFunction) for step in steps)
             factorises = any(step.name().startswith(FACTORISATIONS) for step in steps)
@@ -149,6 +144,18 @@ class Function:
                 terms = (out * g.conj()).real if out.is_complex() or g.is_complex() else out * g
                 total, size = total + float(terms.sum()), size + float(terms.abs().sum())
         return total, size
+
+
+def gradients_along(
+    pairs: Sequence[tuple[Tensor, Tensor]], live: Sequence[Any], create_graph: bool = False
+) -> Gradients:
+    """Return torch's gradients of outputs along their cotangents, one for each leaf; None where none reaches it."""
+    if not pairs:
+        return (None,) * len(live)
+    outs, along = zip(*pairs, strict=True)
+    asked = [x for x in live if inexact(x)]
+    left = iter(torch.autograd.grad(outs, asked, along, allow_unused=True, create_graph=create_graph))
+    return tuple(next(left) if inexact(x) else None for x in live)
 
 
 def function_of(forward: Any, structure: Any, params: Mapping[str, Any], named: tuple[str, ...] = ()) -> Function:

@@ -6,7 +6,8 @@ declared precision, in any order of its sums: one that cannot be followed, such 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
-from backprop_rules.evidence.allowance.mode import RunningError, place_of
+from backprop_rules.evidence.allowance.mode import RunningError
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in, unit
@@ -46,11 +47,6 @@ class Declared(RunningError):
         self.first = ""  # the first operation of which something may be off
         self._longest = 0
         self._sums_in: torch.dtype | None = None  # where the kernel of torch's that is followed keeps its sums
-
-    @property
-    def decided(self) -> bool:
-        """Whether every choice is taken as it comes out."""
-        return self._decided
 
     def tag(self, x: Tensor, dtype: torch.dtype) -> None:
         """Say in which dtype the reference stores this tensor, in its own run."""
@@ -129,7 +125,7 @@ class Declared(RunningError):
 
     def _noted(self, func: Any, radius: Any) -> None:
         """Remember the first operation of which something may be off, and stop at it if that was all that was asked."""
-        if self.first or self._in_kernel or self._in_a_block or not _is_off(radius):
+        if self.first or self._in_kernel or self._in_a_block or not any(True for _ in tensors_in(radius)):
             return
         self.first = str(func).removesuffix(".default")
         if self._only_exact:
@@ -148,17 +144,16 @@ class Declared(RunningError):
             return list(self._of_torchs_kernel(func, (None, *results), args, {})[1:])
         self._in_a_block, step = True, max(1, BLOCK // mean.numel())
         found: list[list[Any]] = [[], []]
+        known = [self._radius(x) for x in (grad, a, mean, rstd)]
         for k in range(0, a.shape[-1], step):
             columns = (..., slice(k, k + step))
-            kept = [
-                self._lend(x[columns], radius[columns]) for x in (grad, a) if (radius := self._radius(x)) is not None
-            ]
             here = [None if y is None else y[columns] for y in results]
             part = (grad[columns], a[columns], [a[columns].shape[-1]], mean, rstd)
-            made = self._of_torchs_kernel(func, (None, *here), (*part, None, None, mask), {})
+            radii = [None if radius is None else radius[columns] for radius in known[:2]]
+            with self._knowing(part, (*radii, None, *known[2:])):
+                made = self._of_torchs_kernel(func, (None, *here), (*part, None, None, mask), {})
             for y, radius, parts in zip(here, made[1:], found, strict=True):
                 parts.append(torch.zeros_like(y) if radius is None and y is not None else radius)
-            self._give_back(kept)
         self._in_a_block = False
         return [
             None if parts[0] is None else self.settled(y, torch.cat(parts))
@@ -171,42 +166,37 @@ class Declared(RunningError):
         shape = results[0].shape
         found = [None if y is None else torch.empty(y.shape, dtype=F64, device=y.device) for y in results]
         off = [False] * len(results)
-        radii = [self._radius(x) if isinstance(x, Tensor) else None for x in args]
+        radii = [self._radius(x) for x in args]
         self._in_a_block, cut = True, cut_in(func, args)
         for block in blocks(shape, axes):
-            parts = [part_of(x, shape, block, axes) if k in cut else x for k, x in enumerate(args)]
-            kept = [
-                self._lend(part, part_of(radius, shape, block, axes))
-                for k, (part, radius) in enumerate(zip(parts, radii, strict=True))
-                if radius is not None and k in cut
-            ]
+            parts, known = (
+                [part_of(x, shape, block, axes) if k in cut else x for k, x in enumerate(those)]
+                for those in (args, radii)
+            )
             here = tuple(part_of(y, shape, block, axes) for y in results)
-            made = self._of_torchs_kernel(func, here if several else here[0], tuple(parts), {})
+            with self._knowing(parts, known):
+                made = self._of_torchs_kernel(func, here if several else here[0], tuple(parts), {})
             several_made = (made or [None] * len(results)) if several else (made,)
             for k, (whole, radius) in enumerate(zip(found, several_made, strict=True)):
                 if whole is not None:
                     part = part_of(whole, shape, block, axes)
                     part.zero_() if radius is None else part.copy_(radius)
                     off[k] = off[k] or radius is not None
-            self._give_back(kept)
         self._in_a_block = False
         found = [whole if any_off else None for whole, any_off in zip(found, off, strict=True)]
         return found if several else found[0]
 
-    def _lend(self, part: Tensor, radius: Tensor) -> tuple[dict[Any, Tensor], Any, Tensor | None]:
-        """Keep the radius of a part of a tensor for now; return where it is, and what was there before."""
-        kept, place = self._radii.setdefault(part.untyped_storage(), {}), place_of(part)
-        before = kept.get(place)
-        kept[place] = radius
-        return kept, place, before
-
-    @staticmethod
-    def _give_back(lent: list[tuple[dict[Any, Tensor], Any, Tensor | None]]) -> None:
-        """Keep the radii of parts no longer."""
-        for kept, place, before in reversed(lent):
-            kept.pop(place, None)
-            if before is not None:  # the part of what is broadcast is the whole
-                kept[place] = before
+    @contextmanager
+    def _knowing(self, parts: Sequence[Any], radii: Sequence[Tensor | None]) -> Iterator[None]:
+        """Until the end of the block, know the radii of these parts of tensors alone."""
+        before, self._radii = self._radii, WeakIdKeyDictionary()
+        for part, radius in zip(parts, radii, strict=True):
+            if radius is not None:
+                self.keep(part, radius)
+        try:
+            yield
+        finally:
+            self._radii = before
 
     def _finer(self, x: Any) -> Any:
         return x
@@ -237,11 +227,6 @@ def kept_narrow(args: Any, dtype: torch.dtype) -> float:
     """Return how far a log softmax is off by its sum, of at most n, that is kept narrow, and its logarithm."""
     u, count = unit(dtype).u, args[0].shape[args[1]] if args[0].ndim else 1
     return u * (1 + 2 * u) * (1 + math.log(max(1, count)))
-
-
-def _is_off(radius: Any) -> bool:
-    several = radius if isinstance(radius, list | tuple) else (radius,)
-    return any(r is not None for r in several)
 
 
 class _Cast(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """The largest power of two of which all numbers of a tensor are multiples, and all terms of a sum of them."""
 
 import math
-from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,49 +24,27 @@ def granule_of(x: Tensor) -> float:
     return float((torch.log2((whole & -whole).double()) + exponent).min()) - DIGITS
 
 
-def _first(a: Any, *_: Any) -> float:
-    return granule_of(a)
-
-
-def _product(a: Any, b: Any, *_: Any) -> float:
-    return granule_of(a) + granule_of(b)
-
-
-def _added_product(c: Any, a: Any, b: Any, *_: Any) -> float:
-    return min(granule_of(c), _product(a, b))
-
-
-def _convolution(a: Any, w: Any, bias: Any, *_: Any) -> float:
-    return _product(a, w) if bias is None else min(_product(a, w), granule_of(bias))
-
-
-def _gradients(grad: Any, a: Any, w: Any, *_: Any) -> float:
-    return granule_of(grad) + min(granule_of(a), granule_of(w), 0.0)
-
-
-def _added(a: Any, dim: Any, index: Any, source: Any, *_: Any) -> float:
-    return min(granule_of(a), granule_of(source))
-
-
-def _put(a: Any, indices: Any, values: Any, *_: Any) -> float:
-    return min(granule_of(a), granule_of(values))
-
-
-TERMS: dict[Any, Callable[..., float]] = {
-    aten.sum: _first, aten.mean: _first, aten.cumsum: _first, aten.convolution: _convolution,
-    aten.convolution_backward: _gradients, aten.index_put: _put, aten.index_add: _added, aten.scatter_add: _added,
-    **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot), _product),
-    **dict.fromkeys((aten.addmm, aten.baddbmm, aten.addmv), _added_product),
-}  # fmt: skip
+# The terms of a sum: products of the arguments in these places. What is None adds nothing.
+TERMS: dict[Any, tuple[tuple[int, ...], ...]] = {
+    **dict.fromkeys((aten.sum, aten.mean, aten.cumsum), ((0,),)),
+    **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot), ((0, 1),)),
+    **dict.fromkeys((aten.addmm, aten.baddbmm, aten.addmv), ((0,), (1, 2))),
+    **dict.fromkeys((aten.index_add, aten.scatter_add), ((0,), (3,))),
+    aten.index_put: ((0,), (2,)),
+    aten.convolution: ((0, 1), (2,)),
+    aten.convolution_backward: ((0, 1), (0, 2), (0,)),
+}
 
 
 def granule(packet: Any, args: tuple[Any, ...], few: bool = False) -> float | None:
     """Return log2 of what divides all terms of a sum, or the terms of a few numbers; None of what is no known sum."""
+
+    @cache
+    def divides(place: int) -> float:
+        x = args[place]
+        if x is None:
+            return math.inf
+        return granule_of(x.reshape(-1)[:FEW].double() if few else x.double())
+
     terms = TERMS.get(packet)
-
-    def seen(x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
-        return x.reshape(-1)[:FEW].double() if few else x.double()
-
-    return None if terms is None else terms(*map(seen, args))
+    return None if terms is None else min(sum(map(divides, term)) for term in terms)

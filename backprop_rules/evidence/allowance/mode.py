@@ -62,7 +62,7 @@ class RunningError(TorchDispatchMode):
 
     def __init__(self, evaluations: int = 1, flushes: bool = False, decided: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._evaluations, self._flushes, self._decided = evaluations, flushes, decided
+        self._evaluations, self._flushes, self.decided = evaluations, flushes, decided
         self.least_bits = 0
         self.sums: Sums = as_computed
         self.ambiguous = False  # whether a comparison might come out otherwise for the exact operands
@@ -169,7 +169,7 @@ class RunningError(TorchDispatchMode):
             return self._by_torchs_own_parts(op, args, named)
         radius = FORMULAS[packet](op, *args, **named)
         if packet in moves.AMBIGUOUS and radius is not None and radius.any():
-            self.ambiguous, radius = True, None if self._decided else radius
+            self.ambiguous, radius = True, None if self.decided else radius
         return radius
 
     def _whole(self, result: Any, args: Any) -> bool:

@@ -69,7 +69,9 @@ class DeclaredOperation(Operation):
         if not self.flushes or not isinstance(found.size, Tensor):
             return found
         lost = self.flushed(found.size)
-        return replace_radius(found, plus(found.radius, lost)) if bool(lost.any()) else found
+        if bool(lost.any()):
+            found.radius = plus(found.radius, lost)
+        return found
 
     def flushed(self, size: Tensor) -> Tensor:
         """Return what is lost of numbers of these sizes where subnormal ones are flushed."""
@@ -82,8 +84,10 @@ class DeclaredOperation(Operation):
             return found
         if found.radius is None:
             lost = (x.to(narrow).double() - x.double()).abs()
-            return replace_radius(found, lost if bool(lost.any()) else None)
-        return replace_radius(found, lost_in(narrow, found.grown()).add_(found.radius))
+            found.radius = lost if bool(lost.any()) else None
+        else:
+            found.radius = lost_in(narrow, found.grown()).add_(found.radius)
+        return found
 
     def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1, terms: int = 0) -> Tensor:
         """Return the radius: what the other one rounds of its own operands, and what is rounded here in float64."""
@@ -204,11 +208,3 @@ class DeclaredOperation(Operation):
         if self.unit_dtype == self.dtype:
             return radius
         return radius + lost_in(self.dtype, self.size + radius)
-
-
-def replace_radius(x: Operand, radius: Radius) -> Operand:
-    """Return the operand with another radius, its size as far as it is known."""
-    found = Operand(x.value, radius)
-    if "size" in x.__dict__:
-        found.__dict__["size"] = x.__dict__["size"]
-    return found

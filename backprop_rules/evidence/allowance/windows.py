@@ -17,7 +17,7 @@ aten = torch.ops.aten
 def convolution(op: Operation, a: Tensor, weight: Tensor, bias: Any, *how: Any) -> Tensor | None:
     """Inner products of windows with weights, by the order of the sums alone: not by Winograd's or Fourier's."""
     x, w = op.factor(a), op.factor(weight)
-    (size,), (varies,) = _of_sizes(lambda s, t: (op.func(s, t, None, *how),), x, w, ())
+    (size,), (varies,) = _of_sizes(lambda s, t: (op.func(s, t, None, *how),), x, w)
     added = None if bias is None else op.operand(bias)
     if added is not None:
         along = (1, -1, *[1] * (a.ndim - 2))
@@ -34,11 +34,7 @@ def convolution_backward(
     """The gradients of the input and the weight are inner products too, that of the bias is a sum."""
     one = replace(op, result=next(y for y in op.result if y is not None))
     g, x, w = one.factor(grad), one.factor(a), one.factor(weight)
-
-    def gradients(g: Tensor, others: tuple[Tensor, Tensor]) -> Any:
-        return op.func(g, *others, bias_sizes, *how)
-
-    sizes, varied = _of_sizes(gradients, g, x, (w,))
+    sizes, varied = _of_sizes(lambda *sizes: op.func(*sizes, bias_sizes, *how), g, x, w)
     if varied[2] is not None:
         varied[2] = None if g.radius is None else g.radius.sum([0, *range(2, grad.ndim)])
     places = grad.numel() // max(1, grad.shape[1])
@@ -49,22 +45,15 @@ def convolution_backward(
     ]
 
 
-def _of_sizes(
-    multiply: Callable[..., Any], x: Operand, y: Operand, others: tuple[Operand, ...]
-) -> tuple[list[Any], list[Any]]:
+def _of_sizes(multiply: Callable[..., Any], x: Operand, *others: Operand) -> tuple[list[Any], list[Any]]:
     """Return the products of the sizes of x with the others', and how far the exact ones may lie from them."""
-
-    def with_the_rest(first: Any, rest: list[Any]) -> list[Any]:
-        return list(multiply(first, tuple(rest) if others else rest[0]))
-
-    rest = [y, *others]
-    sizes = with_the_rest(x.size, [z.size for z in rest])
+    sizes = list(multiply(x.size, *(y.size for y in others)))
     varied: list[Any] = [None] * len(sizes)
-    if any(z.radius is not None for z in rest):
-        radii = [torch.zeros_like(z.size) if z.radius is None else z.radius for z in rest]
-        varied = with_the_rest(x.grown(), radii)
+    if any(y.radius is not None for y in others):
+        radii = [torch.zeros_like(y.size) if y.radius is None else y.radius for y in others]
+        varied = list(multiply(x.grown(), *radii))
     if x.radius is not None:
-        more = with_the_rest(x.radius, [z.size for z in rest])
+        more = multiply(x.radius, *(y.size for y in others))
         varied = [plus(a, b) for a, b in zip(varied, more, strict=True)]
     return sizes, varied
 

@@ -1,8 +1,7 @@
-"""What every oracle is: it says for which outputs it can speak, and encloses the gradient that they cause."""
+"""What the oracles have in common: each says for which outputs it can speak, and encloses what gradient they cause."""
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,26 +13,6 @@ from backprop_rules.rule import Convention
 
 class Silent(Exception):
     """An oracle has no answer at a point, through no fault of the rule: torch's own derivative raises there."""
-
-
-class Oracle(Protocol):
-    """An independent source of enclosures."""
-
-    @property
-    def name(self) -> str:
-        """The name that reports use."""
-        ...
-
-    def speaks_for(self, call: Call) -> Tensor | bool:
-        """Return a mask of y's shape, or one bool for all: the outputs whose derivative this oracle knows."""
-        ...
-
-    def enclosures(self, call: Call) -> tuple[Enclosure | None, ...]:
-        """Return the enclosure of each gradient at a point whose cotangent is zero where it does not speak.
-
-        Raises Silent where the oracle itself fails.
-        """
-        ...
 
 
 def at_kinks(call: Call, conventions: Iterable[Convention]) -> Tensor:

@@ -198,10 +198,8 @@ def _pulled_back(
     try:
         with np.errstate(all="ignore"), on_tape(tape):
             y = defined(call.rule)(*arrays, **params)
-    except (Undecided, ZeroDivisionError) as error:
-        raise Silent(f"the definition has no value: {error}") from error
-    except ValueError as error:
-        if "zero-size array" not in str(error):
+    except (Undecided, ZeroDivisionError, ValueError) as error:
+        if isinstance(error, ValueError) and "zero-size array" not in str(error):
             raise
         raise Silent(f"the definition has no value: {error}") from error
     pull_back(y, grad_y, tape)

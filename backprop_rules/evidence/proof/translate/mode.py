@@ -5,7 +5,6 @@ through one of the two is read through the other. A tensor whose storage is not 
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -64,12 +63,6 @@ def wide(x: Tensor) -> Tensor:
     if not inexact(x):
         return x.cpu()
     return x.to("cpu", torch.complex128 if x.is_complex() else torch.float64)
-
-
-@cache
-def _composite(func: Any) -> bool:
-    """Say whether torch makes the operation of others, which come here one by one."""
-    return bool(func._can_decompose())
 
 
 class Exactly(TorchDispatchMode):
@@ -158,7 +151,7 @@ class Exactly(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise refusal(f"it calls {func}, which draws random numbers")
         held = any(self.holds(x) for x in tensors_in((args, named)))
-        if held and _composite(func):
+        if held and func._can_decompose():  # torch makes it of others, which come here one by one
             with self:
                 return func.decompose(*args, **named)
         if packet in EMPTY:
