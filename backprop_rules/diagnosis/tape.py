@@ -19,7 +19,7 @@ from backprop_rules.diagnosis.composites import TAKEN_APART
 from backprop_rules.diagnosis.places import in_place, name_of, place
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.subject.ambient import F64, inexact, running
-from backprop_rules.subject.function import Cotangents, Function
+from backprop_rules.subject.function import Cotangents, Function, live_ones
 
 UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit raises where it cannot be made
 
@@ -237,7 +237,7 @@ def taped(
     RuntimeError where it has more numbers than `most`.
     """
     with running(function.ambient(F64)) as inside, torch.enable_grad():
-        leaves = [x.detach().requires_grad_() if inexact(x) else x for x in given]
+        leaves = live_ones(given)
         record = _Record(leaves, most)
         with record:
             ys = function.outputs(leaves, inside)

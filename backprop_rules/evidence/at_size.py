@@ -19,7 +19,7 @@ from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import lost_in, positive
 from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
-from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs
+from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs, by_autograd
 
 # Of a point: the mode that looks on, and the gradients with the graph that made them, if one is asked for.
 Run = Callable[[Declared, bool], tuple[Outputs, Gradients]]
@@ -221,7 +221,7 @@ def _inside(mode: Declared) -> Iterator[AbstractContextManager[Any]]:
 def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple[Outputs, Gradients]:
     """Return the outputs and torch's gradients in float64, while a mode looks on at every operation."""
     live, cotangents = widened(mode, question.leaves), _widened_cotangents(question, mode, create_graph)
-    asked = [x.requires_grad_() for x in live if inexact(x)]
+    live = [x.requires_grad_() if inexact(x) else x for x in live]
     with _inside(mode) as within:
         try:
             y = question.function.outputs(live, within)
@@ -236,13 +236,11 @@ def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple
             return y, (None,) * len(live)
         outs, along = zip(*pairs, strict=True)
         try:
-            found = torch.autograd.grad(outs, asked, along, allow_unused=True, create_graph=create_graph)
+            return y, by_autograd(outs, live, along, allow_unused=True, create_graph=create_graph)
         except NotImplementedError:
             raise
         except RuntimeError as error:
             raise NoPoint(f"torch's backward raises {type(error).__name__}: {str(error).splitlines()[0]}") from error
-        left = iter(found)
-        return y, tuple(next(left) if inexact(x) else None for x in live)
 
 
 def run_form(question: Question, form: Any, mode: Declared, create_graph: bool) -> tuple[Outputs, Gradients]:

@@ -27,7 +27,7 @@ from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import Function, NoPoint
+from backprop_rules.subject.function import Function, NoPoint, by_autograd, live_ones
 from backprop_rules.subject.subject import Subject
 
 NUMBERS = 1 << 12  # that a definition may make to be proved: some tens of milliseconds of balls
@@ -144,16 +144,13 @@ def _radii_of_the_backward(subject: Subject, function: Function, point: Point) -
 
 
 def _radii_of_torch(function: Function, point: Point) -> list[Tensor | None]:
-    live = [x.detach().requires_grad_() if inexact(x) else x for x in point.leaves]
-    asked = [x for x in live if inexact(x)]
+    live = live_ones(point.leaves)
     with running(function.ambient(F64)) as inside, torch.enable_grad(), RunningError(decided=True) as errors:
         y = function.outputs(live, inside)
         pairs = [(out, g) for out, g in zip(y, point.grads, strict=True) if g is not None and out.requires_grad]
-        made = torch.autograd.grad([out for out, _ in pairs], asked, [g for _, g in pairs], allow_unused=True)
-        radii = iter(
-            [torch.zeros(x.shape) if g is None else errors.radius(g) for g, x in zip(made, asked, strict=True)]
-        )
-    return [next(radii) if inexact(x) else None for x in live]
+        made = by_autograd([out for out, _ in pairs], live, [g for _, g in pairs], allow_unused=True)
+        radii = [None if g is None else errors.radius(g) for g in made]
+    return [torch.zeros(x.shape) if r is None and inexact(x) else r for r, x in zip(radii, live, strict=True)]
 
 
 def _words(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from backprop_rules.errors import InputError, OwnError
+from backprop_rules.errors import InputError, OwnError, first_line
 from backprop_rules.subject.ambient import SEED, Ambient, inexact, running
 from backprop_rules.subject.denormals import as_found
 from backprop_rules.subject.frameworks.bridge import Bridge
@@ -119,7 +119,7 @@ class Backward:
             except Exception as error:
                 if fill is not None and ASKS_FOR_DETERMINISM in str(error).lower():  # who makes warnings errors
                     return self(forward, grads, y, leaves, ambient, seed, whole, None)
-                raise Raised(type(error).__name__, (str(error).splitlines() or [""])[0][:160]) from error
+                raise Raised(type(error).__name__, first_line(error)) from error
         return _for_each(found, primals, leaves)
 
     def called(
