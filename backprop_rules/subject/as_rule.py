@@ -11,7 +11,7 @@ from torch import Tensor
 from backprop_rules.domain import COMPLEX, REAL, Choice, Domain, Mask
 from backprop_rules.errors import InputError
 from backprop_rules.rule import Gradients, Roundings, Rule, find
-from backprop_rules.subject.backward import EMPTY, POSITIONAL, Backward, named
+from backprop_rules.subject.backward import EMPTY, POSITIONAL, Backward, in_their_places, named
 from backprop_rules.subject.function import by_autograd, live_ones
 
 Function = Callable[..., Any]
@@ -113,18 +113,9 @@ def _held(own: Backward, right: Rule, domain: Domain, *excuses: Rule, cut_off: f
 def _placed(found: Any, primals: Sequence[Tensor | None], right: Rule) -> Any:
     """Return the gradients, None put in for the primals that have none if the function left those out."""
     several = isinstance(found, tuple | list)
-    gradients = list(found) if several else [found]
-    while len(gradients) > len(primals) and gradients[-1] is None:
-        del gradients[-1]  # of an optional primal that was not given
-    if len(gradients) == len(primals):
-        return tuple(gradients)
     asked = [i for i in right.differentiable if primals[i] is not None]
-    if len(gradients) != len(asked):
-        return tuple(gradients) if several else found
-    placed: list[Any] = [None] * len(primals)
-    for i, gradient in zip(asked, gradients, strict=True):
-        placed[i] = gradient
-    return tuple(placed)
+    gradients = in_their_places(list(found) if several else [found], asked, len(primals))
+    return tuple(gradients) if several or len(gradients) == len(primals) else found
 
 
 def _filled(found: Any, primals: Sequence[Tensor | None], cut_off: frozenset[int]) -> Any:

@@ -148,15 +148,11 @@ class Function:
 
 def function_of(forward: Any, structure: Any, params: Mapping[str, Any], named: tuple[str, ...] = ()) -> Function:
     """Return the function of a callable or a module; what is compiled is taken as it was written."""
-    module = forward if isinstance(forward, torch.nn.Module) else None
-    if module is not None:
-        module = getattr(module, "_orig_mod", module)
-    call = (
-        module
-        if module is not None
-        else inspect.unwrap(forward, stop=lambda f: not hasattr(f, "_torchdynamo_orig_callable"))
-    )
-    return Function(getattr(call, "_torchdynamo_orig_callable", call), structure, params, module, named)
+    if isinstance(forward, torch.nn.Module):
+        module = getattr(forward, "_orig_mod", forward)
+        return Function(module, structure, params, module, named)
+    call = inspect.unwrap(forward, stop=lambda f: not hasattr(f, "_torchdynamo_orig_callable"))
+    return Function(getattr(call, "_torchdynamo_orig_callable", call), structure, params)
 
 
 def live_ones(leaves: Iterable[Any]) -> list[Any]:
