@@ -17,7 +17,7 @@ from backprop_rules.subject.as_rule import against_a_function, names_of
 from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, named
 from backprop_rules.subject.constants import Constants, constants_of
 from backprop_rules.subject.frameworks.of_numpy import NUMPY
-from backprop_rules.subject.function import Function, NoPoint, function_of, kind_of
+from backprop_rules.subject.function import Function, NoPoint, cloned, function_of, kind_of
 from backprop_rules.subject.subject import HEAVY, Subject
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -126,7 +126,7 @@ def _tried(name: str, made: Function, leaves: Sequence[Any]) -> Any:
     """Return what forward returns for the example; InputError where that is no tensor of numbers."""
     try:
         with running(None), torch.no_grad():
-            y = made.raw([x.detach().clone() if isinstance(x, Tensor) else x for x in leaves])
+            y = made.raw(cloned(leaves))
     except Exception as error:
         raise InputError(
             f"{name}: the forward raises {type(error).__name__} for the example: {error}. It is called with torch "

@@ -155,6 +155,11 @@ def function_of(forward: Any, structure: Any, params: Mapping[str, Any], named: 
     return Function(getattr(call, "_torchdynamo_orig_callable", call), structure, params)
 
 
+def cloned(leaves: Iterable[Any]) -> list[Any]:
+    """Return the leaves, the tensors among them in memory of their own, and without a graph."""
+    return [x.detach().clone() if isinstance(x, Tensor) else x for x in leaves]
+
+
 def live_ones(leaves: Iterable[Any]) -> list[Any]:
     """Return the leaves, those that can have a gradient without a graph of their own, and as such that require one."""
     return [x.detach().requires_grad_() if inexact(x) else x for x in leaves]
