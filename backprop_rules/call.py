@@ -117,18 +117,10 @@ class Call:
         return replace(self, grad_y=torch.where(torch.as_tensor(outputs), self.grad_y, 0))
 
     def __str__(self) -> str:
-        named = zip((*self.rule.primals, "grad_y"), (*self.primals, self.grad_y), strict=True)
-        made = {name: code(x) for name, x in named}
-        made.update({name: repr(value) for name, value in self.params.items()})
-        made["grad_y"] = made.pop("grad_y")  # last
-        lines = [f"{name} = {value}" for name, value in made.items()]
-        laid_out = any("layout." in line for line in lines)
-        return "\n".join(["import torch", *["from backprop_rules import layout"] * laid_out, *lines])
-
-
-def code(x: Tensor | None) -> str:
-    """Return Python code for a primal, None included."""
-    return "None" if x is None else layout.code(x)
+        lines = [f"{name} = {layout.code(x)}" for name, x in zip(self.rule.primals, self.primals, strict=True)]
+        lines += [f"{name} = {value!r}" for name, value in self.params.items()]
+        lines.append(f"grad_y = {layout.code(self.grad_y)}")
+        return "\n".join(layout.with_imports(lines))
 
 
 def probe(like: Tensor, start: int = 0) -> Tensor:
@@ -300,12 +292,10 @@ def _fits(param: Param, value: object) -> tuple[bool, str]:
             return any(value == option for option in options), f"one of {', '.join(map(repr, options))}"
         case Positive():
             return isinstance(value, int | float) and number and value > 0, "a positive number"
-        case Label():
+        case Label() | Axis():
             return whole, "an int"
         case Exponent():
             return number, "a real number"
-        case Axis():
-            return whole, "an int"
         case Axes():
             several = isinstance(value, tuple) and len(value) > 0 and all(type(axis) is int for axis in value)
             return value is None or whole or several, "None, an int, or a non-empty tuple of ints"

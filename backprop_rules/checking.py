@@ -23,7 +23,7 @@ from backprop_rules.properties.trial import Trial
 from backprop_rules.question import Asked, Held, question
 from backprop_rules.report.case import load
 from backprop_rules.report.progress import shown
-from backprop_rules.report.report import Report, report_of, said
+from backprop_rules.report.report import Report, WrongGradient, report_of, said
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point, copied
@@ -144,7 +144,7 @@ def _answered(
         points = saved if only_cases else chain(saved, drawn)
         report = examined(subject, points, asked, started)
     if raise_on_failure and not report.passed:
-        raise report.error()
+        raise WrongGradient(report)
     return report
 
 
@@ -188,7 +188,7 @@ def same_function(subject: Subject, points: Any) -> None:
 def examined(subject: Subject, points: Any, asked: Asked, started: float) -> Report:
     """Return the report on a subject, asked at points."""
     outcome, finding, mistake = tried(subject, points, asked.questions)
-    return report_of(subject, outcome, finding, mistake, asked, time.perf_counter() - started)
+    return report_of(subject, outcome, finding, mistake, asked.devices, asked.seed, time.perf_counter() - started)
 
 
 def tried(subject: Subject, points: Any, questions: Questions) -> tuple[Outcome, Finding | None, "Mistake | None"]:
@@ -215,27 +215,22 @@ WIDE_BYTES = 8
 def _first_called(subject: Subject, points: Iterator[Point]) -> tuple[Iterator[Point], Pair]:
     """Return the points, and the precisions to compare: the first shows whether the backward can be called at all."""
     first = next(points, None)
-    if subject.right is not None and first is not None:
-        return chain([first], points), _pair(subject, first)
-    pair = _refuse_what_cannot_be_called(subject, first)
-    assert first is not None
-    return chain([first], points), pair
-
-
-def _pair(subject: Subject, first: Point) -> Pair:
-    try:
-        return _refuse_what_cannot_be_called(subject, first)
-    except InputError:
-        return WIDE  # for a rule that is a finding: its domain is declared
-
-
-def _refuse_what_cannot_be_called(subject: Subject, point: Point | None) -> Pair:
-    """Return the precisions to compare; InputError for a backward that cannot be called for the example at all."""
-    if point is None:
+    if first is None:
         raise InputError(
             f"{subject}: the forward does not take the example. It is called with torch tensors; a function "
             "of NumPy arrays is a definition, as in definition=np.exp."
         )
+    try:
+        pair = _refuse_what_cannot_be_called(subject, first)
+    except InputError:
+        if subject.right is None:
+            raise
+        pair = WIDE  # for a rule that is a finding: its domain is declared
+    return chain([first], points), pair
+
+
+def _refuse_what_cannot_be_called(subject: Subject, point: Point) -> Pair:
+    """Return the precisions to compare; InputError for a backward that cannot be called for the example at all."""
     point = copied(point)  # a backward that writes into what it is given must not write into the example
     evidence = Evidence(subject, point)
     try:

@@ -28,5 +28,9 @@ def of_ours(error: Exception) -> str:
     """Return what is told of an error of this package itself, which ends nothing and blames nobody's code."""
     if isinstance(error, OwnError):
         return str(error)
-    first = (str(error).splitlines() or [""])[0][:160]
-    return f"an error of backprop_rules itself, please report it: {type(error).__name__}: {first}"
+    return f"an error of backprop_rules itself, please report it: {type(error).__name__}: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, cut where it is long."""
+    return (str(error).splitlines() or [""])[0][:160]

@@ -31,19 +31,42 @@ def expanded_axes(shape: Sequence[int], axis: int) -> tuple[int, ...]:
     return tuple(1 if axis in (i, len(shape)) else n for i, n in enumerate(shape))
 
 
-def code(x: Tensor) -> str:
+def arranged(x: Tensor, how: str, shape: Sequence[int]) -> Tensor:
+    """Return x's values in the layout of that name, expanded ones in this shape; as they are for another name."""
+    if how == "expanded":
+        return x.expand(tuple(shape))
+    return transposed(x) if how == "transposed" else sliced(x) if how == "sliced" else x
+
+
+def arrangement(x: Tensor) -> tuple[str, Tensor]:
+    """Return the name of x's layout, and what is stored of it: of an axis that is expanded one element."""
+    stretched = [i for i, n in enumerate(x.shape) if n > 1 and x.stride(i) == 0]
+    small = x[tuple(slice(0, 1) if i in stretched else slice(None) for i in range(x.ndim))]
+    if stretched:
+        return "expanded", small
+    if x.storage_offset():
+        return "sliced", small
+    return "contiguous" if x.is_contiguous() else "transposed", small
+
+
+def code(x: Tensor | None) -> str:
     """Return Python code that makes this tensor, values, dtype, device and layout, given torch and `layout`."""
+    if x is None:
+        return "None"
     device = "" if x.device.type == "cpu" else f", device='{x.device}'"
     if x.device.type == "meta":
         return f"torch.empty({tuple(x.shape)}, dtype={x.dtype}{device})"
-    stretched = [i for i, n in enumerate(x.shape) if n > 1 and x.stride(i) == 0]
-    small = x[tuple(slice(0, 1) if i in stretched else slice(None) for i in range(x.ndim))]
+    how, small = arrangement(x)
     values = re.sub(r"\b(nan|inf)\b", r"torch.\1", str(small.tolist()))
     made = f"torch.tensor({values}, dtype={x.dtype}{device})"
     if (small.numel() == 0 and small.ndim > 1) or (small.numel() > MANY and not small.any()):
         made = f"torch.zeros({tuple(small.shape)}, dtype={x.dtype}{device})"
-    if stretched:
+    if how == "expanded":
         return f"{made}.expand({tuple(x.shape)})"
-    if x.storage_offset():
-        return f"layout.sliced({made})"
-    return made if x.is_contiguous() else f"layout.transposed({made})"
+    return made if how == "contiguous" else f"layout.{how}({made})"
+
+
+def with_imports(lines: Sequence[str]) -> list[str]:
+    """Return lines of such code, below the imports that they need."""
+    laid_out = any("layout." in line for line in lines)
+    return ["import torch", *["from backprop_rules import layout"] * laid_out, *lines]

@@ -19,7 +19,7 @@ from backprop_rules.strategies.of_rules import RulePoints
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import Points
 from backprop_rules.subject.as_rule import against_a_rule, rule_named
-from backprop_rules.subject.backward import Backward, Signature, named
+from backprop_rules.subject.backward import Backward, Signature
 from backprop_rules.subject.build import subject_of
 from backprop_rules.subject.devices import find_device, find_dtype
 from backprop_rules.subject.frameworks.carried import as_torch, bridge_of, framework_of
@@ -162,16 +162,13 @@ def _of_a_rule(
 
 def of_the_catalogue(rule: Rule, dtypes: tuple[torch.dtype, ...]) -> Subject:
     """Return a rule of the catalogue, or one that is to join it, as the subject that it is itself."""
-    like = tuple(torch.zeros((), dtype=_like(rule, name, dtypes[0])) for name in rule.primals)
+    kinds = (torch.int64 if name in rule.domain.indices else dtypes[0] for name in rule.primals)
+    like = tuple(torch.zeros((), dtype=kind) for kind in kinds)
     _, structure = _pytree.tree_flatten(like)
     signature = Signature(rule.backward, rule.primals, rule.domain.params, len(rule.primals) - len(rule.optional))
     made = Function(rule.forward, structure, {})
     own = Backward(rule.backward, signature, "torch", True)
     return Subject(rule.name, made, own, like, rule.primals, rule, "", rule.formula, dtypes, right=rule)
-
-
-def _like(right: Rule, name: str, dtype: torch.dtype) -> torch.dtype:
-    return torch.int64 if name in right.domain.indices else dtype
 
 
 def _sizes(subject: Subject, sizes: Any) -> dict[int, tuple[int, ...]]:
@@ -224,6 +221,3 @@ def _tensor(k: int, x: Any) -> Any:
     if x is None or isinstance(x, int | float | complex | str | Tensor):
         return x
     return as_torch(x, f"argument {k} of the example")
-
-
-__all__ = ["ACCURACIES", "CONVENTIONS", "Asked", "Held", "named", "question", "several"]

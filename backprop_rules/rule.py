@@ -2,11 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from backprop_rules.domain import Domain, axes_of
 from backprop_rules.errors import InputError, unknown
 
 Gradients = tuple[Tensor | None, ...]
+T = TypeVar("T")
 
 
 @cache
@@ -161,14 +162,18 @@ _record: ContextVar[list[Application] | None] = ContextVar("record", default=Non
 
 
 @contextmanager
-def recorded() -> Iterator[list[Application]]:
-    """Yield a list to which every call of a rule is added, in order, until the end of the block."""
-    record: list[Application] = []
-    token = _record.set(record)
+def _in_force(variable: ContextVar[T | None], value: T) -> Iterator[T]:
+    """Yield the value, which the variable has until the end of the block."""
+    token = variable.set(value)
     try:
-        yield record
+        yield value
     finally:
-        _record.reset(token)
+        variable.reset(token)
+
+
+def recorded() -> AbstractContextManager[list[Application]]:
+    """Yield a list to which every call of a rule is added, in order, until the end of the block."""
+    return _in_force(_record, [])
 
 
 _named: ContextVar[Callable[[str, Any], Any] | None] = ContextVar("named", default=None)
@@ -180,14 +185,9 @@ def part(name: str, value: Any) -> Any:
     return value if named is None else named(name, value)
 
 
-@contextmanager
-def parts_named(named: Callable[[str, Any], Any]) -> Iterator[None]:
+def parts_named(named: Callable[[str, Any], Any]) -> AbstractContextManager[object]:
     """Put what `named` returns in the place of every part, until the end of the block."""
-    token = _named.set(named)
-    try:
-        yield
-    finally:
-        _named.reset(token)
+    return _in_force(_named, named)
 
 
 CATALOGUE: dict[str, Rule] = {}

@@ -47,21 +47,13 @@ ONES = object()  # in the place of cotangents: ones, as only their shapes count
 
 
 @dataclass(frozen=True, eq=False)
-class Enclosed:
-    """Where the gradient of one primal may lie, in float64: from `lo` to `hi`, `radius` around the `truth`."""
+class Enclosed(Held):
+    """Where the gradient of one primal may lie, in float64: from `lo` to `hi`, `radius` around the `truth`.
+
+    The truth is the gradient of the reference in float64, the radius how far a right implementation may be from it.
+    """
 
     name: str
-    held: Held
-
-    @property
-    def truth(self) -> Tensor:
-        """The gradient of the reference in float64."""
-        return self.held.truth
-
-    @property
-    def radius(self) -> Tensor:
-        """How far a right implementation may be from it."""
-        return self.held.radius
 
     @property
     def lo(self) -> Tensor:
@@ -73,25 +65,20 @@ class Enclosed:
         """The upper ends."""
         return self.truth + self.radius
 
-    @property
-    def blind(self) -> float:
-        """The share of elements at which 0 would have passed as well, of those that can be anything but 0."""
-        return self.held.blind
-
     def contains(self, got: Tensor) -> Tensor:
         """Return a mask of the elements that lie inside."""
-        return self.held.contains(fitting(self.name, got, self.held))
+        return super().contains(fitting(self.name, got, self))
 
     def ulps(self, got: Tensor) -> Tensor:
         """Return how far each element is from the truth, in units in the last place of got's dtype."""
-        info = torch.finfo(fitting(self.name, got, self.held).dtype)
+        info = torch.finfo(fitting(self.name, got, self).dtype)
         exponent = torch.frexp(self.truth).exponent - 1
         ulp = torch.ldexp(torch.full_like(self.truth, info.eps), exponent).clamp_min(info.smallest_normal * info.eps)
         return (got.to(self.truth) - self.truth).abs() / ulp
 
     def slope(self, got: Tensor) -> float:
         """Return <truth, got> / <truth, truth>: 1 but for roundings, which have no direction."""
-        got = fitting(self.name, got, self.held).to(self.truth)
+        got = fitting(self.name, got, self).to(self.truth)
         return float((got * self.truth).sum() / (self.truth * self.truth).sum())
 
 
@@ -166,9 +153,9 @@ def enclose(
     Algorithms (2002), chapter 3.
     """
     asked = _asked(forward, primals, grad_y, params, precision, also)
-    held = _answered(asked)
-    found = [Enclosed(n, h) for n, h in zip(asked.names, held.gradients, strict=True) if h is not None]
-    return Enclosures(tuple(found), asked, held)
+    held = _told(partial(at_size, asked.question, asked.declared), asked.question)
+    found = [(name, h) for name, h in zip(asked.names, held.gradients, strict=True) if h is not None]
+    return Enclosures(tuple(Enclosed(h.truth, h.radius, h.dtype, name) for name, h in found), asked, held)
 
 
 def assert_gradients(
@@ -290,10 +277,6 @@ def _cotangents(grad_y: Any, function: Any, leaves: Sequence[Any]) -> Cotangents
         shapes = ", ".join(str(tuple(out.shape)) for out in y)
         raise InputError(f"grad_y is missing: forward returns {shapes}, and only of one number it is 1 by itself.")
     return tuple(map(torch.ones_like, y))
-
-
-def _answered(asked: _Asked) -> AtSize:
-    return _told(partial(at_size, asked.question, asked.declared), asked.question)
 
 
 def _told(job: Callable[[], Answer], question: Question) -> Answer:

@@ -19,7 +19,7 @@ from backprop_rules.errors import InputError
 from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Rung
 from backprop_rules.properties.outcome import Outcome, Questions
-from backprop_rules.question import Asked, of_the_catalogue
+from backprop_rules.question import of_the_catalogue
 from backprop_rules.report.report import Report, report_of
 from backprop_rules.rule import Rule, misfit
 from backprop_rules.strategies.of_rules import RulePoints
@@ -91,8 +91,8 @@ def verified(
     points = RulePoints(rule, examples, seed, among, True, sides)
     with quiet(), np.errstate(all="ignore"), denormals.kept():
         outcome, finding, mistake = tried(subject, points, questions)
-        asked = Asked(among, where, examples, seed, "catalogue", of_a_rule=True)
-        return outcome, report_of(subject, outcome, finding, mistake, asked, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return outcome, report_of(subject, outcome, finding, mistake, where, seed, seconds)
 
 
 def verify_rule(rule: Rule, examples: int = effort.POINTS_OF_A_RULE, **options: object) -> RuleResult:

@@ -19,7 +19,7 @@ from backprop_rules.diagnosis.composites import TAKEN_APART
 from backprop_rules.diagnosis.places import in_place, name_of, place
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.subject.ambient import F64, inexact, running
-from backprop_rules.subject.function import Cotangents, Function
+from backprop_rules.subject.function import Cotangents, Function, cloned, live_ones
 
 UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit raises where it cannot be made
 
@@ -226,7 +226,7 @@ def taped(
     RuntimeError where it has more numbers than `most`.
     """
     with running(function.ambient(F64)) as inside, torch.enable_grad():
-        leaves = [x.detach().requires_grad_() if inexact(x) else x for x in given]
+        leaves = live_ones(given)
         record = _Record(leaves, most)
         with record:
             ys = function.outputs(leaves, inside)
@@ -260,14 +260,14 @@ class _Record(TorchFunctionMode):
         if apart is not None and any(isinstance(x, Tensor) and x.requires_grad for x in flat):
             return self._apart(apart, func, args, named)
         live = [p for p, x in enumerate(flat) if isinstance(x, Tensor) and x.requires_grad]
-        before = _kept(flat) if mutates else None
+        before = cloned(flat) if mutates else None
         found = func(*args, **named)
         results = [flat[0]] if mutates else list(found) if isinstance(found, tuple | list) else [found]
         for k, y in enumerate(results):
             compared = isinstance(y, Tensor) and y.dtype is torch.bool and bool(live)
             if not compared and not (inexact(y) and y.requires_grad):
                 continue
-            before = _kept(flat) if before is None else before
+            before = cloned(flat) if before is None else before
             part = k if isinstance(found, tuple | list) and not mutates else None
             line, text, whole = (*place(name_of(func)), name_of(func)) if self._whole is None else self._whole
             step = Step(
@@ -313,10 +313,6 @@ class _Record(TorchFunctionMode):
             return func(*args, **named)
         finally:
             self._whole = None
-
-
-def _kept(flat: Sequence[Any]) -> list[Any]:
-    return [x.detach().clone() if isinstance(x, Tensor) else x for x in flat]
 
 
 def _called(func: Any, structure: Any, part: int | None, mutates: bool) -> Callable[[Sequence[Any]], Tensor]:

@@ -19,7 +19,7 @@ from backprop_rules.properties.form import first_other, same_numbers
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import SEED, Ambient, all_finite, inexact, running
 from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoPoint, cloned
 
 MARGIN = 64  # elements on each side of an argument: a kernel's block, and a line of the processor's cache
 NO_ANSWER = (Raised, Misfit, NoPoint)
@@ -40,7 +40,7 @@ class Answered:
     @classmethod
     def now(cls, evidence: Evidence) -> "Answered":
         """Remember the answer at a point."""
-        return cls(evidence, tuple(g.clone() if isinstance(g, Tensor) else g for g in evidence.user))
+        return cls(evidence, tuple(cloned(evidence.user)))
 
     def again(self) -> Iterator[Finding]:
         """The same question is answered now as it was then."""
@@ -101,7 +101,7 @@ def writes_every_element(evidence: Evidence) -> Iterator[Finding]:
 
 def keeps_nothing_between_calls(evidence: Evidence) -> Iterator[Finding]:
     """A call in between, at other values, changes neither the result before nor the next one."""
-    once = [g.clone() if isinstance(g, Tensor) else g for g in evidence.user]
+    once = cloned(evidence.user)
     overwritten = list(overwrites_no_result(evidence))
     yield from overwritten or answers_as_before(evidence, once, Kind.FORGETFUL)
 
@@ -109,7 +109,7 @@ def keeps_nothing_between_calls(evidence: Evidence) -> Iterator[Finding]:
 def overwrites_no_result(evidence: Evidence) -> Iterator[Finding]:
     """A call in between, at other values, leaves the result before as it is."""
     point = evidence.point
-    once = [g.clone() if isinstance(g, Tensor) else g for g in evidence.user]
+    once = cloned(evidence.user)
     with suppress(*NO_ANSWER):  # of that, other points tell
         evidence.asked(*_halved(point), remembers=True)
     other = first_other(once, evidence.user)
@@ -150,8 +150,7 @@ def answers_its_arguments(evidence: Evidence) -> Iterator[Finding]:
 
         def answer(x: Tensor, mine: list[Any] = mine, k: int = k, count: int = len(leaves)) -> list[Any]:
             every = [*mine[:k], x, *mine[k + 1 :]]
-            found = _called(evidence, every[:count], every[count:])
-            return [g.clone() if isinstance(g, Tensor) else g for g in found]
+            return cloned(_called(evidence, every[:count], every[count:]))
 
         try:
             expected = answer(changed)
@@ -207,7 +206,7 @@ def answers_in_two_threads(evidence: Evidence) -> Iterator[Finding]:
         return
     asked = [_own(evidence), _own(evidence, _halved(evidence.point))]
     try:
-        expected = [[g.clone() if isinstance(g, Tensor) else g for g in _called(evidence, *one)] for one in asked]
+        expected = [cloned(_called(evidence, *one)) for one in asked]
     except NO_ANSWER:
         return
     ((alone, draws),) = _in_threads(evidence, asked[:1])

@@ -15,7 +15,7 @@ from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import cast_like, numbers_from, recast
 from backprop_rules.subject.ambient import F64, inexact, real
 from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import Cotangents, Function, NoPoint
+from backprop_rules.subject.function import Cotangents, Function, NoPoint, cloned
 from backprop_rules.subject.subject import Subject
 
 
@@ -80,7 +80,7 @@ def _call(subject: Subject, point: Point) -> _Call:
 
 def _answer(subject: Subject, call: _Call) -> tuple[Any, ...]:
     found = subject.backward(call.function, call.grads, None, call.leaves, None)
-    return tuple(g.clone() if isinstance(g, Tensor) else g for g in found)
+    return tuple(cloned(found))
 
 
 def _in_other_threads(subject: Subject, call: _Call) -> tuple[Any, ...]:

@@ -21,6 +21,7 @@ from backprop_rules.strategies.of_rules import call_at, widened
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
+from backprop_rules.subject.function import by_autograd, live_ones
 from backprop_rules.subject.subject import Subject
 
 Function = Callable[..., Any]
@@ -201,13 +202,10 @@ def _run(function: Any, primals: tuple[Tensor | None, ...], params: Any) -> tupl
 def _outputs(
     function: Any, primals: tuple[Tensor | None, ...], params: Any, frozen: Collection[int] = ()
 ) -> tuple[tuple[Tensor, ...], list[Tensor | None]]:
-    live = [
-        x is not None and (x.is_floating_point() or x.is_complex()) and i not in frozen for i, x in enumerate(primals)
-    ]
     with torch.enable_grad():
-        leaves = [
-            x.detach().requires_grad_() if x is not None and own else x for x, own in zip(primals, live, strict=True)
-        ]
+        leaves = live_ones(primals)
+        for i in frozen:
+            leaves[i] = primals[i]
         if not _is_autograd_function(function):
             y = function(*leaves, **params)
             return y if isinstance(y, tuple) else (y,), leaves
@@ -223,9 +221,7 @@ def _outputs(
 
 
 def _by_engine(y: Any, leaves: list[Tensor | None], grad_y: Any, keep: bool = False) -> Gradients:
-    asked = [x for x in leaves if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(y, asked, grad_y, allow_unused=True, retain_graph=keep))
-    return tuple(next(found) if x is not None and x.requires_grad else None for x in leaves)
+    return by_autograd(y, leaves, grad_y, allow_unused=True, retain_graph=keep)
 
 
 def has_its_own_backward(function: Any) -> bool:

@@ -61,12 +61,7 @@ def load(path: Path, subject: Subject) -> Point:
 def _written(x: Tensor | None) -> dict[str, Any] | None:
     if x is None:
         return None
-    stretched = [i for i, n in enumerate(x.shape) if n > 1 and x.stride(i) == 0]
-    small = x[tuple(slice(0, 1) if i in stretched else slice(None) for i in range(x.ndim))]
-    arrangement = (
-        "expanded" if stretched else "sliced" if x.storage_offset() else
-        "contiguous" if x.is_contiguous() else "transposed"
-    )  # fmt: skip
+    arrangement, small = layout.arrangement(x)
     values = (torch.view_as_real(small.resolve_conj()) if x.is_complex() else small).cpu().flatten().tolist()
     return {
         "dtype": dtype_name(x.dtype),
@@ -87,12 +82,7 @@ def _read(written: Mapping[str, Any] | None) -> Tensor | None:
         small = torch.view_as_complex(torch.tensor(values, dtype=dtype.to_real()).reshape(*written["stored"], 2))
     else:
         small = torch.tensor(values, dtype=dtype).reshape(written["stored"])
-    small = small.to(written["device"])
-    if written["layout"] == "expanded":
-        return small.expand(written["shape"])
-    if written["layout"] == "sliced":
-        return layout.sliced(small)
-    return layout.transposed(small) if written["layout"] == "transposed" else small
+    return layout.arranged(small.to(written["device"]), written["layout"], written["shape"])
 
 
 def _param(value: Any) -> Any:

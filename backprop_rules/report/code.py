@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from backprop_rules.call import code
+from backprop_rules import layout
 from backprop_rules.domain import dtype_name, precision
 from backprop_rules.properties.finding import Finding
 from backprop_rules.strategies.of_rules import call_at
@@ -25,15 +25,13 @@ def code_of(subject: Subject, finding: Finding) -> list[str]:
             f"{shapes_of(subject.names, point.leaves)}: {point.made}, in {dtype_name(shown)} ({point.size} elements)"
         ]
     leaves, grads = _tensors(subject, finding, shown)
-    made = [(name, code(x)) for name, x in zip(subject.names, leaves, strict=True)]
+    made = [(name, layout.code(x)) for name, x in zip(subject.names, leaves, strict=True)]
     made += [(name, repr(value)) for name, value in point.params.items()]
-    codes = list(map(code, grads))
+    codes = list(map(layout.code, grads))
     grad_y = codes[0] if subject.backward.single else f"({', '.join(codes)},)"
     lines = [f"{_identifier(name)} = {value}" for name, value in [*made, ("grad_y", grad_y)]]
-    laid_out = any("layout." in line for line in lines)
     imports = subject.backward.bridge.imports
-    head = [*[imports] * bool(imports), "import torch", *["from backprop_rules import layout"] * laid_out]
-    return [*head, *lines, _call(subject, point)]
+    return [*[imports] * bool(imports), *layout.with_imports(lines), _call(subject, point)]
 
 
 def _tensors(subject: Subject, finding: Finding, shown: torch.dtype) -> tuple[Sequence[Any], Sequence[Any]]:

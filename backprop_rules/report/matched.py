@@ -11,6 +11,7 @@ from backprop_rules.domain import REAL, precision
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.at_size import AtSize, Held
 from backprop_rules.subject.ambient import inexact
+from backprop_rules.subject.backward import in_their_places
 
 
 def matched(got: Any, names: Sequence[str], leaves: Sequence[Any], held: AtSize) -> list[Tensor | None]:
@@ -19,11 +20,8 @@ def matched(got: Any, names: Sequence[str], leaves: Sequence[Any], held: AtSize)
     if all(h is None for h in held.gradients):
         raise InputError("no primal has a gradient by forward: something cuts it off, such as detach, data or no_grad.")
     floats = [k for k, x in enumerate(leaves) if inexact(x)]
-    if len(several) == len(floats) < len(names):
-        placed: list[Any] = [None] * len(names)
-        for k, g in zip(floats, several, strict=True):
-            placed[k] = g
-        several = placed
+    if len(several) < len(names):
+        several = in_their_places(several, floats, len(names))
     if len(several) != len(names):
         raise InputError(
             f"{len(several)} gradients were given, and there are {len(names)} primals: {', '.join(names)}. "

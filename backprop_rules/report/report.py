@@ -3,7 +3,7 @@
 import html
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from backprop_rules.domain import dtype_name, precision
 from backprop_rules.formula import plain
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
 from backprop_rules.properties.outcome import Outcome
-from backprop_rules.question import Asked
 from backprop_rules.report.code import code_of
 from backprop_rules.subject.subject import Subject, shapes_of
 from backprop_rules.version import __version__
@@ -78,10 +77,6 @@ class Report:
         """The smallest counterexample as Python code, without the call of the backward; nothing if there is none."""
         found = self.finding
         return "" if found is None else "\n".join(code_of(self.subject, found)[:-1])
-
-    def error(self) -> "WrongGradient":
-        """Return the exception whose text is this report."""
-        return WrongGradient(self)
 
     def __str__(self) -> str:
         found, lines = self.finding, [f"{self.subject}: {SAID[self.verdict]}."]
@@ -183,7 +178,13 @@ def _mistake(mistake: "Mistake") -> dict[str, str]:
 
 
 def report_of(
-    subject: Subject, outcome: Outcome, finding: Finding | None, mistake: "Mistake | None", asked: Asked, seconds: float
+    subject: Subject,
+    outcome: Outcome,
+    finding: Finding | None,
+    mistake: "Mistake | None",
+    devices: Sequence[str],
+    seed: int,
+    seconds: float,
 ) -> Report:
     """Return the report on what came of a trial."""
     verdict, why = _verdict(subject, outcome)
@@ -198,8 +199,8 @@ def report_of(
         outcome.points,
         {rung.value: count for rung, count in outcome.rungs.items()},
         subject.dtypes,
-        tuple(asked.devices),
-        asked.seed,
+        tuple(devices),
+        seed,
         seconds,
         tuple(dict.fromkeys((*outcome.notes, *_notes(subject, outcome, shown)))),
         why,

@@ -16,7 +16,7 @@ from backprop_rules.strategies.values import KINDS, RANGES, SIGNED, cast_like, d
 from backprop_rules.subject.ambient import F64, all_finite, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.constants import constants_of
-from backprop_rules.subject.function import Cotangents, NoPoint, Outputs
+from backprop_rules.subject.function import Cotangents, NoPoint, Outputs, cloned
 from backprop_rules.subject.subject import Subject
 
 MAGNITUDES = {"big": 2.0**10, "small": 2.0**-30}
@@ -102,7 +102,7 @@ class Points:
 
     def _agrees(self, leaves: Sequence[Any]) -> bool | None:
         """Say whether the backward roughly agrees with torch at these leaves, in their dtypes; None if one raises."""
-        function, own = self.subject.function, tuple(x.detach().clone() if isinstance(x, Tensor) else x for x in leaves)
+        function, own = self.subject.function, tuple(cloned(leaves))
 
         try:
             run, grads = function.run(own, lambda y: tuple(map(cast_like, cotangents(y, "normal", self.seed), y)), None)

@@ -203,7 +203,7 @@ def laid_out(x: Any, how: str) -> Any:
     """Return the tensor in a memory layout: as it is, transposed, or sliced."""
     if not isinstance(x, Tensor) or not x.dim():
         return x
-    return layout.transposed(x) if how == "transposed" else layout.sliced(x) if how == "sliced" else x
+    return layout.arranged(x, how, x.shape)
 
 
 def with_element(x: Tensor, k: int, value: float) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 from backprop_rules.domain import COMPLEX, REAL, Choice, Domain, Mask
 from backprop_rules.errors import InputError
 from backprop_rules.rule import Gradients, Roundings, Rule, find
-from backprop_rules.subject.backward import EMPTY, POSITIONAL, Backward, named
+from backprop_rules.subject.backward import EMPTY, POSITIONAL, Backward, in_their_places, named
+from backprop_rules.subject.function import by_autograd, live_ones
 
 Function = Callable[..., Any]
 
@@ -35,7 +36,8 @@ def against_a_rule(
         raise InputError(f"{right}: it has no param {strangers[0]}; its params are {', '.join(kinds) or 'none'}.")
     domain = replace(right.domain, params=kinds, requires=_without(right, own.signature.primals))
     domain = domain if example is None else _of_as_many_axes(right, domain, example)
-    return _held(own, right, domain, by_autograd(right))
+    torchs_own = _with_signature(_torchs_own(right.forward), right.primals, right.optional, right.domain)
+    return _held(own, right, domain, replace(right, backward=torchs_own))
 
 
 def against_a_function(
@@ -80,24 +82,11 @@ def _domain_of(names: Sequence[str], example: Sequence[Tensor], params: Mapping[
     )
 
 
-def by_autograd(right: Rule) -> Rule:
-    """Return the rule with torch's own backward of its forward."""
-    own = _with_signature(_torchs_own(right.forward), right.primals, right.optional, right.domain)
-    return replace(right, backward=own)
-
-
 def _torchs_own(forward: Function) -> Function:
     def backward(grad_y: Tensor, y: Tensor, *primals: Tensor | None, **params: Any) -> Gradients:
-        inexact = [x is not None and (x.is_floating_point() or x.is_complex()) for x in primals]
         with torch.enable_grad():
-            leaves = [
-                x.detach().requires_grad_() if x is not None and live else x
-                for x, live in zip(primals, inexact, strict=True)
-            ]
-            y = forward(*leaves, **params)
-            asked = [x for x, live in zip(leaves, inexact, strict=True) if x is not None and live]
-            found = iter(torch.autograd.grad(y, asked, grad_y, materialize_grads=True))
-        return tuple(next(found) if live else None for live in inexact)
+            leaves = live_ones(primals)
+            return by_autograd(forward(*leaves, **params), leaves, grad_y, materialize_grads=True)
 
     return backward
 
@@ -124,18 +113,9 @@ def _held(own: Backward, right: Rule, domain: Domain, *excuses: Rule, cut_off: f
 def _placed(found: Any, primals: Sequence[Tensor | None], right: Rule) -> Any:
     """Return the gradients, None put in for the primals that have none if the function left those out."""
     several = isinstance(found, tuple | list)
-    gradients = list(found) if several else [found]
-    while len(gradients) > len(primals) and gradients[-1] is None:
-        del gradients[-1]  # of an optional primal that was not given
-    if len(gradients) == len(primals):
-        return tuple(gradients)
     asked = [i for i in right.differentiable if primals[i] is not None]
-    if len(gradients) != len(asked):
-        return tuple(gradients) if several else found
-    placed: list[Any] = [None] * len(primals)
-    for i, gradient in zip(asked, gradients, strict=True):
-        placed[i] = gradient
-    return tuple(placed)
+    gradients = in_their_places(list(found) if several else [found], asked, len(primals))
+    return tuple(gradients) if several or len(gradients) == len(primals) else found
 
 
 def _filled(found: Any, primals: Sequence[Tensor | None], cut_off: frozenset[int]) -> Any:

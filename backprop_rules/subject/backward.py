@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from backprop_rules.errors import InputError, OwnError
+from backprop_rules.errors import InputError, OwnError, first_line
 from backprop_rules.subject.ambient import SEED, Ambient, inexact, running
 from backprop_rules.subject.denormals import as_found
 from backprop_rules.subject.frameworks.bridge import Bridge
@@ -106,8 +106,7 @@ class Backward:
         with running(ambient, seed) as inside, torch.no_grad():
             if y is None and self.signature.y_at is not None:
                 y = forward.outputs(leaves, inside)
-            named_ones = leaves[len(leaves) - len(forward.named) :] if forward.named else ()
-            primals = (*forward.arguments(leaves), *named_ones)
+            primals = (*forward.arguments(leaves), *leaves[len(leaves) - len(forward.named) :])
             grad_y = grads[0] if self.single else tuple(grads)
             out = None if y is None else y[0] if self.single else y
             over = self.in_one_piece if whole else carried(self.function, self.framework)
@@ -119,8 +118,8 @@ class Backward:
             except Exception as error:
                 if fill is not None and ASKS_FOR_DETERMINISM in str(error).lower():  # who makes warnings errors
                     return self(forward, grads, y, leaves, ambient, seed, whole, None)
-                raise Raised(type(error).__name__, (str(error).splitlines() or [""])[0][:160]) from error
-        return _for_each(found, primals, leaves)
+                raise Raised(type(error).__name__, first_line(error)) from error
+        return _for_each(found, primals)
 
     def called(
         self, function: Callable[..., Any], grad_y: Any, y: Any, primals: Sequence[Any], params: Mapping[str, Any]
@@ -141,22 +140,32 @@ class Backward:
         return carried(self.function, self.framework, whole=True)
 
 
-def _for_each(found: Any, primals: Sequence[Any], leaves: Sequence[Any]) -> tuple[Any, ...]:
+def in_their_places(gradients: list[Any], live: Sequence[int], count: int) -> list[Any]:
+    """Return a gradient for each of so many primals, of gradients of all of them, or of those alone that can have one.
+
+    Another number of gradients is returned as it is.
+    """
+    while len(gradients) > count and gradients[-1] is None:
+        gradients = gradients[:-1]  # of an optional primal that was not given
+    if len(gradients) == count or len(gradients) != len(live):
+        return gradients
+    placed: list[Any] = [None] * count
+    for k, gradient in zip(live, gradients, strict=True):
+        placed[k] = gradient
+    return placed
+
+
+def _for_each(found: Any, primals: Sequence[Any]) -> tuple[Any, ...]:
     """Return a gradient for each leaf: of all primals, or of those alone that can have one."""
     gradients = list(found) if isinstance(found, tuple | list) else [found]
     if len(primals) == 1 and isinstance(primals[0], tuple | list):
         nested = len(gradients) == 1 and isinstance(gradients[0], tuple | list)
         gradients = gradients if nested else [gradients]
-    while len(gradients) > len(primals) and gradients[-1] is None:
-        del gradients[-1]  # of an optional primal that was not given
     if len(gradients) != len(primals):
         live = [k for k, x in enumerate(primals) if any(map(inexact, _pytree.tree_leaves(x)))]
-        if len(gradients) != len(live):
-            raise Misfit(f"the backward returns {len(gradients)} gradients for {len(primals)} primals")
-        placed: list[Any] = [None] * len(primals)
-        for k, gradient in zip(live, gradients, strict=True):
-            placed[k] = gradient
-        gradients = placed
+        gradients = in_their_places(gradients, live, len(primals))
+    if len(gradients) != len(primals):
+        raise Misfit(f"the backward returns {len(gradients)} gradients for {len(primals)} primals")
     gradients = [_detached(g) for g in gradients]
     flat: list[Any] = []
     for gradient, x in zip(gradients, primals, strict=True):
@@ -164,13 +173,8 @@ def _for_each(found: Any, primals: Sequence[Any], leaves: Sequence[Any]) -> tupl
             flat.append(gradient)
             continue
         count = len(_pytree.tree_leaves(x))
-        several = (
-            list(gradient)
-            if isinstance(gradient, tuple | list)
-            else [gradient] * count
-            if gradient is None
-            else [gradient]
-        )
+        own = [None] * count if gradient is None else gradient
+        several = list(own) if isinstance(own, tuple | list) else [own]
         if len(several) != count:
             raise Misfit(f"the backward returns {len(several)} gradients for a list of {count} primals")
         flat += several

@@ -16,7 +16,8 @@ from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.as_rule import against_a_function, names_of
 from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, named
 from backprop_rules.subject.constants import Constants, constants_of
-from backprop_rules.subject.function import Function, NoPoint, function_of, kind_of
+from backprop_rules.subject.frameworks.of_numpy import NUMPY
+from backprop_rules.subject.function import Function, NoPoint, cloned, function_of, kind_of
 from backprop_rules.subject.subject import HEAVY, Subject
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -39,10 +40,10 @@ def subject_of(
     leaves, structure = _pytree.tree_flatten(tuple(example))
     own_names = leaf_names(given, example)
     parameters = _parameters(forward, backward, len(example))
-    leaves += list(parameters.values())
+    leaves += [parameter.detach() for _, parameter in parameters.values()]
     names = (*own_names, *parameters)
     _checked(named(backward), names, leaves)
-    made = function_of(forward or _of_tensors(given), structure, params, tuple(_dotted(forward, parameters)))
+    made = function_of(forward or NUMPY.followed(given), structure, params, tuple(n for n, _ in parameters.values()))
     y = _tried(named(backward), made, leaves)
     single = isinstance(y, Tensor)
     signature = Signature(backward, (*_argument_names(own_names, example), *parameters), params, len(example))
@@ -63,20 +64,11 @@ def subject_of(
     )
 
 
-def _of_tensors(definition: Callable[..., Any]) -> Callable[..., Any]:
-    from backprop_rules.subject.frameworks.arrays import on_tensors  # which brings ball arithmetic along
-
-    return on_tensors(definition)
-
-
-def _signed(given: Any) -> Any:
-    return given.forward if isinstance(given, torch.nn.Module) else given
-
-
 def leaf_names(given: Any, example: Sequence[Any]) -> tuple[str, ...]:
     """Return a name for each leaf of an example: those of the function's arguments."""
     found: list[str] = []
-    for name, x in zip(names_of(_signed(given), len(example)), example, strict=True):
+    signed = given.forward if isinstance(given, torch.nn.Module) else given
+    for name, x in zip(names_of(signed, len(example)), example, strict=True):
         if isinstance(x, Tensor) or x is None:
             found.append(name)
         else:
@@ -89,35 +81,22 @@ def _argument_names(own: Sequence[str], example: Sequence[Any]) -> tuple[str, ..
     return tuple(dict.fromkeys(name.partition("[")[0] for name in own)) if len(own) != len(example) else tuple(own)
 
 
-def _parameters(forward: Any, backward: Any, count: int) -> dict[str, Tensor]:
-    """Return the module's parameters that the backward names, after the example's arguments."""
+def _parameters(forward: Any, backward: Any, count: int) -> dict[str, tuple[str, Tensor]]:
+    """Return the module's parameters that the backward names, after the example's arguments, with the module's names.
+
+    They are called with underscores for dots; one that is called so itself goes first.
+    """
     if not isinstance(forward, torch.nn.Module):
         return {}
-    known = {underscored: p for underscored, (_, p) in _by_name(_module(forward)).items()}
     try:
         taken = [p.name for p in inspect.signature(backward).parameters.values() if p.kind in POSITIONAL]
     except (TypeError, ValueError):
         return {}
-    return {name: known[name].detach() for name in taken[1:] if name in known and len(taken) > 1 + count}
-
-
-def _dotted(forward: Any, parameters: Mapping[str, Tensor]) -> list[str]:
-    if not parameters:
-        return []
-    known = _by_name(_module(forward))
-    return [known[name][0] for name in parameters]
-
-
-def _by_name(module: torch.nn.Module) -> dict[str, tuple[str, Tensor]]:
-    """Return the parameters by their names with underscores for dots; one that is called so itself goes first."""
-    own = list(module.named_parameters())
-    found = {name.replace(".", "_"): (name, p) for name, p in own}
-    return {**found, **{name: (name, p) for name, p in own if "." not in name}}
-
-
-def _module(forward: Any) -> torch.nn.Module:
-    found: torch.nn.Module = getattr(forward, "_orig_mod", forward)
-    return found
+    own = list(getattr(forward, "_orig_mod", forward).named_parameters())
+    known = {name.replace(".", "_"): (name, p) for name, p in own} | {
+        name: (name, p) for name, p in own if "." not in name
+    }
+    return {name: known[name] for name in taken[1:] if name in known and len(taken) > 1 + count}
 
 
 def _checked(name: str, names: Sequence[str], leaves: Sequence[Any]) -> None:
@@ -147,7 +126,7 @@ def _tried(name: str, made: Function, leaves: Sequence[Any]) -> Any:
     """Return what forward returns for the example; InputError where that is no tensor of numbers."""
     try:
         with running(None), torch.no_grad():
-            y = made.raw([x.detach().clone() if isinstance(x, Tensor) else x for x in leaves])
+            y = made.raw(cloned(leaves))
     except Exception as error:
         raise InputError(
             f"{name}: the forward raises {type(error).__name__} for the example: {error}. It is called with torch "

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from backprop_rules.subject.ambient import running, tensors_in
+from backprop_rules.subject.function import cloned
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class _Watching(TorchFunctionMode):
 
 def constants_of(forward: Any, leaves: Sequence[Any]) -> Constants:
     """Return what a run of the forward reads beside the leaves; nothing where it raises."""
-    leaves = [x.detach().clone() if isinstance(x, Tensor) else x for x in leaves]
+    leaves = cloned(leaves)
     with running(None), torch.no_grad(), _Watching(leaves) as watching:
         try:
             forward(leaves)

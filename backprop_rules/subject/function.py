@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from backprop_rules.errors import OwnError
+from backprop_rules.errors import OwnError, first_line
 from backprop_rules.subject.ambient import Ambient, at, inexact, running
 
 Outputs = tuple[Tensor, ...]
@@ -88,7 +88,7 @@ class Function:
         except OwnError:
             raise
         except Exception as error:
-            raise NoPoint(f"forward raises {type(error).__name__}: {_first_line(error)}") from error
+            raise NoPoint(f"forward raises {type(error).__name__}: {first_line(error)}") from error
         flat = tuple(y for y in _pytree.tree_leaves(found) if isinstance(y, Tensor))
         if not any(map(inexact, flat)):
             raise NoPoint(f"forward returns {kind_of(found)}, of which there is no gradient")
@@ -110,7 +110,7 @@ class Function:
         Raises NoPoint where forward or torch's backward raises.
         """
         with running(None if dtype is None else self.ambient(dtype)) as inside, torch.enable_grad():
-            live = [x.detach().requires_grad_() if inexact(x) else x for x in leaves]
+            live = live_ones(leaves)
             y = self.outputs(live, inside)
             own = grads(y) if callable(grads) else grads
             if len(own) != len(y):
@@ -128,7 +128,7 @@ class Function:
             except OwnError:
                 raise
             except Exception as error:
-                raise NoPoint(f"torch's backward raises {type(error).__name__}: {_first_line(error)}") from error
+                raise NoPoint(f"torch's backward raises {type(error).__name__}: {first_line(error)}") from error
             steps = list(_steps_to(out.grad_fn for out, _ in pairs))
             custom = any(isinstance(step, torch.autograd.function.BackwardCFunction) for step in steps)
             factorises = any(step.name().startswith(FACTORISATIONS) for step in steps)
@@ -153,22 +153,33 @@ def gradients_along(
     if not pairs:
         return (None,) * len(live)
     outs, along = zip(*pairs, strict=True)
-    asked = [x for x in live if inexact(x)]
-    left = iter(torch.autograd.grad(outs, asked, along, allow_unused=True, create_graph=create_graph))
-    return tuple(next(left) if inexact(x) else None for x in live)
+    return by_autograd(outs, live, along, allow_unused=True, create_graph=create_graph)
 
 
 def function_of(forward: Any, structure: Any, params: Mapping[str, Any], named: tuple[str, ...] = ()) -> Function:
     """Return the function of a callable or a module; what is compiled is taken as it was written."""
-    module = forward if isinstance(forward, torch.nn.Module) else None
-    if module is not None:
-        module = getattr(module, "_orig_mod", module)
-    call = (
-        module
-        if module is not None
-        else inspect.unwrap(forward, stop=lambda f: not hasattr(f, "_torchdynamo_orig_callable"))
-    )
-    return Function(getattr(call, "_torchdynamo_orig_callable", call), structure, params, module, named)
+    if isinstance(forward, torch.nn.Module):
+        module = getattr(forward, "_orig_mod", forward)
+        return Function(module, structure, params, module, named)
+    call = inspect.unwrap(forward, stop=lambda f: not hasattr(f, "_torchdynamo_orig_callable"))
+    return Function(getattr(call, "_torchdynamo_orig_callable", call), structure, params)
+
+
+def cloned(leaves: Iterable[Any]) -> list[Any]:
+    """Return the leaves, the tensors among them in memory of their own, and without a graph."""
+    return [x.detach().clone() if isinstance(x, Tensor) else x for x in leaves]
+
+
+def live_ones(leaves: Iterable[Any]) -> list[Any]:
+    """Return the leaves, those that can have a gradient without a graph of their own, and as such that require one."""
+    return [x.detach().requires_grad_() if inexact(x) else x for x in leaves]
+
+
+def by_autograd(y: Any, leaves: Sequence[Any], grad_y: Any, **options: bool) -> Gradients:
+    """Return what autograd gives for each leaf that requires a gradient, and None for the others."""
+    asked = [isinstance(x, Tensor) and x.requires_grad for x in leaves]
+    found = iter(torch.autograd.grad(y, [x for x, live in zip(leaves, asked, strict=True) if live], grad_y, **options))
+    return tuple(next(found) if live else None for live in asked)
 
 
 def kind_of(found: Any) -> str:
@@ -187,7 +198,3 @@ def _steps_to(nodes: Iterable[Any]) -> Iterator[Any]:
             seen.add(one)
             yield one
             left += [other for other, _ in one.next_functions if other is not None]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:160]

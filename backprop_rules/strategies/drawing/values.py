@@ -31,11 +31,7 @@ def tensor(draw: Draw, shape: Shape, dtype: torch.dtype, numbers: Callable[[int]
     parts = (*small, 2) if dtype.is_complex else small
     values = torch.from_numpy(numbers(math.prod(parts)).reshape(parts))
     x = (torch.view_as_complex(values) if dtype.is_complex else values).to(dtype)
-    if arrangement == "transposed":
-        return layout.transposed(x)
-    if arrangement == "sliced":
-        return layout.sliced(x)
-    return x.expand(shape)
+    return layout.arranged(x, arrangement, shape)
 
 
 def _bytes(draw: Draw, count: int, size: int) -> "np.ndarray[Any, Any]":

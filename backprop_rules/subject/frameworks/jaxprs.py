@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.subject.frameworks.carried import tensor_of
+from backprop_rules.subject.frameworks.numpy_functions import prod
 
 WIDE = (torch.float64, torch.complex128, torch.int64)
 Step = Callable[..., Any]
@@ -122,15 +123,6 @@ def _over(reduce: Callable[[Tensor, list[int]], Tensor]) -> Step:
     return lambda x, *, axes, **_: reduce(x, list(axes)) if axes else x
 
 
-def _one_by_one(reduce: Callable[[Tensor, int], Tensor]) -> Step:
-    def reduced(x: Tensor, *, axes: Sequence[int], **_: Any) -> Tensor:
-        for axis in sorted(axes, reverse=True):
-            x = reduce(x, axis)
-        return x
-
-    return reduced
-
-
 SAME_NAME = (
     "abs add ceil conj cos div eq erf erfc exp exp2 expm1 floor ge gt le log log1p lt mul ne neg pow real rsqrt sign "
     "sin sqrt square sub tanh"
@@ -149,9 +141,9 @@ STEPS: dict[str, Step] = {
     "reduce_sum": _over(torch.sum),
     "reduce_max": _over(torch.amax),
     "reduce_min": _over(torch.amin),
-    "reduce_prod": _one_by_one(torch.prod),
-    "reduce_and": _one_by_one(torch.all),
-    "reduce_or": _one_by_one(torch.any),
+    "reduce_prod": _over(prod),
+    "reduce_and": _over(torch.all),
+    "reduce_or": _over(torch.any),
     "cumsum": lambda x, *, axis, reverse, **_: x.flip(axis).cumsum(axis).flip(axis) if reverse else x.cumsum(axis),
     "broadcast_in_dim": _broadcast,
     "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),

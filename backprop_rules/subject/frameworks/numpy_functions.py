@@ -109,7 +109,8 @@ def _reduction(compute: Callable[..., Tensor], order: str = "axis dtype out keep
     return reduction
 
 
-def _prod(a: Tensor, axes: tuple[int, ...], kept: bool) -> Tensor:
+def prod(a: Tensor, axes: Sequence[int], kept: bool = False) -> Tensor:
+    """Return the product over several axes, of which torch takes one at a time."""
     a = a.clone() if a.is_floating_point() or a.is_complex() else a.to(torch.int64, copy=True)
     for i in sorted((i % a.ndim for i in axes), reverse=True):
         a = torch.prod(a, i, kept)
@@ -183,7 +184,7 @@ def _filled(value: int) -> Callable[..., Tensor]:
 
 
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
-    np.sum: _reduction(torch.sum), np.prod: _reduction(_prod),
+    np.sum: _reduction(torch.sum), np.prod: _reduction(prod),
     np.mean: _reduction(lambda a, axes, kept: torch.mean(_inexact(a), axes, kept)),
     **{function: _reduction(
         lambda a, axes, kept, ddof=0, its=its: its(_inexact(a), axes, correction=ddof, keepdim=kept),
