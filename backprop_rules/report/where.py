@@ -22,7 +22,7 @@ def where(outside: Tensor) -> str:
         box *= len(hit)
         if 0 < len(hit) < n:
             said.append(f"axis {axis} {_indices(hit, n)}")
-    share = "" if count in (box, total) else f"; there {100 * count / box:.3g} % of the elements"
+    share = "" if count in (box, total) else f"; there {100 * (count / box):.3g} % of the elements"
     if not said:
         return f"all over{share}" if count < total else "all elements"
     return "only at " + ", ".join(said) + share
