@@ -105,11 +105,6 @@ class Call:
         others = iter(values)
         return tuple(next(others) if i in self.given else None for i in range(len(self.primals)))
 
-    @cached_property
-    def on_meta(self) -> bool:
-        """Whether the tensors have shapes and dtypes alone."""
-        return self.grad_y.device.type == "meta"
-
     def only(self, outputs: Tensor | bool) -> "Call":
         """Return the point whose cotangent is zero at all other outputs; a VJP is linear in it."""
         if outputs is True or bool(torch.as_tensor(outputs).all()):

@@ -38,6 +38,10 @@ if TYPE_CHECKING:  # which brings ball arithmetic along
     from backprop_rules.diagnosis.mistake import Mistake
 
 
+# What follows from the options, and from what is checked.
+NO_OPTIONS = {"after", "extra", "of_a_rule", "of_rules", "proofs", "sums", "work"}
+
+
 def check(
     backward: Callable[..., Any],
     rule: str | Rule | None = None,
@@ -106,7 +110,7 @@ def check_function(
 
 
 def _asked(**options: Any) -> Asked:
-    known = {field.name for field in fields(Asked)} - {"extra", "of_a_rule"}
+    known = {field.name for field in fields(Asked)} - NO_OPTIONS
     for stranger in set(options) - known:
         raise unknown("option", stranger, known)
     return Asked(**options)
@@ -187,7 +191,7 @@ def same_function(subject: Subject, points: Any) -> None:
 
 def examined(subject: Subject, points: Any, asked: Asked, started: float) -> Report:
     """Return the report on a subject, asked at points."""
-    outcome, finding, mistake = tried(subject, points, asked.questions)
+    outcome, finding, mistake = tried(subject, points, asked)
     return report_of(subject, outcome, finding, mistake, asked.devices, asked.seed, time.perf_counter() - started)
 
 

@@ -13,7 +13,6 @@ from backprop_rules.errors import InputError, unknown
 from backprop_rules.properties import effort
 from backprop_rules.properties.invariance import WAYS
 from backprop_rules.properties.outcome import Questions
-from backprop_rules.properties.own_backward import Whole
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import RulePoints
 from backprop_rules.strategies.point import Point
@@ -37,67 +36,40 @@ def several(one_or_more: Any) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked of a backward: where it is tried, how often, and which choice it is to make at kinks."""
+class Asked(Questions):
+    """What is asked of a backward, as a user says it: where it is tried and how often as well."""
 
     dtypes: Sequence[Any] | None = None
-    devices: Sequence[str] = ("cpu",)
     max_examples: int = effort.DRAWN
     seed: int = 0
-    convention: str = "torch"
-    saves: Sequence[str] | None = None
-    strict_memory: bool = False
     accumulate: Any = None
-    accuracy: str = "torch"
-    invariance: Sequence[str] = ()
-    deterministic: bool = True
-    explain: bool = True
     sizes: Mapping[int, Sequence[int]] | None = None
     of_a_rule: bool = False
-    extra: Whole | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "convention", self.convention.replace("-", " "))  # as the command line spells it
+        self._has(convention=self.convention.replace("-", " "))  # as the command line spells it
+        self._has(invariance=tuple(several(self.invariance)), devices=tuple(several(self.devices)))
+        self._has(saves=None if self.saves is None else tuple(several(self.saves)))
         if self.convention not in CONVENTIONS:
             raise unknown("convention", self.convention, CONVENTIONS)
         if self.accuracy not in ACCURACIES:
             raise unknown("accuracy", self.accuracy, ACCURACIES)
-        object.__setattr__(self, "invariance", tuple(several(self.invariance)))
         for way in self.invariance:
             if way not in WAYS:
                 raise unknown("invariance", way, WAYS)
         if not isinstance(self.max_examples, int) or self.max_examples < 0:
             raise InputError(f"max_examples must be a number of points; got {self.max_examples!r}.")
-        object.__setattr__(self, "devices", tuple(several(self.devices)))
         for device in self.devices:
             find_device(device)
+        self._has(sums=None if self.accumulate is None else _dtype(self.accumulate))
         if self.sums not in (None, *REAL):
             raise InputError(f"accumulate is the dtype that sums are kept in, such as float32; got {self.accumulate}.")
-
-    @property
-    def sums(self) -> torch.dtype | None:
-        """The dtype that sums are kept in; None if that was not asked for."""
-        return None if self.accumulate is None else _dtype(self.accumulate)
-
-    @property
-    def questions(self) -> Questions:
-        """What a trial is asked."""
-        saves = None if self.saves is None else tuple(several(self.saves))
         times = max(1, -(-self.max_examples // effort.DRAWN))  # who asks for more points pays for them
-        return Questions(
-            self.convention,
-            self.accuracy,
-            saves,
-            self.strict_memory,
-            self.sums,
-            tuple(self.devices),
-            effort.WORK * times,
-            effort.AFTER_OF_A_RULE if self.of_a_rule else effort.AFTER,
-            extra=self.extra,
-            invariance=tuple(self.invariance),
-            deterministic=self.deterministic,
-            explain=self.explain,
-        )
+        self._has(work=effort.WORK * times, after=effort.AFTER_OF_A_RULE if self.of_a_rule else effort.AFTER)
+
+    def _has(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def among(self, name: object, dtypes: Sequence[torch.dtype]) -> tuple[torch.dtype, ...]:
         """Return those of some dtypes that were asked for; InputError if there are none."""
@@ -191,7 +163,7 @@ def _summing(rule: Any, asked: Asked) -> Any:
 
 
 def _known(subject: Subject, asked: Asked) -> None:
-    for name in several(asked.saves) if asked.saves is not None else ():
+    for name in asked.saves or ():
         if name not in {"y", *subject.names}:
             raise InputError(f"{subject}: saves names {name}, but there is only y, {', '.join(subject.names)}.")
 

@@ -162,18 +162,21 @@ _record: ContextVar[list[Application] | None] = ContextVar("record", default=Non
 
 
 @contextmanager
-def _in_force(variable: ContextVar[T | None], value: T) -> Iterator[T]:
-    """Yield the value, which the variable has until the end of the block."""
+def within(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Until the end of the block, let the variable have this value."""
     token = variable.set(value)
     try:
-        yield value
+        yield
     finally:
         variable.reset(token)
 
 
-def recorded() -> AbstractContextManager[list[Application]]:
+@contextmanager
+def recorded() -> Iterator[list[Application]]:
     """Yield a list to which every call of a rule is added, in order, until the end of the block."""
-    return _in_force(_record, [])
+    record: list[Application] = []
+    with within(_record, record):
+        yield record
 
 
 _named: ContextVar[Callable[[str, Any], Any] | None] = ContextVar("named", default=None)
@@ -185,9 +188,9 @@ def part(name: str, value: Any) -> Any:
     return value if named is None else named(name, value)
 
 
-def parts_named(named: Callable[[str, Any], Any]) -> AbstractContextManager[object]:
+def parts_named(named: Callable[[str, Any], Any]) -> AbstractContextManager[None]:
     """Put what `named` returns in the place of every part, until the end of the block."""
-    return _in_force(_named, named)
+    return within(_named, named)
 
 
 CATALOGUE: dict[str, Rule] = {}

@@ -335,9 +335,7 @@ def _lines(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | N
         except NotImplementedError:
             return ()
         total = sum(moved.values())
-        return (
-            tuple(sorted(((line, m / total) for line, m in moved.items()), key=lambda x: -x[1]))
-            if 0 < total < math.inf
-            else ()
-        )
+        if 0 < total < math.inf:
+            return tuple(sorted(((line, m / total) for line, m in moved.items()), key=lambda x: -x[1]))
+        break
     return ()

@@ -97,7 +97,7 @@ def need_of(task: tuple[int, int, bool]) -> Need:
     rule = wrong_rules()[place]
     subject, points, asked = asked_of(rule, seed, MANY)
     planned = sum(1 for _ in Points(subject, 0, seed))
-    trial = Trial(subject, points, asked.questions)
+    trial = Trial(subject, points, asked)
     start, first, where, work = subject.work, None, "", 0
     kinds: Counter[str] = Counter()
     drawn = None

@@ -172,7 +172,7 @@ class _Seen:
 def _seen(call: Call, primal: int) -> _Seen | None:
     try:
         got, case = call.gradients[primal], Case(replace(in_float64(call), rule=call.rule), primal)
-        if not isinstance(got, Tensor) or call.on_meta:
+        if not isinstance(got, Tensor) or call.grad_y.is_meta:
             return None
         wide = got.to(case.right.dtype)
     except (BackwardRaised, InputError, AssertionError, RuntimeError, IndexError):

@@ -12,11 +12,11 @@ from backprop_rules import layout
 from backprop_rules.domain import dtype_name
 from backprop_rules.errors import InputError
 from backprop_rules.strategies.point import Point
+from backprop_rules.subject.build import INTEGERS
 from backprop_rules.subject.devices import DTYPES
 from backprop_rules.subject.subject import Subject
 
 FORMAT = 2
-INTEGERS = (torch.bool, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 STORED = DTYPES | {dtype_name(dtype): dtype for dtype in INTEGERS}
 
 

@@ -7,11 +7,10 @@ import torch
 
 from backprop_rules import layout
 from backprop_rules.domain import dtype_name, precision
+from backprop_rules.evidence.evidence import cast
 from backprop_rules.properties.finding import Finding
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.values import recast
-from backprop_rules.subject.ambient import at, inexact
 from backprop_rules.subject.subject import Subject, shapes_of
 
 SHOWN = 400  # elements of a counterexample that are written out
@@ -40,11 +39,7 @@ def _tensors(subject: Subject, finding: Finding, shown: torch.dtype) -> tuple[Se
     if finding.native and subject.rule is not None:
         call = call_at(subject.rule, point, point.dtypes)
         return call.primals, (call.grad_y,)
-
-    def in_it(x: Any) -> Any:
-        return recast(x, at(real, x)) if inexact(x) and x.device.type != "meta" else x
-
-    return [in_it(x) for x in point.leaves], [in_it(g) for g in point.grads]
+    return cast(point.leaves, real), cast(point.grads, real)
 
 
 def _identifier(name: str) -> str:

@@ -22,7 +22,7 @@ def where(outside: Tensor) -> str:
         box *= len(hit)
         if 0 < len(hit) < n:
             said.append(f"axis {axis} {_indices(hit, n)}")
-    share = "" if count in (box, total) else f"; there {_percent(count / box)} of the elements"
+    share = "" if count in (box, total) else f"; there {100 * (count / box):.3g} % of the elements"
     if not said:
         return f"all over{share}" if count < total else "all elements"
     return "only at " + ", ".join(said) + share
@@ -38,10 +38,6 @@ def _indices(hit: Tensor, n: int) -> str:
             return f"{which}, the last {len(hit)} of {n}"
         return f"{which}, the first {len(hit)} of {n}" if first == 0 else f"{which} of {n}"
     return f"{len(hit)} of {n} indices, {first} the first of them"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
 
 
 def likeness(

@@ -17,17 +17,18 @@ and 14; Johansson, Arb: efficient arbitrary-precision midpoint-radius interval a
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import partial, partialmethod
 from operator import methodcaller
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from flint import acb, acb_series, arb, arb_series
 
+from backprop_rules.rule import within
+
 Ball = Any  # arb or acb: FLINT comes without types
-T = TypeVar("T")
 OfBall = Callable[[Ball], Ball]
 
 ZERO, ONE = arb(0), arb(1)
@@ -325,16 +326,6 @@ CAREFUL: dict[Any, Callable[..., Any]] = {
 
 # The tape of the definition that runs, for numbers that are made of nothing.
 _running: ContextVar[list[Number] | None] = ContextVar("running", default=None)
-
-
-@contextmanager
-def within(variable: ContextVar[T], value: T) -> Iterator[None]:
-    """Until the end of the block, let the variable have this value."""
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
 
 
 def on_tape(tape: list[Number]) -> AbstractContextManager[None]:

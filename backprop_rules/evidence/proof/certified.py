@@ -29,10 +29,9 @@ from backprop_rules.evidence.proof.balls import (
     on_tape,
     outputs,
     pull_back,
-    within,
 )
 from backprop_rules.evidence.proof.translate import definition_of
-from backprop_rules.rule import Rule
+from backprop_rules.rule import Rule, within
 
 BITS = 128  # where the search for enough bits begins
 MANY = 1 << 20  # numbers, of which an object is made for each: some seconds

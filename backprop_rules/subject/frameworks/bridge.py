@@ -36,12 +36,10 @@ class Bridge:
     code: str  # of an array, made of a tensor named {}: for a counterexample that can be pasted
     imports: str = ""  # what that needs
     followed: Callable[[Function], Function] = _unfollowed  # the function as one of torch's operations on tensors
-    prepared: Callable[[Function, bool], Function] = lambda f, whole: (
-        f
-    )  # before it is called: compiled in one piece, if so asked
-    around: Callable[[Sequence[Any]], AbstractContextManager[Any]] = lambda given: (
-        nullcontext()
-    )  # each call, with these tensors
+    # Before it is called: compiled in one piece, if so asked.
+    prepared: Callable[[Function, bool], Function] = lambda f, whole: f
+    # Around each call, with these tensors.
+    around: Callable[[Sequence[Any]], AbstractContextManager[Any]] = lambda given: nullcontext()
     compiles: bool = False  # each operation anew for each shape and dtype, so that few shapes are asked
     flushes: bool = False  # subnormal numbers to zero
 
