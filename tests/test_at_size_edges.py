@@ -243,11 +243,11 @@ def test_of_what_storing_alone_takes_to_zero_nothing_is_asked(monkeypatch):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("weight", [None, (1 + numbers(5).abs())], ids=["", "weighted"])
+@pytest.mark.parametrize("target", [[0, 4, 2, 3, 2, 1], [2] * 6], ids=["", "of one class"])
 @pytest.mark.parametrize("ignored", [-100, 2])
-def test_the_gradient_of_a_likelihood_lies_at_its_targets(reduction, weight, ignored):
+def test_the_gradient_of_a_likelihood_lies_at_its_targets(reduction, weight, ignored, target):
     def likelihood(x):
-        target = torch.tensor([0, 4, 2, 3, 2, 1])
-        return F.nll_loss(x, target, weight, reduction=reduction, ignore_index=ignored)
+        return F.nll_loss(x, torch.tensor(target), weight, reduction=reduction, ignore_index=ignored)
 
     x = numbers(6, 5).requires_grad_()
     y = likelihood(x)
@@ -257,3 +257,67 @@ def test_the_gradient_of_a_likelihood_lies_at_its_targets(reduction, weight, ign
     assert enclosed.contains(grad_x).all()
     assert not enclosed.contains(grad_x * (1 + 2.0**-18))[grad_x != 0].any()
     assert not enclosed.radius[grad_x == 0].any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_torchs_own_quotient_of_a_likelihood_is_kept_in_float16(seed):
+    target, weight = torch.randint(5, (9,), generator=torch.Generator().manual_seed(seed)), numbers(5).abs() + 0.1
+
+    def likelihood(x):
+        return F.nll_loss(x, target, weight.to(x))
+
+    weight = weight.half()
+    x = numbers(9, 5, seed=seed).half().requires_grad_()
+    y = likelihood(x)
+    grad_y = numbers(*y.shape, seed=seed + 1).half()
+    (grad_x,) = torch.autograd.grad(y, x, grad_y)
+    assert enclose(likelihood, (x.detach(),), grad_y=grad_y, precision="eager").contains(grad_x).all()
+
+
+def test_one_element_far_off_is_seen_in_a_gradient_of_which_most_are_blind():
+    """It is not blind itself; slope and mean are made up for by the others, well inside of their allowances."""
+    weights = [(numbers(512, 512, seed=k) / 512**0.5).bfloat16() for k in range(3)]
+
+    def product(b, w1, w2, w3):
+        return w3 @ (w2 @ (w1 @ b))
+
+    b, grad_y = numbers(512, 1, seed=4).bfloat16(), numbers(512, 1, seed=5).bfloat16()
+    enclosed = enclose(product, (b, *weights), grad_y=grad_y)
+    rights, held = [one.truth.bfloat16() for one in enclosed], enclosed[0]
+    truth, radius = held.truth.reshape(-1), held.radius.reshape(-1)
+    assert held.blind > 0.5
+    k = int(((truth.abs() > radius) * radius).argmax())
+    off, others, ones = torch.zeros_like(truth), torch.ones_like(truth), torch.ones_like(truth)
+    off[k], others[k] = -truth[k].sign() * 0.9 * radius[k], 0
+    asked = torch.stack([truth, ones])
+    spread = torch.stack([truth * others, others], 1)
+    off += spread @ torch.linalg.solve(asked @ spread, -(asked @ off))
+    assert float(((off * others).abs() / radius).max()) < 0.1
+    assert enclosed.agreement(rights, blind="allow").right
+    found = enclosed.agreement([(truth + off).bfloat16().reshape(512, 1), *rights[1:]], blind="allow")
+    assert found.systematic.found.sum.element == (k, 0)
+
+
+def test_elements_that_are_zero_do_not_make_a_blind_gradient_seen():
+    """Of 256 elements 26 are not 0, and of these roundings say nothing."""
+    a, b = ((numbers(256, seed=k).abs() + 1).bfloat16().double() for k in (0, 1))
+    few = torch.where(torch.arange(256) < 26, 2.0**-10, 0.0).double()
+
+    def cancelling(x):
+        return (x * a) * b - (x * b) * a + x * few
+
+    x, grad_y = numbers(256, seed=2).bfloat16(), numbers(256, seed=3).bfloat16()
+    enclosed = enclose(cancelling, (x,), grad_y=grad_y, precision="eager")
+    for got in (enclosed.truth, torch.zeros(256), -enclosed.truth):
+        assert not enclosed.agreement(got.bfloat16()).right
+
+
+def test_a_truth_beyond_float16_leaves_the_other_elements_their_questions():
+    x, w, grad_y = numbers(4096, 64).half(), numbers(64, seed=1).half(), numbers(4096, seed=2).half()
+    x[0, 0], grad_y[0] = 6e4, 3
+    enclosed = enclose(lambda x, w: x @ w, (x, w), grad_y=grad_y)
+    of_x, of_w = (one.truth for one in enclosed)
+    assert of_w[0] > torch.finfo(torch.float16).max
+    wrong = torch.where(torch.arange(64) > 0, of_w * 1.01, of_w)
+    assert enclosed.agreement([of_x.half(), of_w.half()]).right
+    assert not enclosed.agreement([of_x.half(), wrong.half()]).right

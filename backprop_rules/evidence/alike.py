@@ -17,7 +17,7 @@ class Alike:
         self._pushed = half_an_ulp(x, dtype) * mantissa.sign()
         found, self._which = torch.unique(mantissa.abs().reshape(-1), return_inverse=True)
         self._count = found.numel()
-        self._known = x.to(dtype).to(x) - x
+        self._known = stored_by(x, dtype)
 
     def bias(self, sensitivity: Tensor) -> float:
         """Return |sum(s (rounded x - x))|: numbers that lie close together, or below the smallest, round one way."""
@@ -28,6 +28,11 @@ class Alike:
         pushed = (sensitivity * self._pushed).reshape(-1)
         sums = torch.zeros(self._count, dtype=pushed.dtype, device=pushed.device)
         return float(sums.index_add_(0, self._which, pushed).square().sum())
+
+
+def stored_by(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return by how much rounding to a dtype changes numbers; 0 of what overflows there, of which elements tell."""
+    return (x.to(dtype).to(x) - x).nan_to_num_(0.0, 0.0, 0.0)
 
 
 def half_an_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -15,7 +15,7 @@ from backprop_rules.domain import precision
 from backprop_rules.evidence import at_size
 from backprop_rules.evidence.alike import Alike, half_an_ulp
 from backprop_rules.evidence.allowance import moves
-from backprop_rules.evidence.allowance.declared import KEPT_NARROW, SUMS_NARROW, Declared, kept_narrow
+from backprop_rules.evidence.allowance.declared import KEPT_NARROW, SUMS_NARROW, Declared
 from backprop_rules.evidence.allowance.mode import FORMULAS
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
@@ -293,7 +293,7 @@ class Sensitivities:
         mode = _InOrder(replace(self._declared, kept=kept, operands=None))
         error = mode._radius_of(step.func, result, args, step.named)
         if packet in KEPT_NARROW and self._declared.kept is None and step.own in NARROW:
-            error = plus(error, kept_narrow(args, step.own))
+            error = plus(error, KEPT_NARROW[packet](args, result, step.own))
         return error
 
     def _of_operands(self, by_step: dict[int, list[Tensor | None]]) -> Reach:

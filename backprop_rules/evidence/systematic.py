@@ -25,11 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.alike import half_an_ulp
+from backprop_rules.evidence.alike import half_an_ulp, stored_by
 from backprop_rules.evidence.allowance.blocks import blocks
-from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.allowance.precision import Precision
-from backprop_rules.evidence.allowance.units import NARROW, unit
+from backprop_rules.evidence.allowance.units import NARROW, lost_in, unit
 from backprop_rules.evidence.at_size import AtSize, Held, Question
 from backprop_rules.evidence.sensitivity import Sensitivities
 from backprop_rules.strategies.values import numbers_from
@@ -178,9 +177,9 @@ def _blind(found: Sequence[Off], held: AtSize, unseen: dict[int, "_Unseen"]) -> 
 
 @dataclass(frozen=True, eq=False)
 class _Unseen:
-    """Of a gradient the elements whose worst case holds 0: `lost` of `total` when they are stored, and the `open` ones.
+    """Of a gradient's elements whose worst case holds 0, of `total` that are not 0: `lost` by storing, or still `open`.
 
-    `wide` has those of which the worst case is not for the most part the storing of the result.
+    `wide` has those of all whose worst case is not for the most part the storing of the result.
     """
 
     open: Tensor
@@ -190,7 +189,7 @@ class _Unseen:
 
     def share(self, reached: float) -> float:
         """Return the share of elements at which 0 is reached, if it is at that share of the open ones."""
-        return (self.lost + reached * int(self.open.count_nonzero())) / self.total
+        return (self.lost + reached * int(self.open.count_nonzero())) / max(1, self.total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +260,7 @@ class _Table:
             half = half_an_ulp(t, self.got.dtype)
             torch.mul(size, half, out=terms[5]).square_()
             torch.mul(half, half, out=terms[6])
-            torch.sub(t.to(self.got.dtype), t, out=terms[8])
+            terms[8] = stored_by(t, self.got.dtype)
             torch.mul(t, terms[8], out=terms[7])
         return terms
 
@@ -281,7 +280,9 @@ class _Table:
         says[0] = True  # the whole is the first of the axes
         slope, mean = _ratio(along, squares) * says, off / count
         reach_of_slope = explained + _ratio(along_stored.abs() + deviations * by_own.sqrt(), squares)
-        reach_of_mean = explained * sizes[0] / count[0] + (stored.abs() + deviations * by_halves.sqrt()) / count
+        # Pushes of both signs may cancel where digits are equal: as far as either of the two, and no farther, reaches.
+        by_storing = torch.maximum(stored.abs(), deviations * by_halves.sqrt())
+        reach_of_mean = explained * sizes[0] / count[0] + by_storing / count
         yield from self._chosen(Of.SLOPE, slope, reach_of_slope * (not every))
         yield from self._chosen(Of.MEAN, mean, reach_of_mean * (not every))
 
@@ -293,9 +294,9 @@ class _Table:
         for block in self.held.parts:
             t, radius = self.truth[block], self.held.radius[block]
             reaches, stored = (t != 0) & (t.abs() <= radius), half_an_ulp(t, self.got.dtype)
-            total += int(((t != 0) | ~(radius <= UNDERFLOWS)).count_nonzero())
+            total += int(t.count_nonzero())
             still[block] = reaches & (stored < t.abs())
-            wide[block] = reaches & (radius > 2 * stored)
+            wide[block] = radius > 2 * lost_in(self.got.dtype, t.abs())
             lost += int((reaches & (stored >= t.abs())).count_nonzero())
         return _Unseen(still, wide, lost, total)
 

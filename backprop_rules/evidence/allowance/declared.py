@@ -25,9 +25,8 @@ from backprop_rules.subject.ambient import F64, inexact, tensors_in
 
 aten = torch.ops.aten
 
-# What torch's own kernels for the CPU keep in a narrow dtype on the way, where others keep float32: the sum of the
-# exponentials and its logarithm; the sums of the weight's and the bias's gradient, and those of overlapping windows.
-KEPT_NARROW = (aten._log_softmax,)
+# What torch's own kernels for the CPU keep in a narrow dtype on the way, where others keep float32: besides what stands
+# in `KEPT_NARROW` the sums of the weight's and the bias's gradient, and those of overlapping windows.
 SUMS_NARROW = (aten.native_layer_norm_backward, aten.max_pool2d_with_indices_backward)
 
 
@@ -113,8 +112,8 @@ class Declared(RunningError):
             radius = super()._radius_of(func, result, args, named)
         finally:
             self._sums_in = None
-        besides = kept_narrow(args, own) if func.overloadpacket in KEPT_NARROW else None
-        return self.settled(result, plus(radius, besides)) if besides else radius
+        besides = KEPT_NARROW.get(func.overloadpacket)
+        return radius if besides is None else self.settled(result, plus(radius, besides(args, result, own)))
 
     def _special(self, result: Tensor, radius: Tensor, total: float) -> Tensor | None:
         """Return a radius: an infinity in float64 is the reference's own, as in a mask, and is exact."""
@@ -223,10 +222,23 @@ class Declared(RunningError):
         return y
 
 
-def kept_narrow(args: Any, dtype: torch.dtype) -> float:
+def _narrow_logarithm(args: Any, result: Tensor, dtype: torch.dtype) -> float:
     """Return how far a log softmax is off by its sum, of at most n, that is kept narrow, and its logarithm."""
     u, count = unit(dtype).u, args[0].shape[args[1]] if args[0].ndim else 1
     return u * (1 + 2 * u) * (1 + math.log(max(1, count)))
+
+
+def _narrow_quotient(args: Any, result: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return how far a likelihood's gradient is off by the cotangent over the sum of weights, that is kept narrow."""
+    weight, used = args[3], unit(dtype)
+    largest = 1.0 if weight is None else float(weight.abs().max())
+    lost = (result.abs() * (used.u * (1 + 2 * used.u))).clamp_min_(used.tiny * max(1.0, largest))
+    return torch.where(result == 0, 0.0, lost)
+
+
+KEPT_NARROW: dict[Any, Callable[[Any, Tensor, torch.dtype], Any]] = {
+    aten._log_softmax: _narrow_logarithm, aten.nll_loss_backward: _narrow_quotient,
+}  # fmt: skip
 
 
 class _Cast(torch.autograd.Function):

@@ -160,7 +160,7 @@ def softplus(a: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
 def nll_loss(a: Tensor, target: Tensor, weight: Any, reduction: int, ignored: int) -> tuple[Tensor, Tensor]:
     """The negative entries of the targets, weighted, none of those ignored; and the sum of their weights."""
     rows = a if a.ndim > 1 else a.unsqueeze(0)
-    index, chosen = _targets(rows, target, weight, ignored)
+    index, _, chosen = _targets(rows, target, weight, ignored)
     losses = -rows.gather(1, index) * chosen
     if reduction == 0:
         return losses.reshape(target.shape), torch.zeros_like(losses[0, 0])
@@ -168,13 +168,13 @@ def nll_loss(a: Tensor, target: Tensor, weight: Any, reduction: int, ignored: in
     return losses.sum() / total if reduction == 1 else losses.sum(), total
 
 
-def _targets(rows: Tensor, target: Tensor, weight: Any, ignored: int) -> tuple[Tensor, Tensor]:
-    """Return the column of each row's target, and its weight: 0 of one that is ignored."""
+def _targets(rows: Tensor, target: Tensor, weight: Any, ignored: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the column of each row's target, whether it counts, and its weight: 0 of one that is ignored."""
     index = target.reshape(-1, 1)
     counts = index != ignored
     index = torch.where(counts, index, 0)
     weights = torch.ones_like(rows[:1]) if weight is None else weight.reshape(1, -1)
-    return index, torch.where(counts, weights.expand(rows.shape).gather(1, index), 0.0)
+    return index, counts, torch.where(counts, weights.expand(rows.shape).gather(1, index), 0.0)
 
 
 def nll_loss_backward(
@@ -182,9 +182,9 @@ def nll_loss_backward(
 ) -> Tensor:
     """The cotangent at the targets, times their negative weights, of a mean over the sum of these; 0 elsewhere."""
     rows = a if a.ndim > 1 else a.unsqueeze(0)
-    index, chosen = _targets(rows, target, weight, ignored)
+    index, counts, chosen = _targets(rows, target, weight, ignored)
     one = grad / total if reduction == 1 else grad.reshape(-1, 1)
-    return torch.zeros_like(rows).scatter(1, index, -one * chosen).reshape(a.shape)
+    return torch.zeros_like(rows).scatter(1, index, torch.where(counts, -one * chosen, 0.0)).reshape(a.shape)
 
 
 def whole_power(x: Tensor, exponent: Any) -> Tensor:

@@ -97,7 +97,7 @@ class DeclaredOperation(Operation):
             return radius
         grown = (1 + factor * (1 + here)) * (UP + terms * 2.0**-51) * UP
         radius = torch.add(radius, torch.as_tensor(varies), alpha=grown)
-        return radius + LOST[self.flushes] if self.dtype == F64 else radius
+        return radius + (1 + bool(terms)) * LOST[self.flushes] if self.dtype == F64 else radius
 
     def unless_infinite(self, error: Tensor) -> Tensor:
         """Return the error of a sum: in float64 a sum is finite where the sizes of its terms are."""
