@@ -36,7 +36,7 @@ from backprop_rules.subject.ambient import F32
 
 # How often a right gradient is called off, in a whole run, by what is random in roundings.
 FALSE_ALARMS = 1e-12
-TERMS = 9  # of `_Table`
+TERMS = 10  # of `_Table`
 # Above this share of elements that may be 0 as well, nothing was proved of a gradient: of most of it.
 BLIND = 0.5
 # Slices whose reach is computed, those that stand out most: a reverse pass each.
@@ -131,7 +131,7 @@ def systematic(
     whole = sum(one.axis is None for _, one, _ in standing_out)
     asked = standing_out[: None if every else whole + ASKED]
     chosen = [(one, answer) for _, one, answer in asked]
-    unseen = {table.leaf: table.unseen for table in tables if table.held.blind > BLIND}
+    unseen = {table.leaf: table.unseen(deviations) for table in tables if table.held.blind > BLIND}
     chosen += [pair for table in tables if table.leaf in unseen for pair in table.elements(unseen[table.leaf])]
     answers = Systematic({table.leaf: 1 + table.whole for table in tables}, None, questions)
     if not chosen:
@@ -179,7 +179,7 @@ def _blind(found: Sequence[Off], held: AtSize, unseen: dict[int, "_Unseen"]) -> 
 class _Unseen:
     """Of a gradient's elements whose worst case holds 0, of `total` that are not 0: `lost` by storing, or still `open`.
 
-    `wide` has those of all whose worst case is not for the most part the storing of the result.
+    `wide` has those of all that are farther off than storing reaches, which is not the most of their worst case.
     """
 
     open: Tensor
@@ -245,9 +245,9 @@ class _Table:
         return found
 
     def _terms(self, block: tuple[slice, ...]) -> Tensor:
-        """Return t^2, t (got - t), got - t, |t|, |t| radius; of narrow ones (t h)^2, h^2, t (s - t), s - t.
+        """Return t^2, t (got - t), got - t, |t|, |t| radius; of narrow ones (t h)^2, h^2, t (s - t), s - t, +-h.
 
-        Here h is half an ulp, and s is t as it is stored.
+        Here h is half an ulp, with the sign of t in the last, and s is t as it is stored.
         """
         t, off, radius = self.truth[block], self.off[block], self.held.radius[block].nan_to_num(0.0)  # inf: the largest
         terms, size = t.new_zeros(TERMS, *t.shape), t.abs()
@@ -262,6 +262,7 @@ class _Table:
             torch.mul(half, half, out=terms[6])
             terms[8] = stored_by(t, self.got.dtype)
             torch.mul(t, terms[8], out=terms[7])
+            torch.mul(half, t.sign(), out=terms[9])
         return terms
 
     @property
@@ -273,22 +274,23 @@ class _Table:
         """Yield what the rounding of the result and the common roundings do not explain, and by how many times."""
         explained = self.common + (0.0 if self.got.dtype in NARROW else unit(self.got.dtype).u)
         sums = torch.cat(list(self.sums.values()), 1)
-        squares, along, off, sizes, worst, by_own, by_halves, along_stored, stored = sums
+        squares, along, off, sizes, worst, by_own, by_halves, along_stored, stored, pushed = sums
         count = torch.cat([s.new_full(s.shape[1:], self.truth.numel() / s.shape[1]) for s in self.sums.values()])
         # A slice in which the worst case holds 0 is not asked for its slope: the whole and single elements are.
         says = worst < squares
         says[0] = True  # the whole is the first of the axes
         slope, mean = _ratio(along, squares) * says, off / count
         reach_of_slope = explained + _ratio(along_stored.abs() + deviations * by_own.sqrt(), squares)
-        # Pushes of both signs may cancel where digits are equal: as far as either of the two, and no farther, reaches.
-        by_storing = torch.maximum(stored.abs(), deviations * by_halves.sqrt())
+        # Pushes of both signs may cancel where digits are equal; what does not is shared by at most so many numbers.
+        at_least = stored.abs() + deviations * pushed.abs() / count.sqrt()
+        by_storing = torch.maximum(at_least, deviations * by_halves.sqrt())
         reach_of_mean = explained * sizes[0] / count[0] + by_storing / count
         yield from self._chosen(Of.SLOPE, slope, reach_of_slope * (not every))
         yield from self._chosen(Of.MEAN, mean, reach_of_mean * (not every))
 
-    @property
-    def unseen(self) -> _Unseen:
-        """The elements whose worst case holds 0."""
+    def unseen(self, deviations: float) -> _Unseen:
+        """Return the elements whose worst case holds 0, and those that are farther off than storing alone reaches."""
+        likely = deviations if self.got.dtype in NARROW else 1.0
         still, wide = (torch.zeros_like(self.truth, dtype=torch.bool) for _ in range(2))
         lost = total = 0
         for block in self.held.parts:
@@ -296,7 +298,7 @@ class _Table:
             reaches, stored = (t != 0) & (t.abs() <= radius), half_an_ulp(t, self.got.dtype)
             total += int(t.count_nonzero())
             still[block] = reaches & (stored < t.abs())
-            wide[block] = radius > 2 * lost_in(self.got.dtype, t.abs())
+            wide[block] = (radius > 2 * lost_in(self.got.dtype, t.abs())) & (self.off[block].abs() > likely * stored)
             lost += int((reaches & (stored >= t.abs())).count_nonzero())
         return _Unseen(still, wide, lost, total)
 
