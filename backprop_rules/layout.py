@@ -18,12 +18,17 @@ def transposed(x: Tensor) -> Tensor:
 
 
 def sliced(x: Tensor) -> Tensor:
-    """Return x's values as every second element, from an offset, of a buffer that is NaN, or far out, elsewhere."""
+    """Return x's values as every second element of the rows of a buffer that is NaN, or far out, elsewhere.
+
+    Each axis starts at an offset, so that no two of them are one by their strides.
+    """
     inexact = x.is_floating_point() or x.is_complex()
     gap = math.nan if inexact else True if x.dtype is torch.bool else torch.iinfo(x.dtype).max
-    buffer = x.new_full([2 * n + 1 for n in x.shape] or [2], gap)
-    view = buffer[(slice(1, None, 2),) * x.ndim] if x.ndim else buffer[1]
-    return view.copy_(x)
+    if not x.ndim:
+        return x.new_full([2], gap)[1].copy_(x)
+    *rows, row = x.shape
+    buffer = x.new_full([*(n + 1 for n in rows), 2 * row + 1], gap)
+    return buffer[(*(slice(1, None) for _ in rows), slice(1, None, 2))].copy_(x)
 
 
 def expanded_axes(shape: Sequence[int], axis: int) -> tuple[int, ...]:

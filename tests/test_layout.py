@@ -46,3 +46,10 @@ def test_nan_and_infinity_have_code_that_makes_them_again():
 
 def test_many_zeros_are_not_written_out():
     assert layout.code(torch.zeros(5, 5)) == "torch.zeros((5, 5), dtype=torch.float32)"
+
+
+def test_a_sliced_tensor_is_a_small_part_larger_and_no_two_of_its_axes_are_one():
+    x = layout.sliced(torch.ones(8, 8, 8, 8))
+    assert x.untyped_storage().nbytes() < 4 * x.numel() * x.element_size()
+    pairs = zip(x.stride(), x.stride()[1:], x.shape[1:], strict=False)
+    assert all(outer != inner * n for outer, inner, n in pairs)

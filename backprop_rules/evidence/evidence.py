@@ -58,7 +58,8 @@ class Evidence:
     def relaid(self, point: Point) -> "Evidence":
         """Return the evidence of a point that has the values of this one in another layout: the truth is the same."""
         other = Evidence(self.subject, point, self.pair)
-        other.__dict__.update((name, self.__dict__[name]) for name in ("run", "low_run") if name in self.__dict__)
+        known = ("run", "low_run", "low_user")  # what is lost in rounding is asked of the numbers, not of their layout
+        other.__dict__.update((name, self.__dict__[name]) for name in known if name in self.__dict__)
         return other
 
     @cached_property

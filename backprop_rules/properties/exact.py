@@ -73,12 +73,8 @@ def is_right_to_the_bit(evidence: Evidence) -> Iterator[Finding]:
     What is off in the higher precision as well, by half of float32's digits, is no rounding, and wrong; what is off in
     the own dtypes alone may be another form of the gradient, which rounds there: that is noted.
     """
-    subject, point = evidence.subject, evidence.point
-    own = tuple(recast(x, e.dtype) if inexact(x) else x for x, e in zip(point.leaves, subject.example, strict=True))
-    try:
-        grads = tuple(map(cast_like, point.grads, evidence.function.y(own, None)))
-        got = subject.backward(evidence.function, grads, None, own, None, whole=True)
-    except (NoPoint, Raised, Misfit):
+    subject, point, got = evidence.subject, evidence.point, _in_the_own_dtypes(evidence)
+    if got is None:
         return  # which is told elsewhere
     for i in subject.floats:
         truth, wide, g = evidence.gradients_here[i], evidence.user[i], got[i]
@@ -89,3 +85,16 @@ def is_right_to_the_bit(evidence: Evidence) -> Iterator[Finding]:
             off = largest(wide.to(truth.dtype) - truth) >= 2.0 ** (-precision(F32) / 2) * largest(truth)
             kind = Kind.VALUE if off else Kind.BITS
             yield unequal(kind, point, i, truth, g, apart != 0, against=(EXACTLY,), dtype=g.dtype)
+
+
+def _in_the_own_dtypes(evidence: Evidence) -> Sequence[Any] | None:
+    """Return what the backward returns in the example's own dtypes, None where it raises."""
+    subject, point = evidence.subject, evidence.point
+    own = tuple(recast(x, e.dtype) if inexact(x) else x for x, e in zip(point.leaves, subject.example, strict=True))
+    try:
+        grads = tuple(map(cast_like, point.grads, evidence.function.y(own, None)))
+        if all(x.dtype is evidence.pair.low for x in (*own, *grads) if inexact(x)):
+            return evidence.low_user  # which was asked already
+        return subject.backward(evidence.function, grads, None, own, None, whole=True)
+    except (NoPoint, Raised, Misfit):
+        return None
