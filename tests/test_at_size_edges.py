@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from real_sizes import KERNELS, WRONG, stored
+from tolerances import shares
 
 from backprop_rules import InputError
 from backprop_rules.evidence import systematic
@@ -321,3 +322,11 @@ def test_a_truth_beyond_float16_leaves_the_other_elements_their_questions():
     wrong = torch.where(torch.arange(64) > 0, of_w * 1.01, of_w)
     assert enclosed.agreement([of_x.half(), of_w.half()]).right
     assert not enclosed.agreement([of_x.half(), wrong.half()]).right
+
+
+@pytest.mark.parametrize("kernel", KERNELS[2:4], ids=lambda k: k.name)
+def test_the_shares_of_a_radius_make_up_all_of_it(kernel):
+    primals = kernel.primals(torch.bfloat16, large=False)
+    found = shares(kernel, primals, kernel.cotangent(primals))["shares"]
+    assert sum(found) == pytest.approx(1)  # storing, sums, and what is rounded before
+    assert found[0] == max(found)

@@ -49,7 +49,8 @@ relu: wrong.
     got       0.0
     against   certified, torch's own gradient agrees
     right     shape, dtype and device
-    likely    the cotangent is clamped at zero where it should be masked by the input (the pre-activation)
+    likely    the cotangent is clamped at 0 where `relu` (forward) should mask it by its input (the pre-activation)
+    seen at   `grad_y.clamp(min=0)` (backward, line 21), where the gradient by `x` should come out
 The smallest counterexample found:
     import torch
     x = torch.tensor(1.0, dtype=torch.float64)
@@ -273,18 +274,51 @@ def summed_over_every_axis(grad_y, y, x):
     return y * (grad_y - (grad_y * y).sum())
 
 
+def ignoring(grad_y, x, w, b):
+    ones = torch.ones_like(grad_y)
+    return ones @ w, ones.mT @ x, ones.sum(0)
+
+
+def scanned(a, x):
+    kept = [x[0]]
+    for t in range(1, len(x)):
+        kept.append(a[t] * kept[-1] + x[t])
+    return torch.stack(kept)
+
+
+def scanned_back(grad_y, a, x):
+    kept, back = scanned(a, x), [grad_y[-1]]
+    of_a = [torch.zeros_like(grad_y[-1])]
+    for t in range(len(x) - 1, 0, -1):
+        of_a.insert(1, back[0] * kept[t - 1])
+        back.insert(0, grad_y[t - 1] + a[t] * back[0])
+    return torch.stack(of_a), torch.stack(back)
+
+
 NAMED = {
     "a layer norm without its mean term": (
         without_its_mean_term,
         lambda x: functional.layer_norm(x, x.shape[-1:]),
         (torch.randn(4, 5),),
-        "mean held constant",
+        "constant",
     ),
     "a softmax with the sum over every axis": (
         summed_over_every_axis,
         lambda x: x.softmax(-1),
         (torch.randn(4, 5),),
-        "sum over every axis",
+        "axis",
+    ),
+    "a linear layer that ignores its cotangent": (
+        ignoring,
+        functional.linear,
+        (torch.randn(4, 5), torch.randn(3, 5), torch.randn(3)),
+        "cotangent ignored",
+    ),
+    "a recurrence without conjugates": (
+        scanned_back,
+        scanned,
+        (torch.randn(4, 2, dtype=torch.complex64), torch.randn(4, 2, dtype=torch.complex64)),
+        "missing conjugate",
     ),
     "two gradients in the wrong order": (
         lambda grad_y, x, w: (x.T @ grad_y, grad_y @ w.T),

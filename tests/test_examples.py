@@ -42,4 +42,4 @@ def test_the_wrong_version_is_caught_and_named(name):
 
 def test_the_documents_wrong_line_is_named():
     report = loaded("two_layer_network").LINE()
-    assert "clamped at zero where it should be masked by the input (the pre-activation)" in str(report)
+    assert "clamped at 0 where `relu` (forward) should mask it by its input (the pre-activation)" in str(report)

@@ -21,8 +21,9 @@ from backprop_rules.teaching.explain import explained
 from backprop_rules.teaching.indices import Names, general, written
 from backprop_rules.teaching.sections import derivation, kinks, one_element, special, worked
 from backprop_rules.teaching.symbols import exactly
+from backprop_rules.teaching.taught import TAUGHT
 from backprop_rules.teaching.told import TEXTS, Words
-from backprop_rules.teaching.usual import KNOWN, usual
+from backprop_rules.teaching.usual import usual
 from backprop_rules.teaching.written_out import WrittenOut
 
 ENGLISH = Words("en")
@@ -268,7 +269,7 @@ def test_all_that_the_catalogue_and_the_bank_say_is_there_in_chinese():
     }
     assert {text for text in words if text not in TEXTS["kinks"]} == {"x = min = max", "x < min = max"}
     assert {*TEXTS["kinks"]} <= {text for c in conventions for text in (c.at, c.value)}
-    assert TEXTS["mistakes"].keys() == TEXTS["usual"].keys() <= {known.name for known in KNOWN}
+    assert TEXTS["mistakes"].keys() == TEXTS["usual"].keys() <= {known.name for known in TAUGHT}
 
 
 @every_rule

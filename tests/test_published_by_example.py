@@ -38,7 +38,7 @@ NAMES = {
     "gather": ("last path only",),
     "prod": ("not finite",),
     "cross_entropy": ("factor 2/3",),
-    "layer_norm": ("statistics held constant",),
+    "layer_norm": ("constant",),
     "var": ("correction ignored",),
     "norm": ("not finite",),
 }

@@ -124,7 +124,7 @@ def shares(kernel: Kernel, primals, grad_y) -> dict:
     found = torch.zeros(3, dtype=torch.float64)
     for one, other in zip(whole.every, without.every, strict=True):
         said = (one.radius > 0) & one.radius.isfinite() & other.radius.isfinite()
-        storage = torch.minimum(lost_in(one.held.dtype, one.truth.abs()), other.radius)[said] / one.radius[said]
+        storage = torch.minimum(lost_in(one.dtype, one.truth.abs()), other.radius)[said] / one.radius[said]
         sums = 1 - (other.radius[said] / one.radius[said]).clamp(0, 1)
         of_one = torch.stack([storage.mean(), sums.mean(), (1 - storage - sums).clamp(0, 1).mean()])
         found += of_one.nan_to_num(0.0) / len(whole)

@@ -1,4 +1,4 @@
-"""The bank of mistakes: what a backward returns that does one thing otherwise than the right one.
+"""The bank of mistakes: what a backward returns that does one thing otherwise, where surgery on forward cannot say so.
 
 Each mistake predicts, at a point and for one primal, what it would return there; None where it is no mistake, or cannot
 be made. A prediction is formed from the right rule alone, so that it serves twice: to name a mistake, by matching what
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from backprop_rules.diagnosis.mistake import Case, Family, Known
 from backprop_rules.domain import kinds_of
@@ -51,88 +50,10 @@ def _equal(y: Tensor, other: Tensor) -> bool:
     )
 
 
-# Factors.
-
-mistake("sign", "the sign is wrong: exactly -1 × the right one", Family.FACTOR)(lambda c: -c.right)
-mistake("factor 2", "exactly 2 × the right one", Family.FACTOR)(lambda c: c.right * 2)
-mistake("factor 1/2", "exactly 1/2 × the right one: a factor 2 is missing", Family.FACTOR)(lambda c: c.right * 0.5)
-mistake("zero", "it is zero everywhere", Family.FACTOR)(lambda c: torch.zeros_like(c.right))
-
-
-# The cotangent: ignored, applied twice, masked, or read as it does not lie.
-
-
-@mistake(
-    "masked by the cotangent",
-    "the cotangent is clamped at zero where it should be masked by the input (the pre-activation)",
-)
-def _(c: Case) -> Tensor | None:
-    if c.g.is_complex() or not _elementwise(c) or len(c.call.given) != 1:
-        return None
-    if not ((c.right == c.g) | (c.right == 0)).all():  # a mask passes the cotangent of some elements alone
-        return None
-    elsewhere = c.at(-c.x), c.at(torch.ones_like(c.x))  # of a primal that is zero, the negative is no other
-    masks = any(t is not None and bool(((t == c.g) & (c.g != 0)).any()) for t in (c.right, *elsewhere))
-    return c.g.clamp(min=0) if masks else None
-
-
-class _Clamped(torch.autograd.Function):
-    """Whatever was computed, with a cotangent that is clamped at zero on its way back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        return y.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, None]:
-        return grad_y.clamp(min=0), None
-
-
-MASKS = {
-    torch.relu, Tensor.relu, torch.nn.functional.relu, torch.clamp, Tensor.clamp, torch.clamp_min, Tensor.clamp_min,
-}  # fmt: skip
-
-
-class _Mistaken(TorchFunctionMode):
-    """Gives every mask inside of a function the backward that clamps the cotangent."""
-
-    used = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        if func not in MASKS:
-            return found
-        self.used = True
-        return _Clamped.apply(args[0], found.detach())  # type: ignore[no-untyped-call]
-
-
-@mistake(
-    "masked by the cotangent",
-    "the cotangent is clamped at zero where it should be masked by the pre-activation, inside of the function",
-)
-def _(c: Case) -> Tensor | None:
-    if any(x.is_complex() for x in (c.g, *c.call.tensors)):
-        return None
-    with torch.enable_grad(), _Mistaken() as mode:
-        leaves = [x.detach().requires_grad_() for x in c.call.tensors]
-        y = c.call.forward(*c.call.placed(leaves))
-    if not mode.used or not y.requires_grad:
-        return None
-    found = torch.autograd.grad(y, leaves, c.g, materialize_grads=True)
-    return found[c.call.given.index(c.primal)]
-
+# The cotangent: passed on, or read as it does not lie.
 
 mistake("passed on unchanged", "the cotangent is passed on unchanged: no mask and no factor is applied to it")(
     lambda c: c.g.clone() if _elementwise(c) else None
-)
-mistake("cotangent ignored", "the cotangent is ignored: the result is that for a cotangent of ones")(
-    lambda c: c.gradient(torch.ones_like(c.g))
-)
-mistake("cotangent squared", "the cotangent is applied twice")(
-    lambda c: c.right * c.g if c.right.shape == c.g.shape else c.gradient(c.g * c.g)
-)
-mistake("first element of the cotangent", "only the first element of the cotangent is read")(
-    lambda c: c.gradient(torch.full_like(c.g, c.g.reshape(-1)[0].item()))
 )
 
 
@@ -146,12 +67,6 @@ def _(c: Case) -> Tensor | None:
     if not g.numel() or last >= g.untyped_storage().nbytes() // g.element_size():
         return None
     return c.gradient(g.as_strided(g.shape, strides, g.storage_offset()))
-
-
-@mistake("missing conjugate", "a conjugate is missing: the gradient of x y is the cotangent times y*")
-def _(c: Case) -> Tensor | None:
-    found = c.gradient(c.g.conj())
-    return found.conj().resolve_conj() if found is not None and c.x.is_complex() else None
 
 
 # Axes, and what is summed over them: paths that meet, broadcasting, statistics.
@@ -234,47 +149,6 @@ def _(c: Case) -> Tensor | None:
 def _(c: Case) -> Tensor | None:
     wide = _unreduced(c) if c.x.numel() else None
     return None if wide is None else c.right / max(1, wide.numel() // c.x.numel())
-
-
-def _layer_norm_without(c: Case, *terms: str) -> Tensor | None:
-    """The gradient of a layer norm without the terms that its mean, or its variance, brings."""
-    if c.primal or not c.x.ndim or not c.x.numel() or not _real_elementwise(c):
-        return None
-    weight, bias = (*c.call.primals[1:], None, None)[:2]
-    eps = c.call.params.get("eps", 1e-5)
-    if not _equal(torch.nn.functional.layer_norm(c.x, c.x.shape[-1:], weight, bias, eps), c.y):
-        return None
-    centred = c.x - c.x.mean(-1, keepdim=True)
-    scale = torch.rsqrt(c.x.var(-1, correction=0, keepdim=True) + eps)
-    normal, g = centred * scale, c.g if weight is None else c.g * weight
-    by_mean = 0 if "mean" in terms else g.mean(-1, keepdim=True)
-    by_variance = 0 if "variance" in terms else normal * (normal * g).mean(-1, keepdim=True)
-    return scale * (g - by_mean - by_variance)
-
-
-mistake("statistics held constant", "the mean and the variance are taken for constants")(
-    lambda c: _layer_norm_without(c, "mean", "variance")
-)
-mistake("mean held constant", "the mean is taken for a constant: its term is missing")(
-    lambda c: _layer_norm_without(c, "mean")
-)
-mistake("variance held constant", "the variance is taken for a constant: its term is missing")(
-    lambda c: _layer_norm_without(c, "variance")
-)
-
-# Functions along an axis, and their gradients with the sum over all axes in the place of that one.
-ALONG: tuple[tuple[Callable[[Tensor, int], Tensor], Callable[[Tensor, Tensor], Tensor]], ...] = (
-    (torch.softmax, lambda g, y: y * (g - (g * y).sum())),
-    (torch.log_softmax, lambda g, y: g - y.exp() * g.sum()),
-)
-
-
-@mistake("sum over every axis", "the sum inside of the gradient is taken over every axis, not along the given one")
-def _(c: Case) -> Tensor | None:
-    for function, gradient in ALONG if _real_elementwise(c) else ():
-        if any(_equal(function(c.x, dim), c.y) for dim in range(c.x.ndim)):
-            return gradient(c.g, c.y)
-    return None
 
 
 # Functions of one number each: at their ties, and where their derivative is evaluated.

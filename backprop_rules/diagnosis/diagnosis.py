@@ -208,9 +208,12 @@ def _matched(finding: Finding, points: Sequence[Call], others: Points) -> Mistak
         return _named(at_ties, seen, answers)
     if finding.kind is Kind.SUBGRADIENT:
         return _named(dict.fromkeys((*at_ties, *BANK)), seen, answers)
+    scaled, count = _by_factor(seen)
+    plain = [known for known in scaled if known.name in ("zero", "sign", "factor 2", "factor 1/2")]
     return (
-        _named(BANK, seen, answers)
-        or _by_factor(seen)
+        _named([*plain, *BANK], seen, answers)
+        or next(iter(scaled), None)
+        or count
         or _named(params_ignored(seen[0].case), seen, answers)
         or _by_nan(seen)
     )
@@ -255,13 +258,13 @@ def _distinct(found: Sequence[Known], seen: Sequence[_Seen]) -> list[Known]:
     return [known for k, known in enumerate(found) if k == 0 or not all(alike(known, s) for s in seen)]
 
 
-def _by_factor(seen: Sequence[_Seen]) -> Mistake | None:
-    """A factor that is a constant, or a number of elements."""
+def _by_factor(seen: Sequence[_Seen]) -> tuple[list[Known], Mistake | None]:
+    """Return the factor that is a constant, if there is one, and the one that is a number of elements."""
     seen = [s for s in seen if _says_something(s)]
     ratios = [ratio for s in seen if (ratio := _ratio(s)) is not None]
     if not seen or len(ratios) < len(seen):
-        return None
-    return _by_constant(seen, ratios) or _by_count(seen, ratios)
+        return [], None
+    return _by_constant(seen, ratios), _by_count(seen, ratios)
 
 
 def _says_something(s: _Seen) -> bool:
@@ -275,23 +278,25 @@ def _says_something(s: _Seen) -> bool:
 def _ratio(s: _Seen) -> float | None:
     """Return the number by which the right gradient was multiplied, None if there is no such number."""
     right = s.case.right
-    if right.shape != s.got.shape or right.is_complex() or not (right != 0).any():
+    if right.shape != s.got.shape or not (right != 0).any():
         return None
     k = int(right.abs().argmax())
-    ratio = float(s.got.reshape(-1)[k] / right.reshape(-1)[k])
+    ratio = float((s.got.reshape(-1)[k] / right.reshape(-1)[k]).real)
     return ratio if math.isfinite(ratio) and s.is_near(right * ratio) else None
 
 
-def _by_constant(seen: Sequence[_Seen], ratios: Sequence[float]) -> Mistake | None:
+def _by_constant(seen: Sequence[_Seen], ratios: Sequence[float]) -> list[Known]:
     # One point, or elements that are all alike, fix no constant.
-    if sum(len(s.got.unique()) > 1 for s in seen) < 2:
-        return None
+    if sum(bool((s.case.right != s.case.right.reshape(-1)[0]).any()) for s in seen) < 2:
+        return []
     factor, *others = {Fraction(ratio).limit_denominator(64) for ratio in ratios}
     if others or factor == 1:  # nothing but rounding, or less than that
-        return None
+        return []
     if any(abs(float(factor) - r) > abs(r) * s.unit for r, s in zip(ratios, seen, strict=True)):
-        return None
-    return Mistake(f"factor {factor}", f"exactly {factor} × the right one", Family.FACTOR)
+        return []
+    names = {"0": "zero", "-1": "sign"}
+    name, words = names.get(str(factor), f"factor {factor}"), f"exactly {factor} × the right one"
+    return [Known(name, words, Family.FACTOR, predict=lambda case: case.right * float(factor))]
 
 
 def _by_count(seen: Sequence[_Seen], ratios: Sequence[float]) -> Mistake | None:

@@ -20,7 +20,7 @@ SUMS = ("add", "radd", "sub", "rsub")
 Turn = Callable[[Tensor], Tensor]
 Key = tuple[Any, ...]  # where an edit is made, and what tells it from the others there: the same at every point
 WAY, DROPPED, SIGN = "way", "dropped", "sign"
-NAMES = {"sum for mean": "sum instead of mean", "mean for sum": "mean instead of sum"}  # as the bank calls them
+NAMES = {"sum for mean": "sum instead of mean", "mean for sum": "mean instead of sum"}  # as they are called in a report
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ def _negative(step: Step, p: int, g: Tensor) -> Tensor:
 
 def nothing(step: Step, p: int, g: Tensor) -> Tensor:
     """Return no share."""
-    return g.new_zeros(len(g), *step.args[p].shape)
+    return g.new_zeros(len(g), *step.args[p].shape, dtype=step.args[p].dtype)
 
 
 def is_trivial(step: Step) -> bool:

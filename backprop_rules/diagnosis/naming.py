@@ -18,17 +18,15 @@ from backprop_rules.properties import form
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.outcome import Outcome
 from backprop_rules.properties.smallest import plainly_wrong
-from backprop_rules.strategies.of_rules import RulePoints, call_at
+from backprop_rules.strategies.of_rules import SMALL, call_at, of_the_rule
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import Points
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
 OTHERS = 40  # points that tell explanations apart
-DRAWN = 60  # points of a rule's domain, for the same
 VARIED = 6  # points of other sizes that are asked for more failures
 MORE = 12  # of these: the others still tell explanations apart
-SMALL = 100  # elements of a point: what a mistake would give there is often formed from a whole Jacobian
 ENOUGH = 4
 
 
@@ -43,7 +41,8 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
     if subject.right is None:
         return _of_a_value(subject, outcome, finding)
     known = _by_the_bank(subject, outcome, finding)
-    return known or _told(outcome, _by_surgery(outcome, lambda: places_of(subject, outcome.pair)))
+    failing = [f.point for f in outcome.findings if f.kind is Kind.VALUE]
+    return known or _told(outcome, _by_surgery(outcome, lambda: places_of(subject, outcome.pair, failing)))
 
 
 def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
@@ -91,7 +90,7 @@ def _by_the_bank(subject: Subject, outcome: Outcome, finding: Finding) -> Mistak
 
     def others() -> Sequence[Call]:
         seen = [p for p in (*outcome.passed, *(f.point for f in outcome.findings)) if p.size <= SMALL][:OTHERS]
-        points = [*seen, *_of_the_rule(subject)]
+        points = [*seen, *of_the_rule(subject.right, subject.dtypes)]
         return [p for point in points if (p := point_of(subject, point)) is not None]
 
     try:
@@ -108,7 +107,8 @@ def _at_other_sizes(subject: Subject, outcome: Outcome, finding: Finding) -> Ite
     if finding.kind is not Kind.VALUE or finding.leaf is None:
         return
     varied = (p for p in Points(subject, 0, 1) if not p.own and not p.empty and p.size <= SMALL)
-    for point in islice(varied, VARIED) if subject.right is None else _of_the_rule(subject):
+    others = islice(varied, VARIED) if subject.right is None else of_the_rule(subject.right, subject.dtypes)
+    for point in others:
         evidence = Evidence(subject, point, outcome.pair)
         try:
             answered = not list(form.is_answered(evidence))
@@ -117,12 +117,6 @@ def _at_other_sizes(subject: Subject, outcome: Outcome, finding: Finding) -> Ite
             continue
         if other is not None:
             yield other
-
-
-def _of_the_rule(subject: Subject) -> Iterator[Point]:
-    """Yield small points of a rule's whole domain, the same for every backward that is held against it."""
-    drawn = () if subject.right is None else RulePoints(subject.right, DRAWN, 2, subject.dtypes)
-    return (point for point in drawn if point.size <= SMALL and not point.empty)
 
 
 def point_of(subject: Subject, point: Point, dtype: torch.dtype | None = None) -> Call | None:

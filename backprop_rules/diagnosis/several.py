@@ -15,7 +15,7 @@ from backprop_rules.diagnosis.tape import UNMADE, Rows, Share, Shares, Step, Tap
 EXCHANGED = "the gradients at {} are exchanged"
 OF_A_NAME = 4  # results of one function that may be taken for each other
 ROUNDS = ("rounds", "round")  # the ends of keys of what is done in loops
-IN_LOOPS = (DROPPED, SIGN, ("unchanged",))  # what is done in every round, by the end of the key
+IN_LOOPS = (DROPPED, SIGN, ("unchanged",), ("not conjugated",))  # what is done in every round, by the end of the key
 
 
 def ways_to_primals(tape: Tape) -> Iterator[Way]:

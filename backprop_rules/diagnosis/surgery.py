@@ -26,14 +26,18 @@ from backprop_rules.diagnosis.several import EXCHANGED
 from backprop_rules.diagnosis.tape import Rows, Share, Shares, Step, tape_of
 from backprop_rules.domain import Axes, Axis
 from backprop_rules.evidence.evidence import Evidence, Pair
+from backprop_rules.evidence.precisions import in_precision
 from backprop_rules.formula import of_reals, plain
+from backprop_rules.strategies.of_rules import call_at, of_the_rule
+from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import Points
-from backprop_rules.subject.ambient import all_finite
+from backprop_rules.subject.ambient import F64, all_finite
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
 POINTS, OF_A_SIZE = 8, 3  # at which an explanation must hold, and of these, of one size
+DRAWN, OF_A_RULE = 240, 16  # points of a rule, most of them small, until at so many with the same steps it is wrong
 ELEMENTS = 2000  # of a point
 TRIED = 24  # that fit along the directions, and are held against every gradient at every point
 TOLD = 12  # that hold
@@ -102,11 +106,17 @@ def _formula(step: Step) -> str:
     return f"{name}: {formula if is_complex else of_reals(formula)}"
 
 
-def places_of(subject: Subject, pair: Pair) -> list[Edited]:
-    """Return the points at which an explanation must hold, the most telling first."""
-    every = list(islice(_places(subject, pair), POINTS))
-    # A loop that runs over a size has other steps elsewhere.
-    return sorted((at for at in every if len(at.tape.steps) == len(every[0].tape.steps)), key=_telling)
+def places_of(subject: Subject, pair: Pair, failing: Sequence[Point] = ()) -> list[Edited]:
+    """Return the points at which an explanation must hold, the most telling first; of a rule also some that failed."""
+    # A loop that runs over a size has other steps elsewhere, as has a rule with an option.
+    alike: dict[Any, list[Edited]] = defaultdict(list)
+    for at in islice(_places(subject, pair, failing), POINTS if subject.right is None else None):
+        same = alike[tuple((step.name, step.live) for step in at.tape.steps)]
+        same.append(at)
+        if sum(one.is_wrong for one in same) == OF_A_RULE:
+            break
+    some = max(alike.values(), key=lambda those: sum(at.is_wrong for at in those), default=[])
+    return sorted(some, key=_telling)
 
 
 def is_one_call(places: Sequence[Edited]) -> bool:
@@ -121,9 +131,9 @@ def in_its_line(places: Sequence[Edited]) -> list[tuple[Edit, ...]]:
     at = places[0]
     for guesses in chain(_single(at), (_pairs(at),), _of_other_forwards(at)):
         held = (named for guess in islice(guesses, TRIED) if (named := _named(places, guess)))
-        found = list(islice(held, TOLD))
+        found = {frozenset(named.sentence for named in one): one for one in reversed(list(islice(held, TOLD)))}
         if found:
-            return plainest(found)
+            return plainest([*reversed(found.values())])
     return []
 
 
@@ -134,11 +144,12 @@ def _telling(at: Edited) -> tuple[int, int, int]:
     return -len(at.bad), alike, len(at.wrong)
 
 
-def _places(subject: Subject, pair: Pair) -> Iterator[Edited]:
+def _places(subject: Subject, pair: Pair, failing: Sequence[Point]) -> Iterator[Edited]:
     """Yield points of ordinary values, few of each size: by its size a factor is told from a number."""
     count: Counter[Any] = Counter()
-    for point in Points(subject, 0, 1):
-        key = tuple(getattr(x, "shape", None) for x in point.leaves)
+    of_a_rule = chain(failing, of_the_rule(subject.right, subject.dtypes, DRAWN))
+    for point in Points(subject, 0, 1) if subject.right is None else of_a_rule:
+        key = tuple((x.shape, x.is_complex()) if isinstance(x, Tensor) else None for x in point.leaves)
         usual = point.ordinary and not point.empty and point.relaid is None and point.size <= ELEMENTS
         if not usual or count[key] >= OF_A_SIZE:
             continue
@@ -156,21 +167,31 @@ def _places(subject: Subject, pair: Pair) -> Iterator[Edited]:
         except (Raised, Misfit, NoPoint, RuntimeError, KeyError):
             continue
         right = [torch.zeros_like(g) if t is None else t for t, g in zip(truth, got, strict=True)]
-        if bool(((at.vector(right) - at.vector(at.right)).abs() <= DIGITS).all()):  # the steps are all that there is
+        if at.is_right(right) and at.is_right(_by_the_rule(subject, point, floats) or right):
             yield at
+
+
+def _by_the_rule(subject: Subject, point: Point, floats: Sequence[int]) -> list[Tensor] | None:
+    """Return the rule's own gradients: torch's may be others at a kink, or keep no digit. None without a rule."""
+    if subject.right is None:
+        return None
+    found = call_at(subject.right, point, in_precision(point, F64)).gradients
+    return [g for k in floats if (g := found[k]) is not None]
 
 
 def _single(at: Edited) -> Iterator[list[Guess]]:
     """Yield what may explain what is wrong and is done to one step: factors, then edits, then edits with factors."""
     found = at.effects
-    scales = factors(found.edited, at.seen + found.right, at.reach).tolist()
-    keys = [(edit.key, c) for edit, c in zip(found.edits, scales, strict=True) if math.isfinite(c)]
-    ways = [(likely(at.edits[key], c), Guess((key,), True)) for key, c in keys if key[-1] == WAY]
-    yield [guess for _, guess in sorted(ways, key=lambda one: one[0])]
-    others = [(key, c) for key, c in keys if key[-1] not in (WAY, SIGN)]
-    yield [Guess((key,)) for key, c in others if abs(c - 1) <= DIGITS]
+    wanted = at.seen + found.right
+    scales = factors(found.edited, wanted, at.reach).tolist()
+    fits = ((found.edited - wanted).abs() <= at.reach).all(-1).tolist()
+    some = list(zip((edit.key for edit in found.edits), scales, fits, strict=True))
+    ways = [(key, c) for key, c, _ in some if key[-1] == WAY and math.isfinite(c)]
+    yield [Guess((key,), True) for key, _ in sorted(ways, key=lambda one: likely(at.edits[one[0]], one[1]))]
+    others = [one for one in some if one[0][-1] not in (WAY, SIGN)]
+    yield [Guess((key,)) for key, _, it_fits in others if it_fits]
     yield [*_left_out(at), *(Guess((key,)) for key in at.clipped())]
-    yield [Guess((key,), True) for key, c in others if abs(c - 1) > DIGITS]
+    yield [Guess((key,), True) for key, c, it_fits in others if math.isfinite(c) and not it_fits]
 
 
 def likely(way: Edit, c: float) -> tuple[bool, bool, bool, int]:
@@ -331,7 +352,8 @@ def _times(c: float, shares: Shares) -> Shares:
 def plainest(found: Sequence[tuple[Edit, ...]]) -> list[tuple[Edit, ...]]:
     """Return the plainest explanations: of a chain that is a constant, the last step of it."""
     if len(found[0]) > 1:
-        return [*found]
+        whole = [one for one in found if all(n.what == "constant" and not is_trivial(n.step) for n in one)]
+        return [max(whole, key=lambda one: sum(n.step.number for n in one))] if whole else [*found]
     constant, branch = (_last([one for one in found if one[0].what == what]) for what in ("constant", "branch"))
     if constant is not None and not is_trivial(constant[0].step):
         return [constant]

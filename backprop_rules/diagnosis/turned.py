@@ -10,15 +10,19 @@ from backprop_rules.diagnosis.edits import COPIES, KINKED, SCANS, SUMS, Edit, Ke
 from backprop_rules.diagnosis.tape import Step
 
 
-def turned(step: Step) -> Iterator[Edit]:
+def turned(step: Step, last: bool) -> Iterator[Edit]:
     """Yield what is done to the cotangent of a step, for one argument or for all; and to each argument's gradient."""
     for p in step.live:
         for key, what, words, share in _of_one(step, p):
             yield told_of(step, (p,), key, what, words, {p: share})
     for by in dict.fromkeys([*((p,) for p in step.live), step.live]):
-        for key, what, words, turn in _turns(step, by):
+        for key, what, words, turn in (*(_read(step.result) if last and by == step.live else ()), *_turns(step, by)):
             shares = {p: partial(_turned, step, p, turn) for p in by}
             yield told_of(step, by, key, what, f"{words} where {{}} is differentiated", shares, turn)
+        if step.result.is_complex():
+            shares = {p: partial(_not_conjugated, step, p) for p in by}
+            words = "the derivative of {} is not conjugated"
+            yield told_of(step, by, ("not conjugated",), "missing conjugate", words, shares)
 
 
 def _turned(step: Step, p: int, turn: Turn, g: Tensor) -> Tensor:
@@ -34,6 +38,8 @@ def _of_one(step: Step, p: int) -> Iterator[Made]:
             words = "as if the cotangent passed {} unchanged where it passes"
             yield ("unchanged where",), "unchanged", words, lambda g: g * passes
     if step.name in KINKED and x.shape == y.shape:
+        words = "the cotangent is clamped at 0 where {} should mask it by its input (the pre-activation)"
+        yield ("by the cotangent",), "masked by the cotangent", words, partial(torch.clamp, min=0)
         words = "as if {} passed the cotangent where it blocks it, and blocked it where it passes"
         yield ("side",), "side", words, lambda g: g - step.pulled(g)[p]
     if step.name in SCANS:
@@ -49,6 +55,12 @@ def _of_one(step: Step, p: int) -> Iterator[Made]:
     if x.ndim > 1 and x.shape[-1] > 1 and x.shape[-2] > 1:
         words = "the gradient at {} is laid out as that of the transpose"
         yield ("laid out",), "transposed", words, partial(_laid_out, step, p)
+
+
+def _not_conjugated(step: Step, p: int, g: Tensor) -> Tensor:
+    if not step.args[p].is_complex():  # which takes the real part
+        return step.pulled(g)[p]
+    return step.pulled(g.conj_physical())[p].conj_physical()
 
 
 def _summed_too(step: Step, p: int, axis: int, g: Tensor) -> Tensor:
@@ -83,6 +95,17 @@ def _turns(step: Step, by: tuple[int, ...]) -> Iterator[tuple[Key, str, str, Tur
     for axis in range(-min(y.ndim, 3), 0):
         if y.shape[axis] > 1:
             yield from _along(axis)
+
+
+def _read(y: Tensor) -> Iterator[tuple[Key, str, str, Turn]]:
+    """Yield what is done to the cotangent that a backward is given."""
+    yield ("twice",), "cotangent squared", "the cotangent is applied twice", torch.square
+    if y.numel() > 1:
+        yield ("first",), "first element of the cotangent", "only the cotangent's first element is read", _its_first
+
+
+def _its_first(g: Tensor) -> Tensor:
+    return g.flatten(1)[:, :1].reshape(-1, *[1] * (g.ndim - 1)).expand_as(g)
 
 
 def _but_the_last_row(g: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ large as it was. Half of these bits, the middle, tells the one from the other.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F64, all_finite, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import Cotangents, NoPoint
 
 SMALLEST = 2.0**-149  # float32's smallest subnormal number
 
@@ -156,30 +156,38 @@ def _nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
 
 def is_granular(evidence: Evidence, i: int) -> bool:
     """Say whether a nudge of 2^-40 does not come through: then something computes in float32, out of sight."""
-    nudge, point, numbers = 2.0**-40, evidence.point, numbers_from(23)
+    nudge, seen, point, numbers = 2.0**-40, 2.0**-12, evidence.point, numbers_from(23)
     # Next to the point: on a kink a nudge may be a jump.
     base = [
-        x * (1 + 2.0**-12 * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device)) if inexact(x) else x
+        x * (1 + seen * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device)) if inexact(x) else x
         for x in point.leaves
     ]
-    leaves = [x * (1 + nudge) if inexact(x) else x for x in base]
-    grads = tuple(None if g is None else g * (1 + nudge) for g in point.grads)
+
+    def moved(by: float) -> tuple[Sequence[Any], Cotangents]:
+        leaves = [x * (1 + by) if inexact(x) else x for x in base]
+        return leaves, tuple(None if g is None else g * (1 + by) for g in point.grads)
+
     try:
         here, truth = evidence.asked(base, point.grads)[i], evidence.gradients(base, point.grads)[i]
-        moved, theirs = evidence.asked(leaves, grads)[i], evidence.gradients(leaves, grads)[i]
+        there, theirs = evidence.asked(*moved(nudge))[i], evidence.gradients(*moved(nudge))[i]
     except (Raised, Misfit, NoPoint):
         return False
     if (
         not isinstance(here, Tensor)
-        or not fits(moved, here)
+        or not fits(there, here)
         or theirs is None
         or truth is None
         or not largest(here)
         or not largest(truth)
     ):
         return False
-    change, right = (largest(a - b) / (nudge * largest(b)) for a, b in ((moved, here), (theirs, truth)))
+    change, right = (largest(a - b) / (nudge * largest(b)) for a, b in ((there, here), (theirs, truth)))
     # A float32 step is 2^-24 of the size or more, and the change of a smooth gradient some times the nudge, as torch's
     # is: the middle, in bits, tells them apart.
     middle = 2.0 ** ((40 - 24) / 2)
-    return bool((change == 0 and right > 1 / middle) or change > middle * max(right, 1.0))
+    if change or right <= 1 / middle:
+        return bool(change > middle * max(right, 1.0))
+    try:  # what does not change by what float32 sees either does not depend on it
+        return not torch.equal(evidence.asked(*moved(seen))[i], here)
+    except (Raised, Misfit, NoPoint):
+        return False

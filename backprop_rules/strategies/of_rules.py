@@ -45,6 +45,16 @@ class RulePoints:
             yield found if asked else replace(found, dtypes=())
 
 
+SMALL = 100  # elements of a point: what a mistake would give there is often formed from a whole Jacobian
+DRAWN = 60
+
+
+def of_the_rule(rule: Rule | None, dtypes: tuple[torch.dtype, ...], count: int = DRAWN) -> Iterator[Point]:
+    """Yield small points of a rule's whole domain, the same for every backward that is held against it."""
+    points = () if rule is None else RulePoints(rule, count, 2, dtypes)
+    return (point for point in points if point.size <= SMALL and not point.empty)
+
+
 def widened(call: Call) -> Point:
     """Return the point of a call: its values in float64, which holds those of every dtype."""
     leaves = tuple(None if x is None else _in(F64, x) for x in call.primals)

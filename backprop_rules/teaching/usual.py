@@ -1,4 +1,4 @@
-"""The mistakes of the bank that people make in a rule, each with the smallest of some small points that shows it."""
+"""The mistakes that people make in a rule, each with the smallest of some small points that shows it."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.call import Call
-from backprop_rules.diagnosis.bank import BANK, params_ignored
+from backprop_rules.diagnosis.bank import params_ignored
 from backprop_rules.diagnosis.mistake import Case, Family, Known, applies
 from backprop_rules.domain import BATCH, Factor, Index, Whole, axes_of
 from backprop_rules.evidence.allowance.bounds import bounds
@@ -16,51 +16,11 @@ from backprop_rules.rule import Rule
 from backprop_rules.subject.silence import quiet
 from backprop_rules.teaching.example import example, small, standing
 from backprop_rules.teaching.pictures import on_one_line
+from backprop_rules.teaching.taught import TAUGHT
 from backprop_rules.teaching.told import TEXTS
 from backprop_rules.teaching.trace import formula_of
 
 USUAL = TEXTS["usual"]  # where each mistake is made, in the order in which they are told
-# Two that surgery tells in a backward of several steps, and that the bank does not know.
-
-
-def _other_order(c: Case) -> Tensor | None:
-    for other in (
-        other for k in c.others if (other := c.call.primals[k]) is not None and min(other.ndim, c.g.ndim) > 1
-    ):
-        for one, two in ((c.g, other), (c.g, other.mH), (other, c.g), (other.mH, c.g)):
-            if one.shape[-1] == two.shape[-2] and torch.equal(one @ two, c.right):
-                return two @ one
-    return None
-
-
-def _unlowered(c: Case) -> Tensor | None:
-    return c.right * c.x if c.y.shape == c.x.shape and not c.x.is_complex() else None
-
-
-def _not_unsqueezed(c: Case) -> Tensor | None:
-    ones = c.gradient(torch.ones_like(c.g)) if 0 < c.g.ndim < c.x.ndim and c.g.numel() > 1 else None
-    return None if ones is None else ones * c.g.expand(c.x.shape)
-
-
-def _not_divided(c: Case) -> Tensor | None:
-    return c.right * (c.x.numel() // c.y.numel()) if c.y.numel() else None
-
-
-KNOWN = (
-    *BANK,
-    Known(
-        "not unsqueezed",
-        "what arrives is broadcast as it is, along another axis than the reduced one",
-        predict=_not_unsqueezed,
-    ),
-    Known("not divided by n", "the factor 1/n is missing: a mean is taken for a sum", predict=_not_divided),
-    Known(
-        "factors in the wrong order", "the factors of the matrix product stand in the wrong order", predict=_other_order
-    ),
-    Known(
-        "exponent not lowered", "the exponent is not lowered by one: n xⁿ in the place of n xⁿ⁻¹", predict=_unlowered
-    ),
-)
 LEFT_OUT = (Factor, Whole)  # the kinds of params that people leave out
 
 
@@ -107,7 +67,7 @@ def usual(rule: Rule) -> Iterator[tuple[Known, Case, Tensor]]:
     smooth = [case for case in cases if not _kinks_at(case.call)]
     kinks = [Case(call, i) for call in sorted(standing(rule), key=_kinks_at) for i in call.given if rule.conventions]
     here, told = {i: traits(rule, i) for i in rule.differentiable}, list[Known]()
-    for known in (*sorted(KNOWN, key=_place), *params_ignored(cases[0])):
+    for known in (*sorted(TAUGHT, key=_place), *params_ignored(cases[0])):
         primals = [i for i in here if _is_usual(known, rule, i, here[i])]
         cases = [case for case in (kinks if known.family is Family.TIES else smooth) if case.primal in primals]
         with quiet():
