@@ -61,7 +61,7 @@ PLANTED = (
     ),
 )
 NAMED = {known.name: known for known in PLANTED}
-# What surgery calls some of them: as if the function, or a step in it, were a constant; what is summed over an axis, too.
+# What surgery calls some of them: as if the function, or a step in it, were a constant; summed over an axis, too.
 CALLED = {
     **dict.fromkeys(("zero", "statistics held constant", "mean held constant", "variance held constant"), "constant"),
     "sum over every axis": "axis",

@@ -51,7 +51,7 @@ RULES = {"truediv": "div", "mm": "matmul", "bmm": "matmul"}
 UNTOLD = ("add", "sub", "concatenate", "gather", "index_select", "transpose", "where", "cross_entropy", "clamp")
 OF_A_DERIVATIVE = (
     "constant", "unchanged", "factor", "sign", "sum for mean", "mean for sum", "branch", "other value", "transposed",
-    "conjugate", "cotangent ignored", "not summed",
+    "conjugate", "missing conjugate", "cotangent ignored", "not summed",
 )  # fmt: skip
 PLAIN = ("constant", "branch", "sign", "sum for mean", "mean for sum", "factor", "unchanged")
 
