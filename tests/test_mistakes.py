@@ -24,8 +24,8 @@ from backprop_rules.properties.trial import Trial
 from backprop_rules.question import Asked, question
 from backprop_rules.strategies.drawing import bulk
 from backprop_rules.strategies.of_rules import RulePoints
+from backprop_rules.teaching.example import example
 from backprop_rules.teaching.taught import TAUGHT
-from backprop_rules.teaching.usual import usual
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:var\(\)")
 
@@ -48,7 +48,7 @@ def points_to_name_by(rule, count, seed, dtypes):
 
 
 WIDEST = {name: [d for d in r.domain.dtypes if d in (torch.float64, torch.complex128)] for name, r in CATALOGUE.items()}
-OF_SOME = ("masked by the cotangent",)  # planted where `explain` teaches it: of what has no mask it is none
+OF_SOME = ("masked by the cotangent",)  # planted where the rule's example shows it: of what has no mask it is none
 NOT_PLANTED = ("not unsqueezed", "not divided by n", "factors in the wrong order", "exponent not lowered")
 PLANTED = (
     *(known for known in TAUGHT if known.name not in NOT_PLANTED),
@@ -120,8 +120,8 @@ def accepted(case):
 @functools.cache
 def applicable(rule):
     """Return the mistakes that show at several points."""
-    taught = {known.name for known, _, _ in usual(rule)}
-    some = [known for known in PLANTED if known.name not in OF_SOME or known.name in taught]
+    here = [Case(example(rule), i) for i in rule.differentiable]
+    some = [k for k in PLANTED if k.name not in OF_SOME or any(applies(k, case) is not None for case in here)]
     seen = Counter(known for known in some for case in cases(rule) if shows(known, case))
     return [known for known in some if seen[known] >= OFTEN]
 
