@@ -69,7 +69,7 @@ def _(c: Case) -> Tensor | None:
     return c.gradient(g.as_strided(g.shape, strides, g.storage_offset()))
 
 
-# Axes, and what is summed over them: paths that meet, broadcasting, statistics.
+# Axes, and what is summed over them: paths that meet, and broadcasting.
 
 
 def _turned(c: Case, turned: Tensor) -> Tensor | None:
