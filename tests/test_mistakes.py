@@ -53,7 +53,6 @@ NOT_PLANTED = ("not unsqueezed", "not divided by n", "factors in the wrong order
 PLANTED = (
     *(known for known in TAUGHT if known.name not in NOT_PLANTED),
     Known("zero", "it is zero everywhere", predict=lambda c: torch.zeros_like(c.right)),
-    Known("cotangent squared", "the cotangent is applied twice", predict=lambda c: c.gradient(c.g * c.g)),
     Known(
         "first element of the cotangent",
         "only the first element of the cotangent is read",

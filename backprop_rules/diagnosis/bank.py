@@ -50,10 +50,13 @@ def _equal(y: Tensor, other: Tensor) -> bool:
     )
 
 
-# The cotangent: passed on, or read as it does not lie.
+# The cotangent: passed on, applied twice, or read as it does not lie.
 
 mistake("passed on unchanged", "the cotangent is passed on unchanged: no mask and no factor is applied to it")(
     lambda c: c.g.clone() if _elementwise(c) else None
+)
+mistake("cotangent squared", "the cotangent is applied twice")(
+    lambda c: c.right * c.g if c.right.shape == c.g.shape else c.gradient(c.g * c.g)
 )
 
 

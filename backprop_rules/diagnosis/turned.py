@@ -16,7 +16,8 @@ def turned(step: Step, last: bool) -> Iterator[Edit]:
         for key, what, words, share in _of_one(step, p):
             yield told_of(step, (p,), key, what, words, {p: share})
     for by in dict.fromkeys([*((p,) for p in step.live), step.live]):
-        for key, what, words, turn in (*(_read(step.result) if last and by == step.live else ()), *_turns(step, by)):
+        read = [FIRST] if last and by == step.live and step.result.numel() > 1 else []
+        for key, what, words, turn in (*read, *_turns(step, by)):
             shares = {p: partial(_turned, step, p, turn) for p in by}
             yield told_of(step, by, key, what, f"{words} where {{}} is differentiated", shares, turn)
         if step.result.is_complex():
@@ -97,15 +98,11 @@ def _turns(step: Step, by: tuple[int, ...]) -> Iterator[tuple[Key, str, str, Tur
             yield from _along(axis)
 
 
-def _read(y: Tensor) -> Iterator[tuple[Key, str, str, Turn]]:
-    """Yield what is done to the cotangent that a backward is given."""
-    yield ("twice",), "cotangent squared", "the cotangent is applied twice", torch.square
-    if y.numel() > 1:
-        yield ("first",), "first element of the cotangent", "only the cotangent's first element is read", _its_first
-
-
 def _its_first(g: Tensor) -> Tensor:
     return g.flatten(1)[:, :1].reshape(-1, *[1] * (g.ndim - 1)).expand_as(g)
+
+
+FIRST = ("first",), "first element of the cotangent", "only the cotangent's first element is read", _its_first
 
 
 def _but_the_last_row(g: Tensor) -> Tensor:
