@@ -206,7 +206,9 @@ REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.nll_loss_backward: nll_loss_backward,
     aten.std: lambda a, dim=None, **named: var(a, dim, **named).sqrt(),
     aten.addcmul: lambda a, b, c, *, value=1: a + (b * c) * value,
-    # The gradients through y: of the softmax and its logarithm.
+    # The gradients through y: of the sigmoid, of tanh, of the softmax and its logarithm.
+    aten.sigmoid_backward: lambda grad, y: grad * (y * (1 - y)).conj_physical(),
+    aten.tanh_backward: lambda grad, y: grad * (1 - y * y).conj_physical(),
     aten._softmax_backward_data: lambda grad, y, dim, dtype: y * grad - y * (y * grad).sum(dim, keepdim=True),
     aten._log_softmax_backward_data: lambda grad, y, dim, dtype: grad - y.exp() * grad.sum(dim, keepdim=True),
 }  # fmt: skip

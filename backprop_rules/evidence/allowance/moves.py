@@ -21,7 +21,7 @@ ALIKE = {
     aten.alias, aten.select, aten.slice, aten.split, aten.split_with_sizes, aten.unbind, aten.diagonal, aten.flip,
     aten.roll, aten.repeat, aten.gather, aten.index_select, aten.index, aten.take, aten.tril, aten.triu, aten.unfold,
     aten.diag_embed, aten.rot90, aten.narrow_copy, aten.lift_fresh, aten.lift_fresh_copy, aten.masked_select,
-    aten.slice_backward, aten._neg_view, aten.expand_copy, aten.view_copy,
+    aten.slice_backward, aten.select_backward, aten._neg_view, aten.expand_copy, aten.view_copy,
 }  # fmt: skip
 # Of a new shape, whatever the strides.
 RESHAPED = {aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten._reshape_copy}
