@@ -332,7 +332,8 @@ def _lines(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | N
         if h is None or g is None or bool(h.contains(g).all()):
             continue
         try:
-            moved = Sensitivities(asked.question.runs[0], asked.declared).lines(k, worst_of(share_of(h, g)))
+            found = Sensitivities(asked.question.runs[0], asked.declared, by_line=True)
+            moved = found.lines(k, worst_of(share_of(h, g)))
         except NotImplementedError:
             return ()
         total = sum(moved.values())

@@ -100,22 +100,19 @@ class AtSize:
     """What holds the outputs and the gradients of one call; None for what has no gradient.
 
     `roundings` is how many roundings in a row a number may come through, sums in full length; `either` says whether a
-    choice on the way, such as a mask of what is positive, may come out either way in a right implementation; `first`
-    names the first operation that may round, "" where none does.
+    choice on the way, such as a mask of what is positive, may come out either way in a right implementation.
     """
 
     y: tuple[Held, ...]
     gradients: tuple[Held | None, ...]
     roundings: int = 0
     either: bool = False
-    first: str = ""
 
     def joined(self, other: "AtSize") -> "AtSize":
         """Return what holds this and the same in another algebraic form."""
         pairs = zip(self.gradients, other.gradients, strict=True)
         gradients = tuple(a if a is None or b is None else a.joined(b) for a, b in pairs)
-        either, first = self.either or other.either, self.first or other.first
-        return AtSize(self.y, gradients, max(self.roundings, other.roundings), either, first)
+        return AtSize(self.y, gradients, max(self.roundings, other.roundings), self.either or other.either)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,10 +135,15 @@ class Question:
 
 def rounds(question: Question, declared: Precision) -> str:
     """Return the first operation of a function and its reverse mode that may round, "" where none does."""
+    mode = Declared(declared, only_exact=True)
     try:
-        return _held_by(partial(run_at_size, question), question, Declared(declared, only_exact=True)).first
+        y, gradients = run_at_size(question, mode, False)
     except Rounds as error:
         return str(error)
+    results = [(out, mode.dtype_of(out)) for out in y if inexact(out)]
+    results += [(g, x.dtype) for g, x in zip(gradients, question.leaves, strict=True) if g is not None]
+    exact = all(mode.holds_exactly(x, dtype) for x, dtype in results)
+    return "" if exact else "a result, where it is stored in its dtype"
 
 
 def at_size(question: Question, declared: Precision) -> AtSize:
@@ -161,9 +163,7 @@ def _held_by(run: Run, question: Question, mode: Declared) -> AtSize:
     pairs = zip(gradients, question.leaves, strict=True)
     outputs = tuple(held(mode, out, mode.dtype_of(out)) for out in y if inexact(out))
     found = tuple(None if g is None else held(mode, g, x.dtype) for g, x in pairs)
-    stored = any(h is not None and bool((h.radius > 0).any()) for h in (*outputs, *found))
-    first = mode.first or ("a result, where it is stored in its dtype" if stored else "")
-    return AtSize(outputs, found, mode.roundings, mode.ambiguous, first)
+    return AtSize(outputs, found, mode.roundings, mode.ambiguous)
 
 
 def held(mode: Declared, x: Tensor, dtype: torch.dtype) -> Held:

@@ -116,12 +116,12 @@ class _InOrder(Declared):
 class Recorded(Declared):
     """While it is entered, keep every operation, so that autograd can be asked for the sensitivity to its result."""
 
-    def __init__(self, declared: Precision, either: bool) -> None:
+    def __init__(self, declared: Precision, either: bool, by_line: bool = False) -> None:
         super().__init__(declared)
         self._made: dict[Place, Made] = {}
         self._last: Step | None = None  # of whose results autograd does not know yet
         self._added: list[tuple[weakref.ref[Tensor], Made, Made]] = []  # terms, and the sums that they went into
-        self._either = either
+        self._either, self._by_line = either, by_line
         self.casts: list[tuple[Tensor, torch.dtype]] = []
         self._lines: dict[int, Line | None] = {}  # by the number of a node of autograd's graph
 
@@ -162,10 +162,10 @@ class Recorded(Declared):
                 self._last = replace(step, choices=choices)
         return whole
 
-    def made(self) -> list[Made]:
-        """Return the results of all steps; the error of a term whose only use is one sum is that sum's."""
+    def results(self) -> list[Made]:
+        """Return the results that are asked for: a term whose error is a sum's only where its operands are rounded."""
         self.settle_last()
-        return [one for one in self._made.values() if not one.joined]
+        return [one for one in self._made.values() if not one.joined or one.step.args]
 
     def _made_of(self, x: Tensor) -> Made | None:
         return self._made.get((id(x.grad_fn), x.output_nr)) if x.requires_grad else None
@@ -184,7 +184,7 @@ class Recorded(Declared):
         for k in asked:
             value, edge = parts[k].detach() if stores else None, get_gradient_edge(parts[k])
             self._made[id(edge.node), edge.output_nr] = Made(slim, k, edge, errors[k], value, why)
-        if step.func == aten.add.Tensor and not step.named and asked and not stores:
+        if step.func == aten.add.Tensor and not step.named and asked and not (stores or self._by_line):
             whole = self._made_of(step.result)
             terms = ((x, self._made_of(x)) for x in tensors_in(step.args) if x.shape == step.result.shape)
             self._added += [(weakref.ref(x), one, whole) for x, one in terms if one and whole]

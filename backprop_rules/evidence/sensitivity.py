@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from backprop_rules.evidence.alike import Alike, half_an_ulp
 from backprop_rules.evidence.allowance.operation import plus
@@ -33,11 +34,12 @@ class Reach:
 class Sensitivities:
     """The operations of a run, forward and backward, and how far their roundings take a sum of a gradient's elements.
 
-    Raises NotImplementedError where torch has no second derivative, or an operation has no formula.
+    `by_line` keeps errors apart that are of different lines. Raises NotImplementedError where torch has no second
+    derivative, or an operation has no formula.
     """
 
-    def __init__(self, run: Run, declared: Precision, either: bool = False) -> None:
-        self._declared, mode = declared, Recorded(declared, either)
+    def __init__(self, run: Run, declared: Precision, either: bool = False, by_line: bool = False) -> None:
+        self._declared, mode = declared, Recorded(declared, either, by_line)
         self._together_off: dict[tuple[int, ...], Tensor | None] = {}
         self._alike: dict[tuple[int, torch.dtype], Alike] = {}
         self._stored: dict[int, Tensor] = {}
@@ -47,7 +49,7 @@ class Sensitivities:
         except NoPoint as error:
             raise NotImplementedError(str(error)) from error
         self._casts = [(y, dtype) for y, dtype in mode.casts if y.requires_grad]
-        self._made = mode.made()
+        self._made = mode.results()
 
     def lines(self, leaf: int, index: tuple[int, ...]) -> dict[Line, float]:
         """Return by how much the roundings of each line of the reference may move one element of a gradient."""
@@ -79,7 +81,7 @@ class Sensitivities:
         gradient = self._gradients[leaf]
         if gradient is None or not gradient.requires_grad:
             return found
-        asked = [one.edge for one in self._made] + [y for y, _ in self._casts]
+        asked = [*(one.edge for one in self._made), *(get_gradient_edge(y) for y, _ in self._casts)]
         pushed = torch.autograd.grad(gradient, asked, coefficients, retain_graph=True, allow_unused=True)
         by_step = _by_step(self._made, pushed)
         found = found.beside(Reach(self._worst(pushed)))

@@ -10,7 +10,7 @@ from backprop_rules.domain import precision
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.precision import precision_named
 from backprop_rules.evidence.at_size import Question
-from backprop_rules.evidence.evidence import Evidence, largest
+from backprop_rules.evidence.evidence import Evidence, Pair, largest
 from backprop_rules.evidence.exact_fill import EXPONENTIAL, Fill, exact_fill
 from backprop_rules.evidence.witnesses import fits
 from backprop_rules.properties.finding import Finding, Kind, unequal
@@ -24,8 +24,8 @@ from backprop_rules.subject.subject import Subject
 EXACTLY = "whole numbers, of which every sum is exact in any order"
 
 
-def where_nothing_rounds(subject: Subject, point: Point) -> Point | None:
-    """Return a point like this one at which nothing rounds; None where something does whatever the numbers.
+def where_nothing_rounds(subject: Subject, point: Point, pair: Pair) -> Evidence | None:
+    """Return the evidence of a point like this one at which nothing rounds; None where something does whatever it is.
 
     Nor is there one where the gradient jumps nearby: at a kink there is a choice, and whole numbers are full of ties.
     """
@@ -50,7 +50,8 @@ def where_nothing_rounds(subject: Subject, point: Point) -> Point | None:
         both = found.question.leaves, found.question.grads
         leaves, grads = (tuple(recast(x, F64) if inexact(x) else x for x in some) for some in both)
         there = Point(leaves, grads, point.params, "whole numbers", "whole numbers", where=point.where)
-        return there if _is_smooth(Evidence(subject, there)) else None
+        evidence = Evidence(subject, there, pair)
+        return evidence if _is_smooth(evidence) else None
     except (NoPoint, NotImplementedError, InputError):
         return None
 

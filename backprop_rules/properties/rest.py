@@ -109,13 +109,12 @@ def _to_the_bit(trial: "Trial", point: Point) -> None:
     from backprop_rules.properties.exact import is_right_to_the_bit, where_nothing_rounds
 
     try:
-        there = where_nothing_rounds(trial.subject, point)
+        evidence = where_nothing_rounds(trial.subject, point, trial.outcome.pair)
     except Exception as error:  # of our own analysis: then nothing is asked there
         trial.outcome.notes[of_ours(error)] = None
         return
-    if there is None:
+    if evidence is None:
         return
-    evidence = Evidence(trial.subject, there, trial.outcome.pair)
     found = list(trial.ask(evidence, {}))
     trial.outcome.findings += found
     if all(f.kind.grade is Grade.NOTE for f in found):

@@ -10,7 +10,7 @@ from torch import Tensor
 aten = torch.ops.aten
 
 # Numbers whose radius is found at a time: with the radii of operands and what is made on the way, some MiB.
-BLOCK = 1 << 17
+BLOCK = 1 << 18
 # What is separate in all dimensions but those named by the argument in this place.
 ALONG = {aten._softmax: 1, aten._log_softmax: 1, aten._softmax_backward_data: 2, aten._log_softmax_backward_data: 2}
 # What is separate in all dimensions but the last ones, of a shape that is named by the argument in this place.

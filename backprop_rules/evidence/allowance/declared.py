@@ -43,7 +43,6 @@ class Declared(RunningError):
         self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
         self._in_kernel, self._in_a_block = 0, False
         self.roundings = 0
-        self.first = ""  # the first operation of which something may be off
         self._longest = 0
         self._sums_in: torch.dtype | None = None  # where the kernel of torch's that is followed keeps its sums
 
@@ -62,11 +61,12 @@ class Declared(RunningError):
         return cast
 
     def _operation(self, func: Any, result: Any, args: Any) -> Operation:
-        own = self._promoted(args)
-        own = computed_in(own) if self._in_kernel else own
-        for y in tensors_in((result,)) if not func.is_view else ():
-            self.tag(y, own)
-        own = self.declared.kept or own
+        own = self.declared.kept
+        if own is None or not self._in_kernel:  # within a kernel nobody asks what is kept alike
+            promoted = computed_in(self._promoted(args)) if self._in_kernel else self._promoted(args)
+            for y in tensors_in((result,)) if not func.is_view else ():
+                self.tag(y, promoted)
+            own = own or promoted
         narrow = self._sums_in if func.overloadpacket == aten.sum else None
         sums = as_computed if narrow is None else partial(no_narrower_than, narrow)
         named = (func, result, self._radius, self._evaluations, self._flushes, sums)
@@ -99,7 +99,8 @@ class Declared(RunningError):
             radius = self._in_blocks(func, result, args, axes)
         else:
             radius = self._of_torchs_kernel(func, result, args, named)
-        self._noted(func, radius)
+        if self._only_exact and not (self._in_kernel or self._in_a_block) and any(True for _ in tensors_in(radius)):
+            raise Rounds(str(func).removesuffix(".default"))
         return radius
 
     def _of_torchs_kernel(self, func: Any, result: Any, args: Any, named: Any) -> Any:
@@ -122,13 +123,10 @@ class Declared(RunningError):
         unknown = torch.where(radius.isnan(), torch.inf, radius)
         return torch.where(result.isinf(), 0.0, unknown) if inexact(result) else unknown
 
-    def _noted(self, func: Any, radius: Any) -> None:
-        """Remember the first operation of which something may be off, and stop at it if that was all that was asked."""
-        if self.first or self._in_kernel or self._in_a_block or not any(True for _ in tensors_in(radius)):
-            return
-        self.first = str(func).removesuffix(".default")
-        if self._only_exact:
-            raise Rounds(self.first)
+    def holds_exactly(self, x: Tensor, dtype: torch.dtype) -> bool:
+        """Say whether nothing is lost of a result, nor when it is stored in a dtype."""
+        radius = self._radius(x)
+        return (radius is None or not bool(radius.any())) and torch.equal(x.to(dtype).to(x), x)
 
     def _rows_and_sums(self, func: Any, result: Any, args: Any, axes: int) -> Any:
         """Return the radii of a gradient that is separate in its rows, and of those that are sums over them."""
