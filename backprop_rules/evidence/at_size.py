@@ -103,16 +103,21 @@ class AtSize:
     choice on the way, such as a mask of what is positive, may come out either way in a right implementation.
     """
 
-    y: tuple[Held, ...]
+    computed: tuple[Held, ...]  # the outputs before they are stored
     gradients: tuple[Held | None, ...]
     roundings: int = 0
     either: bool = False
+
+    @cached_property
+    def y(self) -> tuple[Held, ...]:
+        """What holds the outputs, each rounded once to its dtype."""
+        return tuple(one.stored_in(one.dtype) for one in self.computed)
 
     def joined(self, other: "AtSize") -> "AtSize":
         """Return what holds this and the same in another algebraic form."""
         pairs = zip(self.gradients, other.gradients, strict=True)
         gradients = tuple(a if a is None or b is None else a.joined(b) for a, b in pairs)
-        return AtSize(self.y, gradients, max(self.roundings, other.roundings), self.either or other.either)
+        return AtSize(self.computed, gradients, max(self.roundings, other.roundings), self.either or other.either)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +166,7 @@ def at_size(question: Question, declared: Precision) -> AtSize:
 def _held_by(run: Run, question: Question, mode: Declared) -> AtSize:
     y, gradients = run(mode, False)
     pairs = zip(gradients, question.leaves, strict=True)
-    outputs = tuple(held(mode, out, mode.dtype_of(out)) for out in y if inexact(out))
+    outputs = tuple(Held(out.detach(), mode.radius(out), mode.dtype_of(out)) for out in y if inexact(out))
     found = tuple(None if g is None else held(mode, g, x.dtype) for g, x in pairs)
     return AtSize(outputs, found, mode.roundings, mode.ambiguous)
 

@@ -35,7 +35,8 @@ def product(op: Operation, a: Any, b: Any) -> Tensor | None:
     """A b: a mask, a zero and a power of two round nothing."""
     # The kernel keeps a second operand that is a Python number in the dtype in which it computes.
     kept = torch.float32 if op.dtype in NARROW and not isinstance(b, Tensor) else op.dtype
-    x, y = op.operand(a), op.operand(b, kept)
+    x = op.operand(a)
+    y = x if b is a else op.operand(b, kept)
     varies = spread(x, y)
     if _whole_factor(op, a, b) or _whole_factor(op, b, a):
         return None if varies is None else op.up(varies)

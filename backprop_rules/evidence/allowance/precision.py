@@ -96,7 +96,7 @@ class DeclaredOperation(Operation):
         if varies is None:
             return radius
         grown = (1 + factor * (1 + here)) * (UP + terms * 2.0**-51) * UP
-        radius = torch.add(radius, torch.as_tensor(varies), alpha=grown)
+        radius = radius.add_(torch.as_tensor(varies), alpha=grown)
         return radius + (1 + bool(terms)) * LOST[self.flushes] if self.dtype == F64 else radius
 
     def unless_infinite(self, error: Tensor) -> Tensor:
