@@ -170,8 +170,8 @@ def leaving_alone(forward: Any) -> Iterator[None]:
 
 def same_function(subject: Subject, points: Any) -> None:
     """Raise InputError where forward and definition, both given, are different functions."""
+    from backprop_rules.evidence.evidence import in_precision
     from backprop_rules.evidence.oracles.oracle import Silent
-    from backprop_rules.evidence.precisions import in_precision
     from backprop_rules.properties.derivative import computes_its_definition
 
     first = next(iter(points), None)

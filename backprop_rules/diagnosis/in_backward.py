@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from backprop_rules.diagnosis.places import in_place, place, somebodys_frames
 from backprop_rules.diagnosis.tape import UNMADE, Shares, Tape
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.places import in_place, place, somebodys_frames
 
 MOST = 1 << 20, 5000  # numbers, and values, that are kept
 TRIED = 12  # values in whose place the right one is put

@@ -12,8 +12,7 @@ from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
 from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.surgery import in_its_line, is_one_call, mistake_of, places_of, seen_in
 from backprop_rules.errors import InputError, OwnError, of_ours
-from backprop_rules.evidence.evidence import Evidence
-from backprop_rules.evidence.precisions import in_precision, precise
+from backprop_rules.evidence.evidence import Evidence, in_precision, precise
 from backprop_rules.properties import form
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.outcome import Outcome

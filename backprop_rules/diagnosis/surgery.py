@@ -25,8 +25,7 @@ from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.several import EXCHANGED
 from backprop_rules.diagnosis.tape import Rows, Share, Shares, Step, tape_of
 from backprop_rules.domain import Axes, Axis
-from backprop_rules.evidence.evidence import Evidence, Pair
-from backprop_rules.evidence.precisions import in_precision
+from backprop_rules.evidence.evidence import Evidence, Pair, in_precision
 from backprop_rules.formula import of_reals, plain
 from backprop_rules.strategies.of_rules import call_at, of_the_rule
 from backprop_rules.strategies.point import Point

@@ -16,10 +16,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
 from backprop_rules.diagnosis.composites import TAKEN_APART
-from backprop_rules.diagnosis.places import in_place, name_of, place
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.function import Cotangents, Function, cloned, live_ones
+from backprop_rules.subject.places import in_place, name_of, place
 
 UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit raises where it cannot be made
 

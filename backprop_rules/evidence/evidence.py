@@ -188,3 +188,15 @@ def largest(x: Tensor) -> float:
     size = x.abs()
     most = float(size.amax())
     return most if math.isfinite(most) else float(torch.where(size.isfinite(), size, torch.zeros_like(size)).max())
+
+
+def in_precision(point: Point, dtype: torch.dtype) -> list[torch.dtype | None]:
+    """Return the dtypes of the leaves in a precision."""
+    return [at(dtype, x) if inexact(x) else None for x in point.leaves]
+
+
+def precise(subject: Subject, point: Point) -> list[torch.dtype | None]:
+    """Return the dtypes to climb the higher rungs in: float64, or the example's own if forward takes no other."""
+    if subject.rule is not None and subject.rule.domain.own_dtypes:
+        return [x.dtype if inexact(x) else None for x in subject.example]
+    return in_precision(point, F64)

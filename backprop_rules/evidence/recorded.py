@@ -1,9 +1,7 @@
 """The operations of a run as they are recorded: how far each is off by itself, and where to ask for its sensitivity."""
 
-import inspect
 import weakref
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +10,14 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence import at_size
 from backprop_rules.evidence.allowance import moves
 from backprop_rules.evidence.allowance.declared import KEPT_NARROW, SUMS_NARROW, Declared
 from backprop_rules.evidence.allowance.mode import FORMULAS
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, computed_in
-from backprop_rules.subject import function
 from backprop_rules.subject.ambient import tensors_in
+from backprop_rules.subject.places import somebodys_frames
 
 aten = torch.ops.aten
 
@@ -33,10 +30,6 @@ SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum}
 Place = tuple[int, int]
 # A line of somebody's code: the file and its number.
 Line = tuple[str, int]
-# What is not somebody's code: torch's, and this package's.
-OURS = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
-# What calls somebody's code.
-CALLERS = inspect.getsourcefile(function), inspect.getsourcefile(at_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +123,7 @@ class Recorded(Declared):
         node = torch._C._current_autograd_node()
         if node is not None:
             return self._lines.get(node._sequence_nr())
-        frame = inspect.currentframe()
-        while frame is not None and frame.f_code.co_filename.startswith((*OURS, "<frozen")):
-            frame = None if frame.f_code.co_filename in CALLERS else frame.f_back  # below these it is nobody's forward
+        frame = next(somebodys_frames(), None)
         line = None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
         self._lines[torch.autograd._get_sequence_nr() - 1] = line
         return line

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from backprop_rules.evidence.alike import Alike, half_an_ulp
 from backprop_rules.evidence.allowance.operation import plus
 from backprop_rules.evidence.allowance.precision import Precision
-from backprop_rules.evidence.allowance.units import NARROW, unit
+from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import Run
 from backprop_rules.evidence.recorded import MATRICES, PRODUCTS, Line, Made, Recorded, Step, detached, parts_of
 from backprop_rules.subject.ambient import inexact
@@ -29,6 +28,27 @@ class Reach:
     def beside(self, other: "Reach") -> "Reach":
         """Return how far both take it."""
         return Reach(self.worst + other.worst, self.squares + other.squares)
+
+
+class Alike:
+    """The numbers of one tensor that round alike: those with equal digits, whatever their sign and exponent."""
+
+    def __init__(self, x: Tensor, dtype: torch.dtype) -> None:
+        mantissa, _ = torch.frexp(x)
+        self._pushed = half_an_ulp(x, dtype) * mantissa.sign()
+        found, self._which = torch.unique(mantissa.abs().reshape(-1), return_inverse=True)
+        self._count = found.numel()
+        self._known = stored_by(x, dtype)
+
+    def bias(self, sensitivity: Tensor) -> float:
+        """Return |sum(s (rounded x - x))|: numbers that lie close together, or below the smallest, round one way."""
+        return abs(float((sensitivity * self._known).sum()))
+
+    def squares(self, sensitivity: Tensor) -> float:
+        """Return sum((s half an ulp)^2), the sensitivities of those that round alike added before."""
+        pushed = (sensitivity * self._pushed).reshape(-1)
+        sums = torch.zeros(self._count, dtype=pushed.dtype, device=pushed.device)
+        return float(sums.index_add_(0, self._which, pushed).square().sum())
 
 
 class Sensitivities:

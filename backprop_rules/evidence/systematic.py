@@ -25,10 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.alike import half_an_ulp, stored_by
 from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.evidence.allowance.precision import Precision
-from backprop_rules.evidence.allowance.units import NARROW, lost_in, unit
+from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, lost_in, stored_by, unit
 from backprop_rules.evidence.at_size import AtSize, Held, Question
 from backprop_rules.evidence.sensitivity import Sensitivities
 from backprop_rules.strategies.values import numbers_from

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from backprop_rules.errors import of_ours
-from backprop_rules.evidence.evidence import Evidence
+from backprop_rules.evidence.evidence import Evidence, in_precision
 from backprop_rules.evidence.jumps import jumps
-from backprop_rules.evidence.precisions import in_precision
 from backprop_rules.properties import calls, effort, special
 from backprop_rules.properties.finding import Grade, Kind, Rung
 from backprop_rules.properties.huge import reaches_past_32_bits

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.enclosure import Enclosure
-from backprop_rules.evidence.evidence import Evidence, Pair, largest
+from backprop_rules.evidence.evidence import Evidence, Pair, in_precision, largest, precise
 from backprop_rules.evidence.kinks import DISTANCES, nearest
-from backprop_rules.evidence.precisions import in_precision, precise
 from backprop_rules.evidence.witnesses import fits, witnessed
 from backprop_rules.properties import effort, form
 from backprop_rules.properties.agreement import TORCH, loses_digits

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from backprop_rules.errors import of_ours
 from backprop_rules.evidence.differences import second_witness
-from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair
-from backprop_rules.evidence.precisions import in_precision, precise
+from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, in_precision, precise
 from backprop_rules.properties import calls, effort, form
 from backprop_rules.properties.agreement import SETTLED, ComputesNarrower, Judged, agrees
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
@@ -23,7 +22,7 @@ from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
 if TYPE_CHECKING:  # which brings ball arithmetic along
-    from backprop_rules.properties.rule_trial import OfTheRule
+    from backprop_rules.properties.of_rules import OfTheRule
 
 HIDDEN = "forward hides a dependence from autograd, as by .item(), .data, detach() or no_grad, that differences see"
 # After these other points are asked still, to name the mistake.
@@ -42,9 +41,9 @@ class Trial:
         self.chosen: dict[int, Point] = {}  # where another choice than torch's is allowed: nor are digits torch's
         self.of_the_rule: OfTheRule | None = None
         if questions.of_rules:
-            from backprop_rules.properties import rule_trial
+            from backprop_rules.properties import of_rules
 
-            self.of_the_rule = rule_trial.OfTheRule(subject, questions)
+            self.of_the_rule = of_rules.OfTheRule(subject, questions)
 
     def run(self, pair: Pair = WIDE) -> Outcome:
         """Return what came of all points; an interrupt ends the loop with what was found so far."""

@@ -1,5 +1,6 @@
 """The units of rounding: how far one operation may be off in each dtype, and in which dtype torch computes it."""
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -59,6 +60,18 @@ def positive(x: Tensor) -> bool:
 def power_below(x: Tensor) -> Tensor:
     """Return the largest power of two of at most the size of each number of float64, 0 of 0: by its bits."""
     return (x.contiguous().view(torch.int64) & 0x7FF0000000000000).view(torch.float64)
+
+
+def stored_by(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return by how much rounding to a dtype changes numbers; 0 of what overflows there, of which elements tell."""
+    return (x.to(dtype).to(x) - x).nan_to_num_(0.0, 0.0, 0.0)
+
+
+def half_an_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return how far rounding to nearest may take numbers in a dtype; 0 of those that it has, as 1 of a softmax."""
+    half = power_below(x).mul_(2.0 ** -precision(dtype)).clamp_min_(unit(dtype).tiny)
+    rounds = (x.to(dtype) - x).sign_().abs_()
+    return half.mul_(rounds) if math.isfinite(float(half.sum())) else torch.where(rounds > 0, half, 0.0)
 
 
 def powers_of_two(x: Tensor) -> bool:

@@ -14,8 +14,9 @@ import torch
 from backprop_rules.subject import ambient
 
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
-# What lies between a call of somebody's code and its step.
-BETWEEN = f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", str(ambient.__file__), "<frozen"
+# What lies between a call of somebody's code and what looks on.
+OWN = f"{PACKAGE}diagnosis{os.sep}", f"{PACKAGE}evidence{os.sep}", str(ambient.__file__), __file__
+BETWEEN = f"{Path(torch.__file__).parent}{os.sep}", *OWN, "<frozen"
 
 IN_PLACE = ("__setitem__", *(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "matmul", "mod")))
 
