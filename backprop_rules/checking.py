@@ -28,10 +28,9 @@ from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point, copied
 from backprop_rules.subject import denormals
-from backprop_rules.subject.ambient import uncompiled
+from backprop_rules.subject.ambient import quiet, uncompiled
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.frameworks.of_jax import JAX
-from backprop_rules.subject.silence import quiet
 from backprop_rules.subject.subject import Subject
 
 if TYPE_CHECKING:  # which brings ball arithmetic along

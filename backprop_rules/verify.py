@@ -24,8 +24,8 @@ from backprop_rules.report.report import Report, report_of
 from backprop_rules.rule import Rule, misfit
 from backprop_rules.strategies.of_rules import RulePoints
 from backprop_rules.subject import denormals
+from backprop_rules.subject.ambient import quiet
 from backprop_rules.subject.devices import devices_here
-from backprop_rules.subject.silence import quiet
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from backprop_rules.evidence.verdict import judge
 from backprop_rules.properties.finding import Kind, Rung
 from backprop_rules.properties.of_rules import PROPERTIES, asked
 from backprop_rules.strategies.drawing.bulk import drawn
-from backprop_rules.subject.silence import quiet
+from backprop_rules.subject.ambient import quiet
 from backprop_rules.verify import verified, verify_rule
 
 every_rule = pytest.mark.parametrize("rule", CATALOGUE.values(), ids=str)

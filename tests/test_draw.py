@@ -19,7 +19,7 @@ from backprop_rules.strategies.drawing.bulk import tiers_of
 from backprop_rules.strategies.of_rules import call_that_fits, widened
 from backprop_rules.strategies.shrink import plainer, shrunk
 from backprop_rules.strategies.shrink_rules import smaller_of_a_rule
-from backprop_rules.subject.silence import quiet
+from backprop_rules.subject.ambient import quiet
 
 exact = [rule for rule in CATALOGUE.values() if "exact" in tiers_of(rule)]
 # Shapes and layouts are drawn from the signature of the shapes alone.

@@ -15,7 +15,7 @@ from backprop_rules.diagnosis.mistake import applies
 from backprop_rules.diagnosis.twins import TWINS, asked_of_jax
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.proof.certified import certify, enclosure
-from backprop_rules.subject.silence import quiet
+from backprop_rules.subject.ambient import quiet
 from backprop_rules.teaching.example import example, small, standing
 from backprop_rules.teaching.explain import explained
 from backprop_rules.teaching.indices import Names, general, written

@@ -16,7 +16,7 @@ from backprop_rules.evidence.proof.balls import Undecided, ball, leaves, outputs
 from backprop_rules.evidence.proof.certified import certify
 from backprop_rules.evidence.proof.translate import definition_of
 from backprop_rules.strategies.drawing.bulk import drawn
-from backprop_rules.subject.silence import quiet
+from backprop_rules.subject.ambient import quiet
 
 # ---- the catalogue
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.differences import borne_out, sides_with
-from backprop_rules.evidence.digits import has_lost_digits
 from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.evidence.kinks import Around, Shape, around, is_between, is_in_the_hull, real_mask
 from backprop_rules.evidence.witnesses import (
     Witnessed,
     fits,
+    has_lost_digits,
     is_granular,
     lost_in_the_norm,
     noise_nearby,

@@ -17,13 +17,13 @@ from backprop_rules.evidence.allowance.bounds import (
 )
 from backprop_rules.evidence.allowance.units import computed_in
 from backprop_rules.evidence.climb import NUMBERS, PROOF
-from backprop_rules.evidence.digits import has_lost_digits
 from backprop_rules.evidence.enclosure import Enclosure, as_real
 from backprop_rules.evidence.evidence import largest, precise
 from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.verdict import Verdict
+from backprop_rules.evidence.witnesses import has_lost_digits
 from backprop_rules.properties.finding import Finding, Kind, Rung, outside
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence.digits import has_lost_digits
 from backprop_rules.evidence.evidence import cast, filled
+from backprop_rules.evidence.witnesses import has_lost_digits
 from backprop_rules.properties.finding import Finding, Grade, Kind, unequal
 from backprop_rules.properties.form import first_written, has_the_form_of_its_primal, remembered
 from backprop_rules.strategies.point import Point

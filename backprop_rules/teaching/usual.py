@@ -13,7 +13,7 @@ from backprop_rules.domain import BATCH, Factor, Index, Whole, axes_of
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.formula import plain
 from backprop_rules.rule import Rule
-from backprop_rules.subject.silence import quiet
+from backprop_rules.subject.ambient import quiet
 from backprop_rules.teaching.example import example, small, standing
 from backprop_rules.teaching.pictures import on_one_line
 from backprop_rules.teaching.taught import TAUGHT

@@ -12,7 +12,7 @@ from backprop_rules.strategies.drawing.bounded import bounded_point
 from backprop_rules.strategies.drawing.draw import Draw, Refused
 from backprop_rules.strategies.drawing.exact import exact_point
 from backprop_rules.strategies.drawing.shapes import SIDES
-from backprop_rules.subject.silence import quiet
+from backprop_rules.subject.ambient import quiet
 
 TIERS = {"exact": exact_point, "bounded": bounded_point}
 TRIES = 10  # to draw a point, where some are refused
