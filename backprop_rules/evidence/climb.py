@@ -19,7 +19,7 @@ from backprop_rules.evidence.allowance import RunningError
 from backprop_rules.evidence.allowance.bounds import attainable, bounds, in_float64
 from backprop_rules.evidence.allowance.mode import Narrower
 from backprop_rules.evidence.enclosure import Enclosure
-from backprop_rules.evidence.evidence import filled
+from backprop_rules.evidence.evidence import ELEMENTS, filled
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.verdict import Verdict, judge
@@ -30,7 +30,6 @@ from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Function, NoPoint
 from backprop_rules.subject.subject import Subject
 
-ELEMENTS = 1 << 15  # of a point that an allowance is computed for
 NUMBERS = 1 << 12  # that a definition may make to be proved: some tens of milliseconds of balls
 # What ends a running error analysis: an operation without a formula, which somebody's code may wrap.
 UNFOLLOWED = (NotImplementedError, Narrower, InputError, NoPoint, Raised, Misfit)

@@ -18,6 +18,7 @@ from backprop_rules.subject.function import Cotangents, Function, Gradients, NoP
 from backprop_rules.subject.subject import Subject
 
 T = TypeVar("T")
+ELEMENTS = 1 << 15  # of a point that an allowance is computed for
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from backprop_rules.evidence.climb import ELEMENTS
-from backprop_rules.evidence.evidence import WIDE, Evidence, largest, precise
+from backprop_rules.evidence.evidence import ELEMENTS, WIDE, Evidence, largest, precise
 from backprop_rules.evidence.witnesses import fits, noise_nearby
 from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Rung
