@@ -63,7 +63,8 @@ class Declared(RunningError):
     def _operation(self, func: Any, result: Any, args: Any) -> Operation:
         own = self.declared.kept
         if own is None or not self._in_kernel:  # within a kernel nobody asks what is kept alike
-            promoted = computed_in(self._promoted(args)) if self._in_kernel else self._promoted(args)
+            promoted = self._promoted(args)
+            promoted = computed_in(promoted) if self._in_kernel else promoted
             for y in tensors_in((result,)) if not func.is_view else ():
                 self.tag(y, promoted)
             own = own or promoted
