@@ -100,13 +100,15 @@ class AtSize:
     """What holds the outputs and the gradients of one call; None for what has no gradient.
 
     `roundings` is how many roundings in a row a number may come through, sums in full length; `either` says whether a
-    choice on the way, such as a mask of what is positive, may come out either way in a right implementation.
+    choice on the way, such as a mask of what is positive, may come out either way in a right implementation;
+    `overflow` names what is too large for the dtype in which the reference stores it, if that is asked.
     """
 
     computed: tuple[Held, ...]  # the outputs before they are stored
     gradients: tuple[Held | None, ...]
     roundings: int = 0
     either: bool = False
+    overflow: str = ""
 
     @cached_property
     def y(self) -> tuple[Held, ...]:
@@ -117,7 +119,8 @@ class AtSize:
         """Return what holds this and the same in another algebraic form."""
         pairs = zip(self.gradients, other.gradients, strict=True)
         gradients = tuple(a if a is None or b is None else a.joined(b) for a, b in pairs)
-        return AtSize(self.computed, gradients, max(self.roundings, other.roundings), self.either or other.either)
+        roundings, either = max(self.roundings, other.roundings), self.either or other.either
+        return AtSize(self.computed, gradients, roundings, either, self.overflow or other.overflow)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +171,7 @@ def _held_by(run: Run, question: Question, mode: Declared) -> AtSize:
     pairs = zip(gradients, question.leaves, strict=True)
     outputs = tuple(Held(out.detach(), mode.radius(out), mode.dtype_of(out)) for out in y if inexact(out))
     found = tuple(None if g is None else held(mode, g, x.dtype) for g, x in pairs)
-    return AtSize(outputs, found, mode.roundings, mode.ambiguous)
+    return AtSize(outputs, found, mode.roundings, mode.ambiguous, mode.overflow)
 
 
 def held(mode: Declared, x: Tensor, dtype: torch.dtype) -> Held:

@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance import moves
-from backprop_rules.evidence.allowance.declared import KEPT_NARROW, SUMS_NARROW, Declared
+from backprop_rules.evidence.allowance.declared import Declared
+from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
 from backprop_rules.evidence.allowance.mode import FORMULAS
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
@@ -283,17 +284,19 @@ class Sensitivities:
         """Return how far a step is off, which is remembered but where it is one of many that are asked together."""
         if id(step) in self._errors:
             return self._errors[id(step)]
-        errors = _parts(self._error_of(step))
+        errors, parts = _parts(self._error_of(step)), _parts(step.result)
         choices = self._choices.get(id(step), (None,) * len(errors))
-        found = tuple(plus(a, b) for a, b in zip(errors, choices, strict=True))
+        narrow = self._declared.kept is None and step.own in NARROW
+        more = besides(step.func, *_detached((step.args, step.result)), step.own) if narrow else (None,) * len(parts)
+        found = tuple(plus(*all_three) for all_three in zip(errors, choices, more, strict=True))
         if keep or len(found) > 1 or self._declared.kept is None:
             self._errors[id(step)] = found
         return found
 
     def _error_of(self, step: Step) -> Any:
         """Return how far an operation's own rounding takes its result, in the dtype in which it is computed."""
-        kept = self._declared.kept or computed_in(step.own)
         packet, args = step.func.overloadpacket, _detached(step.args)
+        kept = self._declared.kept or (step.own if packet in ROUNDED_INSIDE else computed_in(step.own))
         result = _detached(step.result)
         if packet in moves.FORMULAS:
             return (None,) * len(_parts(result))
@@ -304,10 +307,7 @@ class Sensitivities:
         if packet in SUMS_NARROW and self._declared.kept is None and step.own in NARROW:
             raise NotImplementedError(f"{step.func} keeps its sums in {step.own}")
         mode = _InOrder(replace(self._declared, kept=kept, operands=None))
-        error = mode._radius_of(step.func, result, args, step.named)
-        if packet in KEPT_NARROW and self._declared.kept is None and step.own in NARROW:
-            error = plus(error, KEPT_NARROW[packet](args, result, step.own))
-        return error
+        return mode._radius_of(step.func, result, args, step.named)
 
     def _of_operands(self, by_step: dict[int, list[Tensor | None]]) -> Reach:
         """Return what the rounding of the operands of products does, each of which is rounded once."""

@@ -171,6 +171,7 @@ class Agreement:
     shapes: tuple[tuple[int, ...], ...]
     allows_blind: bool = False
     find_lines: Callable[[], tuple[tuple[Line, float], ...]] = tuple
+    overflow: str = ""  # what the reference itself stores beyond the end of its dtype
 
     @cached_property
     def lines(self) -> tuple[tuple[Line, float], ...]:
@@ -204,6 +205,7 @@ class Agreement:
         if others:
             parts.append(f"Within what a right implementation may round: {', '.join(others)}.")
         parts.append(f"Held as {self.precision}: {PRECISION_WORDS[self.precision]}")
+        parts += [f"The reference itself overflows: {self.overflow}."] * bool(self.overflow)
         return "\n".join(parts)
 
     def to_dict(self) -> dict[str, Any]:

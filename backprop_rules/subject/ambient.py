@@ -33,6 +33,7 @@ _CASTS: dict[Any, torch.dtype] = {
 # While torch makes a tensor of the generator's state it holds the generator, and may collect garbage and let another
 # thread run, which must not wait for the generator then: both would wait for good.
 _GENERATOR = Lock()
+_RMS_NORMS = (torch.rms_norm, torch.nn.functional.rms_norm)
 _DTYPE_OF = Tensor.dtype.__get__  # type: ignore[attr-defined]
 A_CALL = 14  # two to this many elements are read in about the time of one call
 _KEPT = 1 << 16  # elements from which a constant's cast is kept: a large weight is cast once, not in every run
@@ -64,6 +65,8 @@ def at(dtype: torch.dtype, x: Tensor) -> torch.dtype:
 
 class Shadow(Protocol):
     """What remembers, in a run in float64, the dtypes that the tensors have in their own run."""
+
+    default: torch.dtype  # of what is made there without one
 
     def dtype_of(self, x: Tensor) -> torch.dtype:
         """Return the dtype that a tensor has in its own run."""
@@ -97,11 +100,27 @@ class Ambient(TorchFunctionMode):
         """Call the function, as it would be called in this precision."""
         named = kwargs or {}
         if self._shadow is not None:
-            if func == _DTYPE_OF:
-                return self._shadow.dtype_of(args[0])
-            asked = _asked(func, args, named, self._shadow)
-            if asked is not None and inexact(args[0]):
-                return self._shadow.cast(args[0], asked)
+            return self._shadowed(self._shadow, func, args, named)
+        return self._called(func, args, named)
+
+    def _shadowed(self, shadow: Shadow, func: Any, args: Any, named: Any) -> Any:
+        """Call the function, and tell the shadow what is cast: by itself, to be computed with, or when it is made."""
+        if func == _DTYPE_OF:
+            return shadow.dtype_of(args[0])
+        if func in _RMS_NORMS and (args[3] if len(args) > 3 else named.get("eps")) is None:
+            own = shadow.dtype_of(args[0])  # where none is given it is that of the dtype in which torch computes
+            args, named = args[:3], {**named, "eps": torch.finfo(F32 if own.itemsize < F32.itemsize else own).eps}
+        asked = _asked(func, args, named, shadow)
+        given = next((k for k, x in enumerate(args) if inexact(x)), None)
+        if asked is not None and given == 0:
+            cast = shadow.cast(args[0], asked)
+            return cast if _casts(func) else self._called(func, (cast, *args[1:]), named)
+        made = self._called(func, args, named)
+        if given is None and type(made) is Tensor and made.dtype == F64 and not any(map(inexact, tensors_in(args))):
+            return shadow.cast(made, asked or shadow.default)
+        return made
+
+    def _called(self, func: Any, args: Any, named: Any) -> Any:
         if self._widening:
             if func in _CASTS:
                 self.narrows = self.narrows or inexact(args[0])
@@ -162,15 +181,18 @@ def _asked(func: Any, args: Any, named: Any, shadow: Shadow) -> torch.dtype | No
         return _CASTS[func]
     if func is Tensor.double:
         return F64
-    if func not in (Tensor.to, Tensor.type, Tensor.type_as):
-        return None
     for x in (*args[1:], *named.values()):
         if isinstance(x, torch.dtype):
             return x if x.is_floating_point else None
-        if isinstance(x, Tensor):
+        if isinstance(x, Tensor) and func in (Tensor.to, Tensor.type_as):
             found = shadow.dtype_of(x)
             return found if found.is_floating_point else None
     return None
+
+
+def _casts(func: Any) -> bool:
+    """Say whether a function does nothing but cast."""
+    return func in _CASTS or func in (Tensor.double, Tensor.to, Tensor.type, Tensor.type_as)
 
 
 def _held(x: Tensor) -> int:

@@ -17,6 +17,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
+from backprop_rules.evidence.allowance import fused
+from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
 from backprop_rules.evidence.allowance.mode import RunningError
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
@@ -24,10 +26,6 @@ from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in
 from backprop_rules.subject.ambient import F64, inexact, tensors_in
 
 aten = torch.ops.aten
-
-# What torch's own kernels for the CPU keep in a narrow dtype on the way, where others keep float32: besides what stands
-# in `KEPT_NARROW` the sums of the weight's and the bias's gradient, and those of overlapping windows.
-SUMS_NARROW = (aten.native_layer_norm_backward, aten.max_pool2d_with_indices_backward)
 
 
 class Rounds(NotImplementedError):
@@ -40,9 +38,11 @@ class Declared(RunningError):
     def __init__(self, declared: Precision, only_exact: bool = False) -> None:
         super().__init__()
         self.declared, self._only_exact = declared, only_exact
+        self.default = torch.get_default_dtype()
         self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
         self._in_kernel, self._in_a_block = 0, False
-        self.roundings = 0
+        self._rounds_inside = False  # whether the kernel of torch's that is followed stores its parts in its own dtype
+        self.roundings, self.overflow = 0, ""
         self._longest = 0
         self._sums_in: torch.dtype | None = None  # where the kernel of torch's that is followed keeps its sums
 
@@ -64,10 +64,10 @@ class Declared(RunningError):
         own = self.declared.kept
         if own is None or not self._in_kernel:  # within a kernel nobody asks what is kept alike
             promoted = self._promoted(args)
-            promoted = computed_in(promoted) if self._in_kernel else promoted
-            for y in tensors_in((result,)) if not func.is_view else ():
+            promoted = promoted and (computed_in(promoted) if self._in_kernel and not self._rounds_inside else promoted)
+            for y in tensors_in((result,)) if promoted and not func.is_view else ():
                 self.tag(y, promoted)
-            own = own or promoted
+            own = own or promoted or self.default
         narrow = self._sums_in if func.overloadpacket == aten.sum else None
         sums = as_computed if narrow is None else partial(no_narrower_than, narrow)
         named = (func, result, self._radius, self._evaluations, self._flushes, sums)
@@ -77,14 +77,14 @@ class Declared(RunningError):
         """Take note of a sum of that many roundings in a row."""
         self._longest = max(self._longest, length)
 
-    def _promoted(self, args: Any) -> torch.dtype:
-        """Return the dtype of the result of operands as an eager implementation stores them."""
+    def _promoted(self, args: Any) -> torch.dtype | None:
+        """Return the dtype of the result of operands as an eager implementation stores them, None if nobody knows."""
         tags: dict[bool, torch.dtype] = {}
-        for x in tensors_in(args):
-            tag = self._tags.get(x.untyped_storage())
+        for x in filter(inexact, tensors_in(args)):
+            tag = self._tags.get(x.untyped_storage(), x.dtype if x.dtype != F64 else None)
             if tag is not None:  # a number counts where there are no others
                 tags[x.ndim > 0] = torch.promote_types(tags.get(x.ndim > 0, tag), tag)
-        return tags.get(True, tags.get(False, F64))
+        return tags.get(True, tags.get(False))
 
     def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         """Return the radius of an operation's result, block by block where it is made so: in the processor's cache."""
@@ -100,9 +100,21 @@ class Declared(RunningError):
             radius = self._in_blocks(func, result, args, axes)
         else:
             radius = self._of_torchs_kernel(func, result, args, named)
+        if self.declared.kept is None and not self._in_kernel:
+            self._note_overflow(func, result)
         if self._only_exact and not (self._in_kernel or self._in_a_block) and any(True for _ in tensors_in(radius)):
             raise Rounds(str(func).removesuffix(".default"))
         return radius
+
+    def _note_overflow(self, func: Any, result: Any) -> None:
+        """Take note of the first operation whose result is beyond the dtype in which the reference stores it."""
+        for y in filter(inexact, tensors_in((result,))):
+            own = self.dtype_of(y)
+            if own == torch.float16 and not self.overflow and y.numel():
+                most = float(max(map(abs, y.aminmax())))
+                if torch.finfo(own).max < most < math.inf:
+                    name = str(func).removesuffix(".default")
+                    self.overflow = f"{name} gives {most:.3g} on the way, and float16 ends at {torch.finfo(own).max:.0f}"
 
     def _of_torchs_kernel(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         """Return the radius of an operation's result, as torch computes it where the implementation is eager."""
@@ -114,8 +126,13 @@ class Declared(RunningError):
             radius = super()._radius_of(func, result, args, named)
         finally:
             self._sums_in = None
-        besides = KEPT_NARROW.get(func.overloadpacket)
-        return radius if besides is None else self.settled(result, plus(radius, besides(args, result, own)))
+        more = besides(func, args, result, own)
+        if not isinstance(result, tuple):
+            return radius if more[0] is None else self.settled(result, plus(radius, more[0]))
+        known = radius or [None] * len(result)
+        return [
+            a if b is None else self.settled(y, plus(a, b)) for y, a, b in zip(result, known, more, strict=True)
+        ]
 
     def _special(self, result: Tensor, radius: Tensor, total: float) -> Tensor | None:
         """Return a radius: an infinity in float64 is the reference's own, as in a mask, and is exact."""
@@ -199,12 +216,15 @@ class Declared(RunningError):
     def _finer(self, x: Any) -> Any:
         return x
 
-    def _in_one_kernel(self, reference: Callable[..., Any], args: Any, named: Any) -> Any:
-        self._in_kernel += 1
+    def _decomposed(self, op: Operation, reference: Callable[..., Any], args: Any, named: Any) -> Any:
+        before = self._rounds_inside
+        packet = op.func.overloadpacket
+        inside = packet in ROUNDED_INSIDE or (before and packet not in fused.REFERENCES)
+        self._in_kernel, self._rounds_inside = self._in_kernel + 1, inside
         try:
-            return super()._in_one_kernel(reference, args, named)
+            return super()._decomposed(op, reference, args, named)
         finally:
-            self._in_kernel -= 1
+            self._in_kernel, self._rounds_inside = self._in_kernel - 1, before
 
     def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return a copy of x as it is stored in a dtype, rounded if that is narrower than what it is kept in."""
@@ -219,25 +239,6 @@ class Declared(RunningError):
             self.keep(y, self.settled(y, radius))
         self.tag(y, dtype)
         return y
-
-
-def _narrow_logarithm(args: Any, result: Tensor, dtype: torch.dtype) -> float:
-    """Return how far a log softmax is off by its sum, of at most n, that is kept narrow, and its logarithm."""
-    u, count = unit(dtype).u, args[0].shape[args[1]] if args[0].ndim else 1
-    return u * (1 + 2 * u) * (1 + math.log(max(1, count)))
-
-
-def _narrow_quotient(args: Any, result: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return how far a likelihood's gradient is off by the cotangent over the sum of weights, that is kept narrow."""
-    weight, used = args[3], unit(dtype)
-    largest = 1.0 if weight is None else float(weight.abs().max())
-    lost = (result.abs() * (used.u * (1 + 2 * used.u))).clamp_min_(used.tiny * max(1.0, largest))
-    return torch.where(result == 0, 0.0, lost)
-
-
-KEPT_NARROW: dict[Any, Callable[[Any, Tensor, torch.dtype], Any]] = {
-    aten._log_softmax: _narrow_logarithm, aten.nll_loss_backward: _narrow_quotient,
-}  # fmt: skip
 
 
 class _Cast(torch.autograd.Function):

@@ -85,15 +85,14 @@ def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) ->
     elif op.result.is_cuda and (not isinstance(b, Tensor) or (b.ndim == 0 and b.device.type == "cpu")):
         # The kernel multiplies by the reciprocal of a number that lies on the CPU.
         k, floor = 1, 2 * op.unit.tiny * (1 + x.size)
-    plain = op.rounded(None, k) + floor
+    exact = x.radius is None and y.radius is None
+    plain = op.rounded(None if exact else 0.0, k) + floor
     if op.result.is_complex() and isinstance(y.size, Tensor):
         # |c + d t| <= sqrt(2) |b| may overflow, and its inverse is 0 then.
         plain = torch.where(y.size > torch.finfo(component(op.dtype)).max / 2, INFINITE, plain)
     # 0 / b is 0, but for b = 0
     error = torch.where((op.size == 0) & (x.size == 0), 0.0, plain) if op.may_vanish else plain
-    if x.radius is None and y.radius is None:
-        return error
-    return op.up(error + over(op.size + plain, x.radius, y))
+    return error if exact else op.up(error + over(op.size + plain, x.radius, y))
 
 
 def over(size: Any, radius: Radius, divisor: Operand) -> Any:
@@ -162,7 +161,7 @@ def _power_error(op: Operation, exponent: float) -> Tensor:
     if exponent not in _ELEMENTARY:
         return op.rounded(None, op.ulps("sqrt" if exponent == 0.5 else "pow"))
     k, roundings = _ELEMENTARY[exponent]
-    error = op.rounded(None) * roundings if op.dtype in NARROW else op.rounded(None, k)
+    error = op.rounded(0.0) * roundings if op.dtype in NARROW else op.rounded(None, k)
     # The square of x^-2 may overflow, where the exact result is below the smallest normal number.
     return error + unit(component(op.dtype)).normal if exponent == -2 else error
 

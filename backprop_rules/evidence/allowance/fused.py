@@ -76,7 +76,7 @@ def layer_norm(a: Tensor, shape: Any, weight: Any, bias: Any, eps: float) -> tup
     dims = list(range(a.ndim - len(shape), a.ndim))
     mean = a.mean(dims, keepdim=True)
     rstd = (var(a, dims, correction=0, keepdim=True) + eps).rsqrt()
-    y = (a - mean) * rstd
+    y = a * rstd - mean * rstd  # as torch's kernel has it, and no better than (a - mean) * rstd
     y = y if weight is None else y * weight
     return y if bias is None else y + bias, mean, rstd
 
@@ -87,7 +87,7 @@ def layer_norm_backward(
     """rstd (g - mean(g) - z mean(g z)) for z = (a - mean) rstd and g = grad weight; the sums of grad z and of grad."""
     inner = list(range(a.ndim - len(shape), a.ndim))
     outer = list(range(a.ndim - len(shape)))
-    z = (a - mean) * rstd
+    z = a * rstd - mean * rstd
     g = grad if weight is None else grad * weight
     first = rstd * (g - g.mean(inner, keepdim=True) - z * (g * z).mean(inner, keepdim=True)) if mask[0] else None
     weights = (grad * z).sum(outer) if outer else grad * z
@@ -222,6 +222,8 @@ COMPLEX_REFERENCES: dict[Any, Callable[..., Any]] = {
 
 def distance(op: Operation, found: Tensor, reference: Tensor, radius: Tensor | None) -> Tensor | None:
     """Return |y - z| + r, where y is not finite infinity."""
+    if not (found.is_floating_point() or found.is_complex()):
+        return radius
     off = apart(found, reference).mul_(FEW)
     if radius is None and not op.flushes and not bool(off.any()):
         return op.stored_exactly()  # type: ignore[no-any-return]

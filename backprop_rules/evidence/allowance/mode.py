@@ -244,6 +244,8 @@ class RunningError(TorchDispatchMode):
         if not args[0].numel() or (isinstance(op.result, Tensor) and not op.result.numel()):
             return None
         found = self._in_one_kernel(reference, args, named)
+        if found is NotImplemented:
+            raise op.refuse("as torch's own terms have none of these arguments")
         if isinstance(found, Tensor):
             return fused.distance(op, op.result, found, self._radius(found))
         return [

@@ -1,0 +1,99 @@
+"""What torch's own kernels for the CPU keep in a narrow dtype on the way, where others keep float32."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.allowance.units import gamma, unit
+
+aten = torch.ops.aten
+
+# Their sums: those of the weight's and the bias's gradient, and those of overlapping windows.
+SUMS_NARROW = (aten.native_layer_norm_backward, aten.max_pool2d_with_indices_backward)
+
+# Their parts, each of which is stored: what is added up, too. Found by each kernel's results beside those in float64.
+ROUNDED_INSIDE = {getattr(aten, name) for name in (
+    "glu_backward", "huber_loss", "huber_loss_backward", "mse_loss", "mse_loss_backward", "soft_margin_loss",
+    "soft_margin_loss_backward", "binary_cross_entropy", "binary_cross_entropy_backward",
+    "binary_cross_entropy_with_logits", "nll_loss2d_forward", "nll_loss2d_backward", "linalg_cross", "addr", "renorm",
+    "logit", "logit_backward", "sigmoid_backward", "xlogy", "special_xlog1py", "logsumexp", "index_reduce",
+    "embedding_dense_backward", "_unsafe_masked_index_put_accumulate", "unfold_backward", "col2im",
+    "_adaptive_avg_pool2d_backward", "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d",
+    "upsample_trilinear3d", "grid_sampler_2d", "reflection_pad1d_backward", "reflection_pad2d_backward",
+    "reflection_pad3d_backward", "replication_pad1d_backward", "replication_pad2d_backward",
+    "replication_pad3d_backward",
+)}  # fmt: skip
+
+
+def _logarithm(args: Any, result: Tensor, dtype: torch.dtype) -> float:
+    """Return how far a log softmax is off by its sum, of at most n, that is kept narrow, and its logarithm."""
+    u, count = unit(dtype).u, args[0].shape[args[1]] if args[0].ndim else 1
+    return u * (1 + 2 * u) * (1 + math.log(max(1, count)))
+
+
+def _quotient(args: Any, result: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return how far a likelihood's gradient is off by the cotangent over the sum of weights, that is kept narrow."""
+    weight, used = args[3], unit(dtype)
+    largest = 1.0 if weight is None else float(weight.abs().max())
+    lost = (result.abs() * (used.u * (1 + 2 * used.u))).clamp_min_(used.tiny * max(1.0, largest))
+    return torch.where(result == 0, 0.0, lost)
+
+
+def _convolution(args: Any, result: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Return how far a transposed convolution is off by its columns."""
+    a, weight, _, stride, padding, dilation, transposed, _, groups = args
+    return _columns(a, weight, result, (stride, padding, dilation, groups), dtype) if transposed else None
+
+
+def _convolution_backward(args: Any, result: Any, dtype: torch.dtype) -> list[Tensor | None]:
+    """Return how far the gradients are off: the input's by its columns, the weight's by its sum over the samples."""
+    grad, a, weight, sizes, stride, padding, dilation, transposed, more, groups, mask = args
+    lost: list[Tensor | None] = [None, None, None]
+    if mask[0] and not transposed:
+        lost[0] = _columns(grad, weight, result[0], (stride, padding, dilation, groups), dtype)
+    if mask[1]:
+        how, only = (weight, sizes, stride, padding, dilation, transposed, more, groups), [False, True, False]
+        parts = (aten.convolution_backward(grad[k : k + 1], a[k : k + 1], *how, only)[1].abs() for k in range(len(a)))
+        lost[1] = _added(sum(parts, torch.zeros_like(weight)), len(a), dtype)
+    return lost
+
+
+def _columns(g: Tensor, weight: Tensor, like: Tensor, how: tuple[Any, ...], dtype: torch.dtype) -> Tensor:
+    """Return how far sums are off of columns, one for each place of the kernel, that are stored and added narrow."""
+    kernel, spatial, groups = weight.shape[2:], g.shape[2:], how[3]
+    stride, padding, dilation = (list(n) * (len(kernel) // len(n)) for n in how[:3])
+    room = [max(n + 2 * p, d * (k - 1) + s * (m - 1) + 1)
+            for n, p, d, k, s, m in zip(like.shape[2:], padding, dilation, kernel, stride, spatial, strict=True)]  # fmt: skip
+    sizes = like.new_zeros(*like.shape[:2], *room)
+    grouped = g.reshape(len(g), groups, -1, math.prod(spatial))
+    weights = weight.reshape(groups, -1, *weight.shape[1:])
+    for place in itertools.product(*map(range, kernel)):
+        column = weights[(..., *place)].mT @ grouped
+        at = (slice(k * d, k * d + s * (n - 1) + 1, s)
+              for k, d, s, n in zip(place, dilation, stride, spatial, strict=True))  # fmt: skip
+        sizes[(..., *at)] += column.reshape(*like.shape[:2], *spatial).abs()
+    inside = (slice(p, p + n) for p, n in zip(padding, like.shape[2:], strict=True))
+    return _added(sizes[(..., *inside)], math.prod(kernel), dtype)
+
+
+def _added(sizes: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """Return how far a sum is off of so many terms, of these sizes together, each of which is stored and added."""
+    used = unit(dtype)
+    return sizes.mul_(gamma(count + 1, used.u)).add_(torch.where(sizes > 0, 2 * count * used.tiny, 0.0))
+
+
+# What is lost besides, by the arguments of an operation, its result, and the dtype.
+KEPT_NARROW: dict[Any, Callable[[Any, Any, torch.dtype], Any]] = {
+    aten._log_softmax: _logarithm, aten.nll_loss_backward: _quotient,
+    aten.convolution: _convolution, aten.convolution_backward: _convolution_backward,
+}  # fmt: skip
+
+
+def besides(func: Any, args: Any, result: Any, dtype: torch.dtype) -> Sequence[Any]:
+    """Return what each result of an operation loses besides, None where that is nothing."""
+    lost = KEPT_NARROW[func.overloadpacket](args, result, dtype) if func.overloadpacket in KEPT_NARROW else None
+    return lost if isinstance(lost, list) else [lost] * (len(result) if isinstance(result, tuple) else 1)
