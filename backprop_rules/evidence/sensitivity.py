@@ -43,6 +43,7 @@ class Step:
     result: Any
     own: torch.dtype
     line: Line | None
+    shapes: tuple[Any, ...]  # of the parts of the result, which torch may give another one in place later
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class _Recorded(Declared):
             return super()._radius_of(func, result, args, named)
         self._operation(func, result, args)
         own = self.dtype_of(next(y for y in tree_leaves(result) if isinstance(y, Tensor)))
-        step = Step(func, args, named, result, own, self._line())
+        shapes = tuple(getattr(y, "shape", None) for y in _parts(result))
+        step = Step(func, args, named, result, own, self._line(), shapes)
         self.steps.append(step)
         return self._with_choices(step) if self._either else None
 
@@ -284,20 +286,25 @@ class Sensitivities:
         """Return how far a step is off, which is remembered but where it is one of many that are asked together."""
         if id(step) in self._errors:
             return self._errors[id(step)]
-        errors, parts = _parts(self._error_of(step)), _parts(step.result)
+        args, result = _detached((step.args, step.result))
+        pairs = zip(_parts(result), step.shapes, strict=True)
+        parts = tuple(y if y is None else y.reshape(shape) for y, shape in pairs)
+        result = parts if isinstance(result, tuple | list) else parts[0]
+        errors = _parts(self._error_of(step, args, result))
         choices = self._choices.get(id(step), (None,) * len(errors))
         narrow = self._declared.kept is None and step.own in NARROW
-        more = besides(step.func, *_detached((step.args, step.result)), step.own) if narrow else (None,) * len(parts)
-        found = tuple(plus(*all_three) for all_three in zip(errors, choices, more, strict=True))
+        more = besides(step.func, args, result, step.own) if narrow else (None,) * len(parts)
+        totals = [plus(*all_three) for all_three in zip(errors, choices, more, strict=True)]
+        now = zip(totals, _parts(step.result), strict=True)
+        found = tuple(t.reshape(y.shape) if isinstance(t, Tensor) and t.ndim else t for t, y in now)
         if keep or len(found) > 1 or self._declared.kept is None:
             self._errors[id(step)] = found
         return found
 
-    def _error_of(self, step: Step) -> Any:
+    def _error_of(self, step: Step, args: tuple[Any, ...], result: Any) -> Any:
         """Return how far an operation's own rounding takes its result, in the dtype in which it is computed."""
-        packet, args = step.func.overloadpacket, _detached(step.args)
+        packet = step.func.overloadpacket
         kept = self._declared.kept or (step.own if packet in ROUNDED_INSIDE else computed_in(step.own))
-        result = _detached(step.result)
         if packet in moves.FORMULAS:
             return (None,) * len(_parts(result))
         if packet in SUMS:

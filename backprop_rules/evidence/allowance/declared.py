@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
 from backprop_rules.evidence.allowance import fused
+from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
 from backprop_rules.evidence.allowance.mode import RunningError
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
-from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in, unit
+from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in
 from backprop_rules.subject.ambient import F64, inexact, tensors_in
 
 aten = torch.ops.aten
@@ -65,8 +65,9 @@ class Declared(RunningError):
         if own is None or not self._in_kernel:  # within a kernel nobody asks what is kept alike
             promoted = self._promoted(args)
             promoted = promoted and (computed_in(promoted) if self._in_kernel and not self._rounds_inside else promoted)
-            for y in tensors_in((result,)) if promoted and not func.is_view else ():
-                self.tag(y, promoted)
+            if promoted and not func.is_view:
+                for y in tensors_in((result,)):
+                    self.tag(y, promoted)
             own = own or promoted or self.default
         narrow = self._sums_in if func.overloadpacket == aten.sum else None
         sums = as_computed if narrow is None else partial(no_narrower_than, narrow)
@@ -109,12 +110,10 @@ class Declared(RunningError):
     def _note_overflow(self, func: Any, result: Any) -> None:
         """Take note of the first operation whose result is beyond the dtype in which the reference stores it."""
         for y in filter(inexact, tensors_in((result,))):
-            own = self.dtype_of(y)
-            if own == torch.float16 and not self.overflow and y.numel():
-                most = float(max(map(abs, y.aminmax())))
-                if torch.finfo(own).max < most < math.inf:
-                    name = str(func).removesuffix(".default")
-                    self.overflow = f"{name} gives {most:.3g} on the way, and float16 ends at {torch.finfo(own).max:.0f}"
+            if self.dtype_of(y) == torch.float16 and not self.overflow and y.numel():
+                most, name = float(max(map(abs, y.aminmax()))), str(func).removesuffix(".default")
+                if torch.finfo(torch.float16).max < most < math.inf:
+                    self.overflow = f"{name} gives {most:.3g} on the way, and float16 ends at 65504"
 
     def _of_torchs_kernel(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         """Return the radius of an operation's result, as torch computes it where the implementation is eager."""
@@ -130,9 +129,7 @@ class Declared(RunningError):
         if not isinstance(result, tuple):
             return radius if more[0] is None else self.settled(result, plus(radius, more[0]))
         known = radius or [None] * len(result)
-        return [
-            a if b is None else self.settled(y, plus(a, b)) for y, a, b in zip(result, known, more, strict=True)
-        ]
+        return [a if b is None else self.settled(y, plus(a, b)) for y, a, b in zip(result, known, more, strict=True)]
 
     def _special(self, result: Tensor, radius: Tensor, total: float) -> Tensor | None:
         """Return a radius: an infinity in float64 is the reference's own, as in a mask, and is exact."""

@@ -65,19 +65,19 @@ def _convolution_backward(args: Any, result: Any, dtype: torch.dtype) -> list[Te
 def _columns(g: Tensor, weight: Tensor, like: Tensor, how: tuple[Any, ...], dtype: torch.dtype) -> Tensor:
     """Return how far sums are off of columns, one for each place of the kernel, that are stored and added narrow."""
     kernel, spatial, groups = weight.shape[2:], g.shape[2:], how[3]
-    stride, padding, dilation = (list(n) * (len(kernel) // len(n)) for n in how[:3])
-    room = [max(n + 2 * p, d * (k - 1) + s * (m - 1) + 1)
-            for n, p, d, k, s, m in zip(like.shape[2:], padding, dilation, kernel, stride, spatial, strict=True)]  # fmt: skip
+    stride, padding, dilation = (list(x) * (len(kernel) // len(x)) for x in how[:3])  # torch takes one for all axes
+    lasts = [d * (k - 1) + s * (m - 1) for d, k, s, m in zip(dilation, kernel, stride, spatial, strict=True)]
+    room = [max(n + 2 * p, last + 1) for n, p, last in zip(like.shape[2:], padding, lasts, strict=True)]
     sizes = like.new_zeros(*like.shape[:2], *room)
     grouped = g.reshape(len(g), groups, -1, math.prod(spatial))
-    weights = weight.reshape(groups, -1, *weight.shape[1:])
-    for place in itertools.product(*map(range, kernel)):
-        column = weights[(..., *place)].mT @ grouped
-        at = (slice(k * d, k * d + s * (n - 1) + 1, s)
-              for k, d, s, n in zip(place, dilation, stride, spatial, strict=True))  # fmt: skip
-        sizes[(..., *at)] += column.reshape(*like.shape[:2], *spatial).abs()
-    inside = (slice(p, p + n) for p, n in zip(padding, like.shape[2:], strict=True))
-    return _added(sizes[(..., *inside)], math.prod(kernel), dtype)
+    weights = weight.reshape(groups, -1, *weight.shape[1:]).flatten(3)
+    for k, place in enumerate(itertools.product(*map(range, kernel))):
+        column = (weights[..., k].mT @ grouped).reshape(*like.shape[:2], *spatial)
+        starts = [j * d for j, d in zip(place, dilation, strict=True)]
+        at = [slice(b, b + s * (m - 1) + 1, s) for b, s, m in zip(starts, stride, spatial, strict=True)]
+        sizes[(slice(None), slice(None), *at)] += column.abs()
+    inside = [slice(p, p + n) for p, n in zip(padding, like.shape[2:], strict=True)]
+    return _added(sizes[(slice(None), slice(None), *inside)], math.prod(kernel), dtype)
 
 
 def _added(sizes: Tensor, count: int, dtype: torch.dtype) -> Tensor:
