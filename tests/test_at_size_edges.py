@@ -330,3 +330,19 @@ def test_most_of_a_narrow_radius_is_storing(kernel):
     found = shares(kernel, primals, kernel.cotangent(primals))["shares"]
     assert all(0 <= share <= 1 for share in found)  # storing, sums, and what is rounded before
     assert found[0] == max(found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+def test_what_is_0_in_any_implementation_is_not_blind(dtype):
+    # Three quarters of the gradient of x are 0, as no window reads there; so are whole rows of one of w.
+    primals = [x.to(dtype) for x in (numbers(2, 4, 8, 8), numbers(4, 4, 1, 1, seed=1))]
+    live = [x.clone().requires_grad_() for x in primals]
+    y = F.conv2d(*live, stride=2)
+    g = numbers(*y.shape, seed=2).to(dtype)
+    asked = {"forward": lambda x, w: F.conv2d(x, w, stride=2), "primals": primals, "grad_y": g}
+    got = torch.autograd.grad(y, live, g)
+    assert [one.blind for one in assert_gradients(got, **asked).gradients] == [0, 0]
+    off = got[0].clone()
+    off[0, 0, 1, 1] = torch.finfo(dtype).smallest_normal
+    with pytest.raises(WrongGradients):
+        assert_gradients((off, got[1]), **asked)

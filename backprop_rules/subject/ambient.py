@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 COMPLEX_OF = {F64: torch.complex128, F32: torch.complex64}
@@ -34,6 +35,26 @@ _CASTS: dict[Any, torch.dtype] = {
 # thread run, which must not wait for the generator then: both would wait for good.
 _GENERATOR = Lock()
 _RMS_NORMS = (torch.rms_norm, torch.nn.functional.rms_norm)
+# These compute in the dtype to which their arguments are promoted, and their gradients are cast back from it.
+_PROMOTING = {
+    getattr(place, name)
+    for name in (
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "true_divide",
+        "pow",
+        "where",
+        "maximum",
+        "minimum",
+        "cat",
+        "stack",
+        "lerp",
+    )
+    for place in (torch, Tensor)
+    if hasattr(place, name)
+}
 _DTYPE_OF = Tensor.dtype.__get__  # type: ignore[attr-defined]
 A_CALL = 14  # two to this many elements are read in about the time of one call
 _KEPT = 1 << 16  # elements from which a constant's cast is kept: a large weight is cast once, not in every run
@@ -74,6 +95,9 @@ class Shadow(Protocol):
     def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return x as it is after a cast to a dtype."""
 
+    def promoted(self, args: Any) -> torch.dtype | None:
+        """Return the dtype to which arguments are promoted, None where it does not count."""
+
 
 class Ambient(TorchFunctionMode):
     """While it is entered, torch computes in one precision.
@@ -110,6 +134,8 @@ class Ambient(TorchFunctionMode):
         if func in _RMS_NORMS and (args[3] if len(args) > 3 else named.get("eps")) is None:
             own = shadow.dtype_of(args[0])  # where none is given it is that of the dtype in which torch computes
             args, named = args[:3], {**named, "eps": torch.finfo(F32 if own.itemsize < F32.itemsize else own).eps}
+        if func in _PROMOTING and len({shadow.dtype_of(x) for x in tensors_in(args) if inexact(x)}) > 1:
+            args = _promoted(args, shadow)
         asked = _asked(func, args, named, shadow)
         given = next((k for k, x in enumerate(args) if inexact(x)), None)
         if asked is not None and given == 0:
@@ -188,6 +214,16 @@ def _asked(func: Any, args: Any, named: Any, shadow: Shadow) -> torch.dtype | No
             found = shadow.dtype_of(x)
             return found if found.is_floating_point else None
     return None
+
+
+def _promoted(args: Any, shadow: Shadow) -> Any:
+    """Return arguments, of which those of other dtypes are cast to the one to which they are promoted."""
+    to = shadow.promoted(args)
+
+    def cast(x: Tensor) -> Tensor:
+        return shadow.cast(x, to) if to and inexact(x) and shadow.dtype_of(x) not in (to, F64) else x
+
+    return tree_map_only(Tensor, cast, args)
 
 
 def _casts(func: Any) -> bool:

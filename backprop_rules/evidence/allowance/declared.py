@@ -28,6 +28,13 @@ from backprop_rules.subject.ambient import F64, inexact, tensors_in
 aten = torch.ops.aten
 
 
+# Their results have the dtype of the first operand, whatever the others have.
+OF_THE_FIRST = {
+    aten.native_layer_norm, aten.native_layer_norm_backward, aten.native_batch_norm, aten.native_batch_norm_backward,
+    aten.native_group_norm, aten.native_group_norm_backward, aten.index_put, aten.scatter, aten.copy,
+}  # fmt: skip
+
+
 class Rounds(NotImplementedError):
     """The named operation may round, where only what is exact was asked for."""
 
@@ -60,10 +67,14 @@ class Declared(RunningError):
         cast: Tensor = _Cast.apply(x, self, self.dtype_of(x), dtype)  # type: ignore[no-untyped-call]
         return cast
 
+    def promoted(self, args: Any) -> torch.dtype | None:
+        """Return the dtype to which the reference promotes arguments; None where no intermediate has its own dtype."""
+        return self._promoted(args) if self.declared.kept is None else None
+
     def _operation(self, func: Any, result: Any, args: Any) -> Operation:
         own = self.declared.kept
         if own is None or not self._in_kernel:  # within a kernel nobody asks what is kept alike
-            promoted = self._promoted(args)
+            promoted = self._promoted(args[:1] if func.overloadpacket in OF_THE_FIRST else args)
             promoted = promoted and (computed_in(promoted) if self._in_kernel and not self._rounds_inside else promoted)
             if promoted and not func.is_view:
                 for y in tensors_in((result,)):

@@ -50,7 +50,7 @@ def _convolution(args: Any, result: Tensor, dtype: torch.dtype) -> Tensor | None
 
 
 def _convolution_backward(args: Any, result: Any, dtype: torch.dtype) -> list[Tensor | None]:
-    """Return how far the gradients are off: the input's by its columns, the weight's by its sum over the samples."""
+    """Return how far the gradients are off: the input's by its columns, the others by sums over the samples."""
     grad, a, weight, sizes, stride, padding, dilation, transposed, more, groups, mask = args
     lost: list[Tensor | None] = [None, None, None]
     if mask[0] and not transposed:
@@ -59,6 +59,8 @@ def _convolution_backward(args: Any, result: Any, dtype: torch.dtype) -> list[Te
         how, only = (weight, sizes, stride, padding, dilation, transposed, more, groups), [False, True, False]
         parts = (aten.convolution_backward(grad[k : k + 1], a[k : k + 1], *how, only)[1].abs() for k in range(len(a)))
         lost[1] = _added(sum(parts, torch.zeros_like(weight)), len(a), dtype)
+    if mask[2]:
+        lost[2] = _added(grad.sum(list(range(2, grad.ndim))).abs().sum(0), len(a), dtype)
     return lost
 
 

@@ -265,6 +265,15 @@ class Operation:
         """Return the error of a sum, NaN where the result is not finite though the sizes of its terms are."""
         return error + self.size * 0
 
+    def of_any(self, size: Tensor, varies: Radius, lost: float) -> Any:
+        """Return what underflows lose of sums of terms of these sizes: nothing of one whose terms all are 0.
+
+        Sizes in float64 are not 0 themselves by an underflow, if the operation has fewer bits.
+        """
+        if not self.wider or positive(size):
+            return lost
+        return torch.where((size if varies is None else size + varies) > 0, lost, 0.0)
+
     def up(self, radius: Any, terms: int = 0, factor: float = 1.0) -> Any:
         """Return a radius times a factor, larger than the rounding of its own computation, of that many terms."""
         radius = radius * (factor * (UP + terms * 2.0**-51))
@@ -308,7 +317,7 @@ class Operation:
         error = self.unless_infinite(self.up(size, length, factor))
         lost = underflows + 2 * length * self.flushes
         if lost:
-            error = error + lost * used.tiny
+            error = error + self.of_any(size, varies, lost * used.tiny)
         if not widens(kept, self.dtype):
             storage = unit(self.dtype, self.flushes)
             error = error + (self.size * storage.u).clamp_min(storage.tiny)

@@ -158,7 +158,7 @@ def products_summed(op: Operation, size: Tensor, varies: Any, length: int, lost:
     if op.flushes_products:
         if varies is None and op.exact_sum(size, narrow=narrow):
             return op.stored_exactly()  # type: ignore[no-any-return]
-        varies = plus(varies, torch.full_like(size, length * unit(op.dtype).normal))
+        varies = plus(varies, op.of_any(size, varies, length * unit(op.dtype).normal))
     # Four products to a complex term: twice for either part.
     underflows = float(length) * (3 if op.result.is_complex() else 1)
     return op.summed(varies, size, roundings, underflows, narrow)

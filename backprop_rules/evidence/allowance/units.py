@@ -49,7 +49,9 @@ def unit(dtype: torch.dtype, flushes: bool = False) -> Unit:
 
 def lost_in(dtype: torch.dtype, size: Tensor) -> Tensor:
     """Return how far rounding to nearest takes numbers of at most these sizes, in whose place it is written."""
-    return size.mul_(unit(dtype).u).clamp_min_(unit(dtype).tiny)
+    zeros = None if positive(size) else size == 0
+    size.mul_(unit(dtype).u).clamp_min_(unit(dtype).tiny)
+    return size if zeros is None else size.masked_fill_(zeros, 0.0)
 
 
 def positive(x: Tensor) -> bool:

@@ -1,0 +1,114 @@
+"""Torch's own gradients in narrow dtypes are right: what its kernels store on the way is known."""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from operations import operations
+from operations_at_size import agreement, points
+
+from backprop_rules.testing import WrongGradients, assert_gradients, enclose
+
+KNOWN = operations()
+# Each has a kernel that was called off once: parts, or sums, in the narrow dtype; a constant in it; a quotient.
+NAMES = [
+    "_unsafe_masked_index", "cross", "gradient", "native_group_norm", "nn.functional.binary_cross_entropy",
+    "nn.functional.binary_cross_entropy_with_logits", "nn.functional.conv1d", "nn.functional.conv2d",
+    "nn.functional.conv3d", "nn.functional.conv_transpose1d", "nn.functional.conv_transpose2d",
+    "nn.functional.conv_transpose3d", "nn.functional.cosine_embedding_loss", "nn.functional.cross_entropy",
+    "nn.functional.embedding", "nn.functional.glu", "nn.functional.huber_loss", "nn.functional.layer_norm",
+    "nn.functional.linear_cross_entropy", "nn.functional.mse_loss", "nn.functional.multilabel_soft_margin_loss",
+    "nn.functional.pad.reflect", "nn.functional.poisson_nll_loss", "nn.functional.rms_norm", "nn.functional.unfold",
+    "prod", "sigmoid", "unfold",
+]  # fmt: skip
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("name", NAMES)
+def test_torchs_own_gradient_of_its_own_operation_is_right(name, dtype):
+    found = [agreement(*point) for point in points(KNOWN[name], dtype, 8)]
+    judged = [one for one in found if one is not None and not one.overflow]
+    assert judged
+    assert not [str(one) for one in judged if not one.right]
+
+
+def eager(forward, *primals, seed=5):
+    """Return what is asked of torch's own gradient of a function, and the gradient."""
+    live = [x.clone().requires_grad_() for x in primals]
+    y = forward(*live)
+    g = numbers(*y.shape, seed=seed).to(y.dtype)
+    got = torch.autograd.grad(y, live, g)
+    return got, {"forward": forward, "primals": primals, "grad_y": g, "precision": "eager", "y": y.detach()}
+
+
+def rotated(x):
+    angles = torch.outer(torch.arange(16.0), 10000 ** (-torch.arange(0, 8, dtype=torch.float32) / 8))
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()), -1)
+
+
+def masked(x):
+    mask = (torch.arange(16) % 3 != 0).to(x.dtype)
+    return torch.softmax(x.mT + (1.0 - mask) * -100.0, -1, dtype=torch.float32).to(x.dtype)
+
+
+LONG = torch.tensor([0.3, 0.1, 1.7, 0.9])
+HALVES = torch.tensor([0.3, 0.1, 1.7, 0.9]).bfloat16()
+CONSTANTS = {
+    "in float32": (rotated, (numbers(16, 16).bfloat16(),)),
+    "made in its dtype": (masked, (numbers(16, 16).bfloat16(),)),
+    "computed in bfloat16": (lambda x: x * (HALVES * HALVES + 1) - x / HALVES, (numbers(64, 4).bfloat16(),)),
+    "a term in float32": (lambda x: (x * 1.1 + LONG) * x, (numbers(64, 4).bfloat16(),)),
+    "weights in float32": (lambda x: F.layer_norm(x, (4,), LONG, LONG) * 1.1, (numbers(64, 4).bfloat16(),)),
+    "zeros in float32": (lambda x: (torch.zeros(4) + x) * 1.1 * x, (numbers(64, 4).bfloat16(),)),
+    "a number that the dtype has not": (lambda x: x * torch.tensor(0.1, dtype=x.dtype), (numbers(64, 4).bfloat16(),)),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_a_constant_has_the_dtype_in_which_the_reference_makes_it(name):
+    forward, primals = CONSTANTS[name]
+    got, asked = eager(forward, *primals)
+    assert_gradients(got, **asked)
+    with pytest.raises(WrongGradients):
+        assert_gradients(tuple(1.05 * g for g in got), **asked)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_convolution_that_stores_its_columns_is_told_from_a_wrong_one(dtype, transposed):
+    multiply = F.conv_transpose2d if transposed else F.conv2d
+    primals = [x.to(dtype) for x in (numbers(6, 4, 9, 9), numbers(4, 4, 3, 3, seed=1) / 6, numbers(4, seed=2))]
+    got, asked = eager(lambda x, w, b: multiply(x, w, b, stride=2, padding=1, dilation=2), *primals)
+    assert_gradients(got, **asked)
+    for k, g in enumerate(got):
+        wrong = [*got[:k], 1.25 * g, *got[k + 1 :]]
+        with pytest.raises(WrongGradients):
+            assert_gradients(tuple(wrong), **asked)
+
+
+def test_the_rounding_of_a_quotient_is_not_known_if_its_operands_are_rounded():
+    x, w = (numbers(4096, seed=k).abs().add(1).bfloat16() for k in (0, 1))
+    got, asked = eager(lambda x, w: (x * w) / (w + 0.3), x, w)
+    assert assert_gradients(got, **asked).right
+    exact = enclose(lambda x: x / 4, (x,), grad_y=x, precision="eager")
+    assert not bool(exact.radius.any())
+
+
+def test_the_default_eps_is_that_of_the_dtype_in_which_torch_computes():
+    x = numbers(4, 8) * 2.0**-14
+    for dtype in (torch.float32, torch.bfloat16):
+        got, asked = eager(lambda x: F.rms_norm(x, (8,)), x.to(dtype))
+        assert_gradients(got, **asked)
+
+
+def test_what_overflows_in_the_reference_itself_is_named():
+    got, asked = eager(lambda x: 1 / (x * x + 1).sqrt(), (numbers(64) * 1000).half())
+    with pytest.raises(
+        WrongGradients, match=r"The reference itself overflows: aten.mul.Tensor gives .*e\+0\d on the way"
+    ):
+        assert_gradients(got, **asked)
