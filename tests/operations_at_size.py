@@ -35,7 +35,7 @@ def points(op, dtype: torch.dtype, most: int) -> Iterator[tuple[Function, tuple[
     for sample in samples[:most]:
         leaves = tree_flatten((sample.input, sample.args, sample.kwargs))[0]
         live = [k for k, leaf in enumerate(leaves) if is_real_or_complex(leaf) and leaf.requires_grad]
-        if live and all(leaves[k].dtype == dtype for k in live):
+        if live and all(leaves[k].dtype == dtype and leaves[k].layout == torch.strided for k in live):
             yield as_function(op, sample, live)
 
 

@@ -19,6 +19,10 @@ NAMES = [
     "nn.functional.linear_cross_entropy", "nn.functional.mse_loss", "nn.functional.multilabel_soft_margin_loss",
     "nn.functional.pad.reflect", "nn.functional.poisson_nll_loss", "nn.functional.rms_norm", "nn.functional.unfold",
     "prod", "sigmoid", "unfold",
+    # These were refused.
+    "addmm", "baddbmm", "floor", "masked_select", "nn.functional.adaptive_avg_pool2d",
+    "nn.functional.batch_norm", "nn.functional.interpolate.bilinear", "nn.functional.interpolate.nearest",
+    "nn.functional.pad.replicate", "nn.functional.pad.replicate_negative", "round", "sort", "topk",
 ]  # fmt: skip
 
 
@@ -34,6 +38,28 @@ def test_torchs_own_gradient_of_its_own_operation_is_right(name, dtype):
     judged = [one for one in found if one is not None and not one.overflow]
     assert judged
     assert not [str(one) for one in judged if not one.right]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=lambda dtype: str(dtype)[6:])
+def test_a_module_that_counts_its_batches_is_a_reference(dtype):
+    norm = torch.nn.BatchNorm2d(4).to(dtype)
+    got, asked = eager(norm, numbers(8, 4, 5, 5).to(dtype))
+    batches, mean = norm.num_batches_tracked.clone(), norm.running_mean.clone()
+    assert_gradients(got, **asked, blind="allow")
+    assert norm.num_batches_tracked == batches
+    assert torch.equal(norm.running_mean, mean)
+    with pytest.raises(WrongGradients):
+        assert_gradients((got[0] * 1.5,), **asked)
+
+
+def test_a_router_takes_the_largest():
+    def routed(x, w):
+        best, which = (x @ w).softmax(-1).topk(2, -1)
+        return (best / best.sum(-1, keepdim=True)) * (1 + which)
+
+    x, w = numbers(16, 8), numbers(8, 6, seed=1)
+    got, asked = eager(routed, x, w)
+    assert_gradients(got, **{**asked, "precision": None})
 
 
 def eager(forward, *primals, seed=5):

@@ -72,6 +72,9 @@ class _Summing(DeclaredOperation):
     def factor(self, x: Tensor) -> Operand:
         return self.operand(x)
 
+    def weight(self, factor: float) -> float:
+        return factor**2
+
     def summed(
         self, varies: Any, size: Tensor, length: int, underflows: float = 0, narrow: bool = False, divisor: float = 1
     ) -> Tensor:

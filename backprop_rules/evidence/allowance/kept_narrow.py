@@ -22,10 +22,18 @@ ROUNDED_INSIDE = {getattr(aten, name) for name in (
     "binary_cross_entropy_with_logits", "nll_loss2d_forward", "nll_loss2d_backward", "linalg_cross", "addr", "renorm",
     "logit", "logit_backward", "sigmoid_backward", "xlogy", "special_xlog1py", "logsumexp", "index_reduce",
     "embedding_dense_backward", "_unsafe_masked_index_put_accumulate", "unfold_backward", "col2im",
-    "_adaptive_avg_pool2d_backward", "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d",
-    "upsample_trilinear3d", "grid_sampler_2d", "reflection_pad1d_backward", "reflection_pad2d_backward",
+    "upsample_bicubic2d", "grid_sampler_2d", "reflection_pad1d_backward", "reflection_pad2d_backward",
     "reflection_pad3d_backward", "replication_pad1d_backward", "replication_pad2d_backward",
-    "replication_pad3d_backward",
+    "replication_pad3d_backward", "avg_pool2d_backward", "avg_pool3d_backward", "index_put", "index_add",
+)}  # fmt: skip
+
+# Sums with weights that are not negative, which are stored, as are their products.
+WEIGHTED = {getattr(aten, name) for name in (
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d", "_adaptive_avg_pool3d_backward",
+    "upsample_linear1d", "upsample_linear1d_backward", "upsample_bilinear2d", "upsample_bilinear2d_backward",
+    "upsample_trilinear3d", "upsample_trilinear3d_backward", "upsample_nearest1d_backward",
+    "upsample_nearest2d_backward", "upsample_nearest3d_backward", "_upsample_nearest_exact1d_backward",
+    "_upsample_nearest_exact2d_backward", "_upsample_nearest_exact3d_backward",
 )}  # fmt: skip
 
 
@@ -41,6 +49,15 @@ def _quotient(args: Any, result: Tensor, dtype: torch.dtype) -> Tensor:
     largest = 1.0 if weight is None else float(weight.abs().max())
     lost = (result.abs() * (used.u * (1 + 2 * used.u))).clamp_min_(used.tiny * max(1.0, largest))
     return torch.where(result == 0, 0.0, lost)
+
+
+def _batch_norm(args: Any, result: Any, dtype: torch.dtype) -> list[Tensor | None]:
+    """Return how far a batch norm is off by its mean and its factor, which are stored before they are used."""
+    a, weight, bias = args[:3]
+    y, mean, factor = (x if k == 0 else x.reshape(1, -1, *[1] * (a.ndim - 2)) for k, x in enumerate(result))
+    scale, u = factor if weight is None else factor * weight.reshape(mean.shape), unit(dtype).u
+    sizes = (mean * scale).abs() + (y if bias is None else y - bias.reshape(mean.shape)).abs()
+    return [sizes * (u * (1 + 4 * u)), None, None]
 
 
 def _convolution(args: Any, result: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -91,11 +108,14 @@ def _added(sizes: Tensor, count: int, dtype: torch.dtype) -> Tensor:
 # What is lost besides, by the arguments of an operation, its result, and the dtype.
 KEPT_NARROW: dict[Any, Callable[[Any, Any, torch.dtype], Any]] = {
     aten._log_softmax: _logarithm, aten.nll_loss_backward: _quotient,
-    aten.convolution: _convolution, aten.convolution_backward: _convolution_backward,
+    aten._native_batch_norm_legit: _batch_norm, aten.convolution: _convolution, aten.convolution_backward: _convolution_backward,
 }  # fmt: skip
 
 
 def besides(func: Any, args: Any, result: Any, dtype: torch.dtype) -> Sequence[Any]:
     """Return what each result of an operation loses besides, None where that is nothing."""
+    if func.overloadpacket in WEIGHTED:
+        ratios = (-(-max(n, m) // max(1, min(n, m))) for n, m in zip(args[0].shape[2:], result.shape[2:], strict=True))
+        return [_added(func(args[0].abs(), *args[1:]), 4 * math.prod(n + 1 for n in ratios), dtype)]
     lost = KEPT_NARROW[func.overloadpacket](args, result, dtype) if func.overloadpacket in KEPT_NARROW else None
     return lost if isinstance(lost, list) else [lost] * (len(result) if isinstance(result, tuple) else 1)

@@ -28,6 +28,8 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
 UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape}
 # These write a shape, and no value.
 RESHAPING = {aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_}
+# These fill a tensor with what was drawn.
+DRAWN = {aten.bernoulli_, aten.uniform_, aten.normal_, aten.random_, aten.exponential_}
 # The floating-point dtypes, whose precision is asked for.
 UNIT = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64)
 
@@ -109,6 +111,9 @@ class RunningError(TorchDispatchMode):
         if _composite(func):
             with self:
                 return func.decompose(*args, **named)
+        if func == aten._native_batch_norm_legit.default:  # what it writes into its running statistics nobody reads
+            with self:
+                return aten._native_batch_norm_legit.no_stats(*args[:3], *args[5:])
         if func._schema.is_mutable:
             return self._write(func, args, named)
         result = func(*args, **named)
@@ -202,6 +207,11 @@ class RunningError(TorchDispatchMode):
         if func.overloadpacket == aten.detach_:
             return args[0]
         name = func._schema.name.removeprefix("aten::")
+        if self._whole(args[0], args[1:]):
+            return func(*args, **named)
+        if func.overloadpacket in DRAWN and self._unshared(args[0]):
+            self._radii.get(args[0].untyped_storage(), {}).pop(place_of(args[0]), None)
+            return func(*args, **named)
         packet = getattr(aten, name.removesuffix("_"), None)
         written = args[0] if args else None
         if packet is not None and func.overloadpacket in RESHAPING:

@@ -21,6 +21,7 @@ ALIKE = {
     aten.alias, aten.select, aten.slice, aten.split, aten.split_with_sizes, aten.unbind, aten.diagonal, aten.flip,
     aten.roll, aten.repeat, aten.gather, aten.index_select, aten.index, aten.take, aten.tril, aten.triu, aten.unfold,
     aten.diag_embed, aten.rot90, aten.narrow_copy, aten.lift_fresh, aten.lift_fresh_copy, aten.masked_select,
+    *(getattr(aten, f"{name}{n}d") for name in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3)),
     aten.slice_backward, aten.select_backward, aten._neg_view, aten.expand_copy, aten.view_copy,
 }  # fmt: skip
 # Of a new shape, whatever the strides.
@@ -31,7 +32,8 @@ KEPT = {aten.neg, aten.abs, aten._conj, aten._conj_physical, aten.detach}
 EXACT = {
     aten.zeros, aten.ones, aten.empty, aten.eye, aten.zeros_like, aten.ones_like, aten.empty_like, aten.new_zeros,
     aten.new_ones, aten.new_empty, aten.empty_strided, aten.new_empty_strided, aten.tril_indices, aten.triu_indices,
-    aten.empty_permuted, aten.zero, aten.rand, aten.randn, aten.randint, aten.randperm, aten.rand_like, aten.randn_like,
+    aten.empty_permuted, aten.zero, aten.bernoulli, aten.uniform, aten.normal,
+    aten.rand, aten.randn, aten.randint, aten.randperm, aten.rand_like, aten.randn_like,
 }  # fmt: skip
 
 
@@ -64,6 +66,12 @@ def inserted(op: Operation, a: Tensor, source: Tensor, *args: Any, **named: Any)
     """The radius of the source in its place."""
     radii = op.radii(a, source)
     return None if radii is None else op.func(*radii, *args, **named)
+
+
+def _masked_scatter(op: Operation, a: Tensor, mask: Tensor, source: Tensor) -> Any:
+    op.settled(mask)
+    radii = op.radii(a, source)
+    return None if radii is None else op.func(radii[0], mask, radii[1])
 
 
 def padded(op: Operation, a: Tensor, pad: Any, value: Any = 0) -> Any:
@@ -223,6 +231,22 @@ def extreme(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False) ->
     return (radius, None) if isinstance(op.result, tuple) else radius
 
 
+def ordered(op: Operation, a: Tensor, *_: Any, **__: Any) -> Any:
+    """Elements in their order move by no more than the largest radius; their indices are the computed numbers'."""
+    radius = op.operand(a, a.dtype).radius
+    values = op.result[0] if isinstance(op.result, tuple) else op.result
+    moved = None if radius is None else torch.full_like(values, float(radius.max()) if radius.numel() else 0.0)
+    return (moved, None) if isinstance(op.result, tuple) else moved
+
+
+def step(op: Operation, a: Tensor, decimals: int = 0) -> Radius:
+    """To a whole number: another one, where the radius reaches it."""
+    if decimals:
+        raise op.refuse("to decimals")
+    radius = op.operand(a).radius
+    return None if radius is None else torch.maximum(op.func(a + radius) - op.result, op.result - op.func(a - radius))
+
+
 # What may come out otherwise for the exact operands, and so choose another branch.
 COMPARED = (aten.ge, aten.le, aten.gt, aten.lt, aten.eq, aten.ne)
 AMBIGUOUS = {*COMPARED, aten.sign, aten.sgn}
@@ -241,5 +265,8 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.sign: sign, aten.sgn: sign, aten.where: where, aten.masked_fill: _masked_fill,
     aten.maximum: extremum, aten.minimum: extremum, aten.relu: clamp, aten.clamp: clamp, aten.clamp_min: clamp,
     aten.clamp_max: clamp, aten.hardtanh: clamp,
+    **dict.fromkeys((aten.floor, aten.ceil, aten.trunc, aten.round), step),
+    **dict.fromkeys((aten.sort, aten.topk, aten.kthvalue, aten.median), ordered),
+    aten.masked_scatter: _masked_scatter,
     aten.amax: extreme, aten.amin: extreme, aten.max: extreme, aten.min: extreme,
 }  # fmt: skip

@@ -176,6 +176,10 @@ class Operation:
         """Whether products take subnormal numbers for zero, and flush, in every mode: VDPBF16PS and TDPBF16PS do."""
         return self.dtype == torch.bfloat16 and not self.result.is_cuda
 
+    def weight(self, factor: float) -> float:
+        """Return by how much a factor makes the size of a term larger."""
+        return abs(factor)
+
     def factor(self, x: Any) -> Operand:
         """Return an operand of a matrix product."""
         return self.operand(x, flushed=self.flushes_products)

@@ -126,17 +126,20 @@ def index_put(op: Operation, a: Tensor, indices: Any, values: Tensor, accumulate
     return None if radii is None else aten.index_put(radii[0], indices, radii[1])
 
 
-def inner(op: Operation, a: Tensor, b: Tensor, added: Operand | None = None) -> Any:
-    """a @ b, of matrices, of stacks of them, or with vectors, to which a result so far may be added."""
+def inner(op: Operation, a: Tensor, b: Tensor, added: Operand | None = None, beta: float = 1, alpha: float = 1) -> Any:
+    """alpha (a @ b), of matrices, of stacks of them, or with vectors, to which beta times a result may be added."""
     x, y, length = op.factor(a), op.factor(b), a.shape[-1]
     size = torch.matmul(x.size, y.size)
     varies = _spread_of(op, x, y, size, length)
     lost = op.loses
     if lost:
         varies = plus(varies, size * (2 * lost + lost * lost))
-    if added is not None:
-        size, varies = size + added.size, plus(varies, added.radius)
-    length += added is not None
+    if alpha != 1:
+        size, varies = size * op.weight(alpha), None if varies is None else varies * abs(alpha)
+    if added is not None and beta != 0:
+        size = size + added.size * op.weight(beta)
+        varies = plus(varies, None if added.radius is None else added.radius * abs(beta))
+    length += (added is not None) + 2 * (alpha != 1 or beta != 1)
     return products_summed(op, size, varies, length, lost)
 
 
@@ -166,9 +169,7 @@ def products_summed(op: Operation, size: Tensor, varies: Any, length: int, lost:
 
 def added_product(op: Operation, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
     """C + a @ b."""
-    if beta != 1 or alpha != 1:
-        raise op.refuse("with an alpha or a beta")
-    return inner(op, a, b, op.operand(c))
+    return inner(op, a, b, op.operand(c), beta, alpha)
 
 
 def _roundings(op: Operation, length: int, lost: float) -> tuple[int, bool]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.evidence.allowance.kept_narrow import WEIGHTED
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus
 from backprop_rules.evidence.allowance.sums import products_summed
 
@@ -72,6 +73,21 @@ def mean_pool_backward(op: Operation, grad: Tensor, a: Tensor, kernel: Any, *how
     return op.summed(varies, op.func(g.size, a, kernel, *how), math.prod(kernel) + 1, 1, narrow=True)
 
 
+def weighted(op: Operation, a: Tensor, *how: Any) -> Tensor | None:
+    """Sums with weights that are not negative, off by the rounding of a place among all, as in an interpolation."""
+    x, places = op.operand(a), (*zip(a.shape[2:], op.result.shape[2:], strict=True),)
+    varies = None if x.radius is None else op.func(x.radius, *how)
+    terms = math.prod(-(-max(n, m) // max(1, min(n, m))) + 1 for n, m in places)
+    return op.summed(varies, op.func(x.size, *how), terms + 4 * sum(map(max, places)), 1)
+
+
+def replicated(op: Operation, grad: Tensor, a: Tensor, pad: Any) -> Tensor | None:
+    """The gradient of an edge is the sum over what repeats it."""
+    g = op.operand(grad)
+    varies = None if g.radius is None else op.func(g.radius, a, pad)
+    return op.summed(varies, op.func(g.size, a, pad), math.prod(abs(n) + 1 for n in pad), narrow=True)
+
+
 def max_pool(op: Operation, a: Tensor, *how: Any) -> tuple[Any, None]:
     """The largest of a window: one that lies farther than its radius behind does not count."""
     op = replace(op, result=op.result[0])
@@ -119,6 +135,9 @@ def _contested(size: Any, a: Tensor, radius: Tensor, window: Sequence[Any]) -> T
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.convolution: convolution, aten.convolution_backward: convolution_backward,
-    aten.avg_pool2d: mean_pool, aten.avg_pool2d_backward: mean_pool_backward,
+    **dict.fromkeys((aten.avg_pool2d, aten.avg_pool3d), mean_pool),
+    **dict.fromkeys((aten.avg_pool2d_backward, aten.avg_pool3d_backward), mean_pool_backward),
+    **{getattr(aten, f"replication_pad{n}d_backward"): replicated for n in (1, 2, 3)},
+    **dict.fromkeys(WEIGHTED, weighted),
     aten.max_pool2d_with_indices: max_pool, aten.max_pool2d_with_indices_backward: max_pool_backward,
 }  # fmt: skip
