@@ -89,6 +89,34 @@ def test_torchs_own_layers_are_right(name, dtype):
     assert_gradients(got, forward=function, primals=primals, grad_y=g, y=y.detach(), precision=precision, blind="allow")
 
 
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 3 * g * ctx.saved_tensors[0]  # wrong
+
+
+def test_a_reference_with_somebodys_backward_is_held_to_it_and_that_is_said():
+    x = numbers(8).requires_grad_()
+    checkpointed = torch.utils.checkpoint.checkpoint
+    for forward, said in [
+        (lambda x: Square.apply(x).sin(), "is the backward of Square, somebody's autograd.Function"),
+        (lambda x: checkpointed(torch.sin, x, use_reentrant=False), ""),
+        (torch.sin, ""),
+    ]:
+        (got,) = torch.autograd.grad(forward(x).sum(), x)
+        told = str(assert_gradients(got, forward=forward, primals=(x.detach(),), grad_y=torch.ones(8)))
+        assert said in told
+        assert bool(said) == ("autograd.Function" in told)
+        with pytest.raises(WrongGradients) as caught:
+            assert_gradients(2 * got, forward=forward, primals=(x.detach(),), grad_y=torch.ones(8))
+        assert said in str(caught.value)
+
+
 def test_where_the_radius_is_infinite_a_gradient_is_finite_still():
     a = torch.rand(64, generator=torch.Generator().manual_seed(0)) + 1
     b = a + 0.5

@@ -19,7 +19,15 @@ from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import lost_in, positive
 from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
-from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs, gradients_along
+from backprop_rules.subject.function import (
+    Cotangents,
+    Function,
+    Gradients,
+    NoPoint,
+    Outputs,
+    gradients_along,
+    somebodys_function,
+)
 
 # Of a point: the mode that looks on, and the gradients with the graph that made them, if one is asked for.
 Run = Callable[[Declared, bool], tuple[Outputs, Gradients]]
@@ -101,7 +109,8 @@ class AtSize:
 
     `roundings` is how many roundings in a row a number may come through, sums in full length; `either` says whether a
     choice on the way, such as a mask of what is positive, may come out either way in a right implementation;
-    `overflow` names what is too large for the dtype in which the reference stores it, if that is asked.
+    `overflow` names what is too large for the dtype in which the reference stores it, if that is asked; `custom`
+    somebody's autograd.Function, whose backward is a part of the truth as it is.
     """
 
     computed: tuple[Held, ...]  # the outputs before they are stored
@@ -109,6 +118,7 @@ class AtSize:
     roundings: int = 0
     either: bool = False
     overflow: str = ""
+    custom: str = ""
 
     @cached_property
     def y(self) -> tuple[Held, ...]:
@@ -120,7 +130,8 @@ class AtSize:
         pairs = zip(self.gradients, other.gradients, strict=True)
         gradients = tuple(a if a is None or b is None else a.joined(b) for a, b in pairs)
         roundings, either = max(self.roundings, other.roundings), self.either or other.either
-        return AtSize(self.computed, gradients, roundings, either, self.overflow or other.overflow)
+        told = self.overflow or other.overflow, self.custom or other.custom
+        return AtSize(self.computed, gradients, roundings, either, *told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +182,7 @@ def _held_by(run: Run, question: Question, mode: Declared) -> AtSize:
     pairs = zip(gradients, question.leaves, strict=True)
     outputs = tuple(Held(out.detach(), mode.radius(out), mode.dtype_of(out)) for out in y if inexact(out))
     found = tuple(None if g is None else held(mode, g, x.dtype) for g, x in pairs)
-    return AtSize(outputs, found, mode.roundings, mode.ambiguous, mode.overflow)
+    return AtSize(outputs, found, mode.roundings, mode.ambiguous, mode.overflow, mode.custom)
 
 
 def held(mode: Declared, x: Tensor, dtype: torch.dtype) -> Held:
@@ -237,6 +248,7 @@ def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple
         if len(y) != len(question.grads):
             raise NoPoint(f"forward returns {len(y)} tensors, and {len(question.grads)} cotangents were given")
         pairs = [(out, g) for out, g in zip(y, cotangents, strict=True) if g is not None and out.requires_grad]
+        mode.custom = mode.custom or somebodys_function(out for out, _ in pairs)
         try:
             return y, gradients_along(pairs, live, create_graph)
         except NotImplementedError:

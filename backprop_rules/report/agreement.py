@@ -172,6 +172,7 @@ class Agreement:
     allows_blind: bool = False
     find_lines: Callable[[], tuple[tuple[Line, float], ...]] = tuple
     overflow: str = ""  # what the reference itself stores beyond the end of its dtype
+    custom: str = ""  # somebody's autograd.Function, whose backward is a part of the truth
 
     @cached_property
     def lines(self) -> tuple[tuple[Line, float], ...]:
@@ -206,7 +207,7 @@ class Agreement:
             parts.append(f"Within what a right implementation may round: {', '.join(others)}.")
         parts.append(f"Held as {self.precision}: {PRECISION_WORDS[self.precision]}")
         parts += [f"The reference itself overflows: {self.overflow}."] * bool(self.overflow)
-        return "\n".join(parts)
+        return "\n".join([*parts, *_of_no_witness(self.custom)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures, for a file of accuracies."""
@@ -222,6 +223,11 @@ PRECISION_WORDS = {
     "eager": "each intermediate in the dtype in which the reference stores it.",
     "float64": "everything in float64.",
 }
+
+
+def _of_no_witness(custom: str) -> list[str]:
+    said = f"forward's own derivative is the backward of {custom}, somebody's autograd.Function: it was taken as it is."
+    return [said] if custom else []
 
 
 def _accused(one: Compared, agreement: Agreement) -> bool:
@@ -286,7 +292,7 @@ def _table(agreement: Agreement) -> str:
                 f"{one.unjudged} of {one.elements} elements of {one.name} are NaN in the reference: not judged."
             )
     rows.append(f"Right, as {agreement.precision}: {PRECISION_WORDS[agreement.precision]}")
-    return "\n".join(rows)
+    return "\n".join([*rows, *_of_no_witness(agreement.custom)])
 
 
 def kept(agreement: Agreement) -> Agreement:

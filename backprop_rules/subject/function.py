@@ -130,8 +130,8 @@ class Function:
             except Exception as error:
                 raise NoPoint(f"torch's backward raises {type(error).__name__}: {first_line(error)}") from error
             steps = list(_steps_to(out.grad_fn for out, _ in pairs))
-            custom = any(isinstance(step, torch.autograd.function.BackwardCFunction) for step in steps)
             factorises = any(step.name().startswith(FACTORISATIONS) for step in steps)
+            custom = bool(somebodys_function(out for out, _ in pairs))
         detached = tuple(None if g is None else g.detach() for g in found)
         return Run(tuple(out.detach() for out in y), detached, custom, factorises), own
 
@@ -187,6 +187,16 @@ def kind_of(found: Any) -> str:
     if isinstance(found, Tensor):
         return f"a tensor of {found.dtype}"
     return f"a {type(found).__name__}"
+
+
+def somebodys_function(outputs: Iterable[Tensor]) -> str:
+    """Return the name of somebody's autograd.Function that outputs come of, "" if of none: torch's own do not count."""
+    for step in _steps_to(out.grad_fn for out in outputs):
+        if isinstance(step, torch.autograd.function.BackwardCFunction):
+            function: Any = step._forward_cls  # type: ignore[attr-defined]
+            if function.__module__.partition(".")[0] not in ("torch", "backprop_rules"):
+                return str(function.__qualname__)
+    return ""
 
 
 def _steps_to(nodes: Iterable[Any]) -> Iterator[Any]:

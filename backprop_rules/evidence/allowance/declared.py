@@ -49,7 +49,7 @@ class Declared(RunningError):
         self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
         self._in_kernel, self._in_a_block = 0, False
         self._rounds_inside = False  # whether the kernel of torch's that is followed stores its parts in its own dtype
-        self.roundings, self.overflow = 0, ""
+        self.roundings, self.overflow, self.custom = 0, "", ""
         self._longest = 0
         self._sums_in: torch.dtype | None = None  # where the kernel of torch's that is followed keeps its sums
 

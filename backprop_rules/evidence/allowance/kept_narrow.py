@@ -108,7 +108,8 @@ def _added(sizes: Tensor, count: int, dtype: torch.dtype) -> Tensor:
 # What is lost besides, by the arguments of an operation, its result, and the dtype.
 KEPT_NARROW: dict[Any, Callable[[Any, Any, torch.dtype], Any]] = {
     aten._log_softmax: _logarithm, aten.nll_loss_backward: _quotient,
-    aten._native_batch_norm_legit: _batch_norm, aten.convolution: _convolution, aten.convolution_backward: _convolution_backward,
+    aten._native_batch_norm_legit: _batch_norm,
+    aten.convolution: _convolution, aten.convolution_backward: _convolution_backward,
 }  # fmt: skip
 
 
