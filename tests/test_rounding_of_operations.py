@@ -62,6 +62,13 @@ def layer_norm(x):
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(variance(x, 0) + arb(1e-5))[:, None]
 
 
+def interpolated(x, j):
+    last, place = x.shape[-1] - 1, larger(arb(2 * j + 1) * x.shape[-1] / 14 - arb(0.5), arb(0))
+    left = min(math.floor(float(place)), last)
+    part = place - left
+    return x[:, left] * (1 - part) + x[:, min(left + 1, last)] * part
+
+
 def tanh_gelu(v):
     return v * (1 + ((2 / arb.pi()).sqrt() * (v + arb(0.044715) * v**3)).tanh()) / 2
 
@@ -163,6 +170,27 @@ CASES = {
         2,
         REAL_ONLY,
     ),
+    "interpolate": (
+        lambda a: functional.interpolate(a[None], size=7, mode="linear")[0],
+        lambda a: np.stack([interpolated(a, j) for j in range(7)], 1),
+        1,
+        REAL_ONLY,
+    ),
+    "pool": (
+        lambda a: functional.adaptive_avg_pool1d(a[None], 1)[0],
+        lambda a: a.sum(-1, keepdims=True) / a.shape[-1],
+        1,
+        REAL_ONLY,
+    ),
+    "addmm": (
+        lambda a, b: torch.addmm(a[:, :1].expand(len(a), len(a)), a, b.t(), beta=0.7, alpha=1.3),
+        lambda a, b: arb(0.7) * a[:, :1] + arb(1.3) * a.dot(b.T),
+        2,
+        ANY,
+    ),
+    "sort": (lambda a: a.sort(-1).values, lambda a: np.array([sorted(row) for row in a], dtype=object), 1, REAL_ONLY),
+    "topk": (lambda a: a.topk(1).values, lambda a: rows(max)(a)[:, None], 1, REAL_ONLY),
+    "floor": (torch.floor, each(lambda v: v.floor()), 1, REAL_ONLY),
     "softmax": (lambda a: a.softmax(-1), softmax, 1, REAL_ONLY),
     "log_softmax": (lambda a: a.log_softmax(-1), lambda a: log(softmax(a)), 1, REAL_ONLY),
     "logsumexp": (lambda a: a.logsumexp(-1), lambda a: log(exp(a).sum(-1)), 1, REAL_ONLY),

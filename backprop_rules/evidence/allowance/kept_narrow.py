@@ -15,6 +15,15 @@ aten = torch.ops.aten
 # Their sums: those of the weight's and the bias's gradient, and those of overlapping windows.
 SUMS_NARROW = (aten.native_layer_norm_backward, aten.max_pool2d_with_indices_backward)
 
+# Sums with weights that are not negative, which are stored, as are their products.
+WEIGHTED = {getattr(aten, name) for name in (
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d", "_adaptive_avg_pool3d_backward",
+    "upsample_linear1d", "upsample_linear1d_backward", "upsample_bilinear2d", "upsample_bilinear2d_backward",
+    "upsample_trilinear3d", "upsample_trilinear3d_backward", "upsample_nearest1d_backward",
+    "upsample_nearest2d_backward", "upsample_nearest3d_backward", "_upsample_nearest_exact1d_backward",
+    "_upsample_nearest_exact2d_backward", "_upsample_nearest_exact3d_backward",
+)}  # fmt: skip
+
 # Their parts, each of which is stored: what is added up, too. Found by each kernel's results beside those in float64.
 ROUNDED_INSIDE = {getattr(aten, name) for name in (
     "glu_backward", "huber_loss", "huber_loss_backward", "mse_loss", "mse_loss_backward", "soft_margin_loss",
@@ -25,16 +34,7 @@ ROUNDED_INSIDE = {getattr(aten, name) for name in (
     "upsample_bicubic2d", "grid_sampler_2d", "reflection_pad1d_backward", "reflection_pad2d_backward",
     "reflection_pad3d_backward", "replication_pad1d_backward", "replication_pad2d_backward",
     "replication_pad3d_backward", "avg_pool2d_backward", "avg_pool3d_backward", "index_put", "index_add",
-)}  # fmt: skip
-
-# Sums with weights that are not negative, which are stored, as are their products.
-WEIGHTED = {getattr(aten, name) for name in (
-    "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d", "_adaptive_avg_pool3d_backward",
-    "upsample_linear1d", "upsample_linear1d_backward", "upsample_bilinear2d", "upsample_bilinear2d_backward",
-    "upsample_trilinear3d", "upsample_trilinear3d_backward", "upsample_nearest1d_backward",
-    "upsample_nearest2d_backward", "upsample_nearest3d_backward", "_upsample_nearest_exact1d_backward",
-    "_upsample_nearest_exact2d_backward", "_upsample_nearest_exact3d_backward",
-)}  # fmt: skip
+)} | WEIGHTED  # fmt: skip
 
 
 def _logarithm(args: Any, result: Tensor, dtype: torch.dtype) -> float:
@@ -115,8 +115,5 @@ KEPT_NARROW: dict[Any, Callable[[Any, Any, torch.dtype], Any]] = {
 
 def besides(func: Any, args: Any, result: Any, dtype: torch.dtype) -> Sequence[Any]:
     """Return what each result of an operation loses besides, None where that is nothing."""
-    if func.overloadpacket in WEIGHTED:
-        ratios = (-(-max(n, m) // max(1, min(n, m))) for n, m in zip(args[0].shape[2:], result.shape[2:], strict=True))
-        return [_added(func(args[0].abs(), *args[1:]), 4 * math.prod(n + 1 for n in ratios), dtype)]
     lost = KEPT_NARROW[func.overloadpacket](args, result, dtype) if func.overloadpacket in KEPT_NARROW else None
     return lost if isinstance(lost, list) else [lost] * (len(result) if isinstance(result, tuple) else 1)

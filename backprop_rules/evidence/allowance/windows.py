@@ -11,6 +11,7 @@ from torch import Tensor
 from backprop_rules.evidence.allowance.kept_narrow import WEIGHTED
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus
 from backprop_rules.evidence.allowance.sums import products_summed
+from backprop_rules.evidence.allowance.units import NARROW, gamma, unit
 
 aten = torch.ops.aten
 
@@ -73,12 +74,17 @@ def mean_pool_backward(op: Operation, grad: Tensor, a: Tensor, kernel: Any, *how
     return op.summed(varies, op.func(g.size, a, kernel, *how), math.prod(kernel) + 1, 1, narrow=True)
 
 
-def weighted(op: Operation, a: Tensor, *how: Any) -> Tensor | None:
+def weighted(op: Operation, a: Tensor, *how: Any) -> Any:
     """Sums with weights that are not negative, off by the rounding of a place among all, as in an interpolation."""
     x, places = op.operand(a), (*zip(a.shape[2:], op.result.shape[2:], strict=True),)
     varies = None if x.radius is None else op.func(x.radius, *how)
     terms = math.prod(-(-max(n, m) // max(1, min(n, m))) + 1 for n, m in places)
-    return op.summed(varies, op.func(x.size, *how), terms + 4 * sum(map(max, places)), 1)
+    size = op.func(x.size, *how)
+    radius = op.summed(varies, size, terms + 4 * sum(map(max, places)), 2 * terms)
+    if op.dtype not in NARROW:
+        return radius
+    used = unit(op.dtype)  # in which the weights are stored, and some kernels' sums
+    return radius + size * gamma(4 * terms, used.u) + op.of_any(size, varies, 4 * terms * used.tiny)
 
 
 def replicated(op: Operation, grad: Tensor, a: Tensor, pad: Any) -> Tensor | None:
