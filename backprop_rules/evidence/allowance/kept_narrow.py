@@ -18,11 +18,10 @@ SUMS_NARROW = (aten.native_layer_norm_backward, aten.max_pool2d_with_indices_bac
 # Sums with weights that are not negative, which are stored, as are their products.
 WEIGHTED = {getattr(aten, name) for name in (
     "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d", "_adaptive_avg_pool3d_backward",
-    "upsample_linear1d", "upsample_linear1d_backward", "upsample_bilinear2d", "upsample_bilinear2d_backward",
-    "upsample_trilinear3d", "upsample_trilinear3d_backward", "upsample_nearest1d_backward",
-    "upsample_nearest2d_backward", "upsample_nearest3d_backward", "_upsample_nearest_exact1d_backward",
-    "_upsample_nearest_exact2d_backward", "_upsample_nearest_exact3d_backward",
+    *(f"{name}{n}d_backward" for name in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3)),
 )}  # fmt: skip
+INTERPOLATED = {getattr(aten, f"upsample_{name}{which}") for name in ("linear1d", "bilinear2d", "trilinear3d")
+                for which in ("", "_backward")}  # fmt: skip
 
 # Their parts, each of which is stored: what is added up, too. Found by each kernel's results beside those in float64.
 ROUNDED_INSIDE = {getattr(aten, name) for name in (
@@ -34,7 +33,7 @@ ROUNDED_INSIDE = {getattr(aten, name) for name in (
     "upsample_bicubic2d", "grid_sampler_2d", "reflection_pad1d_backward", "reflection_pad2d_backward",
     "reflection_pad3d_backward", "replication_pad1d_backward", "replication_pad2d_backward",
     "replication_pad3d_backward", "avg_pool2d_backward", "avg_pool3d_backward", "index_put", "index_add",
-)} | WEIGHTED  # fmt: skip
+)} | WEIGHTED | INTERPOLATED  # fmt: skip
 
 
 def _logarithm(args: Any, result: Tensor, dtype: torch.dtype) -> float:

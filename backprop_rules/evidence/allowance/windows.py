@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.kept_narrow import WEIGHTED
+from backprop_rules.evidence.allowance.kept_narrow import INTERPOLATED, WEIGHTED
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus
 from backprop_rules.evidence.allowance.sums import products_summed
 from backprop_rules.evidence.allowance.units import NARROW, gamma, unit
@@ -75,16 +76,24 @@ def mean_pool_backward(op: Operation, grad: Tensor, a: Tensor, kernel: Any, *how
 
 
 def weighted(op: Operation, a: Tensor, *how: Any) -> Any:
-    """Sums with weights that are not negative, off by the rounding of a place among all, as in an interpolation."""
+    """Sums with weights that are not negative."""
     x, places = op.operand(a), (*zip(a.shape[2:], op.result.shape[2:], strict=True),)
     varies = None if x.radius is None else op.func(x.radius, *how)
     terms = math.prod(-(-max(n, m) // max(1, min(n, m))) + 1 for n, m in places)
     size = op.func(x.size, *how)
-    radius = op.summed(varies, size, terms + 4 * sum(map(max, places)), 2 * terms)
+    radius = op.summed(varies, size, terms + 2, 2 * terms)
     if op.dtype not in NARROW:
         return radius
     used = unit(op.dtype)  # in which the weights are stored, and some kernels' sums
     return radius + size * gamma(4 * terms, used.u) + op.of_any(size, varies, 4 * terms * used.tiny)
+
+
+def interpolated(op: Operation, a: Tensor, *how: Any) -> Any:
+    """Weights come of a place among all, whose rounding is no share of a small one: it lets neighbours in."""
+    axes, sizes = a.ndim - 2, (*a.shape[2:], *op.result.shape[2:])
+    largest = partial(getattr(torch.nn.functional, f"max_pool{axes}d"), kernel_size=3, stride=1, padding=1)
+    near = largest(op.func(largest(op.operand(a).grown()), *how))
+    return weighted(op, a, *how) + op.up(near * gamma(4 * 3**axes * sum(sizes), op.unit.u))
 
 
 def replicated(op: Operation, grad: Tensor, a: Tensor, pad: Any) -> Tensor | None:
@@ -144,6 +153,6 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((aten.avg_pool2d, aten.avg_pool3d), mean_pool),
     **dict.fromkeys((aten.avg_pool2d_backward, aten.avg_pool3d_backward), mean_pool_backward),
     **{getattr(aten, f"replication_pad{n}d_backward"): replicated for n in (1, 2, 3)},
-    **dict.fromkeys(WEIGHTED, weighted),
+    **dict.fromkeys(WEIGHTED, weighted), **dict.fromkeys(INTERPOLATED, interpolated),
     aten.max_pool2d_with_indices: max_pool, aten.max_pool2d_with_indices_backward: max_pool_backward,
 }  # fmt: skip
