@@ -52,6 +52,17 @@ def test_a_module_that_counts_its_batches_is_a_reference(dtype):
         assert_gradients((got[0] * 1.5,), **asked)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU])
+def test_a_recurrent_module_writes_into_parts_of_its_gates(kind, dtype):
+    torch.manual_seed(0)
+    module = kind(8, 8).to(dtype)
+    got, asked = eager(lambda x: module(x)[0], numbers(5, 2, 8).to(dtype))
+    assert_gradients(got, **asked)
+    with pytest.raises(WrongGradients):
+        assert_gradients((got[0] * 1.05,), **asked)
+
+
 def test_a_router_takes_the_largest():
     def routed(x, w):
         best, which = (x @ w).softmax(-1).topk(2, -1)

@@ -139,14 +139,19 @@ def test_an_input_that_is_no_tensor_is_refused():
         trace(square, [1.0])
 
 
+def made_here(program, step):
+    """Return a step of a program from what its baseline has before it, in this machine's bits."""
+    baseline = load(program)
+    before = baseline.steps[step - 2].parameters if step > 1 else baseline.inputs
+    return program.step({name: before[name] for name in program.parameters}, program.samples(baseline.inputs)[step - 1])
+
+
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=lambda program: program.name)
 def test_every_program_is_traced_to_its_own_gradients(program):
     baseline = load(program)
     for step in {1, len(baseline.steps)}:
         found = graph_of(program, step).trace
-        before = baseline.steps[step - 2].parameters if step > 1 else baseline.inputs
-        sample = program.samples(baseline.inputs)[step - 1]
-        here = program.step({name: before[name] for name in program.parameters}, sample).gradients
+        here = made_here(program, step).gradients
         for name in set(program.parameters) - set(program.wrong):
             assert found.gradients[name].equal(here[name])
             # Recorded bits are those of any machine where the sequence of operations is fixed.
@@ -168,11 +173,10 @@ def test_the_lines_of_the_document_are_followed_to_the_first_that_differs(name, 
     differ = [one for one in lines if one.differ]
     assert [one.printed.line for one in differ] == [41, 42, 44]
     assert differ[0].printed.code == "grad_h.clamp_(min=0)"
-    baseline = load(PROGRAMS["two_layer_network_as_printed"]).steps[step - 1]
     if name.endswith("as_printed"):
-        given = {one.printed.of: one.gives for one in lines}
-        assert given["gradient of w1"].equal(baseline.gradients["w1"])
-        assert given["parameter w2"].equal(baseline.parameters["w2"])
+        given, here = {one.printed.of: one.gives for one in lines}, made_here(PROGRAMS[name], step)
+        assert given["gradient of w1"].equal(here.gradients["w1"])
+        assert given["parameter w2"].equal(here.parameters["w2"])
 
 
 def test_rounding_alone_is_no_difference():

@@ -235,12 +235,13 @@ class Sensitivities:
                 moved[step.line] = moved.get(step.line, 0.0) + float((through.abs() * lost).sum())
         return moved
 
-    def reach(self, leaf: int, coefficients: Tensor, truth: Tensor, dtype: torch.dtype) -> Reach:
-        """Return how far roundings take <coefficients, gradient>."""
-        if dtype in NARROW:
-            found = self._together(truth, dtype, coefficients)
-        else:
-            found = Reach(float((coefficients.abs() * truth.abs()).sum()) * unit(dtype).u)
+    def reach(self, leaf: int, coefficients: Tensor, truth: Tensor, got: Tensor) -> Reach:
+        """Return how far roundings take <coefficients, gradient>, the last of them that of `got` if that is larger."""
+        its, size, most = got.dtype, got.to(truth).abs(), truth.abs()
+        size = torch.where(size > 2 * most, size, 0.0) if its in NARROW else torch.maximum(size, most)
+        found = Reach(float((coefficients.abs() * size).nan_to_num(0.0, 0.0).sum()) * unit(its).u)
+        if its in NARROW:
+            found = found.beside(self._together(truth, got.dtype, coefficients))
         gradient = self._gradients[leaf]
         if gradient is None or not gradient.requires_grad:
             return found

@@ -155,7 +155,7 @@ def _asked(
     """Return how far right implementations reach in each, up to the first that is beyond that."""
     forms, found = [Sensitivities(run, declared, held.either) for run in question.runs], []
     for one, answer in chosen:
-        its, h = got[one.leaf].dtype, held.gradients[one.leaf]
+        its, h = got[one.leaf], held.gradients[one.leaf]
         assert h is not None
         reaches = [form.reach(one.leaf, one.coefficients(h.truth), h.truth, its) for form in forms]
         found.append(Off(one, answer, max(r.worst + deviations * math.sqrt(r.squares) for r in reaches)))

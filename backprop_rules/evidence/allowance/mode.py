@@ -74,6 +74,8 @@ class RunningError(TorchDispatchMode):
         # The storages that were made here, and those into which more than one tensor looks.
         self._own: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._viewed: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        # The radii of all that is stored, where a tensor was written to into which several look.
+        self._shared: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -100,6 +102,9 @@ class RunningError(TorchDispatchMode):
     def _radius(self, x: Any) -> Tensor | None:
         if not isinstance(x, Tensor) or x.layout != torch.strided:
             return None
+        shared = self._shared.get(x.untyped_storage())
+        if shared is not None:
+            return shared.as_strided(x.shape, x.stride(), x.storage_offset())  # type: ignore[no-any-return]
         placed = self._radii.get(x.untyped_storage())
         return None if placed is None else placed.get(place_of(x))
 
@@ -197,7 +202,7 @@ class RunningError(TorchDispatchMode):
             return
         storage = result.untyped_storage()
         self._own[storage] = True
-        if radius is not None:
+        if radius is not None and storage not in self._shared:
             if radius.shape != result.shape:
                 radius = radius.expand(result.shape)
             self._radii.setdefault(storage, {})[place_of(result)] = radius
@@ -219,14 +224,33 @@ class RunningError(TorchDispatchMode):
             func(*args, **named)
             self.keep(args[0], None if radius is None else packet(radius, *args[1:], **named))
             return args[0]
-        if packet is None or not name.endswith("_") or not isinstance(written, Tensor) or not self._unshared(written):
+        if packet is None or not name.endswith("_") or not isinstance(written, Tensor) or not self._is_own(written):
             raise NotImplementedError(f"no formula for the rounding of {func}, which writes into a tensor in use")
         with self:
             made = getattr(packet, func._overloadname)(*args, **named).to(written.dtype).expand(written.shape)
         written.copy_(made)
+        if not self._unshared(written):
+            self._share(written, self._radius(made))
+            return written
         self._radii.get(written.untyped_storage(), {}).pop(place_of(written), None)
         self.keep(written, self._radius(made))
         return written
+
+    def _share(self, x: Tensor, radius: Tensor | None) -> None:
+        """Keep a radius for what is stored where a tensor was written to, whichever tensors look there."""
+        storage = x.untyped_storage()
+        if storage not in self._shared:
+            every = torch.zeros(storage.nbytes() // x.itemsize, dtype=torch.float64, device=x.device)
+            for (pointer, _, shape, stride), its in self._radii.pop(storage, {}).items():
+                if 0 not in stride:  # of what is expanded the rest has the radii, too
+                    every.as_strided(shape, stride, (pointer - storage.data_ptr()) // x.itemsize).copy_(its)
+            self._shared[storage] = every
+        self._shared[storage].as_strided(x.shape, x.stride(), x.storage_offset()).copy_(
+            torch.zeros(()) if radius is None else radius
+        )
+
+    def _is_own(self, x: Tensor) -> bool:
+        return not x.numel() or x.untyped_storage() in self._own
 
     def _unshared(self, x: Tensor) -> bool:
         storage = x.untyped_storage()

@@ -111,6 +111,11 @@ def counted(op: Operation, *args: Any, **_: Any) -> None:
         raise op.refuse("with steps that are not whole")
 
 
+def spaced(op: Operation, start: float, end: float, *_: Any, **__: Any) -> Tensor:
+    """Numbers from one to another: the step, its multiple and the sum round, each by no more than the larger end."""
+    return torch.full_like(op.size, 4 * op.unit.u * max(abs(start), abs(end)))
+
+
 def split_binary(op: Operation, a: Tensor) -> tuple[None, None]:
     """The mantissa and the exponent of a number that is exact."""
     if op.radius(a) is not None:
@@ -257,7 +262,7 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.cat: _joined, aten.stack: _joined, aten.constant_pad_nd: padded, aten.scatter: scattered,
     aten.select_scatter: inserted, aten.slice_scatter: inserted, aten.diagonal_scatter: inserted,
     aten.view_as_real: parts, aten.view_as_complex: joined_parts, aten.complex: joined_parts,
-    aten.arange: counted, aten.frexp: split_binary, aten.argmax: exact, aten.argmin: exact,
+    aten.arange: counted, aten.linspace: spaced, aten.frexp: split_binary, aten.argmax: exact, aten.argmin: exact,
     aten.logical_and: monotone, aten.bitwise_and: monotone, aten.logical_or: monotone, aten.bitwise_or: monotone,
     aten.any: monotone, aten.all: monotone,
     aten.logical_xor: parity, aten.bitwise_xor: parity, aten.logical_not: parity, aten.bitwise_not: parity,
