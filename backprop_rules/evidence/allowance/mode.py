@@ -118,6 +118,8 @@ class RunningError(TorchDispatchMode):
                 return func.decompose(*args, **named)
         if func == aten._native_batch_norm_legit.default:  # what it writes into its running statistics nobody reads
             with self:
+                if not args[5]:
+                    return aten._native_batch_norm_legit_no_training(*args[:5], *args[6:])
                 return aten._native_batch_norm_legit.no_stats(*args[:3], *args[5:])
         if func._schema.is_mutable:
             return self._write(func, args, named)
