@@ -106,6 +106,35 @@ CONSTANTS = {
 }
 
 
+def test_beside_float64_a_constant_is_in_float32():
+    def forward(x):
+        return x * torch.sin(torch.arange(16) / 10000 ** (torch.arange(16) / 16))
+
+    got, asked = eager(forward, numbers(6, 16).double())
+    assert_gradients(got, **{**asked, "precision": None})
+    with pytest.raises(WrongGradients):
+        assert_gradients((got[0] * 1.0001,), **{**asked, "precision": None})
+
+
+def lowered(x, w):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return (x @ w).float().softmax(-1)
+
+
+def put(x):
+    y = torch.empty_like(x)
+    y[:, :8], y[:, 8:] = x[:, 8:] * 1.3, x[:, :8]
+    return y * 1.1
+
+
+@pytest.mark.parametrize(("forward", "shapes"), [(lowered, [(6, 16), (16, 8)]), (put, [(6, 16)])])
+def test_autocast_and_what_is_put_into_a_tensor_are_followed(forward, shapes):
+    got, asked = eager(forward, *(numbers(*shape) for shape in shapes))
+    assert_gradients(got, **asked)
+    with pytest.raises(WrongGradients):
+        assert_gradients((1.5 * got[0], *got[1:]), **asked)
+
+
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_a_constant_has_the_dtype_in_which_the_reference_makes_it(name):
     forward, primals = CONSTANTS[name]

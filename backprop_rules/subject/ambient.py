@@ -35,26 +35,18 @@ _CASTS: dict[Any, torch.dtype] = {
 # thread run, which must not wait for the generator then: both would wait for good.
 _GENERATOR = Lock()
 _RMS_NORMS = (torch.rms_norm, torch.nn.functional.rms_norm)
+
+
+def _named(*names: str) -> set[Any]:
+    """Return torch's functions of these names."""
+    places = (torch, Tensor, torch.nn.functional)
+    return {getattr(place, name) for name in names for place in places if hasattr(place, name)}
+
+
 # These compute in the dtype to which their arguments are promoted, and their gradients are cast back from it.
-_PROMOTING = {
-    getattr(place, name)
-    for name in (
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "true_divide",
-        "pow",
-        "where",
-        "maximum",
-        "minimum",
-        "cat",
-        "stack",
-        "lerp",
-    )
-    for place in (torch, Tensor)
-    if hasattr(place, name)
-}
+_PROMOTING = _named("add", "sub", "mul", "div", "true_divide", "pow", "where", "maximum", "minimum", "cat", "stack")
+# These compute in a narrow dtype where autocast is on, which leaves float64 alone.
+_LOWERED = _named("matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "linear", "conv1d", "conv2d", "conv3d", "einsum")
 _DTYPE_OF = Tensor.dtype.__get__  # type: ignore[attr-defined]
 A_CALL = 14  # two to this many elements are read in about the time of one call
 _KEPT = 1 << 16  # elements from which a constant's cast is kept: a large weight is cast once, not in every run
@@ -135,7 +127,11 @@ class Ambient(TorchFunctionMode):
             own = shadow.dtype_of(args[0])  # where none is given it is that of the dtype in which torch computes
             args, named = args[:3], {**named, "eps": torch.finfo(F32 if own.itemsize < F32.itemsize else own).eps}
         if func in _PROMOTING and len({shadow.dtype_of(x) for x in tensors_in(args) if inexact(x)}) > 1:
-            args = _promoted(args, shadow)
+            args = _cast_to(shadow.promoted(args), args, shadow)
+        if func in _LOWERED:
+            device = next(x.device.type for x in tensors_in(args))
+            lowered = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+            args = _cast_to(lowered, args, shadow)
         asked = _asked(func, args, named, shadow)
         given = next((k for k, x in enumerate(args) if inexact(x)), None)
         if asked is not None and given == 0:
@@ -216,12 +212,11 @@ def _asked(func: Any, args: Any, named: Any, shadow: Shadow) -> torch.dtype | No
     return None
 
 
-def _promoted(args: Any, shadow: Shadow) -> Any:
-    """Return arguments, of which those of other dtypes are cast to the one to which they are promoted."""
-    to = shadow.promoted(args)
+def _cast_to(dtype: torch.dtype | None, args: Any, shadow: Shadow) -> Any:
+    """Return arguments, of which those of other dtypes than float64 are cast to this one, if there is one."""
 
     def cast(x: Tensor) -> Tensor:
-        return shadow.cast(x, to) if to and inexact(x) and shadow.dtype_of(x) not in (to, F64) else x
+        return shadow.cast(x, dtype) if dtype and inexact(x) and shadow.dtype_of(x) not in (dtype, F64) else x
 
     return tree_map_only(Tensor, cast, args)
 

@@ -23,7 +23,7 @@ from backprop_rules.evidence.allowance.mode import RunningError
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in
-from backprop_rules.subject.ambient import F64, inexact, tensors_in
+from backprop_rules.subject.ambient import F32, F64, inexact, tensors_in
 
 aten = torch.ops.aten
 
@@ -80,6 +80,8 @@ class Declared(RunningError):
                 for y in tensors_in((result,)):
                     self.tag(y, promoted)
             own = own or promoted or self.default
+            if own == F64 and promoted == F32:  # a constant's, or by a cast: the reference computes so
+                own = F32
         narrow = self._sums_in if func.overloadpacket == aten.sum else None
         sums = as_computed if narrow is None else partial(no_narrower_than, narrow)
         named = (func, result, self._radius, self._evaluations, self._flushes, sums)

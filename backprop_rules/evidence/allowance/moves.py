@@ -52,6 +52,16 @@ def reshaped(op: Operation, a: Tensor, shape: Any, *_: Any) -> Any:
     return None if radius is None else radius.reshape(op.result.shape)
 
 
+def strided(op: Operation, a: Tensor, size: Any, stride: Any, offset: int | None = None) -> Any:
+    """What lies in the same memory."""
+    radius = op.radius(a)
+    if radius is None:
+        return None
+    every = torch.zeros(a.untyped_storage().nbytes() // a.itemsize, dtype=torch.float64, device=a.device)
+    every.as_strided(a.shape, a.stride(), a.storage_offset()).copy_(radius)
+    return every.as_strided(size, stride, a.storage_offset() if offset is None else offset)
+
+
 def kept(op: Operation, a: Tensor, *_: Any, **__: Any) -> Any:
     """The same radius; but where the arithmetic flushes, it may flush here."""
     return op.operand(a, a.dtype).radius if op.flushes else op.radius(a)
@@ -261,7 +271,7 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(KEPT, kept), **dict.fromkeys(COMPARED, comparison),
     aten.cat: _joined, aten.stack: _joined, aten.constant_pad_nd: padded, aten.scatter: scattered,
     aten.select_scatter: inserted, aten.slice_scatter: inserted, aten.diagonal_scatter: inserted,
-    aten.view_as_real: parts, aten.view_as_complex: joined_parts, aten.complex: joined_parts,
+    aten.as_strided: strided, aten.view_as_real: parts, aten.view_as_complex: joined_parts, aten.complex: joined_parts,
     aten.arange: counted, aten.linspace: spaced, aten.frexp: split_binary, aten.argmax: exact, aten.argmin: exact,
     aten.logical_and: monotone, aten.bitwise_and: monotone, aten.logical_or: monotone, aten.bitwise_or: monotone,
     aten.any: monotone, aten.all: monotone,
