@@ -101,6 +101,12 @@ CONSTANTS = {
     "computed in bfloat16": (lambda x: x * (HALVES * HALVES + 1) - x / HALVES, (numbers(64, 4).bfloat16(),)),
     "a term in float32": (lambda x: (x * 1.1 + LONG) * x, (numbers(64, 4).bfloat16(),)),
     "weights in float32": (lambda x: F.layer_norm(x, (4,), LONG, LONG) * 1.1, (numbers(64, 4).bfloat16(),)),
+    "named": (
+        lambda x: (
+            F.linear(input=torch.cat(tensors=(x, x * 1.3), dim=-1), weight=torch.eye(8, dtype=x.dtype) * 0.7) * 1.1
+        ),
+        (numbers(64, 4).bfloat16(),),
+    ),
     "zeros in float32": (lambda x: (torch.zeros(4) + x) * 1.1 * x, (numbers(64, 4).bfloat16(),)),
     "a number that the dtype has not": (lambda x: x * torch.tensor(0.1, dtype=x.dtype), (numbers(64, 4).bfloat16(),)),
 }

@@ -129,16 +129,15 @@ class Ambient(TorchFunctionMode):
         if func in _PROMOTING and len({shadow.dtype_of(x) for x in tensors_in(args) if inexact(x)}) > 1:
             args = _cast_to(shadow.promoted(args), args, shadow)
         if func in _LOWERED:
-            device = next(x.device.type for x in tensors_in(args))
+            device = next((x.device.type for x in tensors_in((args, named))), "cpu")
             lowered = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
             args = _cast_to(lowered, args, shadow)
         asked = _asked(func, args, named, shadow)
-        given = next((k for k, x in enumerate(args) if inexact(x)), None)
-        if asked is not None and given == 0:
+        if asked is not None and inexact(args[0] if args else None):
             cast = shadow.cast(args[0], asked)
             return cast if _casts(func) else self._called(func, (cast, *args[1:]), named)
-        made = self._called(func, args, named)
-        if given is None and type(made) is Tensor and made.dtype == F64 and not any(map(inexact, tensors_in(args))):
+        made, given = self._called(func, args, named), tensors_in((args, named))
+        if type(made) is Tensor and made.dtype == F64 and not any(map(inexact, given)):
             return shadow.cast(made, asked or shadow.default)
         return made
 

@@ -250,7 +250,7 @@ def ordered(op: Operation, a: Tensor, *_: Any, **__: Any) -> Any:
     """Elements in their order move by no more than the largest radius; their indices are the computed numbers'."""
     radius = op.operand(a, a.dtype).radius
     values = op.result[0] if isinstance(op.result, tuple) else op.result
-    moved = None if radius is None else torch.full_like(values, float(radius.max()) if radius.numel() else 0.0)
+    moved = None if radius is None else radius.amax().expand(values.shape) if radius.numel() else radius
     return (moved, None) if isinstance(op.result, tuple) else moved
 
 
