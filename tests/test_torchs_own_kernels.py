@@ -94,6 +94,7 @@ def masked(x):
 
 
 LONG = torch.tensor([0.3, 0.1, 1.7, 0.9])
+TABLE = numbers(4, seed=9).abs().add(0.1).bfloat16()
 HALVES = torch.tensor([0.3, 0.1, 1.7, 0.9]).bfloat16()
 CONSTANTS = {
     "in float32": (rotated, (numbers(16, 16).bfloat16(),)),
@@ -107,6 +108,19 @@ CONSTANTS = {
         ),
         (numbers(64, 4).bfloat16(),),
     ),
+    "widened": (lambda x: x * (TABLE.float() * 1.1), (numbers(64, 4).bfloat16(),)),
+    "a number of float32": (lambda x: x * torch.tensor(0.1) + x * torch.tensor(0.3).item(), (numbers(64, 4),)),
+    "many numbers": (lambda x: (x + torch.tensor([0.1, 0.3, 0.7, 1.1])) * x, (numbers(64, 4),)),
+    "a table": (lambda x: x * torch.sin(torch.arange(64) * 0.1)[:, None], (numbers(64, 4),)),
+    "a new tensor": (lambda x: x * x.new_tensor(0.3), (numbers(64, 4).bfloat16(),)),
+    "subtracted": (lambda x: torch.subtract(x, LONG) * x, (numbers(64, 4).bfloat16(),)),
+    "a target in float32": (
+        lambda x: F.mse_loss(x, LONG.expand(64, 4), reduction="none"),
+        (numbers(64, 4).bfloat16(),),
+    ),
+    "added in place": (lambda x: (x * 1.0).add_(LONG).square(), (numbers(64, 4).bfloat16(),)),
+    "mapped": (torch.vmap(lambda row: row * row + row), (numbers(64, 4),)),
+    "a norm by name": (lambda x: torch.rms_norm(input=x, normalized_shape=(4,)) * 1.1, (numbers(64, 4).bfloat16(),)),
     "zeros in float32": (lambda x: (torch.zeros(4) + x) * 1.1 * x, (numbers(64, 4).bfloat16(),)),
     "a number that the dtype has not": (lambda x: x * torch.tensor(0.1, dtype=x.dtype), (numbers(64, 4).bfloat16(),)),
 }
@@ -145,9 +159,23 @@ def test_autocast_and_what_is_put_into_a_tensor_are_followed(forward, shapes):
 def test_a_constant_has_the_dtype_in_which_the_reference_makes_it(name):
     forward, primals = CONSTANTS[name]
     got, asked = eager(forward, *primals)
+    asked["precision"] = None if primals[0].dtype == torch.float32 else "eager"
     assert_gradients(got, **asked)
     with pytest.raises(WrongGradients):
         assert_gradients(tuple(1.05 * g for g in got), **asked)
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support")
+def test_no_sample_and_complex_numbers_are_followed():
+    for forward, x in [
+        (lambda x: F.conv2d(x, WEIGHTS).sum() + WEIGHTS.sum() * x.sum(), numbers(0, 4, 9, 9).half()),
+        (lambda x: torch.view_as_real(torch.view_as_complex(x) * 2j), numbers(8, 2).half()),
+    ]:
+        got, asked = eager(forward, x)
+        assert_gradients(got, **asked)
+
+
+WEIGHTS = numbers(2, 4, 3, 3).half()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])

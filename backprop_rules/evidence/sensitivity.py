@@ -18,7 +18,7 @@ from backprop_rules.evidence.allowance.operation import Operand, as_computed, pl
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, computed_in, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import Run
-from backprop_rules.subject.ambient import inexact
+from backprop_rules.subject.ambient import F64, at, inexact
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.places import somebodys_frames
 
@@ -160,10 +160,15 @@ class _Recorded(Declared):
         self._radius_of(getattr(packet, func._overloadname), args[0], before, named)
         return args[0]
 
+    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return x after a cast: of a constant, too, autograd is asked for the sensitivity to it."""
+        constant = torch.is_grad_enabled() and not x.requires_grad
+        return super().cast(x.detach().requires_grad_() if constant else x, dtype)
+
     def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return x, of which it is remembered that it is stored in this dtype."""
-        y = x.clone()
-        if precision(dtype) < precision(self.declared.kept or self.dtype_of(x)):
+        y = x.to(at(F64, x), copy=True)
+        if precision(dtype) < self.bits_of(x):
             self.casts.append((y, dtype))
         self.tag(y, dtype)
         return y

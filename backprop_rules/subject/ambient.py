@@ -44,7 +44,11 @@ def _named(*names: str) -> set[Any]:
 
 
 # These compute in the dtype to which their arguments are promoted, and their gradients are cast back from it.
-_PROMOTING = _named("add", "sub", "mul", "div", "true_divide", "pow", "where", "maximum", "minimum", "cat", "stack")
+_PROMOTING = _named(
+    "add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "pow", "where", "maximum",
+    "minimum", "fmax", "fmin", "cat", "concat", "concatenate", "stack", "hstack", "vstack", "addcmul", "addcdiv",
+    "mse_loss", "l1_loss", "smooth_l1_loss", "kl_div",
+)  # fmt: skip
 # These compute in a narrow dtype where autocast is on, which leaves float64 alone.
 _LOWERED = _named("matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "linear", "conv1d", "conv2d", "conv3d", "einsum")
 _DTYPE_OF = Tensor.dtype.__get__  # type: ignore[attr-defined]
@@ -87,6 +91,9 @@ class Shadow(Protocol):
     def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return x as it is after a cast to a dtype."""
 
+    def constant(self, x: Tensor, dtype: torch.dtype, drawn_up: bool) -> Tensor:
+        """Return what was made of no tensor of real or complex numbers, `drawn_up` of none at all, in its dtype."""
+
     def promoted(self, args: Any) -> torch.dtype | None:
         """Return the dtype to which arguments are promoted, None where it does not count."""
 
@@ -121,10 +128,13 @@ class Ambient(TorchFunctionMode):
 
     def _shadowed(self, shadow: Shadow, func: Any, args: Any, named: Any) -> Any:
         """Call the function, and tell the shadow what is cast: by itself, to be computed with, or when it is made."""
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return self._called(func, args, named)  # within a transform tensors have no memory of their own
         if func == _DTYPE_OF:
             return shadow.dtype_of(args[0])
         if func in _RMS_NORMS and (args[3] if len(args) > 3 else named.get("eps")) is None:
-            own = shadow.dtype_of(args[0])  # where none is given it is that of the dtype in which torch computes
+            # Where none is given it is that of the dtype in which torch computes.
+            own = shadow.dtype_of(args[0] if args else named["input"])
             args, named = args[:3], {**named, "eps": torch.finfo(F32 if own.itemsize < F32.itemsize else own).eps}
         if func in _PROMOTING and len({shadow.dtype_of(x) for x in tensors_in(args) if inexact(x)}) > 1:
             args = _cast_to(shadow.promoted(args), args, shadow)
@@ -136,10 +146,12 @@ class Ambient(TorchFunctionMode):
         if asked is not None and inexact(args[0] if args else None):
             cast = shadow.cast(args[0], asked)
             return cast if _casts(func) else self._called(func, (cast, *args[1:]), named)
-        made, given = self._called(func, args, named), tensors_in((args, named))
-        if type(made) is Tensor and made.dtype == F64 and not any(map(inexact, given)):
-            return shadow.cast(made, asked or shadow.default)
-        return made
+        made, given = self._called(func, args, named), list(tensors_in((args, named)))
+        if type(made) is not Tensor or made.dtype != F64:
+            return made
+        if func is Tensor.new_tensor:
+            return shadow.constant(made, asked or shadow.dtype_of(args[0]), True)
+        return made if any(map(inexact, given)) else shadow.constant(made, asked or shadow.default, not given)
 
     def _called(self, func: Any, args: Any, named: Any) -> Any:
         if self._widening:

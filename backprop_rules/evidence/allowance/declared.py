@@ -23,7 +23,7 @@ from backprop_rules.evidence.allowance.mode import RunningError
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in
-from backprop_rules.subject.ambient import F32, F64, inexact, tensors_in
+from backprop_rules.subject.ambient import F32, F64, at, inexact, tensors_in
 
 aten = torch.ops.aten
 
@@ -123,7 +123,7 @@ class Declared(RunningError):
     def _note_overflow(self, func: Any, result: Any) -> None:
         """Take note of the first operation whose result is beyond the dtype in which the reference stores it."""
         for y in filter(inexact, tensors_in((result,))):
-            if self.dtype_of(y) == torch.float16 and not self.overflow and y.numel():
+            if self.dtype_of(y) == torch.float16 and not self.overflow and y.numel() and not y.is_complex():
                 most, name = float(max(map(abs, y.aminmax()))), str(func).removesuffix(".default")
                 if torch.finfo(torch.float16).max < most < math.inf:
                     self.overflow = f"{name} gives {most:.3g} on the way, and float16 ends at 65504"
@@ -236,11 +236,31 @@ class Declared(RunningError):
         finally:
             self._in_kernel, self._rounds_inside = self._in_kernel - 1, before
 
+    def constant(self, x: Tensor, dtype: torch.dtype, drawn_up: bool) -> Tensor:
+        """Return what the reference makes of no tensor, in a dtype; if `drawn_up` of numbers, rounded to that."""
+        if not drawn_up or self._radius(x) is not None or x.requires_grad:
+            return self.cast(x, dtype)
+        with torch._C._DisableTorchDispatch():
+            y = x.to(dtype).to(F64)
+        self.keep(y, None)
+        self.tag(y, dtype)
+        return y
+
+    def written(self, made: Tensor, into: Tensor) -> Tensor:
+        """Return what is written into a tensor, in its dtype."""
+        own = self.dtype_of(into)
+        return made if own == self.dtype_of(made) or not inexact(into) else self.stored(made, own)
+
+    def bits_of(self, x: Tensor) -> int:
+        """Return the precision that a tensor has before it is stored: of what nobody tagged, that of float64."""
+        known = x.untyped_storage() in self._tags or x.dtype != F64
+        return precision((self.declared.kept or self.dtype_of(x)) if known else F64)
+
     def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return a copy of x as it is stored in a dtype, rounded if that is narrower than what it is kept in."""
         with torch._C._DisableTorchDispatch():
-            y, radius = x.clone(), self._radius(x)
-            if precision(dtype) < precision(self.declared.kept or self.dtype_of(x)):
+            y, radius = x.to(at(F64, x), copy=True), self._radius(x)
+            if precision(dtype) < self.bits_of(x):
                 if radius is None:
                     radius = (y.to(dtype).double() - y.double()).abs_()
                 else:

@@ -24,7 +24,8 @@ def sum_of_two(op: Operation, a: Any, b: Any, *, alpha: complex = 1) -> Tensor:
     x, y = op.operand(a), op.operand(b)
     underflows = 2.0 * op.flushes  # of either part
     if alpha in (1, -1):
-        return op.rounded(plus(x.radius, y.radius), underflows=underflows)
+        zero = (op.size == 0) & (x.size == 0) & (y.size == 0) if op.may_vanish else None
+        return op.rounded(plus(x.radius, y.radius), underflows=underflows, exact=zero)
     factor = op.operand(alpha)
     product, used = y.size * factor.size, unit(op.dtype, op.flushes)
     error = op.up(product * gamma(2 * COMPLEX_PRODUCT if op.result.is_complex() else 1, used.u) + 6 * used.tiny)

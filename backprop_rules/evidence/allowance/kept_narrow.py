@@ -87,7 +87,7 @@ def _columns(g: Tensor, weight: Tensor, like: Tensor, how: tuple[Any, ...], dtyp
     lasts = [d * (k - 1) + s * (m - 1) for d, k, s, m in zip(dilation, kernel, stride, spatial, strict=True)]
     room = [max(n + 2 * p, last + 1) for n, p, last in zip(like.shape[2:], padding, lasts, strict=True)]
     sizes = like.new_zeros(*like.shape[:2], *room)
-    grouped = g.reshape(len(g), groups, -1, math.prod(spatial))
+    grouped = g.reshape(len(g), groups, g.shape[1] // groups, math.prod(spatial))
     weights = weight.reshape(groups, -1, *weight.shape[1:]).flatten(3)
     for k, place in enumerate(itertools.product(*map(range, kernel))):
         column = (weights[..., k].mT @ grouped).reshape(*like.shape[:2], *spatial)

@@ -230,6 +230,7 @@ class RunningError(TorchDispatchMode):
             raise NotImplementedError(f"no formula for the rounding of {func}, which writes into a tensor in use")
         with self:
             made = getattr(packet, func._overloadname)(*args, **named).to(written.dtype).expand(written.shape)
+        made = self.written(made, written)
         written.copy_(made)
         if not self._unshared(written):
             self._share(written, self._radius(made))
@@ -237,6 +238,10 @@ class RunningError(TorchDispatchMode):
         self._radii.get(written.untyped_storage(), {}).pop(place_of(written), None)
         self.keep(written, self._radius(made))
         return written
+
+    def written(self, made: Tensor, into: Tensor) -> Tensor:
+        """Return what is written into a tensor."""
+        return made
 
     def _share(self, x: Tensor, radius: Tensor | None) -> None:
         """Keep a radius for what is stored where a tensor was written to, whichever tensors look there."""

@@ -324,7 +324,8 @@ class Operation:
             error = error + self.of_any(size, varies, lost * used.tiny)
         if not widens(kept, self.dtype):
             storage = unit(self.dtype, self.flushes)
-            error = error + (self.size * storage.u).clamp_min(storage.tiny)
+            floor = torch.as_tensor(self.of_any(size, varies, storage.tiny), dtype=torch.float64, device=error.device)
+            error = error + torch.maximum(self.size * storage.u, floor)
             factor += storage.u
         if self.evaluations == 2 or self.sums is not as_computed:
             # In another order, or in fewer bits, a partial sum may be as large as all terms together, and overflow.
