@@ -22,7 +22,7 @@ from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_N
 from backprop_rules.evidence.allowance.mode import RunningError
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
-from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in
+from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, lost_in
 from backprop_rules.subject.ambient import F32, F64, at, inexact, tensors_in
 
 aten = torch.ops.aten
@@ -95,7 +95,8 @@ class Declared(RunningError):
         """Return the dtype of the result of operands as an eager implementation stores them, None if nobody knows."""
         tags: dict[bool, torch.dtype] = {}
         for x in filter(inexact, tensors_in(args)):
-            tag = self._tags.get(x.untyped_storage(), x.dtype if x.dtype != F64 else None)
+            own = component(self._tags.get(x.untyped_storage(), x.dtype))
+            tag = own if own != F64 or x.untyped_storage() in self._tags else None
             if tag is not None:  # a number counts where there are no others
                 tags[x.ndim > 0] = torch.promote_types(tags.get(x.ndim > 0, tag), tag)
         return tags.get(True, tags.get(False))

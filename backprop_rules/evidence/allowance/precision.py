@@ -153,6 +153,8 @@ class DeclaredOperation(Operation):
         """Return what is lost of an exact result when it is stored."""
         if self.own == F64:
             return None
+        if self.result.is_complex():
+            return self.up(2 * lost_in(self.own, self.size.clone()))
         lost = (self.result.to(self.own) - self.result).abs_()
         if self.flushes:
             lost = torch.maximum(lost, self.flushed(self.size))
