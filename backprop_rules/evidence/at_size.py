@@ -27,6 +27,7 @@ from backprop_rules.subject.function import (
     Outputs,
     gradients_along,
     somebodys_function,
+    steps_to,
 )
 
 # Of a point: the mode that looks on, and the gradients with the graph that made them, if one is asked for.
@@ -248,7 +249,7 @@ def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple
         if len(y) != len(question.grads):
             raise NoPoint(f"forward returns {len(y)} tensors, and {len(question.grads)} cotangents were given")
         pairs = [(out, g) for out, g in zip(y, cotangents, strict=True) if g is not None and out.requires_grad]
-        mode.custom = mode.custom or somebodys_function(out for out, _ in pairs)
+        mode.custom = mode.custom or somebodys_function(steps_to(out.grad_fn for out, _ in pairs))
         try:
             return y, gradients_along(pairs, live, create_graph)
         except NotImplementedError:

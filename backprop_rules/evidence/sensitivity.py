@@ -243,7 +243,7 @@ class Sensitivities:
     def reach(self, leaf: int, coefficients: Tensor, truth: Tensor, got: Tensor) -> Reach:
         """Return how far roundings take <coefficients, gradient>, the last of them that of `got` if that is larger."""
         its, size, most = got.dtype, got.to(truth).abs(), truth.abs()
-        size = torch.where(size > 2 * most, size, 0.0) if its in NARROW else torch.maximum(size, most)
+        size = (size - most).clamp_min(0) if its in NARROW else torch.maximum(size, most)  # u |got| <= u |truth| + this
         found = Reach(float((coefficients.abs() * size).nan_to_num(0.0, 0.0).sum()) * unit(its).u)
         if its in NARROW:
             found = found.beside(self._together(truth, got.dtype, coefficients))

@@ -129,9 +129,9 @@ class Function:
                 raise
             except Exception as error:
                 raise NoPoint(f"torch's backward raises {type(error).__name__}: {first_line(error)}") from error
-            steps = list(_steps_to(out.grad_fn for out, _ in pairs))
+            steps = list(steps_to(out.grad_fn for out, _ in pairs))
             factorises = any(step.name().startswith(FACTORISATIONS) for step in steps)
-            custom = bool(somebodys_function(out for out, _ in pairs))
+            custom = bool(somebodys_function(steps))
         detached = tuple(None if g is None else g.detach() for g in found)
         return Run(tuple(out.detach() for out in y), detached, custom, factorises), own
 
@@ -189,9 +189,9 @@ def kind_of(found: Any) -> str:
     return f"a {type(found).__name__}"
 
 
-def somebodys_function(outputs: Iterable[Tensor]) -> str:
-    """Return the name of somebody's autograd.Function that outputs come of, "" if of none: torch's own do not count."""
-    for step in _steps_to(out.grad_fn for out in outputs):
+def somebodys_function(steps: Iterable[Any]) -> str:
+    """Return the name of somebody's autograd.Function among steps, "" if there is none: torch's own do not count."""
+    for step in steps:
         if isinstance(step, torch.autograd.function.BackwardCFunction):
             function: Any = step._forward_cls  # type: ignore[attr-defined]
             if function.__module__.partition(".")[0] not in ("torch", "backprop_rules"):
@@ -199,7 +199,7 @@ def somebodys_function(outputs: Iterable[Tensor]) -> str:
     return ""
 
 
-def _steps_to(nodes: Iterable[Any]) -> Iterator[Any]:
+def steps_to(nodes: Iterable[Any]) -> Iterator[Any]:
     """Yield each node of autograd's graph that these lead back to, once."""
     seen, left = set(), [node for node in nodes if node is not None]
     while left:

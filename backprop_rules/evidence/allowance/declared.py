@@ -27,7 +27,6 @@ from backprop_rules.subject.ambient import F32, F64, at, inexact, tensors_in
 
 aten = torch.ops.aten
 
-
 # Their results have the dtype of the first operand, whatever the others have.
 OF_THE_FIRST = {
     aten.native_layer_norm, aten.native_layer_norm_backward, aten.native_batch_norm, aten.native_batch_norm_backward,
