@@ -19,7 +19,8 @@ from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.allowance.precision import Precision, precision_named
 from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size
 from backprop_rules.evidence.exact_fill import exact_fill
-from backprop_rules.evidence.sensitivity import Line, Sensitivities
+from backprop_rules.evidence.recorded import Line
+from backprop_rules.evidence.sensitivity import Sensitivities
 from backprop_rules.evidence.systematic import Systematic, systematic
 from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, share_of, worst_of
 from backprop_rules.report.matched import fitting, matched, matched_outputs

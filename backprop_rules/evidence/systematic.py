@@ -41,7 +41,8 @@ BLIND = 0.5
 # Slices whose reach is computed, those that stand out most: a reverse pass each.
 ASKED = 4
 # Elements of a gradient that are asked for themselves where the worst case is too far out to say anything: the one that
-# is farthest off, and others drawn. None at which storing the result alone reaches 0: there nothing can be said.
+# is farthest off, and others drawn, until no more can change on which side of a half those are that reach 0. None at
+# which storing the result alone reaches 0: there nothing can be said.
 ELEMENTS = 6
 
 
@@ -123,7 +124,8 @@ def systematic(
     questions = sum(table.questions for table in tables)
     if not questions:
         return Systematic({}, None, 0)
-    deviations = math.sqrt(2 * math.log(2 * (questions + len(tables) * ELEMENTS) / rate))
+    elements = sum(table.held.truth.numel() for table in tables if table.held.blind > BLIND)  # any may be the farthest
+    deviations = math.sqrt(2 * math.log(2 * (questions + elements) / rate))
     found_out = (q for table in tables for q in table.standing_out(deviations, every))
     # Whole gradients first, then what stands out most.
     standing_out = sorted(found_out, key=lambda one: (one[1].axis is not None, -one[0]))
@@ -137,7 +139,7 @@ def systematic(
         return answers
     left = len(standing_out) - len(asked)
     try:
-        found = _asked(question, declared, held, got, chosen, deviations)
+        found = _asked(question, declared, held, got, chosen, unseen, deviations)
     except NotImplementedError as error:
         return replace(answers, unasked=len(standing_out), why=str(error))
     off = next((one for one in found if one.beyond), None)
@@ -150,13 +152,18 @@ def _asked(
     held: AtSize,
     got: Sequence[Any],
     chosen: Sequence[tuple[Sum, float]],
+    unseen: dict[int, "_Unseen"],
     deviations: float,
 ) -> list[Off]:
     """Return how far right implementations reach in each, up to the first that is beyond that."""
-    forms, found = [Sensitivities(run, declared, held.either) for run in question.runs], []
-    for one, answer in chosen:
+    forms, found = [Sensitivities(run, declared, held.either) for run in question.runs], list[Off]()
+    for n, (one, answer) in enumerate(chosen):
         its, h = got[one.leaf], held.gradients[one.leaf]
         assert h is not None
+        if one.of is Of.ELEMENT:
+            left = sum(other.of is Of.ELEMENT and other.leaf == one.leaf for other, _ in chosen[n:])
+            if unseen[one.leaf].decided(_reached(found, held, unseen).get(one.leaf, []), left):
+                continue
         reaches = [form.reach(one.leaf, one.coefficients(h.truth), h.truth, its) for form in forms]
         found.append(Off(one, answer, max(r.worst + deviations * math.sqrt(r.squares) for r in reaches)))
         if found[-1].beyond:
@@ -166,12 +173,17 @@ def _asked(
 
 def _blind(found: Sequence[Off], held: AtSize, unseen: dict[int, "_Unseen"]) -> dict[int, float]:
     """Return the share of elements at which right implementations reach 0, by those that were asked for themselves."""
+    return {leaf: unseen[leaf].share(sum(those), len(those)) for leaf, those in _reached(found, held, unseen).items()}
+
+
+def _reached(found: Sequence[Off], held: AtSize, unseen: dict[int, "_Unseen"]) -> dict[int, list[bool]]:
+    """Return whether right implementations reach 0 at the open elements that were asked for themselves, by leaf."""
     reached: dict[int, list[bool]] = {}
     for off in found:
         h = held.gradients[off.sum.leaf]
         if off.sum.of is Of.ELEMENT and h is not None and bool(unseen[off.sum.leaf].open[off.sum.element]):
             reached.setdefault(off.sum.leaf, []).append(off.reach >= abs(float(h.truth[off.sum.element])))
-    return {leaf: unseen[leaf].share(sum(those) / len(those)) for leaf, those in reached.items()}
+    return reached
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,9 +198,18 @@ class _Unseen:
     lost: int
     total: int
 
-    def share(self, reached: float) -> float:
-        """Return the share of elements at which 0 is reached, if it is at that share of the open ones."""
-        return (self.lost + reached * int(self.open.count_nonzero())) / max(1, self.total)
+    @cached_property
+    def _opens(self) -> int:
+        return int(self.open.count_nonzero())
+
+    def share(self, reached: int, asked: int) -> float:
+        """Return the share of elements at which 0 is reached, if it is at so many of the open ones asked."""
+        return (self.lost + self._opens * reached / max(1, asked)) / max(1, self.total)
+
+    def decided(self, reached: Sequence[bool], left: int) -> bool:
+        """Say whether the share stays on its side of `BLIND`, whatever comes of the elements that are left."""
+        least, asked = sum(reached), len(reached) + left
+        return bool(reached) and (self.share(least, asked) > BLIND or self.share(least + left, asked) <= BLIND)
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,7 +327,7 @@ class _Table:
         chosen = []
         if bool(unseen.wide.any()):
             chosen.append(torch.where(unseen.wide, self.off.abs(), -1.0).reshape(-1).argmax().reshape(1))
-        if unseen.share(0.0) <= BLIND:
+        if unseen.share(0, 1) <= BLIND:
             places = torch.nonzero(unseen.open.reshape(-1)).reshape(-1)
             drawn = torch.randperm(len(places), generator=numbers_from(self.leaf))[: ELEMENTS - 1]
             chosen.append(places[drawn.to(places.device)])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.at_size import Held
-from backprop_rules.evidence.sensitivity import Line
+from backprop_rules.evidence.recorded import Line
 from backprop_rules.evidence.systematic import FALSE_ALARMS, Of, Off, Systematic
 from backprop_rules.report.where import likeness, where
 

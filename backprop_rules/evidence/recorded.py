@@ -1,0 +1,297 @@
+"""The operations of a run, forward and backward, as they go by: how far each is off, and where autograd meets it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from backprop_rules.domain import precision
+from backprop_rules.evidence.allowance import moves
+from backprop_rules.evidence.allowance.declared import Declared
+from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
+from backprop_rules.evidence.allowance.mode import FORMULAS
+from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
+from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
+from backprop_rules.evidence.allowance.units import NARROW, computed_in
+from backprop_rules.subject.ambient import F64, at, inexact
+from backprop_rules.subject.places import somebodys_frames
+
+aten = torch.ops.aten
+
+# Sums of products, whose operands may be rounded to the dtype in which products are taken, and other sums.
+PRODUCTS = {aten.mm, aten.bmm, aten.mv, aten.dot, aten.addmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
+SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum}
+
+# A line of somebody's code: the file and its number.
+Line = tuple[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A sum of products: its function and arguments, and of these the places of the operands that are rounded."""
+
+    func: Any
+    args: tuple[Any, ...]
+    named: dict[str, Any]
+    rounded: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation of the run, of whose results a gradient may depend.
+
+    By result: `edges` is where autograd meets it, None where it does not; `errors` how far it is off by what the
+    operation itself rounds, in float32 and rounded up, None of what is exact; `stored` the result and the dtype in
+    which the reference stores it, where that rounds. `refused` says why there is no formula. `adds` says that the
+    sensitivity to the result is that to each operand, too.
+    """
+
+    edges: tuple[GradientEdge | None, ...]
+    errors: tuple[Tensor | None, ...]
+    stored: tuple[tuple[Tensor, torch.dtype] | None, ...]
+    product: Product | None
+    line: Line | None
+    refused: str = ""
+    adds: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Last:
+    """The last operation, before autograd knows its results: what it made of what, and what choices change of it."""
+
+    func: Any
+    args: tuple[Any, ...]
+    named: dict[str, Any]
+    result: Any
+    own: torch.dtype
+    line: Line | None
+    choices: tuple[Any, ...] | None
+
+
+class _Summing(DeclaredOperation):
+    """A sum in an order that does not depend on its terms: their partial sums are no larger than that makes them.
+
+    Of n terms a_k with the sum S, in random order, the mean of the squared partial sums is S^2 / 3 + sum(a_k^2) / 6 in
+    the limit, by the variance of sampling without replacement. Here an operand's size is its square.
+    """
+
+    def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
+        found = super().operand(x, dtype, flushed)
+        return Operand(found.size**2, None)
+
+    def factor(self, x: Tensor) -> Operand:
+        return self.operand(x)
+
+    def weight(self, factor: float) -> float:
+        return factor**2
+
+    def summed(
+        self, varies: Any, size: Tensor, length: int, underflows: float = 0, narrow: bool = False, divisor: float = 1
+    ) -> Tensor:
+        """Return how far the sum is off where every addition rounds, or cuts off, in the same direction."""
+        terms = size / divisor * (length + 1) / max(1, length)
+        partial = (self.size.square() / 3 + terms / 6).sqrt()
+        return length * self.unit.u * partial + length * self.unit.tiny
+
+
+class _InOrder(Declared):
+    """While it is entered, sums on the way are taken in an order that does not depend on their terms."""
+
+    def _by_formula(self, func: Any, result: Any, args: Any, named: Any) -> Any:
+        if func.overloadpacket != aten.sum:
+            return super()._by_formula(func, result, args, named)
+        kept = self.declared.kept or self.dtype_of(result)
+        op = _Summing(func, result, _nothing, 1, False, as_computed, self.declared, kept, self)
+        terms = self._radius(args[0])
+        varies = None if terms is None else func(terms, *args[1:], **named)
+        return plus(FORMULAS[aten.sum](op, *args, **named), varies)
+
+    def _special(self, result: Tensor, radius: Tensor, total: float) -> Tensor | None:
+        """Return a radius: what is exact in the dtype in which it is computed may still round when it is stored."""
+        return super()._special(result, radius, total) if total else radius
+
+
+class Recorded(Declared):
+    """While it is entered, keep every operation, so that autograd can be asked for the sensitivity to its result.
+
+    `either` says whether choices count that may come out either way, `one_by_one` that sums of gradients are not taken
+    together. After it `settle` is to be called.
+    """
+
+    def __init__(self, declared: Precision, either: bool, one_by_one: bool = False) -> None:
+        super().__init__(declared)
+        self.steps: list[Step] = []
+        self.taken: list[tuple[Any, int]] = []
+        self._one_by_one = one_by_one
+        self._sums: dict[tuple[Any, int], int] = {}
+        self._last: _Last | None = None
+        self._either = either
+        self.casts: list[tuple[Tensor, torch.dtype]] = []
+        self._lines: dict[int, Line | None] = {}  # by the number of a node of autograd's graph
+
+    def _line(self) -> Line | None:
+        """Return the line of somebody's code that this operation is of: in a reverse pass, of the forward's."""
+        node = torch._C._current_autograd_node()
+        if node is not None:
+            return self._lines.get(node._sequence_nr())
+        frame = next(somebodys_frames(), None)
+        line = None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+        self._lines[torch.autograd._get_sequence_nr() - 1] = line
+        return line
+
+    def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
+        if self._in_kernel or self._in_a_block:
+            return super()._radius_of(func, result, args, named)
+        self.settle()
+        self._operation(func, result, args)
+        own = self.dtype_of(next(y for y in tree_leaves(result) if isinstance(y, Tensor)))
+        radius, choices = self._with_choices(func, result, args, named) if self._either else (None, None)
+        self._last = _Last(func, args, named, result, own, self._line(), choices)
+        return radius
+
+    def _with_choices(self, *what: Any) -> tuple[Any, tuple[Any, ...] | None]:
+        """Return the radius of a result, and by how much choices make it larger that may come out either way."""
+        what = _detached(what)
+        with torch.no_grad():
+            whole = super()._radius_of(*what)
+            if not self.ambiguous:
+                return whole, None
+            self.decided = True
+            decided = super()._radius_of(*what)
+            self.decided = False
+        pairs = zip(parts_of(whole), parts_of(decided), strict=True)
+        return whole, tuple(a if a is None or b is None else (a - b).clamp_min(0) for a, b in pairs)
+
+    def settle(self) -> None:
+        """Find out how far the last operation is off, now that autograd knows its results, before one is written to."""
+        last, self._last = self._last, None
+        if last is None or (last.func.overloadpacket in moves.FORMULAS and last.choices is None):
+            return
+        results = parts_of(last.result)
+        edges = tuple(get_gradient_edge(y) if isinstance(y, Tensor) and y.requires_grad else None for y in results)
+        if any(edge is not None for edge in edges):
+            with torch.no_grad():
+                self.steps.append(self._step(last, edges))
+                self._take_over()
+
+    def _take_over(self) -> None:
+        """Add to a sum of gradients what the sum of all terms but the last is off by: of a loop they are many.
+
+        Whether nothing else uses one, as is most likely, is seen in the end: `taken`.
+        """
+        n, step = len(self.steps) - 1, self.steps[-1]
+        if self._one_by_one or not step.adds or step.edges[0] is None or torch._C._current_graph_task_id() < 0:
+            return
+        for source in step.edges[0].node.next_functions:
+            m = self._sums.pop(source, n)
+            if m != n and self.steps[m].line == step.line:
+                step = replace(step, errors=(added(*step.errors, *self.steps[m].errors),))
+                self.steps[m] = replace(self.steps[m], errors=(None,))
+                self.taken.append(source)
+        self.steps[n] = step
+        self._sums[step.edges[0].node, step.edges[0].output_nr] = n
+
+    def _step(self, last: _Last, edges: tuple[GradientEdge | None, ...]) -> Step:
+        args, result = _detached((last.args, last.result))
+        packet, narrow = last.func.overloadpacket, self.declared.kept is None and last.own in NARROW
+        results, refused = parts_of(result), ""
+        errors: tuple[Any, ...] = (None,) * len(results)
+        try:
+            found = parts_of(self._error_of(last, args, result))
+            more = besides(last.func, args, result, last.own) if narrow else errors
+            errors = tuple(plus(*those) for those in zip(found, last.choices or errors, more, strict=True))
+        except NotImplementedError as error:
+            refused = str(error)
+        stored = tuple(
+            (y, last.own) if narrow and off is not None else None for y, off in zip(results, errors, strict=True)
+        )
+        adds = last.func == aten.add.Tensor and not last.named and all(
+            isinstance(x, Tensor) and (x.shape, x.dtype) == (result.shape, result.dtype) for x in args
+        )  # fmt: skip
+        product = self._product(last, args) if packet in PRODUCTS else None
+        return Step(edges, tuple(map(above, errors)), stored, product, last.line, refused, adds)
+
+    def _product(self, last: _Last, args: tuple[Any, ...]) -> Product | None:
+        narrow = self.declared.operands
+        if narrow is None:
+            return None
+        rounded = tuple(k for k, x in enumerate(args) if inexact(x) and x.ndim and not _in_dtype(x, narrow))
+        return Product(last.func, args, last.named, rounded) if rounded else None
+
+    def _error_of(self, last: _Last, args: tuple[Any, ...], result: Any) -> Any:
+        """Return how far an operation's own rounding takes its result, in the dtype in which it is computed."""
+        packet = last.func.overloadpacket
+        kept = self.declared.kept or (last.own if packet in ROUNDED_INSIDE else computed_in(last.own))
+        if packet in moves.FORMULAS:
+            return (None,) * len(parts_of(result))
+        if packet in SUMS:
+            own = replace(self.declared, kept=kept)
+            op = _Summing(last.func, result, _nothing, 1, False, as_computed, own, kept, Declared(own))
+            return FORMULAS[packet](op, *args, **last.named)
+        if packet in SUMS_NARROW and self.declared.kept is None and last.own in NARROW:
+            raise NotImplementedError(f"{last.func} keeps its sums in {last.own}")
+        mode = _InOrder(replace(self.declared, kept=kept, operands=None))
+        return mode._radius_of(last.func, result, args, last.named)
+
+    def _radius(self, x: Any) -> Tensor | None:
+        if self.decided and isinstance(x, Tensor) and x.dtype == torch.bool:
+            return None
+        return super()._radius(x)
+
+    def _write(self, func: Any, args: Any, named: Any) -> Any:
+        self.settle()
+        before = (args[0].detach().clone(), *args[1:])
+        func(*args, **named)
+        name = func._schema.name.removeprefix("aten::").removesuffix("_")
+        packet = getattr(aten, name, None)
+        if packet is None or func._overloadname not in packet.overloads():
+            raise NotImplementedError(f"no sensitivity to the rounding of {func}, which writes into a tensor in use")
+        self._radius_of(getattr(packet, func._overloadname), args[0], before, named)
+        return args[0]
+
+    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return x after a cast: of a constant, too, autograd is asked for the sensitivity to it."""
+        constant = torch.is_grad_enabled() and not x.requires_grad
+        return super().cast(x.detach().requires_grad_() if constant else x, dtype)
+
+    def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return x, of which it is remembered that it is stored in this dtype."""
+        y = x.to(at(F64, x), copy=True)
+        if precision(dtype) < self.bits_of(x):
+            self.casts.append((y, dtype))
+        self.tag(y, dtype)
+        return y
+
+
+def parts_of(result: Any) -> tuple[Any, ...]:
+    """Return the parts of a result, of which most have one."""
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+def above(error: Any) -> Tensor | None:
+    """Return errors in float32, rounded up: none becomes smaller, and 0 stays 0."""
+    if error is None:
+        return None
+    exact = torch.as_tensor(error)
+    near = exact.float()
+    return torch.where(exact > 0, torch.nextafter(near, near.new_tensor(torch.inf)), near)
+
+
+def added(*errors: Tensor | None) -> Tensor | None:
+    """Return the sum of errors in float32, rounded up."""
+    return above(plus(*(None if error is None else error.double() for error in errors)))
+
+
+def _in_dtype(x: Tensor, dtype: torch.dtype) -> bool:
+    return bool((x.to(dtype).to(x.dtype) == x).all())
+
+
+def _detached(x: Any) -> Any:
+    return tree_map_only(Tensor, Tensor.detach, x)
+
+
+def _nothing(_: Any) -> None:
+    """Of numbers that are exact."""
