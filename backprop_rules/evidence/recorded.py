@@ -9,6 +9,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from backprop_rules.domain import precision
+from backprop_rules.errors import OwnError, of_ours
 from backprop_rules.evidence.allowance import moves
 from backprop_rules.evidence.allowance.declared import Declared
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
@@ -69,6 +70,7 @@ class _Last:
     own: torch.dtype
     line: Line | None
     choices: tuple[Any, ...] | None
+    engine: bool  # whether it is of a reverse pass
 
 
 class _Summing(DeclaredOperation):
@@ -149,7 +151,8 @@ class Recorded(Declared):
         self._operation(func, result, args)
         own = self.dtype_of(next(y for y in tree_leaves(result) if isinstance(y, Tensor)))
         radius, choices = self._with_choices(func, result, args, named) if self._either else (None, None)
-        self._last = _Last(func, args, named, result, own, self._line(), choices)
+        engine = torch._C._current_graph_task_id() >= 0
+        self._last = _Last(func, args, named, result, own, self._line(), choices, engine)
         return radius
 
     def _with_choices(self, *what: Any) -> tuple[Any, tuple[Any, ...] | None]:
@@ -170,29 +173,33 @@ class Recorded(Declared):
         last, self._last = self._last, None
         if last is None or (last.func.overloadpacket in moves.FORMULAS and last.choices is None):
             return
-        results = parts_of(last.result)
-        edges = tuple(get_gradient_edge(y) if isinstance(y, Tensor) and y.requires_grad else None for y in results)
-        if any(edge is not None for edge in edges):
+        live = (y if isinstance(y, Tensor) and y.requires_grad else None for y in parts_of(last.result))
+        edges = tuple(None if y is None else get_gradient_edge(y) for y in live)
+        if not any(edge is not None for edge in edges):
+            return
+        try:
             with torch.no_grad():
-                self.steps.append(self._step(last, edges))
-                self._take_over()
+                step = self._step(last, edges)
+                self.steps.append(step)
+                if step.adds and last.engine and not self._one_by_one:
+                    self._take_over(step)
+        except Exception as error:
+            raise OwnError(of_ours(error)) from error
 
-    def _take_over(self) -> None:
+    def _take_over(self, step: Step) -> None:
         """Add to a sum of gradients what the sum of all terms but the last is off by: of a loop they are many.
 
         Whether nothing else uses one, as is most likely, is seen in the end: `taken`.
         """
-        n, step = len(self.steps) - 1, self.steps[-1]
-        if self._one_by_one or not step.adds or step.edges[0] is None or torch._C._current_graph_task_id() < 0:
-            return
-        for source in step.edges[0].node.next_functions:
+        n, (edge,) = len(self.steps) - 1, step.edges
+        for source in edge.node.next_functions if edge is not None else ():
             m = self._sums.pop(source, n)
             if m != n and self.steps[m].line == step.line:
-                step = replace(step, errors=(added(*step.errors, *self.steps[m].errors),))
+                self.steps[n] = replace(step, errors=(added(*self.steps[n].errors, *self.steps[m].errors),))
                 self.steps[m] = replace(self.steps[m], errors=(None,))
                 self.taken.append(source)
-        self.steps[n] = step
-        self._sums[step.edges[0].node, step.edges[0].output_nr] = n
+        if edge is not None:
+            self._sums[edge.node, edge.output_nr] = n
 
     def _step(self, last: _Last, edges: tuple[GradientEdge | None, ...]) -> Step:
         args, result = _detached((last.args, last.result))

@@ -115,4 +115,4 @@ KEPT_NARROW: dict[Any, Callable[[Any, Any, torch.dtype], Any]] = {
 def besides(func: Any, args: Any, result: Any, dtype: torch.dtype) -> Sequence[Any]:
     """Return what each result of an operation loses besides, None where that is nothing."""
     lost = KEPT_NARROW[func.overloadpacket](args, result, dtype) if func.overloadpacket in KEPT_NARROW else None
-    return lost if isinstance(lost, list) else [lost] * (len(result) if isinstance(result, tuple) else 1)
+    return lost if isinstance(lost, list) else [lost] * (len(result) if isinstance(result, tuple | list) else 1)
