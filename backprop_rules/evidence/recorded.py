@@ -53,8 +53,8 @@ class Step:
     edges: tuple[GradientEdge | None, ...]
     errors: tuple[Tensor | None, ...]
     stored: tuple[tuple[Tensor, torch.dtype] | None, ...]
-    product: Product | None
-    line: Line | None
+    product: Product | None = None
+    line: Line | None = None
     refused: str = ""
     adds: bool = False
 
@@ -131,7 +131,7 @@ class Recorded(Declared):
         self._sums: dict[tuple[Any, int], int] = {}
         self._last: _Last | None = None
         self._either = either
-        self.casts: list[tuple[Tensor, torch.dtype]] = []
+        self._casts: list[tuple[Tensor, torch.dtype]] = []  # of which autograd knows nothing yet
         self._lines: dict[int, Line | None] = {}  # by the number of a node of autograd's graph
 
     def _line(self) -> Line | None:
@@ -171,6 +171,8 @@ class Recorded(Declared):
     def settle(self) -> None:
         """Find out how far the last operation is off, now that autograd knows its results, before one is written to."""
         last, self._last = self._last, None
+        casts, self._casts = [cast for cast in self._casts if cast[0].requires_grad], []
+        self.steps += [Step((get_gradient_edge(y),), (None,), ((y.detach(), dtype),)) for y, dtype in casts]
         if last is None or (last.func.overloadpacket in moves.FORMULAS and last.choices is None):
             return
         live = (y if isinstance(y, Tensor) and y.requires_grad else None for y in parts_of(last.result))
@@ -250,6 +252,7 @@ class Recorded(Declared):
 
     def _write(self, func: Any, args: Any, named: Any) -> Any:
         self.settle()
+        self._leave_as_it_is(args[0].untyped_storage())
         before = (args[0].detach().clone(), *args[1:])
         func(*args, **named)
         name = func._schema.name.removeprefix("aten::").removesuffix("_")
@@ -258,6 +261,13 @@ class Recorded(Declared):
             raise NotImplementedError(f"no sensitivity to the rounding of {func}, which writes into a tensor in use")
         self._radius_of(getattr(packet, func._overloadname), args[0], before, named)
         return args[0]
+
+    def _leave_as_it_is(self, storage: Any) -> None:
+        """Keep a copy of what was stored in memory that is written to now."""
+        for n, step in enumerate(self.steps):
+            if any(kept is not None and kept[0].untyped_storage() is storage for kept in step.stored):
+                copies = tuple(None if kept is None else (kept[0].clone(), kept[1]) for kept in step.stored)
+                self.steps[n] = replace(step, stored=copies)
 
     def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return x after a cast: of a constant, too, autograd is asked for the sensitivity to it."""
@@ -268,7 +278,7 @@ class Recorded(Declared):
         """Return x, of which it is remembered that it is stored in this dtype."""
         y = x.to(at(F64, x), copy=True)
         if precision(dtype) < self.bits_of(x):
-            self.casts.append((y, dtype))
+            self._casts.append((y, dtype))
         self.tag(y, dtype)
         return y
 

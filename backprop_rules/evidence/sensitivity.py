@@ -74,11 +74,7 @@ class Sensitivities:
         if any(self._uses[edge] > 1 for edge in mode.taken):
             mode = Recorded(declared, either, one_by_one=True)
             self._record(run, mode)
-        casts = ((get_gradient_edge(y), (y.detach(), dtype)) for y, dtype in mode.casts if y.requires_grad)
-        self._steps = [
-            *self._added_up(mode.steps),
-            *(Step((edge,), (None,), (cast,), None, None) for edge, cast in casts),
-        ]
+        self._steps = self._added_up(mode.steps)
         self._alike: dict[tuple[int, torch.dtype], Alike] = {}
         self._stored: dict[int, Tensor] = {}
 
