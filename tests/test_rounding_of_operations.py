@@ -77,6 +77,29 @@ def running(combine):
     return lambda x: np.frompyfunc(combine, 2, 1).accumulate(x, axis=-1, dtype=object)
 
 
+def whole_times(toward_zero):
+    """Return how many whole times a number holds another, rounded toward 0 or down: by its remainder."""
+
+    def times(v, w):
+        if w == 0:
+            return arb("nan")
+        n = (v / w).mid().floor()
+        n = next(m for m in (n - 1, n, n + 1) if 0 <= (v - m * w) / w < 1 or v == m * w)
+        return n + 1 if toward_zero and n < 0 and v != n * w else n
+
+    return times
+
+
+def transformed(x):
+    n = x.shape[-1]
+    turns = np.array([[acb(0, -2 * arb.pi() * (j * k) / n).exp() for k in range(n)] for j in range(n)], dtype=object)
+    return x.dot(turns)
+
+
+def widened(x):
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def first_column(x):
     return torch.zeros(x.shape, dtype=torch.long)
 
@@ -123,6 +146,17 @@ CASES = {
     "cos": (torch.cos, each(lambda v: v.cos()), 1, REAL_ONLY),
     "atan": (torch.atan, each(lambda v: v.atan()), 1, REAL_ONLY),
     "asinh": (torch.asinh, each(lambda v: v.asinh()), 1, REAL_ONLY),
+    "tan": (torch.tan, each(lambda v: v.tan()), 1, REAL_ONLY),
+    "asin": (lambda a: torch.asin(a / (1 + a.abs())), each(lambda v: (v / (1 + abs(v))).asin()), 1, REAL_ONLY),
+    "acos": (lambda a: torch.acos(a / (1 + a.abs())), each(lambda v: (v / (1 + abs(v))).acos()), 1, REAL_ONLY),
+    "atanh": (lambda a: torch.atanh(a / (1 + a.abs())), each(lambda v: (v / (1 + abs(v))).atanh()), 1, REAL_ONLY),
+    "acosh": (lambda a: torch.acosh(1 + a.abs()), each(lambda v: (1 + abs(v)).acosh()), 1, REAL_ONLY),
+    "atan2": (lambda a, b: torch.atan2(a, b.abs()), each(lambda v, w: arb.atan2(v, abs(w))), 2, REAL_ONLY),
+    "hypot": (torch.hypot, each(lambda v, w: (v * v + w * w).sqrt()), 2, REAL_ONLY),
+    "div trunc": (lambda a, b: torch.div(a, b, rounding_mode="trunc"), each(whole_times(True)), 2, REAL_ONLY),
+    "div floor": (lambda a, b: torch.div(a, b, rounding_mode="floor"), each(whole_times(False)), 2, REAL_ONLY),
+    "fmod": (torch.fmod, each(lambda v, w: v - w * whole_times(True)(v, w)), 2, REAL_ONLY),
+    "remainder": (torch.remainder, each(lambda v, w: v - w * whole_times(False)(v, w)), 2, REAL_ONLY),
     "sinh": (torch.sinh, each(lambda v: v.sinh()), 1, REAL_ONLY),
     "cosh": (torch.cosh, each(lambda v: v.cosh()), 1, REAL_ONLY),
     "tanh": (torch.tanh, each(lambda v: v.tanh()), 1, REAL_ONLY),
@@ -162,6 +196,16 @@ CASES = {
     "norm 1": (lambda a: torch.linalg.vector_norm(a, 1, -1), lambda a: abs(a).sum(-1), 1, ANY),
     "norm 2": (lambda a: torch.linalg.vector_norm(a, 2, -1), lambda a: root((abs(a) ** 2).sum(-1)), 1, ANY),
     "norm inf": (lambda a: torch.linalg.vector_norm(a, math.inf, -1), lambda a: rows(max)(abs(a)), 1, REAL_ONLY),
+    "norm 3": (
+        lambda a: torch.linalg.vector_norm(a, 3, -1),
+        lambda a: each(lambda v: v.root(3))((abs(a) ** 3).sum(-1)),
+        1,
+        REAL_ONLY,
+    ),
+    "norm -inf": (lambda a: torch.linalg.vector_norm(a, -math.inf, -1), lambda a: rows(min)(abs(a)), 1, REAL_ONLY),
+    "fft": (lambda a: torch.fft.fft(widened(a)), transformed, 1, ANY),
+    "rfft": (lambda a: torch.fft.rfft(widened(a)), lambda a: transformed(a)[:, : a.shape[-1] // 2 + 1], 1, REAL_ONLY),
+    "irfft": (lambda a: torch.fft.irfft(torch.fft.rfft(widened(a)), a.shape[-1]), lambda a: a, 1, REAL_ONLY),
     "conv": (
         lambda a, b: functional.conv1d(a.unsqueeze(1), b[:1, :2].unsqueeze(1)).squeeze(1),
         lambda a, b: sum(
@@ -182,6 +226,24 @@ CASES = {
         1,
         REAL_ONLY,
     ),
+    "max_pool": (
+        lambda a: functional.adaptive_max_pool1d(a[None], 1)[0],
+        lambda a: rows(max)(a)[:, None],
+        1,
+        REAL_ONLY,
+    ),
+    "bilinear": (
+        lambda a, b: functional.bilinear(a, b, a.new_ones(1, a.shape[-1], a.shape[-1])),
+        lambda a, b: a.sum(-1, keepdims=True) * b.sum(-1, keepdims=True),
+        2,
+        REAL_ONLY,
+    ),
+    "addbmm": (
+        lambda a, b: torch.addbmm(a[:, :1].expand(len(a), len(a)), torch.stack([a, a]), torch.stack([b.t(), b.t()])),
+        lambda a, b: a[:, :1] + 2 * a.dot(b.T),
+        2,
+        REAL_ONLY,
+    ),
     "addmm": (
         lambda a, b: torch.addmm(a[:, :1].expand(len(a), len(a)), a, b.t(), beta=0.7, alpha=1.3),
         lambda a, b: arb(0.7) * a[:, :1] + arb(1.3) * a.dot(b.T),
@@ -190,6 +252,7 @@ CASES = {
     ),
     "sort": (lambda a: a.sort(-1).values, lambda a: np.array([sorted(row) for row in a], dtype=object), 1, REAL_ONLY),
     "topk": (lambda a: a.topk(1).values, lambda a: rows(max)(a)[:, None], 1, REAL_ONLY),
+    "cummax": (lambda a: a.cummax(-1).values, running(larger), 1, REAL_ONLY),
     "floor": (torch.floor, each(lambda v: v.floor()), 1, REAL_ONLY),
     "softmax": (lambda a: a.softmax(-1), softmax, 1, REAL_ONLY),
     "log_softmax": (lambda a: a.log_softmax(-1), lambda a: log(softmax(a)), 1, REAL_ONLY),
@@ -212,6 +275,24 @@ CASES = {
         lambda a, b: np.concatenate([(a[:, 0] + b.sum(-1))[:, None], a[:, 1:]], 1),
         2,
         ANY,
+    ),
+    "scatter_reduce": (
+        lambda a, b: a.scatter_reduce(1, first_column(a), b, "mean")[:, 0],
+        lambda a, b: (a[:, 0] + b.sum(-1)) / (a.shape[-1] + 1),
+        2,
+        REAL_ONLY,
+    ),
+    "scatter amax": (
+        lambda a, b: a.scatter_reduce(1, first_column(a), b, "amax", include_self=False)[:, 0],
+        lambda a, b: rows(max)(b),
+        2,
+        REAL_ONLY,
+    ),
+    "put": (
+        lambda a, b: a.put(torch.zeros(2, dtype=torch.long), b[0, [0, 0]], accumulate=True)[:1, :1],
+        lambda a, b: a[:1, :1] + 2 * b[:1, :1],
+        2,
+        REAL_ONLY,
     ),
     "index_put": (
         lambda a, b: a.index_put((torch.zeros(2, dtype=torch.long),), b[[0, 0]], accumulate=True),

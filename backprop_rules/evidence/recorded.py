@@ -13,7 +13,7 @@ from backprop_rules.errors import OwnError, of_ours
 from backprop_rules.evidence.allowance import moves
 from backprop_rules.evidence.allowance.declared import Declared
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
-from backprop_rules.evidence.allowance.mode import FORMULAS
+from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, computed_in
@@ -24,7 +24,7 @@ aten = torch.ops.aten
 
 # Sums of products, whose operands may be rounded to the dtype in which products are taken, and other sums.
 PRODUCTS = {aten.mm, aten.bmm, aten.mv, aten.dot, aten.addmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
-SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum}
+SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum, aten._fft_r2c, aten._fft_c2c, aten._fft_c2r}
 
 # A line of somebody's code: the file and its number.
 Line = tuple[str, int]
@@ -255,11 +255,10 @@ class Recorded(Declared):
         self._leave_as_it_is(args[0].untyped_storage())
         before = (args[0].detach().clone(), *args[1:])
         func(*args, **named)
-        name = func._schema.name.removeprefix("aten::").removesuffix("_")
-        packet = getattr(aten, name, None)
-        if packet is None or func._overloadname not in packet.overloads():
+        compute = out_of_place(func)
+        if compute is None:
             raise NotImplementedError(f"no sensitivity to the rounding of {func}, which writes into a tensor in use")
-        self._radius_of(getattr(packet, func._overloadname), args[0], before, named)
+        self._radius_of(compute, args[0], before, named)
         return args[0]
 
     def _leave_as_it_is(self, storage: Any) -> None:

@@ -43,6 +43,10 @@ def _named(*names: str) -> set[Any]:
     return {getattr(place, name) for name in names for place in places if hasattr(place, name)}
 
 
+# Their gradients refuse to mix dtypes, where they do not; what they write into running statistics nobody reads.
+_BATCH_NORMS = _named("batch_norm", "instance_norm")
+
+
 # These compute in the dtype to which their arguments are promoted, and their gradients are cast back from it.
 _PROMOTING = _named(
     "add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "pow", "where", "maximum",
@@ -160,6 +164,8 @@ class Ambient(TorchFunctionMode):
                 return args[0].to(_NARROWER[_CASTS[func]])
             if named:
                 named = {k: self._wide(a) if isinstance(a, torch.dtype) else a for k, a in named.items()}
+            if func in _BATCH_NORMS:
+                args, named = self._each(args), self._each(named)
         self.work += 1
         for k, a in enumerate(args):
             if isinstance(a, Tensor):

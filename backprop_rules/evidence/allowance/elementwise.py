@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backprop_rules.evidence.allowance import units
 from backprop_rules.evidence.allowance.operation import INFINITE, Operand, Operation, Radius, plus, spread
-from backprop_rules.evidence.allowance.units import FEW, NARROW, apart, component, gamma, unit, widens
+from backprop_rules.evidence.allowance.units import FEW, NARROW, apart, component, gamma, unit, wide, widens
 
 aten = torch.ops.aten
 
@@ -69,7 +69,7 @@ def _power_of_two(x: float) -> bool:
 def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) -> Any:
     """A / b, within (r_a + |a / b| r_b) / (|b| - r_b) of the exact operands' quotient."""
     if rounding_mode is not None:
-        raise op.refuse(f"in the mode {rounding_mode}")
+        return whole_quotient(op, a, b, rounding_mode)
     if isinstance(b, int | float) and _power_of_two(b) and not op.result.is_complex():
         return product(op, a, 1 / b)
     x, y = op.operand(a), op.operand(b)
@@ -94,6 +94,24 @@ def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) ->
     # 0 / b is 0, but for b = 0
     error = torch.where((op.size == 0) & (x.size == 0), 0.0, plain) if op.may_vanish else plain
     return error if exact else op.up(error + over(op.size + plain, x.radius, y))
+
+
+def whole_quotient(op: Operation, a: Any, b: Any, rounding_mode: str) -> Any:
+    """A / b to a whole number, or to another one, which their quotient may reach: it is rounded before."""
+    x, y, found, u = (
+        op.operand(a),
+        op.operand(b),
+        op.result.double(),
+        unit(op.dtype).u,
+    )  # torch's kernel stores it first
+    whole = {"floor": torch.floor, "trunc": torch.trunc}[rounding_mode]
+    exact = torch.as_tensor(wide(a) / wide(b), dtype=torch.float64, device=op.result.device)
+    away = exact.abs() * (2 * op.quotient_ulps * u + 2.0**-50)
+    known = x.radius is None and y.radius is None
+    away = torch.where(exact == whole(exact), 0.0, away) if known else over(exact.abs(), x.radius, y) + away
+    away = torch.where(torch.as_tensor(x.grown()) > 0, away + 1e-323, away)  # below which float64 has no quotients
+    off = torch.maximum(whole(exact + away) - found, found - whole(exact - away)).clamp_min(0)
+    return op.rounded(None if known and not off.any() else off, exact=op.size < 1 / u)
 
 
 def over(size: Any, radius: Radius, divisor: Operand) -> Any:
@@ -145,6 +163,8 @@ def power(op: Operation, a: Any, exponent: Any) -> Any:
         logs = logs + p.radius * torch.as_tensor(x.size, dtype=torch.float64).log().abs()
         # The power of a negative number changes its sign with the parity of the exponent.
         logs = torch.where(torch.as_tensor(a, device=op.result.device) < 0, INFINITE, logs)
+        if not number:  # 0 to any power that is surely positive is 0
+            logs = torch.where((torch.as_tensor(x.grown()) == 0) & (exponent > p.radius), 0.0, logs)
     varies = size * torch.expm1(op.up(logs))
     if number and exponent > 0 and p.radius is None:
         # Near zero the power itself is small, wherever the exact operand is.
@@ -213,6 +233,33 @@ def _tanh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     return _at_most(2, 4 * e / (1 + e).square() * t / (1 - t))
 
 
+def _tan(x: Operand, size: Tensor, a: Tensor) -> Tensor:
+    # tan(a + d) - tan(a) = (1 + tan(a)^2) tan(d) / (1 - tan(a) tan(d)), as far as there is no pole between.
+    t = torch.tan(x.radius) * FEW
+    off = (1 + size.square()) * t / (1 - size * t)
+    return torch.where((x.radius < math.pi / 2) & (size * t < 1), off, INFINITE)
+
+
+def _arcsine(x: Operand, size: Tensor, a: Tensor) -> Tensor:
+    # Its slope is largest at the end that is farther out, and infinite at 1; within the domain it is no more than that.
+    outer, inner = (x.size + x.radius).clamp_max(1), (x.size - x.radius).clamp_min(-1)
+    middle = torch.asin(x.size.clamp_max(1))
+    ends = torch.maximum(torch.asin(outer) - middle, middle - torch.asin(inner)) + 2.0**-50
+    return torch.fmin(ends, x.radius / ((1 - outer) * (1 + outer)).sqrt() * FEW)
+
+
+def _arcosh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
+    # Its slope is largest at the lower end; from 1 on it grows as the root of twice the way, at most.
+    lowest = (x.size - x.radius).clamp_min(1)
+    return torch.fmin(x.radius / ((lowest - 1) * (lowest + 1)).sqrt(), torch.sqrt(2 * x.radius)) * FEW
+
+
+def _artanh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
+    # artanh(a + d) - artanh(a) = artanh(d / (1 - a (a + d))), as far as there is no pole between.
+    off = torch.atanh(x.radius / (1 - x.size * x.grown())) * FEW
+    return torch.where(x.grown() < 1, off, INFINITE)
+
+
 def _erf(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     nearest = (x.size - x.radius).clamp_min(0)
     slope = (2 / math.sqrt(math.pi)) * torch.exp(-nearest.square()) * FEW
@@ -237,6 +284,11 @@ VARIATIONS: dict[str, Callable[[Operand, Tensor, Tensor], Tensor]] = {
     "cos": lambda x, size, a: _at_most(2, x.radius),
     "atan": lambda x, size, a: _at_most(math.pi, x.radius),
     "asinh": lambda x, size, a: x.radius,
+    "tan": _tan,
+    "asin": _arcsine,
+    "acos": _arcsine,
+    "acosh": _arcosh,
+    "atanh": _artanh,
     # cosh(a + d) - cosh(a) = cosh(a) (cosh(d) - 1) + sinh(a) sinh(d), where |sinh(a)| <= cosh(a); sinh alike.
     "cosh": lambda x, size, a: size * torch.expm1(x.radius),
     "sinh": lambda x, size, a: (1 + size) * torch.expm1(x.radius),
@@ -260,6 +312,20 @@ def function(op: Operation, a: Tensor, *, name: str) -> Tensor:
     return error if x.radius is None else op.up(VARIATIONS[name](x, op.size + error, a) + error)
 
 
+def angle(op: Operation, a: Tensor, b: Tensor) -> Any:
+    """The angle of the point (b, a), which turns by no more than the arcsine of how far that may be off."""
+    y, x = op.operand(a), op.operand(b)
+    error = op.rounded(None, op.ulps("atan2"))
+    if y.radius is None and x.radius is None:
+        return error
+    off = (torch.as_tensor(0.0 if r is None else r, dtype=torch.float64) for r in (y.radius, x.radius))
+    off_y, off_x = off
+    turned = torch.asin((torch.hypot(off_y, off_x) / torch.hypot(y.size, x.size) * FEW).clamp_max(1)) * FEW
+    turned = torch.where(torch.hypot(off_y, off_x) < torch.hypot(y.size, x.size), turned, math.pi)
+    across = (b - off_x <= 0) & (y.size <= off_y) & (off_y > 0)  # from pi to -pi, or back
+    return op.up(torch.where(across, 2 * math.pi, turned) + error)
+
+
 def _function_error(op: Operation, a: Tensor, name: str) -> Tensor:
     if op.result.is_complex():
         # exp(x) (cos(y) + i sin(y)): the modulus is off by the errors of exp, of cos and sin, and of a product.
@@ -280,7 +346,7 @@ def _function_error(op: Operation, a: Tensor, name: str) -> Tensor:
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.add: sum_of_two, aten.sub: sum_of_two, aten.mul: product, aten.div: quotient, aten.reciprocal: reciprocal,
-    aten.pow: power, aten._to_copy: cast,
+    aten.pow: power, aten._to_copy: cast, aten.atan2: angle,
     aten.rsub: lambda op, a, b, alpha=1: sum_of_two(op, b, a, alpha=alpha),
     # What is copied, or a number, the last argument, is rounded to the dtype.
     aten.copy: lambda op, a, source, *_: op.operand(source).radius,

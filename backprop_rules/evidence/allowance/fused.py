@@ -6,7 +6,7 @@ Here are those of which torch has no such terms itself, or looser ones.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,17 +40,95 @@ def absolute(a: Tensor) -> Tensor:
 
 
 def norm(a: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    """The norms of order 1, 2 and infinity."""
-    dims = list(range(a.ndim)) if dim is None else dim
-    if ord == math.inf:
-        return a.abs().amax(dims, keepdim)
+    """The norm of any order: infinity is the largest size, minus infinity the smallest, and 0 counts what is not 0."""
+    dims, size = list(range(a.ndim)) if dim is None or dim == [] else dim, a.abs()
+    if abs(ord) == math.inf:
+        return size.amax(dims, keepdim) if ord > 0 else size.amin(dims, keepdim)
+    if ord == 0:
+        return (size != 0).to(size.dtype).sum(dims, keepdim)
     if ord == 1:
-        return a.abs().sum(dims, keepdim)
-    if ord != 2:
-        raise NotImplementedError(f"no formula for the rounding of a norm of order {ord}")
-    size = a.abs()
+        return size.sum(dims, keepdim)
     scale = _scale(size.amax())
-    return (size / scale).square().sum(dims, keepdim).sqrt() * scale
+    if ord == 2:
+        return (size / scale).square().sum(dims, keepdim).sqrt() * scale
+    powers: Tensor = (size / scale).pow(ord).sum(dims, keepdim)
+    return powers.pow(powers.new_ones(()) / ord) * scale  # of which the exponent is rounded
+
+
+def hypotenuse(a: Tensor, b: Tensor) -> Tensor:
+    """sqrt(a^2 + b^2)."""
+    return norm(torch.stack(torch.broadcast_tensors(a, b)), 2, [0])
+
+
+def remainder(a: Any, b: Any, rounding_mode: str) -> Tensor:
+    """What is left of a when b is taken away a whole number of times."""
+    left: Tensor = a - b * torch.div(torch.as_tensor(a), b, rounding_mode=rounding_mode)
+    return left
+
+
+def outside(grad: Tensor, a: Tensor, bound: float) -> Tensor:
+    """The cotangent where |a| is above a bound, and 0 elsewhere."""
+    return torch.where(a.abs() > bound, grad, 0.0)
+
+
+def to_the_largest(axes: int) -> Callable[..., Tensor]:
+    """Return the gradient of a pooling over so many axes: it goes to the elements that were the largest."""
+
+    def reference(grad: Tensor, a: Tensor, *how: Any) -> Tensor:
+        flat, places = torch.zeros_like(a).flatten(-axes), how[-1].flatten(-axes)
+        return flat.scatter_add(-1, places, grad.flatten(-axes)).reshape(a.shape)
+
+    return reference
+
+
+def trilinear(a: Tensor, b: Tensor, c: Tensor, *how: Any) -> Tensor:
+    """The sum over some axes of the products of three tensors, each of which is the same along axes of its own."""
+    *expanded, summed = how[:4]
+    for axes, k in zip(expanded, range(3), strict=True):
+        for axis in axes:
+            a, b, c = (x.unsqueeze(axis) if j == k else x for j, x in enumerate((a, b, c)))
+    return (a * b * c).sum(summed)
+
+
+def products_added(a: Tensor, b: Tensor, c: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """beta a + alpha sum(b @ c) over a batch: one product of matrices."""
+    return torch.addmm(a, b.transpose(0, 1).flatten(1), c.flatten(0, 1), beta=beta, alpha=alpha)
+
+
+def differentiated(forward: Any, primals: Sequence[Tensor], grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of a forward operation through torch's own terms of it.
+
+    A dispatch mode computes below autograd, which is let in again for the while.
+    """
+    inside, nothing = (
+        torch._C._dispatch_tls_local_include_set(),
+        torch._C.DispatchKeySet(torch._C.DispatchKey.Undefined),
+    )
+    with torch._C._ForceDispatchKeyGuard(inside, nothing), torch.enable_grad():
+        live = [x.detach().requires_grad_() for x in primals]
+        found = torch.autograd.grad(forward(*live), live, grad.detach(), allow_unused=True)
+    return tuple(None if g is None else g.detach() for g in found)
+
+
+def grid_sampler_backward(grad: Tensor, a: Tensor, grid: Tensor, *how: Any) -> tuple[Tensor | None, ...]:
+    """The gradients of an image, and of the places in it that are asked for.
+
+    Of these a kernel may add the four corners of all channels one by one: at most four times as many roundings.
+    """
+    *modes, mask = how
+    from torch._decomp import decomposition_table
+
+    terms = decomposition_table[aten.grid_sampler_2d.default]
+    first, second = differentiated(lambda x, at: terms(x, at, *modes), (a, grid), grad)
+    return first if mask[0] else None, None if second is None else second + (second - exactly(second)) * 3
+
+
+def bicubic_backward(grad: Tensor, output_size: Any, input_size: Any, *how: Any) -> Tensor | None:
+    """The gradient of an image that was made larger or smaller: it is linear."""
+    from torch._decomp import decomposition_table
+
+    terms = decomposition_table[aten.upsample_bicubic2d.default]
+    return differentiated(lambda x: terms(x, output_size, *how), (grad.new_zeros(input_size),), grad)[0]
 
 
 def var(a: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
@@ -205,6 +283,13 @@ REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.softplus: softplus, aten.nll_loss_forward: nll_loss,
     aten.nll_loss_backward: nll_loss_backward,
     aten.std: lambda a, dim=None, **named: var(a, dim, **named).sqrt(),
+    aten.norm: lambda a, p=2, dim=None, keepdim=False, **_: norm(a, 2 if p is None else p, dim, keepdim),
+    aten.hypot: hypotenuse,
+    aten.fmod: lambda a, b: remainder(a, b, "trunc"), aten.remainder: lambda a, b: remainder(a, b, "floor"),
+    aten.hardshrink_backward: outside, aten.softshrink_backward: outside,
+    aten.max_pool3d_with_indices_backward: to_the_largest(3), aten.adaptive_max_pool2d_backward: to_the_largest(2),
+    aten.adaptive_max_pool3d_backward: to_the_largest(3), aten._trilinear: trilinear, aten.addbmm: products_added,
+    aten.grid_sampler_2d_backward: grid_sampler_backward, aten.upsample_bicubic2d_backward: bicubic_backward,
     aten.addcmul: lambda a, b, c, *, value=1: a + (b * c) * value,
     # The gradients through y: of the sigmoid, of tanh, of the softmax and its logarithm.
     aten.sigmoid_backward: lambda grad, y: grad * (y * (1 - y)).conj_physical(),

@@ -15,7 +15,7 @@ from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
 from backprop_rules.evidence.allowance import elementwise, fused, moves, sums, windows
 from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed
-from backprop_rules.evidence.allowance.units import computed_in, wide
+from backprop_rules.evidence.allowance.units import FEW, computed_in, wide
 from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.denormals import flushing
 
@@ -24,8 +24,8 @@ aten = torch.ops.aten
 FORMULAS: dict[Any, Callable[..., Any]] = {
     **moves.FORMULAS, **elementwise.FORMULAS, **sums.FORMULAS, **windows.FORMULAS
 }  # fmt: skip
-# Of these torch has decompositions that say less: x is finite where x == x and |x| != inf.
-UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape}
+# Of these torch has decompositions that say less: x is finite where x == x and |x| != inf; of the nearest by its place.
+UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape, *moves.NEAREST}
 # These write a shape, and no value.
 RESHAPING = {aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_}
 # These fill a tensor with what was drawn.
@@ -44,9 +44,27 @@ def place_of(x: Tensor) -> tuple[Any, ...]:
 
 
 @cache
+def out_of_place(func: Any) -> Any:
+    """Return the operation that computes what this one writes into its first argument; None if there is none."""
+    name = func._schema.name.removeprefix("aten::")
+    packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    types = [str(a.type) for a in func._schema.arguments]
+    made = (getattr(packet, overload) for overload in (packet.overloads() if packet is not None else ()))
+    return next((one for one in made if [str(a.type) for a in one._schema.arguments] == types), None)
+
+
+@cache
 def _composite(func: Any) -> bool:
     """Say whether torch makes the operation of others, which come here one by one."""
     return func._can_decompose() and func.overloadpacket not in UNDIVIDED
+
+
+def _item_by_item(radii: Tensor, x: Tensor) -> Tensor:
+    """Return the radii of all that is stored, an item of a tensor's dtype each: a complex number has two real parts."""
+    items = x.untyped_storage().nbytes() // x.itemsize
+    if 2 * len(radii) == items:
+        return radii.repeat_interleave(2)
+    return torch.hypot(radii[::2], radii[1::2]) * FEW if len(radii) == 2 * items else radii
 
 
 class RunningError(TorchDispatchMode):
@@ -104,7 +122,7 @@ class RunningError(TorchDispatchMode):
             return None
         shared = self._shared.get(x.untyped_storage())
         if shared is not None:
-            return shared.as_strided(x.shape, x.stride(), x.storage_offset())  # type: ignore[no-any-return]
+            return _item_by_item(shared, x).as_strided(x.shape, x.stride(), x.storage_offset())
         placed = self._radii.get(x.untyped_storage())
         return None if placed is None else placed.get(place_of(x))
 
@@ -213,23 +231,21 @@ class RunningError(TorchDispatchMode):
         """Write into a tensor that was made here, and into which no other tensor looks."""
         if func.overloadpacket == aten.detach_:
             return args[0]
-        name = func._schema.name.removeprefix("aten::")
         if self._whole(args[0], args[1:]):
             return func(*args, **named)
         if func.overloadpacket in DRAWN and self._unshared(args[0]):
             self._radii.get(args[0].untyped_storage(), {}).pop(place_of(args[0]), None)
             return func(*args, **named)
-        packet = getattr(aten, name.removesuffix("_"), None)
-        written = args[0] if args else None
-        if packet is not None and func.overloadpacket in RESHAPING:
+        compute, written = out_of_place(func), args[0] if args else None
+        if compute is not None and func.overloadpacket in RESHAPING:
             radius = self._radius(args[0])
             func(*args, **named)
-            self.keep(args[0], None if radius is None else packet(radius, *args[1:], **named))
+            self.keep(args[0], None if radius is None else compute(radius, *args[1:], **named))
             return args[0]
-        if packet is None or not name.endswith("_") or not isinstance(written, Tensor) or not self._is_own(written):
+        if compute is None or not isinstance(written, Tensor) or not self._is_own(written):
             raise NotImplementedError(f"no formula for the rounding of {func}, which writes into a tensor in use")
         with self:
-            made = getattr(packet, func._overloadname)(*args, **named).to(written.dtype).expand(written.shape)
+            made = compute(*args, **named).to(written.dtype).expand(written.shape)
         made = self.written(made, written)
         written.copy_(made)
         if not self._unshared(written):
@@ -248,10 +264,15 @@ class RunningError(TorchDispatchMode):
         storage = x.untyped_storage()
         if storage not in self._shared:
             every = torch.zeros(storage.nbytes() // x.itemsize, dtype=torch.float64, device=x.device)
-            for (pointer, _, shape, stride), its in self._radii.pop(storage, {}).items():
+            for (pointer, dtype, shape, stride), its in self._radii.pop(storage, {}).items():
+                if dtype.itemsize != x.itemsize:
+                    raise NotImplementedError(
+                        "no formula for the rounding of what is written to and read as two dtypes"
+                    )
                 if 0 not in stride:  # of what is expanded the rest has the radii, too
                     every.as_strided(shape, stride, (pointer - storage.data_ptr()) // x.itemsize).copy_(its)
             self._shared[storage] = every
+        self._shared[storage] = _item_by_item(self._shared[storage], x)
         self._shared[storage].as_strided(x.shape, x.stride(), x.storage_offset()).copy_(
             torch.zeros(()) if radius is None else radius
         )

@@ -15,13 +15,16 @@ from backprop_rules.evidence.allowance.units import FEW, apart
 
 aten = torch.ops.aten
 
+# Each takes the nearest of its places.
+NEAREST = {getattr(aten, f"{name}{n}d") for name in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3)}
 # The radius of the first argument goes the same way as its values.
 ALIKE = {
     aten.t, aten.transpose, aten.permute, aten.expand, aten.unsqueeze, aten.squeeze, aten.clone,
     aten.alias, aten.select, aten.slice, aten.split, aten.split_with_sizes, aten.unbind, aten.diagonal, aten.flip,
     aten.roll, aten.repeat, aten.gather, aten.index_select, aten.index, aten.take, aten.tril, aten.triu, aten.unfold,
     aten.diag_embed, aten.rot90, aten.narrow_copy, aten.lift_fresh, aten.lift_fresh_copy, aten.masked_select,
-    *(getattr(aten, f"{name}{n}d") for name in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3)),
+    *NEAREST,
+    aten.masked_scatter_backward,
     aten.slice_backward, aten.select_backward, aten._neg_view, aten.expand_copy, aten.view_copy,
 }  # fmt: skip
 # Of a new shape, whatever the strides.
@@ -33,7 +36,7 @@ EXACT = {
     aten.zeros, aten.ones, aten.empty, aten.eye, aten.zeros_like, aten.ones_like, aten.empty_like, aten.new_zeros,
     aten.new_ones, aten.new_empty, aten.empty_strided, aten.new_empty_strided, aten.tril_indices, aten.triu_indices,
     aten.empty_permuted, aten.zero, aten.bernoulli, aten.uniform, aten.normal,
-    aten.rand, aten.randn, aten.randint, aten.randperm, aten.rand_like, aten.randn_like,
+    aten._efficientzerotensor, aten.rand, aten.randn, aten.randint, aten.randperm, aten.rand_like, aten.randn_like,
 }  # fmt: skip
 
 
@@ -246,6 +249,18 @@ def extreme(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False) ->
     return (radius, None) if isinstance(op.result, tuple) else radius
 
 
+def running(op: Operation, a: Tensor, dim: int) -> tuple[Any, None]:
+    """The largest or smallest so far moves by no more than the largest radius so far."""
+    radius = op.operand(a, a.dtype).radius
+    return None if radius is None else torch.cummax(radius, dim).values, None
+
+
+def joined_blocks(op: Operation, tensors: Any) -> Any:
+    """The radii on the diagonal."""
+    radii = op.radii(*tensors)
+    return None if radii is None else torch.block_diag(*radii)
+
+
 def ordered(op: Operation, a: Tensor, *_: Any, **__: Any) -> Any:
     """Elements in their order move by no more than the largest radius; their indices are the computed numbers'."""
     radius = op.operand(a, a.dtype).radius
@@ -278,10 +293,11 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.logical_xor: parity, aten.bitwise_xor: parity, aten.logical_not: parity, aten.bitwise_not: parity,
     aten.isnan: finiteness, aten.isinf: finiteness, aten.isfinite: finiteness,
     aten.sign: sign, aten.sgn: sign, aten.where: where, aten.masked_fill: _masked_fill,
-    aten.maximum: extremum, aten.minimum: extremum, aten.relu: clamp, aten.clamp: clamp, aten.clamp_min: clamp,
-    aten.clamp_max: clamp, aten.hardtanh: clamp,
+    **dict.fromkeys((aten.maximum, aten.minimum, aten.fmax, aten.fmin), extremum),
+    **dict.fromkeys((aten.relu, aten.clamp, aten.clamp_min, aten.clamp_max, aten.hardtanh), clamp),
+    aten.cummax: running, aten.cummin: running, aten.block_diag: joined_blocks,
     **dict.fromkeys((aten.floor, aten.ceil, aten.trunc, aten.round), step),
-    **dict.fromkeys((aten.sort, aten.topk, aten.kthvalue, aten.median), ordered),
+    **dict.fromkeys((aten.sort, aten.topk, aten.kthvalue, aten.median, aten.nanmedian), ordered),
     aten.masked_scatter: _masked_scatter,
     aten.amax: extreme, aten.amin: extreme, aten.max: extreme, aten.min: extreme,
 }  # fmt: skip

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus, spread
-from backprop_rules.evidence.allowance.units import NARROW, gamma, unit, widens
+from backprop_rules.evidence.allowance.units import FEW, NARROW, gamma, unit, widens
 from backprop_rules.subject.ambient import inexact
 
 aten = torch.ops.aten
@@ -126,6 +127,59 @@ def index_put(op: Operation, a: Tensor, indices: Any, values: Tensor, accumulate
     return None if radii is None else aten.index_put(radii[0], indices, radii[1])
 
 
+def put(op: Operation, a: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Any:
+    """A, with a source put or added at places that are counted through."""
+    if accumulate:
+        return _added(op, a, index, source, lambda x, y: torch.put(x, index, _like(y, source), True), True)
+    op.settled(index)
+    radii = op.radii(a, source)
+    return None if radii is None else torch.put(radii[0], index, radii[1])
+
+
+def gathered(
+    op: Operation, a: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Any:
+    """The sum, the mean or an extreme of what comes to each place."""
+    op.settled(index)
+    if op.func.overloadpacket == aten.index_reduce:
+        index = index.reshape([-1 if k == dim % a.ndim else 1 for k in range(a.ndim)]).expand(source.shape)
+    if reduce in ("amax", "amin"):
+        radii = op.radii(a, source)
+        if radii is None:
+            return None
+        return op.up(radii[0].scatter_reduce(dim, index, radii[1], "amax", include_self=include_self))
+    if reduce not in ("sum", "mean"):
+        raise op.refuse(f"by {reduce}")
+    times = torch.zeros(a.shape, dtype=torch.float64, device=a.device)
+    times = times.scatter_add(dim, index, torch.ones_like(source, dtype=torch.float64))
+
+    def add(x: Tensor, y: Any) -> Tensor:
+        x = x if include_self else torch.where(times > 0, 0.0, x)
+        return x.scatter_add(dim, index, _like(y, source))
+
+    if reduce == "sum":
+        return _added(op, a, index, source, add, True)
+    count = (times + include_self).clamp_min(1)
+    radius = _added(replace(op, result=(op.result * count).to(op.dtype)), a, index, source, add, True)
+    return plus(None if radius is None else radius / count * FEW, op.rounded(None))
+
+
+def fourier(op: Operation, a: Tensor, dims: Any, normalization: int, *how: Any) -> Any:
+    """Sums of numbers times roots of unity, axis by axis, by the definition or faster."""
+    x, lengths = op.operand(a, a.dtype), [max(a.shape[d], op.result.shape[d]) for d in dims]
+    half = a.is_complex() and not op.result.is_complex()  # of real sums half of the terms are given
+    scale = math.prod(lengths) ** (0, -0.5, -1)[normalization]
+
+    def of(sizes: Tensor, weight: float) -> Tensor:
+        return (sizes.sum(list(dims), keepdim=True) * weight).expand(op.result.shape)
+
+    varies = None if x.radius is None else of(x.radius, (1 + half) * scale)
+    roundings = COMPLEX * (math.fsum(lengths) + 2 * len(lengths) + (normalization > 0))
+    return op.summed(
+        varies, of(x.size, op.weight((1 + half) * scale)), int(roundings), 2 * roundings, divisor=1 / scale
+    )
+
+
 def inner(op: Operation, a: Tensor, b: Tensor, added: Operand | None = None, beta: float = 1, alpha: float = 1) -> Any:
     """alpha (a @ b), of matrices, of stacks of them, or with vectors, to which beta times a result may be added."""
     x, y, length = op.factor(a), op.factor(b), a.shape[-1]
@@ -190,7 +244,9 @@ def _roundings(op: Operation, length: int, lost: float) -> tuple[int, bool]:
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.sum: sum, aten.mean: mean, aten.cumsum: _cumsum, aten.prod: _prod, aten.cumprod: _cumprod,
-    aten.scatter_add: added, aten.index_add: added, aten.index_put: index_put,
+    aten.scatter_add: added, aten.index_add: added, aten.index_put: index_put, aten.put: put,
+    aten.scatter_reduce: gathered, aten.index_reduce: gathered,
+    **dict.fromkeys((aten._fft_r2c, aten._fft_c2c, aten._fft_c2r), fourier),
     **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot, aten.vdot), inner),
     **dict.fromkeys((aten.addmm, aten.baddbmm, aten.addmv), added_product),
 }  # fmt: skip

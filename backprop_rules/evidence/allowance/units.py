@@ -174,6 +174,12 @@ ULPS: dict[str, tuple[float, float, float, float]] = {
     "sin": (1, 1, 2, 2),
     "cos": (1, 1, 2, 2),
     "atan": (1, 1, 2, 2),
+    "tan": (1, 1, 4, 2),
+    "asin": (1, 1, 2, 2),
+    "acos": (1, 1, 2, 2),
+    "atan2": (1, 1, 3, 2),
+    "acosh": (2, 2, 4, 3),  # glibc: 2
+    "atanh": (2, 2, 3, 2),  # glibc: 2
     "asinh": (2, 2, 4, 3),  # glibc: 2
     "sinh": (2, 2, 3, 2),  # glibc: 2
     "cosh": (2, 2, 2, 1),  # glibc: 2

@@ -113,6 +113,13 @@ def max_pool(op: Operation, a: Tensor, *how: Any) -> tuple[Any, None]:
     return op.up(highest - op.result), None
 
 
+def largest_of_regions(op: Operation, a: Tensor, *how: Any) -> tuple[Any, None]:
+    """The largest of a region moves by no more than the largest radius in it."""
+    op = replace(op, result=op.result[0])
+    radius = op.operand(a).radius
+    return None if radius is None else op.up(op.func(radius, *how)[0]), None
+
+
 def max_pool_backward(op: Operation, grad: Tensor, a: Tensor, *how: Any) -> Any:
     """The gradient goes to the largest; where another may be the largest, to either."""
     *window, indices = how
@@ -154,5 +161,7 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((aten.avg_pool2d_backward, aten.avg_pool3d_backward), mean_pool_backward),
     **{getattr(aten, f"replication_pad{n}d_backward"): replicated for n in (1, 2, 3)},
     **dict.fromkeys(WEIGHTED, weighted), **dict.fromkeys(INTERPOLATED, interpolated),
-    aten.max_pool2d_with_indices: max_pool, aten.max_pool2d_with_indices_backward: max_pool_backward,
+    **dict.fromkeys((aten.adaptive_max_pool2d, aten.adaptive_max_pool3d), largest_of_regions),
+    **dict.fromkeys((aten.max_pool2d_with_indices, aten.max_pool3d_with_indices), max_pool),
+    aten.max_pool2d_with_indices_backward: max_pool_backward,
 }  # fmt: skip
