@@ -1,0 +1,151 @@
+"""Layers of spectra, warped images, graphs and angles: what is right passes, and a factor of 1.01 does not."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backprop_rules.testing import WrongGradients, assert_gradients
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def spectral_convolution(x: Tensor, w: Tensor) -> Tensor:
+    n = x.shape[-1] + w.shape[-1]
+    return torch.fft.irfft(torch.fft.rfft(x, n) * torch.fft.rfft(w, n), n)[..., : x.shape[-1]]
+
+
+def spectral_layer(x: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
+    modes = torch.fft.rfft2(x, norm="ortho")[..., :4, :4] * torch.complex(real, imaginary)
+    return torch.fft.irfft2(modes, s=x.shape[-2:], norm="ortho")
+
+
+def spectrum(x: Tensor) -> Tensor:
+    window = torch.hann_window(16)
+    return torch.view_as_real(torch.stft(x, 16, 8, window=window, return_complex=True)).square().sum(-1)
+
+
+def warped(x: Tensor, flow: Tensor) -> Tensor:
+    steps = torch.linspace(-1, 1, x.shape[-1])
+    still = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1)
+    return functional.grid_sample(x, still + 0.1 * flow, padding_mode="border", align_corners=False)
+
+
+def mean_of_neighbours(x: Tensor) -> Tensor:
+    index = (torch.arange(len(x)) * 7 % 5).unsqueeze(1).expand(x.shape)
+    return x.new_zeros(5, x.shape[1]).scatter_reduce(0, index, x, "mean", include_self=False)
+
+
+def largest_of_neighbours(x: Tensor) -> Tensor:
+    index = (torch.arange(len(x)) * 7 % 5).unsqueeze(1).expand(x.shape)
+    return x.new_zeros(5, x.shape[1]).scatter_reduce(0, index, x, "amax", include_self=False)
+
+
+def wrapped(x: Tensor, y: Tensor) -> Tensor:
+    return torch.remainder(torch.atan2(y, x) + 4.0, math.tau).sin() * torch.hypot(x, y)
+
+
+def angle_between(x: Tensor, y: Tensor) -> Tensor:
+    return torch.acos((functional.normalize(x, dim=-1) * functional.normalize(y, dim=-1)).sum(-1) * 0.99)
+
+
+def by_the_third_norm(x: Tensor) -> Tensor:
+    return functional.normalize(x, p=3.0, dim=-1)
+
+
+def normed_by_the_batch(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return functional.batch_norm(x, torch.zeros(x.shape[1]), torch.ones(x.shape[1]), w, b, training=True)
+
+
+def pooled(x: Tensor) -> Tensor:
+    return functional.adaptive_max_pool2d(x, 3)
+
+
+def enlarged(x: Tensor) -> Tensor:
+    return functional.interpolate(x, size=(11, 13), mode="nearest")
+
+
+def powers_in_place(x: Tensor) -> Tensor:
+    y = x * 1.5
+    y.pow_(2)
+    return y.exp_() + x
+
+
+def running_extreme(x: Tensor) -> Tensor:
+    return torch.cummax(x, 0).values * torch.block_diag(x[:2, :2], x[2:, 2:])
+
+
+LAYERS = {
+    spectral_convolution: (numbers(2, 3, 40), numbers(3, 12)),
+    spectral_layer: (numbers(2, 16, 16), numbers(4, 4), numbers(4, 4) / 2),
+    spectrum: (numbers(100),),
+    warped: (numbers(2, 3, 8, 8), numbers(2, 8, 8, 2)),
+    mean_of_neighbours: (numbers(20, 6),),
+    largest_of_neighbours: (numbers(20, 6),),
+    wrapped: (numbers(9, 7), numbers(7, 9).T.contiguous()),
+    angle_between: (numbers(9, 4), numbers(9, 4).flip(0)),
+    by_the_third_norm: (numbers(9, 6),),
+    normed_by_the_batch: (numbers(8, 4, 5), numbers(4), numbers(4) / 2),
+    pooled: (numbers(2, 3, 8, 7),),
+    enlarged: (numbers(2, 3, 5, 6),),
+    powers_in_place: (numbers(50) / 2,),
+    running_extreme: (numbers(6, 6),),
+}
+
+
+def asked(layer, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], dict]:
+    """Return gradients that are computed in float32 and rounded once, and what they are gradients of."""
+    primals = tuple(x.to(dtype) for x in LAYERS[layer])
+    live = [x.float().requires_grad_() for x in primals]
+    y = layer(*live)
+    grad_y = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    found = torch.autograd.grad(y, live, grad_y.float())
+    return tuple(g.to(dtype) for g in found), {"forward": layer, "primals": primals, "grad_y": grad_y}
+
+
+def name(layer) -> str:
+    return layer.__name__
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("layer", LAYERS, ids=name)
+def test_what_is_computed_in_float32_and_rounded_once_passes(layer, dtype):
+    got, what = asked(layer, dtype)
+    found = assert_gradients(got, **what)
+    assert all(one.blind <= 1 / 2 for one in found.gradients)
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=name)
+def test_a_factor_of_a_hundredth_more_does_not(layer):
+    got, what = asked(layer, torch.float32)
+    for k, g in enumerate(got):
+        with pytest.raises(WrongGradients, match=r"1\.01 times|elements are farther off"):
+            assert_gradients((*got[:k], g * 1.01, *got[k + 1 :]), **what)
+
+
+def test_running_statistics_stay_as_they_are():
+    mean, var = torch.zeros(4), torch.ones(4)
+
+    def layer(x: Tensor) -> Tensor:
+        return functional.batch_norm(x, mean, var, training=True)
+
+    x, grad_y = numbers(8, 4).requires_grad_(), numbers(8, 4) / 2
+    (got,) = torch.autograd.grad(functional.batch_norm(x, None, None, training=True), x, grad_y)
+    assert_gradients(got, forward=layer, primals=(x.detach(),), grad_y=grad_y)
+    assert mean.tolist() == [0, 0, 0, 0] and var.tolist() == [1, 1, 1, 1]
+
+
+def test_parts_of_complex_numbers_are_written_to():
+    def layer(x: Tensor) -> Tensor:
+        y = torch.zeros(6, dtype=torch.complex64)
+        y[:3] = torch.complex(x.sin(), x.cos())
+        parts = torch.view_as_real(y)
+        return (parts * parts.flip(-1)).sum() + y[2].real
+
+    x = numbers(3).requires_grad_()
+    (got,) = torch.autograd.grad((2 * x.sin() * x.cos()).sum() + x[2].sin(), x)
+    assert_gradients(got, forward=layer, primals=(x.detach(),))
