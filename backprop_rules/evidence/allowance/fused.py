@@ -71,16 +71,6 @@ def outside(grad: Tensor, a: Tensor, bound: float) -> Tensor:
     return torch.where(a.abs() > bound, grad, 0.0)
 
 
-def to_the_largest(axes: int) -> Callable[..., Tensor]:
-    """Return the gradient of a pooling over so many axes: it goes to the elements that were the largest."""
-
-    def reference(grad: Tensor, a: Tensor, *how: Any) -> Tensor:
-        flat, places = torch.zeros_like(a).flatten(-axes), how[-1].flatten(-axes)
-        return flat.scatter_add(-1, places, grad.flatten(-axes)).reshape(a.shape)
-
-    return reference
-
-
 def trilinear(a: Tensor, b: Tensor, c: Tensor, *how: Any) -> Tensor:
     """The sum over some axes of the products of three tensors, each of which is the same along axes of its own."""
     *expanded, summed = how[:4]
@@ -287,8 +277,7 @@ REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.hypot: hypotenuse,
     aten.fmod: lambda a, b: remainder(a, b, "trunc"), aten.remainder: lambda a, b: remainder(a, b, "floor"),
     aten.hardshrink_backward: outside, aten.softshrink_backward: outside,
-    aten.max_pool3d_with_indices_backward: to_the_largest(3), aten.adaptive_max_pool2d_backward: to_the_largest(2),
-    aten.adaptive_max_pool3d_backward: to_the_largest(3), aten._trilinear: trilinear, aten.addbmm: products_added,
+    aten._trilinear: trilinear, aten.addbmm: products_added,
     aten.grid_sampler_2d_backward: grid_sampler_backward, aten.upsample_bicubic2d_backward: bicubic_backward,
     aten.addcmul: lambda a, b, c, *, value=1: a + (b * c) * value,
     # The gradients through y: of the sigmoid, of tanh, of the softmax and its logarithm.

@@ -60,6 +60,21 @@ def _batch_norm(args: Any, result: Any, dtype: torch.dtype) -> list[Tensor | Non
     return [sizes * (u * (1 + 4 * u)), None, None]
 
 
+def _batch_norm_backward(args: Any, result: Any, dtype: torch.dtype) -> list[Tensor | None]:
+    """Return how far a batch norm's gradients are off by its mean and its factor, which were stored."""
+    grad, a, weight, *_, train, _, _ = args
+    if not train:
+        return [None, None, None]
+    along, dims, u = (1, -1, *[1] * (a.ndim - 2)), [0, *range(2, a.ndim)], unit(dtype).u * (1 + 4 * unit(dtype).u)
+    mean, factor = (x.reshape(along) for x in args[5:7])
+    z, scale = (a - mean) * factor, factor if weight is None else (factor * weight.reshape(along)).abs()
+    off = ((factor * mean).abs() + z.abs()).mul_(u)
+    moved, toward = (grad.abs() * off).sum(dims), (grad * z).mean(dims, keepdim=True).abs()
+    size = grad.numel() // max(1, moved.numel())
+    first = scale * (off * toward + z.abs() * moved.reshape(along) / size)
+    return [None if result[0] is None else first + result[0].abs() * u, None if result[1] is None else moved, None]
+
+
 def _convolution(args: Any, result: Tensor, dtype: torch.dtype) -> Tensor | None:
     """Return how far a transposed convolution is off by its columns."""
     a, weight, _, stride, padding, dilation, transposed, _, groups = args
@@ -108,7 +123,7 @@ def _added(sizes: Tensor, count: int, dtype: torch.dtype) -> Tensor:
 # What is lost besides, by the arguments of an operation, its result, and the dtype.
 KEPT_NARROW: dict[Any, Callable[[Any, Any, torch.dtype], Any]] = {
     aten._log_softmax: _logarithm, aten.nll_loss_backward: _quotient,
-    aten._native_batch_norm_legit: _batch_norm,
+    aten._native_batch_norm_legit: _batch_norm, aten.native_batch_norm_backward: _batch_norm_backward,
     aten.convolution: _convolution, aten.convolution_backward: _convolution_backward,
 }  # fmt: skip
 

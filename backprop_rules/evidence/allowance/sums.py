@@ -83,7 +83,7 @@ def _cumprod(op: Operation, a: Tensor, dim: int, dtype: Any = None) -> Tensor | 
     return _products(op, a, a.size(dim) if a.ndim else 1, lambda x: x.cumprod(dim))
 
 
-def _added(op: Operation, a: Tensor, index: Any, source: Any, add: Callable[[Any, Any], Tensor], narrow: bool) -> Any:
+def added_at(op: Operation, a: Tensor, index: Any, source: Any, add: Callable[[Any, Any], Tensor], narrow: bool) -> Any:
     """Return the radius of `a` with a source's elements added at places that may repeat."""
     op.settled(index)
     x, y = op.operand(a), op.operand(source)
@@ -114,14 +114,14 @@ def added(op: Operation, a: Tensor, dim: int, index: Tensor, source: Tensor, *, 
     if alpha != 1:
         raise op.refuse("with an alpha")
     narrow = op.result.is_cuda or op.func.overloadpacket == aten.index_add
-    return _added(op, a, index, source, lambda x, y: op.func(x, dim, index, _like(y, source)), narrow)
+    return added_at(op, a, index, source, lambda x, y: op.func(x, dim, index, _like(y, source)), narrow)
 
 
 def index_put(op: Operation, a: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Any:
     """A, with values put or added at indices."""
     if accumulate:
         at = a[tuple(slice(None) if index is None else index for index in indices)]
-        return _added(op, a, indices, values, lambda x, y: aten.index_put(x, indices, _like(y, at), True), True)
+        return added_at(op, a, indices, values, lambda x, y: aten.index_put(x, indices, _like(y, at), True), True)
     op.settled(indices)
     radii = op.radii(a, values)
     return None if radii is None else aten.index_put(radii[0], indices, radii[1])
@@ -130,7 +130,7 @@ def index_put(op: Operation, a: Tensor, indices: Any, values: Tensor, accumulate
 def put(op: Operation, a: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Any:
     """A, with a source put or added at places that are counted through."""
     if accumulate:
-        return _added(op, a, index, source, lambda x, y: torch.put(x, index, _like(y, source), True), True)
+        return added_at(op, a, index, source, lambda x, y: torch.put(x, index, _like(y, source), True), True)
     op.settled(index)
     radii = op.radii(a, source)
     return None if radii is None else torch.put(radii[0], index, radii[1])
@@ -158,9 +158,9 @@ def gathered(
         return x.scatter_add(dim, index, _like(y, source))
 
     if reduce == "sum":
-        return _added(op, a, index, source, add, True)
+        return added_at(op, a, index, source, add, True)
     count = (times + include_self).clamp_min(1)
-    radius = _added(replace(op, result=(op.result * count).to(op.dtype)), a, index, source, add, True)
+    radius = added_at(replace(op, result=(op.result * count).to(op.dtype)), a, index, source, add, True)
     return plus(None if radius is None else radius / count * FEW, op.rounded(None))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backprop_rules.evidence.allowance.kept_narrow import INTERPOLATED, WEIGHTED
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus
-from backprop_rules.evidence.allowance.sums import products_summed
+from backprop_rules.evidence.allowance.sums import added_at, products_summed
 from backprop_rules.evidence.allowance.units import NARROW, gamma, unit
 
 aten = torch.ops.aten
@@ -134,6 +134,26 @@ def max_pool_backward(op: Operation, grad: Tensor, a: Tensor, *how: Any) -> Any:
     return op.summed(radius, op.func(g.size, a, *window, indices), roundings, narrow=True)  # as torch's own kernel
 
 
+def to_the_largest(op: Operation, grad: Tensor, a: Tensor, *how: Any) -> Any:
+    """The gradient goes to the largest of a region, to either where regions are windows and another may be larger."""
+    axes, places = 2 if op.func.overloadpacket == aten.adaptive_max_pool2d_backward else 3, how[-1]
+    x, g = op.operand(a), op.operand(grad)
+
+    def add(x: Tensor, y: Any) -> Tensor:
+        terms = torch.as_tensor(y, dtype=x.dtype, device=x.device).expand(grad.shape)
+        return x.flatten(-axes).scatter_add(-1, places.flatten(-axes), terms.flatten(-axes)).reshape(a.shape)
+
+    radius = added_at(op, torch.zeros_like(op.result), places, grad, add, True)
+    if x.radius is None:
+        return radius
+    cut = [n % m for n, m in zip(a.shape[-axes:], grad.shape[-axes:], strict=True)]
+    if axes != 2 or any(cut) or how[:-1]:
+        raise op.refuse("of numbers that are not exact")
+    sides = [n // m for n, m in zip(a.shape[-2:], grad.shape[-2:], strict=True)]
+    contested = _contested(g.grown(), a, x.radius, (sides, sides, [0, 0], [1, 1], False))
+    return plus(radius, contested if op.may_be_either(contested) else None)
+
+
 def _contested(size: Any, a: Tensor, radius: Tensor, window: Sequence[Any]) -> Tensor:
     """Return what an element may get or lose where more than one may be the largest of a window."""
     kernel, stride, padding, dilation, ceil = window
@@ -164,4 +184,6 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((aten.adaptive_max_pool2d, aten.adaptive_max_pool3d), largest_of_regions),
     **dict.fromkeys((aten.max_pool2d_with_indices, aten.max_pool3d_with_indices), max_pool),
     aten.max_pool2d_with_indices_backward: max_pool_backward,
+    aten.max_pool3d_with_indices_backward: to_the_largest, aten.adaptive_max_pool2d_backward: to_the_largest,
+    aten.adaptive_max_pool3d_backward: to_the_largest,
 }  # fmt: skip
