@@ -249,7 +249,8 @@ def _refuse_what_cannot_be_called(subject: Subject, point: Point) -> Pair:
             _ = narrow.user
             return NARROW
         except (Raised, Misfit):
+            no_graph = ", without a graph, as autograd calls it: inside, torch.enable_grad() makes one"
             raise InputError(
                 f"{subject}: the backward raises {error}, for the example itself. It is called as "
-                f"f(grad_y, {', '.join(subject.names)})."
+                f"f(grad_y, {', '.join(subject.names)}){no_graph * ('does not require grad' in str(error))}."
             ) from error

@@ -15,6 +15,11 @@ def vector():
     return torch.tensor([-1.5, 0.5, 2.0], dtype=torch.float64)
 
 
+def by_autograd(grad_y, x):
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(x.sin(), x, grad_y)
+
+
 def broken(grad_y, x):
     raise ValueError("no such key")
 
@@ -38,6 +43,10 @@ REFUSALS = {
     "a backward that raises": (
         lambda: check(broken, forward=torch.relu, example=(vector(),)),
         "broken: the backward raises ValueError: no such key, for the example itself.",
+    ),
+    "a backward that needs a graph": (
+        lambda: check(by_autograd, forward=torch.sin, example=(vector(),)),
+        "It is called as f(grad_y, x), without a graph, as autograd calls it: inside, torch.enable_grad() makes one.",
     ),
     "too many gradients": (
         lambda: check(lambda grad_y, x: (grad_y, grad_y), forward=torch.relu, example=(vector(),)),
