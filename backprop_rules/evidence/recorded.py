@@ -58,6 +58,12 @@ class Step:
     refused: str = ""
     adds: bool = False
 
+    @property
+    def rounds(self) -> bool:
+        """Whether there is anything to meet here."""
+        off = (*self.errors, *self.stored, self.product)
+        return bool(self.refused) or any(x is not None for x in off)
+
 
 @dataclass(frozen=True, eq=False)
 class _Last:

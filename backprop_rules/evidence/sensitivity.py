@@ -225,7 +225,8 @@ class Sensitivities:
                 m, k = made.get(source, (n, 0))
                 if self._uses[source] == 1 and m != n and steps[m].line == step.line:
                     errors[n][0], errors[m][k] = added(errors[n][0], errors[m][k]), None
-        return [replace(step, errors=tuple(its)) for step, its in zip(steps, errors, strict=True)]
+        found = (replace(step, errors=tuple(its)) for step, its in zip(steps, errors, strict=True))
+        return [step for step in found if step.rounds]
 
 
 def _through_an_operand(product: Product, k: int, gradients: Sequence[Any]) -> Tensor:
