@@ -1,4 +1,4 @@
-"""Layers of spectra, warped images, graphs and angles: what is right passes, and a factor of 1.01 does not."""
+"""Layers of spectra, images, graphs and angles: what is right passes, and a factor of 1.01 does not."""
 
 import math
 
@@ -27,12 +27,6 @@ def spectral_layer(x: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
 def spectrum(x: Tensor) -> Tensor:
     window = torch.hann_window(16)
     return torch.view_as_real(torch.stft(x, 16, 8, window=window, return_complex=True)).square().sum(-1)
-
-
-def warped(x: Tensor, flow: Tensor) -> Tensor:
-    steps = torch.linspace(-1, 1, x.shape[-1])
-    still = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1)
-    return functional.grid_sample(x, still + 0.1 * flow, padding_mode="border", align_corners=False)
 
 
 def mean_of_neighbours(x: Tensor) -> Tensor:
@@ -83,7 +77,6 @@ LAYERS = {
     spectral_convolution: (numbers(2, 3, 40), numbers(3, 12)),
     spectral_layer: (numbers(2, 16, 16), numbers(4, 4), numbers(4, 4) / 2),
     spectrum: (numbers(100),),
-    warped: (numbers(2, 3, 8, 8), numbers(2, 8, 8, 2)),
     mean_of_neighbours: (numbers(20, 6),),
     largest_of_neighbours: (numbers(20, 6),),
     wrapped: (numbers(9, 7), numbers(7, 9).T.contiguous()),
@@ -137,6 +130,25 @@ def test_running_statistics_stay_as_they_are():
     (got,) = torch.autograd.grad(functional.batch_norm(x, None, None, training=True), x, grad_y)
     assert_gradients(got, forward=layer, primals=(x.detach(),), grad_y=grad_y)
     assert mean.tolist() == [0, 0, 0, 0] and var.tolist() == [1, 1, 1, 1]
+
+
+def test_real_and_imaginary_parts_are_written_to():
+    def layer(x: Tensor) -> Tensor:
+        y = torch.zeros(4, 5, dtype=torch.complex64)
+        y.real = x[0] * 1.1
+        y.imag = x[1] * 1.2
+        return torch.view_as_real(y * y.conj().mean())
+
+    x = numbers(2, 4, 5).requires_grad_()
+    grad_y = numbers(4, 5, 2)
+    (got,) = torch.autograd.grad(layer(x), x, grad_y)
+    assert_gradients((got,), forward=layer, primals=(x.detach(),), grad_y=grad_y)
+
+
+def test_a_number_may_be_divided_by_a_tensor():
+    x, grad_y = numbers(20).abs() + 0.3, numbers(20)
+    got = grad_y * torch.remainder(2.0, x)
+    assert_gradients((got,), forward=lambda x: x * torch.remainder(2.0, x.detach()), primals=(x,), grad_y=grad_y)
 
 
 def test_parts_of_complex_numbers_are_written_to():

@@ -8,7 +8,7 @@ from backprop_rules.errors import OwnError
 from backprop_rules.evidence import recorded
 from backprop_rules.evidence.at_size import at_size
 from backprop_rules.evidence.sensitivity import Reach, Sensitivities
-from backprop_rules.testing import ONES, _asked
+from backprop_rules.testing import ONES, WrongGradients, _asked, assert_gradients
 
 
 def recorded_of(forward, *primals: Tensor, precision: str | None = None):
@@ -107,9 +107,104 @@ def test_an_error_of_our_own_is_told_as_ours(monkeypatch):
 
 
 def test_errors_are_rounded_up_and_zeros_stay():
-    exact = torch.tensor([0.0, 1.0 + 2.0**-40, 2.0**-170, 1e300, 0.1], dtype=torch.float64)
+    exact = torch.tensor([0.0, 1.0 + 2.0**-40, 2.0**-170, 1e30, 0.1], dtype=torch.float64)
     above = recorded.above(exact)
     assert above.dtype == torch.float32
     assert above[0] == 0 and bool((above[1:].double() > exact[1:]).all())
     assert bool((recorded.added(above, above).double() >= 2 * above.double()).all())
     assert recorded.added(torch.tensor([1.0]), torch.tensor([2.0**-30])) > 1
+    assert recorded.above(torch.tensor([1e300], dtype=torch.float64)) == 1e300
+
+
+def test_what_may_be_anything_reaches_everywhere():
+    x, w = numbers(6, 6, dtype=torch.float64) * 1e60, numbers(6, 6, dtype=torch.float64)
+    for wrong in (0, -1):
+        with pytest.raises(WrongGradients):
+            assert_gradients((wrong * x, wrong * w), forward=lambda x, w: (x @ w).sin().sum(), primals=(x, w))
+
+
+@pytest.mark.parametrize("precision", [None, "eager"])
+def test_a_masked_product_is_known_where_it_is_masked(precision):
+    mask = torch.full((1, 6, 6), -torch.inf).triu(1)
+
+    def masked(q: Tensor, k: Tensor) -> Tensor:
+        return torch.baddbmm(mask.to(q.dtype), q, k.mT).softmax(-1)
+
+    found = reach(masked, numbers(1, 6, 4), numbers(1, 6, 4) / 2, precision=precision)
+    assert 0 < found.worst < 1 and found.squares < 1
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    """The exponential, whose backward may not be differentiated."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        y = x.exp()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return grad * y
+
+
+def test_what_is_differentiable_once_is_not_taken_for_constant():
+    with pytest.raises(NotImplementedError, match="differentiable once"):
+        reach(lambda x: OnceDifferentiable.apply(x * 2), numbers(5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_of_complex_numbers_are_asked(dtype):
+    def layer(x: Tensor, w: Tensor) -> Tensor:
+        product = torch.complex(x.float(), -x.float()) @ torch.complex(w.float(), w.float())
+        return product.abs().to(x.dtype)
+
+    assert reach(layer, numbers(4, 3, dtype=dtype), numbers(3, 5, dtype=dtype)).worst > 0
+
+
+CONSTANTS = {
+    "a line": lambda: torch.linspace(-1, 1, 512),
+    "a window": lambda: torch.hann_window(401),
+    "what is left of a third": lambda: torch.ones(400) / 3 - 0.333333,
+}
+
+
+@pytest.mark.parametrize("constant", CONSTANTS.values(), ids=CONSTANTS)
+def test_roundings_of_constants_that_the_reference_makes_count(constant):
+    x = numbers(3, len(constant()), dtype=torch.float32)
+    grad_y = numbers(*x.shape[::-1], dtype=torch.float32).T.contiguous()
+    what = {"forward": lambda x: x * constant(), "primals": (x,), "grad_y": grad_y}
+    assert_gradients((grad_y * constant(),), **what)
+    with pytest.raises(WrongGradients):
+        assert_gradients((grad_y * constant() * 1.5,), **what)
+
+
+def test_a_reference_may_write_into_its_constants():
+    def layer(x: Tensor) -> Tensor:
+        third = torch.ones(50) / 3
+        third.mul_(2)
+        return x * third
+
+    x = numbers(50, dtype=torch.float32)
+    found = assert_gradients((torch.ones(50) / 3 * 2,), forward=layer, primals=(x,), grad_y=torch.ones(50))
+    assert found.right
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "jump",
+    [lambda x, y: torch.remainder(x * 5 - y, 1.0), lambda x, y: (h := x * 5 - y) - h.floor()],
+    ids=["remainder", "floor"],
+)
+def test_where_another_whole_number_may_be_taken_is_a_choice(jump, seed):
+    draw = torch.Generator().manual_seed(seed)
+    x, y = (torch.randn(400, generator=draw).bfloat16() for _ in range(2))
+    live = [x.clone().requires_grad_(), y.clone().requires_grad_()]
+
+    def layer(x: Tensor, y: Tensor) -> Tensor:
+        return (jump(x, y) - 0.3).square().mean()
+
+    got = torch.autograd.grad(layer(*live), live)
+    assert_gradients(got, forward=layer, primals=(x, y), precision="eager", blind="allow")

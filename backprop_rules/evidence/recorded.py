@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import OwnError, of_ours
@@ -17,7 +18,7 @@ from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, computed_in
-from backprop_rules.subject.ambient import F64, at, inexact
+from backprop_rules.subject.ambient import F64, at, inexact, tensors_in
 from backprop_rules.subject.places import somebodys_frames
 
 aten = torch.ops.aten
@@ -44,13 +45,13 @@ class Product:
 class Step:
     """One operation of the run, of whose results a gradient may depend.
 
-    By result: `edges` is where autograd meets it, None where it does not; `errors` how far it is off by what the
-    operation itself rounds, in float32 and rounded up, None of what is exact; `stored` the result and the dtype in
-    which the reference stores it, where that rounds. `refused` says why there is no formula. `adds` says that the
-    sensitivity to the result is that to each operand, too.
+    By result: `edges` is where autograd meets it, None where it does not, and a leaf itself while the run goes on;
+    `errors` how far it is off by what the operation itself rounds, in float32 and rounded up, None of what is exact;
+    `stored` the result and the dtype in which the reference stores it, where that rounds. `refused` says why there is
+    no formula. `adds` says that the sensitivity to the result is that to each operand, too.
     """
 
-    edges: tuple[GradientEdge | None, ...]
+    edges: tuple[Any, ...]
     errors: tuple[Tensor | None, ...]
     stored: tuple[tuple[Tensor, torch.dtype] | None, ...]
     product: Product | None = None
@@ -125,16 +126,18 @@ class _InOrder(Declared):
 class Recorded(Declared):
     """While it is entered, keep every operation, so that autograd can be asked for the sensitivity to its result.
 
-    `either` says whether choices count that may come out either way, `one_by_one` that sums of gradients are not taken
-    together. After it `settle` is to be called.
+    `either` says whether choices count that may come out either way, `together` that sums of gradients are taken
+    together, and `constants` that what is made of constants alone counts, too: autograd is made to meet it, and lets
+    nobody write into it.
     """
 
-    def __init__(self, declared: Precision, either: bool, one_by_one: bool = False) -> None:
+    def __init__(self, declared: Precision, either: bool, together: bool = True, constants: bool = True) -> None:
         super().__init__(declared)
         self.steps: list[Step] = []
         self.taken: list[tuple[Any, int]] = []
-        self._one_by_one = one_by_one
+        self._together, self._constants = together, constants
         self._sums: dict[tuple[Any, int], int] = {}
+        self._hidden: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by storage: how what is made of nothing was made
         self._last: _Last | None = None
         self._either = either
         self._casts: list[tuple[Tensor, torch.dtype]] = []  # of which autograd knows nothing yet
@@ -157,9 +160,18 @@ class Recorded(Declared):
         self._operation(func, result, args)
         own = self.dtype_of(next(y for y in tree_leaves(result) if isinstance(y, Tensor)))
         radius, choices = self._with_choices(func, result, args, named) if self._either else (None, None)
+        if func.overloadpacket not in moves.FORMULAS:
+            self._meet_constants(result, args, named)
         engine = torch._C._current_graph_task_id() >= 0
         self._last = _Last(func, args, named, result, own, self._line(), choices, engine)
         return radius
+
+    def _meet_constants(self, result: Any, args: Any, named: Any) -> None:
+        """Let autograd meet what was made of nothing that it knows."""
+        if self._constants and torch.is_grad_enabled() and not any(x.requires_grad for x in tensors_in((args, named))):
+            for y in filter(inexact, parts_of(result)):
+                if y.is_leaf:
+                    y.requires_grad_()
 
     def _with_choices(self, *what: Any) -> tuple[Any, tuple[Any, ...] | None]:
         """Return the radius of a result, and by how much choices make it larger that may come out either way."""
@@ -182,17 +194,27 @@ class Recorded(Declared):
         if last is None or (last.func.overloadpacket in moves.FORMULAS and last.choices is None):
             return
         live = (y if isinstance(y, Tensor) and y.requires_grad else None for y in parts_of(last.result))
-        edges = tuple(None if y is None else get_gradient_edge(y) for y in live)
-        if not any(edge is not None for edge in edges):
-            return
+        edges = tuple(y if y is None or y.is_leaf else get_gradient_edge(y) for y in live)
+        if isinstance(last.result, Tensor) and not any(True for _ in tensors_in((last.args, last.named))):
+            self._hidden[last.result.untyped_storage()] = last
+        elif any(edge is not None for edge in edges):
+            self._keep(last, edges)
+
+    def _keep(self, last: _Last, edges: tuple[Any, ...]) -> None:
         try:
             with torch.no_grad():
                 step = self._step(last, edges)
                 self.steps.append(step)
-                if step.adds and last.engine and not self._one_by_one:
+                if step.adds and last.engine and self._together:
                     self._take_over(step)
         except Exception as error:
             raise OwnError(of_ours(error)) from error
+
+    def finished(self) -> list[Step]:
+        """Return the steps of a run that has ended, and where autograd meets what was made of constants."""
+        self.settle()
+        ends = ((get_gradient_edge(e) if isinstance(e, Tensor) else e for e in step.edges) for step in self.steps)
+        return [replace(step, edges=tuple(those)) for step, those in zip(self.steps, ends, strict=True)]
 
     def _take_over(self, step: Step) -> None:
         """Add to a sum of gradients what the sum of all terms but the last is off by: of a loop they are many.
@@ -200,16 +222,17 @@ class Recorded(Declared):
         Whether nothing else uses one, as is most likely, is seen in the end: `taken`.
         """
         n, (edge,) = len(self.steps) - 1, step.edges
-        for source in edge.node.next_functions if edge is not None else ():
+        if not isinstance(edge, GradientEdge):
+            return
+        for source in edge.node.next_functions:
             m = self._sums.pop(source, n)
             if m != n and self.steps[m].line == step.line:
                 self.steps[n] = replace(step, errors=(added(*self.steps[n].errors, *self.steps[m].errors),))
                 self.steps[m] = replace(self.steps[m], errors=(None,))
                 self.taken.append(source)
-        if edge is not None:
-            self._sums[edge.node, edge.output_nr] = n
+        self._sums[edge.node, edge.output_nr] = n
 
-    def _step(self, last: _Last, edges: tuple[GradientEdge | None, ...]) -> Step:
+    def _step(self, last: _Last, edges: tuple[Any, ...]) -> Step:
         args, result = _detached((last.args, last.result))
         packet, narrow = last.func.overloadpacket, self.declared.kept is None and last.own in NARROW
         results, refused = parts_of(result), ""
@@ -233,7 +256,8 @@ class Recorded(Declared):
         narrow = self.declared.operands
         if narrow is None:
             return None
-        rounded = tuple(k for k, x in enumerate(args) if inexact(x) and x.ndim and not _in_dtype(x, narrow))
+        real = [(k, x) for k, x in enumerate(args) if inexact(x) and x.ndim and not x.is_complex()]
+        rounded = tuple(k for k, x in real if not _in_dtype(x, narrow))
         return Product(last.func, args, last.named, rounded) if rounded else None
 
     def _error_of(self, last: _Last, args: tuple[Any, ...], result: Any) -> Any:
@@ -244,12 +268,13 @@ class Recorded(Declared):
             return (None,) * len(parts_of(result))
         if packet in SUMS:
             own = replace(self.declared, kept=kept)
-            op = _Summing(last.func, result, _nothing, 1, False, as_computed, own, kept, Declared(own))
-            return FORMULAS[packet](op, *args, **last.named)
+            mode = Declared(own)
+            op = _Summing(last.func, result, _nothing, 1, False, as_computed, own, kept, mode)
+            return mode.settled(result, FORMULAS[packet](op, *args, **last.named))
         if packet in SUMS_NARROW and self.declared.kept is None and last.own in NARROW:
             raise NotImplementedError(f"{last.func} keeps its sums in {last.own}")
-        mode = _InOrder(replace(self.declared, kept=kept, operands=None))
-        return mode._radius_of(last.func, result, args, last.named)
+        in_order = _InOrder(replace(self.declared, kept=kept, operands=None))
+        return in_order._radius_of(last.func, result, args, last.named)
 
     def _radius(self, x: Any) -> Tensor | None:
         if self.decided and isinstance(x, Tensor) and x.dtype == torch.bool:
@@ -264,7 +289,9 @@ class Recorded(Declared):
         compute = out_of_place(func)
         if compute is None:
             raise NotImplementedError(f"no sensitivity to the rounding of {func}, which writes into a tensor in use")
+        constants, self._constants = self._constants, False  # what is written to must not be a leaf
         self._radius_of(compute, args[0], before, named)
+        self._constants = constants
         return args[0]
 
     def _leave_as_it_is(self, storage: Any) -> None:
@@ -278,6 +305,14 @@ class Recorded(Declared):
         """Return x after a cast: of a constant, too, autograd is asked for the sensitivity to it."""
         constant = torch.is_grad_enabled() and not x.requires_grad
         return super().cast(x.detach().requires_grad_() if constant else x, dtype)
+
+    def constant(self, x: Tensor, dtype: torch.dtype, drawn_up: bool) -> Tensor:
+        """Return what the reference makes of no tensor, which torch's functions themselves hide from autograd."""
+        self.settle()
+        made = self._hidden.pop(x.untyped_storage(), None)
+        if made is not None and self._constants and torch.is_grad_enabled():
+            self._keep(made, (x.requires_grad_(),))
+        return super().constant(x, dtype, drawn_up)
 
     def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return x, of which it is remembered that it is stored in this dtype."""
@@ -294,11 +329,13 @@ def parts_of(result: Any) -> tuple[Any, ...]:
 
 
 def above(error: Any) -> Tensor | None:
-    """Return errors in float32, rounded up: none becomes smaller, and 0 stays 0."""
+    """Return errors in float32, rounded up: none becomes smaller, and 0 stays 0. What is too large stays in float64."""
     if error is None:
         return None
     exact = torch.as_tensor(error)
     near = exact.float()
+    if not bool(near.isfinite().all()):
+        return exact.double()
     return torch.where(exact > 0, torch.nextafter(near, near.new_tensor(torch.inf)), near)
 
 

@@ -1,5 +1,6 @@
 """How far the roundings of a right implementation take a sum of a gradient's elements: by one more reverse pass."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from backprop_rules.evidence.at_size import Run
 from backprop_rules.evidence.recorded import Line, Product, Recorded, Step, added, parts_of
 from backprop_rules.subject.function import NoPoint, steps_to
 
+# The node that stands for what may not be differentiated again.
+ONCE = "torch::autograd::Error"
 # The sensitivities to the results of an operation, and through it to its operands, as far as autograd made these.
 Met = Callable[[Step, Sequence[Any], Sequence[Any]], None]
 
@@ -69,12 +72,8 @@ class Sensitivities:
     """
 
     def __init__(self, run: Run, declared: Precision, either: bool = False) -> None:
-        self._declared, mode = declared, Recorded(declared, either)
-        self._record(run, mode)
-        if any(self._uses[edge] > 1 for edge in mode.taken):
-            mode = Recorded(declared, either, one_by_one=True)
-            self._record(run, mode)
-        self._steps = self._added_up(mode.steps)
+        self._declared = declared
+        self._steps = self._added_up(self._recorded(run, partial(Recorded, declared, either)))
         self._alike: dict[tuple[int, torch.dtype], Alike] = {}
         self._stored: dict[int, Tensor] = {}
 
@@ -113,7 +112,8 @@ class Sensitivities:
             return found.reach
         self._go_through(gradient, coefficients, partial(self._met, found))
         if found.worst:
-            found.reach = found.reach.beside(Reach(float(torch.stack(found.worst).sum())))
+            worst = float(torch.stack(found.worst).sum())  # NaN where an error may be anything
+            found.reach = found.reach.beside(Reach(math.inf if math.isnan(worst) else worst))
         for values, sums in found.operands.values():
             assert self._declared.operands is not None
             found.reach = found.reach.beside(self._together(values, self._declared.operands, sums))
@@ -202,15 +202,29 @@ class Sensitivities:
                 left += [(node, True), *((other, False) for other in others if other not in leads)]
         return {node for node in nodes if not behind[node]}
 
-    def _record(self, run: Run, mode: Recorded) -> None:
+    def _recorded(self, run: Run, recorder: Callable[..., Recorded]) -> list[Step]:
+        """Return the steps of a run; of one that writes into constants, or uses sums of gradients, not with these."""
+        try:
+            steps, once = self._record(run, recorder())
+        except NotImplementedError:
+            recorder = partial(recorder, constants=False)
+            steps, once = self._record(run, recorder())
+        return steps if once else self._record(run, recorder(together=False))[0]
+
+    def _record(self, run: Run, mode: Recorded) -> tuple[list[Step], bool]:
+        """Return the steps, and whether those that were taken together are used once."""
         try:
             _, self._gradients = run(mode, True)
         except NoPoint as error:
             raise NotImplementedError(str(error)) from error
-        mode.settle()
+        steps = mode.finished()
         gradients = [get_gradient_edge(g) for g in self._gradients if g is not None and g.requires_grad]
-        self._uses = Counter(edge for node in steps_to(g.node for g in gradients) for edge in node.next_functions)
+        nodes = list(steps_to(g.node for g in gradients))
+        if any(node.name() == ONCE for node in nodes):
+            raise NotImplementedError("a backward of the reference is differentiable once")
+        self._uses = Counter(edge for node in nodes for edge in node.next_functions)
         self._uses.update((g.node, g.output_nr) for g in gradients)
+        return steps, all(self._uses[edge] <= 1 for edge in mode.taken)
 
     def _added_up(self, steps: Sequence[Step]) -> list[Step]:
         """Return steps with what terms of sums are off by in the sums' own: one sensitivity is that to all of these.

@@ -6,7 +6,7 @@ Here are those of which torch has no such terms itself, or looser ones.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,11 +48,11 @@ def norm(a: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, d
         return (size != 0).to(size.dtype).sum(dims, keepdim)
     if ord == 1:
         return size.sum(dims, keepdim)
-    scale = _scale(size.amax())
     if ord == 2:
+        scale = _scale(size.amax())
         return (size / scale).square().sum(dims, keepdim).sqrt() * scale
-    powers: Tensor = (size / scale).pow(ord).sum(dims, keepdim)
-    return powers.pow(powers.new_ones(()) / ord) * scale  # of which the exponent is rounded
+    powers: Tensor = size.pow(ord).sum(dims, keepdim)
+    return powers.pow(powers.new_ones(()) / ord)  # of which the exponent is rounded
 
 
 def hypotenuse(a: Tensor, b: Tensor) -> Tensor:
@@ -83,42 +83,6 @@ def trilinear(a: Tensor, b: Tensor, c: Tensor, *how: Any) -> Tensor:
 def products_added(a: Tensor, b: Tensor, c: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta a + alpha sum(b @ c) over a batch: one product of matrices."""
     return torch.addmm(a, b.transpose(0, 1).flatten(1), c.flatten(0, 1), beta=beta, alpha=alpha)
-
-
-def differentiated(forward: Any, primals: Sequence[Tensor], grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients of a forward operation through torch's own terms of it.
-
-    A dispatch mode computes below autograd, which is let in again for the while.
-    """
-    inside, nothing = (
-        torch._C._dispatch_tls_local_include_set(),
-        torch._C.DispatchKeySet(torch._C.DispatchKey.Undefined),
-    )
-    with torch._C._ForceDispatchKeyGuard(inside, nothing), torch.enable_grad():
-        live = [x.detach().requires_grad_() for x in primals]
-        found = torch.autograd.grad(forward(*live), live, grad.detach(), allow_unused=True)
-    return tuple(None if g is None else g.detach() for g in found)
-
-
-def grid_sampler_backward(grad: Tensor, a: Tensor, grid: Tensor, *how: Any) -> tuple[Tensor | None, ...]:
-    """The gradients of an image, and of the places in it that are asked for.
-
-    Of these a kernel may add the four corners of all channels one by one: at most four times as many roundings.
-    """
-    *modes, mask = how
-    from torch._decomp import decomposition_table
-
-    terms = decomposition_table[aten.grid_sampler_2d.default]
-    first, second = differentiated(lambda x, at: terms(x, at, *modes), (a, grid), grad)
-    return first if mask[0] else None, None if second is None else second + (second - exactly(second)) * 3
-
-
-def bicubic_backward(grad: Tensor, output_size: Any, input_size: Any, *how: Any) -> Tensor | None:
-    """The gradient of an image that was made larger or smaller: it is linear."""
-    from torch._decomp import decomposition_table
-
-    terms = decomposition_table[aten.upsample_bicubic2d.default]
-    return differentiated(lambda x: terms(x, output_size, *how), (grad.new_zeros(input_size),), grad)[0]
 
 
 def var(a: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
@@ -278,7 +242,6 @@ REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.fmod: lambda a, b: remainder(a, b, "trunc"), aten.remainder: lambda a, b: remainder(a, b, "floor"),
     aten.hardshrink_backward: outside, aten.softshrink_backward: outside,
     aten._trilinear: trilinear, aten.addbmm: products_added,
-    aten.grid_sampler_2d_backward: grid_sampler_backward, aten.upsample_bicubic2d_backward: bicubic_backward,
     aten.addcmul: lambda a, b, c, *, value=1: a + (b * c) * value,
     # The gradients through y: of the sigmoid, of tanh, of the softmax and its logarithm.
     aten.sigmoid_backward: lambda grad, y: grad * (y * (1 - y)).conj_physical(),

@@ -44,6 +44,7 @@ def granule(packet: Any, args: tuple[Any, ...], few: bool = False) -> float | No
         x = args[place]
         if x is None:
             return math.inf
+        x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
         return granule_of(x.reshape(-1)[:FEW].double() if few else x.double())
 
     terms = TERMS.get(packet)

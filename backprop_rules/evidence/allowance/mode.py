@@ -59,9 +59,13 @@ def _composite(func: Any) -> bool:
     return func._can_decompose() and func.overloadpacket not in UNDIVIDED
 
 
-def _item_by_item(radii: Tensor, x: Tensor) -> Tensor:
-    """Return the radii of all that is stored, an item of a tensor's dtype each: a complex number has two real parts."""
-    items = x.untyped_storage().nbytes() // x.itemsize
+def _items(x: Tensor) -> int:
+    """Return how many numbers of a tensor's dtype its storage has."""
+    return int(x.untyped_storage().nbytes() // x.itemsize)
+
+
+def _item_by_item(radii: Tensor, items: int) -> Tensor:
+    """Return the radii of all that is stored, of so many items: a complex number has two real parts."""
     if 2 * len(radii) == items:
         return radii.repeat_interleave(2)
     return torch.hypot(radii[::2], radii[1::2]) * FEW if len(radii) == 2 * items else radii
@@ -122,7 +126,7 @@ class RunningError(TorchDispatchMode):
             return None
         shared = self._shared.get(x.untyped_storage())
         if shared is not None:
-            return _item_by_item(shared, x).as_strided(x.shape, x.stride(), x.storage_offset())
+            return _item_by_item(shared, _items(x)).as_strided(x.shape, x.stride(), x.storage_offset())
         placed = self._radii.get(x.untyped_storage())
         return None if placed is None else placed.get(place_of(x))
 
@@ -263,16 +267,13 @@ class RunningError(TorchDispatchMode):
         """Keep a radius for what is stored where a tensor was written to, whichever tensors look there."""
         storage = x.untyped_storage()
         if storage not in self._shared:
-            every = torch.zeros(storage.nbytes() // x.itemsize, dtype=torch.float64, device=x.device)
+            every = torch.zeros(_items(x), dtype=torch.float64, device=x.device)
             for (pointer, dtype, shape, stride), its in self._radii.pop(storage, {}).items():
-                if dtype.itemsize != x.itemsize:
-                    raise NotImplementedError(
-                        "no formula for the rounding of what is written to and read as two dtypes"
-                    )
                 if 0 not in stride:  # of what is expanded the rest has the radii, too
-                    every.as_strided(shape, stride, (pointer - storage.data_ptr()) // x.itemsize).copy_(its)
+                    every = _item_by_item(every, storage.nbytes() // dtype.itemsize)
+                    every.as_strided(shape, stride, (pointer - storage.data_ptr()) // dtype.itemsize).copy_(its)
             self._shared[storage] = every
-        self._shared[storage] = _item_by_item(self._shared[storage], x)
+        self._shared[storage] = _item_by_item(self._shared[storage], _items(x))
         self._shared[storage].as_strided(x.shape, x.stride(), x.storage_offset()).copy_(
             torch.zeros(()) if radius is None else radius
         )
@@ -303,7 +304,9 @@ class RunningError(TorchDispatchMode):
         return x.to(computed_in(x.dtype)) if self._evaluations == 2 else wide(x)
 
     def _decomposed(self, op: Operation, reference: Callable[..., Any], args: Any, named: Any) -> Any:
-        if not args[0].numel() or (isinstance(op.result, Tensor) and not op.result.numel()):
+        if (isinstance(args[0], Tensor) and not args[0].numel()) or (
+            isinstance(op.result, Tensor) and not op.result.numel()
+        ):
             return None
         found = self._in_one_kernel(reference, args, named)
         if found is NotImplemented:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.operation import Operand, Operation, Radius, plus
-from backprop_rules.evidence.allowance.units import FEW, apart, unit
+from backprop_rules.evidence.allowance.units import FEW, apart
 
 aten = torch.ops.aten
 
@@ -122,20 +122,6 @@ def counted(op: Operation, *args: Any, **_: Any) -> None:
     """Whole numbers."""
     if op.result.is_floating_point() and not all(float(x).is_integer() for x in args if isinstance(x, int | float)):
         raise op.refuse("with steps that are not whole")
-
-
-def spaced(op: Operation, start: float, end: float, *_: Any, **__: Any) -> Tensor:
-    """Numbers from one to another: the step, its multiple and the sum round, each by no more than the larger end."""
-    return torch.full_like(op.size, 4 * op.unit.u * max(abs(start), abs(end)))
-
-
-def window(op: Operation, *_: Any, **__: Any) -> Tensor:
-    """Sums of cosines of at most one turn, or lines: none is off by 16 u.
-
-    The argument, of at most 2 pi, is off by 2 u in proportion, a cosine by 2 ulps, their factors, of 1 together, and
-    sums by 3 u; of twice the argument there is a share of 0.08.
-    """
-    return torch.full_like(op.size, 16 * unit(op.dtype).u)
 
 
 def split_binary(op: Operation, a: Tensor) -> tuple[None, None]:
@@ -288,7 +274,7 @@ def step(op: Operation, a: Tensor, decimals: int = 0) -> Radius:
 
 # What may come out otherwise for the exact operands, and so choose another branch.
 COMPARED = (aten.ge, aten.le, aten.gt, aten.lt, aten.eq, aten.ne)
-AMBIGUOUS = {*COMPARED, aten.sign, aten.sgn}
+AMBIGUOUS = {*COMPARED, aten.sign, aten.sgn, aten.floor, aten.ceil, aten.trunc, aten.round}
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(EXACT, exact), **dict.fromkeys(ALIKE, alike), **dict.fromkeys(RESHAPED, reshaped),
@@ -296,8 +282,7 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.cat: _joined, aten.stack: _joined, aten.constant_pad_nd: padded, aten.scatter: scattered,
     aten.select_scatter: inserted, aten.slice_scatter: inserted, aten.diagonal_scatter: inserted,
     aten.as_strided: strided, aten.view_as_real: parts, aten.view_as_complex: joined_parts, aten.complex: joined_parts,
-    **{getattr(aten, f"{name}_window"): window for name in ("hann", "hamming", "bartlett", "blackman")},
-    aten.arange: counted, aten.linspace: spaced, aten.frexp: split_binary, aten.argmax: exact, aten.argmin: exact,
+    aten.arange: counted, aten.frexp: split_binary, aten.argmax: exact, aten.argmin: exact,
     aten.logical_and: monotone, aten.bitwise_and: monotone, aten.logical_or: monotone, aten.bitwise_or: monotone,
     aten.any: monotone, aten.all: monotone,
     aten.logical_xor: parity, aten.bitwise_xor: parity, aten.logical_not: parity, aten.bitwise_not: parity,

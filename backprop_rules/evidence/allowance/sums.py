@@ -175,9 +175,8 @@ def fourier(op: Operation, a: Tensor, dims: Any, normalization: int, *how: Any) 
 
     varies = None if x.radius is None else of(x.radius, (1 + half) * scale)
     roundings = COMPLEX * (math.fsum(lengths) + 2 * len(lengths) + (normalization > 0))
-    return op.summed(
-        varies, of(x.size, op.weight((1 + half) * scale)), int(roundings), 2 * roundings, divisor=1 / scale
-    )
+    size = of(x.size, op.weight(1 + half) * scale)
+    return op.summed(varies, size, int(roundings), 2 * roundings, divisor=1 / scale)
 
 
 def inner(op: Operation, a: Tensor, b: Tensor, added: Operand | None = None, beta: float = 1, alpha: float = 1) -> Any:
