@@ -170,7 +170,7 @@ class Recorded(Declared):
         """Let autograd meet what was made of nothing that it knows."""
         if self._constants and torch.is_grad_enabled() and not any(x.requires_grad for x in tensors_in((args, named))):
             for y in filter(inexact, parts_of(result)):
-                if y.is_leaf:
+                if y.is_leaf and y.dtype == at(F64, y):  # a narrower one is what it is
                     y.requires_grad_()
 
     def _with_choices(self, *what: Any) -> tuple[Any, tuple[Any, ...] | None]:
