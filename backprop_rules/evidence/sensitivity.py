@@ -62,7 +62,8 @@ class _Found:
     def __init__(self) -> None:
         self.reach = Reach()
         self.worst: list[Tensor] = []
-        self.operands: dict[int, tuple[Tensor, Tensor]] = {}  # by storage: its numbers, the sensitivities to these
+        # By storage: its numbers, the dtype to which they are rounded, and the sensitivities to these.
+        self.operands: dict[int, tuple[Tensor, torch.dtype, Tensor]] = {}
 
 
 class Sensitivities:
@@ -88,9 +89,8 @@ class Sensitivities:
                 return
             most = [(g, error) for g, error in zip(outer, step.errors, strict=True) if error is not None]
             most += [(g, half_an_ulp(*kept)) for g, kept in zip(outer, step.stored, strict=True) if kept is not None]
-            for k, through in self._through(step.product, outer, inner):
-                assert step.product is not None and self._declared.operands is not None
-                most.append((through, half_an_ulp(step.product.args[k], self._declared.operands)))
+            for x, narrow, through in self._through(step.product, outer, inner):
+                most.append((through, half_an_ulp(x, narrow)))
             by_this = sum(float((g.abs() * lost).sum()) for g, lost in most if g is not None)
             moved[step.line] = moved.get(step.line, 0.0) + by_this
 
@@ -114,9 +114,8 @@ class Sensitivities:
         if found.worst:
             worst = float(torch.stack(found.worst).sum())  # NaN where an error may be anything
             found.reach = found.reach.beside(Reach(math.inf if math.isnan(worst) else worst))
-        for values, sums in found.operands.values():
-            assert self._declared.operands is not None
-            found.reach = found.reach.beside(self._together(values, self._declared.operands, sums))
+        for values, narrow, sums in found.operands.values():
+            found.reach = found.reach.beside(self._together(values, narrow, sums))
         return found.reach
 
     def _met(self, found: _Found, step: Step, outer: Sequence[Any], inner: Sequence[Any]) -> None:
@@ -128,10 +127,9 @@ class Sensitivities:
                 found.worst.append(torch.linalg.vector_norm(g * error, 1))
             if g is not None and kept is not None:
                 found.reach = found.reach.beside(self._together(*kept, g))
-        for k, through in self._through(step.product, outer, inner):
-            x = step.product.args[k] if step.product is not None else through
+        for x, narrow, through in self._through(step.product, outer, inner):
             whole = self._flat(x)
-            _, sums = found.operands.setdefault(id(whole), (whole, torch.zeros_like(whole)))
+            *_, sums = found.operands.setdefault(id(whole), (whole, narrow, torch.zeros_like(whole)))
             sums.as_strided(x.shape, x.stride(), x.storage_offset()).add_(through)
 
     def _together(self, x: Tensor, dtype: torch.dtype, sensitivity: Tensor) -> Reach:
@@ -149,13 +147,15 @@ class Sensitivities:
             self._stored[id(storage)] = whole
         return self._stored[id(storage)]
 
-    @staticmethod
-    def _through(product: Product | None, outer: Sequence[Any], inner: Sequence[Any]) -> Iterator[tuple[int, Tensor]]:
-        """Yield the operands of a product that are rounded, and the sensitivity to each through the product."""
-        if product is not None and any(g is not None for g in outer):
+    def _through(
+        self, product: Product | None, outer: Sequence[Any], inner: Sequence[Any]
+    ) -> Iterator[tuple[Tensor, torch.dtype, Tensor]]:
+        """Yield the operands of a product that are rounded, to what, and the sensitivity to each through the product."""
+        narrow = self._declared.operands
+        if product is not None and narrow is not None and any(g is not None for g in outer):
             for k in product.rounded:
                 made = inner[k] if k < len(inner) else None
-                yield k, _through_an_operand(product, k, outer) if made is None else made
+                yield product.args[k], narrow, _through_an_operand(product, k, outer) if made is None else made
 
     def _go_through(self, gradient: Tensor, coefficients: Tensor, met: Met) -> None:
         """Go once through the graph, and meet each step as autograd does."""
@@ -209,7 +209,10 @@ class Sensitivities:
         except NotImplementedError:
             recorder = partial(recorder, constants=False)
             steps, once = self._record(run, recorder())
-        return steps if once else self._record(run, recorder(together=False))[0]
+        steps = steps if once else self._record(run, recorder(together=False))[0]
+        if any(node.name() == ONCE for node, _ in self._uses):
+            raise NotImplementedError("a backward of the reference is differentiable once")
+        return steps
 
     def _record(self, run: Run, mode: Recorded) -> tuple[list[Step], bool]:
         """Return the steps, and whether those that were taken together are used once."""
@@ -219,10 +222,8 @@ class Sensitivities:
             raise NotImplementedError(str(error)) from error
         steps = mode.finished()
         gradients = [get_gradient_edge(g) for g in self._gradients if g is not None and g.requires_grad]
-        nodes = list(steps_to(g.node for g in gradients))
-        if any(node.name() == ONCE for node in nodes):
-            raise NotImplementedError("a backward of the reference is differentiable once")
-        self._uses = Counter(edge for node in nodes for edge in node.next_functions)
+        nodes = steps_to(g.node for g in gradients)
+        self._uses = Counter(edge for node in nodes for edge in node.next_functions if edge[0] is not None)
         self._uses.update((g.node, g.output_nr) for g in gradients)
         return steps, all(self._uses[edge] <= 1 for edge in mode.taken)
 

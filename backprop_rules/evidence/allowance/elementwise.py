@@ -98,12 +98,8 @@ def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) ->
 
 def whole_quotient(op: Operation, a: Any, b: Any, rounding_mode: str) -> Any:
     """A / b to a whole number, or to another one, which their quotient may reach: it is rounded before."""
-    x, y, found, u = (
-        op.operand(a),
-        op.operand(b),
-        op.result.double(),
-        unit(op.dtype).u,
-    )  # torch's kernel stores it first
+    x, y, found = op.operand(a), op.operand(b), op.result.double()
+    u = unit(op.dtype).u  # torch's kernel stores the quotient first
     whole = {"floor": torch.floor, "trunc": torch.trunc}[rounding_mode]
     exact = torch.as_tensor(wide(a) / wide(b), dtype=torch.float64, device=op.result.device)
     away = exact.abs() * (2 * op.quotient_ulps * u + 2.0**-50)
@@ -319,10 +315,9 @@ def angle(op: Operation, a: Tensor, b: Tensor) -> Any:
     error = op.rounded(None, op.ulps("atan2"))
     if y.radius is None and x.radius is None:
         return error
-    off = (torch.as_tensor(0.0 if r is None else r, dtype=torch.float64) for r in (y.radius, x.radius))
-    off_y, off_x = off
-    turned = torch.asin((torch.hypot(off_y, off_x) / torch.hypot(y.size, x.size) * FEW).clamp_max(1)) * FEW
-    turned = torch.where(torch.hypot(off_y, off_x) < torch.hypot(y.size, x.size), turned, math.pi)
+    off_y, off_x = (torch.as_tensor(0.0 if r is None else r, dtype=torch.float64) for r in (y.radius, x.radius))
+    share = torch.hypot(off_y, off_x) / torch.hypot(y.size, x.size) * FEW  # of the distance from the origin
+    turned = torch.where(share < 1, torch.asin(share.clamp_max(1)) * FEW, math.pi)
     across = (b - off_x <= 0) & (y.size <= off_y) & (off_y > 0)  # from pi to -pi, or back
     jumps = bool(across.any()) and op.may_be_either(across.double())
     return op.up((torch.where(across, 2 * math.pi, turned) if jumps else turned) + error)

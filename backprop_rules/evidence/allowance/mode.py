@@ -304,9 +304,7 @@ class RunningError(TorchDispatchMode):
         return x.to(computed_in(x.dtype)) if self._evaluations == 2 else wide(x)
 
     def _decomposed(self, op: Operation, reference: Callable[..., Any], args: Any, named: Any) -> Any:
-        if (isinstance(args[0], Tensor) and not args[0].numel()) or (
-            isinstance(op.result, Tensor) and not op.result.numel()
-        ):
+        if any(isinstance(x, Tensor) and not x.numel() for x in (args[0], op.result)):
             return None
         found = self._in_one_kernel(reference, args, named)
         if found is NotImplemented:
