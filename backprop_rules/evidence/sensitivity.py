@@ -150,7 +150,7 @@ class Sensitivities:
     def _through(
         self, product: Product | None, outer: Sequence[Any], inner: Sequence[Any]
     ) -> Iterator[tuple[Tensor, torch.dtype, Tensor]]:
-        """Yield the operands of a product that are rounded, to what, and the sensitivity to each through the product."""
+        """Yield the operands of a product that are rounded, to what, and the sensitivity to each through it."""
         narrow = self._declared.operands
         if product is not None and narrow is not None and any(g is not None for g in outer):
             for k in product.rounded:
