@@ -113,7 +113,7 @@ class _InOrder(Declared):
         if func.overloadpacket != aten.sum:
             return super()._by_formula(func, result, args, named)
         kept = self.declared.kept or self.dtype_of(result)
-        op = _Summing(func, result, _nothing, 1, False, as_computed, self.declared, kept, self)
+        op = _Summing(func, result, _nothing, 1, False, as_computed, self.choices, self.declared, kept, self)
         terms = self._radius(args[0])
         varies = None if terms is None else func(terms, *args[1:], **named)
         return plus(FORMULAS[aten.sum](op, *args, **named), varies)
@@ -269,7 +269,7 @@ class Recorded(Declared):
         if packet in SUMS:
             own = replace(self.declared, kept=kept)
             mode = Declared(own)
-            op = _Summing(last.func, result, _nothing, 1, False, as_computed, own, kept, mode)
+            op = _Summing(last.func, result, _nothing, 1, False, as_computed, self.choices, own, kept, mode)
             return mode.settled(result, FORMULAS[packet](op, *args, **last.named))
         if packet in SUMS_NARROW and self.declared.kept is None and last.own in NARROW:
             raise NotImplementedError(f"{last.func} keeps its sums in {last.own}")

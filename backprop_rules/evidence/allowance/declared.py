@@ -83,7 +83,7 @@ class Declared(RunningError):
                 own = F32
         narrow = self._sums_in if func.overloadpacket == aten.sum else None
         sums = as_computed if narrow is None else partial(no_narrower_than, narrow)
-        named = (func, result, self._radius, self._evaluations, self._flushes, sums)
+        named = (func, result, self._radius, self._evaluations, self._flushes, sums, self.choices)
         return DeclaredOperation(*named, self.declared, own, self, args)
 
     def counted(self, length: int) -> None:
@@ -107,7 +107,7 @@ class Declared(RunningError):
         first = result[0] if isinstance(result, tuple) else result
         axes = 0
         if isinstance(first, Tensor) and first.numel() > BLOCK and not named:
-            axes = separate(func, first, args)
+            axes = 0 if self.choices.concern(args) else separate(func, first, args)
         if axes and func.overloadpacket == aten.native_layer_norm_backward:
             radius = self._rows_and_sums(func, result, args, axes)
         elif axes:

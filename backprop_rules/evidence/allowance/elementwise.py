@@ -93,7 +93,7 @@ def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) ->
         plain = torch.where(y.size > torch.finfo(component(op.dtype)).max / 2, INFINITE, plain)
     # 0 / b is 0, but for b = 0
     error = torch.where((op.size == 0) & (x.size == 0), 0.0, plain) if op.may_vanish else plain
-    return error if exact else op.up(error + over(op.size + plain, x.radius, y))
+    return error if exact else op.up(error + over(op.size + plain, x.radius, y, op.choices.least(b)))
 
 
 def whole_quotient(op: Operation, a: Any, b: Any, rounding_mode: str) -> Any:
@@ -111,11 +111,12 @@ def whole_quotient(op: Operation, a: Any, b: Any, rounding_mode: str) -> Any:
     return op.rounded(off if jumps else None, exact=op.size < 1 / u)
 
 
-def over(size: Any, radius: Radius, divisor: Operand) -> Any:
-    """Return how far the exact operands' quotient may lie from these operands', of at most that size."""
+def over(size: Any, radius: Radius, divisor: Operand, least: float = 0.0) -> Any:
+    """Return how far the exact operands' quotient may lie from these, of at most that size, by no less than `least`."""
     if divisor.radius is None:
         return radius / divisor.size
     below = divisor.size - divisor.radius
+    below = below.clamp_min(least) if least else below
     # The product of size and radius could underflow where the quotient does not.
     off = size * (divisor.radius / below)
     if radius is not None:

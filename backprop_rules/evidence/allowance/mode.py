@@ -13,8 +13,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
-from backprop_rules.evidence.allowance import elementwise, fused, moves, sums, windows
-from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed
+from backprop_rules.evidence.allowance import choices, elementwise, fused, moves, sums, windows
+from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, place_of
 from backprop_rules.evidence.allowance.units import FEW, computed_in, wide
 from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.denormals import flushing
@@ -36,11 +36,6 @@ UNIT = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.compl
 
 class Narrower(Exception):
     """An operation computes in the named dtype, which has fewer bits than what it is asked for."""
-
-
-def place_of(x: Tensor) -> tuple[Any, ...]:
-    """Return what tells a tensor from others that look into the same storage."""
-    return x.data_ptr(), x.dtype, x.shape, x.stride()
 
 
 @cache
@@ -89,6 +84,7 @@ class RunningError(TorchDispatchMode):
         self._evaluations, self._flushes, self.decided = evaluations, flushes, decided
         self.least_bits = 0
         self.sums: Sums = as_computed
+        self.choices = choices.Choices()
         self.ambiguous = False  # whether a comparison might come out otherwise for the exact operands
         # The radii by storage and place: what autograd saves comes back as another tensor in the same place. They go
         # with the storage, so that a radius lives as long as its tensor.
@@ -170,7 +166,7 @@ class RunningError(TorchDispatchMode):
 
     def _operation(self, func: Any, result: Any, args: Any) -> Operation:
         """Return the operation, as the formulas see it."""
-        return Operation(func, result, self._radius, self._evaluations, self._flushes, self.sums)
+        return Operation(func, result, self._radius, self._evaluations, self._flushes, self.sums, self.choices)
 
     def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         """Return the radius of an operation's result, infinite where nothing is known."""
@@ -202,6 +198,7 @@ class RunningError(TorchDispatchMode):
         if packet not in FORMULAS:
             return self._by_torchs_own_parts(op, args, named)
         radius = FORMULAS[packet](op, *args, **named)
+        self.choices.pass_on(packet, result, args)
         if packet in moves.AMBIGUOUS and radius is not None and radius.any():
             self.ambiguous, radius = True, None if self.decided else radius
         return radius
@@ -252,6 +249,7 @@ class RunningError(TorchDispatchMode):
             made = compute(*args, **named).to(written.dtype).expand(written.shape)
         made = self.written(made, written)
         written.copy_(made)
+        self.choices.pass_on(aten.copy, written, (made,))
         if not self._unshared(written):
             self._share(written, self._radius(made))
             return written

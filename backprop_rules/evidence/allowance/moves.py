@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.evidence.allowance import choices
 from backprop_rules.evidence.allowance.operation import Operand, Operation, Radius, plus
 from backprop_rules.evidence.allowance.units import FEW, apart
 
@@ -21,7 +22,7 @@ NEAREST = {getattr(aten, f"{name}{n}d") for name in ("upsample_nearest", "_upsam
 ALIKE = {
     aten.t, aten.transpose, aten.permute, aten.expand, aten.unsqueeze, aten.squeeze, aten.clone,
     aten.alias, aten.select, aten.slice, aten.split, aten.split_with_sizes, aten.unbind, aten.diagonal, aten.flip,
-    aten.roll, aten.repeat, aten.gather, aten.index_select, aten.index, aten.take, aten.tril, aten.triu, aten.unfold,
+    aten.roll, aten.repeat, aten.index_select, aten.index, aten.take, aten.tril, aten.triu, aten.unfold,
     aten.diag_embed, aten.rot90, aten.narrow_copy, aten.lift_fresh, aten.lift_fresh_copy, aten.masked_select,
     *NEAREST,
     aten.masked_scatter_backward,
@@ -44,15 +45,24 @@ def alike(op: Operation, a: Tensor, *args: Any, **named: Any) -> Any:
     """Do to the radius what was done to the values."""
     op.settled(*args, *named.values())
     radius = op.radius(a)
-    return None if radius is None else op.func(radius, *args, **named)
+    if radius is None:
+        return None
+    op.choices.follow(a, op.result, lambda x: op.func(x, *args, **named))
+    return op.func(radius, *args, **named)
+
+
+def picked(op: Operation, a: Tensor, dim: int, index: Tensor, **named: Any) -> Any:
+    """The radius of what lies where an index says; where that may be another, how far this one's is."""
+    return plus(alike(op, a, dim, index, **named), choices.otherwise(op, a, dim, index))
 
 
 def reshaped(op: Operation, a: Tensor, shape: Any, *_: Any) -> Any:
     """The radius in the result's shape."""
     if isinstance(shape, torch.dtype):
         raise op.refuse("as bits of another dtype")
-    radius = op.radius(a)
-    return None if radius is None else radius.reshape(op.result.shape)
+    radius, shape = op.radius(a), op.result.shape
+    op.choices.follow(a, op.result, lambda x: x.reshape(shape))
+    return None if radius is None else radius.reshape(shape)
 
 
 def strided(op: Operation, a: Tensor, size: Any, stride: Any, offset: int | None = None) -> Any:
@@ -96,10 +106,10 @@ def padded(op: Operation, a: Tensor, pad: Any, value: Any = 0) -> Any:
 def scattered(op: Operation, a: Tensor, dim: int, index: Tensor, source: Any) -> Any:
     """The radius of the source at the places to which it goes."""
     op.settled(index)
-    radii = op.radii(a, source)
+    radii, either = op.radii(a, source), choices.contested(op, index, dim, source, a)
     if radii is None:
-        return None
-    return radii[0].scatter(dim, index, radii[1] if isinstance(source, Tensor) else radii[1].item())
+        return either
+    return plus(radii[0].scatter(dim, index, radii[1] if isinstance(source, Tensor) else radii[1].item()), either)
 
 
 def parts(op: Operation, a: Tensor) -> Any:
@@ -145,7 +155,7 @@ def comparison(op: Operation, a: Any, b: Any) -> Any:
     if radius is None:
         return None
     close = ~(apart(a, b) * DOWN > radius)  # NaN, from an overflow on the way, may be anything
-    return (close & (torch.as_tensor(radius) > 0)).double()
+    return op.choices.compared(op.result, a, b, close & (torch.as_tensor(radius) > 0)).double()
 
 
 def _sure(op: Operation, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,39 +239,10 @@ def clamp(op: Operation, a: Tensor, min: Any = None, max: Any = None) -> Radius:
     return _largest([extremum(op, a), *bounds])
 
 
-def extreme(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
-    """The largest or the smallest along dimensions; its index is that of the computed numbers."""
-    values = op.result[0] if isinstance(op.result, tuple) else op.result
-    x = op.operand(a, a.dtype)
-    if x.radius is None:
-        return (None, None) if isinstance(op.result, tuple) else None
-    dims = list(range(a.ndim)) if dim is None or dim == [] else [dim] if isinstance(dim, int) else list(dim)
-    if not keepdim:
-        for axis in sorted(d % a.ndim for d in dims) if a.ndim else ():
-            values = values.unsqueeze(axis)
-    reach = _reach(x, a, values) * FEW
-    radius = torch.amax(reach, dims, keepdim) if a.ndim else reach
-    return (radius, None) if isinstance(op.result, tuple) else radius
-
-
-def running(op: Operation, a: Tensor, dim: int) -> tuple[Any, None]:
-    """The largest or smallest so far moves by no more than the largest radius so far."""
-    radius = op.operand(a, a.dtype).radius
-    return None if radius is None else torch.cummax(radius, dim).values, None
-
-
 def joined_blocks(op: Operation, tensors: Any) -> Any:
     """The radii on the diagonal."""
     radii = op.radii(*tensors)
     return None if radii is None else torch.block_diag(*radii)
-
-
-def ordered(op: Operation, a: Tensor, *_: Any, **__: Any) -> Any:
-    """Elements in their order move by no more than the largest radius; their indices are the computed numbers'."""
-    radius = op.operand(a, a.dtype).radius
-    values = op.result[0] if isinstance(op.result, tuple) else op.result
-    moved = None if radius is None else radius.amax().expand(values.shape) if radius.numel() else radius
-    return (moved, None) if isinstance(op.result, tuple) else moved
 
 
 def step(op: Operation, a: Tensor, decimals: int = 0) -> Radius:
@@ -281,7 +262,8 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(KEPT, kept), **dict.fromkeys(COMPARED, comparison),
     aten.cat: _joined, aten.stack: _joined, aten.constant_pad_nd: padded, aten.scatter: scattered,
     aten.select_scatter: inserted, aten.slice_scatter: inserted, aten.diagonal_scatter: inserted,
-    aten.as_strided: strided, aten.view_as_real: parts, aten.view_as_complex: joined_parts, aten.complex: joined_parts,
+    aten.as_strided: strided, aten.gather: picked,
+    aten.view_as_real: parts, aten.view_as_complex: joined_parts, aten.complex: joined_parts,
     aten.arange: counted, aten.frexp: split_binary, aten.argmax: exact, aten.argmin: exact,
     aten.logical_and: monotone, aten.bitwise_and: monotone, aten.logical_or: monotone, aten.bitwise_or: monotone,
     aten.any: monotone, aten.all: monotone,
@@ -290,9 +272,7 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.sign: sign, aten.sgn: sign, aten.where: where, aten.masked_fill: _masked_fill,
     **dict.fromkeys((aten.maximum, aten.minimum, aten.fmax, aten.fmin), extremum),
     **dict.fromkeys((aten.relu, aten.clamp, aten.clamp_min, aten.clamp_max, aten.hardtanh), clamp),
-    aten.cummax: running, aten.cummin: running, aten.block_diag: joined_blocks,
+    **choices.FORMULAS, aten.block_diag: joined_blocks,
     **dict.fromkeys((aten.floor, aten.ceil, aten.trunc, aten.round), step),
-    **dict.fromkeys((aten.sort, aten.topk, aten.kthvalue, aten.median, aten.nanmedian), ordered),
     aten.masked_scatter: _masked_scatter,
-    aten.amax: extreme, aten.amin: extreme, aten.max: extreme, aten.min: extreme,
 }  # fmt: skip

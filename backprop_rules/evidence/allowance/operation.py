@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from backprop_rules.evidence.allowance.units import (
     widens,
 )
 
+if TYPE_CHECKING:
+    from backprop_rules.evidence.allowance.choices import Choices
+
 INFINITE = float("inf")
 # A formula takes fewer than 2^10 operations in float64 on numbers that are not negative, each off by 2^-53 ...
 UP = 1 + 2.0**-43
@@ -38,6 +41,11 @@ Radius = Any  # a tensor or a number; None where the value is known exactly
 
 # From the dtype in which an operation keeps its sums to the one in which they are said to be kept.
 Sums = Callable[[torch.dtype], torch.dtype]
+
+
+def place_of(x: Tensor) -> tuple[Any, ...]:
+    """Return what tells a tensor from others that look into the same storage."""
+    return x.data_ptr(), x.dtype, x.shape, x.stride()
 
 
 def as_computed(kept: torch.dtype) -> torch.dtype:
@@ -109,6 +117,7 @@ class Operation:
     evaluations: int
     flushes: bool
     sums: Sums
+    choices: "Choices"
 
     @cached_property
     def size(self) -> Tensor:
@@ -220,6 +229,10 @@ class Operation:
     def may_be_either(self, choices: Tensor) -> bool:
         """Take note of choices, not 0, that may come out otherwise in another evaluation; say whether these count."""
         return True
+
+    def either(self, reach: Tensor | None) -> Tensor | None:
+        """Return what other choices change, if there are any and they count."""
+        return reach if reach is not None and bool(reach.any()) and self.may_be_either(reach) else None
 
     def exact_sum(self, size: Tensor, divisor: float = 1, narrow: bool = False) -> bool:
         """Say whether a sum of exact terms, of these sizes together, is exact in any order."""

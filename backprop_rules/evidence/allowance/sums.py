@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.evidence.allowance.choices import contested, extreme_at
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus, spread
 from backprop_rules.evidence.allowance.units import FEW, NARROW, gamma, unit, widens
 from backprop_rules.subject.ambient import inexact
@@ -114,7 +115,8 @@ def added(op: Operation, a: Tensor, dim: int, index: Tensor, source: Tensor, *, 
     if alpha != 1:
         raise op.refuse("with an alpha")
     narrow = op.result.is_cuda or op.func.overloadpacket == aten.index_add
-    return added_at(op, a, index, source, lambda x, y: op.func(x, dim, index, _like(y, source)), narrow)
+    found = added_at(op, a, index, source, lambda x, y: op.func(x, dim, index, _like(y, source)), narrow)
+    return plus(found, contested(op, index, dim, source))
 
 
 def index_put(op: Operation, a: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Any:
@@ -144,10 +146,7 @@ def gathered(
     if op.func.overloadpacket == aten.index_reduce:
         index = index.reshape([-1 if k == dim % a.ndim else 1 for k in range(a.ndim)]).expand(source.shape)
     if reduce in ("amax", "amin"):
-        radii = op.radii(a, source)
-        if radii is None:
-            return None
-        return op.up(radii[0].scatter_reduce(dim, index, radii[1], "amax", include_self=include_self))
+        return extreme_at(op, a, dim, index, source, reduce, include_self)
     if reduce not in ("sum", "mean"):
         raise op.refuse(f"by {reduce}")
     times = torch.zeros(a.shape, dtype=torch.float64, device=a.device)

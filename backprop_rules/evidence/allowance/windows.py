@@ -1,7 +1,8 @@
 """The formulas of convolutions and of pooling."""
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.evidence.allowance.choices import ends, moved
 from backprop_rules.evidence.allowance.kept_narrow import INTERPOLATED, WEIGHTED
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus
-from backprop_rules.evidence.allowance.sums import added_at, products_summed
-from backprop_rules.evidence.allowance.units import NARROW, gamma, unit
+from backprop_rules.evidence.allowance.sums import products_summed
+from backprop_rules.evidence.allowance.units import FEW, NARROW, gamma, unit
 
 aten = torch.ops.aten
+
+# Of an axis: where its windows begin, where it ends for each, and how far apart and how many a window's elements are.
+Window = tuple[Tensor, Tensor, int, int]
 
 
 def convolution(op: Operation, a: Tensor, weight: Tensor, bias: Any, *how: Any) -> Tensor | None:
@@ -103,76 +108,66 @@ def replicated(op: Operation, grad: Tensor, a: Tensor, pad: Any) -> Tensor | Non
     return op.summed(varies, op.func(g.size, a, pad), math.prod(abs(n) + 1 for n in pad), narrow=True)
 
 
-def max_pool(op: Operation, a: Tensor, *how: Any) -> tuple[Any, None]:
-    """The largest of a window: one that lies farther than its radius behind does not count."""
-    op = replace(op, result=op.result[0])
-    x = op.operand(a)
-    if x.radius is None:
-        return None, None
-    highest, _ = op.func(a + x.radius, *how)
-    return op.up(highest - op.result), None
-
-
-def largest_of_regions(op: Operation, a: Tensor, *how: Any) -> tuple[Any, None]:
-    """The largest of a region moves by no more than the largest radius in it."""
+def pooled(op: Operation, a: Tensor, *how: Any) -> tuple[Any, None]:
+    """The largest of each window."""
     op = replace(op, result=op.result[0])
     radius = op.operand(a).radius
-    return None if radius is None else op.up(op.func(radius, *how)[0]), None
+    return (None if radius is None else moved(op, op.result, op.func(ends(a, radius)[1], *how)[0])), None
 
 
-def max_pool_backward(op: Operation, grad: Tensor, a: Tensor, *how: Any) -> Any:
-    """The gradient goes to the largest; where another may be the largest, to either."""
-    *window, indices = how
-    g, x = op.operand(grad), op.operand(a)
-    radius = None
-    if g.radius is not None:
-        radius = op.func(g.radius, a, *window, indices)
+def pool_backward(op: Operation, grad: Tensor, a: Tensor, *how: Any) -> Any:
+    """The gradient goes to the largest of each window; where another may be the largest, to either."""
+    x, g, axes = op.operand(a), op.operand(grad), 2 if "2d" in str(op.func) else 3
+    sizes, counts = a.shape[-axes:], grad.shape[-axes:]
+    if len(how) > 1:
+        kernel, *rest = ([k] * axes if isinstance(k, bool) or not k else list(k) * (axes // len(k)) for k in how[:-1])
+        windows, overlap = list(map(_window, sizes, counts, kernel, *rest)), math.prod(kernel)
+    else:
+        windows = list(map(_region, sizes, counts))
+        overlap = math.prod(1 - (-m // max(1, n)) for n, m in zip(sizes, counts, strict=True))
+    varies = None if g.radius is None else op.func(g.radius, a, *how)
     if x.radius is not None:
-        contested = _contested(g.grown(), a, x.radius, window)
-        radius = plus(radius, contested if op.may_be_either(contested) else None)
-    roundings = window[0][0] * window[0][-1]  # an element lies in no more windows
-    return op.summed(radius, op.func(g.size, a, *window, indices), roundings, narrow=True)  # as torch's own kernel
+        varies = plus(varies, op.either(_of_windows(a, x.radius, g.grown(), windows)))
+    return op.summed(varies, op.func(g.size, a, *how), overlap, narrow=True)
 
 
-def to_the_largest(op: Operation, grad: Tensor, a: Tensor, *how: Any) -> Any:
-    """The gradient goes to the largest of a region, to either where regions are windows and another may be larger."""
-    axes, places = 2 if op.func.overloadpacket == aten.adaptive_max_pool2d_backward else 3, how[-1]
-    x, g = op.operand(a), op.operand(grad)
-
-    def add(x: Tensor, y: Any) -> Tensor:
-        terms = torch.as_tensor(y, dtype=x.dtype, device=x.device).expand(grad.shape)
-        return x.flatten(-axes).scatter_add(-1, places.flatten(-axes), terms.flatten(-axes)).reshape(a.shape)
-
-    radius = added_at(op, torch.zeros_like(op.result), places, grad, add, True)
-    if x.radius is None:
-        return radius
-    cut = [n % m for n, m in zip(a.shape[-axes:], grad.shape[-axes:], strict=True)]
-    if axes != 2 or any(cut) or how[:-1]:
-        raise op.refuse("of numbers that are not exact")
-    sides = [n // m for n, m in zip(a.shape[-2:], grad.shape[-2:], strict=True)]
-    contested = _contested(g.grown(), a, x.radius, (sides, sides, [0, 0], [1, 1], False))
-    return plus(radius, contested if op.may_be_either(contested) else None)
+def _window(size: int, count: int, kernel: int, stride: Any, padding: int, dilation: int, _: bool) -> Window:
+    """Return so many windows of an axis, of which the last may go beyond its end."""
+    begin = torch.arange(count) * (stride or kernel) - padding
+    return begin, torch.full_like(begin, size), dilation, kernel
 
 
-def _contested(size: Any, a: Tensor, radius: Tensor, window: Sequence[Any]) -> Tensor:
-    """Return what an element may get or lose where more than one may be the largest of a window."""
-    kernel, stride, padding, dilation, ceil = window
-    if ceil:
-        raise NotImplementedError("no formula for the rounding of a pooling that goes beyond the edge")
-    stride = stride or kernel
-    how = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
-    planes, area = a.reshape(-1, 1, *a.shape[-2:]), tuple(a.shape[-2:])
+def _region(size: int, count: int) -> Window:
+    """Return so many regions of an axis, of about the same size, that overlap where it does not divide."""
+    ranks = torch.arange(count)
+    begin, end = ranks * size // count, -(-(ranks + 1) * size // count)
+    return begin, end, 1, int((end - begin).max())
 
-    def windows(x: Tensor) -> Tensor:
-        return torch.nn.functional.unfold(x, **how)
 
-    inside = windows(torch.ones_like(planes)) > 0
-    low = torch.where(inside, windows(planes - radius.reshape(planes.shape)), -torch.inf)
-    high = torch.where(inside, windows(planes + radius.reshape(planes.shape)), -torch.inf)
-    may_win = high >= low.amax(1, keepdim=True)
-    contested = may_win & (may_win.sum(1, keepdim=True) > 1)
-    reach = contested * size.reshape(planes.shape[0], 1, -1)
-    return torch.nn.functional.fold(reach, area, **how).reshape(a.shape)
+def _of_windows(a: Tensor, radius: Tensor, size: Tensor, windows: Sequence[Window]) -> Tensor:
+    """Return what an element may get or lose of the gradients of windows of which it may be the largest, or another."""
+    axes, shape = len(windows), a.shape[-len(windows) :]
+    low, high = (x.flatten(-axes) for x in ends(a, radius))
+    size = size.flatten(-axes)
+
+    def elements() -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the first element of every window, then the second, and so on, and whether there is one."""
+        for offsets in itertools.product(*(range(count) for *_, count in windows)):
+            at, inside = torch.tensor(0), torch.tensor(True)
+            for n, (begin, end, step, _), offset in zip(shape, windows, offsets, strict=True):
+                here = begin + offset * step
+                at, inside = at[..., None] * n + here, inside[..., None] & (here >= 0) & (here < end)
+            yield torch.where(inside, at, 0).flatten().to(a.device), inside.flatten().to(a.device)
+
+    least, rivals, found = torch.full_like(size, -math.inf), torch.zeros_like(size), torch.zeros_like(low)
+    for at, inside in elements():
+        least = torch.maximum(least, torch.where(inside, low[..., at], -math.inf))
+    for at, inside in elements():
+        rivals += inside & (high[..., at] >= least)
+    size = torch.where(rivals > 1, size, 0.0)
+    for at, inside in elements():
+        found.index_add_(found.ndim - 1, at, torch.where(inside & (high[..., at] >= least), size, 0.0))
+    return found.reshape(a.shape) * FEW
 
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
@@ -181,9 +176,9 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((aten.avg_pool2d_backward, aten.avg_pool3d_backward), mean_pool_backward),
     **{getattr(aten, f"replication_pad{n}d_backward"): replicated for n in (1, 2, 3)},
     **dict.fromkeys(WEIGHTED, weighted), **dict.fromkeys(INTERPOLATED, interpolated),
-    **dict.fromkeys((aten.adaptive_max_pool2d, aten.adaptive_max_pool3d), largest_of_regions),
-    **dict.fromkeys((aten.max_pool2d_with_indices, aten.max_pool3d_with_indices), max_pool),
-    aten.max_pool2d_with_indices_backward: max_pool_backward,
-    aten.max_pool3d_with_indices_backward: to_the_largest, aten.adaptive_max_pool2d_backward: to_the_largest,
-    aten.adaptive_max_pool3d_backward: to_the_largest,
+    **dict.fromkeys((aten.max_pool2d_with_indices, aten.max_pool3d_with_indices), pooled),
+    **dict.fromkeys((aten.adaptive_max_pool2d, aten.adaptive_max_pool3d), pooled),
+    **{getattr(aten, f"{name}_backward"): pool_backward for name in (
+        "max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    )},
 }  # fmt: skip

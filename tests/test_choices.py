@@ -1,0 +1,108 @@
+"""Where another number may be chosen, its gradient is within the radius; where none may, nothing is lost."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from backprop_rules.evidence.allowance import RunningError
+from backprop_rules.testing import WrongGradients, assert_gradients
+
+pytestmark = pytest.mark.filterwarnings("ignore:index_reduce")
+
+SEGMENT = torch.tensor([0, 2, 0, 0, 1, 2, 0, 1])
+
+
+def reduced(x, reduce, include_self=False):
+    return x[8:].scatter_reduce(0, SEGMENT[:, None].expand(8, 10), x[:8], reduce, include_self=include_self)
+
+
+# Each of a matrix of 12 rows and 10 columns.
+CHOICES = {
+    "max along": lambda x: x.max(1)[0],
+    "min along, kept": lambda x: x.min(0, keepdim=True)[0],
+    "max": lambda x: x.max(),
+    "amax": lambda x: x.amax(1),
+    "amin of both": lambda x: x.amin((0, 1), keepdim=True),
+    "maximum of halves": lambda x: torch.maximum(x[:6], x[6:]),
+    "topk": lambda x: x.topk(3, 1)[0],
+    "smallest, in any order": lambda x: x.topk(4, 0, largest=False, sorted=False)[0].square().sum(0),
+    "sort": lambda x: x.sort(1)[0],
+    "sort, down": lambda x: x.sort(0, descending=True)[0],
+    "median": lambda x: x.median(1)[0],
+    "kthvalue": lambda x: x.kthvalue(3, 1, keepdim=True)[0],
+    "cummax": lambda x: x.cummax(1)[0],
+    "cummin": lambda x: x.cummin(0)[0],
+    "gathered by rank": lambda x: x.gather(1, x.topk(3, 1)[1]),
+    "put by rank": lambda x: torch.ones_like(x).scatter(1, x.topk(3, 1)[1], x.topk(3, 1)[0]),
+    "largest of places": lambda x: reduced(x, "amax"),
+    "smallest of places": lambda x: reduced(x, "amin", include_self=True),
+    "largest of rows": lambda x: x[8:].index_reduce(0, SEGMENT, x[:8], "amax"),
+    "pool": lambda x: functional.max_pool1d(x[None], 3, 1, 1),
+    "pool of planes, beyond the edge": lambda x: functional.max_pool2d(x[None], 3, 2, 1, ceil_mode=True),
+    "pool, dilated": lambda x: functional.max_pool2d(x[None], 2, (2, 3), dilation=2),
+    "pool of volumes": lambda x: functional.max_pool3d(x.reshape(1, 3, 4, 10), (2, 3, 3), 2, 1),
+    "adaptive pool": lambda x: functional.adaptive_max_pool1d(x[None], 4),
+    "adaptive pool of planes": lambda x: functional.adaptive_max_pool2d(x[None], (5, 15)),
+    "adaptive pool of volumes": lambda x: functional.adaptive_max_pool3d(x.reshape(1, 3, 4, 10), (2, 3, 4)),
+}
+
+
+def followed(f, x, radius, weight):
+    """Return a gradient, and its radius where that of x is known."""
+    x = x.clone().requires_grad_()
+    with RunningError() as errors:
+        errors.keep(x, radius)
+        y = f(x)
+        (grad,) = torch.autograd.grad(y, x, weight.reshape(-1)[: y.numel()].reshape(y.shape))
+    return y.detach(), errors.radius(y), grad, errors.radius(grad)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_chosen_is_within_the_radius(name, seed):
+    draws = torch.Generator().manual_seed(seed)
+    x = torch.tanh(2 * torch.randn(12, 10, generator=draws, dtype=torch.float64))  # many lie near the ends
+    if seed == 2:
+        x = (2 * x).round() / 2  # with ties
+    radius = 0.3 * torch.rand(x.shape, generator=draws, dtype=torch.float64)
+    radius[:, 4] = 0
+    weight = torch.randn(400, generator=draws, dtype=torch.float64)
+    y, y_radius, grad, grad_radius = followed(CHOICES[name], x, radius, weight)
+    changed = 0
+    for _ in range(200):
+        other = x + (1 - 1e-12) * radius * (2 * torch.rand(x.shape, generator=draws, dtype=torch.float64) - 1).sign()
+        its_y, _, its_grad, _ = followed(CHOICES[name], other, torch.zeros_like(x), weight)
+        assert bool(((its_y - y).abs() <= y_radius).all())
+        assert bool(((its_grad - grad).abs() <= grad_radius).all())
+        changed += bool((its_grad != grad).any())
+    assert changed, "another was chosen in none of 200: nothing was tested"
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_what_none_other_can_be_is_known(name):
+    draws = torch.Generator().manual_seed(5)
+    x = torch.randn(12, 10, generator=draws, dtype=torch.float64)
+    weight = torch.randn(400, generator=draws, dtype=torch.float64)
+    _, y_radius, _, grad_radius = followed(CHOICES[name], x, torch.full_like(x, 1e-9), weight)
+    assert bool((y_radius < 1e-7).all())
+    assert bool((grad_radius < 1e-7).all())
+
+
+def layer(name):
+    return lambda x, w: CHOICES[name](x @ w)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", CHOICES)
+def test_torchs_own_gradient_of_what_was_computed_passes_and_a_wrong_one_fails(name, dtype):
+    draws = torch.Generator().manual_seed(7)
+    x, w = (torch.randn(*shape, generator=draws).to(dtype).requires_grad_() for shape in ((12, 32), (32, 10)))
+    y = layer(name)(x, w)
+    grad_y = torch.randn(y.shape, generator=draws).to(dtype)
+    got = torch.autograd.grad(y, (x, w), grad_y)
+    asked = {"forward": layer(name), "primals": (x.detach(), w.detach()), "grad_y": grad_y, "blind": "allow"}
+    seen = assert_gradients(got, precision=None if dtype == torch.float32 else "eager", **asked)
+    if dtype == torch.float32:
+        assert all(c.blind == 0 for c in seen.gradients)
+        with pytest.raises(WrongGradients):
+            assert_gradients((got[0], got[1] * 1.001), **asked)
