@@ -212,3 +212,25 @@ def test_what_overflows_in_the_reference_itself_is_named():
         WrongGradients, match=r"The reference itself overflows: aten.mul.Tensor gives .*e\+0\d on the way"
     ):
         assert_gradients(got, **asked)
+
+
+STORED = {
+    "sub": lambda x: torch.sigmoid(x @ x.mT / 8 - 4.852) @ x,
+    "rsub": lambda x: torch.sigmoid(1.234 - x),
+    "a tensor of one number": lambda x: torch.sigmoid(x + torch.tensor(1.234)),
+    "add times a number": lambda x: torch.sigmoid(torch.add(x, x * x, alpha=1.2345)),
+    "pow": lambda x: x.abs() ** 1.2345,
+    "a number to a power": lambda x: 1.2345**x,
+    "remainder": lambda x: torch.remainder(x, 1.2345).square(),
+    "fmod": lambda x: torch.fmod(x, 1.2345).square(),
+    "multiplied, not stored": lambda x: torch.sigmoid(x * 1.2345) / 2.3456,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("name", STORED)
+def test_numbers_are_stored_in_the_dtype_of_what_they_are_added_to(name, dtype):
+    got, asked = eager(STORED[name], numbers(64, 128).to(dtype))
+    assert_gradients(got, **asked)
+    with pytest.raises(WrongGradients):
+        assert_gradients((got[0] * 1.1,), **asked)

@@ -239,7 +239,9 @@ class Recorded(Declared):
         errors: tuple[Any, ...] = (None,) * len(results)
         try:
             found = parts_of(self._error_of(last, args, result))
-            more = besides(last.func, args, result, last.own) if narrow else errors
+            more = [*besides(last.func, args, result, last.own)] if narrow else [*errors]
+            numbers = self.of_numbers(last.func, args, last.named, result, last.own, every=True) if narrow else None
+            more[0] = plus(more[0], numbers)
             errors = tuple(plus(*those) for those in zip(found, last.choices or errors, more, strict=True))
         except NotImplementedError as error:
             refused = str(error)

@@ -18,7 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance import fused
 from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
-from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
+from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides, of_numbers
 from backprop_rules.evidence.allowance.mode import RunningError
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
@@ -138,11 +138,23 @@ class Declared(RunningError):
             radius = super()._radius_of(func, result, args, named)
         finally:
             self._sums_in = None
-        more = besides(func, args, result, own)
+        more = [*besides(func, args, result, own)]
+        more[0] = plus(more[0], self.of_numbers(func, args, named, result, own))
         if not isinstance(result, tuple):
             return radius if more[0] is None else self.settled(result, plus(radius, more[0]))
         known = radius or [None] * len(result)
         return [a if b is None else self.settled(y, plus(a, b)) for y, a, b in zip(result, known, more, strict=True)]
+
+    def of_numbers(
+        self, func: Any, args: Any, named: Any, result: Any, own: torch.dtype, every: bool = False
+    ) -> Tensor | None:
+        """Return what an operation loses by storing lone numbers in a narrow dtype, None where that is nothing."""
+
+        def lone(x: Tensor) -> bool:
+            return inexact(x) and precision(self.dtype_of(x)) > precision(own)
+
+        found: Tensor | None = of_numbers(func, args, named, result, own, lone, every)
+        return found
 
     def _special(self, result: Tensor, radius: Tensor, total: float) -> Tensor | None:
         """Return a radius: an infinity in float64 is the reference's own, as in a mask, and is exact."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.units import gamma, unit
+from backprop_rules.evidence.allowance.units import FEW, gamma, unit
 
 aten = torch.ops.aten
 
@@ -131,3 +131,32 @@ def besides(func: Any, args: Any, result: Any, dtype: torch.dtype) -> Sequence[A
     """Return what each result of an operation loses besides, None where that is nothing."""
     lost = KEPT_NARROW[func.overloadpacket](args, result, dtype) if func.overloadpacket in KEPT_NARROW else None
     return lost if isinstance(lost, list) else [lost] * (len(result) if isinstance(result, tuple | list) else 1)
+
+
+# These store a Python number, and a tensor of one number beside larger ones, in the dtype of the others. Of the first
+# ones the formula of the operation has that of a Python number.
+_IN_FORMULAS = {aten.add, aten.sub, aten.rsub, aten.pow}
+_OF_NUMBERS = {*_IN_FORMULAS, aten.remainder, aten.fmod, aten.atan2, aten.hypot}
+
+
+def of_numbers(
+    func: Any, args: Any, named: Any, result: Any, dtype: torch.dtype, lone: Callable[[Tensor], bool], every: bool
+) -> Any:
+    """Return what an operation loses by storing numbers, None where that is nothing.
+
+    `lone` says which tensors are such numbers of a wider dtype; `every` that Python numbers count of all operations.
+    """
+    if func.overloadpacket not in _OF_NUMBERS:
+        return None
+    python = every or func.overloadpacket not in _IN_FORMULAS
+
+    def kept(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return x.to(dtype).to(x.dtype) if x.ndim < result.ndim and not x.ndim and lone(x) else x
+        return torch.tensor(x, dtype=dtype).item() if isinstance(x, float) and python else x
+
+    others, its = [kept(x) for x in args], {name: kept(x) for name, x in named.items()}
+    if all(a is b or a == b for a, b in zip((*others, *its.values()), (*args, *named.values()), strict=True)):
+        return None
+    other = func(*others, **its)
+    return torch.where(other == result, 0.0, (other - result).abs() * FEW)
