@@ -73,6 +73,22 @@ def running_extreme(x: Tensor) -> Tensor:
     return torch.cummax(x, 0).values * torch.block_diag(x[:2, :2], x[2:, 2:])
 
 
+def delta_rule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
+    k, beta = functional.normalize(k, dim=-1), beta.sigmoid()[..., None]
+    within = torch.eye(k.shape[-2], dtype=k.dtype) + torch.tril(beta * (k @ k.mT), -1)
+    written = torch.linalg.solve_triangular(within, beta * v, upper=False, unitriangular=True)
+    return torch.tril(q @ k.mT) @ written
+
+
+def whitened(x: Tensor, covariance: Tensor) -> Tensor:
+    factor = torch.tril(covariance) + 3 * torch.eye(len(covariance), dtype=x.dtype)
+    return torch.linalg.solve_triangular(factor.mT, x, upper=True, left=False)
+
+
+def mean_so_far(scores: Tensor, v: Tensor) -> Tensor:
+    return torch.exp(scores + v - torch.logcumsumexp(scores, 1))
+
+
 LAYERS = {
     spectral_convolution: (numbers(2, 3, 40), numbers(3, 12)),
     spectral_layer: (numbers(2, 16, 16), numbers(4, 4), numbers(4, 4) / 2),
@@ -87,6 +103,9 @@ LAYERS = {
     enlarged: (numbers(2, 3, 5, 6),),
     powers_in_place: (numbers(50) / 2,),
     running_extreme: (numbers(6, 6),),
+    delta_rule: (numbers(2, 16, 8), numbers(2, 8, 16).mT.contiguous(), numbers(4, 16, 6)[:2], numbers(2, 16)),
+    whitened: (numbers(5, 8), numbers(8, 8) / 3),
+    mean_so_far: (numbers(4, 30), numbers(4, 30).flip(0)),
 }
 
 

@@ -7,6 +7,24 @@ import flint
 import numpy as np
 import pytest
 import torch
+from exact_functions import (
+    each,
+    exp,
+    interpolated,
+    larger,
+    layer_norm,
+    log,
+    root,
+    rows,
+    running,
+    softmax,
+    solution,
+    tanh_gelu,
+    transformed,
+    variance,
+    whole_times,
+    with_ones,
+)
 from flint import acb, arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,74 +46,6 @@ def exact(x):
     return array.reshape(tuple(x.shape))
 
 
-def each(f):
-    """Return a function of numbers as one of arrays."""
-
-    def mapped(*arrays):
-        arrays = np.broadcast_arrays(*arrays)
-        result = np.empty(arrays[0].shape, dtype=object)
-        for i in np.ndindex(result.shape):
-            result[i] = f(*(a[i] for a in arrays))
-        return result
-
-    return mapped
-
-
-def larger(v, w):
-    return v if v > w else w
-
-
-def rows(f):
-    return lambda x: np.array([f(row) for row in x], dtype=object)
-
-
-def softmax(x):
-    e = each(lambda v: v.exp())(x)
-    return e / e.sum(-1, keepdims=True)
-
-
-def variance(x, correction):
-    return (abs(x - x.mean(-1, keepdims=True)) ** 2).sum(-1) / arb(x.shape[-1] - correction)
-
-
-def layer_norm(x):
-    return (x - x.mean(-1, keepdims=True)) / np.sqrt(variance(x, 0) + arb(1e-5))[:, None]
-
-
-def interpolated(x, j):
-    last, place = x.shape[-1] - 1, larger(arb(2 * j + 1) * x.shape[-1] / 14 - arb(0.5), arb(0))
-    left = min(math.floor(float(place)), last)
-    part = place - left
-    return x[:, left] * (1 - part) + x[:, min(left + 1, last)] * part
-
-
-def tanh_gelu(v):
-    return v * (1 + ((2 / arb.pi()).sqrt() * (v + arb(0.044715) * v**3)).tanh()) / 2
-
-
-def running(combine):
-    return lambda x: np.frompyfunc(combine, 2, 1).accumulate(x, axis=-1, dtype=object)
-
-
-def whole_times(toward_zero):
-    """Return how many whole times a number holds another, rounded toward 0 or down: by its remainder."""
-
-    def times(v, w):
-        if w == 0:
-            return arb("nan")
-        n = (v / w).mid().floor()
-        n = next(m for m in (n - 1, n, n + 1) if 0 <= (v - m * w) / w < 1 or v == m * w)
-        return n + 1 if toward_zero and n < 0 and v != n * w else n
-
-    return times
-
-
-def transformed(x):
-    n = x.shape[-1]
-    turns = np.array([[acb(0, -2 * arb.pi() * (j * k) / n).exp() for k in range(n)] for j in range(n)], dtype=object)
-    return x.dot(turns)
-
-
 def widened(x):
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
@@ -105,7 +55,6 @@ def first_column(x):
 
 
 ANY, REAL_ONLY, POSITIVE = "any", "real", "positive"
-root, exp, log = (each(lambda v, name=name: getattr(v, name)()) for name in ("sqrt", "exp", "log"))
 # name: the function of torch, the same of arrays of exact numbers, how many operands, and which numbers
 CASES = {
     "add": (torch.add, np.add, 2, ANY),
@@ -203,6 +152,26 @@ CASES = {
         REAL_ONLY,
     ),
     "norm -inf": (lambda a: torch.linalg.vector_norm(a, -math.inf, -1), lambda a: rows(min)(abs(a)), 1, REAL_ONLY),
+    "logcumsumexp": (
+        lambda a: a.logcumsumexp(-1),
+        running(lambda v, w: larger(v, w) + (1 + (-abs(v - w)).exp()).log()),
+        1,
+        REAL_ONLY,
+    ),
+    "solve": (
+        lambda a, b: torch.linalg.solve_triangular(widened(a)[:, : len(a)], widened(b), upper=True),
+        lambda a, b: solution(a[:, : len(a)], b),
+        2,
+        REAL_ONLY,
+    ),
+    "solve, ones on the diagonal": (
+        lambda a, b: torch.linalg.solve_triangular(
+            widened(a)[:, : len(a)].mT, widened(b).mT, upper=False, left=False, unitriangular=True
+        ),
+        lambda a, b: solution(with_ones(a[:, : len(a)]), b).T,
+        2,
+        REAL_ONLY,
+    ),
     "fft": (lambda a: torch.fft.fft(widened(a)), transformed, 1, ANY),
     "rfft": (lambda a: torch.fft.rfft(widened(a)), lambda a: transformed(a)[:, : a.shape[-1] // 2 + 1], 1, REAL_ONLY),
     "irfft": (lambda a: torch.fft.irfft(torch.fft.rfft(widened(a)), a.shape[-1]), lambda a: a, 1, REAL_ONLY),

@@ -34,6 +34,10 @@ OF_THE_FIRST = {
 }  # fmt: skip
 
 
+# From here on a number of float64 stands for infinity, as in a mask: no other dtype has it.
+ENDLESS = torch.finfo(torch.float64).max / 2
+
+
 class Rounds(NotImplementedError):
     """The named operation may round, where only what is exact was asked for."""
 
@@ -157,11 +161,11 @@ class Declared(RunningError):
         return found
 
     def _special(self, result: Tensor, radius: Tensor, total: float) -> Tensor | None:
-        """Return a radius: an infinity in float64 is the reference's own, as in a mask, and is exact."""
+        """Return a radius: an infinity in float64, or what stands for one, is the reference's own, and is exact."""
         if not total:
             return None
         unknown = torch.where(radius.isnan(), torch.inf, radius)
-        return torch.where(result.isinf(), 0.0, unknown) if inexact(result) else unknown
+        return torch.where(result.abs() >= ENDLESS, 0.0, unknown) if inexact(result) else unknown
 
     def holds_exactly(self, x: Tensor, dtype: torch.dtype) -> bool:
         """Say whether nothing is lost of a result, nor when it is stored in a dtype."""

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.choices import contested, extreme_at
+from backprop_rules.evidence.allowance.choices import contested, ends, extreme_at, moved
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus, spread
 from backprop_rules.evidence.allowance.units import FEW, NARROW, gamma, unit, widens
 from backprop_rules.subject.ambient import inexact
@@ -52,6 +53,25 @@ def _cumsum(op: Operation, a: Tensor, dim: int, dtype: Any = None) -> Tensor | N
     x = op.operand(a)
     varies = None if x.radius is None else x.radius.cumsum(dim)
     return op.summed(varies, x.size.cumsum(dim), a.size(dim) - 1 if a.ndim else 0)
+
+
+def log_of_sums(op: Operation, a: Tensor, dim: int) -> Any:
+    """log(sum(exp(a))) so far: of two numbers the larger plus log1p(exp(-|a - b|)), whose slopes are at most 1.
+
+    The difference is off by u |a - b|, of which u / e is left, and the logarithm is at most log(2). What is off by u
+    |c| in a sum c of some of the numbers counts as exp(c - y), and so no more than u max(|y|, 1) of all of them.
+    """
+    x = op.operand(a)
+    steps = torch.ones_like(op.size).cumsum(dim) - 1
+    ulps = 2 * (op.ulps("exp") + op.ulps("log1p"))
+    used = unit(op.dtype, op.flushes)  # in which some kernels keep what they have so far
+    error = op.up(steps * ((op.size.clamp_min(1) + 1) * used.u + ulps * op.unit.u))
+    varies = None
+    if x.radius is not None:  # it grows with each number
+        varies = (
+            moved(op, op.result, *(op.func(end, dim) for end in ends(a, x.radius))) + steps * (op.size + 2) * 2.0**-49
+        )
+    return op.total(varies, error, used.u, a.shape[dim] if a.ndim else 1)
 
 
 def _products(op: Operation, a: Tensor, count: int, multiply: Callable[[Tensor], Tensor]) -> Tensor | None:
@@ -224,6 +244,32 @@ def added_product(op: Operation, c: Tensor, a: Tensor, b: Tensor, *, beta: float
     return inner(op, a, b, op.operand(c), beta, alpha)
 
 
+def solved(op: Operation, a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:
+    """The X of A X = B, or X A = B, of a triangular A: as (A + D) X = B with |D| <= gamma_n |A| (Higham, theorem 8.5).
+
+    Of another A' and B' it is X', and A' (X' - X) = B' - B - (A' - A) X; and the inverse of A' is no larger than that
+    of the matrix with the least of A's diagonal, and minus the most of what is beside it.
+    """
+    x, y, n = op.operand(a), op.operand(b), a.shape[-1]
+    part = partial(torch.triu if upper else torch.tril, diagonal=(1 if upper else -1) * unitriangular)
+    size, off = part(x.size), part(x.size * 0 if x.radius is None else x.radius)
+    size = size + torch.eye(n, dtype=size.dtype, device=a.device) * unitriangular
+    lost = (size + off) * gamma(n + 1, op.unit.u)
+    least = torch.where(torch.eye(n, dtype=torch.bool, device=a.device), size - off - lost, -(size + off + lost))
+
+    def spread(each: Tensor, besides: Any = 0.0) -> Tensor:
+        moved = each @ op.size if left else op.size @ each
+        found: Tensor = op.func(least, moved + besides, upper=upper, left=left)
+        return found
+
+    # Products and quotients may underflow, of which a quotient comes back times the diagonal.
+    diagonal = size.diagonal(dim1=-2, dim2=-1).unsqueeze(-1 if left else -2)
+    error = spread(lost, op.unit.tiny * (n + diagonal))
+    error = torch.where((least.diagonal(dim1=-2, dim2=-1) > 0).all(-1)[..., None, None], error, math.inf)
+    varies = None if x.radius is None and y.radius is None else spread(off, 0.0 if y.radius is None else y.radius)
+    return op.stored(op.total(varies, error, gamma(n + 1, op.unit.u), n, 2 * n))
+
+
 def _roundings(op: Operation, length: int, lost: float) -> tuple[int, bool]:
     """Return the number of roundings, of u each, and whether they are in the narrow dtype."""
     if op.result.is_complex():
@@ -246,5 +292,6 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.scatter_reduce: gathered, aten.index_reduce: gathered,
     **dict.fromkeys((aten._fft_r2c, aten._fft_c2c, aten._fft_c2r), fourier),
     **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot, aten.vdot), inner),
+    aten.linalg_solve_triangular: solved, aten.logcumsumexp: log_of_sums,
     **dict.fromkeys((aten.addmm, aten.baddbmm, aten.addmv), added_product),
 }  # fmt: skip

@@ -1,0 +1,92 @@
+"""Functions of arrays of exact numbers, as their definitions say."""
+
+import math
+
+import numpy as np
+from flint import acb, arb
+
+
+def each(f):
+    """Return a function of numbers as one of arrays."""
+
+    def mapped(*arrays):
+        arrays = np.broadcast_arrays(*arrays)
+        result = np.empty(arrays[0].shape, dtype=object)
+        for i in np.ndindex(result.shape):
+            result[i] = f(*(a[i] for a in arrays))
+        return result
+
+    return mapped
+
+
+def larger(v, w):
+    return v if v > w else w
+
+
+def rows(f):
+    return lambda x: np.array([f(row) for row in x], dtype=object)
+
+
+def softmax(x):
+    e = each(lambda v: v.exp())(x)
+    return e / e.sum(-1, keepdims=True)
+
+
+def variance(x, correction):
+    return (abs(x - x.mean(-1, keepdims=True)) ** 2).sum(-1) / arb(x.shape[-1] - correction)
+
+
+def layer_norm(x):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(variance(x, 0) + arb(1e-5))[:, None]
+
+
+def interpolated(x, j):
+    last, place = x.shape[-1] - 1, larger(arb(2 * j + 1) * x.shape[-1] / 14 - arb(0.5), arb(0))
+    left = min(math.floor(float(place)), last)
+    part = place - left
+    return x[:, left] * (1 - part) + x[:, min(left + 1, last)] * part
+
+
+def tanh_gelu(v):
+    return v * (1 + ((2 / arb.pi()).sqrt() * (v + arb(0.044715) * v**3)).tanh()) / 2
+
+
+def running(combine):
+    return lambda x: np.frompyfunc(combine, 2, 1).accumulate(x, axis=-1, dtype=object)
+
+
+def whole_times(toward_zero):
+    """Return how many whole times a number holds another, rounded toward 0 or down: by its remainder."""
+
+    def times(v, w):
+        if w == 0:
+            return arb("nan")
+        n = (v / w).mid().floor()
+        n = next(m for m in (n - 1, n, n + 1) if 0 <= (v - m * w) / w < 1 or v == m * w)
+        return n + 1 if toward_zero and n < 0 and v != n * w else n
+
+    return times
+
+
+def transformed(x):
+    n = x.shape[-1]
+    turns = np.array([[acb(0, -2 * arb.pi() * (j * k) / n).exp() for k in range(n)] for j in range(n)], dtype=object)
+    return x.dot(turns)
+
+
+def solution(a, b):
+    """Return the X of A X = B, of an upper triangular A."""
+    x = np.empty(b.shape, dtype=object)
+    for i in reversed(range(len(a))):
+        x[i] = (b[i] - sum((a[i, j] * x[j] for j in range(i + 1, len(a))), arb(0))) / a[i, i]
+    return x
+
+
+def with_ones(a):
+    """Return the upper triangle of a matrix with ones on its diagonal."""
+    a = np.array(a)
+    a[np.diag_indices(len(a))] = arb(1)
+    return a
+
+
+root, exp, log = (each(lambda v, name=name: getattr(v, name)()) for name in ("sqrt", "exp", "log"))
