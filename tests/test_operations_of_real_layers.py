@@ -89,6 +89,24 @@ def mean_so_far(scores: Tensor, v: Tensor) -> Tensor:
     return torch.exp(scores + v - torch.logcumsumexp(scores, 1))
 
 
+def bags(table: Tensor, weights: Tensor) -> Tensor:
+    indices, offsets = torch.arange(24) * 5 % 9, torch.tensor([0, 4, 4, 15])
+    mean = functional.embedding_bag(indices, table, offsets, mode="mean", padding_idx=2)
+    return mean + functional.embedding_bag(indices, table, offsets, mode="sum", per_sample_weights=weights)
+
+
+def by_distance(x: Tensor, y: Tensor) -> Tensor:
+    return torch.exp(-torch.cdist(x, y)) * torch.cdist(x, y, p=1)
+
+
+def pairs(x: Tensor) -> Tensor:
+    return (functional.pdist(x) + functional.pdist(x, p=3)).reciprocal()
+
+
+def weight_normed(x: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    return x @ torch._weight_norm(v, g, 0).mT
+
+
 LAYERS = {
     spectral_convolution: (numbers(2, 3, 40), numbers(3, 12)),
     spectral_layer: (numbers(2, 16, 16), numbers(4, 4), numbers(4, 4) / 2),
@@ -106,6 +124,10 @@ LAYERS = {
     delta_rule: (numbers(2, 16, 8), numbers(2, 8, 16).mT.contiguous(), numbers(4, 16, 6)[:2], numbers(2, 16)),
     whitened: (numbers(5, 8), numbers(8, 8) / 3),
     mean_so_far: (numbers(4, 30), numbers(4, 30).flip(0)),
+    bags: (numbers(9, 5), numbers(24)),
+    by_distance: (numbers(9, 5), numbers(7, 5)),
+    pairs: (numbers(9, 5),),
+    weight_normed: (numbers(9, 5), numbers(7, 5), numbers(7, 1)),
 }
 
 

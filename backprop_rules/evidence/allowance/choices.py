@@ -166,6 +166,15 @@ def ordered(op: Operation, a: Tensor, *how: Any, **named: Any) -> Any:
     return moved(replace(op, result=y), y, low, high), None
 
 
+def place_of_extreme(op: Operation, a: Tensor, dim: int | None = None, *_: Any) -> None:
+    """The index of the largest or smallest, which may be another's."""
+    radius = op.radius(a)
+    if radius is not None and dim is not None:
+        find = torch.amin if op.func.overloadpacket == aten.argmin else torch.amax
+        low, high = ends(a, radius)
+        op.choices.index(op.result, ByRank(a, radius, find(low, dim), find(high, dim)))
+
+
 def _as_ranked(y: Tensor, low: Tensor, high: Tensor, dim: int) -> list[Tensor]:
     """Return the least and the most of each number of y, whose order may be any."""
     order, *bounds = _ranked(*(x.movedim(dim, -1) for x in (y, low, high)))
@@ -343,4 +352,5 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((aten.amax, aten.amin, aten.max, aten.min), extreme),
     **dict.fromkeys((aten.sort, aten.topk, aten.kthvalue, aten.median, aten.nanmedian), ordered),
     **dict.fromkeys((aten.cummax, aten.cummin), running),
+    **dict.fromkeys((aten.argmax, aten.argmin), place_of_extreme),
 }  # fmt: skip

@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence.allowance import fused
 from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides, of_numbers
-from backprop_rules.evidence.allowance.mode import RunningError
+from backprop_rules.evidence.allowance.mode import REFERENCES, RunningError
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, lost_in
@@ -245,7 +244,7 @@ class Declared(RunningError):
     def _decomposed(self, op: Operation, reference: Callable[..., Any], args: Any, named: Any) -> Any:
         before = self._rounds_inside
         packet = op.func.overloadpacket
-        inside = packet in ROUNDED_INSIDE or (before and packet not in fused.REFERENCES)
+        inside = packet in ROUNDED_INSIDE or (before and packet not in REFERENCES)
         self._in_kernel, self._rounds_inside = self._in_kernel + 1, inside
         try:
             return super()._decomposed(op, reference, args, named)

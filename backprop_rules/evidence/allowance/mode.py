@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
-from backprop_rules.evidence.allowance import choices, elementwise, fused, moves, sums, windows
+from backprop_rules.evidence.allowance import choices, elementwise, fused, gathered, moves, sums, windows
 from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, place_of
 from backprop_rules.evidence.allowance.units import FEW, computed_in, wide
 from backprop_rules.subject.ambient import inexact
@@ -24,6 +24,7 @@ aten = torch.ops.aten
 FORMULAS: dict[Any, Callable[..., Any]] = {
     **moves.FORMULAS, **elementwise.FORMULAS, **sums.FORMULAS, **windows.FORMULAS
 }  # fmt: skip
+REFERENCES = {**fused.REFERENCES, **gathered.REFERENCES}
 # Of these torch has decompositions that say less: x is finite where x == x and |x| != inf; of the nearest by its place.
 UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape, *moves.NEAREST}
 # These write a shape, and no value.
@@ -190,7 +191,7 @@ class RunningError(TorchDispatchMode):
         """Return the radius of an operation's result: by its reference, its formula, or its parts."""
         op = self._operation(func, result, args)
         packet = func.overloadpacket
-        reference = fused.REFERENCES.get(packet)
+        reference = REFERENCES.get(packet)
         if reference is None and args and isinstance(args[0], Tensor) and args[0].is_complex():
             reference = fused.COMPLEX_REFERENCES.get(packet)
         if reference is not None:

@@ -264,7 +264,7 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.select_scatter: inserted, aten.slice_scatter: inserted, aten.diagonal_scatter: inserted,
     aten.as_strided: strided, aten.gather: picked,
     aten.view_as_real: parts, aten.view_as_complex: joined_parts, aten.complex: joined_parts,
-    aten.arange: counted, aten.frexp: split_binary, aten.argmax: exact, aten.argmin: exact,
+    aten.arange: counted, aten.frexp: split_binary,
     aten.logical_and: monotone, aten.bitwise_and: monotone, aten.logical_or: monotone, aten.bitwise_or: monotone,
     aten.any: monotone, aten.all: monotone,
     aten.logical_xor: parity, aten.bitwise_xor: parity, aten.logical_not: parity, aten.bitwise_not: parity,
