@@ -69,13 +69,13 @@ def test_whatever_is_chosen_is_within_the_radius(name, seed):
     weight = torch.randn(400, generator=draws, dtype=torch.float64)
     y, y_radius, grad, grad_radius = followed(CHOICES[name], x, radius, weight)
     changed = 0
-    for _ in range(200):
+    for _ in range(100):
         other = x + (1 - 1e-12) * radius * (2 * torch.rand(x.shape, generator=draws, dtype=torch.float64) - 1).sign()
         its_y, _, its_grad, _ = followed(CHOICES[name], other, torch.zeros_like(x), weight)
         assert bool(((its_y - y).abs() <= y_radius).all())
         assert bool(((its_grad - grad).abs() <= grad_radius).all())
         changed += bool((its_grad != grad).any())
-    assert changed, "another was chosen in none of 200: nothing was tested"
+    assert changed, "another was chosen in none of 100: nothing was tested"
 
 
 @pytest.mark.parametrize("name", CHOICES)

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
-from backprop_rules.evidence.allowance import choices, elementwise, fused, gathered, moves, sums, windows
+from backprop_rules.evidence.allowance import choices, elementwise, fused, gathered, moves, sampled, sums, windows
 from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, place_of
 from backprop_rules.evidence.allowance.units import FEW, computed_in, wide
 from backprop_rules.subject.ambient import inexact
@@ -22,7 +22,7 @@ from backprop_rules.subject.denormals import flushing
 aten = torch.ops.aten
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
-    **moves.FORMULAS, **elementwise.FORMULAS, **sums.FORMULAS, **windows.FORMULAS
+    **moves.FORMULAS, **elementwise.FORMULAS, **sums.FORMULAS, **windows.FORMULAS, **sampled.FORMULAS
 }  # fmt: skip
 REFERENCES = {**fused.REFERENCES, **gathered.REFERENCES}
 # Of these torch has decompositions that say less: x is finite where x == x and |x| != inf; of the nearest by its place.
