@@ -98,6 +98,10 @@ REFUSALS = {
         lambda: check_function(relu, "relu", max_example=3),
         "there is no option 'max_example'. Did you mean 'max_examples'?",
     ),
+    "a backward in the place of a function": (
+        lambda: check_function(relu, forward=torch.relu),
+        "takes a parameter called grad_y, as a backward does",
+    ),
     "a function without a signature": (lambda: check_function(torch.exp, "exp"), "Wrap it in a lambda."),
     "sums in whole numbers": (lambda: check(relu, "relu", accumulate="int64"), "there is no dtype 'int64'"),
     "an unknown accuracy": (lambda: check(relu, "relu", accuracy="high"), "there is no accuracy 'high'"),
