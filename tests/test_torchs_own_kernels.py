@@ -1,5 +1,7 @@
 """Torch's own gradients in narrow dtypes are right: what its kernels store on the way is known."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -230,6 +232,7 @@ STORED = {
     "remainder": lambda x: torch.remainder(x, 1.2345).square(),
     "fmod": lambda x: torch.fmod(x, 1.2345).square(),
     "multiplied, not stored": lambda x: torch.sigmoid(x * 1.2345) / 2.3456,
+    "an error function": lambda x: x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))),
 }
 
 
@@ -250,3 +253,26 @@ def test_a_number_that_is_stored_is_off_in_one_direction():
     assert_gradients(got, **asked)
     with pytest.raises(WrongGradients):
         assert_gradients((*got[:2], got[2] * 1.02), **asked)
+
+
+@pytest.mark.parametrize("fill", [-1e4, -9e15, -3.38e38, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=lambda dtype: str(dtype)[6:])
+def test_what_is_masked_hides_nothing_of_the_rest(fill, dtype):
+    mask = torch.arange(16)[:, None] < torch.arange(16)
+    got, asked = eager(lambda x: x.masked_fill(mask, fill).softmax(-1), numbers(4, 16, 16).to(dtype))
+    found = assert_gradients(got, **asked)
+    assert found.gradients[0].blind <= 0.1
+
+
+def test_a_gelu_in_float32_may_have_a_polynomial_of_few_digits():
+    x = numbers(64, 512)
+    got, asked = eager(F.gelu, x)
+    assert_gradients(got, **asked)
+    z = x / math.sqrt(2.0)
+    t = 1 / (1 + 0.3275911 * z.abs())
+    of_t = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    erf = z.sign() * (1 - of_t * torch.exp(-z * z))
+    slope = 0.5 * (1 + erf) + x * torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    assert_gradients((asked["grad_y"] * slope,), **{**asked, "y": 0.5 * x * (1 + erf)})
+    with pytest.raises(WrongGradients):
+        assert_gradients((asked["grad_y"] * (slope + 3e-5),), **asked)

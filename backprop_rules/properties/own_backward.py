@@ -245,9 +245,9 @@ def _signature(function: Any) -> inspect.Signature:
         del taken[0]  # whatever its name
     if any(p.name == "grad_y" for p in taken):
         raise InputError(
-            f"{_name(function)} takes a parameter called grad_y, as a backward does. check_function asks a function that "
-            "has its own backward, whose cotangent this name is: hold a backward by check(backward, forward=...), or call "
-            "the parameter otherwise."
+            f"{_name(function)} takes a parameter called grad_y, as a backward does. check_function asks a function "
+            "that has its own backward, whose cotangent this name is: hold a backward by check(backward, forward=...), "
+            "or call the parameter otherwise."
         )
     first = kind.POSITIONAL_ONLY if taken and taken[0].kind == kind.POSITIONAL_ONLY else kind.POSITIONAL_OR_KEYWORD
     return inspect.Signature([kind("grad_y", first), *taken])

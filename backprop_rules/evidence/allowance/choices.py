@@ -6,13 +6,14 @@ comes by.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.evidence.allowance.operation import Operation, place_of
@@ -53,8 +54,10 @@ class Choices:
         """Remember by what an index was chosen."""
         self._indices[index.untyped_storage()] = (index.numel(), by)
 
-    def by(self, index: Tensor) -> "ByRank | SoFar | None":
+    def by(self, index: Any) -> "ByRank | SoFar | None":
         """Return by what an index was chosen; None of what is not, or not the whole of it."""
+        if not isinstance(index, Tensor) or index.dtype != torch.int64:
+            return None
         count, by = self._indices.get(index.untyped_storage(), (0, None))
         return by if count == index.numel() and index.ndim else None
 
@@ -160,9 +163,11 @@ def ordered(op: Operation, a: Tensor, *how: Any, **named: Any) -> Any:
     if not several:
         return moved(op, op.result, low, high)
     y, low, high = op.result[0], low[0], high[0]
+    names = [argument.name for argument in op.func._schema.arguments]
+    dim = {**dict(zip(names[1:], how, strict=False)), **named}.get("dim", -1)
     if op.func.overloadpacket == aten.topk and y.ndim:
-        low, high = _as_ranked(y, low, high, how[1] if len(how) > 1 else -1)
-    op.choices.index(op.result[1], ByRank(a, radius, low, high))
+        low, high = _as_ranked(y, low, high, dim)
+    op.choices.index(op.result[1], ByRank(a, radius, low, high, dim))
     return moved(replace(op, result=y), y, low, high), None
 
 
@@ -172,7 +177,7 @@ def place_of_extreme(op: Operation, a: Tensor, dim: int | None = None, *_: Any) 
     if radius is not None and dim is not None:
         find = torch.amin if op.func.overloadpacket == aten.argmin else torch.amax
         low, high = ends(a, radius)
-        op.choices.index(op.result, ByRank(a, radius, find(low, dim), find(high, dim)))
+        op.choices.index(op.result, ByRank(a, radius, find(low, dim), find(high, dim), dim))
 
 
 def _as_ranked(y: Tensor, low: Tensor, high: Tensor, dim: int) -> list[Tensor]:
@@ -197,6 +202,7 @@ class ByRank:
     radius: Tensor
     low: Tensor
     high: Tensor
+    dim: int
 
     @property
     def shape(self) -> torch.Size:
@@ -221,16 +227,16 @@ class ByRank:
         far = torch.maximum(above - own, below + own)
         return torch.where(top > -math.inf, far * FEW, 0.0).movedim(-1, dim)
 
-    def spread(self, dim: int, index: Tensor, x: Tensor, off: Tensor, found: Tensor) -> Tensor:
-        """Return how far what was found in x where the index says may be from what other elements of a rank have."""
-        least, most = (x.movedim(dim, 0) for x in ends(self.a, self.radius))
-        low, high = (x.reshape(index.shape).movedim(dim, 0) for x in (self.low, self.high))
-        top, bottom, far = (x + off).movedim(dim, 0), (x - off).movedim(dim, 0), []
-        for its, lowest, highest in zip(found.movedim(dim, 0), low, high, strict=True):
-            may_be = (least <= highest) & (most >= lowest)
-            up, down = top.where(may_be, -math.inf).amax(0) - its, its - bottom.where(may_be, math.inf).amin(0)
-            far.append(torch.where(may_be.sum(0) > 1, torch.maximum(up, down), 0.0))
-        return torch.stack(far).movedim(0, dim) * FEW
+    def others(self, index: Tensor) -> Iterator[Tensor]:
+        """Yield the index with what may be chosen in its place, where that may be: one element after the other."""
+        least, most = ends(self.a, self.radius)
+        kept = self.low.shape if self.low.ndim == self.a.ndim else self.low.unsqueeze(self.dim).shape
+        low, high = self.low.reshape(kept), self.high.reshape(kept)
+        for k in range(self.a.shape[self.dim]):
+            one = least.narrow(self.dim, k, 1), most.narrow(self.dim, k, 1)
+            may_be = ((one[0] <= high) & (one[1] >= low)).reshape(index.shape) & (index != k)
+            if bool(may_be.any()):
+                yield torch.where(may_be, k, index)
 
 
 def contested(op: Operation, index: Any, dim: int, source: Any, base: Any = 0.0) -> Tensor | None:
@@ -242,12 +248,29 @@ def contested(op: Operation, index: Any, dim: int, source: Any, base: Any = 0.0)
     return op.either(by.reach(dim, index, *put, *(x.expand(by.shape) for x in _signed(op, base))))
 
 
-def otherwise(op: Operation, a: Tensor, dim: int, index: Tensor) -> Tensor | None:
+def otherwise(op: Operation, a: Tensor, *how: Any) -> Tensor | None:
     """Return how far what lies where an index says may be from what does where others may be chosen."""
-    by = op.choices.by(index)
-    if by is None or by.shape != a.shape:
-        return None
-    return op.either(by.spread(dim, index, *_signed(op, a), _signed(op, op.result)[0]))
+    farthest, x = None, op.operand(a)
+    for others in _other_indices(op, how):
+        off = apart(op.func(a, *others), op.result)
+        off = off if x.radius is None else off + op.func(x.radius, *others)
+        farthest = off if farthest is None else torch.maximum(farthest, off)
+    return op.either(None if farthest is None else farthest * FEW)
+
+
+def put_otherwise(op: Operation, put: Callable[..., Tensor], *how: Any) -> Tensor | None:
+    """Return what places may get or lose of sizes that are put where an index says, where others may be chosen."""
+    moved = [(put(*others) - put(*how)).abs() for others in _other_indices(op, how)]
+    return op.either(sum(moved[1:], start=moved[0]) * FEW) if moved else None
+
+
+def _other_indices(op: Operation, how: Sequence[Any]) -> Iterator[Any]:
+    """Yield arguments with other indices in the place of one that was chosen."""
+    leaves, spec = tree_flatten(how)
+    chosen = [(k, op.choices.by(x)) for k, x in enumerate(leaves) if isinstance(x, Tensor)]
+    for k, by in chosen:
+        for other in by.others(leaves[k]) if by is not None and leaves[k].is_contiguous() else ():
+            yield tree_unflatten([*leaves[:k], other, *leaves[k + 1 :]], spec)
 
 
 def _signed(op: Operation, x: Any) -> tuple[Tensor, Tensor]:
@@ -318,9 +341,9 @@ class SoFar:
         sums = between(torch.where(contested, size, 0.0)) + size.sum(-1, keepdim=True) * size.shape[-1] * 2.0**-51
         return torch.where(between(contested.long()) > 0, sums, 0.0).movedim(-1, dim)
 
-    def spread(self, dim: int, index: Tensor, x: Tensor, off: Tensor, found: Tensor) -> Tensor:
-        """Return 0: what lies at the index of a largest so far is taken as it is."""
-        return torch.zeros_like(found)
+    def others(self, _: Tensor) -> Iterator[Tensor]:
+        """Yield nothing: what lies at the index of a largest so far is taken as it is."""
+        yield from ()
 
 
 def extreme_at(

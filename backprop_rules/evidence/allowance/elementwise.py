@@ -10,7 +10,17 @@ from torch import Tensor
 
 from backprop_rules.evidence.allowance import units
 from backprop_rules.evidence.allowance.operation import INFINITE, Operand, Operation, Radius, plus, spread
-from backprop_rules.evidence.allowance.units import FEW, NARROW, apart, component, gamma, unit, wide, widens
+from backprop_rules.evidence.allowance.units import (
+    FEW,
+    NARROW,
+    apart,
+    component,
+    computed_in,
+    gamma,
+    unit,
+    wide,
+    widens,
+)
 
 aten = torch.ops.aten
 
@@ -225,6 +235,12 @@ def _sqrt(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     return torch.fmin(off, torch.sqrt(x.radius))
 
 
+def _exp(x: Operand, size: Tensor, a: Tensor) -> Tensor:
+    # Where both are far below 0, as of what is masked, both are about 0.
+    real = a.real if a.is_complex() else a
+    return torch.fmin(size * torch.expm1(x.radius), torch.exp(real.double() + x.radius) * FEW)
+
+
 def _tanh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     # tanh(a + d) - tanh(a) = (1 - tanh(a)^2) tanh(d) / (1 + tanh(a) tanh(d)), with 1 - tanh^2 = 4 e / (1 + e)^2.
     e, t = torch.exp(-2 * x.size) * FEW, torch.tanh(x.radius)
@@ -267,7 +283,7 @@ def _erf(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 # How far a function of the exact operand may lie from that of `a`: by the operand x, and the largest size that
 # the function of `a` may have.
 VARIATIONS: dict[str, Callable[[Operand, Tensor, Tensor], Tensor]] = {
-    "exp": lambda x, size, a: size * torch.expm1(x.radius),
+    "exp": _exp,
     "exp2": lambda x, size, a: size * torch.expm1(x.radius * math.log(2)),
     # exp(a) <= 1 + |expm1(a)|; and exp(a) itself, right to a few units, where that is smaller.
     "expm1": lambda x, size, a: torch.fmin(1 + size, a.double().exp() * FEW) * torch.expm1(x.radius),
@@ -332,7 +348,7 @@ def _function_error(op: Operation, a: Tensor, name: str) -> Tensor:
         # 1 / (1 + exp(-a)): exp's error comes in with a weight of at most 1; the sum and the quotient round once
         # each. Where exp overflows, the exact value is below the smallest normal number.
         return op.rounded(None, op.ulps("exp") + 1) + op.unit.normal
-    if name == "erf" and op.unit_dtype == torch.float32:
+    if name == "erf" and computed_in(op.result.dtype) == torch.float32:
         # For float32 torch's vectors have Abramowitz & Stegun's 7.1.26, with five digits more than nothing near
         # zero. In float64 there is a documented function to compare with.
         reference = torch.erf(a.double())

@@ -176,7 +176,7 @@ def logaddexp(a: Tensor, b: Tensor) -> Tensor:
 def gelu(a: Tensor, *, approximate: str = "none") -> Tensor:
     """a Phi(a), or with tanh for the erf."""
     if approximate == "none":
-        return a * 0.5 * torch.erfc(-a / a.new_tensor(2.0).sqrt())
+        return a * 0.5 * (1 + torch.erf(a / a.new_tensor(2.0).sqrt()))  # as kernels have it, and no better than by erfc
     cubic = a + a * a * a * 0.044715
     # (1 + tanh(x)) / 2 is the sigmoid of 2 x
     return a * torch.sigmoid(cubic * TWICE_ROOT[0] + cubic * TWICE_ROOT[1])

@@ -153,7 +153,7 @@ class RunningError(TorchDispatchMode):
             raise Narrower(str(result.dtype).removeprefix("torch."))
         if func.is_view and isinstance(args[0], Tensor):
             self._viewed[args[0].untyped_storage()] = True
-        if self._whole(result, args):
+        if self._whole(func, result, args):
             radius = None
         else:
             try:
@@ -204,9 +204,11 @@ class RunningError(TorchDispatchMode):
             self.ambiguous, radius = True, None if self.decided else radius
         return radius
 
-    def _whole(self, result: Any, args: Any) -> bool:
-        """Say whether integers make integers, which is exact."""
+    def _whole(self, func: Any, result: Any, args: Any) -> bool:
+        """Say whether integers make integers, which is exact, but where they are put where others might be."""
         results = [result] if isinstance(result, Tensor) else result
+        if func.overloadpacket in (aten.scatter, aten.scatter_) and self.choices.by(args[2]) is not None:
+            return False
         if any(map(inexact, results)):
             return False
         return not any(inexact(x) or self._radius(x) is not None for x in args)
@@ -233,7 +235,7 @@ class RunningError(TorchDispatchMode):
         """Write into a tensor that was made here, and into which no other tensor looks."""
         if func.overloadpacket == aten.detach_:
             return args[0]
-        if self._whole(args[0], args[1:]):
+        if self._whole(func, args[0], args):
             return func(*args, **named)
         if func.overloadpacket in DRAWN and self._unshared(args[0]):
             self._radii.get(args[0].untyped_storage(), {}).pop(place_of(args[0]), None)

@@ -22,7 +22,7 @@ NEAREST = {getattr(aten, f"{name}{n}d") for name in ("upsample_nearest", "_upsam
 ALIKE = {
     aten.t, aten.transpose, aten.permute, aten.expand, aten.unsqueeze, aten.squeeze, aten.clone,
     aten.alias, aten.select, aten.slice, aten.split, aten.split_with_sizes, aten.unbind, aten.diagonal, aten.flip,
-    aten.roll, aten.repeat, aten.index_select, aten.index, aten.take, aten.tril, aten.triu, aten.unfold,
+    aten.roll, aten.repeat, aten.take, aten.tril, aten.triu, aten.unfold,
     aten.diag_embed, aten.rot90, aten.narrow_copy, aten.lift_fresh, aten.lift_fresh_copy, aten.masked_select,
     *NEAREST,
     aten.masked_scatter_backward,
@@ -51,9 +51,9 @@ def alike(op: Operation, a: Tensor, *args: Any, **named: Any) -> Any:
     return op.func(radius, *args, **named)
 
 
-def picked(op: Operation, a: Tensor, dim: int, index: Tensor, **named: Any) -> Any:
+def picked(op: Operation, a: Tensor, *how: Any, **named: Any) -> Any:
     """The radius of what lies where an index says; where that may be another, how far this one's is."""
-    return plus(alike(op, a, dim, index, **named), choices.otherwise(op, a, dim, index))
+    return plus(alike(op, a, *how, **named), choices.otherwise(op, a, *how))
 
 
 def reshaped(op: Operation, a: Tensor, shape: Any, *_: Any) -> Any:
@@ -262,7 +262,7 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(KEPT, kept), **dict.fromkeys(COMPARED, comparison),
     aten.cat: _joined, aten.stack: _joined, aten.constant_pad_nd: padded, aten.scatter: scattered,
     aten.select_scatter: inserted, aten.slice_scatter: inserted, aten.diagonal_scatter: inserted,
-    aten.as_strided: strided, aten.gather: picked,
+    aten.as_strided: strided, **dict.fromkeys((aten.gather, aten.index, aten.index_select), picked),
     aten.view_as_real: parts, aten.view_as_complex: joined_parts, aten.complex: joined_parts,
     aten.arange: counted, aten.frexp: split_binary,
     aten.logical_and: monotone, aten.bitwise_and: monotone, aten.logical_or: monotone, aten.bitwise_or: monotone,

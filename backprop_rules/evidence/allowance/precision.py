@@ -65,9 +65,9 @@ class DeclaredOperation(Operation):
 
     def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
         """Return an operand, which was rounded to its dtype when it was stored; a subnormal one may be read as 0."""
-        if isinstance(x, float) and abs(x) == torch.finfo(F64).max:  # where others have the largest of their own dtype
-            return Operand(abs(x), None)
         found = Operand(x, self.radius(x)) if isinstance(x, Tensor) else scalar(x, dtype or self.dtype)
+        if isinstance(x, float) and math.isinf(found.size):  # beyond the dtype: it stands for infinity, as in a mask
+            return Operand(abs(x), None)
         if not self.flushes or not isinstance(found.size, Tensor):
             return found
         lost = self.flushed(found.size)

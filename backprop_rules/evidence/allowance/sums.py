@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.choices import contested, ends, extreme_at, moved
+from backprop_rules.evidence.allowance.choices import contested, ends, extreme_at, moved, put_otherwise
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus, spread
 from backprop_rules.evidence.allowance.units import FEW, NARROW, gamma, unit, widens
 from backprop_rules.subject.ambient import inexact
@@ -135,18 +135,39 @@ def added(op: Operation, a: Tensor, dim: int, index: Tensor, source: Tensor, *, 
     if alpha != 1:
         raise op.refuse("with an alpha")
     narrow = op.result.is_cuda or op.func.overloadpacket == aten.index_add
+    size = op.operand(source).grown()
+
+    def put(index: Tensor) -> Tensor:
+        return op.func(torch.zeros_like(op.size), dim, index, size)  # type: ignore[no-any-return]
+
     found = added_at(op, a, index, source, lambda x, y: op.func(x, dim, index, _like(y, source)), narrow)
-    return plus(found, contested(op, index, dim, source))
+    return plus(found, contested(op, index, dim, source) if index.ndim == a.ndim else put_otherwise(op, put, index))
 
 
 def index_put(op: Operation, a: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Any:
     """A, with values put or added at indices."""
     if accumulate:
-        at = a[tuple(slice(None) if index is None else index for index in indices)]
-        return added_at(op, a, indices, values, lambda x, y: aten.index_put(x, indices, _like(y, at), True), True)
+        at, zeros = a[tuple(slice(None) if index is None else index for index in indices)], torch.zeros_like(op.size)
+        found = added_at(op, a, indices, values, lambda x, y: aten.index_put(x, indices, _like(y, at), True), True)
+        size = op.operand(values).grown().expand(at.shape)
+        return plus(found, put_otherwise(op, lambda *those: aten.index_put(zeros, those, size, True), *indices))
     op.settled(indices)
     radii = op.radii(a, values)
     return None if radii is None else aten.index_put(radii[0], indices, radii[1])
+
+
+def looked_up(op: Operation, grad: Tensor, indices: Tensor, count: int, padding: int, by_frequency: bool) -> Any:
+    """The gradient of an embedding: to each row the cotangents where it was looked up, but for the padding."""
+    if by_frequency:
+        raise op.refuse("by frequency")
+    a, counts = grad.new_zeros(count, grad.shape[-1]), (indices != padding).unsqueeze(-1)
+
+    def add(x: Tensor, y: Any, index: Tensor = indices) -> Tensor:
+        return x.index_add(0, index.reshape(-1), (_like(y, grad) * counts).reshape(-1, grad.shape[-1]))
+
+    size = op.operand(grad).grown()
+    moved = put_otherwise(op, lambda index: add(torch.zeros_like(op.size), size, index), indices)
+    return plus(added_at(op, a, indices, grad, add, True), moved)
 
 
 def put(op: Operation, a: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Any:
@@ -289,7 +310,7 @@ def _roundings(op: Operation, length: int, lost: float) -> tuple[int, bool]:
 FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.sum: sum, aten.mean: mean, aten.cumsum: _cumsum, aten.prod: _prod, aten.cumprod: _cumprod,
     aten.scatter_add: added, aten.index_add: added, aten.index_put: index_put, aten.put: put,
-    aten.scatter_reduce: gathered, aten.index_reduce: gathered,
+    aten.embedding_dense_backward: looked_up, aten.scatter_reduce: gathered, aten.index_reduce: gathered,
     **dict.fromkeys((aten._fft_r2c, aten._fft_c2c, aten._fft_c2r), fourier),
     **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot, aten.vdot), inner),
     aten.linalg_solve_triangular: solved, aten.logcumsumexp: log_of_sums,
