@@ -276,3 +276,39 @@ def test_a_gelu_in_float32_may_have_a_polynomial_of_few_digits():
     assert_gradients((asked["grad_y"] * slope,), **{**asked, "y": 0.5 * x * (1 + erf)})
     with pytest.raises(WrongGradients):
         assert_gradients((asked["grad_y"] * (slope + 3e-5),), **asked)
+
+
+def quantised(x, w):
+    """Weights of -1, 0 and 1, and activations of 8 bits, whose gradients go straight through."""
+    scale = 127 / x.abs().amax(-1, keepdim=True).clamp_min(1e-5)
+    mean = 1 / w.abs().mean().clamp_min(1e-5)
+    rounded = x + ((x * scale).round().clamp(-128, 127) / scale - x).detach()
+    return rounded @ (w + ((w * mean).round().clamp(-1, 1) / mean - w).detach()).T
+
+
+def committed(x, codes):
+    """The squares of the differences from the nearest codes, each side held in turn."""
+    nearest = codes[(x[:, None] - codes).square().sum(-1).argmin(-1)]
+    return (nearest - x.detach()).square().sum(-1) + 0.25 * (x - nearest.data).square().sum(-1)
+
+
+@pytest.mark.parametrize("precision", ["eager", None])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize(("layer", "shapes"), [(quantised, ((64, 128), (96, 128))), (committed, ((128, 16), (32, 16)))])
+def test_what_is_cut_off_from_autograd_rounds_too(layer, shapes, dtype, precision):
+    primals = [numbers(*shape, seed=k).to(dtype) for k, shape in enumerate(shapes)]
+    wide = dtype if precision == "eager" else torch.float32
+    live = [x.to(wide).requires_grad_() for x in primals]
+    y = layer(*live)
+    grad_y = numbers(*y.shape, seed=5).to(dtype)
+    got = [g.to(dtype) for g in torch.autograd.grad(y, live, grad_y.to(wide))]
+    asked = {"forward": layer, "primals": primals, "grad_y": grad_y, "precision": precision}
+    assert_gradients(got, **asked, blind="allow")
+    for k, g in enumerate(got):
+        with pytest.raises(WrongGradients):
+            assert_gradients((*got[:k], g * 1.05, *got[k + 1 :]), **asked)
+
+
+def test_what_is_finite_stays_as_it_is():
+    got, asked = eager(lambda x, w: torch.nan_to_num(x @ w), numbers(16, 8), numbers(8, 12))
+    assert all(one.blind == 0 for one in assert_gradients(got, **asked).gradients)

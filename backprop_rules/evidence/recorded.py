@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -308,12 +309,22 @@ class Recorded(Declared):
         constant = torch.is_grad_enabled() and not x.requires_grad
         return super().cast(x.detach().requires_grad_() if constant else x, dtype)
 
+    def detached(self, x: Tensor) -> Tensor:
+        """Return a tensor that is cut off from autograd, which meets it anew: off by all that it may be off."""
+        y, radius = super().detached(x), self._radius(x)
+        if x.requires_grad and radius is not None and self._constants and torch.is_grad_enabled():
+            self.settle()
+            with torch.no_grad(), _disable_current_modes():
+                self.steps.append(Step((y.requires_grad_(),), (above(radius),), (None,)))
+        return y
+
     def constant(self, x: Tensor, dtype: torch.dtype, drawn_up: bool) -> Tensor:
         """Return what the reference makes of no tensor, which torch's functions themselves hide from autograd."""
         self.settle()
         made = self._hidden.pop(x.untyped_storage(), None)
         if made is not None and self._constants and torch.is_grad_enabled():
-            self._keep(made, (x.requires_grad_(),))
+            with _disable_current_modes():
+                self._keep(made, (x.requires_grad_(),))
         return super().constant(x, dtype, drawn_up)
 
     def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:

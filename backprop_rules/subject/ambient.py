@@ -56,6 +56,8 @@ _PROMOTING = _named(
 # These compute in a narrow dtype where autocast is on, which leaves float64 alone.
 _LOWERED = _named("matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "linear", "conv1d", "conv2d", "conv3d", "einsum")
 _DTYPE_OF = Tensor.dtype.__get__  # type: ignore[attr-defined]
+# These cut a tensor off from autograd.
+_CUTS = {Tensor.detach, torch.detach, Tensor.data.__get__}  # type: ignore[attr-defined]
 A_CALL = 14  # two to this many elements are read in about the time of one call
 _KEPT = 1 << 16  # elements from which a constant's cast is kept: a large weight is cast once, not in every run
 
@@ -101,6 +103,9 @@ class Shadow(Protocol):
     def promoted(self, args: Any) -> torch.dtype | None:
         """Return the dtype to which arguments are promoted, None where it does not count."""
 
+    def detached(self, x: Tensor) -> Tensor:
+        """Return a tensor that is cut off from autograd, which its roundings are not."""
+
 
 class Ambient(TorchFunctionMode):
     """While it is entered, torch computes in one precision.
@@ -136,6 +141,8 @@ class Ambient(TorchFunctionMode):
             return self._called(func, args, named)  # within a transform tensors have no memory of their own
         if func == _DTYPE_OF:
             return shadow.dtype_of(args[0])
+        if func in _CUTS and inexact(args[0]):
+            return shadow.detached(args[0])
         if func in _RMS_NORMS and (args[3] if len(args) > 3 else named.get("eps")) is None:
             # Where none is given it is that of the dtype in which torch computes.
             own = shadow.dtype_of(args[0] if args else named["input"])

@@ -69,6 +69,12 @@ class Declared(RunningError):
         cast: Tensor = _Cast.apply(x, self, self.dtype_of(x), dtype)  # type: ignore[no-untyped-call]
         return cast
 
+    def detached(self, x: Tensor) -> Tensor:
+        """Return a tensor that is cut off from autograd; where it is not exact, radii count in every question."""
+        radius = self._radius(x)
+        self.ambiguous = self.ambiguous or (x.requires_grad and radius is not None and bool(radius.any()))
+        return x.detach()
+
     def promoted(self, args: Any) -> torch.dtype | None:
         """Return the dtype to which the reference promotes arguments; None where no intermediate has its own dtype."""
         return self._promoted(args) if self.declared.kept is None else None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance import choices
-from backprop_rules.evidence.allowance.operation import Operand, Operation, Radius, plus
+from backprop_rules.evidence.allowance.operation import Operand, Operation, Radius, place_of, plus
 from backprop_rules.evidence.allowance.units import FEW, apart
 
 aten = torch.ops.aten
@@ -150,6 +150,8 @@ def comparison(op: Operation, a: Any, b: Any) -> Any:
     common = torch.result_type(a, b)
     if common == torch.bool:
         return parity(op, a, b)
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and place_of(a) == place_of(b):
+        return finiteness(op, a)  # with itself, as in x == x of what is no NaN
     x, y = op.operand(a, common), op.operand(b, common)
     radius = plus(x.radius, y.radius)
     if radius is None:
