@@ -309,6 +309,27 @@ def test_what_is_cut_off_from_autograd_rounds_too(layer, shapes, dtype, precisio
             assert_gradients((*got[:k], g * 1.05, *got[k + 1 :]), **asked)
 
 
-def test_what_is_finite_stays_as_it_is():
-    got, asked = eager(lambda x, w: torch.nan_to_num(x @ w), numbers(16, 8), numbers(8, 12))
+SEEN = {
+    "finite": lambda x, w: torch.nan_to_num(x @ w),
+    "a part": lambda x, w: F.softplus(x)[:4] @ w,
+    "steps": lambda x, w: x @ (torch.round(w / 0.8) * 0.8),
+    "a mask as numbers": lambda x, w: (x @ w) * (x @ w * 0.7 > 0.3).to(x.dtype),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_what_is_zero_or_finite_is_seen_to_be(name):
+    got, asked = eager(SEEN[name], numbers(16, 8), numbers(8, 12))
     assert all(one.blind == 0 for one in assert_gradients(got, **asked).gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
+def test_a_mask_of_what_was_computed_may_become_numbers(dtype):
+    got, asked = eager(SEEN["a mask as numbers"], numbers(16, 8).to(dtype), numbers(8, 12).to(dtype))
+    assert_gradients(got, **asked)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
+def test_a_gelu_by_tanh_vanishes_early(dtype):
+    got, asked = eager(lambda x: F.gelu(x, approximate="tanh"), (3 * numbers(64, 512)).to(dtype))
+    assert_gradients(got, **asked)

@@ -203,7 +203,7 @@ class Recorded(Declared):
 
     def _keep(self, last: _Last, edges: tuple[Any, ...]) -> None:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _disable_current_modes():  # it may be settled between two operations, too
                 step = self._step(last, edges)
                 self.steps.append(step)
                 if step.adds and last.engine and self._together:
@@ -323,8 +323,7 @@ class Recorded(Declared):
         self.settle()
         made = self._hidden.pop(x.untyped_storage(), None)
         if made is not None and self._constants and torch.is_grad_enabled():
-            with _disable_current_modes():
-                self._keep(made, (x.requires_grad_(),))
+            self._keep(made, (x.requires_grad_(),))
         return super().constant(x, dtype, drawn_up)
 
     def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:

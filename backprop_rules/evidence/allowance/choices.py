@@ -118,11 +118,16 @@ def _moved_along(move: Callable[[Tensor], Tensor], alone: Callable[[], Tensor]) 
     return move(alone())
 
 
+def end_of(a: Tensor, radius: Tensor, sign: int) -> Tensor:
+    """Return the most that exact numbers may be, or with a sign of -1 the least."""
+    a = wide(a)
+    beyond = torch.nextafter(torch.add(a, radius, alpha=sign), radius.new_tensor(sign * math.inf))
+    return torch.where(radius > 0, beyond, a)
+
+
 def ends(a: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     """Return the least and the most that exact numbers may be."""
-    a, infinity = wide(a), radius.new_tensor(math.inf)
-    low, high = torch.nextafter(a - radius, -infinity), torch.nextafter(a + radius, infinity)
-    return torch.where(radius > 0, low, a), torch.where(radius > 0, high, a)
+    return end_of(a, radius, -1), end_of(a, radius, 1)
 
 
 def moved(op: Operation, y: Tensor, *ends: Tensor) -> Tensor:
@@ -138,10 +143,9 @@ def extreme(op: Operation, a: Tensor, *how: Any) -> Any:
     radius = op.operand(a, a.dtype).radius
     if radius is None:
         return None
-    low, high = ends(a, radius)
-    smallest = op.func.overloadpacket in SMALLEST
     op.choices.extreme(op.result, (a, partial(_alone, op, a, radius, *how)))
-    return moved(op, op.result, op.func(low if smallest else high, *how))
+    sign = -1 if op.func.overloadpacket in SMALLEST else 1
+    return moved(op, op.result, op.func(end_of(a, radius, sign), *how))
 
 
 def _alone(op: Operation, a: Tensor, radius: Tensor, dims: Any = (), keepdim: bool = False) -> Tensor:

@@ -103,7 +103,7 @@ def quotient(op: Operation, a: Any, b: Any, rounding_mode: str | None = None) ->
         plain = torch.where(y.size > torch.finfo(component(op.dtype)).max / 2, INFINITE, plain)
     # 0 / b is 0, but for b = 0
     error = torch.where((op.size == 0) & (x.size == 0), 0.0, plain) if op.may_vanish else plain
-    return error if exact else op.up(error + over(op.size + plain, x.radius, y, op.choices.least(b)))
+    return error if exact else op.up(error + over(op.size + error, x.radius, y, op.choices.least(b)))
 
 
 def whole_quotient(op: Operation, a: Any, b: Any, rounding_mode: str) -> Any:
@@ -236,9 +236,11 @@ def _sqrt(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 
 
 def _exp(x: Operand, size: Tensor, a: Tensor) -> Tensor:
+    off = size * torch.expm1(x.radius)
+    if math.isfinite(float(off.sum())):
+        return off
     # Where both are far below 0, as of what is masked, both are about 0.
-    real = a.real if a.is_complex() else a
-    return torch.fmin(size * torch.expm1(x.radius), torch.exp(real.double() + x.radius) * FEW)
+    return torch.fmin(off, torch.exp((a.real if a.is_complex() else a).double() + x.radius) * FEW)
 
 
 def _tanh(x: Operand, size: Tensor, a: Tensor) -> Tensor:

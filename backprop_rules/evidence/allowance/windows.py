@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.choices import ends, moved
+from backprop_rules.evidence.allowance.choices import end_of, ends, moved
 from backprop_rules.evidence.allowance.kept_narrow import INTERPOLATED, WEIGHTED
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus
 from backprop_rules.evidence.allowance.sums import products_summed
@@ -112,7 +112,7 @@ def pooled(op: Operation, a: Tensor, *how: Any) -> tuple[Any, None]:
     """The largest of each window."""
     op = replace(op, result=op.result[0])
     radius = op.operand(a).radius
-    return (None if radius is None else moved(op, op.result, op.func(ends(a, radius)[1], *how)[0])), None
+    return (None if radius is None else moved(op, op.result, op.func(end_of(a, radius, 1), *how)[0])), None
 
 
 def pool_backward(op: Operation, grad: Tensor, a: Tensor, *how: Any) -> Any:
