@@ -1,4 +1,4 @@
-"""Hold torch's own gradients of all operations that its tests list to what eager code may round, in every dtype.
+"""Hold torch's own outputs and gradients of all operations that its tests list to what eager code may round.
 
 Nobody may be called off but who overflows: `python tests/operations_at_size.py` prints who is, and which of these
 the report names itself.
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from operations import Function, as_function, as_tuple, is_real_or_complex, operations
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from backprop_rules import InputError
@@ -39,6 +40,23 @@ def points(op, dtype: torch.dtype, most: int) -> Iterator[tuple[Function, tuple[
             yield as_function(op, sample, live)
 
 
+class Draws(TorchDispatchMode):
+    """While it is entered, see whether numbers are drawn."""
+
+    drawn = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.drawn = self.drawn or torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
+
+
+def outputs(forward: Function, primals: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """Return torch's own outputs, if they are real and no numbers are drawn on the way."""
+    with Draws() as draws:
+        y = as_tuple(forward(*primals))
+    return None if draws.drawn or any(out.is_complex() for out in y) else tuple(out.detach() for out in y)
+
+
 def agreement(forward: Function, primals: tuple[Tensor, ...]) -> Agreement | None:
     """Return what comes of torch's own gradient and output; None where it has none, or the reference is refused."""
     numbers = torch.Generator().manual_seed(7)
@@ -55,7 +73,8 @@ def agreement(forward: Function, primals: tuple[Tensor, ...]) -> Agreement | Non
     try:
         precision = None if primals[0].dtype == torch.float32 else "eager"
         grad_y = tuple(grads) if len(grads) > 1 else grads[0]
-        return enclose(forward, primals, grad_y=grad_y, precision=precision).agreement(got, blind="allow")
+        held = enclose(forward, primals, grad_y=grad_y, precision=precision)
+        return held.agreement(got, outputs(forward, primals), blind="allow")
     except InputError:
         return None
 

@@ -1,7 +1,7 @@
 """Gradients at a point of one's own, at the edges: blocks, infinities, NaN, overflow, odd input."""
 
 import math
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -376,3 +376,20 @@ def test_what_is_0_in_any_implementation_is_not_blind(dtype):
     off[0, 0, 1, 1] = torch.finfo(dtype).smallest_normal
     with pytest.raises(WrongGradients):
         assert_gradients((off, got[1]), **asked)
+
+
+def test_a_complex_output_is_to_be_held_as_real_numbers():
+    x = numbers(4, 8)
+    with pytest.raises(InputError, match=r"one of these is complex\. Let forward return torch\.view_as_real of it"):
+        assert_gradients((x,), forward=torch.fft.fft, primals=(x,), grad_y=torch.ones(4, 8, dtype=torch.complex64), y=x)
+
+
+def test_a_mean_may_be_divided_by_a_negative_number():
+    x, g = numbers(1, 1, 4, 4), numbers(1, 1, 2, 2)
+    pooled = partial(F.avg_pool2d, kernel_size=2, divisor_override=-3)
+    live = x.clone().requires_grad_()
+    y = pooled(live)
+    asked = {"forward": pooled, "primals": (x,), "grad_y": g}
+    assert_gradients(torch.autograd.grad(y, live, g), **asked, y=y.detach())
+    with pytest.raises(WrongGradients):
+        assert_gradients((g.repeat_interleave(2, 2).repeat_interleave(2, 3) / 3,), **asked)

@@ -107,6 +107,11 @@ def weight_normed(x: Tensor, v: Tensor, g: Tensor) -> Tensor:
     return x @ torch._weight_norm(v, g, 0).mT
 
 
+def spaced_constants(x: Tensor) -> Tensor:
+    decays = torch.logspace(-2, 0, 8) + torch.fft.fftfreq(8)
+    return torch.sin(x * torch.arange(0.0, 0.8, 0.1)[:8]) * decays
+
+
 LAYERS = {
     spectral_convolution: (numbers(2, 3, 40), numbers(3, 12)),
     spectral_layer: (numbers(2, 16, 16), numbers(4, 4), numbers(4, 4) / 2),
@@ -124,6 +129,7 @@ LAYERS = {
     delta_rule: (numbers(2, 16, 8), numbers(2, 8, 16).mT.contiguous(), numbers(4, 16, 6)[:2], numbers(2, 16)),
     whitened: (numbers(5, 8), numbers(8, 8) / 3),
     mean_so_far: (numbers(4, 30), numbers(4, 30).flip(0)),
+    spaced_constants: (numbers(9, 8),),
     bags: (numbers(9, 5), numbers(24)),
     by_distance: (numbers(9, 5), numbers(7, 5)),
     pairs: (numbers(9, 5),),

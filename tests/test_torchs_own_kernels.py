@@ -25,7 +25,8 @@ NAMES = [
     "addmm", "baddbmm", "floor", "masked_select", "nn.functional.adaptive_avg_pool2d",
     "nn.functional.batch_norm", "nn.functional.interpolate.bilinear", "nn.functional.interpolate.nearest",
     "nn.functional.pad.replicate", "nn.functional.pad.replicate_negative", "round", "sort", "topk",
-    "logcumsumexp", "nn.functional.embedding_bag",
+    "addbmm", "logcumsumexp", "nn.functional.avg_pool2d", "nn.functional.embedding_bag", "nn.functional.nll_loss",
+    "nn.functional.smooth_l1_loss",
 ]  # fmt: skip
 
 
@@ -41,7 +42,7 @@ IN_ANY = [(name, dtype) for name in NAMES for dtype in (torch.bfloat16, torch.fl
 @pytest.mark.parametrize(
     ("name", "dtype"), IN_ANY + [(name, torch.float32) for name in WIDE], ids=lambda x: str(x).removeprefix("torch.")
 )
-def test_torchs_own_gradient_of_its_own_operation_is_right(name, dtype):
+def test_torchs_own_output_and_gradient_of_its_own_operation_are_right(name, dtype):
     found = [agreement(*point) for point in points(KNOWN[name], dtype, 8)]
     judged = [one for one in found if one is not None and not one.overflow]
     assert judged

@@ -59,11 +59,16 @@ def fitting(name: str, got: Any, held: Held) -> Tensor:
 
 
 def matched_outputs(y: Any, held: AtSize) -> list[Tensor]:
-    """Return an output for each of forward's that is real."""
+    """Return an output for each of forward's that are no whole numbers."""
     if y is None:
         return []
     several = list(y) if isinstance(y, tuple | list) else [y]
-    several = [out for out in several if not isinstance(out, Tensor) or out.is_floating_point()]
+    several = [out for out in several if not isinstance(out, Tensor) or inexact(out)]
+    if any(one.truth.is_complex() for one in held.computed):
+        raise InputError(
+            "y: outputs are held as real numbers, and one of these is complex. Let forward return torch.view_as_real "
+            "of it, and give y and grad_y so."
+        )
     if len(several) != len(held.y):
         raise InputError(f"{len(several)} outputs were given, and forward returns {len(held.y)}.")
     return [fitting("y", out, h) for out, h in zip(several, held.y, strict=True)]

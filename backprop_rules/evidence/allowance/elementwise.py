@@ -365,6 +365,12 @@ def spaced(op: Operation, start: float, end: float, *_: Any, **__: Any) -> Tenso
     return torch.full_like(op.size, 4 * op.unit.u * max(abs(start), abs(end)))
 
 
+def spaced_by_factors(op: Operation, start: float, end: float, steps: int, base: float = 10.0, **_: Any) -> Tensor:
+    """Powers of a base, of exponents from one number to another."""
+    off = 4 * op.unit.u * max(abs(start), abs(end)) * abs(math.log(base)) * FEW if base > 0 else math.inf
+    return op.rounded(op.size * math.expm1(off), op.ulps("pow"))
+
+
 def window(op: Operation, *_: Any, **__: Any) -> Tensor:
     """Sums of cosines of at most one turn, or lines: none is off by 16 u.
 
@@ -378,7 +384,8 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.add: sum_of_two, aten.sub: sum_of_two, aten.mul: product, aten.div: quotient, aten.reciprocal: reciprocal,
     aten.pow: power, aten._to_copy: cast, aten.atan2: angle,
     aten.rsub: lambda op, a, b, alpha=1: sum_of_two(op, b, a, alpha=alpha),
-    aten.linspace: spaced,
+    aten.linspace: spaced, aten.logspace: spaced_by_factors,
+    **dict.fromkeys((aten.fft_fftfreq, aten.fft_rfftfreq), lambda op, *_, **__: op.rounded(None, 2)),
     **{getattr(aten, f"{name}_window"): window for name in ("hann", "hamming", "bartlett", "blackman")},
     # What is copied, or a number, the last argument, is rounded to the dtype.
     aten.copy: lambda op, a, source, *_: op.operand(source).radius,

@@ -81,8 +81,10 @@ def trilinear(a: Tensor, b: Tensor, c: Tensor, *how: Any) -> Tensor:
 
 
 def products_added(a: Tensor, b: Tensor, c: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """beta a + alpha sum(b @ c) over a batch: one product of matrices."""
-    return torch.addmm(a, b.transpose(0, 1).flatten(1), c.flatten(0, 1), beta=beta, alpha=alpha)
+    """beta a + alpha sum(b @ c) over a batch, one after the other."""
+    for k, (x, y) in enumerate(zip(b, c, strict=True)):
+        a = torch.addmm(a, x, y, beta=1 if k else beta, alpha=alpha)
+    return a
 
 
 def var(a: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:

@@ -26,7 +26,8 @@ INTERPOLATED = {getattr(aten, f"upsample_{name}{which}") for name in ("linear1d"
 # Their parts, each of which is stored: what is added up, too. Found by each kernel's results beside those in float64.
 ROUNDED_INSIDE = {getattr(aten, name) for name in (
     "glu_backward", "huber_loss", "huber_loss_backward", "mse_loss", "mse_loss_backward", "soft_margin_loss",
-    "soft_margin_loss_backward", "binary_cross_entropy", "binary_cross_entropy_backward",
+    "soft_margin_loss_backward", "smooth_l1_loss", "smooth_l1_loss_backward",
+    "binary_cross_entropy", "binary_cross_entropy_backward",
     "binary_cross_entropy_with_logits", "nll_loss2d_forward", "nll_loss2d_backward", "linalg_cross", "addr", "renorm",
     "logit", "logit_backward", "sigmoid_backward", "xlogy", "special_xlog1py", "logsumexp", "index_reduce",
     "embedding_dense_backward", "_embedding_bag_backward", "_embedding_bag_per_sample_weights_backward",
@@ -34,7 +35,7 @@ ROUNDED_INSIDE = {getattr(aten, name) for name in (
     "upsample_bicubic2d", "grid_sampler_2d", "grid_sampler_2d_backward",
     "_trilinear", "reflection_pad1d_backward", "reflection_pad2d_backward",
     "reflection_pad3d_backward", "replication_pad1d_backward", "replication_pad2d_backward",
-    "replication_pad3d_backward", "avg_pool2d_backward", "avg_pool3d_backward", "index_put", "index_add",
+    "replication_pad3d_backward", "avg_pool2d_backward", "avg_pool3d_backward", "index_put", "index_add", "addbmm",
 )} | WEIGHTED | INTERPOLATED  # fmt: skip
 
 
@@ -121,9 +122,24 @@ def _added(sizes: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     return sizes.mul_(gamma(count + 1, used.u)).add_(torch.where(sizes > 0, 2 * count * used.tiny, 0.0))
 
 
+def _likelihood(args: Any, result: Any, dtype: torch.dtype) -> list[Any]:
+    """Return how far the sum, or the mean, of negative likelihoods is off that is kept narrow."""
+    a, target, weight, reduction, ignored = args
+    rows = (a if a.ndim < 3 else a.movedim(1, -1)).reshape(-1, a.shape[-1 if a.ndim < 3 else 1])
+    at = target.reshape(-1, 1)
+    counts = at != ignored
+    at = torch.where(counts, at, 0)
+    weights = counts.to(a.dtype) if weight is None else counts * weight[at]
+    sizes = (rows.gather(1, at) * weights).abs().sum()
+    if reduction == 0 or not len(rows):
+        return [None, None]
+    return [(sizes / weights.sum().abs() if reduction == 1 else sizes) * gamma(len(rows) + 2, unit(dtype).u), None]
+
+
 # What is lost besides, by the arguments of an operation, its result, and the dtype.
 KEPT_NARROW: dict[Any, Callable[[Any, Any, torch.dtype], Any]] = {
     aten._log_softmax: _logarithm, aten.nll_loss_backward: _quotient,
+    aten.nll_loss_forward: _likelihood, aten.nll_loss2d_forward: _likelihood,
     aten._native_batch_norm_legit: _batch_norm, aten.native_batch_norm_backward: _batch_norm_backward,
     aten.convolution: _convolution, aten.convolution_backward: _convolution_backward,
 }  # fmt: skip

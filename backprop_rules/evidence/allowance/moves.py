@@ -128,10 +128,11 @@ def exact(op: Operation, *args: Any, **_: Any) -> None:
     """What is known exactly, and the index of an extreme: that of the computed numbers, taken as known."""
 
 
-def counted(op: Operation, *args: Any, **_: Any) -> None:
-    """Whole numbers."""
-    if op.result.is_floating_point() and not all(float(x).is_integer() for x in args if isinstance(x, int | float)):
-        raise op.refuse("with steps that are not whole")
+def counted(op: Operation, *args: Any, **_: Any) -> Radius:
+    """Whole numbers; others are spaced: a multiple of the step and a sum round."""
+    if all(float(x).is_integer() for x in args) or not op.result.is_floating_point():
+        return None
+    return torch.full_like(op.size, 4 * op.unit.u * max(map(abs, args)))
 
 
 def split_binary(op: Operation, a: Tensor) -> tuple[None, None]:

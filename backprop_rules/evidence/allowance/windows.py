@@ -67,17 +67,17 @@ def _of_sizes(multiply: Callable[..., Any], x: Operand, *others: Operand) -> tup
 
 
 def mean_pool(op: Operation, a: Tensor, kernel: Any, *how: Any) -> Tensor | None:
-    """The mean of a window, divided by its count or by a given number."""
+    """The mean of a window, divided by its count or by a given number, which may be below 0."""
     x = op.operand(a)
-    varies = None if x.radius is None else op.func(x.radius, kernel, *how)
-    return op.summed(varies, op.func(x.size, kernel, *how), math.prod(kernel) + 1, 1, divisor=math.prod(kernel))
+    varies = None if x.radius is None else op.func(x.radius, kernel, *how).abs()
+    return op.summed(varies, op.func(x.size, kernel, *how).abs(), math.prod(kernel) + 1, 1, divisor=math.prod(kernel))
 
 
 def mean_pool_backward(op: Operation, grad: Tensor, a: Tensor, kernel: Any, *how: Any) -> Tensor | None:
     """The gradient of a window over its count, summed over the windows that an element lies in."""
     g = op.operand(grad)
-    varies = None if g.radius is None else op.func(g.radius, a, kernel, *how)
-    return op.summed(varies, op.func(g.size, a, kernel, *how), math.prod(kernel) + 1, 1, narrow=True)
+    varies = None if g.radius is None else op.func(g.radius, a, kernel, *how).abs()
+    return op.summed(varies, op.func(g.size, a, kernel, *how).abs(), math.prod(kernel) + 1, 1, narrow=True)
 
 
 def weighted(op: Operation, a: Tensor, *how: Any) -> Any:
