@@ -287,6 +287,20 @@ def quantised(x, w):
     return rounded @ (w + ((w * mean).round().clamp(-1, 1) / mean - w).detach()).T
 
 
+def scaled_unseen(x, w):
+    with torch.no_grad():
+        scale = w.abs().mean()
+        rows = scale * torch.tanh(w)
+    return x @ rows.T + x @ w.T
+
+
+def written_unseen(x, w):
+    with torch.no_grad():
+        rows = w.abs().mean() * torch.tanh(w)
+        rows[0] = rows[0] * 1.1
+    return x @ rows.T + x @ w.T
+
+
 def committed(x, codes):
     """The squares of the differences from the nearest codes, each side held in turn."""
     nearest = codes[(x[:, None] - codes).square().sum(-1).argmin(-1)]
@@ -295,8 +309,9 @@ def committed(x, codes):
 
 @pytest.mark.parametrize("precision", ["eager", None])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=lambda dtype: str(dtype)[6:])
-@pytest.mark.parametrize(("layer", "shapes"), [(quantised, ((64, 128), (96, 128))), (committed, ((128, 16), (32, 16)))])
-def test_what_is_cut_off_from_autograd_rounds_too(layer, shapes, dtype, precision):
+@pytest.mark.parametrize("layer", [quantised, scaled_unseen, written_unseen, committed])
+def test_what_is_cut_off_from_autograd_rounds_too(layer, dtype, precision):
+    shapes = ((128, 16), (32, 16)) if layer is committed else ((64, 128), (96, 128))
     primals = [numbers(*shape, seed=k).to(dtype) for k, shape in enumerate(shapes)]
     wide = dtype if precision == "eager" else torch.float32
     live = [x.to(wide).requires_grad_() for x in primals]

@@ -32,6 +32,10 @@ SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum, aten._fft_r2c, aten._fft_c2
 Line = tuple[str, int]
 
 
+class Unseen(NotImplementedError):
+    """What is written where autograd does not look: nothing can be said of what it rounds."""
+
+
 @dataclass(frozen=True, eq=False)
 class Product:
     """A sum of products: its function and arguments, and of these the places of the operands that are rounded."""
@@ -285,6 +289,8 @@ class Recorded(Declared):
         return super()._radius(x)
 
     def _write(self, func: Any, args: Any, named: Any) -> Any:
+        if self._constants and not torch.is_grad_enabled() and self._radius(args[0]) is not None:
+            raise Unseen(f"no sensitivity to what {func} writes where autograd does not look")
         self.settle()
         self._leave_as_it_is(args[0].untyped_storage())
         before = (args[0].detach().clone(), *args[1:])
@@ -309,14 +315,14 @@ class Recorded(Declared):
         constant = torch.is_grad_enabled() and not x.requires_grad
         return super().cast(x.detach().requires_grad_() if constant else x, dtype)
 
-    def detached(self, x: Tensor) -> Tensor:
-        """Return a tensor that is cut off from autograd, which meets it anew: off by all that it may be off."""
-        y, radius = super().detached(x), self._radius(x)
-        if x.requires_grad and radius is not None and self._constants and torch.is_grad_enabled():
+    def cut_off(self, x: Tensor) -> Tensor:
+        """Return a tensor that autograd does not look behind, and meets anew: off by all that it may be off."""
+        radius = self._radius(x)
+        if radius is not None and self._constants and x.is_leaf and not x.requires_grad:
             self.settle()
             with torch.no_grad(), _disable_current_modes():
-                self.steps.append(Step((y.requires_grad_(),), (above(radius),), (None,)))
-        return y
+                self.steps.append(Step((x.requires_grad_(),), (above(radius),), (None,)))
+        return x
 
     def constant(self, x: Tensor, dtype: torch.dtype, drawn_up: bool) -> Tensor:
         """Return what the reference makes of no tensor, which torch's functions themselves hide from autograd."""

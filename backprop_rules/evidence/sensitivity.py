@@ -14,7 +14,7 @@ from torch.autograd.graph import get_gradient_edge
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import Run
-from backprop_rules.evidence.recorded import Line, Product, Recorded, Step, added, parts_of
+from backprop_rules.evidence.recorded import Line, Product, Recorded, Step, Unseen, added, parts_of
 from backprop_rules.subject.function import NoPoint, steps_to
 
 # The node that stands for what may not be differentiated again.
@@ -206,6 +206,8 @@ class Sensitivities:
         """Return the steps of a run; of one that writes into constants, or uses sums of gradients, not with these."""
         try:
             steps, once = self._record(run, recorder())
+        except Unseen:
+            raise
         except NotImplementedError:
             recorder = partial(recorder, constants=False)
             steps, once = self._record(run, recorder())

@@ -103,8 +103,8 @@ class Shadow(Protocol):
     def promoted(self, args: Any) -> torch.dtype | None:
         """Return the dtype to which arguments are promoted, None where it does not count."""
 
-    def detached(self, x: Tensor) -> Tensor:
-        """Return a tensor that is cut off from autograd, which its roundings are not."""
+    def cut_off(self, x: Tensor) -> Tensor:
+        """Return a tensor that autograd does not look behind, of which the roundings count all the same."""
 
 
 class Ambient(TorchFunctionMode):
@@ -142,7 +142,7 @@ class Ambient(TorchFunctionMode):
         if func == _DTYPE_OF:
             return shadow.dtype_of(args[0])
         if func in _CUTS and inexact(args[0]):
-            return shadow.detached(args[0])
+            return shadow.cut_off(args[0].detach()) if args[0].requires_grad else args[0].detach()
         if func in _RMS_NORMS and (args[3] if len(args) > 3 else named.get("eps")) is None:
             # Where none is given it is that of the dtype in which torch computes.
             own = shadow.dtype_of(args[0] if args else named["input"])
@@ -160,6 +160,8 @@ class Ambient(TorchFunctionMode):
         made, given = self._called(func, args, named), list(tensors_in((args, named)))
         if type(made) is not Tensor or made.dtype != F64:
             return made
+        if not torch.is_grad_enabled():
+            made = shadow.cut_off(made)
         if func is Tensor.new_tensor:
             return shadow.constant(made, asked or shadow.dtype_of(args[0]), True)
         return made if any(map(inexact, given)) else shadow.constant(made, asked or shadow.default, not given)

@@ -69,11 +69,11 @@ class Declared(RunningError):
         cast: Tensor = _Cast.apply(x, self, self.dtype_of(x), dtype)  # type: ignore[no-untyped-call]
         return cast
 
-    def detached(self, x: Tensor) -> Tensor:
-        """Return a tensor that is cut off from autograd; where it is not exact, radii count in every question."""
+    def cut_off(self, x: Tensor) -> Tensor:
+        """Return a tensor that autograd does not look behind; where it is not exact, radii count in every question."""
         radius = self._radius(x)
-        self.ambiguous = self.ambiguous or (x.requires_grad and radius is not None and bool(radius.any()))
-        return x.detach()
+        self.ambiguous = self.ambiguous or (radius is not None and bool(radius.any()))
+        return x
 
     def promoted(self, args: Any) -> torch.dtype | None:
         """Return the dtype to which the reference promotes arguments; None where no intermediate has its own dtype."""
