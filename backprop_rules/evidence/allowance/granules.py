@@ -26,7 +26,7 @@ def granule_of(x: Tensor) -> float:
 
 # The terms of a sum: products of the arguments in these places. What is None adds nothing.
 TERMS: dict[Any, tuple[tuple[int, ...], ...]] = {
-    **dict.fromkeys((aten.sum, aten.mean, aten.cumsum), ((0,),)),
+    **dict.fromkeys((aten.sum, aten.mean, aten.cumsum, aten.embedding_dense_backward), ((0,),)),
     **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot), ((0, 1),)),
     **dict.fromkeys((aten.addmm, aten.baddbmm, aten.addmv), ((0,), (1, 2))),
     **dict.fromkeys((aten.index_add, aten.scatter_add), ((0,), (3,))),
