@@ -112,3 +112,70 @@ def test_torchs_own_gradient_of_what_was_computed_passes_and_a_wrong_one_fails(n
         assert all(c.blind == 0 for c in seen.gradients)
         with pytest.raises(WrongGradients):
             assert_gradients((got[0], got[1] * 1.001), **asked)
+
+
+# What was chosen among the numbers of a matrix, seen along another axis, written over, or of nothing.
+TURNED = {
+    "the extreme of another row": lambda x: (x >= x.amax(1, keepdim=True).flip(0)).double() * x,
+    "half of the extreme": lambda x: (x >= x.amax(1, keepdim=True).mul_(0.5)).double() * x,
+    "numbers written over": lambda x: of_written(x.clone()),
+    "a row of a padding": lambda x: functional.embedding(x.argmax(1), x.T, padding_idx=3),
+    "a mask of the largest": lambda x: x * torch.zeros_like(x).scatter(1, x.topk(3, 1)[1], 1.0),
+}
+
+
+def of_written(x):
+    largest = x.max(1)[0] * 1.5
+    x.neg_()
+    return largest
+
+
+@pytest.mark.parametrize("name", TURNED)
+@pytest.mark.parametrize("seed", range(3))
+def test_what_was_chosen_is_known_as_that_alone(name, seed):
+    draws = torch.Generator().manual_seed(seed)
+    x = torch.tanh(2 * torch.randn(12, 10, generator=draws, dtype=torch.float64))
+    radius = 0.3 * torch.rand(x.shape, generator=draws, dtype=torch.float64)
+    weight = torch.randn(400, generator=draws, dtype=torch.float64)
+    y, y_radius, grad, grad_radius = followed(TURNED[name], x, radius, weight)
+    for _ in range(60):
+        other = x + (1 - 1e-12) * radius * (2 * torch.rand(x.shape, generator=draws, dtype=torch.float64) - 1).sign()
+        its_y, _, its_grad, _ = followed(TURNED[name], other, torch.zeros_like(x), weight)
+        assert bool(((its_y - y).abs() <= y_radius).all())
+        assert bool(((its_grad - grad).abs() <= grad_radius).all())
+
+
+def test_a_count_of_another_axis_may_be_0():
+    x = torch.tensor([[3.0, 1.0], [2.95, 2.0]], dtype=torch.float64)
+    with RunningError() as errors:
+        errors.keep(x, torch.full_like(x, 0.1))
+        rows, columns = ((x == x.amax(0)).sum(dim) for dim in (1, 0))
+        shares = 1 / rows, 1 / columns
+    assert errors.radius(shares[0]).tolist() == [torch.inf, torch.inf]
+    assert errors.radius(shares[1])[1] < 1e-6 and torch.isfinite(errors.radius(shares[1])).all()
+
+
+@pytest.mark.parametrize("what", [lambda x: x.max(1)[0], lambda x: x.topk(2, 1)[0].flatten(), lambda x: x.sort(1)[0]])
+@pytest.mark.parametrize("rows", [0, 3])
+def test_nothing_and_nan_end_in_no_error_of_our_own(what, rows):
+    x = torch.randn(rows, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    with RunningError() as errors:
+        errors.keep(x, torch.full_like(x, 0.1))
+        y = what(x + torch.tensor([0.0, 0.0, torch.nan, 0.0], dtype=torch.float64))
+        (grad,) = torch.autograd.grad(y.sum(), x)
+    assert errors.radius(grad).shape == x.shape
+
+
+def test_a_mask_of_the_largest_may_be_another_in_what_is_systematic():
+    def gated(x, w):
+        h = x @ w
+        return h * torch.zeros_like(h).scatter(1, h.topk(3, 1)[1], 1.0)
+
+    for seed in range(8):
+        draws = torch.Generator().manual_seed(seed)
+        primals = [torch.randn(*shape, generator=draws).bfloat16() for shape in ((12, 32), (32, 10))]
+        live = [x.clone().requires_grad_() for x in primals]
+        y = gated(*live)
+        grad_y = torch.randn(y.shape, generator=draws).bfloat16()
+        got = torch.autograd.grad(y, live, grad_y)
+        assert_gradients(got, forward=gated, primals=primals, grad_y=grad_y, precision="eager", blind="allow")

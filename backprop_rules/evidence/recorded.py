@@ -165,7 +165,7 @@ class Recorded(Declared):
         self._operation(func, result, args)
         own = self.dtype_of(next(y for y in tree_leaves(result) if isinstance(y, Tensor)))
         radius, choices = self._with_choices(func, result, args, named) if self._either else (None, None)
-        if func.overloadpacket not in moves.FORMULAS:
+        if func.overloadpacket not in moves.FORMULAS or any(c is not None and c.any() for c in choices or ()):
             self._meet_constants(result, args, named)
         engine = torch._C._current_graph_task_id() >= 0
         self._last = _Last(func, args, named, result, own, self._line(), choices, engine)

@@ -1,8 +1,7 @@
 """Operations that choose among numbers: where radii meet, another may be chosen.
 
 What is chosen moves no farther than the exact operands may. The gradient goes to what was chosen; where that may be
-another one, each of these may get it, or lose it. `Choices` remembers among what was chosen, until the reverse pass
-comes by.
+another one, each of these may get it, or lose it.
 """
 
 import math
@@ -14,108 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
-from torch.utils.weak import WeakIdKeyDictionary
 
-from backprop_rules.evidence.allowance.operation import Operation, place_of
+from backprop_rules.evidence.allowance.chosen import Among
+from backprop_rules.evidence.allowance.operation import Operation
 from backprop_rules.evidence.allowance.units import FEW, apart, wide
 
 aten = torch.ops.aten
 
 SMALLEST = {aten.min, aten.amin, aten.cummin}
-
-
-@dataclass(frozen=True, eq=False)
-class _Extreme:
-    """The largest or smallest of numbers: among which, and where each is one of these and none other may be it."""
-
-    among: tuple[tuple[Tensor, Callable[[], Tensor]], ...]
-    shape: torch.Size
-
-    def alone(self, x: Any) -> Tensor | None:
-        """Return where none other may be it, if it is among these numbers."""
-        for its, alone in self.among if isinstance(x, Tensor) else ():
-            if x.untyped_storage() is its.untyped_storage() and place_of(x) == place_of(its):
-                return alone()
-        return None
-
-
-class Choices:
-    """What was chosen among numbers in a run, by the storages of indices, of extremes, and of masks of equality."""
-
-    def __init__(self) -> None:
-        self._indices: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._extremes: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        # Masks of the numbers that are their group's extreme, with the shapes of one number for each group; and their
-        # counts, which are 1 or more.
-        self._masks: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._counts: WeakIdKeyDictionary = WeakIdKeyDictionary()
-
-    def index(self, index: Tensor, by: "ByRank | SoFar") -> None:
-        """Remember by what an index was chosen."""
-        self._indices[index.untyped_storage()] = (index.numel(), by)
-
-    def by(self, index: Any) -> "ByRank | SoFar | None":
-        """Return by what an index was chosen; None of what is not, or not the whole of it."""
-        if not isinstance(index, Tensor) or index.dtype != torch.int64:
-            return None
-        count, by = self._indices.get(index.untyped_storage(), (0, None))
-        return by if count == index.numel() and index.ndim else None
-
-    def extreme(self, y: Tensor, *among: tuple[Tensor, Callable[[], Tensor]]) -> None:
-        """Remember that y is an extreme of these numbers, and where none other may be it."""
-        found = _Extreme(among, y.shape)
-        self._extremes.setdefault(y.untyped_storage(), {})[place_of(y)] = found
-
-    def follow(self, x: Tensor, result: Any, move: Callable[[Tensor], Tensor]) -> None:
-        """Remember that extremes were moved."""
-        found = self._extreme(x)
-        if found is not None and isinstance(result, Tensor):
-            among = tuple((its, partial(_moved_along, move, alone)) for its, alone in found.among)
-            self._extremes.setdefault(result.untyped_storage(), {})[place_of(result)] = _Extreme(among, found.shape)
-
-    def _extreme(self, x: Any) -> _Extreme | None:
-        found = self._extremes.get(x.untyped_storage()) if isinstance(x, Tensor) else None
-        return None if found is None else found.get(place_of(x))
-
-    def concern(self, values: Sequence[Any]) -> bool:
-        """Say whether one of these is an extreme."""
-        return any(self._extreme(x) is not None for x in values)
-
-    def compared(self, mask: Tensor, a: Any, b: Any, ambiguous: Tensor) -> Tensor:
-        """Return where a comparison is ambiguous: of an extreme with its own numbers, not where it is one alone."""
-        for x, y in ((a, b), (b, a)):
-            found = self._extreme(y)
-            alone = None if found is None else found.alone(x)
-            if found is not None and alone is not None:
-                self._masks[mask.untyped_storage()] = (y.shape, found.shape)
-                return ambiguous & ~alone
-        return ambiguous
-
-    def pass_on(self, packet: Any, result: Any, args: Sequence[Any]) -> None:
-        """Remember what is made of the masks of extremes: copies, and the counts of each group."""
-        if packet not in _OF_MASKS:
-            return
-        shapes = [self._masks.get(x.untyped_storage()) for x in args if isinstance(x, Tensor)]
-        known = next((those for those in shapes if those is not None), None)
-        if known is None:
-            return
-        if packet in _ADDED_UP:
-            if result.shape in known:
-                self._counts[result.untyped_storage()] = True
-        else:
-            self._masks[result.untyped_storage()] = known
-
-    def least(self, x: Any) -> float:
-        """Return the least that numbers may be: of the counts of extremes 1, of others nobody knows."""
-        return float(isinstance(x, Tensor) and x.untyped_storage() in self._counts)
-
-
-_ADDED_UP = {aten.sum, aten.scatter_add, aten.index_add}
-_OF_MASKS = {*_ADDED_UP, aten.logical_or, aten._to_copy, aten.copy}
-
-
-def _moved_along(move: Callable[[Tensor], Tensor], alone: Callable[[], Tensor]) -> Tensor:
-    return move(alone())
 
 
 def end_of(a: Tensor, radius: Tensor, sign: int) -> Tensor:
@@ -126,8 +31,9 @@ def end_of(a: Tensor, radius: Tensor, sign: int) -> Tensor:
 
 
 def ends(a: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the least and the most that exact numbers may be."""
-    return end_of(a, radius, -1), end_of(a, radius, 1)
+    """Return the least and the most that exact numbers may be; NaN may be anything."""
+    low, high = end_of(a, radius, -1), end_of(a, radius, 1)
+    return low.nan_to_num_(-math.inf, math.inf, -math.inf), high.nan_to_num_(math.inf, math.inf, -math.inf)
 
 
 def moved(op: Operation, y: Tensor, *ends: Tensor) -> Tensor:
@@ -143,7 +49,14 @@ def extreme(op: Operation, a: Tensor, *how: Any) -> Any:
     radius = op.operand(a, a.dtype).radius
     if radius is None:
         return None
-    op.choices.extreme(op.result, (a, partial(_alone, op, a, radius, *how)))
+    version, shape = a._version, op.result.shape
+    ids = partial(_numbered, shape, a.device)
+
+    def groups() -> Tensor:
+        alone = _alone(op, a, radius, *how) if a._version == version else torch.zeros((), dtype=torch.bool)
+        return torch.where(alone, ids(), -ids())
+
+    op.choices.extreme(op.result, Among(a, lambda: _as_kept(ids(), a, *how).expand(a.shape), groups))
     sign = -1 if op.func.overloadpacket in SMALLEST else 1
     return moved(op, op.result, op.func(end_of(a, radius, sign), *how))
 
@@ -158,12 +71,24 @@ def _alone(op: Operation, a: Tensor, radius: Tensor, dims: Any = (), keepdim: bo
     return (may_be.sum(along, keepdim=True) == 1).reshape(op.result.shape)
 
 
+def _numbered(shape: torch.Size, device: torch.device) -> Tensor:
+    """Return numbers from 1 on in a shape."""
+    return torch.arange(1, math.prod(shape) + 1, device=device).reshape(shape)
+
+
+def _as_kept(x: Tensor, a: Tensor, dims: Any = (), keepdim: bool = False) -> Tensor:
+    """Return x, of the shape of a reduction, as if the dimensions had been kept."""
+    along = [dims] if isinstance(dims, int) else list(dims) or list(range(a.ndim))
+    return x.reshape([1 if k in [d % a.ndim for d in along] else n for k, n in enumerate(a.shape)])
+
+
 def ordered(op: Operation, a: Tensor, *how: Any, **named: Any) -> Any:
     """Numbers by their rank, of which each is no less than that of the least, and no more than that of the most."""
     several, radius = isinstance(op.result, tuple), op.operand(a, a.dtype).radius
     if radius is None:
         return (None, None) if several else None
-    low, high = (op.func(x, *how, **named) for x in ends(a, radius))
+    least, most = ends(a, radius)
+    low, high = (op.func(x, *how, **named) for x in (least, most))
     if not several:
         return moved(op, op.result, low, high)
     y, low, high = op.result[0], low[0], high[0]
@@ -171,7 +96,7 @@ def ordered(op: Operation, a: Tensor, *how: Any, **named: Any) -> Any:
     dim = {**dict(zip(names[1:], how, strict=False)), **named}.get("dim", -1)
     if op.func.overloadpacket == aten.topk and y.ndim:
         low, high = _as_ranked(y, low, high, dim)
-    op.choices.index(op.result[1], ByRank(a, radius, low, high, dim))
+    op.choices.index(op.result[1], ByRank(least, most, y.clone(), low, high, dim))
     return moved(replace(op, result=y), y, low, high), None
 
 
@@ -181,7 +106,7 @@ def place_of_extreme(op: Operation, a: Tensor, dim: int | None = None, *_: Any) 
     if radius is not None and dim is not None:
         find = torch.amin if op.func.overloadpacket == aten.argmin else torch.amax
         low, high = ends(a, radius)
-        op.choices.index(op.result, ByRank(a, radius, find(low, dim), find(high, dim), dim))
+        op.choices.index(op.result, ByRank(low, high, find(a, dim), find(low, dim), find(high, dim), dim))
 
 
 def _as_ranked(y: Tensor, low: Tensor, high: Tensor, dim: int) -> list[Tensor]:
@@ -192,7 +117,7 @@ def _as_ranked(y: Tensor, low: Tensor, high: Tensor, dim: int) -> list[Tensor]:
 
 def _ranked(y: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the order of the last dimension, and the least and the most of each rank; equal ones share theirs."""
-    y, order = y.sort(-1)
+    y, order = y.nan_to_num(math.inf, math.inf, -math.inf).sort(-1)  # NaN is the largest
     y = y.contiguous()
     first, last = torch.searchsorted(y, y), torch.searchsorted(y, y, right=True) - 1
     return order, low.sort(-1).values.gather(-1, first), high.sort(-1).values.gather(-1, last)
@@ -200,10 +125,11 @@ def _ranked(y: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 @dataclass(frozen=True, eq=False)
 class ByRank:
-    """An index of numbers by their rank, and the least and the most that the number of each rank may be."""
+    """An index of numbers by their rank: the least and the most of each number, and of that of each rank, y."""
 
-    a: Tensor
-    radius: Tensor
+    least: Tensor
+    most: Tensor
+    y: Tensor
     low: Tensor
     high: Tensor
     dim: int
@@ -211,16 +137,16 @@ class ByRank:
     @property
     def shape(self) -> torch.Size:
         """The shape of the numbers."""
-        return self.a.shape
+        return self.least.shape
 
     def reach(self, dim: int, index: Tensor, value: Tensor, off: Tensor, base: Tensor, base_off: Tensor) -> Tensor:
         """Return what elements may get or lose of values that are put in the place of others where the index says.
 
         It is how far the values of the ranks that an element may have are from its own, if others may have these.
         """
-        those = (x.reshape(index.shape).movedim(dim, -1) for x in (self.a.gather(dim, index), self.low, self.high))
+        those = (x.reshape(index.shape).movedim(dim, -1) for x in (self.y, self.low, self.high))
         order, low, high = _ranked(*those)
-        least, most = (x.movedim(dim, -1).contiguous() for x in ends(self.a, self.radius))
+        least, most = (x.movedim(dim, -1).contiguous() for x in (self.least, self.most))
         base, base_off = (x.movedim(dim, -1) for x in (base, base_off))
         first, end = torch.searchsorted(high, least), torch.searchsorted(low, most, right=True)
         contested = _covered(first, end, low.shape[-1]) > 1
@@ -233,11 +159,10 @@ class ByRank:
 
     def others(self, index: Tensor) -> Iterator[Tensor]:
         """Yield the index with what may be chosen in its place, where that may be: one element after the other."""
-        least, most = ends(self.a, self.radius)
-        kept = self.low.shape if self.low.ndim == self.a.ndim else self.low.unsqueeze(self.dim).shape
+        kept = self.low.shape if self.low.ndim == self.least.ndim else self.low.unsqueeze(self.dim).shape
         low, high = self.low.reshape(kept), self.high.reshape(kept)
-        for k in range(self.a.shape[self.dim]):
-            one = least.narrow(self.dim, k, 1), most.narrow(self.dim, k, 1)
+        for k in range(self.least.shape[self.dim]):
+            one = self.least.narrow(self.dim, k, 1), self.most.narrow(self.dim, k, 1)
             may_be = ((one[0] <= high) & (one[1] >= low)).reshape(index.shape) & (index != k)
             if bool(may_be.any()):
                 yield torch.where(may_be, k, index)
@@ -246,7 +171,7 @@ class ByRank:
 def contested(op: Operation, index: Any, dim: int, source: Any, base: Any = 0.0) -> Tensor | None:
     """Return what elements may get or lose of a source that is put where an index says, where others may be chosen."""
     by = op.choices.by(index)
-    if by is None or by.shape != op.result.shape:
+    if by is None or by.shape != op.result.shape or dim % len(by.shape) != by.dim % len(by.shape):
         return None
     put = [x[tuple(map(slice, index.shape))] if x.ndim else x.expand(index.shape) for x in _signed(op, source)]
     return op.either(by.reach(dim, index, *put, *(x.expand(by.shape) for x in _signed(op, base))))
@@ -297,7 +222,7 @@ def _covered(first: Tensor, end: Tensor, count: int) -> Tensor:
 def _largest_between(x: Tensor, first: Tensor, end: Tensor) -> Tensor:
     """Return the largest of x from `first` to before `end`: by the largest of 1, 2, 4, ... in a row."""
     found, length, step = x.new_full(first.shape, -math.inf), end - first, 1
-    while step <= length.amax():
+    while length.numel() and step <= length.amax():
         last = x.shape[-1] - 1
         either = torch.maximum(*(x.gather(-1, at.clamp(0, last)) for at in (first, end - step)))
         found = torch.where((length >= step) & (length < 2 * step), either, found)
@@ -313,7 +238,7 @@ def running(op: Operation, a: Tensor, dim: int) -> Any:
     low, high = ends(a, radius)
     if op.func.overloadpacket in SMALLEST:
         low, high = -high, -low
-    op.choices.index(op.result[1], SoFar(low, high))
+    op.choices.index(op.result[1], SoFar(low, high, dim))
     bounds = (op.func(x, dim)[0] for x in ends(a, radius))
     return moved(replace(op, result=op.result[0]), op.result[0], *bounds), None
 
@@ -324,6 +249,7 @@ class SoFar:
 
     low: Tensor
     high: Tensor
+    dim: int
 
     @property
     def shape(self) -> torch.Size:
@@ -363,14 +289,20 @@ def extreme_at(
     def chosen(x: Tensor, y: Tensor, reduce: str) -> Tensor:
         return x.scatter_reduce(dim, index, y, reduce, include_self=include_self)
 
-    def alone(own: bool) -> Tensor:
+    ids = partial(_numbered, a.shape, a.device)
+
+    def groups(own: bool) -> Tensor:
         (low, high), (low_s, high_s) = bounds if reduce == "amax" else [(-high, -low) for low, high in bounds]
         least = chosen(low, low_s, "amax")
         rivals = (high >= least).double() * include_self
         rivals.scatter_add_(dim, index, (high_s >= least.gather(dim, index)).double())
-        return (rivals <= 1) & (include_self or not own or rivals == 0)  # of no others it is its own
+        alone = (rivals <= 1) & (include_self or not own or rivals == 0)  # of no others it is its own
+        return torch.where(alone, ids(), -ids())
 
-    op.choices.extreme(op.result, (a, partial(alone, True)), (source, partial(alone, False)))
+    come = Among(source, lambda: ids().gather(dim, index), partial(groups, False))
+    op.choices.extreme(
+        op.result, Among(a, ids, partial(groups, True)), *([come] if source.shape == index.shape else [])
+    )
     return moved(op, op.result, *(chosen(x, y, reduce) for x, y in zip(*bounds, strict=True)))
 
 

@@ -13,7 +13,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
-from backprop_rules.evidence.allowance import choices, elementwise, fused, gathered, moves, sampled, sums, windows
+from backprop_rules.evidence.allowance import elementwise, fused, gathered, moves, sampled, sums, windows
+from backprop_rules.evidence.allowance.chosen import Choices
 from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, place_of
 from backprop_rules.evidence.allowance.units import FEW, computed_in, wide
 from backprop_rules.subject.ambient import inexact
@@ -85,7 +86,7 @@ class RunningError(TorchDispatchMode):
         self._evaluations, self._flushes, self.decided = evaluations, flushes, decided
         self.least_bits = 0
         self.sums: Sums = as_computed
-        self.choices = choices.Choices()
+        self.choices = Choices()
         self.ambiguous = False  # whether a comparison might come out otherwise for the exact operands
         # The radii by storage and place: what autograd saves comes back as another tensor in the same place. They go
         # with the storage, so that a radius lives as long as its tensor.
@@ -251,6 +252,7 @@ class RunningError(TorchDispatchMode):
         with self:
             made = compute(*args, **named).to(written.dtype).expand(written.shape)
         made = self.written(made, written)
+        self.choices.forget(written)
         written.copy_(made)
         self.choices.pass_on(aten.copy, written, (made,))
         if not self._unshared(written):

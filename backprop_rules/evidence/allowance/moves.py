@@ -158,7 +158,7 @@ def comparison(op: Operation, a: Any, b: Any) -> Any:
     if radius is None:
         return None
     close = ~(apart(a, b) * DOWN > radius)  # NaN, from an overflow on the way, may be anything
-    return op.choices.compared(op.result, a, b, close & (torch.as_tensor(radius) > 0)).double()
+    return op.choices.compared(op, a, b, close & (torch.as_tensor(radius) > 0)).double()
 
 
 def _sure(op: Operation, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from backprop_rules.evidence.allowance.units import (
 )
 
 if TYPE_CHECKING:
-    from backprop_rules.evidence.allowance.choices import Choices
+    from backprop_rules.evidence.allowance.chosen import Choices
 
 INFINITE = float("inf")
 # A formula takes fewer than 2^10 operations in float64 on numbers that are not negative, each off by 2^-53 ...

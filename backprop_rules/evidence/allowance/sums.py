@@ -160,10 +160,11 @@ def looked_up(op: Operation, grad: Tensor, indices: Tensor, count: int, padding:
     """The gradient of an embedding: to each row the cotangents where it was looked up, but for the padding."""
     if by_frequency:
         raise op.refuse("by frequency")
-    a, counts = grad.new_zeros(count, grad.shape[-1]), (indices != padding).unsqueeze(-1)
+    a = grad.new_zeros(count, grad.shape[-1])
 
     def add(x: Tensor, y: Any, index: Tensor = indices) -> Tensor:
-        return x.index_add(0, index.reshape(-1), (_like(y, grad) * counts).reshape(-1, grad.shape[-1]))
+        rows = _like(y, grad) * (index != padding).unsqueeze(-1)
+        return x.index_add(0, index.reshape(-1), rows.reshape(-1, grad.shape[-1]))
 
     size = op.operand(grad).grown()
     moved = put_otherwise(op, lambda index: add(torch.zeros_like(op.size), size, index), indices)
