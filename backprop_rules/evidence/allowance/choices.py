@@ -66,7 +66,7 @@ def _alone(op: Operation, a: Tensor, radius: Tensor, dims: Any = (), keepdim: bo
     low, high = ends(a, radius)
     if op.func.overloadpacket in SMALLEST:
         low, high = -high, -low
-    along = [dims] if isinstance(dims, int) else list(dims) or list(range(a.ndim))
+    along = _along(a, dims)
     may_be = high >= low.amax(along, keepdim=True)
     return (may_be.sum(along, keepdim=True) == 1).reshape(op.result.shape)
 
@@ -78,8 +78,12 @@ def _numbered(shape: torch.Size, device: torch.device) -> Tensor:
 
 def _as_kept(x: Tensor, a: Tensor, dims: Any = (), keepdim: bool = False) -> Tensor:
     """Return x, of the shape of a reduction, as if the dimensions had been kept."""
-    along = [dims] if isinstance(dims, int) else list(dims) or list(range(a.ndim))
-    return x.reshape([1 if k in [d % a.ndim for d in along] else n for k, n in enumerate(a.shape)])
+    return x.reshape([1 if k in _along(a, dims) else n for k, n in enumerate(a.shape)])
+
+
+def _along(a: Tensor, dims: Any) -> list[int]:
+    """Return the dimensions of a reduction: all, if none are given."""
+    return [d % a.ndim for d in ([dims] if isinstance(dims, int) else dims)] or list(range(a.ndim))
 
 
 def ordered(op: Operation, a: Tensor, *how: Any, **named: Any) -> Any:
@@ -189,8 +193,12 @@ def otherwise(op: Operation, a: Tensor, *how: Any) -> Tensor | None:
 
 def put_otherwise(op: Operation, put: Callable[..., Tensor], *how: Any) -> Tensor | None:
     """Return what places may get or lose of sizes that are put where an index says, where others may be chosen."""
-    moved = [(put(*others) - put(*how)).abs() for others in _other_indices(op, how)]
-    return op.either(sum(moved[1:], start=moved[0]) * FEW) if moved else None
+    chosen = list(_other_indices(op, how))
+    if not chosen:
+        return None
+    own = put(*how)
+    moved = [(put(*others) - own).abs() for others in chosen]
+    return op.either(sum(moved[1:], start=moved[0]) * FEW)
 
 
 def _other_indices(op: Operation, how: Sequence[Any]) -> Iterator[Any]:
@@ -198,7 +206,7 @@ def _other_indices(op: Operation, how: Sequence[Any]) -> Iterator[Any]:
     leaves, spec = tree_flatten(how)
     chosen = [(k, op.choices.by(x)) for k, x in enumerate(leaves) if isinstance(x, Tensor)]
     for k, by in chosen:
-        for other in by.others(leaves[k]) if by is not None and leaves[k].is_contiguous() else ():
+        for other in by.others(leaves[k]) if by is not None else ():
             yield tree_unflatten([*leaves[:k], other, *leaves[k + 1 :]], spec)
 
 
@@ -236,10 +244,10 @@ def running(op: Operation, a: Tensor, dim: int) -> Any:
     if radius is None:
         return None, None
     low, high = ends(a, radius)
+    bounds = [op.func(x, dim)[0] for x in (low, high)]
     if op.func.overloadpacket in SMALLEST:
         low, high = -high, -low
     op.choices.index(op.result[1], SoFar(low, high, dim))
-    bounds = (op.func(x, dim)[0] for x in ends(a, radius))
     return moved(replace(op, result=op.result[0]), op.result[0], *bounds), None
 
 

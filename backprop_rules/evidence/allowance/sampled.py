@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.operation import Operation, plus
-from backprop_rules.evidence.allowance.units import unit
+from backprop_rules.evidence.allowance.units import gamma, unit
 
 aten = torch.ops.aten
 
@@ -131,7 +131,7 @@ def _of_places(op: Operation, grad: Tensor, a: Tensor, x: _Axis, y: _Axis) -> Te
     g, image = op.operand(grad), op.operand(a)
     radius = torch.zeros_like(a, dtype=torch.float64) if image.radius is None else image.radius
     off = torch.zeros((), dtype=torch.float64) if g.radius is None else g.radius
-    found = []
+    found, count = [], a.shape[1] + 12
     for k, (along, across) in enumerate(((x, y), (y, x))):
         its, speed = op.result[..., k].double(), torch.where(along.held, along.size / 2, along.speed)
         size = varies = jumps = torch.zeros_like(its)
@@ -147,10 +147,10 @@ def _of_places(op: Operation, grad: Tensor, a: Tensor, x: _Axis, y: _Axis) -> Te
             size = torch.maximum(size, (g.grown() * (ul.abs() + ur.abs() + dl.abs() + dr.abs())).sum(1))
             jumps = torch.maximum(jumps, ((grad.double() * slope).sum(1) * along.speed - its).abs())
         jumps = torch.where(along.held, torch.maximum(jumps, size * speed), jumps)
-        jumps = torch.where(jumps > size * speed * 2.0**-40, jumps, 0.0)  # of the same cell both are rounded here alone
-        found.append((plus(varies * speed, op.either(jumps)), size * speed))
+        rounded = size * speed * (2 * gamma(count, 2.0**-53))  # here, of the slope and of the result, in any order
+        jumps = torch.where(jumps > rounded, jumps, 0.0)  # others are of the same cell, or no larger than that
+        found.append((plus(varies * speed + rounded, op.either(jumps)), size * speed))
     varies, size = (torch.stack(those, -1) for those in zip(*found, strict=True))
-    count = a.shape[1] + 12
     return op.summed(varies, size, count, count, narrow=True)
 
 
