@@ -1,6 +1,7 @@
 """Functions of arrays of exact numbers, as their definitions say."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 from flint import acb, arb
@@ -55,17 +56,28 @@ def running(combine):
     return lambda x: np.frompyfunc(combine, 2, 1).accumulate(x, axis=-1, dtype=object)
 
 
-def whole_times(toward_zero):
-    """Return how many whole times a number holds another, rounded toward 0 or down: by its remainder."""
+def divided(whole, of):
+    """Return a function of two exact numbers and the whole number of times that one goes into the other."""
 
-    def times(v, w):
-        if w == 0:
+    def exactly(v):
+        mantissa, exponent = v.man_exp()
+        return Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
+
+    def result(v, w):
+        if w == 0 or not (v.is_finite() and w.is_finite()):
             return arb("nan")
-        n = (v / w).mid().floor()
-        n = next(m for m in (n - 1, n, n + 1) if 0 <= (v - m * w) / w < 1 or v == m * w)
-        return n + 1 if toward_zero and n < 0 and v != n * w else n
+        found = Fraction(of(exactly(v), exactly(w), whole(exactly(v) / exactly(w))))
+        return arb(found.numerator) / arb(found.denominator)
 
-    return times
+    return each(result)
+
+
+def times(v, w, n):
+    return n
+
+
+def left(v, w, n):
+    return v - w * n
 
 
 def transformed(x):

@@ -1,5 +1,6 @@
 """The operations of a run, forward and backward, as they go by: how far each is off, and where autograd meets it."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
@@ -19,7 +19,7 @@ from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, computed_in
-from backprop_rules.subject.ambient import F64, at, inexact, tensors_in
+from backprop_rules.subject.ambient import F32, F64, at, inexact, tensors_in
 from backprop_rules.subject.places import somebodys_frames
 
 aten = torch.ops.aten
@@ -27,6 +27,9 @@ aten = torch.ops.aten
 # Sums of products, whose operands may be rounded to the dtype in which products are taken, and other sums.
 PRODUCTS = {aten.mm, aten.bmm, aten.mv, aten.dot, aten.addmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
 SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum, aten._fft_r2c, aten._fft_c2c, aten._fft_c2r}
+
+# Larger than what two roundings in float32 make smaller, of normal numbers.
+UP_IN_F32 = 1 + 2.0**-22
 
 # A line of somebody's code: the file and its number.
 Line = tuple[str, int]
@@ -106,13 +109,19 @@ class _Summing(DeclaredOperation):
         self, varies: Any, size: Tensor, length: int, underflows: float = 0, narrow: bool = False, divisor: float = 1
     ) -> Tensor:
         """Return how far the sum is off where every addition rounds, or cuts off, in the same direction."""
-        terms = size / divisor * (length + 1) / max(1, length)
-        partial = (self.size.square() / 3 + terms / 6).sqrt()
-        return length * self.unit.u * partial + length * self.unit.tiny
+        share = (length + 1) / max(1, length) / divisor / 6
+        partial = self.size.square().div_(3).add_(size, alpha=share).sqrt_()
+        return partial.mul_(length * self.unit.u).add_(length * self.unit.tiny)
 
 
 class _InOrder(Declared):
     """While it is entered, sums on the way are taken in an order that does not depend on their terms."""
+
+    def _operation(self, func: Any, result: Any, args: Any) -> DeclaredOperation:
+        """Return the operation: each by itself, of which nobody asks what dtype its results have elsewhere."""
+        kept = self.declared.kept or self.default
+        named = (func, result, self._radius, self._evaluations, self._flushes, as_computed, self.choices)
+        return DeclaredOperation(*named, self.declared, kept, self, args)
 
     def _by_formula(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         if func.overloadpacket != aten.sum:
@@ -145,6 +154,7 @@ class Recorded(Declared):
         self._hidden: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by storage: how what is made of nothing was made
         self._last: _Last | None = None
         self._either = either
+        self._in_order: dict[torch.dtype, _InOrder] = {}
         self._casts: list[tuple[Tensor, torch.dtype]] = []  # of which autograd knows nothing yet
         self._lines: dict[int, Line | None] = {}  # by the number of a node of autograd's graph
 
@@ -163,7 +173,7 @@ class Recorded(Declared):
             return super()._radius_of(func, result, args, named)
         self.settle()
         self._operation(func, result, args)
-        own = self.dtype_of(next(y for y in tree_leaves(result) if isinstance(y, Tensor)))
+        own = self.dtype_of(next(tensors_in(result)))
         radius, choices = self._with_choices(func, result, args, named) if self._either else (None, None)
         if func.overloadpacket not in moves.FORMULAS or any(c is not None and c.any() for c in choices or ()):
             self._meet_constants(result, args, named)
@@ -274,14 +284,18 @@ class Recorded(Declared):
         if packet in moves.FORMULAS:
             return (None,) * len(parts_of(result))
         if packet in SUMS:
-            own = replace(self.declared, kept=kept)
-            mode = Declared(own)
+            own, mode = replace(self.declared, kept=kept), self._alone(kept)
             op = _Summing(last.func, result, _nothing, 1, False, as_computed, self.choices, own, kept, mode)
             return mode.settled(result, FORMULAS[packet](op, *args, **last.named))
         if packet in SUMS_NARROW and self.declared.kept is None and last.own in NARROW:
             raise NotImplementedError(f"{last.func} keeps its sums in {last.own}")
-        in_order = _InOrder(replace(self.declared, kept=kept, operands=None))
-        return in_order._radius_of(last.func, result, args, last.named)
+        return self._alone(kept)._radius_of(last.func, result, args, last.named)
+
+    def _alone(self, kept: torch.dtype) -> _InOrder:
+        """Return the mode in which an operation is followed by itself, that keeps its intermediates so."""
+        if kept not in self._in_order:
+            self._in_order[kept] = _InOrder(replace(self.declared, kept=kept, operands=None))
+        return self._in_order[kept]
 
     def _radius(self, x: Any) -> Tensor | None:
         if self.decided and isinstance(x, Tensor) and x.dtype == torch.bool:
@@ -351,15 +365,20 @@ def above(error: Any) -> Tensor | None:
     if error is None:
         return None
     exact = torch.as_tensor(error)
-    near = exact.float()
-    if not bool(near.isfinite().all()):
+    near = exact.float().mul_(UP_IN_F32)
+    least, most = map(float, near.aminmax()) if near.numel() else (1.0, 1.0)
+    if not most < math.inf:
         return exact.double()
-    return torch.where(exact > 0, torch.nextafter(near, near.new_tensor(torch.inf)), near)
+    if least < torch.finfo(F32).smallest_normal:  # most are 0, and none falls short
+        short = near < exact
+        return torch.where(short, torch.nextafter(near, near.new_tensor(torch.inf)), near) if bool(short.any()) else near
+    return near
 
 
 def added(*errors: Tensor | None) -> Tensor | None:
     """Return the sum of errors in float32, rounded up."""
-    return above(plus(*(None if error is None else error.double() for error in errors)))
+    known = [error for error in errors if error is not None]
+    return plus(*known).mul_(UP_IN_F32) if len(known) > 1 else next(iter(known), None)  # type: ignore[no-any-return]
 
 
 def _in_dtype(x: Tensor, dtype: torch.dtype) -> bool:
@@ -367,7 +386,9 @@ def _in_dtype(x: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _detached(x: Any) -> Any:
-    return tree_map_only(Tensor, Tensor.detach, x)
+    if isinstance(x, Tensor):
+        return x.detach()
+    return type(x)(map(_detached, x)) if isinstance(x, tuple | list) else x
 
 
 def _nothing(_: Any) -> None:

@@ -169,8 +169,10 @@ class Declared(RunningError):
         """Return a radius: an infinity in float64, or what stands for one, is the reference's own, and is exact."""
         if not total:
             return None
-        unknown = torch.where(radius.isnan(), torch.inf, radius)
-        return torch.where(result.abs() >= ENDLESS, 0.0, unknown) if inexact(result) else unknown
+        unknown = radius.nan_to_num(torch.inf, torch.inf)
+        if not inexact(result) or (not result.is_complex() and max(map(abs, map(float, result.aminmax()))) < ENDLESS):
+            return unknown
+        return torch.where(result.abs() >= ENDLESS, 0.0, unknown)
 
     def holds_exactly(self, x: Tensor, dtype: torch.dtype) -> bool:
         """Say whether nothing is lost of a result, nor when it is stored in a dtype."""

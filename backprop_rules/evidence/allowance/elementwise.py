@@ -34,7 +34,9 @@ def sum_of_two(op: Operation, a: Any, b: Any, *, alpha: complex = 1) -> Tensor:
     x, y = op.operand(a), op.operand(b)
     underflows = 2.0 * op.flushes  # of either part
     if alpha in (1, -1):
-        zero = (op.size == 0) & (x.size == 0) & (y.size == 0) if op.may_vanish else None
+        # Where nothing is stored or flushed it rounds in proportion, and 0 by nothing anyway.
+        asked = (op.flushes or op.dtype != op.unit_dtype) and op.may_vanish
+        zero = (op.size == 0) & (x.size == 0) & (y.size == 0) if asked else None
         return op.rounded(plus(x.radius, y.radius), underflows=underflows, exact=zero)
     factor = op.operand(alpha)
     product, used = y.size * factor.size, unit(op.dtype, op.flushes)

@@ -334,7 +334,7 @@ class Operation:
         error = self.unless_infinite(self.up(size, length, factor))
         lost = underflows + 2 * length * self.flushes
         if lost:
-            error = error + self.of_any(size, varies, lost * used.tiny)
+            error += self.of_any(size, varies, lost * used.tiny)
         if not widens(kept, self.dtype):
             storage = unit(self.dtype, self.flushes)
             floor = torch.as_tensor(self.of_any(size, varies, storage.tiny), dtype=torch.float64, device=error.device)

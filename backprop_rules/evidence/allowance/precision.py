@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,8 +57,8 @@ class DeclaredOperation(Operation):
     mode: "Declared"
     arguments: tuple[Any, ...] = ()
 
-    @property
-    def dtype(self) -> torch.dtype:
+    @cached_property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
         """The dtype in which the other implementation stores the result."""
         if not inexact(self.result):
             return self.result.dtype  # type: ignore[no-any-return]
@@ -157,11 +158,11 @@ class DeclaredOperation(Operation):
             return None
         if self.result.is_complex():
             return self.up(2 * lost_in(self.own, self.size.clone()))
-        lost = (self.result.to(self.own) - self.result).abs_()
+        lost = self.result.to(self.own).to(F64).sub_(self.result).abs_()
         if self.flushes:
             lost = torch.maximum(lost, self.flushed(self.size))
         if self.own == F32 and math.isfinite(float(lost.sum())):
-            return self.up(lost)
+            return lost.mul_(UP)
         # Rounded to float32 first, and then once more, it may go to the other neighbour of a number halfway between.
         besides = (self.size * 2.0**-23).add_(unit(F32).tiny)
         if not math.isfinite(float(lost.sum())):  # an infinity is stored as it is
