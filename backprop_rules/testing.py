@@ -311,8 +311,8 @@ def _compared(
         found = [replace(one, blind=sums.blind.get(asked.names.index(one.name), one.blind)) for one in found]
         shapes = tuple(tuple(x.shape) for x in asked.question.leaves)
         find = partial(_lines, asked, holds, got)
-        told = (asked.declared.name, sums, asked.names, shapes, allows_blind, find, held.overflow, held.custom)
-        return Agreement(tuple(found), tuple(made), *told)
+        told = (asked.declared.name, sums, asked.names, shapes, allows_blind, find)
+        return Agreement(tuple(found), tuple(made), *told, held.overflow, held.custom, held.taken)
 
 
 def _explained(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> str:

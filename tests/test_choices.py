@@ -16,6 +16,13 @@ def reduced(x, reduce, include_self=False):
     return x[8:].scatter_reduce(0, SEGMENT[:, None].expand(8, 10), x[:8], reduce, include_self=include_self)
 
 
+ROWS, OFFSETS = torch.arange(12), 10 * torch.arange(12)[:, None]
+
+
+def copied(index):
+    return index[..., None].repeat(1, 1, 2)
+
+
 # Each of a matrix of 12 rows and 10 columns.
 CHOICES = {
     "max along": lambda x: x.max(1)[0],
@@ -40,6 +47,18 @@ CHOICES = {
     "looked up": lambda x: x.T[x.argmax(1)],
     "looked up, two of each": lambda x: functional.embedding(x.topk(2, 1)[1], x.T.cos()),
     "selected": lambda x: x.index_select(1, x[:10].argmax(0)),
+    "looked up by the second": lambda x: x.T.cos()[x.topk(2, 1)[1][:, 1]],
+    "gathered, for each of two": lambda x: x.sin()[..., None].expand(12, 10, 2).gather(1, copied(x.topk(3, 1)[1])),
+    "in a row, from an offset": lambda x: x.sin().reshape(-1)[(x.topk(3, 1)[1] + OFFSETS).reshape(-1)],
+    "taken along": lambda x: torch.take_along_dim(x.sin(), x.argmax(1, keepdim=True), 1),
+    "sorted and cut": lambda x: x.sin().gather(1, x.sort(1)[1][:, :3]),
+    "wrapped around": lambda x: x.T.sin()[x.argmax(1) % 4],
+    "where the index is": lambda x: (x.argmax(1)[:, None] == torch.arange(10)) * x.cos(),
+    "in the two largest": lambda x: (x.topk(2, 1)[1][..., None] == torch.arange(10)).any(1) * x.cos(),
+    "put where it is": lambda x: torch.zeros_like(x).scatter(1, x.topk(3, 1)[1][:, 1:], x[:, :2].sin()),
+    "added where it is": lambda x: torch.zeros_like(x).scatter_add(1, x.topk(3, 1)[1][:, 1:], x[:, :2].sin()),
+    "a mask that is put": lambda x: torch.zeros(12, 10).index_put((ROWS, x.argmax(1)), torch.ones(())) * x.cos(),
+    "whole numbers of a mask": lambda x: (2 * functional.one_hot(x.argmin(1), 10) - 1) * x,
     "largest of places": lambda x: reduced(x, "amax"),
     "smallest of places": lambda x: reduced(x, "amin", include_self=True),
     "largest of rows": lambda x: x[8:].index_reduce(0, SEGMENT, x[:8], "amax"),
@@ -120,8 +139,16 @@ TURNED = {
     "half of the extreme": lambda x: (x >= x.amax(1, keepdim=True).mul_(0.5)).double() * x,
     "numbers written over": lambda x: of_written(x.clone()),
     "a row of a padding": lambda x: functional.embedding(x.argmax(1), x.T, padding_idx=3),
+    "rows in doubt": lambda x: rows_where(x, x.argmax(1) == 3),
+    "rows in doubt, of two": lambda x: rows_where(x, (x.topk(2, 1)[1] == 3).any(1)),
     "a mask of the largest": lambda x: x * torch.zeros_like(x).scatter(1, x.topk(3, 1)[1], 1.0),
 }
+
+
+def rows_where(x, mask):
+    y = torch.zeros_like(x)
+    y[mask] = x[mask].sin()
+    return y
 
 
 def of_written(x):
@@ -164,6 +191,33 @@ def test_nothing_and_nan_end_in_no_error_of_our_own(what, rows):
         y = what(x + torch.tensor([0.0, 0.0, torch.nan, 0.0], dtype=torch.float64))
         (grad,) = torch.autograd.grad(y.sum(), x)
     assert errors.radius(grad).shape == x.shape
+
+
+def test_what_is_taken_as_it_came_out_is_told():
+    """Which expert gets a token is decided where its numbers meet: what the others' weights get is not known then."""
+
+    def switch(x, w, weights):
+        chosen = (x @ w).softmax(-1).argmax(-1)
+        y = torch.zeros_like(x)
+        for k, weight in enumerate(weights):
+            y[chosen == k] = x[chosen == k] @ weight
+        return y
+
+    draws = torch.Generator().manual_seed(0)
+    primals = [torch.randn(*shape, generator=draws) for shape in ((64, 16), (16, 4), (4, 16, 16))]
+    grad_y = torch.randn(64, 16, generator=draws)
+    primals[1][:, 1] = primals[1][:, 0]  # of two experts either may be chosen
+    live = [x.clone().requires_grad_() for x in primals]
+    x, w, weights = live
+    chosen = (x @ w).argmax(-1)
+    other = torch.where(chosen == 0, 1, torch.where(chosen == 1, 0, chosen))
+    y = torch.einsum("nk,nkj->nj", x, weights[other])
+    *got, = torch.autograd.grad(y, live, grad_y, allow_unused=True)
+    got[1] = torch.zeros_like(w)
+    asked = {"forward": switch, "primals": primals, "grad_y": grad_y, "blind": "allow"}
+    with pytest.raises(WrongGradients, match=r"another choice. Give the index as an input") as error:
+        assert_gradients(got, y=y.detach(), **asked)
+    assert [one.name for one in error.value.agreement.wrong] == ["weights"]
 
 
 def test_a_mask_of_the_largest_may_be_another_in_what_is_systematic():

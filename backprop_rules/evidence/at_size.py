@@ -111,7 +111,8 @@ class AtSize:
     `roundings` is how many roundings in a row a number may come through, sums in full length; `either` says whether a
     choice on the way, such as a mask of what is positive, may come out either way in a right implementation;
     `overflow` names what is too large for the dtype in which the reference stores it, if that is asked; `custom`
-    somebody's autograd.Function, whose backward is a part of the truth as it is.
+    somebody's autograd.Function, whose backward is a part of the truth as it is; `taken` the first operation that took
+    an index or a mask of what was chosen as it came out, though it may be another.
     """
 
     computed: tuple[Held, ...]  # the outputs before they are stored
@@ -120,6 +121,7 @@ class AtSize:
     either: bool = False
     overflow: str = ""
     custom: str = ""
+    taken: str = ""
 
     @cached_property
     def y(self) -> tuple[Held, ...]:
@@ -131,7 +133,7 @@ class AtSize:
         pairs = zip(self.gradients, other.gradients, strict=True)
         gradients = tuple(a if a is None or b is None else a.joined(b) for a, b in pairs)
         roundings, either = max(self.roundings, other.roundings), self.either or other.either
-        told = self.overflow or other.overflow, self.custom or other.custom
+        told = self.overflow or other.overflow, self.custom or other.custom, self.taken or other.taken
         return AtSize(self.computed, gradients, roundings, either, *told)
 
 
@@ -183,7 +185,8 @@ def _held_by(run: Run, question: Question, mode: Declared) -> AtSize:
     pairs = zip(gradients, question.leaves, strict=True)
     outputs = tuple(Held(out.detach(), mode.radius(out), mode.dtype_of(out)) for out in y if inexact(out))
     found = tuple(None if g is None else held(mode, g, x.dtype) for g, x in pairs)
-    return AtSize(outputs, found, mode.roundings, mode.ambiguous, mode.overflow, mode.custom)
+    told = mode.overflow, mode.custom, mode.choices.taken
+    return AtSize(outputs, found, mode.roundings, mode.ambiguous, *told)
 
 
 def held(mode: Declared, x: Tensor, dtype: torch.dtype) -> Held:

@@ -15,6 +15,7 @@ from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import Run
 from backprop_rules.evidence.recorded import Line, Product, Recorded, Step, Unseen, added, parts_of
+from backprop_rules.subject.ambient import F64
 from backprop_rules.subject.function import NoPoint, steps_to
 
 # The node that stands for what may not be differentiated again.
@@ -124,7 +125,10 @@ class Sensitivities:
             raise NotImplementedError(step.refused)
         for g, error, kept in zip(outer, step.errors, step.stored, strict=True):
             if g is not None and error is not None:
-                found.worst.append(_inner(g.abs(), error))
+                size = g.abs()
+                if error.dtype == F64:  # it is too large for float32, or anything: of what does not count, 0
+                    error = torch.where(size > 0, error, 0.0)
+                found.worst.append(_inner(size, error))
             if g is not None and kept is not None:
                 found.reach = found.reach.beside(self._together(*kept, g))
         for x, narrow, through in self._through(step.product, outer, inner):

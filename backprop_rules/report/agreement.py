@@ -173,6 +173,7 @@ class Agreement:
     find_lines: Callable[[], tuple[tuple[Line, float], ...]] = tuple
     overflow: str = ""  # what the reference itself stores beyond the end of its dtype
     custom: str = ""  # somebody's autograd.Function, whose backward is a part of the truth
+    taken: str = ""  # what took an index as it came out, though another may be chosen
 
     @cached_property
     def lines(self) -> tuple[tuple[Line, float], ...]:
@@ -207,6 +208,11 @@ class Agreement:
             parts.append(f"Within what a right implementation may round: {', '.join(others)}.")
         parts.append(f"Held as {self.precision}: {PRECISION_WORDS[self.precision]}")
         parts += [f"The reference itself overflows: {self.overflow}."] * bool(self.overflow)
+        if self.taken:
+            parts.append(
+                f"What is chosen may be another where roundings meet, and {self.taken} takes it as it came out: what is "
+                f"off may be another choice. Give the index as an input of the reference, or inputs that are not so close."
+            )
         return "\n".join([*parts, *_of_no_witness(self.custom)])
 
     def to_dict(self) -> dict[str, Any]:

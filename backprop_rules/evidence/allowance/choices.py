@@ -14,13 +14,20 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from backprop_rules.evidence.allowance.chosen import Among
-from backprop_rules.evidence.allowance.operation import Operation
+from backprop_rules.evidence.allowance.chosen import Among, Choices, Made
+from backprop_rules.evidence.allowance.operation import Operation, plus
 from backprop_rules.evidence.allowance.units import FEW, apart, wide
+from backprop_rules.subject.ambient import inexact
 
 aten = torch.ops.aten
 
 SMALLEST = {aten.min, aten.amin, aten.cummin}
+# Of whole numbers and masks each result is of one number, or of some that are near each other.
+NUMBER_BY_NUMBER = {
+    aten.t, aten.transpose, aten.permute, aten.expand, aten.unsqueeze, aten.squeeze, aten.clone, aten.alias,
+    aten.select, aten.slice, aten.view, aten._unsafe_view, aten.reshape, aten._to_copy, aten.detach, aten.flip,
+    aten.repeat, aten.gather, aten.index, aten.index_select, aten.any, aten.all, aten.scatter, aten.lift_fresh,
+}  # fmt: skip
 
 
 def end_of(a: Tensor, radius: Tensor, sign: int) -> Tensor:
@@ -175,16 +182,37 @@ class ByRank:
 def contested(op: Operation, index: Any, dim: int, source: Any, base: Any = 0.0) -> Tensor | None:
     """Return what elements may get or lose of a source that is put where an index says, where others may be chosen."""
     by = op.choices.by(index)
+    if isinstance(by, Made):
+        return op.either(_put_elsewhere(op, by, index, dim, source, base))
     if by is None or by.shape != op.result.shape or dim % len(by.shape) != by.dim % len(by.shape):
         return None
     put = [x[tuple(map(slice, index.shape))] if x.ndim else x.expand(index.shape) for x in _signed(op, source)]
     return op.either(by.reach(dim, index, *put, *(x.expand(by.shape) for x in _signed(op, base))))
 
 
+def _put_elsewhere(op: Operation, by: Made, index: Tensor, dim: int, source: Any, base: Any) -> Tensor:
+    """Return what places may get or lose of a source that is put where an index says: in a base, or added to others."""
+    value, off = (x[tuple(map(slice, index.shape))] if x.ndim else x.expand(index.shape) for x in _signed(op, source))
+    if not isinstance(base, Tensor):
+        found = torch.zeros(op.result.shape, dtype=torch.float64, device=op.result.device)
+        for other in by.others(index):
+            size = torch.where(other != index, value.abs() + off, 0.0)
+            found = found.scatter_add(dim, other, size).scatter_add(dim, index, size)
+        return found * FEW
+    number, its = _signed(op, base)
+    own = most = least = number.scatter(dim, index, value)
+    under, under_off = number.gather(dim, index), its.gather(dim, index)
+    for other in by.others(index):
+        for places, x, far in ((other, value, off), (index, under, under_off)):
+            most = most.scatter_reduce(dim, places, torch.where(other != index, x + far, -math.inf), "amax")
+            least = least.scatter_reduce(dim, places, torch.where(other != index, x - far, math.inf), "amin")
+    return torch.maximum(most - own, own - least) * FEW
+
+
 def otherwise(op: Operation, a: Tensor, *how: Any) -> Tensor | None:
     """Return how far what lies where an index says may be from what does where others may be chosen."""
     farthest, x = None, op.operand(a)
-    for others in _other_indices(op, how):
+    for others in _other_indices(op.choices, how):
         off = apart(op.func(a, *others), op.result)
         off = off if x.radius is None else off + op.func(x.radius, *others)
         farthest = off if farthest is None else torch.maximum(farthest, off)
@@ -193,7 +221,7 @@ def otherwise(op: Operation, a: Tensor, *how: Any) -> Tensor | None:
 
 def put_otherwise(op: Operation, put: Callable[..., Tensor], *how: Any) -> Tensor | None:
     """Return what places may get or lose of sizes that are put where an index says, where others may be chosen."""
-    chosen = list(_other_indices(op, how))
+    chosen = list(_other_indices(op.choices, how))
     if not chosen:
         return None
     own = put(*how)
@@ -201,10 +229,41 @@ def put_otherwise(op: Operation, put: Callable[..., Tensor], *how: Any) -> Tenso
     return op.either(sum(moved[1:], start=moved[0]) * FEW)
 
 
-def _other_indices(op: Operation, how: Sequence[Any]) -> Iterator[Any]:
-    """Yield arguments with other indices in the place of one that was chosen."""
+def differing(op: Operation, *how: Any) -> Tensor | None:
+    """Return where a mask that is made of whole numbers may be another, as others may be chosen."""
+    found = None
+    for others in _other_indices(op.choices, how):
+        off = op.func(*others) != op.result
+        found = off if found is None else found | off
+    return None if found is None else found.double()
+
+
+def make(choices: Choices, func: Any, args: Sequence[Any], named: Any, result: Any) -> None:
+    """Remember how whole numbers or a mask were made of what was chosen, if each is of one number."""
+    if not isinstance(result, Tensor) or inexact(result) or not choices.concern(tree_flatten(args)[0]):
+        return
+    if torch.Tag.pointwise in func.tags or func.overloadpacket in NUMBER_BY_NUMBER:
+        choices.make(result, lambda: (func(*others, **named) for others in _other_indices(choices, args, True)))
+
+
+def in_doubt(op: Operation, indices: Sequence[Any]) -> Tensor | None:
+    """Return infinity where a mask among indices may be another, as another may be chosen."""
+    dim, found = 0, None
+    for index in indices:
+        mask = isinstance(index, Tensor) and index.dtype == torch.bool
+        radius = op.radius(index) if mask else None
+        if radius is not None:
+            doubt = radius.reshape((1,) * dim + radius.shape + (1,) * (op.result.ndim - dim - radius.ndim)) > 0
+            found = plus(found, torch.where(doubt, math.inf, 0.0).expand(op.result.shape))
+        dim += index.ndim if mask else 1
+    return op.either(found)
+
+
+def _other_indices(choices: Choices, how: Sequence[Any], masks: bool = False) -> Iterator[Any]:
+    """Yield arguments with other indices in the place of one that was chosen; `masks` says whether masks, too."""
     leaves, spec = tree_flatten(how)
-    chosen = [(k, op.choices.by(x)) for k, x in enumerate(leaves) if isinstance(x, Tensor)]
+    places = [k for k, x in enumerate(leaves) if isinstance(x, Tensor) and (masks or x.dtype != torch.bool)]
+    chosen = [(k, choices.by(leaves[k])) for k in places]
     for k, by in chosen:
         for other in by.others(leaves[k]) if by is not None else ():
             yield tree_unflatten([*leaves[:k], other, *leaves[k + 1 :]], spec)

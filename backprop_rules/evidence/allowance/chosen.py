@@ -1,6 +1,6 @@
 """What was chosen among numbers in a run, and of what: remembered by storage, until the reverse pass comes by."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.evidence.allowance.operation import Operation, place_of
+from backprop_rules.subject.ambient import inexact
 
 if TYPE_CHECKING:
     from backprop_rules.evidence.allowance.choices import ByRank, SoFar
@@ -32,11 +33,27 @@ class Among:
         return replace(self, groups=lambda: move(self.groups()))
 
 
+@dataclass(frozen=True, eq=False)
+class Made:
+    """Whole numbers, or a mask, that were made of what was chosen, each of one number: `remake` with others of that."""
+
+    remake: Callable[[], Iterator[Tensor]]
+
+    def others(self, _: Tensor) -> Iterator[Tensor]:
+        """Yield what may come out in the place of these."""
+        yield from self.remake()
+
+
 class Choices:
-    """What was chosen among numbers in a run, by the storages of indices, of extremes, and of masks of equality."""
+    """What was chosen among numbers in a run, by the storages of indices, of extremes, and of masks of equality.
+
+    `taken` names the first operation that took an index or a mask as it came out, though it may be another.
+    """
 
     def __init__(self) -> None:
+        self.taken = ""
         self._indices: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._made: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._extremes: WeakIdKeyDictionary = WeakIdKeyDictionary()
         # Masks of the numbers that are their group's extreme, with the groups; and their counts, which are 1 or more.
         self._masks: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -44,19 +61,27 @@ class Choices:
 
     def forget(self, x: Tensor) -> None:
         """Forget what was chosen where a tensor is written to."""
-        for known in (self._indices, self._extremes, self._masks, self._counts):
+        for known in (self._indices, self._made, self._extremes, self._masks, self._counts):
             known.pop(x.untyped_storage(), None)
 
     def index(self, index: Tensor, by: "ByRank | SoFar") -> None:
         """Remember by what an index was chosen."""
         self._indices[index.untyped_storage()] = (index.numel(), by)
 
-    def by(self, index: Any) -> "ByRank | SoFar | None":
-        """Return by what an index was chosen; None of what is not, or not the whole of it, in its order."""
-        if not isinstance(index, Tensor) or index.dtype != torch.int64:
+    def by(self, index: Any) -> "ByRank | SoFar | Made | None":
+        """Return by what an index was chosen, the whole of it in its order, or how it was made; None of others."""
+        if not isinstance(index, Tensor) or not (self._indices or self._made) or inexact(index):
             return None
-        count, by = self._indices.get(index.untyped_storage(), (0, None))
-        return by if count == index.numel() and index.ndim and index.is_contiguous() else None
+        storage = index.untyped_storage()
+        count, by = self._indices.get(storage, (0, None))
+        if index.dtype == torch.int64 and count == index.numel() and index.ndim and index.is_contiguous():
+            return by  # type: ignore[no-any-return]
+        found: Made | None = self._made.get(storage, {}).get(place_of(index))
+        return found
+
+    def make(self, result: Tensor, remake: Callable[[], Iterator[Tensor]]) -> None:
+        """Remember how whole numbers or a mask were made of what was chosen."""
+        self._made.setdefault(result.untyped_storage(), {})[place_of(result)] = Made(remake)
 
     def extreme(self, y: Tensor, *among: Among) -> None:
         """Remember among which numbers y is the extreme of each group."""
@@ -74,8 +99,8 @@ class Choices:
         return found.get(place_of(x), ()) if found else ()
 
     def concern(self, values: Sequence[Any]) -> bool:
-        """Say whether one of these is an extreme."""
-        return any(self._extreme(x) for x in values)
+        """Say whether one of these is an extreme, or made of what was chosen."""
+        return any(self._extreme(x) or self.by(x) for x in values)
 
     def compared(self, op: Operation, a: Any, b: Any, ambiguous: Tensor) -> Tensor:
         """Return where a comparison is ambiguous: of an extreme with its own group, not where one alone may be it."""

@@ -34,8 +34,7 @@ def sum_of_two(op: Operation, a: Any, b: Any, *, alpha: complex = 1) -> Tensor:
     x, y = op.operand(a), op.operand(b)
     underflows = 2.0 * op.flushes  # of either part
     if alpha in (1, -1):
-        # Where nothing is stored or flushed it rounds in proportion, and 0 by nothing anyway.
-        asked = (op.flushes or op.dtype != op.unit_dtype) and op.may_vanish
+        asked = (op.flushes or op.dtype != op.unit_dtype) and op.may_vanish  # else it rounds in proportion: 0 by nothing
         zero = (op.size == 0) & (x.size == 0) & (y.size == 0) if asked else None
         return op.rounded(plus(x.radius, y.radius), underflows=underflows, exact=zero)
     factor = op.operand(alpha)
@@ -62,6 +61,8 @@ def product(op: Operation, a: Any, b: Any) -> Tensor | None:
 
 def _whole_factor(op: Operation, factor: Any, other: Any) -> bool:
     """Say whether multiplying by the factor rounds nothing: a mask, or a power of two where nothing underflows."""
+    if op.whole:
+        return True
     if isinstance(factor, Tensor):
         return factor.dtype == torch.bool and not op.result.is_complex() and op.evaluations == 1
     if isinstance(factor, complex) or op.result.is_complex() or op.evaluations == 2 or not _power_of_two(factor):

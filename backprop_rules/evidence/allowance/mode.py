@@ -14,10 +14,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
 from backprop_rules.evidence.allowance import elementwise, fused, gathered, moves, sampled, sums, windows
+from backprop_rules.evidence.allowance.choices import make
 from backprop_rules.evidence.allowance.chosen import Choices
 from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, place_of
 from backprop_rules.evidence.allowance.units import FEW, computed_in, wide
-from backprop_rules.subject.ambient import inexact
+from backprop_rules.subject.ambient import inexact, tensors_in
 from backprop_rules.subject.denormals import flushing
 
 aten = torch.ops.aten
@@ -30,6 +31,8 @@ REFERENCES = {**fused.REFERENCES, **gathered.REFERENCES}
 UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape, *moves.NEAREST}
 # These write a shape, and no value.
 RESHAPING = {aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_}
+# Of whole numbers these put what is chosen among others, or compare it.
+OF_THE_CHOSEN = {*moves.COMPARED, aten.scatter, aten.scatter_, aten.index_put, aten.index_put_}
 # These fill a tensor with what was drawn.
 DRAWN = {aten.bernoulli_, aten.uniform_, aten.normal_, aten.random_, aten.exponential_}
 # The floating-point dtypes, whose precision is asked for.
@@ -146,9 +149,11 @@ class RunningError(TorchDispatchMode):
         result = func(*args, **named)
         if not isinstance(result, Tensor | tuple | list):
             if any(radius is not None and radius.any() for radius in map(self._radius, args)):
-                raise NotImplementedError(
-                    f"no radius can be kept beside the Python number that {func} takes out of a tensor"
-                )
+                if inexact(args[0]) or args[0].dtype == torch.bool:
+                    raise NotImplementedError(
+                        f"no radius can be kept beside the Python number that {func} takes out of a tensor"
+                    )
+                self.choices.taken = self.choices.taken or str(func).removesuffix(".default")
             return result
         if isinstance(result, Tensor) and result.dtype in UNIT and precision(result.dtype) < self.least_bits:
             raise Narrower(str(result.dtype).removeprefix("torch."))
@@ -164,6 +169,7 @@ class RunningError(TorchDispatchMode):
             except Exception as error:
                 raise OwnError(of_ours(error)) from error
         self.keep(result, radius)
+        make(self.choices, func, args, named, result)
         return result
 
     def _operation(self, func: Any, result: Any, args: Any) -> Operation:
@@ -208,9 +214,9 @@ class RunningError(TorchDispatchMode):
     def _whole(self, func: Any, result: Any, args: Any) -> bool:
         """Say whether integers make integers, which is exact, but where they are put where others might be."""
         results = [result] if isinstance(result, Tensor) else result
-        if func.overloadpacket in (aten.scatter, aten.scatter_) and self.choices.by(args[2]) is not None:
-            return False
         if any(map(inexact, results)):
+            return False
+        if func.overloadpacket in OF_THE_CHOSEN and self.choices.concern(list(tensors_in(args))):
             return False
         return not any(inexact(x) or self._radius(x) is not None for x in args)
 
@@ -237,6 +243,7 @@ class RunningError(TorchDispatchMode):
         if func.overloadpacket == aten.detach_:
             return args[0]
         if self._whole(func, args[0], args):
+            self.choices.forget(args[0])
             return func(*args, **named)
         if func.overloadpacket in DRAWN and self._unshared(args[0]):
             self._radii.get(args[0].untyped_storage(), {}).pop(place_of(args[0]), None)

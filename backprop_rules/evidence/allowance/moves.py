@@ -156,7 +156,7 @@ def comparison(op: Operation, a: Any, b: Any) -> Any:
     x, y = op.operand(a, common), op.operand(b, common)
     radius = plus(x.radius, y.radius)
     if radius is None:
-        return None
+        return choices.differing(op, a, b)
     close = ~(apart(a, b) * DOWN > radius)  # NaN, from an overflow on the way, may be anything
     return op.choices.compared(op, a, b, close & (torch.as_tensor(radius) > 0)).double()
 
@@ -186,6 +186,11 @@ def parity(op: Operation, a: Any, b: Any = None) -> Radius:
     if any(isinstance(x, Tensor) and x.dtype != torch.bool and op.radius(x) is not None for x in (a, b)):
         raise op.refuse("of inexact numbers")
     return _largest([op.radius(a), op.radius(b)])
+
+
+def places(op: Operation, mask: Tensor) -> None:
+    """The places where a mask is true: taken as they came out, though another may have been chosen."""
+    op.settled(mask)
 
 
 def finiteness(op: Operation, a: Tensor) -> Tensor | None:
@@ -267,7 +272,7 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.select_scatter: inserted, aten.slice_scatter: inserted, aten.diagonal_scatter: inserted,
     aten.as_strided: strided, **dict.fromkeys((aten.gather, aten.index, aten.index_select), picked),
     aten.view_as_real: parts, aten.view_as_complex: joined_parts, aten.complex: joined_parts,
-    aten.arange: counted, aten.frexp: split_binary,
+    aten.arange: counted, aten.frexp: split_binary, aten.nonzero: places,
     aten.logical_and: monotone, aten.bitwise_and: monotone, aten.logical_or: monotone, aten.bitwise_or: monotone,
     aten.any: monotone, aten.all: monotone,
     aten.logical_xor: parity, aten.bitwise_xor: parity, aten.logical_not: parity, aten.bitwise_not: parity,

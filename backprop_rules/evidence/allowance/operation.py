@@ -129,6 +129,11 @@ class Operation:
         """The dtype of the result."""
         return self.result.dtype  # type: ignore[no-any-return]
 
+    @property
+    def whole(self) -> bool:
+        """Whether the result has whole numbers, which round nothing."""
+        return not (self.result.is_floating_point() or self.result.is_complex())
+
     def refuse(self, why: str = "") -> NotImplementedError:
         """Return the refusal of this operation."""
         return NotImplementedError(f"no formula for the rounding of {self.func}{why and ' '}{why}")
@@ -151,13 +156,15 @@ class Operation:
         ]
 
     def settled(self, *indices: Any) -> None:
-        """Refuse indices and masks that may be others for the exact operands."""
+        """Refuse masks that may be others for the exact operands, but those of what was chosen: these are taken so."""
         for index in indices:
             if isinstance(index, list | tuple):
                 self.settled(*index)
             radius = self.radius(index)
             if radius is not None and radius.any():
-                raise self.refuse("with an index that is not exact")
+                if index.dtype == torch.bool and self.choices.by(index) is None:
+                    raise self.refuse("with an index that is not exact")
+                self.choices.taken = self.choices.taken or str(self.func).removesuffix(".default")
 
     def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
         """Return an operand in the dtype in which it is used: another's rounding to that is a part of its radius."""
@@ -255,8 +262,8 @@ class Operation:
         Below the smallest normal number it may be off by `underflows` halves of the smallest subnormal one,
         by as many ulps as elsewhere if that is not given. Where `exact` is True the operation itself rounds nothing.
         """
-        if not (self.result.is_floating_point() or self.result.is_complex()):
-            raise self.refuse("of whole numbers that are not exact")
+        if self.whole:
+            return varies
         factor, floor = _coefficients(self.dtype, ulps, 2 * ulps if underflows is None else underflows, self.flushes)
         error = self.size * factor
         if floor:

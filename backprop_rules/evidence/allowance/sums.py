@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.choices import contested, ends, extreme_at, moved, put_otherwise
+from backprop_rules.evidence.allowance.choices import contested, ends, extreme_at, in_doubt, moved, put_otherwise
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus, spread
-from backprop_rules.evidence.allowance.units import FEW, NARROW, gamma, unit, widens
+from backprop_rules.evidence.allowance.units import FEW, NARROW, gamma, unit, wide, widens
 from backprop_rules.subject.ambient import inexact
 
 aten = torch.ops.aten
@@ -150,10 +150,12 @@ def index_put(op: Operation, a: Tensor, indices: Any, values: Tensor, accumulate
         at, zeros = a[tuple(slice(None) if index is None else index for index in indices)], torch.zeros_like(op.size)
         found = added_at(op, a, indices, values, lambda x, y: aten.index_put(x, indices, _like(y, at), True), True)
         size = op.operand(values).grown().expand(at.shape)
-        return plus(found, put_otherwise(op, lambda *those: aten.index_put(zeros, those, size, True), *indices))
+        moved = put_otherwise(op, lambda *those: aten.index_put(zeros, those, size, True), *indices)
+        return plus(found, moved, in_doubt(op, indices))
     op.settled(indices)
-    radii = op.radii(a, values)
-    return None if radii is None else aten.index_put(radii[0], indices, radii[1])
+    radii, found = op.radii(a, values), in_doubt(op, indices)
+    found = found if radii is None else plus(aten.index_put(radii[0], indices, radii[1]), found)
+    return plus(found, put_otherwise(op, lambda *those: aten.index_put(wide(a), those, wide(values)), *indices))
 
 
 def looked_up(op: Operation, grad: Tensor, indices: Tensor, count: int, padding: int, by_frequency: bool) -> Any:
