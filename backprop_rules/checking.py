@@ -70,10 +70,10 @@ def check(
     `max_examples` points are drawn beside a plan of some forty; `convention` is torch's choice at kinks, the
     catalogue's, or any subgradient; `cases` are files of saved points to try first. Other options: `saves`,
     `strict_memory`; `accumulate`, the dtype of sums, and `accuracy`; `invariance`, what no bit may depend on (runs,
-    threads, batch, padding), and `deterministic`; `explain=False` looks for no
-    mistake; `sizes` in the place of the example's: {4: (3, 5)}. Raises
-    WrongGradient, whose text is the report, unless `raise_on_failure` is False; and InputError for what cannot be
-    checked.
+    threads, batch, padding), and `deterministic`; `explain=False` looks for no mistake; `sizes` in the place of the
+    example's, {4: (3, 5)}, or those that stay, {3: 3}; `contiguous=True` tries none but arrays that lie in order.
+    Raises WrongGradient, whose text is the report, unless `raise_on_failure` is False; and InputError for what cannot
+    be checked.
     Source of the bounds: Higham, Accuracy and Stability of Numerical Algorithms (2002), chapter 3.
     """
     __tracebackhide__ = True  # pytest shows the caller's line and the report
@@ -250,7 +250,9 @@ def _refuse_what_cannot_be_called(subject: Subject, point: Point) -> Pair:
             return NARROW
         except (Raised, Misfit):
             no_graph = ", without a graph, as autograd calls it: inside, torch.enable_grad() makes one"
+            ctx = " A backward that takes ctx is checked with its Function, as in check_function(MyFunction, ...)."
             raise InputError(
                 f"{subject}: the backward raises {error}, for the example itself. It is called as "
                 f"f(grad_y, {', '.join(subject.names)}){no_graph * ('does not require grad' in str(error))}."
+                f"{ctx * ('ctx' in subject.backward.signature.names)}"
             ) from error

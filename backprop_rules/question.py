@@ -16,7 +16,7 @@ from backprop_rules.properties.outcome import Questions
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import RulePoints
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.points import Points
+from backprop_rules.strategies.points import InOrder, Points
 from backprop_rules.subject.as_rule import against_a_rule, rule_named
 from backprop_rules.subject.backward import Backward, Signature
 from backprop_rules.subject.build import subject_of
@@ -44,6 +44,7 @@ class Asked(Questions):
     seed: int = 0
     accumulate: Any = None
     sizes: Mapping[int, Sequence[int]] | None = None
+    contiguous: bool = False
     of_a_rule: bool = False
 
     def __post_init__(self) -> None:
@@ -112,10 +113,14 @@ def question(backward: Callable[..., Any], held: Held, asked: Asked) -> tuple[Su
     subject = subject_of(backward, forward, definition, primals, params, kind)
     if asked.dtypes is not None:
         subject = replace(subject, dtypes=asked.among(subject, subject.dtypes))
-    subject = replace(subject, rule=_summing(subject.rule, asked))
+    sizes = _sizes(subject, asked.sizes)
+    stay = {n for n, others in sizes.items() if set(others) <= {n}}
+    constants = replace(subject.constants, sizes=subject.constants.sizes | stay)
+    subject = replace(subject, rule=_summing(subject.rule, asked), constants=constants)
     _known(subject, asked)
-    points = Points(subject, asked.max_examples, asked.seed, _sizes(subject, asked.sizes)).with_a_small_example()
-    return points.subject, points
+    tried = {n: others for n, others in sizes.items() if n not in stay}
+    points = Points(subject, asked.max_examples, asked.seed, tried).with_a_small_example()
+    return points.subject, InOrder(points) if asked.contiguous else points
 
 
 def _of_a_rule(
@@ -129,7 +134,8 @@ def _of_a_rule(
     dtypes = asked.among(right, rule.domain.dtypes)
     subject = replace(of_the_catalogue(right, dtypes), backward=own, rule=rule)
     _known(subject, asked)
-    return subject, RulePoints(rule, 4 * asked.max_examples, asked.seed, dtypes)
+    points = RulePoints(rule, 4 * asked.max_examples, asked.seed, dtypes)
+    return subject, InOrder(points) if asked.contiguous else points
 
 
 def of_the_catalogue(rule: Rule, dtypes: tuple[torch.dtype, ...]) -> Subject:
@@ -144,14 +150,15 @@ def of_the_catalogue(rule: Rule, dtypes: tuple[torch.dtype, ...]) -> Subject:
 
 
 def _sizes(subject: Subject, sizes: Any) -> dict[int, tuple[int, ...]]:
-    """Return the sizes to put in the place of the example's; InputError for what is none."""
+    """Return the sizes to try in the place of the example's, a size itself where it stays; InputError for none."""
     if sizes is None:
         return {}
     own = {n for x in subject.example for n in x.shape}
     if not isinstance(sizes, Mapping) or not set(sizes) <= own:
         raise InputError(
-            f"{subject}: sizes says which sizes to try in the place of the example's, as in sizes={{4: (3, 5)}}; got "
-            f"{sizes!r}, and the example has the sizes {', '.join(map(str, sorted(own)))}."
+            f"{subject}: sizes says which sizes to try in the place of the example's, as in sizes={{4: (3, 5)}}, or "
+            f"which stay, as in sizes={{4: 4}}; got {sizes!r}, and the example has the sizes "
+            f"{', '.join(map(str, sorted(own)))}."
         )
     return {size: tuple(several(others)) for size, others in sizes.items()}
 

@@ -48,10 +48,35 @@ def test_a_row_that_is_dropped_at_full_size_alone_is_found():
     assert len(report.finding.point.leaves[0]) > 1000
 
 
-def test_in_a_narrow_dtype_whole_numbers_show_it():
+def test_in_a_narrow_dtype_it_is_outside_of_what_that_rounds():
     report = asked(without_its_last_row, torch.bfloat16)
     assert report.verdict == "wrong"
+    assert "whole numbers" not in str(report)
+
+
+def test_in_a_narrow_dtype_whole_numbers_show_what_rounding_hides():
+    x, w = example(torch.bfloat16)
+    x[-1] *= 2.0**-10
+    report = asked(without_its_last_row, torch.bfloat16, example=(x, w))
+    assert report.verdict == "wrong"
     assert "whole numbers" in str(report)
+
+
+def test_elements_that_are_small_beside_the_largest_are_held_to_what_they_may_round():
+    def loss(x, target):
+        return torch.nn.functional.cross_entropy(x.float(), target, reduction="sum").to(x.dtype)
+
+    def backward(grad_y, x, target, tail=True):
+        p = x.float().softmax(-1)
+        p[torch.arange(len(x)), target] -= 1
+        if tail:
+            p[:, p.shape[1] // 1024 * 1024 or p.shape[1] :] = 0
+        return (grad_y * p).to(x.dtype)
+
+    like = torch.randn(8, 8200, generator=LIKE).bfloat16(), torch.arange(8)
+    assert asked(backward, torch.bfloat16, forward=loss, example=like).verdict == "wrong"
+    whole = asked(lambda *args: backward(*args, tail=False), torch.bfloat16, forward=loss, example=like)
+    assert whole.verdict == "right", str(whole)
 
 
 def test_what_is_not_right_to_the_bit_in_a_narrow_dtype_alone_is_noted():

@@ -212,7 +212,7 @@ def test_what_is_taken_as_it_came_out_is_told():
     chosen = (x @ w).argmax(-1)
     other = torch.where(chosen == 0, 1, torch.where(chosen == 1, 0, chosen))
     y = torch.einsum("nk,nkj->nj", x, weights[other])
-    *got, = torch.autograd.grad(y, live, grad_y, allow_unused=True)
+    (*got,) = torch.autograd.grad(y, live, grad_y, allow_unused=True)
     got[1] = torch.zeros_like(w)
     asked = {"forward": switch, "primals": primals, "grad_y": grad_y, "blind": "allow"}
     with pytest.raises(WrongGradients, match=r"another choice. Give the index as an input") as error:

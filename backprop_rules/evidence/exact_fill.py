@@ -1,9 +1,12 @@
 """Primals and cotangents at which no implementation rounds anything, in any order of its sums."""
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance.precision import Precision
@@ -26,43 +29,44 @@ class Fill:
     why: str = ""
 
 
-def exact_fill(question: Question, declared: Precision, seed: int) -> Fill:
+def exact_fill(question: Question, declared: Precision, seed: int, kept: Collection[int] = ()) -> Fill:
     """Return a fill of small whole numbers, as dense as the digits of its dtypes allow, at which nothing rounds.
+
+    The leaves in the places `kept` stay as they are.
 
     If an exponential rounds at the sparsest, then in the primals' own columns each, in turn: queries and keys are
     orthogonal there, their scores 0, and a softmax of a power of two of them is exact.
     """
-    floats = [x for x in question.leaves if inexact(x)]
-    density = _densest(question)
-    first = _filled(question, density, 1, seed)
+    floats = [k for k, x in enumerate(question.leaves) if inexact(x) and k not in kept]
+    density, made = _densest([question.leaves[k] for k in floats]), partial(_filled, question, floats, seed)
+    first = made(density, 1)
     if not rounds(first, declared):
         return Fill(first, density)
-    step, sparsest = 1, _filled(question, 0.0, 1, seed)
+    step, sparsest = 1, made(0.0, 1)
     why = rounds(sparsest, declared)
     if why in EXPONENTIAL:
         step = len(floats)
-        sparsest = _filled(question, 0.0, step, seed)
+        sparsest = made(0.0, step)
         why = why if rounds(sparsest, declared) else ""
     if why:
         return Fill(question, 0.0, why)
     density /= 2 if step == 1 else 1  # the first was tried
-    while density * max(x.numel() for x in floats) >= 1:
-        filled = _filled(question, density, step, seed)
+    while density * max(question.leaves[k].numel() for k in floats) >= 1:
+        filled = made(density, step)
         if not rounds(filled, declared):
             return Fill(filled, density)
         density /= 2
     return Fill(sparsest, 0.0)
 
 
-def _densest(question: Question) -> float:
+def _densest(floats: Sequence[Tensor]) -> float:
     """Return the power of two from which on a sum of as many products of random signs may fit into the digits."""
-    floats = [x for x in question.leaves if inexact(x)]
     digits, most = min(precision(x.dtype) for x in floats), max(x.numel() for x in floats)
     return min(1.0, 2.0 ** math.floor(math.log2(2.0**digits / LARGEST**2 / math.sqrt(max(1, most)))))
 
 
-def _filled(question: Question, density: float, step: int, seed: int) -> Question:
-    numbers, floats = numbers_from(seed), [k for k, x in enumerate(question.leaves) if inexact(x)]
+def _filled(question: Question, floats: Sequence[int], seed: int, density: float, step: int) -> Question:
+    numbers = numbers_from(seed)
     leaves = tuple(
         sparse_like(x, density, numbers, (floats.index(k) % step, step)) if k in floats else x
         for k, x in enumerate(question.leaves)

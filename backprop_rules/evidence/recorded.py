@@ -369,16 +369,16 @@ def above(error: Any) -> Tensor | None:
     least, most = map(float, near.aminmax()) if near.numel() else (1.0, 1.0)
     if not most < math.inf:
         return exact.double()
-    if least < torch.finfo(F32).smallest_normal:  # most are 0, and none falls short
-        short = near < exact
-        return torch.where(short, torch.nextafter(near, near.new_tensor(torch.inf)), near) if bool(short.any()) else near
-    return near
+    short = near < exact if least < torch.finfo(F32).smallest_normal else None  # most are 0, and none falls short
+    if short is None or not bool(short.any()):
+        return near
+    return torch.where(short, torch.nextafter(near, near.new_tensor(torch.inf)), near)
 
 
 def added(*errors: Tensor | None) -> Tensor | None:
     """Return the sum of errors in float32, rounded up."""
     known = [error for error in errors if error is not None]
-    return plus(*known).mul_(UP_IN_F32) if len(known) > 1 else next(iter(known), None)  # type: ignore[no-any-return]
+    return plus(*known).mul_(UP_IN_F32) if len(known) > 1 else next(iter(known), None)
 
 
 def _in_dtype(x: Tensor, dtype: torch.dtype) -> bool:

@@ -126,9 +126,8 @@ class Sensitivities:
         for g, error, kept in zip(outer, step.errors, step.stored, strict=True):
             if g is not None and error is not None:
                 size = g.abs()
-                if error.dtype == F64:  # it is too large for float32, or anything: of what does not count, 0
-                    error = torch.where(size > 0, error, 0.0)
-                found.worst.append(_inner(size, error))
+                endless = error.dtype == F64  # too large for float32, or anything: of what does not count, 0
+                found.worst.append(_inner(size, torch.where(size > 0, error, 0.0) if endless else error))
             if g is not None and kept is not None:
                 found.reach = found.reach.beside(self._together(*kept, g))
         for x, narrow, through in self._through(step.product, outer, inner):

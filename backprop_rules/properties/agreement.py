@@ -181,7 +181,8 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
     if kink.shape is not Shape.SMOOTH:
         yield _where_it_is_not_smooth(evidence, i, user, truth, seen, kink, chosen)
         return
-    if not evidence.subject.in_float64 and seen.bits > evidence.bits_below_every_dtype:
+    below = not evidence.subject.in_float64 and seen.bits > evidence.bits_below_every_dtype
+    if below and _lies_within_its_dtypes(evidence, i):
         yield _wrong(evidence, i, user, truth, seen, "", Kind.DIGITS)
         return
     if _antisymmetric(evidence, i, user, truth, seen):
@@ -212,6 +213,12 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
         yield _wrong(evidence, i, user, truth, seen, "torch's reverse mode alone", Kind.DIGITS)
         return
     yield _wrong(evidence, i, user, truth, seen, SETTLED if side == "torch" else "")
+
+
+def _lies_within_its_dtypes(evidence: Evidence, i: int) -> bool:
+    from backprop_rules.evidence.in_its_dtypes import lies_within_its_dtypes  # long to import, and seldom asked
+
+    return lies_within_its_dtypes(evidence, i)
 
 
 def _where_it_is_not_smooth(

@@ -93,6 +93,7 @@ class Kind(Enum):
     NOTHING_KEPT = ("is another where a mask or a length keeps nothing, which the example has not", Grade.NOTE)
     EMPTY = ("raises for empty arrays", Grade.NOTE)
     EMPTY_SHAPE = ("has another shape, of no element either, for empty arrays", Grade.NOTE)
+    ONCE = ("raises at a second backward of one forward, as with retain_graph=True", Grade.NOTE)
     RAISES_THERE = ("raises where forward is not finite", Grade.NOTE)
     DIGITS = ("has fewer digits in float64 than torch's", Grade.NOTE)
     BITS = ("is not right to the last bit where no sum rounds: another form, or something is left out", Grade.NOTE)

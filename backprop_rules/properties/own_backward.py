@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.call import Call
-from backprop_rules.errors import InputError
+from backprop_rules.errors import InputError, first_line
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Kind, found, unequal
@@ -64,7 +64,7 @@ class Whole:
         found = next(self._at_a_call(subject, point), None)
         if found is not None:
             yield replace(found, point=point, native=False)
-        elif _is_autograd_function(self.function):
+        if (found is None or found.kind is Kind.ONCE) and _is_autograd_function(self.function):
             yield from self._at_a_point(Evidence(subject, point))
 
     def _at_a_call(self, subject: Subject, point: Point) -> Iterator[Finding]:
@@ -177,14 +177,13 @@ def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
     y, leaves = _run(function, call.primals, call.params)
     before = y.detach().clone()
     first: Gradients = tuple(None for _ in call.primals)
-    second = first
+    second, raised = first, ""
     try:
         once_more = _by_engine(y, leaves, call.grad_y, keep=True)
         first = tuple(None if g is None else g.clone() for g in once_more)  # which the second may write into
         second = _by_engine(y, leaves, call.grad_y, keep=True)
-    except Exception as error:  # of somebody's code
-        if "modified by an inplace operation" not in str(error):
-            return  # a backward that frees what it saved can be called once
+    except Exception as error:  # of somebody's code, that writes into what it saved, or frees it: it can be called once
+        raised = f"{type(error).__name__}: {first_line(error)}"
     if not same_numbers(before, y.detach()):
         yield unequal(Kind.SAVED, widened(call), None, before, y.detach(), before != y.detach())
         return
@@ -192,6 +191,8 @@ def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
         once, twice = first[i], second[i]
         if once is not None and twice is not None and not same_numbers(once, twice):
             yield unequal(Kind.SAVED, widened(call), i, once, twice, once != twice)
+    if raised:
+        yield found(Kind.ONCE, call, detail=raised)
 
 
 def _run(function: Any, primals: tuple[Tensor | None, ...], params: Any) -> tuple[Tensor, list[Tensor | None]]:

@@ -95,6 +95,9 @@ def _natives(
         for dtype in trial.subject.dtypes:
             dtypes = own_dtypes(trial.subject, point) if dtype.is_complex else in_precision(point, dtype)
             yield point, dtypes, "cpu"
+    big = [p for p in outcome.passed if p.own and p.kind == "big" and p.where != FULL]
+    for point in big[: torch.float16 in trial.subject.dtypes]:  # whose range a square leaves
+        yield point, in_precision(point, torch.float16), "cpu"
     for point in [p for p in outcome.passed if p.dtypes][: effort.DRAWN]:
         yield point, list(point.dtypes), "cpu"
     for point in (*full[:1], *plain[:1]):

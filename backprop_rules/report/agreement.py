@@ -210,8 +210,9 @@ class Agreement:
         parts += [f"The reference itself overflows: {self.overflow}."] * bool(self.overflow)
         if self.taken:
             parts.append(
-                f"What is chosen may be another where roundings meet, and {self.taken} takes it as it came out: what is "
-                f"off may be another choice. Give the index as an input of the reference, or inputs that are not so close."
+                f"What is chosen may be another where roundings meet, and {self.taken} takes it as it came out: what "
+                f"is off may be another choice. Give the index as an input of the reference, or inputs that are not "
+                f"so close."
             )
         return "\n".join([*parts, *_of_no_witness(self.custom)])
 

@@ -1,7 +1,7 @@
 """From a subject to its points: the example, what is like it, other sizes, and what is drawn."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -193,11 +193,22 @@ class Points:
         """Return leaves of these shapes, of the recipe's kind of values and layout, within a range."""
         numbers = numbers_from(seed)
         found = []
-        for like, shape in zip(self.subject.example, shapes, strict=True):
-            x = drawn(numbers, like, shape or (), recipe.values, within, self.subject.constants.checked)
+        constants = self.subject.constants
+        for k, (like, shape) in enumerate(zip(self.subject.example, shapes, strict=True)):
+            x = drawn(numbers, like, shape or (), recipe.values, within, constants.checked, k in constants.cut_off)
+            x = self._ending(x, like, shapes)
             x = laid_out(x, recipe.layout)
             found.append(x.to(like.device) if isinstance(x, Tensor) and like.device.type == "cuda" else x)
         return found
+
+    def _ending(self, x: Any, like: Any, shapes: Sequence[Shape | None]) -> Any:
+        """Return whole numbers in order that end at the size of an axis, as offsets do, where that is another one."""
+        if not isinstance(x, Tensor) or inexact(x) or len(x) < 2 or not is_ordered(like) or x.dtype == torch.bool:
+            return x
+        pairs = ((a, b) for a, b in zip(self._own, shapes, strict=True) if a is not None and b is not None)
+        became = {m for a, b in pairs for n, m in zip(a, b, strict=True) if n == int(like[-1])}
+        end = int(x[-1])
+        return x * became.pop() // end if len(became) == 1 and end > 0 else x
 
     def _at(
         self,
@@ -248,6 +259,23 @@ class Points:
                     return leaves, y
                 found = found or ((leaves, y) if within == RANGES[-1] else None)
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class InOrder:
+    """The same points, with all arrays contiguous: of a backward that says so of its domain."""
+
+    points: Iterable[Point]
+
+    def __iter__(self) -> Iterator[Point]:
+        """Yield the points that differ in more than how they lie in memory."""
+        for point in self.points:
+            if point.relaid is None:
+                leaves, grads = (
+                    tuple(x.contiguous() if isinstance(x, Tensor) else x for x in some)
+                    for some in (point.leaves, point.grads)
+                )
+                yield replace(point, leaves=leaves, grads=grads)
 
 
 def _are_others(x: Any, own: Any) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.values import relaid
+from backprop_rules.strategies.values import mended, relaid
 from backprop_rules.subject.ambient import F64, inexact, real
 from backprop_rules.subject.constants import Constants
 from backprop_rules.subject.function import Function, NoPoint
@@ -65,15 +65,19 @@ def smaller(function: Function, point: Point, constants: Constants) -> Iterator[
         for target in dict.fromkeys((1, 2, n // 2, n - 1)):
             if 0 < target < n and constants.allow(n, target):
                 for start in dict.fromkeys((0, n - target)):
-                    yield from _kept(function, point, n, range(start, start + target))
+                    yield from _kept(function, point, n, range(start, start + target), constants.cut_off)
         if n <= ONE_BY_ONE and constants.allow(n, n - 1):
             for index in range(n):
-                yield from _kept(function, point, n, [k for k in range(n) if k != index])
+                yield from _kept(function, point, n, [k for k in range(n) if k != index], constants.cut_off)
 
 
-def _kept(function: Function, point: Point, n: int, kept: Sequence[int]) -> Iterator[Point]:
+def _kept(function: Function, point: Point, n: int, kept: Sequence[int], cut_off: frozenset[int]) -> Iterator[Point]:
     """Yield the point with these indices alone, of every axis of size n."""
     leaves = tuple(_narrowed(x, n, kept) for x in point.leaves)
+    leaves = tuple(
+        mended(x, own) if isinstance(x, Tensor) and (k in cut_off or not inexact(x)) else x
+        for k, (x, own) in enumerate(zip(leaves, point.leaves, strict=True))
+    )
     leaves = tuple(
         x % len(kept) if isinstance(x, Tensor) and not inexact(x) and x.dtype != torch.bool and _indexes(x, n) else x
         for x in leaves
@@ -136,23 +140,30 @@ def _fitted(cut: Tensor, g: Tensor, shape: tuple[int, ...]) -> Tensor:
     return g[tuple(slice(0, n) for n in shape)].contiguous()
 
 
-def plainer(point: Point) -> Iterator[Point]:
-    """Yield points of plainer layout and values: contiguous, tensors of one number or whole ones, then elements."""
+def plainer(point: Point, cut_off: frozenset[int] = frozenset()) -> Iterator[Point]:
+    """Yield points of plainer layout and values: contiguous, tensors of one number or whole ones, then elements.
+
+    Leaves that are cut off keep their numbers.
+    """
     for k, x in enumerate((*point.leaves, *point.grads)):
         if not isinstance(x, Tensor) or not inexact(x):
             continue
         if not x.is_contiguous() or x.storage_offset():
             yield point.with_tensor(k, x.clone(memory_format=torch.contiguous_format))
     for number in (0.0, 1.0):  # all primals at once: what shows at a tie of two is gone when one moves
-        yield replace(point, leaves=tuple(torch.full_like(x, number) if inexact(x) else x for x in point.leaves))
+        free = [inexact(x) and k not in cut_off for k, x in enumerate(point.leaves)]
+        pairs = zip(point.leaves, free, strict=True)
+        yield replace(point, leaves=tuple(torch.full_like(x, number) if its else x for x, its in pairs))
     for k, x in enumerate((*point.leaves, *point.grads)):
-        if not isinstance(x, Tensor) or not inexact(x) or not x.numel():
+        if not isinstance(x, Tensor) or not inexact(x) or not x.numel() or k in cut_off:
             continue
         for plain in (torch.zeros_like(x), torch.ones_like(x), _rounded(x)):
             if not torch.equal(plain, x):
                 yield point.with_tensor(k, relaid(plain, x))
     for k, x in enumerate((*point.leaves, *point.grads)):
-        if isinstance(x, Tensor) and inexact(x) and 0 not in x.stride() and x.numel() <= ONE_BY_ONE:
+        if not isinstance(x, Tensor) or not inexact(x) or k in cut_off:
+            continue
+        if 0 not in x.stride() and x.numel() <= ONE_BY_ONE:
             yield from _element_by_element(point, k, x)
 
 

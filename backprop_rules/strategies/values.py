@@ -74,21 +74,21 @@ def drawn(
     kind: str,
     within: str = RANGES[-1],
     checked: bool = False,
+    cut_off: bool = False,
 ) -> Any:
     """Return a leaf of a shape like the example's: values of a kind, `within` the example's range or a wider one.
 
     Integers and masks keep the example's values: what they mean is not known, and a random length corrupts memory.
-    Where forward has them `checked` there are zeros and equal ones among them too.
+    Where forward has them `checked` there are zeros and equal ones among them too. So does what is `cut_off`, such as
+    targets or masks that forward detaches.
     """
     if not isinstance(like, Tensor):
         return like
+    if cut_off and not like.is_complex():
+        own = like.detach().to("cpu", F64)
+        return _rearranged(numbers, own / own.sum(-1, keepdim=True) if _are_shares(like) else own, shape, kind)
     if not inexact(like):
-        varies = checked and shape == like.shape and like.dim() > 0 and like.numel() > 0
-        if varies and kind == "zeros among":
-            return _with_nothing(like)
-        if varies and kind == "ones" and not is_ordered(like) and like.unique().numel() < like.numel():
-            return like.reshape(-1)[0].expand(shape).clone()  # all of one class, all to one expert
-        return _rearranged(numbers, like, shape, kind)
+        return _whole(numbers, like, shape, kind, checked)
     if like.is_complex():
         if kind in ("example", "near") and shape == like.shape:
             return like.to(torch.complex128)
@@ -107,12 +107,40 @@ def drawn(
     return values.abs() if within == RANGES[1] and bool((own >= 0).all()) else values
 
 
+def _whole(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], kind: str, checked: bool) -> Tensor:
+    varies = checked and shape == like.shape and like.dim() > 0 and like.numel() > 0
+    if varies and kind == "zeros among":
+        return _with_nothing(like)
+    if varies and kind == "ones" and not is_ordered(like) and like.unique().numel() < like.numel():
+        return like.reshape(-1)[0].expand(shape).clone()  # all of one class, all to one expert
+    return _rearranged(numbers, like, shape, kind)
+
+
 def _rearranged(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], kind: str) -> Tensor:
     if shape == like.shape:
-        if kind in ("example", "near") or like.numel() < 2 or like.dim() == 0 or is_ordered(like):
-            return like.clone()
-        return like[torch.randperm(like.shape[0], generator=numbers)]
-    return _repeated(like, shape)
+        stays = kind in ("example", "near") or like.numel() < 2 or like.dim() == 0 or is_ordered(like)
+        return like.clone() if stays or is_symmetric(like) else like[torch.randperm(len(like), generator=numbers)]
+    if is_ordered(like) and len(like) > 1 and like.dtype != torch.bool:  # from the first to the last, in order
+        return like[torch.linspace(0, len(like) - 1, shape[0]).long()]
+    return mended(_repeated(like, shape), like)
+
+
+def mended(x: Tensor, like: Tensor) -> Tensor:
+    """Return values in another shape, which add up to one along the last axis if the example's do, as classes do."""
+    if not _are_shares(like) or not x.numel() or _are_shares(x):
+        return x
+    if not inexact(like) or _is_mask(like):
+        return torch.nn.functional.one_hot(x.to(F64).argmax(-1), x.shape[-1]).to(x.dtype)
+    sums = x.sum(-1, keepdim=True)
+    return torch.where(sums > 0, x / sums, 1.0 / x.shape[-1])
+
+
+def _are_shares(x: Tensor) -> bool:
+    """Say whether numbers along the last axis are not negative, and add up to one."""
+    if not x.dim() or x.shape[-1] < 2 or not x.numel() or x.dtype == torch.bool:
+        return False
+    few = x.shape[-1] * (torch.finfo(F32).eps if inexact(x) else 0.0)
+    return bool((x >= 0).all()) and bool(((x.to(F64).sum(-1) - 1).abs() <= few).all())
 
 
 def _repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -3,7 +3,7 @@
 import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 from typing import Any, Protocol
@@ -175,6 +175,10 @@ class Ambient(TorchFunctionMode):
                 named = {k: self._wide(a) if isinstance(a, torch.dtype) else a for k, a in named.items()}
             if func in _BATCH_NORMS:
                 args, named = self._each(args), self._each(named)
+        if func in _UNCHECKED:
+            _UNCHECKED[func](*args, **named)
+        if func is torch.nn.functional.embedding and self._shadow is None and named.get("padding_idx") is not None:
+            return _of_padding_none(*args, **named)
         self.work += 1
         for k, a in enumerate(args):
             if isinstance(a, Tensor):
@@ -221,6 +225,28 @@ class Ambient(TorchFunctionMode):
             cast = base.to(dtype)
             self._cast[key] = base, cast, (base._version, cast._version, _held(cast))
         return cast.as_strided(x.shape, x.stride(), x.storage_offset() - base.storage_offset())
+
+
+def _as_many(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> None:
+    if key.ndim < 2 or value.ndim < 2 or key.shape[-2] != value.shape[-2]:
+        raise ValueError(f"keys of shape {tuple(key.shape)} and values of shape {tuple(value.shape)} are not as many")
+
+
+def _of_padding_none(index: Tensor, weight: Tensor, padding_idx: int, **named: Any) -> Tensor:
+    """Return the rows of an embedding, those of the padding detached: torch masks them in its reverse mode alone."""
+    rows = torch.nn.functional.embedding(index, weight, **named)
+    return torch.where((index == padding_idx % len(weight)).unsqueeze(-1), rows.detach(), rows)
+
+
+def _some_bags(input: Tensor, weight: Tensor, offsets: Any = None, *_: Any, **__: Any) -> None:
+    if isinstance(offsets, Tensor) and not offsets.numel():
+        raise ValueError("there are no offsets of bags")
+
+
+# Where torch's own kernels read past the end, and the process dies, as they do not ask whether they may.
+_UNCHECKED: dict[Any, Callable[..., None]] = {
+    torch.nn.functional.scaled_dot_product_attention: _as_many, torch.nn.functional.embedding_bag: _some_bags,
+}  # fmt: skip
 
 
 def _asked(func: Any, args: Any, named: Any, shadow: Shadow) -> torch.dtype | None:

@@ -58,7 +58,8 @@ class Signature:
         if len(required) > len(primals) or (len(own) < len(primals) and not many and not own):
             raise InputError(
                 f"{named(function)} takes {len(own)} primals ({', '.join(p.name for p in own) or 'none'}), but there "
-                f"are {len(primals)}: {', '.join(primals)}. A backward is called as f(grad_y, *primals, **params)."
+                f"are {len(primals)}: {', '.join(primals)}. A backward is called as f(grad_y, *primals, **params): "
+                "what is no array goes into params, by the name that it has there."
             )
         count = len(primals) if many else min(len(own), len(primals))
         self.primals = tuple(primals[:count])

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,10 +45,10 @@ def subject_of(
     names = (*own_names, *parameters)
     _checked(named(backward), names, leaves)
     made = function_of(forward or NUMPY.followed(given), structure, params, tuple(n for n, _ in parameters.values()))
-    y = _tried(named(backward), made, leaves)
+    y = _tried(named(backward), made, leaves, forward is None)
     single = isinstance(y, Tensor)
     signature = Signature(backward, (*_argument_names(own_names, example), *parameters), params, len(example))
-    constants = constants_of(made.raw, leaves)
+    constants = replace(constants_of(made.raw, leaves), cut_off=_cut_off(made, leaves))
     own = Backward(backward, signature, framework, single)
     rule, why = _as_rule(own, made, definition, names, leaves, params, constants)
     return Subject(
@@ -122,16 +123,17 @@ def _checked(name: str, names: Sequence[str], leaves: Sequence[Any]) -> None:
         raise InputError(f"{name}: the example has no floating-point or complex array, and so no gradient.")
 
 
-def _tried(name: str, made: Function, leaves: Sequence[Any]) -> Any:
+def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> Any:
     """Return what forward returns for the example; InputError where that is no tensor of numbers."""
     try:
         with running(None), torch.no_grad():
             y = made.raw(cloned(leaves))
     except Exception as error:
-        raise InputError(
-            f"{name}: the forward raises {type(error).__name__} for the example: {error}. It is called with torch "
-            "tensors; a function of NumPy arrays is a definition, as in definition=np.exp."
-        ) from error
+        told = f"{name}: the {'definition' if defined else 'forward'} raises {type(error).__name__} for the example"
+        hint = "It is called with torch tensors; a function of NumPy arrays is a definition, as in definition=np.exp."
+        if defined:
+            hint = "It is followed as torch would compute it: write it with other functions, or give forward= in torch."
+        raise InputError(f"{told}: {error}. {hint}") from error
     if not any(map(inexact, _pytree.tree_leaves(y))):
         got = f"{kind_of(y)}, which has no gradient" if isinstance(y, Tensor) else kind_of(y)
         raise InputError(
@@ -168,8 +170,7 @@ def _as_rule(
             return made.at(named_params).raw(primals)
 
     try:
-        cut_off = _cut_off(made, leaves)
-        return against_a_function(own, forward, definition, names, leaves, params, cut_off), ""
+        return against_a_function(own, forward, definition, names, leaves, params, constants.cut_off), ""
     except InputError as error:
         return None, str(error)
 

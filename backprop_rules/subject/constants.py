@@ -17,7 +17,8 @@ class Constants:
     """What is known of a forward's constants: the sizes that they fix, and how much is read.
 
     `largest` has the largest number of each array of whole ones, which may be lengths or indices; `checked` says
-    whether all operations that are given such ones check them.
+    whether all operations that are given such ones check them. `cut_off` are the leaves from which no derivative comes,
+    such as masks that forward detaches: what their numbers mean is not known, as of whole ones.
 
     Some operations of torch read and write past the end of what is too short, such as running statistics of a norm, or
     labels beyond the classes: there an axis of another size is no error, but memory that is somebody else's.
@@ -28,6 +29,7 @@ class Constants:
     read: int = 0  # elements, of constants and all else, in one run
     held: int = 0  # elements of constants
     checked: bool = False
+    cut_off: frozenset[int] = frozenset()
 
     def allow(self, before: int, after: int) -> bool:
         """Say whether a size may be changed: it is no constant's, and what points into it still does."""

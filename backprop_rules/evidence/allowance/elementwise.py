@@ -34,8 +34,8 @@ def sum_of_two(op: Operation, a: Any, b: Any, *, alpha: complex = 1) -> Tensor:
     x, y = op.operand(a), op.operand(b)
     underflows = 2.0 * op.flushes  # of either part
     if alpha in (1, -1):
-        asked = (op.flushes or op.dtype != op.unit_dtype) and op.may_vanish  # else it rounds in proportion: 0 by nothing
-        zero = (op.size == 0) & (x.size == 0) & (y.size == 0) if asked else None
+        by_steps = op.flushes or op.dtype != op.unit_dtype  # and else in proportion: 0 by nothing
+        zero = (op.size == 0) & (x.size == 0) & (y.size == 0) if by_steps and op.may_vanish else None
         return op.rounded(plus(x.radius, y.radius), underflows=underflows, exact=zero)
     factor = op.operand(alpha)
     product, used = y.size * factor.size, unit(op.dtype, op.flushes)

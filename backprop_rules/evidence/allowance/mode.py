@@ -149,11 +149,7 @@ class RunningError(TorchDispatchMode):
         result = func(*args, **named)
         if not isinstance(result, Tensor | tuple | list):
             if any(radius is not None and radius.any() for radius in map(self._radius, args)):
-                if inexact(args[0]) or args[0].dtype == torch.bool:
-                    raise NotImplementedError(
-                        f"no radius can be kept beside the Python number that {func} takes out of a tensor"
-                    )
-                self.choices.taken = self.choices.taken or str(func).removesuffix(".default")
+                self._take_out(func, args[0])
             return result
         if isinstance(result, Tensor) and result.dtype in UNIT and precision(result.dtype) < self.least_bits:
             raise Narrower(str(result.dtype).removeprefix("torch."))
@@ -171,6 +167,14 @@ class RunningError(TorchDispatchMode):
         self.keep(result, radius)
         make(self.choices, func, args, named, result)
         return result
+
+    def _take_out(self, func: Any, x: Tensor) -> None:
+        """Take a number out of a tensor as it came out, if it is a whole one of what was chosen."""
+        if inexact(x) or x.dtype == torch.bool:
+            raise NotImplementedError(
+                f"no radius can be kept beside the Python number that {func} takes out of a tensor"
+            )
+        self.choices.taken = self.choices.taken or str(func).removesuffix(".default")
 
     def _operation(self, func: Any, result: Any, args: Any) -> Operation:
         """Return the operation, as the formulas see it."""

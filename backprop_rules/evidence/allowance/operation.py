@@ -263,7 +263,7 @@ class Operation:
         by as many ulps as elsewhere if that is not given. Where `exact` is True the operation itself rounds nothing.
         """
         if self.whole:
-            return varies
+            return varies  # type: ignore[no-any-return]
         factor, floor = _coefficients(self.dtype, ulps, 2 * ulps if underflows is None else underflows, self.flushes)
         error = self.size * factor
         if floor:

@@ -58,7 +58,7 @@ class DeclaredOperation(Operation):
     arguments: tuple[Any, ...] = ()
 
     @cached_property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
+    def dtype(self) -> torch.dtype:
         """The dtype in which the other implementation stores the result."""
         if not inexact(self.result):
             return self.result.dtype  # type: ignore[no-any-return]
