@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from backprop_rules import check
+from backprop_rules import check, check_function
 
 
 def values(*shape, dtype=torch.float64):
@@ -200,3 +200,20 @@ def test_no_formula_of_another_function_is_told(backward, forward):
     instead = asked(backward, forward, values(3), values(3)).instead
     assert "n xⁿ⁻¹" not in instead
     assert "Φ" not in instead
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return stretched(x, w)
+
+    @staticmethod
+    def backward(ctx, g):
+        return twice_in_a_chain(g, *ctx.saved_tensors)
+
+
+def test_of_a_function_no_line_of_torchs_is_told():
+    report = check_function(Doubled, forward=stretched, example=(values(3), values(3)), raise_on_failure=False)
+    wrong, call = line_of(twice_in_a_chain, "the mistake"), line_of(Doubled, "return twice_in_a_chain")
+    assert f"(backward, line {wrong}, called in line {call})" in str(report), str(report)

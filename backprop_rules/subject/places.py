@@ -16,7 +16,8 @@ from backprop_rules.subject import ambient
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 # What lies between a call of somebody's code and what looks on.
 OWN = f"{PACKAGE}diagnosis{os.sep}", f"{PACKAGE}evidence{os.sep}", str(ambient.__file__), __file__
-BETWEEN = f"{Path(torch.__file__).parent}{os.sep}", *OWN, "<frozen"
+TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+BETWEEN = TORCH, *OWN, "<frozen"
 
 IN_PLACE = ("__setitem__", *(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "matmul", "mod")))
 
@@ -40,7 +41,8 @@ def somebodys_frames() -> Iterator[FrameType]:
     while frame is not None and frame.f_code.co_filename.startswith(BETWEEN):
         frame = frame.f_back
     while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):
-        yield frame
+        if not frame.f_code.co_filename.startswith(TORCH):
+            yield frame
         frame = frame.f_back
 
 
