@@ -17,6 +17,7 @@ from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import RulePoints
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import InOrder, Points
+from backprop_rules.strategies.values import have_a_meaning
 from backprop_rules.subject.as_rule import against_a_rule, rule_named
 from backprop_rules.subject.backward import Backward, Signature
 from backprop_rules.subject.build import subject_of
@@ -115,7 +116,8 @@ def question(backward: Callable[..., Any], held: Held, asked: Asked) -> tuple[Su
         subject = replace(subject, dtypes=asked.among(subject, subject.dtypes))
     sizes = _sizes(subject, asked.sizes)
     stay = {n for n, others in sizes.items() if set(others) <= {n}}
-    constants = replace(subject.constants, sizes=subject.constants.sizes | stay)
+    kept = frozenset(k for k in subject.constants.cut_off if have_a_meaning(subject.example[k]))
+    constants = replace(subject.constants, sizes=subject.constants.sizes | stay, kept=kept)
     subject = replace(subject, rule=_summing(subject.rule, asked), constants=constants)
     _known(subject, asked)
     tried = {n: others for n, others in sizes.items() if n not in stay}

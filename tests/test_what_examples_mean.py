@@ -94,6 +94,17 @@ def test_a_mask_that_is_detached_stays_one():
     assert asked(backward, lambda x, mask: x * mask * 2, random(4, 5), mask).verdict == "wrong"  # it has a gradient
 
 
+def test_what_has_no_meaning_of_that_kind_is_varied():
+    """Running statistics, which the example has at their first values."""
+
+    def normed(x, mean, var):
+        return (x - mean.detach()) * (var.detach() + 1e-5).rsqrt()
+
+    example = random(6, 4), torch.zeros(4), torch.ones(4)
+    assert asked(lambda g, x, m, v: (g * (v + 1e-5).rsqrt(), None, None), normed, *example).verdict == "right"
+    assert asked(lambda g, x, m, v: (g / (v + 1e-5), None, None), normed, *example).verdict == "wrong"
+
+
 def test_a_matrix_that_is_detached_stays_symmetric():
     a = random(4, 4)
     report = asked(lambda g, x, a: (g * 2 * (a @ x), None), lambda x, a: x @ a.detach() @ x, random(4), a + a.T)

@@ -25,9 +25,9 @@ STAYS = 8
 def jumps(evidence: Evidence, other: Point) -> Iterator[Point]:
     """Yield points on both sides of jumps of the backward, on the line from a point to another one."""
     start = evidence.point
-    cut_off = evidence.subject.constants.cut_off
+    kept = evidence.subject.constants.kept
     ends = [
-        (a, b) if inexact(a) and not a.is_complex() and k not in cut_off else (a, None)
+        (a, b) if inexact(a) and not a.is_complex() and k not in kept else (a, None)
         for k, (a, b) in enumerate(zip(start.leaves, other.leaves, strict=True))
     ]
     grads = tuple(None if g is None else torch.where(g == 0, torch.ones_like(g), g) for g in start.grads)

@@ -285,10 +285,10 @@ def shared_memory(evidence: Evidence) -> Iterator[tuple[str, str]]:
         places.setdefault(place, name)
 
 
-def one_changed(point: Point, cut_off: frozenset[int]) -> Iterator[Point]:
-    """Yield the point with one number of each primal changed but those cut off, and with one of each cotangent."""
+def one_changed(point: Point, kept: frozenset[int]) -> Iterator[Point]:
+    """Yield the point with one number of each primal changed but those kept, and with one of each cotangent."""
     leaves = tuple(
-        _one_changed(x, "middle") if inexact(x) and x.numel() and k not in cut_off else x
+        _one_changed(x, "middle") if inexact(x) and x.numel() and k not in kept else x
         for k, x in enumerate(point.leaves)
     )
     grads = tuple(_one_changed(g, "last") if g is not None and g.numel() else g for g in point.grads)

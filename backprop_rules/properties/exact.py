@@ -38,7 +38,7 @@ def where_nothing_rounds(subject: Subject, point: Point, pair: Pair) -> Evidence
     def filled(example: Sequence[Any]) -> Fill:
         leaves = tuple(x.detach() if inexact(x) else x for x in example)
         grads = tuple(torch.ones_like(out) if inexact(out) else None for out in function.y(leaves, None))
-        return exact_fill(Question(function, leaves, grads), declared, 0, subject.constants.cut_off)
+        return exact_fill(Question(function, leaves, grads), declared, 0, subject.constants.kept)
 
     try:
         first = filled(subject.small) if subject.small is not None else None

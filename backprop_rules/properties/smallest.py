@@ -64,7 +64,7 @@ def smallest(subject: Subject, pair: Pair, finding: Finding, others: Sequence[Fi
         return finding  # it was seen by a closer look than is taken at each step here
     finding = seen
     left = effort.SHRINKS_OF_A_RULE if of_the_catalogue else effort.SHRINKS
-    ways = _smaller_of(subject), partial(plainer, cut_off=subject.constants.cut_off)
+    ways = _smaller_of(subject), partial(plainer, fixed=subject.constants.kept)
     best = _of_the_layout(_shrunk(subject, finding, again, ways, left), again)
     return _on_the_grid(subject, best, finding.point) or best
 

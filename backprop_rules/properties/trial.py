@@ -79,7 +79,7 @@ class Trial:
             if self.at(point) and outcome.is_wrong and not all(f.point.empty for f in outcome.of_the_worst()):
                 left = left - 1 if all(f.kind in GOES_ON or f.native for f in outcome.of_the_worst()) else -1
         if self.answered is not None and not outcome.is_wrong and not self.questions.of_rules:
-            for point in calls.one_changed(self.answered.evidence.point, self.subject.constants.cut_off):
+            for point in calls.one_changed(self.answered.evidence.point, self.subject.constants.kept):
                 if self.answered is not None and not outcome.is_wrong:
                     self.at(point)
 

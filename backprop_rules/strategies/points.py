@@ -195,7 +195,7 @@ class Points:
         found = []
         constants = self.subject.constants
         for k, (like, shape) in enumerate(zip(self.subject.example, shapes, strict=True)):
-            x = drawn(numbers, like, shape or (), recipe.values, within, constants.checked, k in constants.cut_off)
+            x = drawn(numbers, like, shape or (), recipe.values, within, constants.checked, k in constants.kept)
             x = self._ending(x, like, shapes)
             x = laid_out(x, recipe.layout)
             found.append(x.to(like.device) if isinstance(x, Tensor) and like.device.type == "cuda" else x)

@@ -65,17 +65,17 @@ def smaller(function: Function, point: Point, constants: Constants) -> Iterator[
         for target in dict.fromkeys((1, 2, n // 2, n - 1)):
             if 0 < target < n and constants.allow(n, target):
                 for start in dict.fromkeys((0, n - target)):
-                    yield from _kept(function, point, n, range(start, start + target), constants.cut_off)
+                    yield from _kept(function, point, n, range(start, start + target), constants.kept)
         if n <= ONE_BY_ONE and constants.allow(n, n - 1):
             for index in range(n):
-                yield from _kept(function, point, n, [k for k in range(n) if k != index], constants.cut_off)
+                yield from _kept(function, point, n, [k for k in range(n) if k != index], constants.kept)
 
 
-def _kept(function: Function, point: Point, n: int, kept: Sequence[int], cut_off: frozenset[int]) -> Iterator[Point]:
+def _kept(function: Function, point: Point, n: int, kept: Sequence[int], fixed: frozenset[int]) -> Iterator[Point]:
     """Yield the point with these indices alone, of every axis of size n."""
     leaves = tuple(_narrowed(x, n, kept) for x in point.leaves)
     leaves = tuple(
-        mended(x, own) if isinstance(x, Tensor) and (k in cut_off or not inexact(x)) else x
+        mended(x, own) if isinstance(x, Tensor) and (k in fixed or not inexact(x)) else x
         for k, (x, own) in enumerate(zip(leaves, point.leaves, strict=True))
     )
     leaves = tuple(
@@ -140,10 +140,10 @@ def _fitted(cut: Tensor, g: Tensor, shape: tuple[int, ...]) -> Tensor:
     return g[tuple(slice(0, n) for n in shape)].contiguous()
 
 
-def plainer(point: Point, cut_off: frozenset[int] = frozenset()) -> Iterator[Point]:
+def plainer(point: Point, fixed: frozenset[int] = frozenset()) -> Iterator[Point]:
     """Yield points of plainer layout and values: contiguous, tensors of one number or whole ones, then elements.
 
-    Leaves that are cut off keep their numbers.
+    The leaves that are `fixed` keep their numbers.
     """
     for k, x in enumerate((*point.leaves, *point.grads)):
         if not isinstance(x, Tensor) or not inexact(x):
@@ -151,17 +151,17 @@ def plainer(point: Point, cut_off: frozenset[int] = frozenset()) -> Iterator[Poi
         if not x.is_contiguous() or x.storage_offset():
             yield point.with_tensor(k, x.clone(memory_format=torch.contiguous_format))
     for number in (0.0, 1.0):  # all primals at once: what shows at a tie of two is gone when one moves
-        free = [inexact(x) and k not in cut_off for k, x in enumerate(point.leaves)]
+        free = [inexact(x) and k not in fixed for k, x in enumerate(point.leaves)]
         pairs = zip(point.leaves, free, strict=True)
         yield replace(point, leaves=tuple(torch.full_like(x, number) if its else x for x, its in pairs))
     for k, x in enumerate((*point.leaves, *point.grads)):
-        if not isinstance(x, Tensor) or not inexact(x) or not x.numel() or k in cut_off:
+        if not isinstance(x, Tensor) or not inexact(x) or not x.numel() or k in fixed:
             continue
         for plain in (torch.zeros_like(x), torch.ones_like(x), _rounded(x)):
             if not torch.equal(plain, x):
                 yield point.with_tensor(k, relaid(plain, x))
     for k, x in enumerate((*point.leaves, *point.grads)):
-        if not isinstance(x, Tensor) or not inexact(x) or k in cut_off:
+        if not isinstance(x, Tensor) or not inexact(x) or k in fixed:
             continue
         if 0 not in x.stride() and x.numel() <= ONE_BY_ONE:
             yield from _element_by_element(point, k, x)

@@ -74,17 +74,16 @@ def drawn(
     kind: str,
     within: str = RANGES[-1],
     checked: bool = False,
-    cut_off: bool = False,
+    kept: bool = False,
 ) -> Any:
     """Return a leaf of a shape like the example's: values of a kind, `within` the example's range or a wider one.
 
     Integers and masks keep the example's values: what they mean is not known, and a random length corrupts memory.
-    Where forward has them `checked` there are zeros and equal ones among them too. So does what is `cut_off`, such as
-    targets or masks that forward detaches.
+    Where forward has them `checked` there are zeros and equal ones among them too. Other values may be `kept`, too.
     """
     if not isinstance(like, Tensor):
         return like
-    if cut_off and not like.is_complex():
+    if kept:
         own = like.detach().to("cpu", F64)
         return _rearranged(numbers, own / own.sum(-1, keepdim=True) if _are_shares(like) else own, shape, kind)
     if not inexact(like):
@@ -123,6 +122,14 @@ def _rearranged(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], 
     if is_ordered(like) and len(like) > 1 and like.dtype != torch.bool:  # from the first to the last, in order
         return like[torch.linspace(0, len(like) - 1, shape[0]).long()]
     return mended(_repeated(like, shape), like)
+
+
+def have_a_meaning(x: Tensor) -> bool:
+    """Say whether numbers are a mask, classes, shares, symmetric or in order: others would mean something else."""
+    if x.is_complex() or x.numel() < 2:
+        return False
+    two = x.unique()
+    return (len(two) == 2 and bool((two == 0).any())) or _are_shares(x) or is_symmetric(x) or is_ordered(x)
 
 
 def mended(x: Tensor, like: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ class Constants:
 
     `largest` has the largest number of each array of whole ones, which may be lengths or indices; `checked` says
     whether all operations that are given such ones check them. `cut_off` are the leaves from which no derivative comes,
-    such as masks that forward detaches: what their numbers mean is not known, as of whole ones.
+    as forward detaches them, and `kept` those of these that keep the example's numbers: masks, classes, shares.
 
     Some operations of torch read and write past the end of what is too short, such as running statistics of a norm, or
     labels beyond the classes: there an axis of another size is no error, but memory that is somebody else's.
@@ -30,6 +30,7 @@ class Constants:
     held: int = 0  # elements of constants
     checked: bool = False
     cut_off: frozenset[int] = frozenset()
+    kept: frozenset[int] = frozenset()
 
     def allow(self, before: int, after: int) -> bool:
         """Say whether a size may be changed: it is no constant's, and what points into it still does."""
