@@ -51,7 +51,7 @@ def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
     best, error, left, right = math.nan, math.inf, math.nan, math.nan
     try:
         here, size = value(0.0)
-        for _ in range(FEW if evidence.subject.heavy else ROWS):
+        for _ in range(FEW if evidence.heavy else ROWS):
             (a, more), (b, less) = value(step), value(-step)
             size = max(size, more, less)
             left, right = (here - b) / step, (a - here) / step

@@ -15,7 +15,7 @@ from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import BF16, F32, F64, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs, Run
-from backprop_rules.subject.subject import Subject
+from backprop_rules.subject.subject import HEAVY, Subject
 
 T = TypeVar("T")
 ELEMENTS = 1 << 15  # of a point that an allowance is computed for
@@ -107,6 +107,11 @@ class Evidence:
             return self.asked(self.point.leaves, self.point.grads, self.pair.low)
         except (Raised, Misfit, NoPoint):
             return None
+
+    @property
+    def heavy(self) -> bool:
+        """Whether few runs can be had here: of forward's constants, or of the point itself."""
+        return self.subject.heavy or self.point.size > HEAVY
 
     @property
     def bits_below_every_dtype(self) -> float:

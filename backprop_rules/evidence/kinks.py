@@ -61,7 +61,7 @@ def neighbours(evidence: Evidence, delta: float, more: bool = False) -> list[Nei
     """Return leaves at a distance, and torch's gradients there; those that forward does not take are left out."""
     if more:
         return evidence.kept(("more", delta), lambda: list(_neighbours(evidence, delta, 17, MORE)))
-    count = FEW if evidence.subject.heavy else NEIGHBOURS
+    count = FEW if evidence.heavy else NEIGHBOURS
     return evidence.kept(("neighbours", delta), lambda: list(_neighbours(evidence, delta, 13, count)))
 
 

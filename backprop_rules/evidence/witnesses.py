@@ -128,7 +128,7 @@ def lost_in_the_norm(evidence: Evidence, i: int) -> float:
 
 
 def _often(evidence: Evidence) -> int:
-    return 1 if evidence.subject.heavy else 4
+    return 1 if evidence.heavy else 4
 
 
 def _nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
