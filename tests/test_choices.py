@@ -220,6 +220,28 @@ def test_what_is_taken_as_it_came_out_is_told():
     assert [one.name for one in error.value.agreement.wrong] == ["weights"]
 
 
+def test_places_in_a_buffer_are_taken_as_they_came_out():
+    """Of the tokens of an expert as many as fit, as Switch Transformers route them."""
+
+    def dispatched(x, w, capacity=20):
+        gate, chosen = (x @ w).softmax(-1).max(-1)
+        mask = functional.one_hot(chosen, w.shape[1])
+        place = (mask.cumsum(0) * mask).sum(-1) - 1
+        buffer = functional.one_hot(place.clamp(max=capacity - 1), capacity) * (place < capacity)[:, None]
+        slots = torch.einsum("ne,nc->nec", mask.to(x.dtype), buffer.to(x.dtype))
+        return torch.einsum("nec,ecd->nd", slots * gate[:, None, None], torch.einsum("nec,nd->ecd", slots, x).sin())
+
+    draws = torch.Generator().manual_seed(1)
+    x, w = (torch.randn(*shape, generator=draws).bfloat16().requires_grad_() for shape in ((64, 16), (16, 4)))
+    y = dispatched(x, w)
+    grad_y = torch.randn(y.shape, generator=draws).bfloat16()
+    got = torch.autograd.grad(y, (x, w), grad_y)
+    asked = {"forward": dispatched, "primals": (x.detach(), w.detach()), "grad_y": grad_y, "precision": "eager"}
+    assert assert_gradients(got, **asked, blind="allow").taken
+    with pytest.raises(WrongGradients):
+        assert_gradients((got[0] * 1.1, got[1]), **asked, blind="allow")
+
+
 def test_a_mask_of_the_largest_may_be_another_in_what_is_systematic():
     def gated(x, w):
         h = x @ w

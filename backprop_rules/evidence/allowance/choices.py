@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from backprop_rules.evidence.allowance.chosen import Among, Choices, Made
 from backprop_rules.evidence.allowance.operation import Operation, plus
 from backprop_rules.evidence.allowance.units import FEW, apart, wide
-from backprop_rules.subject.ambient import inexact
+from backprop_rules.subject.ambient import inexact, tensors_in
 
 aten = torch.ops.aten
 
@@ -239,10 +239,14 @@ def differing(op: Operation, *how: Any) -> Tensor | None:
 
 
 def make(choices: Choices, func: Any, args: Sequence[Any], named: Any, result: Any) -> None:
-    """Remember how whole numbers or a mask were made of what was chosen, if each is of one number."""
-    if not isinstance(result, Tensor) or inexact(result) or not choices.concern(tree_flatten(args)[0]):
+    """Remember that whole numbers or a mask were made of what was chosen, and how, if each is of one number."""
+    whole = [y for y in tensors_in(result) if not inexact(y)]
+    if not whole or not choices.are_behind(tree_flatten(args)[0]):
         return
-    if torch.Tag.pointwise in func.tags or func.overloadpacket in NUMBER_BY_NUMBER:
+    for y in whole:
+        choices.leads_to(y)
+    one_by_one = torch.Tag.pointwise in func.tags or func.overloadpacket in NUMBER_BY_NUMBER
+    if one_by_one and isinstance(result, Tensor) and choices.by(result) is None:  # what lies in the same place is known
         choices.make(result, lambda: (func(*others, **named) for others in _other_indices(choices, args, True)))
 
 

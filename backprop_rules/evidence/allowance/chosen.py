@@ -54,6 +54,7 @@ class Choices:
         self.taken = ""
         self._indices: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._made: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._led_to: WeakIdKeyDictionary = WeakIdKeyDictionary()  # what was made of what was chosen, in any way
         self._extremes: WeakIdKeyDictionary = WeakIdKeyDictionary()
         # Masks of the numbers that are their group's extreme, with the groups; and their counts, which are 1 or more.
         self._masks: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -61,7 +62,7 @@ class Choices:
 
     def forget(self, x: Tensor) -> None:
         """Forget what was chosen where a tensor is written to."""
-        for known in (self._indices, self._made, self._extremes, self._masks, self._counts):
+        for known in (self._indices, self._made, self._led_to, self._extremes, self._masks, self._counts):
             known.pop(x.untyped_storage(), None)
 
     def index(self, index: Tensor, by: "ByRank | SoFar") -> None:
@@ -82,6 +83,17 @@ class Choices:
     def make(self, result: Tensor, remake: Callable[[], Iterator[Tensor]]) -> None:
         """Remember how whole numbers or a mask were made of what was chosen."""
         self._made.setdefault(result.untyped_storage(), {})[place_of(result)] = Made(remake)
+
+    def leads_to(self, result: Tensor) -> None:
+        """Remember that whole numbers or a mask were made of what was chosen, in any way."""
+        self._led_to[result.untyped_storage()] = True
+
+    def are_behind(self, values: Sequence[Any]) -> bool:
+        """Say whether one of these was chosen, or made of what was."""
+        if not (self._indices or self._made or self._led_to):
+            return False
+        some = [x for x in values if isinstance(x, Tensor) and not inexact(x)]
+        return any(self.by(x) is not None or x.untyped_storage() in self._led_to for x in some)
 
     def extreme(self, y: Tensor, *among: Among) -> None:
         """Remember among which numbers y is the extreme of each group."""

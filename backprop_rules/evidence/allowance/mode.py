@@ -170,7 +170,7 @@ class RunningError(TorchDispatchMode):
 
     def _take_out(self, func: Any, x: Tensor) -> None:
         """Take a number out of a tensor as it came out, if it is a whole one of what was chosen."""
-        if inexact(x) or x.dtype == torch.bool:
+        if not self.choices.are_behind([x]):
             raise NotImplementedError(
                 f"no radius can be kept beside the Python number that {func} takes out of a tensor"
             )
@@ -266,6 +266,7 @@ class RunningError(TorchDispatchMode):
         self.choices.forget(written)
         written.copy_(made)
         self.choices.pass_on(aten.copy, written, (made,))
+        make(self.choices, aten.clone.default, (made,), {}, written)
         if not self._unshared(written):
             self._share(written, self._radius(made))
             return written

@@ -162,7 +162,7 @@ class Operation:
                 self.settled(*index)
             radius = self.radius(index)
             if radius is not None and radius.any():
-                if index.dtype == torch.bool and self.choices.by(index) is None:
+                if not self.choices.are_behind([index]):
                     raise self.refuse("with an index that is not exact")
                 self.choices.taken = self.choices.taken or str(self.func).removesuffix(".default")
 
