@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from backprop_rules import InputError
 from backprop_rules.evidence.allowance import RunningError
 from backprop_rules.testing import WrongGradients, assert_gradients
 
@@ -17,6 +18,20 @@ def reduced(x, reduce, include_self=False):
 
 
 ROWS, OFFSETS = torch.arange(12), 10 * torch.arange(12)[:, None]
+
+
+def at_rows_and_columns(x, index):
+    return x.sin()[index // 3, index % 3]
+
+
+def times_itself(index):
+    return index * index + index
+
+
+def step_by_step(index):
+    for _ in range(12):
+        index = (3 * index + index % 5) % 10
+    return index
 
 
 def copied(index):
@@ -58,6 +73,12 @@ CHOICES = {
     "put where it is": lambda x: torch.zeros_like(x).scatter(1, x.topk(3, 1)[1][:, 1:], x[:, :2].sin()),
     "added where it is": lambda x: torch.zeros_like(x).scatter_add(1, x.topk(3, 1)[1][:, 1:], x[:, :2].sin()),
     "a mask that is put": lambda x: torch.zeros(12, 10).index_put((ROWS, x.argmax(1)), torch.ones(())) * x.cos(),
+    "by row and column": lambda x: at_rows_and_columns(x, x.argmax(1)),
+    "multiplied with itself": lambda x: x.T.sin()[times_itself(x.argmax(1)) % 10],
+    "of two in a row": lambda x: x.sin().reshape(-1)[torch.cat([x.argmax(1), x.argmax(1) + 7]) // 2],
+    "step by step": lambda x: x.T.sin()[step_by_step(x.argmax(1))],
+    "as a number": lambda x: x.argmax(1).double() * x[:, 0].sin() + x.argmin(1) * x[:, 1],
+    "put among more": lambda x: torch.zeros(12, 11).scatter(1, x.argmax(1)[:, None], 1.0) * x[:, :1],
     "whole numbers of a mask": lambda x: (2 * functional.one_hot(x.argmin(1), 10) - 1) * x,
     "largest of places": lambda x: reduced(x, "amax"),
     "smallest of places": lambda x: reduced(x, "amin", include_self=True),
@@ -218,6 +239,31 @@ def test_what_is_taken_as_it_came_out_is_told():
     with pytest.raises(WrongGradients, match=r"another choice. Give the index as an input") as error:
         assert_gradients(got, y=y.detach(), **asked)
     assert [one.name for one in error.value.agreement.wrong] == ["weights"]
+
+
+def test_what_was_written_over_and_rank_of_ranks_are_told():
+    def places(x, w, count):
+        index = (x @ w).argmax(-1)
+        if count:
+            index += 1
+        return x.cos()[index if count else index.argsort().argsort()]
+
+    draws = torch.Generator().manual_seed(0)
+    x, w = torch.randn(6, 4, generator=draws), torch.randn(4, 5, generator=draws)
+    for count in (0, 1):
+        asked = {"forward": places, "primals": (x, w), "grad_y": torch.ones(6, 4), "params": {"count": count}}
+        with pytest.raises(WrongGradients, match=r"takes it as it came out"):
+            assert_gradients((torch.ones(6, 4), torch.zeros(4, 5)), **asked, blind="allow")
+
+
+def test_a_mask_in_doubt_by_more_than_a_choice_is_refused():
+    def masked(x):
+        y = x * 3
+        return x[(y.argmax(1) == 2) | (y[:, 0] > 1)]
+
+    x = torch.full((4, 5), 1 / 3)
+    with pytest.raises(InputError, match=r"an index that is not exact"):
+        assert_gradients(torch.ones(4, 5), forward=masked, primals=x, grad_y=torch.ones(4, 5))
 
 
 def test_places_in_a_buffer_are_taken_as_they_came_out():

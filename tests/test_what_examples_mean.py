@@ -48,6 +48,24 @@ def test_offsets_stay_offsets():
     assert asked(as_one_sequence, of_sequences, *example).verdict == "wrong"
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32], ids=str)
+def test_offsets_of_few_bits_are_no_others(dtype):
+    def sums(x, offsets):
+        return torch.stack([x[a:b].sum(0) for a, b in pairwise(offsets.tolist())])
+
+    def backward(grad_y, x, offsets):
+        return torch.repeat_interleave(grad_y, offsets.long().diff(), 0)
+
+    for n in (8, 40, 200, 50_000)[: 2 + dtype.itemsize // 2]:
+        ends = torch.tensor([0, n // 4, n // 2, n], dtype=dtype)
+        assert asked(backward, sums, random(n, 1), ends).verdict == "right"
+
+
+@pytest.mark.parametrize("x", [torch.tensor(3), torch.tensor(True), torch.zeros(0, dtype=torch.long)], ids=str)
+def test_a_number_and_nothing_are_whole_numbers_too(x):
+    assert asked(lambda g, x, _: 2 * g, lambda x, _: 2 * x, random(4, 5), x).verdict == "right"
+
+
 def test_what_is_in_order_stays_so():
     def mean(x, segment):
         counts = torch.bincount(segment, minlength=4).clamp(min=1)
@@ -70,6 +88,14 @@ CLASSES = torch.tensor([0, 2, 4, 1])
 MEANT = {
     "classes in ones": (functional.one_hot(CLASSES, 5), lambda x, t: functional.cross_entropy(x, t.argmax(1))),
     "classes in floats": (functional.one_hot(CLASSES, 5).float(), lambda x, t: functional.cross_entropy(x, t.detach())),
+    "classes in bits": (
+        functional.one_hot(CLASSES, 5).bool(),
+        lambda x, t: functional.cross_entropy(x, t.to(x.dtype)),
+    ),
+    "shares in bfloat16": (
+        random(4, 5, seed=3).softmax(-1).bfloat16(),
+        lambda x, t: functional.cross_entropy(x, t.detach()),
+    ),
     "shares": (random(4, 5, seed=3).softmax(-1), lambda x, t: functional.cross_entropy(x, t.detach())),
 }
 
@@ -77,10 +103,11 @@ MEANT = {
 @pytest.mark.parametrize("name", MEANT)
 def test_classes_and_shares_add_up_to_one(name):
     target, forward = MEANT[name]
-    report = asked(lambda g, x, t: (g * (x.softmax(-1) - t) / len(x), None), forward, random(4, 5), target)
+    x = random(4, 5).to(target.dtype if target.is_floating_point() else torch.float32)
+    report = asked(lambda g, x, t: (g * (x.softmax(-1) - t.to(x)) / len(x), None), forward, x, target)
     assert report.verdict == "right", str(report)
-    wrong = asked(lambda g, x, t: (g * (x.softmax(-1) - t), None), forward, random(4, 5), target)
-    assert wrong.verdict == "wrong" and "mean" in str(wrong)
+    wrong = asked(lambda g, x, t: (g * (x.softmax(-1) - t.to(x)), None), forward, x, target)
+    assert wrong.verdict == "wrong"
 
 
 def test_a_mask_that_is_detached_stays_one():
@@ -103,6 +130,8 @@ def test_what_has_no_meaning_of_that_kind_is_varied():
     example = random(6, 4), torch.zeros(4), torch.ones(4)
     assert asked(lambda g, x, m, v: (g * (v + 1e-5).rsqrt(), None, None), normed, *example).verdict == "right"
     assert asked(lambda g, x, m, v: (g / (v + 1e-5), None, None), normed, *example).verdict == "wrong"
+    assert asked(lambda g, x, m, v: (g / (1 + 1e-5) ** 0.5, None, None), normed, *example).verdict == "wrong"
+    assert asked(lambda g, x, m: (g * 1, None), lambda x, m: x * m.detach(), *example[::2]).verdict == "wrong"
 
 
 def test_a_matrix_that_is_detached_stays_symmetric():
@@ -135,6 +164,24 @@ def test_there_are_some_bags():
         return functional.embedding_bag(index, weight, offsets, mode="mean")
 
     report = asked(backward, bags, random(7, 3), torch.tensor([0, 2, 2, 4, 1, 6]), torch.tensor([0, 2, 3, 5]))
+    assert report.verdict == "right", str(report)
+
+
+def test_where_a_derivative_is_exact_its_digits_are_another_matter():
+    """Softplus is x itself above 20, whose derivative is 1."""
+    for scale in (1, 20):
+        x = random(6, 10) * scale
+        assert asked(lambda g, x: g * torch.sigmoid(x), functional.softplus, x).verdict == "right"
+        assert asked(lambda g, x: g * torch.sigmoid(x), functional.softplus, x.bfloat16()).verdict == "right"
+
+
+def test_a_row_that_is_none_is_no_padding():
+    def backward(grad_y, index, weight):
+        grad_y = torch.where((index == 5)[..., None], 0.0, grad_y)
+        return None, torch.zeros_like(weight).index_add(0, index.flatten(), grad_y.flatten(0, -2))
+
+    example = torch.tensor([[0, 5, 1], [2, 3, 4]]), random(6, 5)
+    report = asked(backward, lambda index, w: functional.embedding(index, w, padding_idx=5), *example)
     assert report.verdict == "right", str(report)
 
 
@@ -201,7 +248,7 @@ def test_a_domain_is_what_forward_does_not_raise_at():
 
 
 # ------------------------------------------------------------------ what is lost, and what is told
-def test_squares_beyond_float16_are_found():
+def test_squares_beyond_float16_are_told():
     def normed(x):
         return (x.float() / x.float().norm(dim=-1, keepdim=True)).to(x.dtype)
 
@@ -213,8 +260,24 @@ def test_squares_beyond_float16_are_found():
 
     example = (random(4, 16) / 4).half()
     report = asked(backward, normed, example)
-    assert report.verdict == "inaccurate", str(report)
-    assert asked(lambda *a: backward(*a, wide=True), normed, example).verdict == "right"
+    assert report.verdict == "right" and "loses its digits in float16 at numbers" in str(report), str(report)
+    whole = asked(lambda *a: backward(*a, wide=True), normed, example)
+    assert whole.verdict == "right" and "in float16 at" not in str(whole), str(whole)
+    assert asked(backward, normed, example * 1200).verdict == "inaccurate"
+
+
+def test_a_kernel_for_bfloat16_alone_may_round_to_it():
+    def backward(grad_y, x, w, stored=torch.bfloat16):
+        g, x, w = (t.float() for t in (grad_y, x, w))
+        return tuple(t.to(stored).bfloat16() for t in (g @ w.T, x.T @ g))
+
+    example = random(4, 6).bfloat16(), random(6, 3).bfloat16()
+
+    def product(x, w):
+        return (x.float() @ w.float()).to(x.dtype)
+
+    assert asked(backward, product, *example).verdict == "right"
+    assert asked(lambda *a: backward(*a, stored=torch.float8_e4m3fn), product, *example).verdict != "right"
 
 
 class InPlace(torch.autograd.Function):

@@ -1,5 +1,7 @@
 """Whether a gradient that is off in float64 may be what its own dtypes round, element by element."""
 
+from torch import Tensor
+
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.precision import precision_named
@@ -11,10 +13,11 @@ from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 
 
-def lies_within_its_dtypes(evidence: Evidence, i: int) -> bool:
-    """Say whether the gradient of leaf i lies, in float64, within what the example's dtypes may round; True if unknown.
+def outside_of_its_dtypes(evidence: Evidence, i: int) -> Tensor | None:
+    """Return where the gradient of leaf i is outside of what the example's dtypes may round; None where it is not.
 
-    Beside the largest element a small one may be lost, and yet be far outside of what it may be itself.
+    Beside the largest element a small one may be lost, and yet be far outside of what it may be itself. It is stored in
+    its dtype once: of what is exact there every digit is another matter.
     """
     function, example = evidence.function, evidence.subject.example
     pairs = zip(evidence.point.leaves, example, strict=True)
@@ -25,5 +28,8 @@ def lies_within_its_dtypes(evidence: Evidence, i: int) -> bool:
         held = at_size(Question(function, leaves, grads), precision_named("eager", narrowest)).gradients[i]
         got = evidence.asked(cast(leaves, F64), tuple(None if g is None else cast([g], F64)[0] for g in grads))[i]
     except (NoPoint, Raised, Misfit, NotImplementedError, InputError):
-        return True
-    return held is None or held.truth.shape != got.shape or bool(held.contains(got).all())
+        return None
+    if held is None or held.truth.shape != got.shape:
+        return None
+    outside = ~held.contains(got.to(held.dtype))
+    return outside if bool(outside.any()) else None

@@ -365,7 +365,7 @@ def above(error: Any) -> Tensor | None:
     if error is None:
         return None
     exact = torch.as_tensor(error)
-    near = exact.float().mul_(UP_IN_F32)
+    near = exact.float() * UP_IN_F32
     least, most = map(float, near.aminmax()) if near.numel() else (1.0, 1.0)
     if not most < math.inf:
         return exact.double()

@@ -94,6 +94,10 @@ class Kind(Enum):
     EMPTY = ("raises for empty arrays", Grade.NOTE)
     EMPTY_SHAPE = ("has another shape, of no element either, for empty arrays", Grade.NOTE)
     ONCE = ("raises at a second backward of one forward, as with retain_graph=True", Grade.NOTE)
+    OVERFLOWS = (
+        "loses its digits in float16 at numbers some hundred times as large, where torch's does not",
+        Grade.NOTE,
+    )
     RAISES_THERE = ("raises where forward is not finite", Grade.NOTE)
     DIGITS = ("has fewer digits in float64 than torch's", Grade.NOTE)
     BITS = ("is not right to the last bit where no sum rounds: another form, or something is left out", Grade.NOTE)

@@ -36,7 +36,9 @@ def rest(trial: "Trial") -> None:
     for point, dtypes, device in _natives(trial, full, plain):
         # Digits are counted from torch's gradient: not where that is the wrong one.
         off = {f.leaf for f in outcome.findings if f.kind is Kind.TORCH}
-        found = holds_in(trial.subject, point, dtypes, device)
+        found = list(holds_in(trial.subject, point, dtypes, device))
+        if not point.ordinary and not point.dtypes:
+            found = [replace(f, kind=Kind.OVERFLOWS) for f in found if f.kind is Kind.INACCURATE]
         outcome.findings += [f for f in found if f.kind is not Kind.INACCURATE or f.leaf not in off]
     if not outcome.objects and (full or plain) and not trial.subject.heavy and not trial.questions.of_rules:
         _to_the_bit(trial, [*full, *plain][0])

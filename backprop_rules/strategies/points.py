@@ -203,12 +203,17 @@ class Points:
 
     def _ending(self, x: Any, like: Any, shapes: Sequence[Shape | None]) -> Any:
         """Return whole numbers in order that end at the size of an axis, as offsets do, where that is another one."""
-        if not isinstance(x, Tensor) or inexact(x) or len(x) < 2 or not is_ordered(like) or x.dtype == torch.bool:
+        if not isinstance(x, Tensor) or inexact(x) or x.dtype == torch.bool or min(x.numel(), like.numel()) < 2:
             return x
+        end = int(like.reshape(-1)[-1])
         pairs = ((a, b) for a, b in zip(self._own, shapes, strict=True) if a is not None and b is not None)
-        became = {m for a, b in pairs for n, m in zip(a, b, strict=True) if n == int(like[-1])}
-        end = int(x[-1])
-        return x * became.pop() // end if len(became) == 1 and end > 0 else x
+        became = {m for a, b in pairs for n, m in zip(a, b, strict=True) if n == end}
+        if not is_ordered(like) or int(x[-1]) != end or end <= 0 or became == {end} or len(became) != 1:
+            return x
+        moved = x.long() * became.pop() // end
+        if int(moved[-1]) > torch.iinfo(x.dtype).max:
+            raise NoPoint("offsets that end at this size do not fit into their dtype")
+        return moved.to(x.dtype)
 
     def _at(
         self,

@@ -129,7 +129,11 @@ def have_a_meaning(x: Tensor) -> bool:
     if x.is_complex() or x.numel() < 2:
         return False
     two = x.unique()
-    return (len(two) == 2 and bool((two == 0).any())) or _are_shares(x) or is_symmetric(x) or is_ordered(x)
+    return (len(two) == 2 and bool((two == 0).any())) or _are_shares(x) or is_symmetric(x) or _grow(x)
+
+
+def _grow(x: Tensor) -> bool:
+    return is_ordered(x) and bool(x[-1] > x[0])
 
 
 def mended(x: Tensor, like: Tensor) -> Tensor:
@@ -144,9 +148,9 @@ def mended(x: Tensor, like: Tensor) -> Tensor:
 
 def _are_shares(x: Tensor) -> bool:
     """Say whether numbers along the last axis are not negative, and add up to one."""
-    if not x.dim() or x.shape[-1] < 2 or not x.numel() or x.dtype == torch.bool:
+    if not x.dim() or x.shape[-1] < 2 or not x.numel():
         return False
-    few = x.shape[-1] * (torch.finfo(F32).eps if inexact(x) else 0.0)
+    few = x.shape[-1] * max(torch.finfo(x.dtype).eps, torch.finfo(F32).eps) if inexact(x) else 0.0
     return bool((x >= 0).all()) and bool(((x.to(F64).sum(-1) - 1).abs() <= few).all())
 
 

@@ -12,22 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from backprop_rules.evidence.allowance.chosen import Among, Choices, Made
+from backprop_rules.evidence.allowance.chosen import Among
 from backprop_rules.evidence.allowance.operation import Operation, plus
+from backprop_rules.evidence.allowance.remade import Made, other_arguments
 from backprop_rules.evidence.allowance.units import FEW, apart, wide
-from backprop_rules.subject.ambient import inexact, tensors_in
 
 aten = torch.ops.aten
 
 SMALLEST = {aten.min, aten.amin, aten.cummin}
-# Of whole numbers and masks each result is of one number, or of some that are near each other.
-NUMBER_BY_NUMBER = {
-    aten.t, aten.transpose, aten.permute, aten.expand, aten.unsqueeze, aten.squeeze, aten.clone, aten.alias,
-    aten.select, aten.slice, aten.view, aten._unsafe_view, aten.reshape, aten._to_copy, aten.detach, aten.flip,
-    aten.repeat, aten.gather, aten.index, aten.index_select, aten.any, aten.all, aten.scatter, aten.lift_fresh,
-}  # fmt: skip
 
 
 def end_of(a: Tensor, radius: Tensor, sign: int) -> Tensor:
@@ -182,15 +175,15 @@ class ByRank:
 def contested(op: Operation, index: Any, dim: int, source: Any, base: Any = 0.0) -> Tensor | None:
     """Return what elements may get or lose of a source that is put where an index says, where others may be chosen."""
     by = op.choices.by(index)
-    if isinstance(by, Made):
-        return op.either(_put_elsewhere(op, by, index, dim, source, base))
-    if by is None or by.shape != op.result.shape or dim % len(by.shape) != by.dim % len(by.shape):
+    if by is None:
         return None
+    if isinstance(by, Made) or by.shape != op.result.shape or dim % len(by.shape) != by.dim % len(by.shape):
+        return op.either(_put_elsewhere(op, by, index, dim, source, base))
     put = [x[tuple(map(slice, index.shape))] if x.ndim else x.expand(index.shape) for x in _signed(op, source)]
     return op.either(by.reach(dim, index, *put, *(x.expand(by.shape) for x in _signed(op, base))))
 
 
-def _put_elsewhere(op: Operation, by: Made, index: Tensor, dim: int, source: Any, base: Any) -> Tensor:
+def _put_elsewhere(op: Operation, by: Any, index: Tensor, dim: int, source: Any, base: Any) -> Tensor:
     """Return what places may get or lose of a source that is put where an index says: in a base, or added to others."""
     value, off = (x[tuple(map(slice, index.shape))] if x.ndim else x.expand(index.shape) for x in _signed(op, source))
     if not isinstance(base, Tensor):
@@ -212,7 +205,7 @@ def _put_elsewhere(op: Operation, by: Made, index: Tensor, dim: int, source: Any
 def otherwise(op: Operation, a: Tensor, *how: Any) -> Tensor | None:
     """Return how far what lies where an index says may be from what does where others may be chosen."""
     farthest, x = None, op.operand(a)
-    for others in _other_indices(op.choices, how):
+    for others in other_arguments(op.choices, how):
         off = apart(op.func(a, *others), op.result)
         off = off if x.radius is None else off + op.func(x.radius, *others)
         farthest = off if farthest is None else torch.maximum(farthest, off)
@@ -221,7 +214,7 @@ def otherwise(op: Operation, a: Tensor, *how: Any) -> Tensor | None:
 
 def put_otherwise(op: Operation, put: Callable[..., Tensor], *how: Any) -> Tensor | None:
     """Return what places may get or lose of sizes that are put where an index says, where others may be chosen."""
-    chosen = list(_other_indices(op.choices, how))
+    chosen = list(other_arguments(op.choices, how))
     if not chosen:
         return None
     own = put(*how)
@@ -232,22 +225,10 @@ def put_otherwise(op: Operation, put: Callable[..., Tensor], *how: Any) -> Tenso
 def differing(op: Operation, *how: Any) -> Tensor | None:
     """Return where a mask that is made of whole numbers may be another, as others may be chosen."""
     found = None
-    for others in _other_indices(op.choices, how):
+    for others in other_arguments(op.choices, how):
         off = op.func(*others) != op.result
         found = off if found is None else found | off
     return None if found is None else found.double()
-
-
-def make(choices: Choices, func: Any, args: Sequence[Any], named: Any, result: Any) -> None:
-    """Remember that whole numbers or a mask were made of what was chosen, and how, if each is of one number."""
-    whole = [y for y in tensors_in(result) if not inexact(y)]
-    if not whole or not choices.are_behind(tree_flatten(args)[0]):
-        return
-    for y in whole:
-        choices.leads_to(y)
-    one_by_one = torch.Tag.pointwise in func.tags or func.overloadpacket in NUMBER_BY_NUMBER
-    if one_by_one and isinstance(result, Tensor) and choices.by(result) is None:  # what lies in the same place is known
-        choices.make(result, lambda: (func(*others, **named) for others in _other_indices(choices, args, True)))
 
 
 def in_doubt(op: Operation, indices: Sequence[Any]) -> Tensor | None:
@@ -261,16 +242,6 @@ def in_doubt(op: Operation, indices: Sequence[Any]) -> Tensor | None:
             found = plus(found, torch.where(doubt, math.inf, 0.0).expand(op.result.shape))
         dim += index.ndim if mask else 1
     return op.either(found)
-
-
-def _other_indices(choices: Choices, how: Sequence[Any], masks: bool = False) -> Iterator[Any]:
-    """Yield arguments with other indices in the place of one that was chosen; `masks` says whether masks, too."""
-    leaves, spec = tree_flatten(how)
-    places = [k for k, x in enumerate(leaves) if isinstance(x, Tensor) and (masks or x.dtype != torch.bool)]
-    chosen = [(k, choices.by(leaves[k])) for k in places]
-    for k, by in chosen:
-        for other in by.others(leaves[k]) if by is not None else ():
-            yield tree_unflatten([*leaves[:k], other, *leaves[k + 1 :]], spec)
 
 
 def _signed(op: Operation, x: Any) -> tuple[Tensor, Tensor]:

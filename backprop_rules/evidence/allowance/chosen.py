@@ -1,6 +1,6 @@
 """What was chosen among numbers in a run, and of what: remembered by storage, until the reverse pass comes by."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from backprop_rules.subject.ambient import inexact
 
 if TYPE_CHECKING:
     from backprop_rules.evidence.allowance.choices import ByRank, SoFar
+    from backprop_rules.evidence.allowance.remade import Made
 
 aten = torch.ops.aten
 
@@ -31,17 +32,6 @@ class Among:
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Among":
         """Return the same of extremes that were moved."""
         return replace(self, groups=lambda: move(self.groups()))
-
-
-@dataclass(frozen=True, eq=False)
-class Made:
-    """Whole numbers, or a mask, that were made of what was chosen, each of one number: `remake` with others of that."""
-
-    remake: Callable[[], Iterator[Tensor]]
-
-    def others(self, _: Tensor) -> Iterator[Tensor]:
-        """Yield what may come out in the place of these."""
-        yield from self.remake()
 
 
 class Choices:
@@ -80,9 +70,21 @@ class Choices:
         found: Made | None = self._made.get(storage, {}).get(place_of(index))
         return found
 
-    def make(self, result: Tensor, remake: Callable[[], Iterator[Tensor]]) -> None:
+    def make(self, result: Tensor, made: "Made") -> None:
         """Remember how whole numbers or a mask were made of what was chosen."""
-        self._made.setdefault(result.untyped_storage(), {})[place_of(result)] = Made(remake)
+        self._made.setdefault(result.untyped_storage(), {})[place_of(result)] = made
+
+    def explain(self, mask: Tensor, radius: Tensor) -> bool:
+        """Say whether a mask is in doubt by what may be chosen alone."""
+        by = self.by(mask)
+        left = radius > 0
+        for other in by.others(mask) if by is not None else ():
+            left = left & (other == mask)
+        return by is not None and not bool(left.any())
+
+    def tell(self, func: Any) -> None:
+        """Remember that an operation took what was made of a choice as it came out, if it is the first."""
+        self.taken = self.taken or str(func).removesuffix(".default")
 
     def leads_to(self, result: Tensor) -> None:
         """Remember that whole numbers or a mask were made of what was chosen, in any way."""

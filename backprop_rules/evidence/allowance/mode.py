@@ -14,9 +14,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
 from backprop_rules.evidence.allowance import elementwise, fused, gathered, moves, sampled, sums, windows
-from backprop_rules.evidence.allowance.choices import make
 from backprop_rules.evidence.allowance.chosen import Choices
-from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, place_of
+from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, place_of, plus
+from backprop_rules.evidence.allowance.remade import make, spread
 from backprop_rules.evidence.allowance.units import FEW, computed_in, wide
 from backprop_rules.subject.ambient import inexact, tensors_in
 from backprop_rules.subject.denormals import flushing
@@ -33,6 +33,8 @@ UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape, *moves.NEAREST
 RESHAPING = {aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_}
 # Of whole numbers these put what is chosen among others, or compare it.
 OF_THE_CHOSEN = {*moves.COMPARED, aten.scatter, aten.scatter_, aten.index_put, aten.index_put_}
+# Numbers are made of whole ones by these.
+OF_NUMBERS = {aten._to_copy, aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.pow}
 # These fill a tensor with what was drawn.
 DRAWN = {aten.bernoulli_, aten.uniform_, aten.normal_, aten.random_, aten.exponential_}
 # The floating-point dtypes, whose precision is asked for.
@@ -148,8 +150,7 @@ class RunningError(TorchDispatchMode):
             return self._write(func, args, named)
         result = func(*args, **named)
         if not isinstance(result, Tensor | tuple | list):
-            if any(radius is not None and radius.any() for radius in map(self._radius, args)):
-                self._take_out(func, args[0])
+            self._take_out(func, args)
             return result
         if isinstance(result, Tensor) and result.dtype in UNIT and precision(result.dtype) < self.least_bits:
             raise Narrower(str(result.dtype).removeprefix("torch."))
@@ -168,13 +169,14 @@ class RunningError(TorchDispatchMode):
         make(self.choices, func, args, named, result)
         return result
 
-    def _take_out(self, func: Any, x: Tensor) -> None:
-        """Take a number out of a tensor as it came out, if it is a whole one of what was chosen."""
-        if not self.choices.are_behind([x]):
+    def _take_out(self, func: Any, args: Sequence[Any]) -> None:
+        """Take a number out of a tensor as it came out: it is exact, or of what was chosen."""
+        if self.choices.are_behind(args):
+            self.choices.tell(func)
+        elif any(radius is not None and radius.any() for radius in map(self._radius, args)):
             raise NotImplementedError(
                 f"no radius can be kept beside the Python number that {func} takes out of a tensor"
             )
-        self.choices.taken = self.choices.taken or str(func).removesuffix(".default")
 
     def _operation(self, func: Any, result: Any, args: Any) -> Operation:
         """Return the operation, as the formulas see it."""
@@ -209,6 +211,8 @@ class RunningError(TorchDispatchMode):
             return self._decomposed(op, reference, args, named)
         if packet not in FORMULAS:
             return self._by_torchs_own_parts(op, args, named)
+        if packet in OF_NUMBERS and isinstance(result, Tensor) and inexact(result) and self.choices.are_behind(args):
+            op = replace(op, radius=lambda x: plus(self._radius(x), op.either(spread(self.choices, x))))
         radius = FORMULAS[packet](op, *args, **named)
         self.choices.pass_on(packet, result, args)
         if packet in moves.AMBIGUOUS and radius is not None and radius.any():
@@ -247,6 +251,8 @@ class RunningError(TorchDispatchMode):
         if func.overloadpacket == aten.detach_:
             return args[0]
         if self._whole(func, args[0], args):
+            if self.choices.are_behind(list(tensors_in(args))):
+                self.choices.tell(func)
             self.choices.forget(args[0])
             return func(*args, **named)
         if func.overloadpacket in DRAWN and self._unshared(args[0]):

@@ -161,10 +161,13 @@ class Operation:
             if isinstance(index, list | tuple):
                 self.settled(*index)
             radius = self.radius(index)
+            behind = self.choices.are_behind([index])
             if radius is not None and radius.any():
-                if not self.choices.are_behind([index]):
+                if not behind or (index.dtype == torch.bool and not self.choices.explain(index, radius)):
                     raise self.refuse("with an index that is not exact")
-                self.choices.taken = self.choices.taken or str(self.func).removesuffix(".default")
+                self.choices.tell(self.func)
+            elif behind and self.choices.by(index) is None:
+                self.choices.tell(self.func)
 
     def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
         """Return an operand in the dtype in which it is used: another's rounding to that is a part of its radius."""

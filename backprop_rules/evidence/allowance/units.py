@@ -38,6 +38,8 @@ def component(dtype: torch.dtype) -> torch.dtype:
 @cache
 def unit(dtype: torch.dtype, flushes: bool = False) -> Unit:
     """Return the unit of a floating-point dtype."""
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise NotImplementedError("no formula for whole numbers that are not exact")
     info = torch.finfo(component(dtype))
     # float16's own subnormal numbers are never flushed: F16C and AVX-512 convert them whatever the mode.
     flushed = flushes and dtype != torch.float16
