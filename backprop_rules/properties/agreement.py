@@ -206,19 +206,21 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
         )
         yield _wrong(evidence, i, user, truth, seen, words, kind)
         return
+    yield _by_differences(evidence, i, user, truth, seen)
+
+
+def _by_differences(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed) -> Finding:
+    """Return what is wrong by those whom differences side with."""
     assert seen.outside is not None
     side = sides_with(evidence, i, seen.outside, evidence.gradients_here)
     if side == "user":
-        yield _wrong(evidence, i, user, truth, seen, "", Kind.TORCH)
-        return
+        return _wrong(evidence, i, user, truth, seen, "", Kind.TORCH)
     if side == "neither":
         found = _wrong(evidence, i, user, truth, seen, "differences contradict torch's gradient as well")
-        yield replace(found, against=("differences",), expected=None)
-        return
+        return replace(found, against=("differences",), expected=None)
     if side == "nobody" and seen.bits > 0:  # below what float32 sees torch alone says so, and it may be torch
-        yield _wrong(evidence, i, user, truth, seen, "torch's reverse mode alone", Kind.DIGITS)
-        return
-    yield _wrong(evidence, i, user, truth, seen, SETTLED if side == "torch" else "")
+        return _wrong(evidence, i, user, truth, seen, "torch's reverse mode alone", Kind.DIGITS)
+    return _wrong(evidence, i, user, truth, seen, SETTLED if side == "torch" else "")
 
 
 def _outside_of_its_dtypes(evidence: Evidence, i: int) -> Tensor | None:
