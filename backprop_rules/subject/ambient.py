@@ -235,8 +235,7 @@ def _as_many(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> N
 def _of_padding_none(index: Tensor, weight: Tensor, padding_idx: int, **named: Any) -> Tensor:
     """Return the rows of an embedding, those of the padding detached: torch masks them in its reverse mode alone."""
     rows = torch.nn.functional.embedding(index, weight, padding_idx, **named)  # which asks whether there is such a row
-    padded = (index == padding_idx % len(weight)).unsqueeze(-1)
-    return torch.where(padded, rows.detach(), torch.nn.functional.embedding(index, weight, **named))
+    return torch.where((index == padding_idx % len(weight)).unsqueeze(-1), rows.detach(), rows)
 
 
 def _some_bags(input: Tensor, weight: Tensor, offsets: Any = None, *_: Any, **__: Any) -> None:

@@ -65,9 +65,8 @@ class Choices:
             return None
         storage = index.untyped_storage()
         count, by = self._indices.get(storage, (0, None))
-        if index.dtype == torch.int64 and count == index.numel() and index.ndim and index.is_contiguous():
-            return by  # type: ignore[no-any-return]
-        found: Made | None = self._made.get(storage, {}).get(place_of(index))
+        whole = index.dtype == torch.int64 and count == index.numel() and index.ndim and index.is_contiguous()
+        found: ByRank | SoFar | Made | None = by if whole else self._made.get(storage, {}).get(place_of(index))
         return found
 
     def make(self, result: Tensor, made: "Made") -> None:
