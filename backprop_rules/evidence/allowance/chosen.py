@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.evidence.allowance.operation import Operation, place_of
-from backprop_rules.subject.ambient import inexact
+from backprop_rules.subject.ambient import inexact, tensors_in
 
 if TYPE_CHECKING:
     from backprop_rules.evidence.allowance.choices import ByRank, SoFar
@@ -89,11 +89,11 @@ class Choices:
         """Remember that whole numbers or a mask were made of what was chosen, in any way."""
         self._led_to[result.untyped_storage()] = True
 
-    def are_behind(self, values: Sequence[Any]) -> bool:
+    def are_behind(self, values: Any) -> bool:
         """Say whether one of these was chosen, or made of what was."""
         if not (self._indices or self._made or self._led_to):
             return False
-        some = [x for x in values if isinstance(x, Tensor) and not inexact(x)]
+        some = [x for x in tensors_in(values) if not inexact(x)]
         return any(self.by(x) is not None or x.untyped_storage() in self._led_to for x in some)
 
     def extreme(self, y: Tensor, *among: Among) -> None:

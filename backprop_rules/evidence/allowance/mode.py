@@ -251,7 +251,7 @@ class RunningError(TorchDispatchMode):
         if func.overloadpacket == aten.detach_:
             return args[0]
         if self._whole(func, args[0], args):
-            if self.choices.are_behind(list(tensors_in(args))):
+            if self.choices.are_behind(args):
                 self.choices.tell(func)
             self.choices.forget(args[0])
             return func(*args, **named)

@@ -161,7 +161,7 @@ class Operation:
             if isinstance(index, list | tuple):
                 self.settled(*index)
             radius = self.radius(index)
-            behind = self.choices.are_behind([index])
+            behind = self.choices.are_behind(index)
             if radius is not None and radius.any():
                 if not behind or (index.dtype == torch.bool and not self.choices.explain(index, radius)):
                     raise self.refuse("with an index that is not exact")

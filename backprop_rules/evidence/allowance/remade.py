@@ -93,12 +93,11 @@ def other_arguments(choices: "Choices", how: Sequence[Any]) -> Iterator[Any]:
 
 def make(choices: "Choices", func: Any, args: Sequence[Any], named: Any, result: Any) -> None:
     """Remember that whole numbers or a mask were made of what was chosen, and how, if it is number by number."""
-    whole = [y for y in tensors_in(result) if not inexact(y)]
-    leaves, spec = tree_flatten(args)
-    if not whole or not choices.are_behind(leaves):
+    if not choices.are_behind(args) or not (whole := [y for y in tensors_in(result) if not inexact(y)]):
         return
     for y in whole:
         choices.leads_to(y)
+    leaves, spec = tree_flatten(args)
     one_by_one = torch.Tag.pointwise in func.tags or func.overloadpacket in NUMBER_BY_NUMBER
     known = _known(choices, leaves, masks=True) if one_by_one and isinstance(result, Tensor) else {}
     if known and choices.by(result) is None:  # what lies in the same place is known
