@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 
+import flint
 import numpy as np
 from flint import acb, arb
 
@@ -18,6 +19,16 @@ def each(f):
         return result
 
     return mapped
+
+
+def roughly(f):
+    """Return a function of numbers in fewer bits, of which it takes long in thousands, as one of arrays."""
+
+    def computed(v):
+        with flint.ctx.workprec(200):
+            return f(v * 1)
+
+    return each(computed)
 
 
 def larger(v, w):
@@ -92,6 +103,37 @@ def solution(a, b):
     for i in reversed(range(len(a))):
         x[i] = (b[i] - sum((a[i, j] * x[j] for j in range(i + 1, len(a))), arb(0))) / a[i, i]
     return x
+
+
+def eliminated(a, b):
+    """Return the X of A X = B and the determinant of A, by Gauss's elimination with exact numbers."""
+    rows, det = np.concatenate([a, b], 1), arb(1)
+    for k in range(len(a)):
+        pivot = max(
+            range(k, len(a)), key=lambda i: float(abs(rows[i, k].real).mid()) + float(abs(rows[i, k].imag).mid())
+        )
+        if pivot != k:
+            rows[[k, pivot]], det = rows[[pivot, k]], -det
+        det = det * rows[k, k]
+        rows[k] = rows[k] / rows[k, k]
+        for i in range(len(a)):
+            if i != k:
+                rows[i] = rows[i] - rows[i, k] * rows[k]
+    return rows[:, len(a) :], det
+
+
+def unit_matrix(n):
+    return np.array([[arb(i == j) for j in range(n)] for i in range(n)], dtype=object)
+
+
+def cholesky(a):
+    """Return the L of A = L L^T."""
+    low = np.full(a.shape, arb(0), dtype=object)
+    for j in range(len(a)):
+        low[j, j] = (a[j, j] - sum((low[j, k] ** 2 for k in range(j)), arb(0))).sqrt()
+        for i in range(j + 1, len(a)):
+            low[i, j] = (a[i, j] - sum((low[i, k] * low[j, k] for k in range(j)), arb(0))) / low[j, j]
+    return low
 
 
 def with_ones(a):

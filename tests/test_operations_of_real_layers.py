@@ -112,6 +112,48 @@ def spaced_constants(x: Tensor) -> Tensor:
     return torch.sin(x * torch.arange(0.0, 0.8, 0.1)[:8]) * decays
 
 
+def covariance_of(x: Tensor) -> Tensor:
+    return x @ x.mT / x.shape[-1] + torch.eye(x.shape[-2], dtype=x.dtype)
+
+
+def gaussian(x: Tensor, root: Tensor) -> Tensor:
+    factor = torch.linalg.cholesky(covariance_of(root))
+    apart = torch.linalg.solve_triangular(factor, x.mT, upper=False)
+    return apart.square().sum(0) / 2 + factor.diagonal().log().sum()
+
+
+def gaussian_process(x: Tensor, y: Tensor) -> Tensor:
+    kernel = torch.exp(-(x[:, None] - x).square().sum(-1))
+    return kernel @ torch.cholesky_solve(y, torch.linalg.cholesky(kernel + torch.eye(len(x), dtype=x.dtype)))
+
+
+def filtered(state: Tensor, root: Tensor, seen: Tensor, h: Tensor) -> Tensor:
+    covariance = covariance_of(root)
+    gain = torch.linalg.solve(covariance_of(h @ root), h @ covariance).mT
+    return state + (seen - state @ h.mT) @ gain.mT
+
+
+def whitened_by_the_inverse(x: Tensor) -> Tensor:
+    return x.mT @ torch.linalg.inv(covariance_of(x)) @ x
+
+
+def flow(x: Tensor, w: Tensor) -> Tensor:
+    w = w + 2 * torch.eye(len(w), dtype=w.dtype)
+    return x @ w + torch.linalg.slogdet(w).logabsdet * torch.linalg.det(w / 2)
+
+
+def negative_binomial(mean: Tensor, shape: Tensor) -> Tensor:
+    counts, mean, shape = torch.arange(5) * 3, mean.exp(), shape.exp()
+    likely = torch.lgamma(counts + shape) - torch.lgamma(shape) - torch.lgamma(counts + 1)
+    return likely + shape * (shape / (shape + mean)).log() + counts * (mean / (shape + mean)).log()
+
+
+def between_dirichlets(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a.exp() + 1, b.exp() + 1
+    ends = torch.lgamma(a.sum(-1)) - torch.lgamma(a).sum(-1) - torch.lgamma(b.sum(-1)) + torch.lgamma(b).sum(-1)
+    return ends + ((a - b) * (torch.digamma(a) - torch.digamma(a.sum(-1, keepdim=True)))).sum(-1)
+
+
 LAYERS = {
     spectral_convolution: (numbers(2, 3, 40), numbers(3, 12)),
     spectral_layer: (numbers(2, 16, 16), numbers(4, 4), numbers(4, 4) / 2),
@@ -134,6 +176,13 @@ LAYERS = {
     by_distance: (numbers(9, 5), numbers(7, 5)),
     pairs: (numbers(9, 5),),
     weight_normed: (numbers(9, 5), numbers(7, 5), numbers(7, 1)),
+    gaussian: (numbers(9, 5), numbers(5, 7)),
+    gaussian_process: (numbers(9, 3), numbers(9, 4)),
+    filtered: (numbers(3, 4), numbers(4, 6), numbers(3, 2), numbers(2, 4)),
+    whitened_by_the_inverse: (numbers(5, 9),),
+    flow: (numbers(9, 5), numbers(5, 5) / 2),
+    negative_binomial: (numbers(9, 5), numbers(5)),
+    between_dirichlets: (numbers(9, 5), numbers(5, 9).mT),
 }
 
 

@@ -13,7 +13,17 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
-from backprop_rules.evidence.allowance import elementwise, fused, gathered, moves, sampled, sums, windows
+from backprop_rules.evidence.allowance import (
+    elementwise,
+    factored,
+    fused,
+    gammas,
+    gathered,
+    moves,
+    sampled,
+    sums,
+    windows,
+)
 from backprop_rules.evidence.allowance.chosen import Choices
 from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, place_of, plus
 from backprop_rules.evidence.allowance.remade import make, spread
@@ -24,9 +34,10 @@ from backprop_rules.subject.denormals import flushing
 aten = torch.ops.aten
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
-    **moves.FORMULAS, **elementwise.FORMULAS, **sums.FORMULAS, **windows.FORMULAS, **sampled.FORMULAS
+    **moves.FORMULAS, **elementwise.FORMULAS, **sums.FORMULAS, **windows.FORMULAS, **sampled.FORMULAS,
+    **factored.FORMULAS, **gammas.FORMULAS,
 }  # fmt: skip
-REFERENCES = {**fused.REFERENCES, **gathered.REFERENCES}
+REFERENCES = {**fused.REFERENCES, **gathered.REFERENCES, **factored.REFERENCES}
 # Of these torch has decompositions that say less: x is finite where x == x and |x| != inf; of the nearest by its place.
 UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape, *moves.NEAREST}
 # These write a shape, and no value.

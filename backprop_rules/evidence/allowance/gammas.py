@@ -1,0 +1,52 @@
+"""The logarithm of the gamma function and its derivatives, of what is positive: elsewhere they have poles."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.allowance.operation import Operation, Radius
+from backprop_rules.evidence.allowance.units import FEW, gamma
+
+aten = torch.ops.aten
+
+
+def _with_slope(op: Operation, a: Tensor, error: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the radius of a function whose slope has its largest size at an end of any interval of positive numbers.
+
+    Torch has these functions in float64 to much more digits than `slope` is asked for.
+    """
+    radius: Radius = op.operand(a).radius
+    x = a.double()
+    if radius is None:
+        return torch.where(x > 0, error, math.inf)
+    low, high = (torch.where(x - radius > 0, end, 1.0) for end in (x - radius, x + radius))  # below 0 it takes hours
+    most = torch.maximum(slope(low).abs(), slope(high).abs()) * (1 + 2.0**-16)
+    return torch.where(x - radius > 0, op.up(radius * most + error), math.inf)
+
+
+def log_gamma(op: Operation, a: Tensor) -> Tensor:
+    """The logarithm of the gamma function, documented in ulps; its slope grows from below 0 to above."""
+    return _with_slope(op, a, op.rounded(None, op.ulps("lgamma")), torch.digamma)
+
+
+def digamma(op: Operation, a: Tensor) -> Tensor:
+    """Its derivative: of x + 10 at most by a series that begins with a logarithm, less the inverses of x, x + 1, ..."""
+    above = torch.digamma(a.double() + 10)
+    terms = above.abs() + 2 * (above - torch.digamma(a.double())).abs() + 1
+    error = op.up(terms * gamma(16 + 2 * op.ulps("log"), op.unit.u)) + op.rounded(None)
+    return _with_slope(op, a, error, lambda x: torch.polygamma(1, x))
+
+
+def polygamma(op: Operation, n: int, a: Tensor) -> Tensor:
+    """The second derivative: squares of inverses, and from x + 6 on a series whose next term is 1 / (30 x^9)."""
+    if n != 1:
+        raise op.refuse(f"of order {n}")
+    left_out = 2 / (30 * (a.double().clamp_min(0) + 6) ** 9)  # in float64, and here
+    error = op.up(op.size * gamma(24, op.unit.u)) * FEW + left_out + op.rounded(None)
+    return _with_slope(op, a, error, lambda x: torch.polygamma(2, x))
+
+
+FORMULAS: dict[Any, Callable[..., Any]] = {aten.lgamma: log_gamma, aten.digamma: digamma, aten.polygamma: polygamma}

@@ -1,0 +1,95 @@
+"""Systems of equations, inverses, determinants and Cholesky's factor: their radii hold the exact values."""
+
+import numpy as np
+import pytest
+import torch
+from exact_functions import cholesky, eliminated, unit_matrix
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rounding import ANY, COMPLEX, REAL, REAL_ONLY, widened, worst
+
+
+def square(x):
+    return widened(x)[:, : len(x)]
+
+
+def triangle(a):
+    """Return the lower triangle, with ones on its diagonal, of a tensor or of exact numbers."""
+    if isinstance(a, np.ndarray):
+        return np.where(np.tri(len(a), k=-1, dtype=bool), a[:, : len(a)], unit_matrix(len(a)))
+    return square(a).tril(-1) + torch.eye(len(a), dtype=widened(a).dtype)
+
+
+def definite(a):
+    """Return a a^T + I, of a tensor or of exact numbers."""
+    if isinstance(a, np.ndarray):
+        return a.dot(a.T) + unit_matrix(len(a))
+    return widened(a) @ widened(a).mT + torch.eye(len(a), dtype=widened(a).dtype)
+
+
+CASES = {
+    "solve any": (
+        lambda a, b: torch.linalg.solve_ex(square(a), widened(b))[0],
+        lambda a, b: eliminated(a[:, : len(a)], b)[0],
+        2,
+        ANY,
+    ),
+    "solve any, from the left": (
+        lambda a, b: torch.linalg.solve_ex(square(a), widened(b).mT, left=False)[0],
+        lambda a, b: eliminated(a[:, : len(a)].T, b)[0].T,
+        2,
+        REAL_ONLY,
+    ),
+    "solve with factors": (
+        lambda a, b: torch.linalg.lu_solve(*torch.ops.aten._linalg_solve_ex(square(a), widened(b))[1:3], widened(b)),
+        lambda a, b: eliminated(a[:, : len(a)], b)[0],
+        2,
+        REAL_ONLY,
+    ),
+    "inverse": (
+        lambda a: torch.linalg.inv_ex(square(a))[0],
+        lambda a: eliminated(a[:, : len(a)], unit_matrix(len(a)))[0],
+        1,
+        ANY,
+    ),
+    "det": (
+        lambda a: torch.linalg.det(square(a)),
+        lambda a: np.array(eliminated(a[:, : len(a)], unit_matrix(len(a)))[1]),
+        1,
+        ANY,
+    ),
+    "slogdet": (
+        lambda a: torch.linalg.slogdet(square(a)).logabsdet,
+        lambda a: np.array(abs(eliminated(a[:, : len(a)], unit_matrix(len(a)))[1]).log()),
+        1,
+        ANY,
+    ),
+    "cholesky": (lambda a: torch.linalg.cholesky_ex(definite(a))[0], lambda a: cholesky(definite(a)), 1, REAL_ONLY),
+    "cholesky, upper": (
+        lambda a: torch.linalg.cholesky_ex(definite(a), upper=True)[0],
+        lambda a: cholesky(definite(a)).T,
+        1,
+        REAL_ONLY,
+    ),
+    "cholesky_solve": (
+        lambda a, b: torch.cholesky_solve(widened(b), torch.linalg.cholesky_ex(definite(a))[0]),
+        lambda a, b: eliminated(definite(a), b)[0],
+        2,
+        REAL_ONLY,
+    ),
+    "cholesky_inverse": (
+        lambda a: torch.cholesky_inverse(triangle(a)),
+        lambda a: eliminated(triangle(a).dot(triangle(a).T), unit_matrix(len(a)))[0],
+        1,
+        REAL_ONLY,
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", REAL + COMPLEX, ids=str)
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=12)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_radius_holds_the_exact_value(name, dtype, seed):
+    if not dtype.is_complex or CASES[name][3] == ANY:
+        worst(CASES[name], dtype, seed)
