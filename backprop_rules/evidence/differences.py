@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from backprop_rules.evidence.evidence import WIDE, Evidence, largest
 from backprop_rules.strategies.values import move_of, numbers_from
@@ -68,11 +70,22 @@ def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
     return Slope(best, error, left, right) if math.isfinite(best) else None
 
 
+class _AsAutogradGoes(TorchFunctionMode):
+    """While it is entered, forward mode stops where autograd is switched off, as it does behind `detach`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_grad_enabled():
+            return func(*args, **(kwargs or {}))
+        given, named = tree_map_only(Tensor, Tensor.detach, (args, kwargs or {}))
+        found = func(*given, **named)
+        return args[0] if args and found is given[0] else found  # what is written to has the derivative that it had
+
+
 def pushed(evidence: Evidence, along: Directions) -> float | None:
     """Return the same by torch's forward mode, None where it has none."""
     point, function = evidence.point, evidence.function
     try:
-        with running(function.ambient(F64)) as inside, forward_ad.dual_level():
+        with running(function.ambient(F64)) as inside, forward_ad.dual_level(), torch.enable_grad(), _AsAutogradGoes():
             made = [
                 forward_ad.make_dual(x.contiguous(), along[k].contiguous()) if k in along else x
                 for k, x in enumerate(point.leaves)

@@ -87,7 +87,7 @@ def definition_of(forward: Callable[..., Tensor]) -> Callable[..., Any]:
         for x, array in zip(primals, given, strict=True):
             if x is not None and isinstance(array, Balls):
                 mode.keep(x, array.view(np.ndarray))
-        with warnings.catch_warnings(), torch.no_grad(), Outlets(mode), mode:
+        with warnings.catch_warnings(), torch.enable_grad(), Outlets(mode), mode:
             warnings.simplefilter("ignore")  # torch's own operations give them, to which a decomposition adds some
             y = forward(*primals, **params)
         if not isinstance(y, Tensor):

@@ -65,6 +65,12 @@ def wide(x: Tensor) -> Tensor:
     return x.to("cpu", torch.complex128 if x.is_complex() else torch.float64)
 
 
+def _cut(values: Any) -> Any:
+    """Return the same numbers, from which no derivative goes back."""
+    cut = each(lambda v: Number(v.value, v.tape) if isinstance(v, Number) else v)
+    return np.asarray(cut(values), dtype=object)
+
+
 class Exactly(TorchDispatchMode):
     """While it is entered, keep exact numbers beside every tensor that comes of those it was given."""
 
@@ -157,9 +163,8 @@ class Exactly(TorchDispatchMode):
         if packet in EMPTY:
             self.keep(result := func(*args, **named), None)
             return result
-        if held and packet == aten.detach:  # the same numbers, from which no derivative goes back
-            cut = each(lambda v: Number(v.value, v.tape) if isinstance(v, Number) else v)
-            self.keep(result := args[0].clone(), np.asarray(cut(self.numbers(args[0])), dtype=object))
+        if held and packet == aten.detach:
+            self.keep(result := args[0].clone(), _cut(self.numbers(args[0])))
             return result
         if not held or func.is_view or packet in PLAIN:
             return func(*args, **named)
@@ -216,6 +221,7 @@ class Exactly(TorchDispatchMode):
         assert found.shape == tuple(result.shape), (found.shape, result.shape)
         if inexact(result):
             made = self._exactly(found)
+            made = made if torch.is_grad_enabled() else _cut(made)
             if not result.is_complex() and any(isinstance(v, Number) and isinstance(v.value, acb) for v in made.flat):
                 raise refusal("it makes real numbers of complex ones")
             self.keep(result, made)
@@ -300,6 +306,8 @@ class Exactly(TorchDispatchMode):
     def _write(self, func: Any, args: Any, named: Any) -> Any:
         """Compute what an operation would write, and write it, into the numbers as well."""
         name, written = func._schema.name.removeprefix("aten::"), args[0] if args else None
+        if not torch.is_grad_enabled() and isinstance(written, Tensor) and inexact(written) and self.holds(written):
+            raise refusal(f"it calls {func} where autograd is switched off, on numbers with a derivative")
         if torch.Tag.inplace_view in func.tags:
             return func(*args, **named)
         if not name.endswith("_") or not isinstance(written, Tensor) or written.is_conj() or written.is_neg():
