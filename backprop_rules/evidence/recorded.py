@@ -1,6 +1,5 @@
 """The operations of a run, forward and backward, as they go by: how far each is off, and where autograd meets it."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +18,8 @@ from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, computed_in
-from backprop_rules.subject.ambient import F32, F64, at, inexact, tensors_in
+from backprop_rules.evidence.rounded_up import above, added
+from backprop_rules.subject.ambient import F64, at, inexact, tensors_in
 from backprop_rules.subject.places import somebodys_frames
 
 aten = torch.ops.aten
@@ -27,9 +27,6 @@ aten = torch.ops.aten
 # Sums of products, whose operands may be rounded to the dtype in which products are taken, and other sums.
 PRODUCTS = {aten.mm, aten.bmm, aten.mv, aten.dot, aten.addmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
 SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum, aten._fft_r2c, aten._fft_c2c, aten._fft_c2r}
-
-# Larger than what two roundings in float32 make smaller, of normal numbers.
-UP_IN_F32 = 1 + 2.0**-22
 
 # A line of somebody's code: the file and its number.
 Line = tuple[str, int]
@@ -333,10 +330,21 @@ class Recorded(Declared):
         """Return a tensor that autograd does not look behind, and meets anew: off by all that it may be off."""
         radius = self._radius(x)
         if radius is not None and self._constants and x.is_leaf and not x.requires_grad:
-            self.settle()
-            with torch.no_grad(), _disable_current_modes():
-                self.steps.append(Step((x.requires_grad_(),), (above(radius),), (None,)))
+            self._meet_anew(x, radius)
         return x
+
+    def _meet_anew(self, x: Tensor, radius: Tensor) -> None:
+        self.settle()
+        with torch.no_grad(), _disable_current_modes():
+            self.steps.append(Step((x.requires_grad_(),), (above(radius),), (None,)))
+
+    def chosen(self, a: Tensor, b: Tensor, share: Tensor, like: Tensor) -> Tensor:
+        """Return a share that may be another, where choices count, and which autograd meets."""
+        share = super().chosen(a, b, share, like)
+        radius = self._radius(share)
+        if radius is not None and self._either and torch.is_grad_enabled():
+            self._meet_anew(share, radius)
+        return share
 
     def constant(self, x: Tensor, dtype: torch.dtype, drawn_up: bool) -> Tensor:
         """Return what the reference makes of no tensor, which torch's functions themselves hide from autograd."""
@@ -358,27 +366,6 @@ class Recorded(Declared):
 def parts_of(result: Any) -> tuple[Any, ...]:
     """Return the parts of a result, of which most have one."""
     return tuple(result) if isinstance(result, tuple | list) else (result,)
-
-
-def above(error: Any) -> Tensor | None:
-    """Return errors in float32, rounded up: none becomes smaller, and 0 stays 0. What is too large stays in float64."""
-    if error is None:
-        return None
-    exact = torch.as_tensor(error)
-    near = exact.float() * UP_IN_F32
-    least, most = map(float, near.aminmax()) if near.numel() else (1.0, 1.0)
-    if not most < math.inf:
-        return exact.double()
-    short = near < exact if least < torch.finfo(F32).smallest_normal else None  # most are 0, and none falls short
-    if short is None or not bool(short.any()):
-        return near
-    return torch.where(short, torch.nextafter(near, near.new_tensor(torch.inf)), near)
-
-
-def added(*errors: Tensor | None) -> Tensor | None:
-    """Return the sum of errors in float32, rounded up."""
-    known = [error for error in errors if error is not None]
-    return plus(*known).mul_(UP_IN_F32) if len(known) > 1 else next(iter(known), None)
 
 
 def _in_dtype(x: Tensor, dtype: torch.dtype) -> bool:

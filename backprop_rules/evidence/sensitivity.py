@@ -14,7 +14,8 @@ from torch.autograd.graph import get_gradient_edge
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import Run
-from backprop_rules.evidence.recorded import Line, Product, Recorded, Step, Unseen, added, parts_of
+from backprop_rules.evidence.recorded import Line, Product, Recorded, Step, Unseen, parts_of
+from backprop_rules.evidence.rounded_up import added
 from backprop_rules.subject.ambient import F64
 from backprop_rules.subject.function import NoPoint, steps_to
 

@@ -56,6 +56,8 @@ _PROMOTING = _named(
 # These compute in a narrow dtype where autocast is on, which leaves float64 alone.
 _LOWERED = _named("matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "linear", "conv1d", "conv2d", "conv3d", "einsum")
 _DTYPE_OF = Tensor.dtype.__get__  # type: ignore[attr-defined]
+# Of two tensors, these give the smaller or the larger.
+_EXTREMES = _named("minimum", "maximum", "min", "max")
 # These cut a tensor off from autograd.
 _CUTS = {Tensor.detach, torch.detach, Tensor.data.__get__}  # type: ignore[attr-defined]
 A_CALL = 14  # two to this many elements are read in about the time of one call
@@ -106,6 +108,9 @@ class Shadow(Protocol):
     def cut_off(self, x: Tensor) -> Tensor:
         """Return a tensor that autograd does not look behind, of which the roundings count all the same."""
 
+    def extreme(self, func: Any, a: Tensor, b: Tensor) -> Tensor:
+        """Return the smaller or the larger of two, whose gradients share one choice."""
+
 
 class Ambient(TorchFunctionMode):
     """While it is entered, torch computes in one precision.
@@ -153,6 +158,8 @@ class Ambient(TorchFunctionMode):
             device = next((x.device.type for x in tensors_in((args, named))), "cpu")
             lowered = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
             args = _cast_to(lowered, args, shadow)
+        if func in _EXTREMES and len(args) == 2 and not named and _alike(*args):
+            return shadow.extreme(func, *args)
         asked = _asked(func, args, named, shadow)
         if asked is not None and inexact(args[0] if args else None):
             cast = shadow.cast(args[0], asked)
@@ -247,6 +254,12 @@ def _some_bags(input: Tensor, weight: Tensor, offsets: Any = None, *_: Any, **__
 _UNCHECKED: dict[Any, Callable[..., None]] = {
     torch.nn.functional.scaled_dot_product_attention: _as_many, torch.nn.functional.embedding_bag: _some_bags,
 }  # fmt: skip
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Say whether both are tensors of one shape that have gradients."""
+    both = isinstance(a, Tensor) and isinstance(b, Tensor) and a.requires_grad and b.requires_grad
+    return both and a.shape == b.shape
 
 
 def _asked(func: Any, args: Any, named: Any, shadow: Shadow) -> torch.dtype | None:

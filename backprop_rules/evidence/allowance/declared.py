@@ -17,8 +17,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
+from backprop_rules.evidence.allowance.joint import Extreme
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides, of_numbers
 from backprop_rules.evidence.allowance.mode import REFERENCES, RunningError
+from backprop_rules.evidence.allowance.moves import DOWN
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, lost_in
@@ -74,6 +76,25 @@ class Declared(RunningError):
         radius = self._radius(x)
         self.ambiguous = self.ambiguous or (radius is not None and bool(radius.any()))
         return x
+
+    def extreme(self, func: Any, a: Tensor, b: Tensor) -> Tensor:
+        """Return the smaller or the larger of two, whose gradients share one choice."""
+        found: Tensor = Extreme.apply(func, a, b, self)  # type: ignore[no-untyped-call]
+        return found
+
+    def chosen(self, a: Tensor, b: Tensor, share: Tensor, like: Tensor) -> Tensor:
+        """Return the share of a gradient that a gets, where b gets what is left: another, where both may be it."""
+        with torch._C._DisableTorchDispatch():
+            off = plus(self._radius(a), self._radius(b))
+            close = share * 0 if off is None else torch.where(((a - b).abs() * DOWN <= off) & (off > 0), 1.0, 0.0)
+            radius = close * torch.maximum(share, 1 - share)
+        self.tag(share, self.dtype_of(like))
+        if bool(radius.any()):
+            self.ambiguous = True
+            if not self.decided:
+                self.keep(share, radius)
+                self.joint.keep(share, share.untyped_storage(), radius)
+        return share
 
     def promoted(self, args: Any) -> torch.dtype | None:
         """Return the dtype to which the reference promotes arguments; None where no intermediate has its own dtype."""

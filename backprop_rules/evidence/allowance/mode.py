@@ -25,6 +25,7 @@ from backprop_rules.evidence.allowance import (
     windows,
 )
 from backprop_rules.evidence.allowance.chosen import Choices
+from backprop_rules.evidence.allowance.joint import Joint
 from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, place_of, plus
 from backprop_rules.evidence.allowance.remade import make, spread
 from backprop_rules.evidence.allowance.units import FEW, computed_in, wide
@@ -102,7 +103,7 @@ class RunningError(TorchDispatchMode):
         self._evaluations, self._flushes, self.decided = evaluations, flushes, decided
         self.least_bits = 0
         self.sums: Sums = as_computed
-        self.choices = Choices()
+        self.choices, self.joint = Choices(), Joint()
         self.ambiguous = False  # whether a comparison might come out otherwise for the exact operands
         # The radii by storage and place: what autograd saves comes back as another tensor in the same place. They go
         # with the storage, so that a radius lives as long as its tensor.
@@ -176,6 +177,7 @@ class RunningError(TorchDispatchMode):
                 raise
             except Exception as error:
                 raise OwnError(of_ours(error)) from error
+        radius = self.joint.passed_on(func.overloadpacket, args, named, result, radius, self._radius)
         self.keep(result, radius)
         make(self.choices, func, args, named, result)
         return result

@@ -1,0 +1,137 @@
+"""A choice that two gradients share: of the smaller of two numbers one gets what the other does not.
+
+Where both go back to the same number, as of a ratio and of the clamped ratio, their sum does not depend on the choice:
+of a radius the part that the choice is to blame for is kept with its sign, and cancels where it is added up again.
+"""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from backprop_rules.evidence.allowance.operation import place_of
+from backprop_rules.subject.ambient import all_finite
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The part of a radius that one choice, of which nobody knows how it comes out, makes: with its sign."""
+
+    place: tuple[Any, ...]
+    choice: object
+    size: Tensor
+
+
+class Joint:
+    """The parts of radii that choices make, by storage."""
+
+    def __init__(self) -> None:
+        self._parts: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def keep(self, x: Tensor, choice: object, size: Tensor) -> None:
+        """Remember that this part of the radius of x is due to the choice."""
+        self._parts[x.untyped_storage()] = Part(place_of(x), choice, size)
+
+    def of(self, x: Any) -> Part | None:
+        """Return the part of the radius of x that is due to one choice."""
+        found = self._parts.get(x.untyped_storage()) if self._parts and isinstance(x, Tensor) else None
+        return found if found is not None and found.place == place_of(x) else None
+
+    def passed_on(self, packet: Any, args: Any, named: Any, result: Any, radius: Any, of: Callable[..., Any]) -> Any:
+        """Return the radius of a result, smaller where the parts of its operands cancel; their sum goes with it."""
+        if not self._parts or packet not in _LINEAR or not isinstance(radius, Tensor):
+            return radius
+        parts = [self.of(x) for x in args]
+        first = next((part for part in parts if part is not None), None)
+        if first is None or named:
+            return radius
+        size = _LINEAR[packet](first.choice, parts, args, of)
+        if size is None or size.shape != result.shape:
+            return radius
+        self.keep(result, first.choice, size)
+        if packet in _SUMS and all(part is not None for part in parts):
+            apart = sum(part.size.abs() for part in parts if part is not None)
+            radius = (radius - apart * (1 - 2.0**-48)).clamp_min(0) + size.abs()
+        return radius
+
+
+def _factor(choice: object, parts: Any, args: Any, of: Any) -> Tensor | None:
+    if parts[0] is not None and parts[1] is not None:
+        return None
+    part, other = (parts[0], args[1]) if parts[0] is not None else (parts[1], args[0])
+    found: Tensor = part.size * other
+    return found
+
+
+def _sum(sign: Callable[[Any, Any], Any]) -> Callable[..., Tensor | None]:
+    def size(choice: object, parts: Any, args: Any, of: Any) -> Tensor | None:
+        if any(part is not None and part.choice is not choice for part in parts) or not _tensors(args):
+            return None
+        found: Tensor = sign(*(0.0 if part is None else part.size for part in parts))
+        return found
+
+    return size
+
+
+def _tensors(args: Any) -> bool:
+    return len(args) == 2 and (isinstance(args[0], Tensor) or isinstance(args[1], Tensor))
+
+
+def _where(choice: object, parts: Any, args: Any, of: Any) -> Tensor | None:
+    if parts[0] is not None:
+        return None
+    ambiguous = of(args[0])
+    sides = [torch.zeros(()) if part is None or part.choice is not choice else part.size for part in parts[1:]]
+    chosen: Tensor = torch.where(args[0], sides[0], sides[1]).double()
+    return chosen if ambiguous is None else torch.where(ambiguous > 0, 0.0, chosen)
+
+
+# The part of the result of linear operations: of the choice, the operands' parts, the arguments, and radii.
+_SUMS = (aten.add, aten.sub)
+_LINEAR: dict[Any, Callable[..., Tensor | None]] = {
+    aten.mul: _factor,
+    aten.div: lambda choice, parts, args, of: parts[0].size / args[1] if parts[1] is None else None,
+    aten.neg: lambda choice, parts, args, of: -parts[0].size,
+    aten.add: _sum(operator.add),
+    aten.sub: _sum(operator.sub),
+    aten.rsub: lambda choice, parts, args, of: -parts[0].size if not isinstance(args[1], Tensor) else None,
+    aten.where: _where,
+}
+
+
+class Chooser(Protocol):
+    """What follows a run, and takes note of a choice."""
+
+    def chosen(self, a: Tensor, b: Tensor, share: Tensor, like: Tensor) -> Tensor:
+        """Return the share of a gradient that a gets, where b gets what is left."""
+
+
+class Extreme(torch.autograd.Function):
+    """The smaller or the larger of two numbers, whose gradient goes to one of them, or to both in halves."""
+
+    @staticmethod
+    def forward(ctx: Any, func: Any, a: Tensor, b: Tensor, chooser: Chooser) -> Tensor:
+        """Return the extreme."""
+        y: Tensor = func(a, b)
+        ctx.chooser = chooser
+        ctx.save_for_backward(a, b, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """Return both gradients, by one share: what is not finite goes to one of them, as in torch."""
+        a, b, y = ctx.saved_tensors
+        with torch._C._DisableTorchDispatch():
+            share = torch.where(a == b, 0.5, (a == y).double())
+            finite = all_finite(grad_y)
+        if not finite:
+            half = torch.where(a == b, grad_y / 2, grad_y)
+            return None, half.masked_fill(a != y, 0), half.masked_fill(b != y, 0), None
+        share = ctx.chooser.chosen(a, b, share, grad_y)
+        return None, grad_y * share, grad_y * (1 - share), None
