@@ -17,6 +17,7 @@ STEPS = 6  # parts of the line, in each of which one jump is cornered
 CORNERED = 3  # jumps, of different elements, the largest first
 LOOKED_AT = 40  # changes that are looked at
 HALVINGS = 52  # to neighbouring numbers of float64
+APART = 2.0**-40  # of the largest number: how far others are moved
 # Halvings after which a smooth change has dwindled to a sixteenth or less, and one about a pole has grown as much; a
 # jump has stayed.
 STAYS = 8
@@ -49,6 +50,27 @@ def jumps(evidence: Evidence, other: Point) -> Iterator[Point]:
                 yield replace(start, leaves=at(v), grads=grads, made="a jump of the backward's own", kind=JUMP)
     except (Raised, Misfit, NoPoint, RuntimeError):
         return
+
+
+def is_of_one_number(evidence: Evidence, i: int, at: tuple[int, ...]) -> bool:
+    """Say whether a gradient's element at a jump stays, the backward's and torch's, where all numbers but its own move.
+
+    So it does where the jump is that of a threshold which its own number is held against.
+    """
+    point = evidence.point
+    here = evidence.user[i][at], evidence.gradients_here[i][at]  # type: ignore[index]
+    apart = abs(here[0] - here[1]) / 2
+    for away in (APART, -APART):
+        leaves = [x + away * x.abs().amax() if inexact(x) and x.numel() else x for x in point.leaves]
+        leaves[i] = leaves[i].clone()
+        leaves[i][at] = point.leaves[i][at]
+        try:
+            there = evidence.asked(leaves, point.grads)[i][at], evidence.gradients(leaves, point.grads)[i][at]  # type: ignore[index]
+        except (Raised, Misfit, NoPoint):
+            return False
+        if any(bool(abs(a - b) > apart) for a, b in zip(here, there, strict=True)):
+            return False
+    return True
 
 
 def _cornered(grid: Tensor, asked: Any) -> Iterator[tuple[float, float]]:

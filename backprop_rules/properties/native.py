@@ -62,6 +62,22 @@ def holds_in(
         yield from _digits(subject, point, leaves, grads, truth, got, shown)
 
 
+def shows_in_its_dtypes(subject: Subject, point: Point, i: int) -> bool:
+    """Say whether a gradient is not torch's in the example's own dtypes either, by more than half of their digits."""
+    dtypes = own_dtypes(subject, point)
+    leaves = [recast(x, d) if d is not None else x for x, d in zip(point.leaves, dtypes, strict=True)]
+    function = subject.function.at(point.params)
+    try:
+        truth, grads = _torchs(function, point, leaves, "cpu")
+        got = subject.backward(function, grads, None, [x.detach() if inexact(x) else x for x in leaves], None)
+    except (NoPoint, Raised, Misfit):
+        return True
+    g, t = got[i], truth[i]
+    if not isinstance(g, Tensor) or t is None or g.shape != t.shape:
+        return True
+    return not bool((g - t).abs().amax() <= 2.0 ** (-precision(t.dtype) / 2) * t.abs().amax())
+
+
 def _torchs(function: Function, point: Point, leaves: Sequence[Any], device: str) -> tuple[Gradients, Cotangents]:
     """Return torch's gradients, and the cotangents; on meta they have the form of the leaves, and forward is enough."""
     if device == "meta":

@@ -9,9 +9,11 @@ from torch import Tensor
 from backprop_rules.errors import of_ours
 from backprop_rules.evidence.differences import second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, in_precision, precise
+from backprop_rules.evidence.jumps import is_of_one_number
 from backprop_rules.properties import calls, effort, form
 from backprop_rules.properties.agreement import SETTLED, ComputesNarrower, Judged, agrees
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
+from backprop_rules.properties.native import shows_in_its_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.rest import rest
 from backprop_rules.properties.smallest import confirmed, is_nearer_than_torchs
@@ -25,6 +27,8 @@ if TYPE_CHECKING:  # which brings ball arithmetic along
     from backprop_rules.properties.of_rules import OfTheRule
 
 HIDDEN = "forward hides a dependence from autograd, as by .item(), .data, detach() or no_grad, that differences see"
+# Of these torch has another choice, or none.
+OF_A_KINK = (Kind.CHOICE, Kind.SUBGRADIENT)
 # After these other points are asked still, to name the mistake.
 GOES_ON = (Kind.VALUE, Kind.SHAPE, Kind.DTYPE, Kind.SUBGRADIENT)
 
@@ -112,6 +116,8 @@ class Trial:
         except NoPoint as error:
             outcome.why = outcome.why or str(error)
             return False
+        if evidence.point.comes_to_nothing and not evidence.point.own:
+            return False
         judged: dict[int, Judged] = {}
         try:
             found = list(self.ask(evidence, judged))
@@ -123,6 +129,8 @@ class Trial:
             found = [f if f.is_not_finite or f.kind.grade is Grade.NOTE else f.where_nothing_is_kept() for f in found]
         if rule is not None and all(f.kind.grade is Grade.NOTE for f in found):
             found += list(rule.ask(point, outcome))
+        if point.kind == JUMP:
+            found = [f for f in found if f.kind not in OF_A_KINK or self._is_of_one_number(evidence, f)]
         if any(f.kind is Kind.VALUE for f in found):
             found = self._not_of_the_values(evidence) or found
         outcome.points += 1
@@ -283,6 +291,15 @@ class Trial:
         if said is None or said.enclosure is None or theirs is None or not (climbed.proved and said.agrees):
             return False
         return said.enclosure.outside(theirs) is not None or is_nearer_than_torchs(self.subject, finding, said)
+
+    def _is_of_one_number(self, evidence: Evidence, finding: Finding) -> bool:
+        """Say whether a choice at a cornered jump is made by one number of a primal, in the example's dtypes as well.
+
+        Of what is computed from several, two right conditions may come out otherwise between neighbours of float64.
+        """
+        i, at = finding.leaf, finding.element
+        assert i is not None and at is not None
+        return shows_in_its_dtypes(self.subject, evidence.point, i) and is_of_one_number(evidence, i, at)
 
     def _count(self, evidence: Evidence, judged: dict[int, Judged], found: Sequence[Finding]) -> None:
         """Count a point for the verdict: of ordinary values, with every gradient spoken of."""

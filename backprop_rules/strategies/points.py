@@ -127,8 +127,10 @@ class Points:
             strides = ("normal", "constant") if family is sizes.families[0] else ("normal",)  # the latter of stride 0
             for cotangent in strides:
                 yield from self._at(Recipe((), "normal", "", cotangent), past, PAST, self.seed, sizes)
-        for recipe in recipes(self.count, self.seed):
-            changed = _of(sizes.families, recipe.sizes)
+        for drawn_up in recipes(self.count, self.seed):
+            changed = _of(sizes.families, drawn_up.sizes)
+            # Of no elements a norm of 0, or the like, would show nowhere but in a gradient.
+            recipe = replace(drawn_up, values="normal") if 0 in changed.values() else drawn_up
             yield from self._at(recipe, changed, _class_of(changed, sizes.base), recipe.seed, sizes)
 
     def _few(self, sizes: Sizes) -> Iterator[Point]:

@@ -1,0 +1,67 @@
+"""Where forward makes nothing of something, as by broadcasting one against none, nothing is asked; of nothing it is."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from backprop_rules import check
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def turned(x: Tensor, way: float = 1.0) -> Tensor:
+    even, odd = x[..., ::2], x[..., 1::2]
+    return torch.stack([even * 0.6 - odd * 0.8 * way, even * 0.8 * way + odd * 0.6], -1).flatten(-2)
+
+
+def scores(q: Tensor, k: Tensor) -> Tensor:
+    return q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT
+
+
+def scores_back(grad_y: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    times = q.shape[1] // k.shape[1]
+    grad_k = (grad_y.mT @ q).reshape(len(k), k.shape[1], times, *k.shape[2:])
+    return grad_y @ k.repeat_interleave(times, 1), grad_k.sum(2)
+
+
+def weight_normed(x: Tensor, v: Tensor) -> Tensor:
+    return x @ (v / v.norm(dim=1, keepdim=True)).mT
+
+
+def weight_normed_back(grad_y: Tensor, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    norm = v.norm(dim=1, keepdim=True)
+    along, inner = v / norm, grad_y.mT @ x
+    return grad_y @ along, (inner - along * (inner * along).sum(1, keepdim=True)) / norm
+
+
+CASES = {
+    "pairs": (turned, lambda grad_y, x: turned(grad_y, -1.0), (numbers(3, 8),)),
+    "pairs of heads": (turned, lambda grad_y, x: turned(grad_y, -1.0), (numbers(2, 3, 5, 8),)),
+    "heads for each of fewer": (scores, scores_back, (numbers(2, 4, 5, 3), numbers(2, 2, 6, 3))),
+    "a norm that may be 0": (weight_normed, weight_normed_back, (numbers(5, 4), numbers(3, 4))),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_right_is_right(name, seed):
+    forward, backward, example = CASES[name]
+    report = check(backward, forward=forward, example=example, seed=seed)
+    assert report.verdict == "right"
+
+
+@pytest.mark.parametrize("sizes", [{}, {8: 8}, {8: (8, 6)}], ids=str)
+def test_sizes_that_are_named_are_tried_beside(sizes):
+    forward, backward, example = CASES["pairs"]
+    assert check(backward, forward=forward, example=example, sizes=sizes).verdict == "right"
+
+
+def test_what_divides_by_how_many_there_are_is_wrong_of_none():
+    def backward(grad_y: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        return grad_y * w, (grad_y * x).sum(0) / len(x) * len(x)
+
+    report = check(backward, forward=lambda x, w: x * w, example=(numbers(4, 3), numbers(3)), raise_on_failure=False)
+    assert report.verdict == "wrong"
+    assert "x = torch.zeros((0, 1)" in str(report)
