@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from backprop_rules.errors import InputError, unknown
-from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair
+from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, cast
 from backprop_rules.properties.effort import DRAWN
 from backprop_rules.properties.finding import Finding
 from backprop_rules.properties.outcome import Outcome, Questions
@@ -28,9 +28,10 @@ from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point, copied
 from backprop_rules.subject import denormals
-from backprop_rules.subject.ambient import quiet, uncompiled
+from backprop_rules.subject.ambient import F64, quiet, uncompiled
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.frameworks.of_jax import JAX
+from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
 if TYPE_CHECKING:  # which brings ball arithmetic along
@@ -212,6 +213,18 @@ def tried(subject: Subject, points: Any, questions: Questions) -> tuple[Outcome,
         return outcome, finding, named_mistake(subject, outcome, finding, questions.explain)
 
 
+def _why_no_witness(subject: Subject) -> str:
+    """Say why forward does not take the example in float64, in which its gradient is the witness."""
+    try:
+        subject.function.y(cast(subject.example, F64), F64)
+    except NoPoint as error:
+        return (
+            f"{error}, where it is called in float64: its gradient there is what the backward is held to. Give a "
+            f"forward of the same function that takes float64, as one written with other operations."
+        )
+    return "the forward does not take the example in the layouts that it is called with."
+
+
 WIDE_BYTES = 8
 
 
@@ -219,10 +232,7 @@ def _first_called(subject: Subject, points: Iterator[Point]) -> tuple[Iterator[P
     """Return the points, and the precisions to compare: the first shows whether the backward can be called at all."""
     first = next(points, None)
     if first is None:
-        raise InputError(
-            f"{subject}: the forward does not take the example. It is called with torch tensors; a function "
-            "of NumPy arrays is a definition, as in definition=np.exp."
-        )
+        raise InputError(f"{subject}: {_why_no_witness(subject)}")
     try:
         pair = _refuse_what_cannot_be_called(subject, first)
     except InputError:
@@ -249,10 +259,11 @@ def _refuse_what_cannot_be_called(subject: Subject, point: Point) -> Pair:
             _ = narrow.user
             return NARROW
         except (Raised, Misfit):
+            called = subject.backward.signature.arguments("grad_y", "y", subject.names)
             no_graph = ", without a graph, as autograd calls it: inside, torch.enable_grad() makes one"
             ctx = " A backward that takes ctx is checked with its Function, as in check_function(MyFunction, ...)."
             raise InputError(
                 f"{subject}: the backward raises {error}, for the example itself. It is called as "
-                f"f(grad_y, {', '.join(subject.names)}){no_graph * ('does not require grad' in str(error))}."
+                f"f({', '.join(called)}){no_graph * ('does not require grad' in str(error))}."
                 f"{ctx * ('ctx' in subject.backward.signature.names)}"
             ) from error

@@ -312,7 +312,7 @@ def _compared(
         shapes = tuple(tuple(x.shape) for x in asked.question.leaves)
         find = partial(_lines, asked, holds, got)
         told = (asked.declared.name, sums, asked.names, shapes, allows_blind, find)
-        return Agreement(tuple(found), tuple(made), *told, held.overflow, held.custom, held.taken)
+        return Agreement(tuple(found), tuple(made), *told, held.said)
 
 
 def _explained(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> str:

@@ -92,7 +92,7 @@ def main() -> None:
             for forward, primals in points(known[name], dtype, asked.samples):
                 for scale in SCALES:
                     found = agreement(forward, tuple((x * scale).contiguous() for x in primals))
-                    overflows = found is not None and bool(found.overflow)
+                    overflows = found is not None and bool(found.said.overflow)
                     kind = "not judged" if found is None else "right" if found.right else "called off"
                     counts[dtype, kind, overflows] += 1
                     if kind == "called off" and not overflows:

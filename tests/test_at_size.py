@@ -344,8 +344,7 @@ def test_messages_of_bad_input():
     assert refused((DX,)) == (
         "1 gradients were given, and there are 2 primals: x, w. Give one for each, None for what has no gradient."
     )
-    assert refused((DX, DW.T)) == "the gradient of w has the shape (16, 32), and the right one (32, 16)."
-    assert refused((DX, None)) == "the gradient of w is NoneType; give a tensor of its shape."
+    assert refused((DX, 3.0)) == "the gradient of w is float; give a tensor of its shape."
     assert refused((DX, DW.long())).startswith("the gradient of w has dtype torch.int64")
     assert refused((DX, DW), precision="fp8").startswith("there is no precision 'fp8'.")
     assert refused((DX, DW), blind="maybe").startswith("there is no answer to blindness 'maybe'.")

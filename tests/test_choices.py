@@ -283,7 +283,7 @@ def test_places_in_a_buffer_are_taken_as_they_came_out():
     grad_y = torch.randn(y.shape, generator=draws).bfloat16()
     got = torch.autograd.grad(y, (x, w), grad_y)
     asked = {"forward": dispatched, "primals": (x.detach(), w.detach()), "grad_y": grad_y, "precision": "eager"}
-    assert assert_gradients(got, **asked, blind="allow").taken
+    assert assert_gradients(got, **asked, blind="allow").said.taken
     with pytest.raises(WrongGradients):
         assert_gradients((got[0] * 1.1, got[1]), **asked, blind="allow")
 

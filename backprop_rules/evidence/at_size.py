@@ -18,6 +18,7 @@ from backprop_rules.evidence.allowance.declared import Declared, Rounds
 from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import lost_in, positive
+from backprop_rules.evidence.reservations import NONE, Reservations
 from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
 from backprop_rules.subject.function import (
     Cotangents,
@@ -109,19 +110,14 @@ class AtSize:
     """What holds the outputs and the gradients of one call; None for what has no gradient.
 
     `roundings` is how many roundings in a row a number may come through, sums in full length; `either` says whether a
-    choice on the way, such as a mask of what is positive, may come out either way in a right implementation;
-    `overflow` names what is too large for the dtype in which the reference stores it, if that is asked; `custom`
-    somebody's autograd.Function, whose backward is a part of the truth as it is; `taken` the first operation that took
-    an index or a mask of what was chosen as it came out, though it may be another.
+    choice on the way, such as a mask of what is positive, may come out either way in a right implementation.
     """
 
     computed: tuple[Held, ...]  # the outputs before they are stored
     gradients: tuple[Held | None, ...]
     roundings: int = 0
     either: bool = False
-    overflow: str = ""
-    custom: str = ""
-    taken: str = ""
+    said: Reservations = NONE
 
     @cached_property
     def y(self) -> tuple[Held, ...]:
@@ -133,8 +129,7 @@ class AtSize:
         pairs = zip(self.gradients, other.gradients, strict=True)
         gradients = tuple(a if a is None or b is None else a.joined(b) for a, b in pairs)
         roundings, either = max(self.roundings, other.roundings), self.either or other.either
-        told = self.overflow or other.overflow, self.custom or other.custom, self.taken or other.taken
-        return AtSize(self.computed, gradients, roundings, either, *told)
+        return AtSize(self.computed, gradients, roundings, either, self.said.beside(other.said))
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,8 +180,8 @@ def _held_by(run: Run, question: Question, mode: Declared) -> AtSize:
     pairs = zip(gradients, question.leaves, strict=True)
     outputs = tuple(Held(out.detach(), mode.radius(out), mode.dtype_of(out)) for out in y if inexact(out))
     found = tuple(None if g is None else held(mode, g, x.dtype) for g, x in pairs)
-    told = mode.overflow, mode.custom, mode.choices.taken
-    return AtSize(outputs, found, mode.roundings, mode.ambiguous, *told)
+    said = Reservations(mode.overflow, mode.vanished, mode.custom, mode.choices.taken, mode.drawn)
+    return AtSize(outputs, found, mode.roundings, mode.ambiguous, said)
 
 
 def held(mode: Declared, x: Tensor, dtype: torch.dtype) -> Held:

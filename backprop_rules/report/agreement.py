@@ -14,6 +14,7 @@ from torch import Tensor
 
 from backprop_rules.evidence.at_size import Held
 from backprop_rules.evidence.recorded import Line
+from backprop_rules.evidence.reservations import NONE, Reservations
 from backprop_rules.evidence.systematic import FALSE_ALARMS, Of, Off, Systematic
 from backprop_rules.report.where import likeness, where
 
@@ -24,9 +25,9 @@ ASSERTED: list["Agreement"] = []
 class WrongGradients(AssertionError):
     """Gradients, or outputs, that no right implementation gives; its text says which, where and by how much."""
 
-    def __init__(self, agreement: "Agreement") -> None:
-        super().__init__(str(agreement))
-        self.agreement = agreement
+    def __init__(self, found: "Agreement | str") -> None:
+        super().__init__(str(found))
+        self.agreement = None if isinstance(found, str) else found  # what has another form is not compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +122,8 @@ def _words(
     ulp = max(2.0 ** (math.frexp(truth)[1] - 1) * torch.finfo(got.dtype).eps, torch.finfo(got.dtype).smallest_normal)
     away = abs(value - truth)
     far = f"{away / radius:.3g} times the allowance, {away / ulp:.3g} ulps" if radius else "where nothing rounds"
+    if not radius and away <= torch.finfo(got.dtype).eps * float(held.truth.abs().max()):
+        far += ", but may in another form of the function: also= takes one"
     far = far if math.isfinite(away) else "which is not finite" if math.isfinite(truth) else "where it is infinite"
     said = [
         ("worst", f"{list(worst)}: expected {interval(truth, radius)}, got {value:.6g}; {far}"),
@@ -143,7 +146,7 @@ def interval(truth: float, radius: float) -> str:
     if math.isinf(truth):
         return str(truth)
     if not radius or not math.isfinite(radius):
-        return f"{truth:.6g}" if not radius else "anything"
+        return f"{truth:.6g}" if not radius else "any finite number"
     places = max(0, 1 - math.floor(math.log10(radius)) + math.floor(math.log10(max(abs(truth), radius))))
     return f"{truth:.{min(17, places + 1)}g} ± {radius:.2g}"
 
@@ -171,9 +174,7 @@ class Agreement:
     shapes: tuple[tuple[int, ...], ...]
     allows_blind: bool = False
     find_lines: Callable[[], tuple[tuple[Line, float], ...]] = tuple
-    overflow: str = ""  # what the reference itself stores beyond the end of its dtype
-    custom: str = ""  # somebody's autograd.Function, whose backward is a part of the truth
-    taken: str = ""  # what took an index as it came out, though another may be chosen
+    said: Reservations = NONE
 
     @cached_property
     def lines(self) -> tuple[tuple[Line, float], ...]:
@@ -207,14 +208,7 @@ class Agreement:
         if others:
             parts.append(f"Within what a right implementation may round: {', '.join(others)}.")
         parts.append(f"Held as {self.precision}: {PRECISION_WORDS[self.precision]}")
-        parts += [f"The reference itself overflows: {self.overflow}."] * bool(self.overflow)
-        if self.taken:
-            parts.append(
-                f"What is chosen may be another where roundings meet, and {self.taken} takes it as it came out: what "
-                f"is off may be another choice. Give the index as an input of the reference, or inputs that are not "
-                f"so close."
-            )
-        return "\n".join([*parts, *_of_no_witness(self.custom)])
+        return "\n".join([*parts, *_reserved(self.said), *_of_no_witness(self.said.custom)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures, for a file of accuracies."""
@@ -232,9 +226,34 @@ PRECISION_WORDS = {
 }
 
 
+SEES_MORE = {
+    "float32": "Shorter sums, inputs that lie less close to where terms cancel, or float64 inputs see more",
+    "tensorcore": 'Shorter sums, float32 inputs, or precision="float32", if the kernel keeps that, see more',
+    "eager": "Shorter sums or float32 inputs see more",
+    "float64": "Shorter sums, and inputs that lie less close to where terms cancel, see more",
+}
+
+
 def _of_no_witness(custom: str) -> list[str]:
     said = f"forward's own derivative is the backward of {custom}, somebody's autograd.Function: it was taken as it is."
     return [said] if custom else []
+
+
+def _reserved(said: Reservations) -> list[str]:
+    """Say what of the reference may be to blame."""
+    found = [f"The reference itself overflows: {said.overflow}."] * bool(said.overflow)
+    found += [f"A number of the reference vanishes: {said.vanished}."] * bool(said.vanished)
+    if said.taken:
+        found.append(
+            f"What is chosen may be another where roundings meet, and {said.taken} takes it as it came out: what is "
+            f"off may be another choice. Give the index as an input of the reference, or inputs that are not so close."
+        )
+    if said.drawn:
+        found.append(
+            f"The reference draws random numbers ({said.drawn}), others than the gradients are of. Give what is drawn, "
+            f"as a mask, as an input of the reference."
+        )
+    return found
 
 
 def _accused(one: Compared, agreement: Agreement) -> bool:
@@ -283,8 +302,8 @@ def _of_the_sum(off: Off, agreement: Agreement) -> list[str]:
 def _of_blindness(one: Compared, precision: str) -> str:
     return (
         f"Nothing was proved of the gradient of {one.name}: at {100 * one.blind:.0f} % of its elements 0 lies within "
-        f"what {precision} may round, so that 0, or the other sign, would have passed. Shorter sums, float32 inputs, "
-        f'or a narrower declared precision see more; blind="allow" lets it pass.'
+        f"what {precision} may round, so that 0, or the other sign, would have passed. {SEES_MORE[precision]}; "
+        f'blind="allow" lets it pass.'
     )
 
 
@@ -299,7 +318,7 @@ def _table(agreement: Agreement) -> str:
                 f"{one.unjudged} of {one.elements} elements of {one.name} are NaN in the reference: not judged."
             )
     rows.append(f"Right, as {agreement.precision}: {PRECISION_WORDS[agreement.precision]}")
-    return "\n".join([*rows, *_of_no_witness(agreement.custom)])
+    return "\n".join([*rows, *_of_no_witness(agreement.said.custom)])
 
 
 def kept(agreement: Agreement) -> Agreement:

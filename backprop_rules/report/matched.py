@@ -10,6 +10,7 @@ from torch.utils import _pytree
 from backprop_rules.domain import REAL, precision
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.at_size import AtSize, Held
+from backprop_rules.report.agreement import WrongGradients
 from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.backward import in_their_places
 
@@ -29,7 +30,10 @@ def matched(got: Any, names: Sequence[str], leaves: Sequence[Any], held: AtSize)
         )
     for name, h, g in zip(names, held.gradients, several, strict=True):
         if h is None and isinstance(g, Tensor) and inexact(g) and bool((g != 0).any()):
-            raise InputError(f"{name} has no gradient by forward, and one was given that is not 0.")
+            raise WrongGradients(
+                f"The gradient of {name} is wrong: by forward it has none, as of what is detached, and one was given "
+                f"that is not 0."
+            )
         if h is not None:
             _narrower(name, fitting(name, g, h), h)
     return [None if h is None else g for h, g in zip(held.gradients, several, strict=True)]
@@ -45,17 +49,32 @@ def _narrower(name: str, got: Tensor, held: Held) -> None:
 
 def fitting(name: str, got: Any, held: Held) -> Tensor:
     """Return a gradient of the right shape, with numbers to compare."""
+    if got is None:  # which is zeros
+        if bool((held.truth != 0).any()):
+            raise WrongGradients(f"The gradient of {name} is wrong: None was given, and by forward it has one.")
+        got = torch.zeros_like(held.truth, dtype=held.dtype)
     if not isinstance(got, Tensor):
         raise InputError(f"the gradient of {name} is {type(got).__name__}; give a tensor of its shape.")
     if got.shape != held.truth.shape:
-        raise InputError(
-            f"the gradient of {name} has the shape {tuple(got.shape)}, and the right one {tuple(held.truth.shape)}."
+        what, summed = "output" if name == "y" else f"gradient of {name}", _sums_to(got.shape, held.truth.shape)
+        likely = " It is likely not summed over the axes along which the primal was broadcast." * summed
+        raise WrongGradients(
+            f"The {what} has the shape {tuple(got.shape)}, and the right one {tuple(held.truth.shape)}.{likely}"
         )
     if got.dtype not in REAL:
         raise InputError(f"the gradient of {name} has dtype {got.dtype}, and its primal {held.dtype}.")
     if got.layout != torch.strided or got.is_meta:
         raise InputError(f"the gradient of {name} has no dense numbers to compare: give it by to_dense(), on a device.")
     return got.detach()
+
+
+def _sums_to(shape: torch.Size, other: torch.Size) -> bool:
+    """Say whether the one shape is what the other is broadcast to."""
+    try:
+        found: bool = torch.broadcast_shapes(shape, other) == shape
+        return found
+    except RuntimeError:
+        return False
 
 
 def matched_outputs(y: Any, held: AtSize) -> list[Tensor]:

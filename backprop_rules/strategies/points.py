@@ -96,7 +96,7 @@ class Points:
         return self if first is None or self._agrees(example) else self._beside(*first)
 
     def _beside(self, small: tuple[Any, ...], any_sizes: bool) -> "Points":
-        there, constants = constants_of(self.subject.function.raw, small), self.subject.constants
+        there, constants = constants_of(self.subject.function, small), self.subject.constants
         both = replace(constants, read=there.read, largest=constants.largest | there.largest)
         return replace(self, subject=replace(self.subject, small=small, any_sizes=any_sizes, constants=both))
 

@@ -38,7 +38,12 @@ class Signature:
     """Which arguments a backward takes: how many primals, y or not, and which params."""
 
     def __init__(
-        self, function: Callable[..., Any], primals: Sequence[str], params: Mapping[str, Any], least: int
+        self,
+        function: Callable[..., Any],
+        primals: Sequence[str],
+        params: Mapping[str, Any],
+        least: int,
+        y_is_a_primal: bool = False,
     ) -> None:
         try:
             signature = list(inspect.signature(function).parameters.values())
@@ -48,8 +53,9 @@ class Signature:
         self.names = {p.name for p in signature}
         positional = [p for p in signature if p.kind in POSITIONAL and p.name not in params]
         names = [p.name for p in positional]
-        # With as many arguments as there are primals, y is one of these.
-        self.y_at = names.index("y") if "y" in names[1:] and "y" not in primals and len(names) > 1 + least else None
+        # With as many arguments as there are primals, y is one of these, and where forward has an argument y itself.
+        asked = "y" in names[1:] and "y" not in primals and len(names) > 1 + least and not y_is_a_primal
+        self.y_at = names.index("y") if asked else None
         own = [p for k, p in enumerate(positional) if k not in (0, self.y_at)]
         many = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in signature)
         if not positional and not many:

@@ -18,7 +18,7 @@ from backprop_rules.subject.as_rule import against_a_function, names_of
 from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, named
 from backprop_rules.subject.constants import Constants, constants_of
 from backprop_rules.subject.frameworks.of_numpy import NUMPY
-from backprop_rules.subject.function import Function, NoPoint, cloned, function_of, kind_of
+from backprop_rules.subject.function import Function, NoPoint, cloned, function_of, kind_of, live_ones
 from backprop_rules.subject.subject import HEAVY, Subject
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -45,10 +45,11 @@ def subject_of(
     names = (*own_names, *parameters)
     _checked(named(backward), names, leaves)
     made = function_of(forward or NUMPY.followed(given), structure, params, tuple(n for n, _ in parameters.values()))
-    y = _tried(named(backward), made, leaves, forward is None)
+    made, y = _tried(named(backward), made, leaves, forward is None)
     single = isinstance(y, Tensor)
-    signature = Signature(backward, (*_argument_names(own_names, example), *parameters), params, len(example))
-    constants = replace(constants_of(made.raw, leaves), cut_off=_cut_off(made, leaves))
+    arguments = (*_argument_names(own_names, example), *parameters)
+    signature = Signature(backward, arguments, params, len(example), _takes_y(given, len(example)))
+    constants = replace(constants_of(made, leaves), cut_off=_cut_off(made, leaves))
     own = Backward(backward, signature, framework, single)
     rule, why = _as_rule(own, made, definition, names, leaves, params, constants)
     return Subject(
@@ -75,6 +76,15 @@ def leaf_names(given: Any, example: Sequence[Any]) -> tuple[str, ...]:
         else:
             found += [f"{name}[{k}]" for k in range(len(_pytree.tree_leaves(x)))]
     return tuple(found)
+
+
+def _takes_y(given: Any, count: int) -> bool:
+    """Say whether an argument of the function, among the first, is called as the output is."""
+    try:
+        found = inspect.signature(given.forward if isinstance(given, torch.nn.Module) else given).parameters
+    except (TypeError, ValueError):
+        return False
+    return "y" in list(found)[:count]
 
 
 def _argument_names(own: Sequence[str], example: Sequence[Any]) -> tuple[str, ...]:
@@ -123,12 +133,16 @@ def _checked(name: str, names: Sequence[str], leaves: Sequence[Any]) -> None:
         raise InputError(f"{name}: the example has no floating-point or complex array, and so no gradient.")
 
 
-def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> Any:
-    """Return what forward returns for the example; InputError where that is no tensor of numbers."""
+def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> tuple[Function, Any]:
+    """Return the function, with a graph if it runs with one alone, and what it returns for the example.
+
+    InputError where that is no tensor of numbers.
+    """
     try:
-        with running(None), torch.no_grad():
-            y = made.raw(cloned(leaves))
+        y = _called(made, leaves)
     except Exception as error:
+        if "does not require grad" in str(error) and not made.differentiates:  # it asks autograd itself
+            return _tried(name, replace(made, differentiates=True), leaves, defined)
         told = f"{name}: the {'definition' if defined else 'forward'} raises {type(error).__name__} for the example"
         hint = "It is called with torch tensors; a function of NumPy arrays is a definition, as in definition=np.exp."
         if defined:
@@ -140,7 +154,12 @@ def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> A
             f"{name}: the forward returns {got}. It must return floating-point or complex tensors; give a function of "
             "NumPy arrays as the definition."
         )
-    return y
+    return made, y
+
+
+def _called(made: Function, leaves: Sequence[Any]) -> Any:
+    with running(None), torch.set_grad_enabled(made.differentiates):
+        return made.raw(live_ones(cloned(leaves)) if made.differentiates else cloned(leaves))
 
 
 def _as_rule(
@@ -156,6 +175,8 @@ def _as_rule(
         return None, "forward has too large constants"
     if not own.single:
         return None, "it returns several tensors"
+    if made.differentiates:
+        return None, "forward asks autograd for a gradient itself"
     if {"y", "grad_y"} & set(names):
         return None, "a primal is called as the output or the cotangent is"
     if any("[" in name for name in names):

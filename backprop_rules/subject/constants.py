@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from backprop_rules.subject.ambient import running, tensors_in
-from backprop_rules.subject.function import cloned
+from backprop_rules.subject.function import Function, cloned, live_ones
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class _Watching(TorchFunctionMode):
         return result
 
 
-def constants_of(forward: Any, leaves: Sequence[Any]) -> Constants:
+def constants_of(function: Function, leaves: Sequence[Any]) -> Constants:
     """Return what a run of the forward reads beside the leaves; nothing where it raises."""
-    leaves = cloned(leaves)
-    with running(None), torch.no_grad(), _Watching(leaves) as watching:
+    leaves = live_ones(cloned(leaves)) if function.differentiates else cloned(leaves)
+    with running(None), torch.set_grad_enabled(function.differentiates), _Watching(leaves) as watching:
         try:
-            forward(leaves)
+            function.raw(leaves)
         except Exception:  # it is refused in words elsewhere
             return Constants()
     found = list(watching.found.values())

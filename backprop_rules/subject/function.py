@@ -43,7 +43,8 @@ class Run:
 class Function:
     """A forward, and how it is called: with leaves, the tensors of the example in order, put back into its structure.
 
-    `named` are the parameters of a module that follow the example's own leaves.
+    `named` are the parameters of a module that follow the example's own leaves; `differentiates` says that forward
+    itself asks autograd for a gradient, as of an energy, and so needs a graph.
     """
 
     call: Callable[..., Any]
@@ -51,6 +52,7 @@ class Function:
     params: Mapping[str, Any]
     module: torch.nn.Module | None = None
     named: tuple[str, ...] = ()
+    differentiates: bool = False
     ambients: dict[torch.dtype, Ambient] = field(default_factory=dict)
 
     def ambient(self, dtype: torch.dtype) -> Ambient:
@@ -96,8 +98,10 @@ class Function:
 
     def y(self, leaves: Sequence[Any], dtype: torch.dtype | None) -> Outputs:
         """Return the outputs in a precision; None: as the leaves are."""
-        with running(None if dtype is None else self.ambient(dtype)) as inside, torch.no_grad():
-            return self.outputs(leaves, inside)
+        graph = self.differentiates
+        with running(None if dtype is None else self.ambient(dtype)) as inside, torch.set_grad_enabled(graph):
+            found = self.outputs(live_ones(leaves) if graph else leaves, inside)
+        return tuple(y.detach() for y in found) if graph else found
 
     def run(
         self,

@@ -53,9 +53,17 @@ class Declared(RunningError):
         self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
         self._in_kernel, self._in_a_block = 0, False
         self._rounds_inside = False  # whether the kernel of torch's that is followed stores its parts in its own dtype
-        self.roundings, self.overflow, self.custom = 0, "", ""
+        self.roundings, self.overflow, self.vanished, self.custom, self.drawn = 0, "", "", "", ""
         self._longest = 0
         self._sums_in: torch.dtype | None = None  # where the kernel of torch's that is followed keeps its sums
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Compute the operation and its radius, and take note of one that draws random numbers."""
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.drawn = self.drawn or str(func).removesuffix(".default")
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
     def tag(self, x: Tensor, dtype: torch.dtype) -> None:
         """Say in which dtype the reference stores this tensor, in its own run."""

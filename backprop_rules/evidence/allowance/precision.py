@@ -66,7 +66,7 @@ class DeclaredOperation(Operation):
 
     def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
         """Return an operand, which was rounded to its dtype when it was stored; a subnormal one may be read as 0."""
-        found = Operand(x, self.radius(x)) if isinstance(x, Tensor) else scalar(x, dtype or self.dtype)
+        found = Operand(x, self.radius(x)) if isinstance(x, Tensor) else self._number(x, dtype or self.dtype)
         if isinstance(x, float) and math.isinf(found.size):  # beyond the dtype: it stands for infinity, as in a mask
             return Operand(abs(x), None)
         if not self.flushes or not isinstance(found.size, Tensor):
@@ -74,6 +74,13 @@ class DeclaredOperation(Operation):
         lost = self.flushed(found.size)
         if bool(lost.any()):
             found.radius = plus(found.radius, lost)
+        return found
+
+    def _number(self, x: complex, dtype: torch.dtype) -> Operand:
+        """Return a Python number as it is used in a dtype, of which it is noted if it is 0 there."""
+        found = scalar(x, dtype)
+        if x and not found.size:
+            self.mode.vanished = self.mode.vanished or f"{x:g} is 0 in {dtype}".replace("torch.", "")
         return found
 
     def flushed(self, size: Tensor) -> Tensor:

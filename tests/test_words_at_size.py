@@ -1,0 +1,125 @@
+"""What is said of gradients of another form, and of a reference that is to blame itself."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backprop_rules import check
+from backprop_rules.testing import WrongGradients, assert_gradients
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+X, B = numbers(4, 5), numbers(5)
+ONES = torch.ones(4, 5)
+
+
+def said(got, forward, *primals: Tensor, **options) -> str:
+    with pytest.raises(WrongGradients) as caught:
+        assert_gradients(got, forward=forward, primals=primals, **options)
+    return str(caught.value)
+
+
+def test_another_form_is_wrong():
+    assert said((ONES, ONES), torch.add, X, B, grad_y=ONES) == (
+        "The gradient of x2 has the shape (4, 5), and the right one (5,). It is likely not summed over the axes along "
+        "which the primal was broadcast."
+    )
+    assert said((ONES.T, ONES.sum(0)), torch.add, X, B, grad_y=ONES) == (
+        "The gradient of x1 has the shape (5, 4), and the right one (4, 5)."
+    )
+    assert said((ONES, None), lambda x, b: x + b, X, B, grad_y=ONES) == (
+        "The gradient of b is wrong: None was given, and by forward it has one."
+    )
+    assert said((B * ONES, X.sum(0)), lambda x, b: x * b.detach(), X, B, grad_y=ONES) == (
+        "The gradient of b is wrong: by forward it has none, as of what is detached, and one was given that is not 0."
+    )
+
+
+def test_none_is_taken_for_zeros():
+    assert_gradients((ONES, None), forward=lambda x, b: x + b * 0, primals=(X, B), grad_y=ONES)
+
+
+def test_a_reference_that_draws_is_told():
+    drawn = functional.dropout(ONES) * 1.0
+    text = said(drawn, functional.dropout, X, grad_y=ONES)
+    assert "The reference draws random numbers (aten.bernoulli_.float), others than the gradients are of." in text
+
+
+def test_a_number_that_vanishes_is_told():
+    def normed(x: Tensor) -> Tensor:
+        return x / torch.sqrt(x.square().sum() + 1e-8)
+
+    zeros = torch.zeros(4, dtype=torch.float16)
+    text = said(zeros * torch.nan, normed, zeros, grad_y=torch.ones_like(zeros), precision="eager")
+    assert "[0]: expected any finite number, got nan" in text
+    assert text.endswith("A number of the reference vanishes: 1e-08 is 0 in float16.")
+
+
+def test_another_form_of_the_function_is_thought_of():
+    def kept(x: Tensor) -> Tensor:
+        return x * torch.cat([torch.zeros(1), torch.ones(4)])
+
+    grad = ONES * torch.cat([torch.full((1,), 1e-9), torch.ones(4)])
+    text = said(grad, kept, X, grad_y=ONES)
+    assert "where nothing rounds, but may in another form of the function: also= takes one" in text
+    assert "also=" not in said(grad * torch.cat([torch.full((1,), 1e9), torch.ones(4)]), kept, X, grad_y=ONES)
+
+
+def test_what_sees_more_is_told_by_the_precision():
+    x = torch.tensor([1.0, 1.0 + 2.0**-23])
+
+    def cancels(x: Tensor) -> Tensor:
+        return (x.exp() - x.exp().flip(0)) * 3
+
+    for precision, words in (("float32", "inputs that lie less close to where terms cancel"), ("eager", "or float32")):
+        some = x if precision == "float32" else x.bfloat16()
+        got = torch.zeros_like(some)
+        text = said(got, lambda x: cancels(x).square().sum(), some, precision=precision)
+        assert "Nothing was proved of the gradient of x" in text and words in text
+
+
+# ------------------------------------------------------------------ what `check` says
+def test_a_forward_that_takes_no_float64_is_told_so():
+    def narrow(x: Tensor) -> Tensor:
+        if x.dtype == torch.float64:
+            raise TypeError("float32 only")
+        return x * 2
+
+    with pytest.raises(ValueError, match="forward raises TypeError: float32 only, where it is called in float64"):
+        check(lambda grad_y, x: 2 * grad_y, forward=narrow, example=(X,))
+
+
+def test_y_is_a_primal_where_forward_has_one():
+    def backward(grad_y: Tensor, mean: Tensor, y: Tensor, scaled: bool = True) -> tuple[Tensor, Tensor]:
+        apart = 2 * grad_y * (mean - y[:, None])
+        return apart, -apart.sum(1)
+
+    report = check(backward, forward=lambda mean, y: (mean - y[:, None]).square().sum(), example=(X, numbers(4)))
+    assert report.verdict == "right"
+
+
+def test_the_call_is_told_as_it_is_made():
+    def backward(grad_y: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return grad_y * y[:, :, 0]
+
+    def exponential(x: Tensor) -> Tensor:
+        return x.exp()
+
+    with pytest.raises(ValueError, match=r"It is called as f\(grad_y, x, y\)"):
+        check(backward, forward=exponential, example=(X,))
+
+
+def test_a_forward_may_ask_autograd_itself():
+    def force(x: Tensor) -> Tensor:
+        x = x if x.requires_grad else x.requires_grad_()
+        (found,) = torch.autograd.grad(x.pow(3).sum(), x, create_graph=True)
+        return found
+
+    assert check(lambda grad_y, x: grad_y * 6 * x, forward=force, example=(B,)).verdict == "right"
+    report = check(lambda grad_y, x: grad_y * 3 * x, forward=force, example=(B,), raise_on_failure=False)
+    assert report.verdict == "wrong"
+    assert_gradients((6 * B,), forward=force, primals=(B,), grad_y=torch.ones(5))
