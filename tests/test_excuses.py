@@ -278,3 +278,17 @@ def test_the_report_says_which_framework_makes_the_choice():
     assert "makes the same" in str(report)
     assert "convention='any subgradient'" in str(report)
     assert asked(half_at_a_bound, "clamp", convention="any-subgradient", **options).passed
+
+
+@pytest.mark.parametrize("least", [-6, -7])
+def test_digits_that_cancel_in_a_divisor_are_lost_however_many_they_are(least):
+    def naively(grad_y, y):
+        return grad_y / (1 - torch.exp(-y))
+
+    report = check(
+        naively,
+        forward=lambda y: y + torch.log(-torch.expm1(-y)),
+        example=(torch.logspace(least, 1, 10),),
+        raise_on_failure=False,
+    )
+    assert report.verdict == "inaccurate"

@@ -10,8 +10,8 @@ from backprop_rules.domain import precision
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.bounds import (
     attainable,
+    cannot_round_as_far,
     in_float64,
-    is_followed,
     sums_as_asked,
     sums_in_their_own_dtype,
 )
@@ -43,9 +43,9 @@ def beyond(
 
     A note as well where torch's own gradient loses them too, unless the catalogue's accuracy is asked for, and where
     the dtypes are `unasked`, as float64 is for an example in float32. Wrong, where the backward's own operations are
-    known, and cannot round as far; and where torch's gradient comes of a `custom` Function, which is no witness. Where
-    they are not known, another right form may round a few times more than torch's: an error that `shrinks` with the
-    unit roundoff is a note until half of the digits are lost.
+    known, and there is a bound for what they round; and where torch's gradient comes of a `custom` Function, which is
+    no witness. Where they are not known, another right form may round a few times more than torch's: an error that
+    `shrinks` with the unit roundoff is a note until half of the digits are lost.
     """
     if verdict.outside is None or verdict.enclosure is None:
         return
@@ -60,7 +60,7 @@ def beyond(
         yield _told(Kind.DIGITS, point, verdict, verdict.outside, dtypes)
     elif sums_narrowly(verdict):
         yield _told(Kind.NARROW_SUMS, point, verdict, outside, dtypes)
-    elif is_followed(verdict.call):
+    elif cannot_round_as_far(verdict.call, verdict.primal, outside):
         yield _told(Kind.VALUE, point, verdict, outside, dtypes)
     elif accuracy != "catalogue" and shrinks(verdict.primal) and _keeps_half_of_its_digits(verdict):
         yield _told(Kind.DIGITS, point, verdict, verdict.outside, dtypes)

@@ -91,14 +91,20 @@ def _larger(ordinary: bool, radius: Tensor, other: Tensor) -> Tensor:
     return torch.where(other.isfinite(), torch.maximum(radius, other), radius if ordinary else other)
 
 
-def is_followed(call: Call) -> bool:
-    """Say whether the operations of somebody else's backward are known one by one."""
+def cannot_round_as_far(call: Call, primal: int, outside: Tensor) -> bool:
+    """Say whether the operations of somebody else's backward are known, and how far they round there has a bound.
+
+    It has none where digits cancel that a divisor is made of.
+    """
+    if len(call.rule.references) == 1:
+        return True
     try:
-        return len(call.rule.references) == 1 or bool(_followed(call.rule.references[1], call, 1))
+        own = _followed(call.rule.references[1], call, 1)[0].gradients[primal]
     except OwnError:
         raise
     except Exception:  # an operation without a formula, or a backward that raises
         return False
+    return own is None or own.shape != outside.shape or bool(own[outside.to(own.device)].isfinite().all())
 
 
 def of_ordinary_size(call: Call) -> bool:
