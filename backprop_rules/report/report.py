@@ -244,7 +244,10 @@ def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
         )
     borne_out = outcome.second or outcome.exact  # where nothing rounds, every oracle spoke
     if outcome.contradicted and not borne_out and (outcome.custom or not outcome.rungs[Rung.PROVED]):
-        return "inconclusive", f"torch's own gradient of forward is contradicted: {outcome.contradicted[0]}"
+        return "inconclusive", (
+            f"torch's own gradient of forward is contradicted: {outcome.contradicted[0]}. If it is meant, as straight "
+            f"through a rounding, say so in forward: x + (rounded - x).detach()"
+        )
     nonzero = any(judged.nonzero for judged in outcome.spoke.values())
     if nonzero and not borne_out and not outcome.rungs[Rung.PROVED]:
         return "inconclusive", "only torch's reverse mode speaks: neither its forward mode nor differences bear it out"
