@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounding import ANY, COMPLEX, REAL, REAL_ONLY, widened, worst
 
+from backprop_rules.evidence.allowance.factored import behind
+
 
 def square(x):
     return widened(x)[:, : len(x)]
@@ -93,3 +95,54 @@ CASES = {
 def test_the_radius_holds_the_exact_value(name, dtype, seed):
     if not dtype.is_complex or CASES[name][3] == ANY:
         worst(CASES[name], dtype, seed)
+
+
+def numbers(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+aten = torch.ops.aten
+A, WIDE, TALL = numbers(2, 6, 6), numbers(2, 6, 3), numbers(2, 3, 6)
+# What is solved: the operation, its arguments after A, and the same of A.
+SOLVED = {
+    "solve": (aten._linalg_solve_ex.default, (WIDE,), {}, lambda a: torch.linalg.solve(a, WIDE)),
+    "of a row": (
+        aten._linalg_solve_ex.default,
+        (TALL,),
+        {"left": False},
+        lambda a: torch.linalg.solve(a, TALL, left=False),
+    ),
+    "of vectors": (aten._linalg_solve_ex.default, (WIDE[..., 0],), {}, lambda a: torch.linalg.solve(a, WIDE[..., 0])),
+    "inverse": (aten.linalg_inv_ex.default, (), {}, torch.linalg.inv),
+    "logarithm": (aten._linalg_slogdet.default, (), {}, lambda a: torch.linalg.slogdet(a).logabsdet),
+    "determinant": (aten._linalg_det.default, (), {}, torch.linalg.det),
+    "with factors": (aten.linalg_lu_solve.default, (WIDE,), {}, lambda a: torch.linalg.solve(a, WIDE)),
+    "adjoint": (aten.linalg_lu_solve.default, (WIDE,), {"adjoint": True}, lambda a: torch.linalg.solve(a.mT, WIDE)),
+    "adjoint, of a row": (
+        aten.linalg_lu_solve.default,
+        (TALL,),
+        {"adjoint": True, "left": False},
+        lambda a: torch.linalg.solve(a.mT, TALL, left=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOLVED)
+def test_a_backward_error_counts_by_the_sensitivity_to_the_matrix(name):
+    func, args, named, solved = SOLVED[name]
+    given = torch.linalg.lu_factor(A) if func is aten.linalg_lu_solve.default else (A,)
+    result = func(*given, *args, **named)
+    a = A.clone().requires_grad_()
+    y = solved(a)
+    sensitivity = numbers(*y.shape)
+    (through,) = torch.autograd.grad(y, a, sensitivity)
+    permutation, low, up = torch.linalg.lu(A)
+    off = 18 * 2.0**-24 * ((A.square() + permutation @ low.square() @ up.square()) / 3).sqrt()
+    several = (sensitivity, sensitivity) if isinstance(result, tuple) else (sensitivity,)
+    by = behind(func, (*given, *args), named, result, 2.0**-24)
+    assert float(abs(by(several) / (through.abs() * off).sum() - 1)) < 1e-9
+    assert by((None, None)) == 0
+
+
+def test_of_other_operations_there_is_none():
+    assert behind(aten.mm.default, (A[0], A[1]), {}, A[0], 2.0**-24) is None

@@ -13,11 +13,12 @@ from backprop_rules.domain import precision
 from backprop_rules.errors import OwnError, of_ours
 from backprop_rules.evidence.allowance import moves
 from backprop_rules.evidence.allowance.declared import Declared
+from backprop_rules.evidence.allowance.factored import Behind, behind
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
 from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
-from backprop_rules.evidence.allowance.units import NARROW, computed_in
+from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, unit
 from backprop_rules.evidence.rounded_up import above, added
 from backprop_rules.subject.ambient import F64, at, inexact, tensors_in
 from backprop_rules.subject.places import somebodys_frames
@@ -53,7 +54,8 @@ class Step:
     By result: `edges` is where autograd meets it, None where it does not, and a leaf itself while the run goes on;
     `errors` how far it is off by what the operation itself rounds, in float32 and rounded up, None of what is exact;
     `stored` the result and the dtype in which the reference stores it, where that rounds. `refused` says why there is
-    no formula. `adds` says that the sensitivity to the result is that to each operand, too.
+    no formula. `adds` says that the sensitivity to the result is that to each operand, too; `behind` how far the
+    backward error of what is solved takes a sum, by the sensitivities to the results.
     """
 
     edges: tuple[Any, ...]
@@ -63,11 +65,12 @@ class Step:
     line: Line | None = None
     refused: str = ""
     adds: bool = False
+    behind: Behind | None = None
 
     @property
     def rounds(self) -> bool:
         """Whether there is anything to meet here."""
-        off = (*self.errors, *self.stored, self.product)
+        off = (*self.errors, *self.stored, self.product, self.behind)
         return bool(self.refused) or any(x is not None for x in off)
 
 
@@ -111,6 +114,14 @@ class _Summing(DeclaredOperation):
         return partial.mul_(length * self.unit.u).add_(length * self.unit.tiny)
 
 
+class _Alone(DeclaredOperation):
+    """An operation by itself, of exact operands."""
+
+    @property
+    def met_behind(self) -> bool:
+        return True
+
+
 class _InOrder(Declared):
     """While it is entered, sums on the way are taken in an order that does not depend on their terms."""
 
@@ -118,7 +129,7 @@ class _InOrder(Declared):
         """Return the operation: each by itself, of which nobody asks what dtype its results have elsewhere."""
         kept = self.declared.kept or self.default
         named = (func, result, self._radius, self._evaluations, self._flushes, as_computed, self.choices)
-        return DeclaredOperation(*named, self.declared, kept, self, args)
+        return _Alone(*named, self.declared, kept, self, args)
 
     def _by_formula(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         if func.overloadpacket != aten.sum:
@@ -264,7 +275,9 @@ class Recorded(Declared):
             isinstance(x, Tensor) and (x.shape, x.dtype) == (result.shape, result.dtype) for x in args
         )  # fmt: skip
         product = self._product(last, args) if packet in PRODUCTS else None
-        return Step(edges, tuple(map(above, errors)), stored, product, last.line, refused, adds)
+        used = unit(component(self.declared.kept or computed_in(last.own))).u
+        back = behind(last.func, args, last.named, result, used)
+        return Step(edges, tuple(map(above, errors)), stored, product, last.line, refused, adds, back)
 
     def _product(self, last: _Last, args: tuple[Any, ...]) -> Product | None:
         narrow = self.declared.operands

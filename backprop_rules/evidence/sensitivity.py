@@ -94,6 +94,7 @@ class Sensitivities:
             for x, narrow, through in self._through(step.product, outer, inner):
                 most.append((through, half_an_ulp(x, narrow)))
             by_this = sum(float((g.abs() * lost).sum()) for g, lost in most if g is not None)
+            by_this += float(step.behind(outer)) if step.behind is not None else 0.0
             moved[step.line] = moved.get(step.line, 0.0) + by_this
 
         one = torch.zeros_like(gradient)
@@ -131,6 +132,8 @@ class Sensitivities:
                 found.worst.append(_inner(size, torch.where(size > 0, error, 0.0) if endless else error))
             if g is not None and kept is not None:
                 found.reach = found.reach.beside(self._together(*kept, g))
+        if step.behind is not None:
+            found.worst.append(step.behind(outer))
         for x, narrow, through in self._through(step.product, outer, inner):
             whole = self._flat(x)
             *_, sums = found.operands.setdefault(id(whole), (whole, narrow, torch.zeros_like(whole)))

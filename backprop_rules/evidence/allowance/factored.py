@@ -1,7 +1,7 @@
 """Systems of equations, inverses, determinants and factors of matrices, whose errors an inverse makes larger."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,8 @@ from backprop_rules.evidence.allowance.units import FEW, gamma, magnitude, wide
 aten = torch.ops.aten
 U = 2.0**-53  # of float64, in which all of this is computed
 
-Bound = Callable[[Tensor], Tensor]
+# How far results are off, by the sensitivities to them.
+Behind = Callable[[Sequence[Any]], Tensor]
 
 
 class Nearby:
@@ -67,7 +68,7 @@ def _backward_error(op: Operation, a: Tensor) -> tuple[Tensor, Tensor]:
     _, low, up = torch.linalg.lu(wide(a))
     product = (low.abs() @ up.abs()).amax(-2, keepdim=True)
     vanish = 3 * n * op.unit.tiny * (n + product.amax(-1, keepdim=True))
-    lost = product * gamma(_count(a, 3), op.unit.u) * (1 + 4 * n * U) + vanish
+    lost = product * (0 if op.met_behind else gamma(_count(a, 3), op.unit.u)) * (1 + 4 * n * U) + vanish
     return lost.expand(a.shape), vanish
 
 
@@ -193,6 +194,51 @@ def _cholesky_solve(b: Tensor, factor: Tensor, upper: bool = False) -> Tensor:
 def _cholesky_inverse(factor: Tensor, upper: bool = False) -> Tensor:
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     return _cholesky_solve(eye.expand_as(factor), factor, upper)
+
+
+def behind(func: Any, args: Any, named: Any, result: Any, u: float) -> Behind | None:
+    """Return how far what is solved in the place of A takes a sum of the results, by the sensitivities to these.
+
+    To A they are -A^-H s X^H, where much cancels that their sizes and the inverse's do not show. An element of L U is a
+    sum of n products, off by no more than 3 n u times the mean size of its partial sums, in random order.
+    """
+    packet, named = func.overloadpacket, dict(named)
+    if packet not in _SOLVES or not args[0].numel():
+        return None
+    x = result[0] if isinstance(result, tuple) else result
+    if packet == aten.linalg_lu_solve:
+        permutation, low, up = torch.lu_unpack(args[0], args[1])
+        a, adjoint = permutation @ low @ up, named.get("adjoint", False)
+    else:
+        a, adjoint = args[0], False
+        permutation, low, up = torch.linalg.lu(a)
+    squares = permutation @ (magnitude(low).square() @ magnitude(up).square())
+    lost = (magnitude(a).square() / 3 + squares / 3).sqrt() * (_count(a, 3) * u)
+    a, lost, left = (a.mH, lost.mT, named.get("left", True)) if adjoint else (a, lost, named.get("left", True))
+
+    def by(sensitivities: Sequence[Any]) -> Tensor:
+        s = sensitivities[_SOLVES[packet]]
+        if s is None:
+            return torch.zeros((), dtype=torch.float64, device=lost.device)
+        if packet in (aten._linalg_slogdet, aten._linalg_det):
+            through = torch.linalg.inv(a).mH * (s if packet == aten._linalg_slogdet else s * x)[..., None, None]
+        elif packet == aten.linalg_inv_ex:
+            through = x.mH @ s @ x.mH
+        else:
+            one, s = (x[..., None], s[..., None]) if x.ndim < a.ndim else (x, s)
+            through = torch.linalg.solve(a.mH, s, left=left)
+            through = through @ one.mH if left else one.mH @ through
+        found: Tensor = (through.abs() * lost).sum()
+        return found
+
+    return by
+
+
+# Of what is solved, the place of the result that the sensitivity is to.
+_SOLVES = {
+    aten._linalg_solve_ex: 0, aten.linalg_lu_solve: 0, aten.linalg_inv_ex: 0,
+    aten._linalg_slogdet: 1, aten._linalg_det: 0,
+}  # fmt: skip
 
 
 def _unless_empty(formula: Callable[..., Any], op: Operation, a: Tensor, *args: Any, **named: Any) -> Any:

@@ -208,6 +208,11 @@ class Operation:
         return False
 
     @property
+    def met_behind(self) -> bool:
+        """Whether the backward error of what is solved is met by the sensitivity to the matrix, and not here."""
+        return False
+
+    @property
     def may_vanish(self) -> bool:
         """Whether an element of the result may be 0: asked of the elements, but for a device that is far away."""
         return not self.flushes and (bool(self.result.is_cuda) or not positive(self.size))
