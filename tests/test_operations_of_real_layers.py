@@ -154,6 +154,10 @@ def between_dirichlets(a: Tensor, b: Tensor) -> Tensor:
     return ends + ((a - b) * (torch.digamma(a) - torch.digamma(a.sum(-1, keepdim=True)))).sum(-1)
 
 
+def along_a_direction(x: Tensor, v: Tensor) -> Tensor:
+    return torch.func.jvp(lambda t: t.sin() * t.square(), (x,), (v,))[1]
+
+
 LAYERS = {
     spectral_convolution: (numbers(2, 3, 40), numbers(3, 12)),
     spectral_layer: (numbers(2, 16, 16), numbers(4, 4), numbers(4, 4) / 2),
@@ -182,6 +186,7 @@ LAYERS = {
     whitened_by_the_inverse: (numbers(5, 9),),
     flow: (numbers(9, 5), numbers(5, 5) / 2),
     negative_binomial: (numbers(9, 5), numbers(5)),
+    along_a_direction: (numbers(9, 5), numbers(5, 9).mT),
     between_dirichlets: (numbers(9, 5), numbers(5, 9).mT),
 }
 

@@ -47,6 +47,8 @@ RESHAPING = {aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_}
 OF_THE_CHOSEN = {*moves.COMPARED, aten.scatter, aten.scatter_, aten.index_put, aten.index_put_}
 # Numbers are made of whole ones by these.
 OF_NUMBERS = {aten._to_copy, aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.pow}
+# These say something of a tensor's form, and nothing of its numbers.
+OF_FORM = {aten.is_same_size, aten._has_same_storage_numel}
 # These fill a tensor with what was drawn.
 DRAWN = {aten.bernoulli_, aten.uniform_, aten.normal_, aten.random_, aten.exponential_}
 # The floating-point dtypes, whose precision is asked for.
@@ -162,7 +164,8 @@ class RunningError(TorchDispatchMode):
             return self._write(func, args, named)
         result = func(*args, **named)
         if not isinstance(result, Tensor | tuple | list):
-            self._take_out(func, args)
+            if func.overloadpacket not in OF_FORM:
+                self._take_out(func, args)
             return result
         if isinstance(result, Tensor) and result.dtype in UNIT and precision(result.dtype) < self.least_bits:
             raise Narrower(str(result.dtype).removeprefix("torch."))
