@@ -158,7 +158,7 @@ class Ambient(TorchFunctionMode):
             device = next((x.device.type for x in tensors_in((args, named))), "cpu")
             lowered = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
             args = _cast_to(lowered, args, shadow)
-        if func in _EXTREMES and len(args) == 2 and not named and _alike(*args):
+        if func in _EXTREMES and len(args) == 2 and not named and torch.is_grad_enabled() and _alike(*args):
             return shadow.extreme(func, *args)
         asked = _asked(func, args, named, shadow)
         if asked is not None and inexact(args[0] if args else None):

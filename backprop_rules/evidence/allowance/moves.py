@@ -37,7 +37,8 @@ EXACT = {
     aten.zeros, aten.ones, aten.empty, aten.eye, aten.zeros_like, aten.ones_like, aten.empty_like, aten.new_zeros,
     aten.new_ones, aten.new_empty, aten.empty_strided, aten.new_empty_strided, aten.tril_indices, aten.triu_indices,
     aten.empty_permuted, aten.zero, aten.bernoulli, aten.uniform, aten.normal,
-    aten._efficientzerotensor, aten.rand, aten.randn, aten.randint, aten.randperm, aten.rand_like, aten.randn_like,
+    aten._efficientzerotensor, aten._new_zeros_with_same_feature_meta,
+    aten.rand, aten.randn, aten.randint, aten.randperm, aten.rand_like, aten.randn_like,
 }  # fmt: skip
 
 
