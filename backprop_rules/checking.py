@@ -27,7 +27,7 @@ from backprop_rules.report.report import Report, WrongGradient, report_of, said
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point, copied
-from backprop_rules.subject import denormals
+from backprop_rules.subject import denormals, garbage
 from backprop_rules.subject.ambient import F64, quiet, uncompiled
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.frameworks.of_jax import JAX
@@ -154,10 +154,13 @@ def _answered(
 
 @contextmanager
 def leaving_alone(forward: Any) -> Iterator[None]:
-    """Leave buffers, random state and the processor's mode as they were; tell no warnings at sizes that nobody gave."""
+    """Leave buffers, random state and the processor's mode as they were; tell no warnings at sizes that nobody gave.
+
+    The collector of garbage does not go through what the user has made.
+    """
     buffers = list(forward.buffers()) if isinstance(forward, torch.nn.Module) else []
     kept, state = [buffer.clone() for buffer in buffers], torch.default_generator.get_state()
-    with warnings.catch_warnings(), torch.inference_mode(False), denormals.kept():
+    with warnings.catch_warnings(), torch.inference_mode(False), denormals.kept(), garbage.of_what_is_new():
         warnings.simplefilter("ignore")
         try:
             yield

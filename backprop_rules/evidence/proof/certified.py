@@ -32,6 +32,7 @@ from backprop_rules.evidence.proof.balls import (
 )
 from backprop_rules.evidence.proof.translate import definition_of
 from backprop_rules.rule import Rule, within
+from backprop_rules.subject.garbage import uncollected
 
 BITS = 128  # where the search for enough bits begins
 MANY = 1 << 20  # numbers, of which an object is made for each: some seconds
@@ -195,14 +196,16 @@ def _pulled_back(
         for box, x in zip(call.per_gradient(made), call.primals, strict=True)
     ]
     try:
-        with np.errstate(all="ignore"), on_tape(tape):
+        with np.errstate(all="ignore"), on_tape(tape), uncollected():
             y = defined(call.rule)(*arrays, **params)
+            pull_back(y, grad_y, tape)
+        return y, [[leaf.adjoint for leaf in outputs(array)] for array in made]
     except (Undecided, ZeroDivisionError, ValueError) as error:
         if isinstance(error, ValueError) and "zero-size array" not in str(error):
             raise
         raise Silent(f"the definition has no value: {error}") from error
-    pull_back(y, grad_y, tape)
-    return y, [[leaf.adjoint for leaf in outputs(array)] for array in made]
+    finally:
+        tape.clear()  # which its numbers know: else they are left for the collector
 
 
 def _gradients(call: Call, adjoints: list[list[Any]]) -> list[list[arb]]:

@@ -1,0 +1,68 @@
+"""The collector of garbage is off, or looks at what is new alone, for as long as we compute, and no longer."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from backprop_rules import CATALOGUE, check
+from backprop_rules.call import Call
+from backprop_rules.evidence.oracles.oracle import Silent
+from backprop_rules.evidence.proof import certified
+from backprop_rules.subject.garbage import of_what_is_new, uncollected
+
+
+@pytest.mark.parametrize("quiet", [of_what_is_new, uncollected])
+def test_the_collector_is_as_it_was(quiet):
+    assert gc.isenabled() and not gc.get_freeze_count()
+    with pytest.raises(KeyError), quiet(), quiet():
+        raise KeyError
+    assert gc.isenabled() and not gc.get_freeze_count()
+    gc.disable()
+    try:
+        with quiet():
+            assert not gc.isenabled() and not gc.get_freeze_count()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_what_is_new_is_collected_and_what_was_before_later():
+    class Ring:
+        def __init__(self):
+            self.own = self
+
+    before = weakref.ref(Ring())
+    gc.disable()
+    before = weakref.ref(Ring())
+    gc.enable()
+    with of_what_is_new():
+        new = weakref.ref(Ring())
+        gc.collect()
+        assert new() is None and before() is not None
+    gc.collect()
+    assert before() is None
+
+
+def test_a_check_leaves_it_alone():
+    check(lambda grad_y, x: grad_y * x.cos(), forward=torch.sin, example=(torch.ones(3),))
+    assert gc.isenabled() and not gc.get_freeze_count()
+
+
+@pytest.mark.parametrize("most", [10**6, 20])
+def test_the_numbers_of_a_proof_are_gone_without_the_collector(most):
+    def numbers() -> int:
+        return sum(type(x).__name__ == "Number" for x in gc.get_objects())
+
+    gc.collect()
+    before = numbers()
+    x = torch.rand(20, dtype=torch.float64)
+    call = Call(CATALOGUE["exp"], (x,), {}, torch.ones_like(x))
+    with uncollected():
+        try:
+            with certified.at_most(most):
+                certified.certify(call)
+        except Silent:
+            assert most == 20
+        assert numbers() == before
