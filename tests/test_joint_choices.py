@@ -117,3 +117,34 @@ def test_where_the_choice_counts_either_may_get_it(loss):
     radius = held.radius[0]
     assert bool((radius[differ] > (one - other).abs().double()[differ] / 3).all())
     assert bool((radius[~differ] < 1e-2).any())
+
+
+class Halved(torch.autograd.Function):
+    """The same number, whose gradient is halved in place."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        grad = grad_y * 1.0
+        return grad.mul_(0.5)
+
+
+@pytest.mark.parametrize("least", [torch.minimum, first, second], ids=name)
+def test_what_is_written_in_place_does_not_cancel(least):
+    def loss(least, x: Tensor) -> Tensor:
+        e = x.exp() / 3 * 3
+        return least(Halved.apply(e), e).sum()
+
+    (x,) = (primals(torch.float32, 8)[0],)
+    assert_gradients(gradients(loss, least, (x,)), **asked(loss, (x,)), blind="allow")
+
+
+@pytest.mark.parametrize("function", [torch.minimum, torch.maximum, torch.max])
+def test_where_a_number_is_nan_both_get_it_as_in_torch(function):
+    some = torch.tensor([torch.nan, 1.0, 2.0, torch.nan]), torch.tensor([1.0, 3.0, 1.0, torch.nan])
+    live = [x.clone().requires_grad_() for x in some]
+    got = torch.autograd.grad(function(*live).sum(), live)
+    assert_gradients(got, forward=lambda a, b: function(a, b).sum(), primals=some)

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounding import ANY, COMPLEX, REAL, REAL_ONLY, widened, worst
 
+from backprop_rules.evidence.allowance import RunningError
 from backprop_rules.evidence.allowance.factored import behind
+from backprop_rules.testing import enclose
 
 
 def square(x):
@@ -127,6 +129,11 @@ SOLVED = {
 }
 
 
+def off_in_order(a):
+    permutation, low, up = torch.linalg.lu(a)
+    return 18 * 2.0**-24 * ((a.square() + permutation @ low.square() @ up.square()) / 3).sqrt()
+
+
 @pytest.mark.parametrize("name", SOLVED)
 def test_a_backward_error_counts_by_the_sensitivity_to_the_matrix(name):
     func, args, named, solved = SOLVED[name]
@@ -136,8 +143,9 @@ def test_a_backward_error_counts_by_the_sensitivity_to_the_matrix(name):
     y = solved(a)
     sensitivity = numbers(*y.shape)
     (through,) = torch.autograd.grad(y, a, sensitivity)
-    permutation, low, up = torch.linalg.lu(A)
-    off = 18 * 2.0**-24 * ((A.square() + permutation @ low.square() @ up.square()) / 3).sqrt()
+    off = off_in_order(A)
+    if name in ("logarithm", "determinant"):  # for which the transpose may be factorised
+        off = torch.maximum(off, off_in_order(A.mT).mT)
     several = (sensitivity, sensitivity) if isinstance(result, tuple) else (sensitivity,)
     by = behind(func, (*given, *args), named, result, 2.0**-24)
     assert float(abs(by(several) / (through.abs() * off).sum() - 1)) < 1e-9
@@ -146,3 +154,29 @@ def test_a_backward_error_counts_by_the_sensitivity_to_the_matrix(name):
 
 def test_of_other_operations_there_is_none():
     assert behind(aten.mm.default, (A[0], A[1]), {}, A[0], 2.0**-24) is None
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("function", [torch.linalg.det, lambda a: torch.linalg.slogdet(a).logabsdet, torch.linalg.inv,
+                                      lambda a: torch.linalg.solve(a, WIDE[0].float())])  # fmt: skip
+def test_the_gradients_of_a_matrix_that_one_element_is_off_in_lie_within_their_radii(function, turned):
+    off = torch.zeros(6, 6)
+    off[0, 1] = 1e5  # which loses five digits of one element
+
+    def of(x, off=off):
+        a = (x + off) - off
+        return function(a.mT.contiguous() if turned else a)
+
+    x = A[0].float().requires_grad_()
+    y = of(x)
+    grad_y = numbers(*y.shape).float()
+    (got,) = torch.autograd.grad(y, x, grad_y)
+    assert bool(enclose(of, x.detach(), grad_y=grad_y).contains(got).all())
+    assert not enclose(lambda x: of(x, 0.0), x.detach(), grad_y=grad_y).contains(got).all()
+
+
+def test_a_product_that_underflows_on_the_way_is_within_its_radius():
+    a = torch.diag(torch.tensor([10**-1.5] * 32 + [10**1.5] * 32))
+    with RunningError() as errors:
+        found = torch.linalg.det(a)
+    assert found == 0 and errors.radius(found) >= 1

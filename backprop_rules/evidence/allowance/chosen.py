@@ -49,7 +49,7 @@ class Choices:
         # Masks of the numbers that are their group's extreme, with the groups; and their counts, which are 1 or more.
         self._masks: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._counts: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self.factored: WeakIdKeyDictionary = WeakIdKeyDictionary()  # how far the matrix may be off that factors are of
+        self.factored: list[tuple[Tensor, Tensor]] = []  # factors, and how far the matrix may be off that they are of
 
     def forget(self, x: Tensor) -> None:
         """Forget what was chosen where a tensor is written to."""

@@ -35,13 +35,14 @@ class Nearby:
         if off is not None:
             self.moved = self.moved + self.inverse @ off
         self.norm = self.moved.sum(-1).amax(-1)[..., None, None]
-        self.known = self.norm < 1  # nor is NaN, of what has no inverse
+        self.left = 1 - self.norm - 8 * n * U
+        self.known = self.left > 0  # nor is NaN, of what has no inverse
 
     def applied(self, size: Tensor) -> Tensor:
         """Return no less than |A'^-1| times a matrix without signs: two terms of a series, and what is left of it."""
         first = self.inverse @ size
         second = self.moved @ first
-        rest = (self.moved @ second).amax(-2, keepdim=True) / (1 - self.norm)
+        rest = (self.moved @ second).amax(-2, keepdim=True) / self.left
         return torch.where(self.known, (first + second + rest) * (FEW + 8 * self.terms * U), math.inf)
 
     def logarithm(self) -> Tensor:
@@ -49,7 +50,7 @@ class Nearby:
         n, m = self.terms, self.norm[..., 0, 0]
         trace = self.moved.diagonal(dim1=-2, dim2=-1).sum(-1)
         squares = (self.moved * self.moved.mT).sum((-1, -2)) / 2
-        series = 2 * (trace + squares + n * m**3 / 3 / (1 - m)) * (FEW + 8 * n * U)
+        series = 2 * (trace + squares + n * m**3 / 3 / self.left[..., 0, 0]) * (FEW + 8 * n * U)
         return torch.where(self.known[..., 0, 0], series, math.inf)
 
 
@@ -87,17 +88,37 @@ def _solved(op: Operation, a: Tensor, off: Radius, x: Tensor, b_off: Radius, lef
     return op.stored(radius if left else radius.mT)
 
 
-def _factors(op: Operation, lu: Tensor, off: Radius) -> None:
-    """Remember how far the matrix may be off that these factors are of: who solves with them asks for it."""
+def _factored(lu: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the matrix that factors are of, and these with its rows: |L| and |U| in its order."""
+    permutation, low, up = torch.lu_unpack(wide(lu), pivots)
+    return permutation @ low @ up, (permutation @ low).abs(), up.abs()
+
+
+def _remember(op: Operation, a: Tensor, lu: Tensor, pivots: Tensor, off: Radius) -> None:
+    """Remember how far the matrix may be off that these factors are of: who solves with them asks for it.
+
+    Of a matrix in order torch factorises the transpose, to take a determinant; of a symmetric one nobody can tell.
+    """
     if off is not None:
-        op.choices.factored[lu.untyped_storage()] = off
+        own, turned = (float((_factored(lu, pivots)[0] - x).abs().sum()) for x in (wide(a), wide(a).mT))
+        both = torch.maximum(off, off.mT) if own == turned else off.mT if turned < own else off
+        op.choices.factored.append((lu, both))
+
+
+def _recalled(op: Operation, lu: Tensor) -> Radius:
+    """Return how far the matrix of these factors may be off: None of what was given. A copy has the same numbers."""
+    for known, off in reversed(op.choices.factored):
+        if known.shape == lu.shape and bool((same := (known == lu).all(-1).all(-1)[..., None, None]).any()):
+            return off if bool(same.all()) else torch.where(same, off, math.inf)
+    return None
 
 
 def solve(op: Operation, a: Tensor, b: Tensor, *, left: bool = True, **_: Any) -> Any:
     """The X of A X = B, or X A = B, and the factors of A, of which others say how far they are off."""
-    x, lu, own = op.result[0], op.result[1], replace(op, result=op.result[0])
+    x, lu, pivots, _ = op.result
+    own = replace(op, result=x)
     off, b_off = own.operand(a).radius, own.operand(b).radius
-    _factors(op, lu, off)
+    _remember(op, a, lu, pivots, off)
     if b.ndim == 1 or (b.ndim == a.ndim - 1 and b.shape == a.shape[:-1]):  # vectors
         b_off = None if b_off is None else b_off[..., None]
         return [_solved(own, a, off, x[..., None], b_off)[..., 0], None, None, None]
@@ -108,8 +129,7 @@ def solve_with_factors(
     op: Operation, lu: Tensor, pivots: Tensor, b: Tensor, *, left: bool = True, adjoint: bool = False
 ) -> Any:
     """The X of A X = B, of the factors of A."""
-    permutation, low, up = torch.lu_unpack(wide(lu), pivots)
-    a, off = permutation @ low @ up, op.choices.factored.get(lu.untyped_storage())
+    a, off = _factored(lu, pivots)[0], _recalled(op, lu)
     if adjoint:
         a, off = a.mH, None if off is None else off.mT
     return _solved(op, a, off, op.result, op.operand(b).radius, left)
@@ -121,19 +141,21 @@ def inverse(op: Operation, a: Tensor, **_: Any) -> Any:
     return [_solved(own, a, own.operand(a).radius, own.result, None), None]
 
 
-def _logarithm(op: Operation, a: Tensor, lu: Tensor) -> tuple[Tensor, Tensor]:
+def _logarithm(op: Operation, a: Tensor, lu: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor]:
     """Return how far the logarithm of a determinant may be off by what A is, and where its sign is known."""
     off = op.operand(a, a.dtype).radius
-    _factors(op, lu, off)
-    near = Nearby(a, plus(off, _backward_error(op, a)[0]))
+    _remember(op, a, lu, pivots, off)
+    # Of A or its transpose.
+    lost = torch.maximum(_backward_error(op, a)[0], _backward_error(op, a.mT)[0].mT)
+    near = Nearby(a, plus(off, lost))
     return near.logarithm(), near.known[..., 0, 0]
 
 
 def sign_and_logarithm(op: Operation, a: Tensor) -> Any:
     """The sign of the determinant and the logarithm of its size: a sum of the logarithms of what is on U's diagonal."""
-    sign, logarithm, lu, _ = op.result
+    sign, logarithm, lu, pivots = op.result
     own, n = replace(op, result=logarithm), a.shape[-1]
-    varies, known = _logarithm(own, a, lu)
+    varies, known = _logarithm(own, a, lu, pivots)
     diagonal = magnitude(lu).diagonal(dim1=-2, dim2=-1)
     error = gamma(n + 2 * own.ulps("log"), own.unit.u) * diagonal.log().abs().sum(-1)
     error = error + n * gamma(4 * a.is_complex(), own.unit.u)  # by the moduli
@@ -146,11 +168,13 @@ def sign_and_logarithm(op: Operation, a: Tensor) -> Any:
 
 def determinant(op: Operation, a: Tensor) -> Any:
     """The determinant: the product of what is on U's diagonal."""
-    found, lu, _ = op.result
+    found, lu, pivots = op.result
     own, n = replace(op, result=found), a.shape[-1]
-    varies, _ = _logarithm(own, a, lu)
+    varies, _ = _logarithm(own, a, lu, pivots)
     factor = gamma(_count(a, 1), own.unit.u)
-    error = own.size * torch.expm1(varies + factor) * FEW + 2 * n * own.unit.normal
+    # What a product of some underflows to is multiplied with the others.
+    others = magnitude(lu).diagonal(dim1=-2, dim2=-1).clamp_min(1).prod(-1)
+    error = own.size * torch.expm1(varies + factor) * FEW + 2 * n * own.unit.tiny * others * (1 + factor) * FEW
     return [own.stored(own.total(None, error, factor, n)), None, None]
 
 
@@ -205,16 +229,18 @@ def behind(func: Any, args: Any, named: Any, result: Any, u: float) -> Behind | 
     packet, named = func.overloadpacket, dict(named)
     if packet not in _SOLVES or not args[0].numel():
         return None
-    x = result[0] if isinstance(result, tuple) else result
+    a, x = args[0], result[0] if isinstance(result, tuple) else result
+    adjoint, left = bool(named.get("adjoint", False)), bool(named.get("left", True))
     if packet == aten.linalg_lu_solve:
-        permutation, low, up = torch.lu_unpack(args[0], args[1])
-        a, adjoint = permutation @ low @ up, named.get("adjoint", False)
+        a, low, up = _factored(a, args[1])
     else:
-        a, adjoint = args[0], False
         permutation, low, up = torch.linalg.lu(a)
-    squares = permutation @ (magnitude(low).square() @ magnitude(up).square())
-    lost = (magnitude(a).square() / 3 + squares / 3).sqrt() * (_count(a, 3) * u)
-    a, lost, left = (a.mH, lost.mT, named.get("left", True)) if adjoint else (a, lost, named.get("left", True))
+        low, up = (permutation @ low).abs(), up.abs()
+    lost = _in_order(a, low, up, u)
+    if packet in (aten._linalg_slogdet, aten._linalg_det):  # of A or its transpose
+        permutation, low, up = torch.linalg.lu(a.mT)
+        lost = torch.maximum(lost, _in_order(a.mT, (permutation @ low).abs(), up.abs(), u).mT)
+    a, lost = (a.mH, lost.mT) if adjoint else (a, lost)
 
     def by(sensitivities: Sequence[Any]) -> Tensor:
         s = sensitivities[_SOLVES[packet]]
@@ -232,6 +258,11 @@ def behind(func: Any, args: Any, named: Any, result: Any, u: float) -> Behind | 
         return found
 
     return by
+
+
+def _in_order(a: Tensor, low: Tensor, up: Tensor, u: float) -> Tensor:
+    """Return by how much L U is off, of sums in random order: of a their sum, and of their terms' squares."""
+    return (magnitude(a).square() / 3 + low.square() @ up.square() / 3).sqrt() * (_count(a, 3) * u)
 
 
 # Of what is solved, the place of the result that the sensitivity is to.

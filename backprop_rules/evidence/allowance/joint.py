@@ -38,9 +38,15 @@ class Joint:
         """Remember that this part of the radius of x is due to the choice."""
         self._parts[x.untyped_storage()] = Part(place_of(x), choice, size)
 
+    def forget(self, x: Tensor) -> None:
+        """Forget what was known of what is stored where a tensor is written to."""
+        if self._parts:
+            self._parts.pop(x.untyped_storage(), None)
+
     def of(self, x: Any) -> Part | None:
         """Return the part of the radius of x that is due to one choice."""
-        found = self._parts.get(x.untyped_storage()) if self._parts and isinstance(x, Tensor) else None
+        stored = self._parts and isinstance(x, Tensor) and x.layout == torch.strided
+        found = self._parts.get(x.untyped_storage()) if stored else None
         return found if found is not None and found.place == place_of(x) else None
 
     def passed_on(self, packet: Any, args: Any, named: Any, result: Any, radius: Any, of: Callable[..., Any]) -> Any:
@@ -57,7 +63,8 @@ class Joint:
         self.keep(result, first.choice, size)
         if packet in _SUMS and all(part is not None for part in parts):
             apart = sum(part.size.abs() for part in parts if part is not None)
-            radius = (radius - apart * (1 - 2.0**-48)).clamp_min(0) + size.abs()
+            left = (radius - apart * (1 - 2.0**-48)).clamp_min(0) + size.abs()
+            return torch.where(left.isnan(), radius, left)  # of infinities
         return radius
 
 
@@ -77,6 +84,10 @@ def _sum(sign: Callable[[Any, Any], Any]) -> Callable[..., Tensor | None]:
         return found
 
     return size
+
+
+def _is_of_a_number(args: Any) -> bool:
+    return len(args) == 2 and not isinstance(args[1], Tensor)
 
 
 def _tensors(args: Any) -> bool:
@@ -100,7 +111,7 @@ _LINEAR: dict[Any, Callable[..., Tensor | None]] = {
     aten.neg: lambda choice, parts, args, of: -parts[0].size,
     aten.add: _sum(operator.add),
     aten.sub: _sum(operator.sub),
-    aten.rsub: lambda choice, parts, args, of: -parts[0].size if not isinstance(args[1], Tensor) else None,
+    aten.rsub: lambda choice, parts, args, of: -parts[0].size if _is_of_a_number(args) else None,
     aten.where: _where,
 }
 
@@ -119,7 +130,7 @@ class Extreme(torch.autograd.Function):
     def forward(ctx: Any, func: Any, a: Tensor, b: Tensor, chooser: Chooser) -> Tensor:
         """Return the extreme."""
         y: Tensor = func(a, b)
-        ctx.chooser = chooser
+        ctx.chooser, ctx.larger = chooser, func.__name__.startswith("max")
         ctx.save_for_backward(a, b, y)
         return y
 
@@ -129,9 +140,10 @@ class Extreme(torch.autograd.Function):
         a, b, y = ctx.saved_tensors
         with torch._C._DisableTorchDispatch():
             share = torch.where(a == b, 0.5, (a == y).double())
-            finite = all_finite(grad_y)
+            finite = all_finite(grad_y) and not bool(y.isnan().any())
         if not finite:
             half = torch.where(a == b, grad_y / 2, grad_y)
-            return None, half.masked_fill(a != y, 0), half.masked_fill(b != y, 0), None
+            first, second = (b > a, a > b) if ctx.larger else (a > b, b > a)  # none where one is NaN
+            return None, half.masked_fill(first, 0), half.masked_fill(second, 0), None
         share = ctx.chooser.chosen(a, b, share, grad_y)
         return None, grad_y * share, grad_y * (1 - share), None

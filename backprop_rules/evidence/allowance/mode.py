@@ -272,6 +272,7 @@ class RunningError(TorchDispatchMode):
             self.choices.forget(args[0])
             return func(*args, **named)
         if func.overloadpacket in DRAWN and self._unshared(args[0]):
+            self.joint.forget(args[0])
             self._radii.get(args[0].untyped_storage(), {}).pop(place_of(args[0]), None)
             return func(*args, **named)
         compute, written = out_of_place(func), args[0] if args else None
@@ -286,6 +287,7 @@ class RunningError(TorchDispatchMode):
             made = compute(*args, **named).to(written.dtype).expand(written.shape)
         made = self.written(made, written)
         self.choices.forget(written)
+        self.joint.forget(written)
         written.copy_(made)
         self.choices.pass_on(aten.copy, written, (made,))
         make(self.choices, aten.clone.default, (made,), {}, written)
