@@ -34,7 +34,11 @@ def numbers(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-WIDE = ["cdist", "linalg.solve_triangular", "nn.functional.pdist"]  # torch has no narrow kernel of these
+# Torch has no narrow kernel of these.
+WIDE = [
+    "cdist", "linalg.solve_triangular", "nn.functional.pdist", "linalg.solve", "linalg.inv", "linalg.det",
+    "linalg.slogdet", "linalg.cholesky", "cholesky_solve", "lgamma", "digamma",
+]  # fmt: skip
 IN_ANY = [(name, dtype) for name in NAMES for dtype in (torch.bfloat16, torch.float16, torch.float32)]
 
 
