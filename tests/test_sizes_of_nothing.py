@@ -36,7 +36,29 @@ def weight_normed_back(grad_y: Tensor, x: Tensor, v: Tensor) -> tuple[Tensor, Te
     return grad_y @ along, (inner - along * (inner * along).sum(1, keepdim=True)) / norm
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    times = q.shape[1] // k.shape[1]
+    weights = torch.softmax(q @ k.repeat_interleave(times, 1).mT, -1)
+    return weights @ v.repeat_interleave(times, 1)
+
+
+def attention_back(grad_y: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    times, heads = q.shape[1] // k.shape[1], k.shape[1]
+    wide_k, wide_v = (x.repeat_interleave(times, 1) for x in (k, v))
+    weights = torch.softmax(q @ wide_k.mT, -1)
+    grad_weights = grad_y @ wide_v.mT
+    grad_scores = weights * (grad_weights - (grad_weights * weights).sum(-1, keepdim=True))
+    grad_k, grad_v = grad_scores.mT @ q, weights.mT @ grad_y
+    grad_k, grad_v = (g.reshape(len(g), heads, times, *g.shape[2:]).sum(2) for g in (grad_k, grad_v))
+    return grad_scores @ wide_k, grad_k, grad_v
+
+
 CASES = {
+    "attention of grouped heads": (
+        attention,
+        attention_back,
+        (numbers(2, 4, 5, 4), numbers(2, 2, 5, 4), numbers(2, 2, 5, 3)),
+    ),
     "pairs": (turned, lambda grad_y, x: turned(grad_y, -1.0), (numbers(3, 8),)),
     "pairs of heads": (turned, lambda grad_y, x: turned(grad_y, -1.0), (numbers(2, 3, 5, 8),)),
     "heads for each of fewer": (scores, scores_back, (numbers(2, 4, 5, 3), numbers(2, 2, 6, 3))),

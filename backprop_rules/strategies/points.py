@@ -160,6 +160,13 @@ class Points:
         pairs = ((a, b) for a, b in zip(self._own, shapes, strict=True) if a is not None and b is not None)
         return all(self.subject.constants.allow(m, n) for a, b in pairs for m, n in zip(a, b, strict=True))
 
+    def _comes_to_nothing(self, shapes: Sequence[Shape | None]) -> bool:
+        """Say whether forward would make nothing there, too, if no axis were empty: it broadcasts one against none."""
+        if not any(0 in (shape or ()) for shape in shapes):
+            return False
+        y = self._runs([None if shape is None else tuple(n or 1 for n in shape) for shape in shapes])
+        return y is not None and all(0 in shape for shape in y)
+
     def _varied(self, sizes: Sizes) -> Iterator[Point]:
         """Yield the points where one size differs, where all are doubled, and where all are equal."""
         every: dict[Label, int] = {label: 2 * n for label, n in sizes.base.items() if isinstance(label, int)}
@@ -229,7 +236,7 @@ class Points:
         """Yield the point of a recipe at some sizes, unless forward does not take it."""
         own = self._own
         shapes: Sequence[Shape | None] = given or (own if sizes is None or not changed else sizes.shapes(changed))
-        if shapes != own and not self._allows(shapes):
+        if shapes != own and (not self._allows(shapes) or self._comes_to_nothing(shapes)):
             return
         found = self._taken(recipe, shapes, seed)
         if found is None:
