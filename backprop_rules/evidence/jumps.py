@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.evidence import Evidence
+from backprop_rules.evidence.kinks import DISTANCES
 from backprop_rules.strategies.point import JUMP, Point
 from backprop_rules.subject.ambient import F64, inexact
 from backprop_rules.subject.backward import Misfit, Raised
@@ -17,7 +18,6 @@ STEPS = 6  # parts of the line, in each of which one jump is cornered
 CORNERED = 3  # jumps, of different elements, the largest first
 LOOKED_AT = 40  # changes that are looked at
 HALVINGS = 52  # to neighbouring numbers of float64
-APART = 2.0**-40  # of the largest number: how far others are moved
 # Halvings after which a smooth change has dwindled to a sixteenth or less, and one about a pole has grown as much; a
 # jump has stayed.
 STAYS = 8
@@ -60,7 +60,7 @@ def is_of_one_number(evidence: Evidence, i: int, at: tuple[int, ...]) -> bool:
     point = evidence.point
     here = evidence.user[i][at], evidence.gradients_here[i][at]  # type: ignore[index]
     apart = abs(here[0] - here[1]) / 2
-    for away in (APART, -APART):
+    for away in (DISTANCES[1], -DISTANCES[1]):
         leaves = [x + away * x.abs().amax() if inexact(x) and x.numel() else x for x in point.leaves]
         leaves[i] = leaves[i].clone()
         leaves[i][at] = point.leaves[i][at]

@@ -116,8 +116,6 @@ class Trial:
         except NoPoint as error:
             outcome.why = outcome.why or str(error)
             return False
-        if evidence.point.comes_to_nothing and not evidence.point.own:
-            return False
         judged: dict[int, Judged] = {}
         try:
             found = list(self.ask(evidence, judged))

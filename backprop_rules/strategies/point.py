@@ -44,11 +44,6 @@ class Point:
         )
 
     @property
-    def comes_to_nothing(self) -> bool:
-        """Whether forward makes nothing of something there: as where an axis of one is broadcast against none."""
-        return self.empty and all(x.numel() for x in self.leaves if isinstance(x, Tensor))
-
-    @property
     def ordinary(self) -> bool:
         """Whether its values are ordinary: no over- or underflow on the way is to be expected."""
         return self.kind not in EXTRAORDINARY

@@ -179,12 +179,17 @@ def _default(right: Rule, param: str, backward: Function) -> Any:
     return value
 
 
+def arguments_of(function: Function, count: int) -> list[str]:
+    """Return the names of the function's first arguments, none where it does not tell them."""
+    try:
+        return [p.name for p in inspect.signature(function).parameters.values() if p.kind in POSITIONAL][:count]
+    except (TypeError, ValueError):
+        return []
+
+
 def names_of(function: Function, count: int) -> tuple[str, ...]:
     """Return names for the primals: those of the function's arguments, where it has enough of them."""
-    try:
-        own = [p.name for p in inspect.signature(function).parameters.values() if p.kind in POSITIONAL][:count]
-    except (TypeError, ValueError):
-        own = []
+    own = arguments_of(function, count)
     if len(own) < count or {"y", "grad_y"} & set(own):
         own = ["x"] if count == 1 else [f"x{k}" for k in range(1, count + 1)]
     return tuple(own)

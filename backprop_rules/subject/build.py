@@ -14,7 +14,7 @@ from backprop_rules.domain import COMPLEX, REAL
 from backprop_rules.errors import InputError
 from backprop_rules.rule import Rule
 from backprop_rules.subject.ambient import F64, inexact, running
-from backprop_rules.subject.as_rule import against_a_function, names_of
+from backprop_rules.subject.as_rule import against_a_function, arguments_of, names_of
 from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, named
 from backprop_rules.subject.constants import Constants, constants_of
 from backprop_rules.subject.frameworks.of_numpy import NUMPY
@@ -48,7 +48,7 @@ def subject_of(
     made, y = _tried(named(backward), made, leaves, forward is None)
     single = isinstance(y, Tensor)
     arguments = (*_argument_names(own_names, example), *parameters)
-    signature = Signature(backward, arguments, params, len(example), _takes_y(given, len(example)))
+    signature = Signature(backward, arguments, params, len(example), "y" in arguments_of(_signed(given), len(example)))
     constants = replace(constants_of(made, leaves), cut_off=_cut_off(made, leaves))
     own = Backward(backward, signature, framework, single)
     rule, why = _as_rule(own, made, definition, names, leaves, params, constants)
@@ -66,25 +66,19 @@ def subject_of(
     )
 
 
+def _signed(given: Any) -> Any:
+    return given.forward if isinstance(given, torch.nn.Module) else given
+
+
 def leaf_names(given: Any, example: Sequence[Any]) -> tuple[str, ...]:
     """Return a name for each leaf of an example: those of the function's arguments."""
     found: list[str] = []
-    signed = given.forward if isinstance(given, torch.nn.Module) else given
-    for name, x in zip(names_of(signed, len(example)), example, strict=True):
+    for name, x in zip(names_of(_signed(given), len(example)), example, strict=True):
         if isinstance(x, Tensor) or x is None:
             found.append(name)
         else:
             found += [f"{name}[{k}]" for k in range(len(_pytree.tree_leaves(x)))]
     return tuple(found)
-
-
-def _takes_y(given: Any, count: int) -> bool:
-    """Say whether an argument of the function, among the first, is called as the output is."""
-    try:
-        found = inspect.signature(given.forward if isinstance(given, torch.nn.Module) else given).parameters
-    except (TypeError, ValueError):
-        return False
-    return "y" in list(found)[:count]
 
 
 def _argument_names(own: Sequence[str], example: Sequence[Any]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part
 from backprop_rules.evidence.allowance.joint import Extreme
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides, of_numbers
 from backprop_rules.evidence.allowance.mode import REFERENCES, RunningError
-from backprop_rules.evidence.allowance.moves import DOWN
+from backprop_rules.evidence.allowance.moves import close
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, lost_in
@@ -94,8 +94,8 @@ class Declared(RunningError):
         """Return the share of a gradient that a gets, where b gets what is left: another, where both may be it."""
         with torch._C._DisableTorchDispatch():
             off = plus(self._radius(a), self._radius(b))
-            close = share * 0 if off is None else torch.where(((a - b).abs() * DOWN <= off) & (off > 0), 1.0, 0.0)
-            radius = close * torch.maximum(share, 1 - share)
+            either = torch.zeros_like(share) if off is None else close(a, b, off).double()
+            radius = either * torch.maximum(share, 1 - share)
         self.tag(share, self.dtype_of(like))
         if bool(radius.any()):
             self.ambiguous = True

@@ -88,10 +88,11 @@ def _solved(op: Operation, a: Tensor, off: Radius, x: Tensor, b_off: Radius, lef
     return op.stored(radius if left else radius.mT)
 
 
-def _factored(lu: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the matrix that factors are of, and these with its rows: |L| and |U| in its order."""
+def _factored(lu: Tensor, pivots: Tensor) -> Tensor:
+    """Return the matrix that factors are of."""
     permutation, low, up = torch.lu_unpack(wide(lu), pivots)
-    return permutation @ low @ up, (permutation @ low).abs(), up.abs()
+    found: Tensor = permutation @ low @ up
+    return found
 
 
 def _remember(op: Operation, a: Tensor, lu: Tensor, pivots: Tensor, off: Radius) -> None:
@@ -100,7 +101,7 @@ def _remember(op: Operation, a: Tensor, lu: Tensor, pivots: Tensor, off: Radius)
     Of a matrix in order torch factorises the transpose, to take a determinant; of a symmetric one nobody can tell.
     """
     if off is not None:
-        own, turned = (float((_factored(lu, pivots)[0] - x).abs().sum()) for x in (wide(a), wide(a).mT))
+        own, turned = (float((_factored(lu, pivots) - x).abs().sum()) for x in (wide(a), wide(a).mT))
         both = torch.maximum(off, off.mT) if own == turned else off.mT if turned < own else off
         op.choices.factored.append((lu, both))
 
@@ -129,7 +130,7 @@ def solve_with_factors(
     op: Operation, lu: Tensor, pivots: Tensor, b: Tensor, *, left: bool = True, adjoint: bool = False
 ) -> Any:
     """The X of A X = B, of the factors of A."""
-    a, off = _factored(lu, pivots)[0], _recalled(op, lu)
+    a, off = _factored(lu, pivots), _recalled(op, lu)
     if adjoint:
         a, off = a.mH, None if off is None else off.mT
     return _solved(op, a, off, op.result, op.operand(b).radius, left)
@@ -203,8 +204,7 @@ def cholesky(op: Operation, a: Tensor, *, upper: bool = False, **_: Any) -> Any:
         there = (e < 1 / 2) & (op.result[1] == 0)  # and the factor is one
         return torch.where(there[..., None, None], (size @ moves).tril(), math.inf)
 
-    error = changed(plus(lost, off)) if off is not None else changed(lost)
-    radius = own.stored(own.total(None, error, factor, n, 4 * n))
+    radius = own.stored(own.total(None, changed(plus(lost, off)), factor, n, 4 * n))
     return [radius.mT if upper else radius, None]
 
 
@@ -229,17 +229,12 @@ def behind(func: Any, args: Any, named: Any, result: Any, u: float) -> Behind | 
     packet, named = func.overloadpacket, dict(named)
     if packet not in _SOLVES or not args[0].numel():
         return None
-    a, x = args[0], result[0] if isinstance(result, tuple) else result
+    a = _factored(args[0], args[1]) if packet == aten.linalg_lu_solve else args[0]
+    x = result[0] if isinstance(result, tuple) else result
     adjoint, left = bool(named.get("adjoint", False)), bool(named.get("left", True))
-    if packet == aten.linalg_lu_solve:
-        a, low, up = _factored(a, args[1])
-    else:
-        permutation, low, up = torch.linalg.lu(a)
-        low, up = (permutation @ low).abs(), up.abs()
-    lost = _in_order(a, low, up, u)
+    lost = _in_order(a, u)
     if packet in (aten._linalg_slogdet, aten._linalg_det):  # of A or its transpose
-        permutation, low, up = torch.linalg.lu(a.mT)
-        lost = torch.maximum(lost, _in_order(a.mT, (permutation @ low).abs(), up.abs(), u).mT)
+        lost = torch.maximum(lost, _in_order(a.mT, u).mT)
     a, lost = (a.mH, lost.mT) if adjoint else (a, lost)
 
     def by(sensitivities: Sequence[Any]) -> Tensor:
@@ -260,9 +255,14 @@ def behind(func: Any, args: Any, named: Any, result: Any, u: float) -> Behind | 
     return by
 
 
-def _in_order(a: Tensor, low: Tensor, up: Tensor, u: float) -> Tensor:
-    """Return by how much L U is off, of sums in random order: of a their sum, and of their terms' squares."""
-    return (magnitude(a).square() / 3 + low.square() @ up.square() / 3).sqrt() * (_count(a, 3) * u)
+def _in_order(a: Tensor, u: float) -> Tensor:
+    """Return by how much L U is off, of sums of n terms in random order, whatever n is.
+
+    The mean of their squared partial sums is a third of the sum's square, and (n + 1) / 6 n <= 1 / 3 of the terms'.
+    """
+    permutation, low, up = torch.linalg.lu(a)
+    terms = magnitude(permutation @ low).square() @ magnitude(up).square()
+    return ((magnitude(a).square() + terms) / 3).sqrt() * (_count(a, 3) * u)
 
 
 # Of what is solved, the place of the result that the sensitivity is to.

@@ -78,7 +78,7 @@ def _factor(choice: object, parts: Any, args: Any, of: Any) -> Tensor | None:
 
 def _sum(sign: Callable[[Any, Any], Any]) -> Callable[..., Tensor | None]:
     def size(choice: object, parts: Any, args: Any, of: Any) -> Tensor | None:
-        if any(part is not None and part.choice is not choice for part in parts) or not _tensors(args):
+        if len(args) != 2 or any(part is not None and part.choice is not choice for part in parts):
             return None
         found: Tensor = sign(*(0.0 if part is None else part.size for part in parts))
         return found
@@ -88,10 +88,6 @@ def _sum(sign: Callable[[Any, Any], Any]) -> Callable[..., Tensor | None]:
 
 def _is_of_a_number(args: Any) -> bool:
     return len(args) == 2 and not isinstance(args[1], Tensor)
-
-
-def _tensors(args: Any) -> bool:
-    return len(args) == 2 and (isinstance(args[0], Tensor) or isinstance(args[1], Tensor))
 
 
 def _where(choice: object, parts: Any, args: Any, of: Any) -> Tensor | None:
@@ -130,7 +126,7 @@ class Extreme(torch.autograd.Function):
     def forward(ctx: Any, func: Any, a: Tensor, b: Tensor, chooser: Chooser) -> Tensor:
         """Return the extreme."""
         y: Tensor = func(a, b)
-        ctx.chooser, ctx.larger = chooser, func.__name__.startswith("max")
+        ctx.chooser = chooser
         ctx.save_for_backward(a, b, y)
         return y
 
@@ -143,7 +139,7 @@ class Extreme(torch.autograd.Function):
             finite = all_finite(grad_y) and not bool(y.isnan().any())
         if not finite:
             half = torch.where(a == b, grad_y / 2, grad_y)
-            first, second = (b > a, a > b) if ctx.larger else (a > b, b > a)  # none where one is NaN
-            return None, half.masked_fill(first, 0), half.masked_fill(second, 0), None
+            known = ~y.isnan()  # where one is NaN, both get it
+            return None, half.masked_fill((a != y) & known, 0), half.masked_fill((b != y) & known, 0), None
         share = ctx.chooser.chosen(a, b, share, grad_y)
         return None, grad_y * share, grad_y * (1 - share), None

@@ -176,11 +176,11 @@ class RunningError(TorchDispatchMode):
         else:
             try:
                 radius = self._radius_of(func, result, args, named)
+                radius = self.joint.passed_on(func.overloadpacket, args, named, result, radius, self._radius)
             except (NotImplementedError, Narrower, InputError):
                 raise
             except Exception as error:
                 raise OwnError(of_ours(error)) from error
-        radius = self.joint.passed_on(func.overloadpacket, args, named, result, radius, self._radius)
         self.keep(result, radius)
         make(self.choices, func, args, named, result)
         return result

@@ -158,8 +158,13 @@ def comparison(op: Operation, a: Any, b: Any) -> Any:
     radius = plus(x.radius, y.radius)
     if radius is None:
         return choices.differing(op, a, b)
-    close = ~(apart(a, b) * DOWN > radius)  # NaN, from an overflow on the way, may be anything
-    return op.choices.compared(op, a, b, close & (torch.as_tensor(radius) > 0)).double()
+    return op.choices.compared(op, a, b, close(a, b, radius)).double()
+
+
+def close(a: Any, b: Any, radius: Any) -> Tensor:
+    """Return where two numbers are no farther apart than their radii: NaN, from an overflow, may be anything."""
+    found: Tensor = ~(apart(a, b) * DOWN > radius) & (torch.as_tensor(radius) > 0)
+    return found
 
 
 def _sure(op: Operation, x: Tensor) -> tuple[Tensor, Tensor]:
