@@ -1,6 +1,6 @@
 """The hunt for thresholds in the backward's own code: where it jumps on a line it is cornered to neighbours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,18 +58,23 @@ def is_of_one_number(evidence: Evidence, i: int, at: tuple[int, ...]) -> bool:
     So it does where the jump is that of a threshold which its own number is held against.
     """
     point = evidence.point
-    here = evidence.user[i][at], evidence.gradients_here[i][at]  # type: ignore[index]
-    apart = abs(here[0] - here[1]) / 2
-    for away in (DISTANCES[1], -DISTANCES[1]):
-        leaves = [x + away * x.abs().amax() if inexact(x) and x.numel() else x for x in point.leaves]
-        leaves[i] = leaves[i].clone()
-        leaves[i][at] = point.leaves[i][at]
-        try:
-            there = evidence.asked(leaves, point.grads)[i][at], evidence.gradients(leaves, point.grads)[i][at]  # type: ignore[index]
-        except (Raised, Misfit, NoPoint):
-            return False
-        if any(bool(abs(a - b) > apart) for a, b in zip(here, there, strict=True)):
-            return False
+
+    def element(leaves: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        theirs = evidence.gradients(leaves, point.grads)[i]
+        assert theirs is not None
+        return evidence.asked(leaves, point.grads)[i][at], theirs[at]
+
+    try:
+        here = element(point.leaves)
+        apart = abs(here[0] - here[1]) / 2
+        for away in (DISTANCES[1], -DISTANCES[1]):
+            leaves = [x + away * x.abs().amax() if inexact(x) and x.numel() else x for x in point.leaves]
+            leaves[i] = leaves[i].clone()
+            leaves[i][at] = point.leaves[i][at]
+            if any(bool(abs(a - b) > apart) for a, b in zip(here, element(leaves), strict=True)):
+                return False
+    except (Raised, Misfit, NoPoint):
+        return False
     return True
 
 
