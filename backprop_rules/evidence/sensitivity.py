@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -36,6 +37,28 @@ class Reach:
         """Return how far both take it."""
         return Reach(self.worst + other.worst, self.squares + other.squares)
 
+    def within(self, deviations: float) -> float:
+        """Return how far they take it, those without a direction by at most so many standard deviations."""
+        return self.worst + deviations * math.sqrt(self.squares)
+
+
+@dataclass(frozen=True)
+class Enough:
+    """How far a reverse pass is to show that roundings reach: there it ends, as all that is left adds to it."""
+
+    deviations: float
+    far: float
+
+
+def at_worst(moved: Tensor) -> Reach:
+    """Return how far roundings take a sum that move it by so much at worst, or anywhere: by NaN."""
+    worst = float(moved)
+    return Reach(math.inf if math.isnan(worst) else worst)
+
+
+class _FarEnough(Exception):
+    """A reverse pass has shown what was asked for."""
+
 
 class Alike:
     """The numbers of one tensor that round alike: those with equal digits, whatever their sign and exponent."""
@@ -61,11 +84,16 @@ class Alike:
 class _Found:
     """What one reverse pass has found so far."""
 
-    def __init__(self) -> None:
-        self.reach = Reach()
-        self.worst: list[Tensor] = []
+    def __init__(self, enough: Enough | None) -> None:
+        self.reach, self._enough = Reach(), enough
         # By storage: its numbers, the dtype to which they are rounded, and the sensitivities to these.
         self.operands: dict[int, tuple[Tensor, torch.dtype, Tensor]] = {}
+
+    def add(self, more: Reach) -> None:
+        """Add what some roundings do."""
+        self.reach = self.reach.beside(more)
+        if self._enough is not None and self.reach.within(self._enough.deviations) > self._enough.far:
+            raise _FarEnough
 
 
 class Sensitivities:
@@ -102,24 +130,28 @@ class Sensitivities:
         self._go_through(gradient, one, met)
         return moved
 
-    def reach(self, leaf: int, coefficients: Tensor, truth: Tensor, got: Tensor) -> Reach:
-        """Return how far roundings take <coefficients, gradient>, the last of them that of `got` if that is larger."""
+    def reach(self, leaf: int, coefficients: Tensor, truth: Tensor, got: Tensor, enough: Enough | None = None) -> Reach:
+        """Return how far roundings take <coefficients, gradient>, the last of them that of `got` if that is larger.
+
+        Where it is enough that they reach so far, no farther than it takes to see that they do.
+        """
+        found = _Found(enough)
+        with suppress(_FarEnough):
+            self._find(found, leaf, coefficients, truth, got)
+        return found.reach
+
+    def _find(self, found: _Found, leaf: int, coefficients: Tensor, truth: Tensor, got: Tensor) -> None:
         its, size, most = got.dtype, got.to(truth).abs(), truth.abs()
         size = (size - most).clamp_min(0) if its in NARROW else torch.maximum(size, most)  # u |got| <= u |truth| + this
-        found = _Found()
-        found.reach = Reach(float((coefficients.abs() * size).nan_to_num(0.0, 0.0).sum()) * unit(its).u)
+        found.add(Reach(float((coefficients.abs() * size).nan_to_num(0.0, 0.0).sum()) * unit(its).u))
         if its in NARROW:
-            found.reach = found.reach.beside(self._together(truth, its, coefficients))
+            found.add(self._together(truth, its, coefficients))
         gradient = self._gradients[leaf]
         if gradient is None or not gradient.requires_grad:
-            return found.reach
+            return
         self._go_through(gradient, coefficients, partial(self._met, found))
-        if found.worst:
-            worst = float(torch.stack(found.worst).sum())  # NaN where an error may be anything
-            found.reach = found.reach.beside(Reach(math.inf if math.isnan(worst) else worst))
         for values, narrow, sums in found.operands.values():
-            found.reach = found.reach.beside(self._together(values, narrow, sums))
-        return found.reach
+            found.add(self._together(values, narrow, sums))
 
     def _met(self, found: _Found, step: Step, outer: Sequence[Any], inner: Sequence[Any]) -> None:
         """Add what the roundings of one operation do."""
@@ -129,11 +161,11 @@ class Sensitivities:
             if g is not None and error is not None:
                 size = g.abs()
                 endless = error.dtype == F64  # too large for float32, or anything: of what does not count, 0
-                found.worst.append(_inner(size, torch.where(size > 0, error, 0.0) if endless else error))
+                found.add(at_worst(_inner(size, torch.where(size > 0, error, 0.0) if endless else error)))
             if g is not None and kept is not None:
-                found.reach = found.reach.beside(self._together(*kept, g))
+                found.add(self._together(*kept, g))
         if step.behind is not None:
-            found.worst.append(step.behind(outer))
+            found.add(at_worst(step.behind(outer)))
         for x, narrow, through in self._through(step.product, outer, inner):
             whole = self._flat(x)
             *_, sums = found.operands.setdefault(id(whole), (whole, narrow, torch.zeros_like(whole)))
