@@ -28,7 +28,7 @@ from backprop_rules.domain import (
     axes_of,
     dtype_name,
 )
-from backprop_rules.errors import InputError, OwnError, unknown
+from backprop_rules.errors import InputError, OwnError, first_line, unknown
 from backprop_rules.rule import Gradients, Rule, find
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ class Call:
         except OwnError:
             raise
         except Exception as error:
-            raise BackwardRaised(type(error).__name__, (str(error).splitlines() or [""])[0]) from error
+            raise BackwardRaised(type(error).__name__, first_line(error)) from error
 
     def forward(self, *primals: Tensor | None) -> Tensor:
         """Return the rule's forward at other primals and the same params."""
@@ -161,11 +161,10 @@ def call(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: An
     try:
         y = made.y
     except Exception as error:  # whatever torch makes of it
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{rule}: the primals do not fit together: {_shapes(rule, primals)}"
             f"{''.join(f', {name}={value!r}' for name, value in params.items())}. "
-            f"They must match '{rule.domain.shapes}'. torch says: {reason}"
+            f"They must match '{rule.domain.shapes}'. torch says: {first_line(error) or type(error).__name__}"
         ) from None
     if not _matches(rule, primals):
         raise InputError(

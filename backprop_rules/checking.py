@@ -26,7 +26,8 @@ from backprop_rules.report.progress import shown
 from backprop_rules.report.report import Report, WrongGradient, report_of, said
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.of_rules import call_at
-from backprop_rules.strategies.point import Point, copied
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.values import relaid
 from backprop_rules.subject import denormals, garbage
 from backprop_rules.subject.ambient import F64, quiet, uncompiled
 from backprop_rules.subject.backward import Misfit, Raised
@@ -247,7 +248,8 @@ def _first_called(subject: Subject, points: Iterator[Point]) -> tuple[Iterator[P
 
 def _refuse_what_cannot_be_called(subject: Subject, point: Point) -> Pair:
     """Return the precisions to compare; InputError for a backward that cannot be called for the example at all."""
-    point = copied(point)  # a backward that writes into what it is given must not write into the example
+    # A backward that writes into what it is given must not write into the example.
+    point = point.mapped(lambda x: relaid(x.clone(), x))
     evidence = Evidence(subject, point)
     try:
         _ = evidence.user

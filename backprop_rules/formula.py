@@ -15,6 +15,7 @@ RAISED = dict(zip("0123456789+-=()nijkpxTH*", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻
 LOWERED = dict(zip("0123456789+-=()ijkmnptx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ᵢⱼₖₘₙₚₜₓ", strict=True))
 SUBSCRIPTS = str.maketrans(LOWERED)
 HALF = {("1", "2"): "½"}
+WIDTH = 100  # columns of a line
 
 
 def plain(tex: str) -> str:
@@ -33,11 +34,11 @@ def columns(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
-def in_lines(formula: str, width: int = 100) -> str:
+def in_lines(formula: str) -> str:
     """Return a formula with what is too long for a line below, each part of it whole."""
     lines = [""]
     for part in re.split(r"(?<=[,:]) ", formula):
-        if lines[-1] and columns(lines[-1]) + columns(part) >= width:
+        if lines[-1] and columns(lines[-1]) + columns(part) >= WIDTH:
             lines.append("    ")
         lines[-1] += f"{part} "
     return "\n".join(line.rstrip() for line in lines)

@@ -53,13 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--backprop-report: {path} is a folder; name a file")
     if hasattr(config, "workerinput"):  # of several processes, the first writes
         return
-    if path:
-        config.pluginmanager.register(_Written(Path(path)), "backprop-rules-written")
     save, compare = (config.getoption(f"--backprop-accuracy-{what}") for what in ("save", "compare"))
     if save and not Path(save).absolute().parent.is_dir():
         raise pytest.UsageError(f"--backprop-accuracy-save: there is no folder {Path(save).absolute().parent}")
-    if save or compare:
-        config.pluginmanager.register(_Accuracies(save and Path(save), _read(compare)), "backprop-rules-accuracies")
+    if path or save or compare:
+        collected = _Collected(path and Path(path), save and Path(save), _read(compare))
+        config.pluginmanager.register(collected, "backprop-rules-collected")
 
 
 def _read(path: str | None) -> dict[str, dict[str, float]] | None:
@@ -187,37 +186,28 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         outcome.get_result().backprop_accuracy = item.stash[ACCURACY]  # type: ignore[attr-defined]
 
 
-class _Written:
-    """Writes all reports to a file: what came along with pytest's own."""
+class _Collected:
+    """Writes reports to a file, what came along with pytest's own, and how much of its allowance each gradient used.
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.reports = path, list[dict[str, Any]]()
+    Of the latter it shows which use more than before.
+    """
+
+    def __init__(self, path: Path | None, save: Path | None, before: dict[str, dict[str, float]] | None) -> None:
+        self.path, self.save, self.before = path, save, before
+        self.reports, self.found = list[dict[str, Any]](), dict[str, dict[str, float]]()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what came along."""
         found = getattr(report, "backprop_found", None)
         if found is not None:
             self.reports.append(found)
-
-    def pytest_sessionfinish(self) -> None:
-        """Write all reports."""
-        self.path.write_text(json.dumps(self.reports, indent=2) + "\n", encoding="utf-8")
-
-
-class _Accuracies:
-    """Saves how much of its allowance each gradient used, and shows which use more than before."""
-
-    def __init__(self, path: Path | None, before: dict[str, dict[str, float]] | None) -> None:
-        self.path, self.before, self.found = path, before, dict[str, dict[str, float]]()
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep what came along."""
         self.found |= getattr(report, "backprop_accuracy", {})
 
     def pytest_sessionfinish(self) -> None:
         """Write all of it."""
-        if self.path is not None:
-            self.path.write_text(json.dumps(self.found, indent=2) + "\n", encoding="utf-8")
+        for path, collected in ((self.path, self.reports), (self.save, self.found)):
+            if path is not None:
+                path.write_text(json.dumps(collected, indent=2) + "\n", encoding="utf-8")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Show which gradients use more of their allowance, those first that lost most."""

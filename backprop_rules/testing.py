@@ -305,7 +305,7 @@ def _compared(
         names = [f"y[{k}]" if len(outputs) > 1 else "y" for k in range(len(outputs))]
         own = [_of(h, out) for h, out in zip(held.y if outputs else (), outputs, strict=True)]
         made = [compared(k, names, own, out) for k, out in enumerate(outputs)]
-        nothing = Systematic({}, None, 0)
+        nothing = Systematic(None, 0)
         right = all(one.right for one in (*found, *made))
         sums = systematic(asked.question, asked.declared, held, got) if right else nothing
         found = [replace(one, blind=sums.blind.get(asked.names.index(one.name), one.blind)) for one in found]

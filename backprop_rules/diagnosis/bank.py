@@ -15,6 +15,7 @@ from torch import Tensor
 
 from backprop_rules.diagnosis.mistake import Case, Family, Known
 from backprop_rules.domain import kinds_of
+from backprop_rules.properties.form import same_numbers
 
 Predict = Callable[[Case], Tensor | None]
 Slope = Callable[[Tensor], Tensor]
@@ -39,15 +40,6 @@ def _elementwise(c: Case) -> bool:
 
 def _real_elementwise(c: Case) -> bool:
     return _elementwise(c) and not c.x.is_complex()
-
-
-def _equal(y: Tensor, other: Tensor) -> bool:
-    """Say whether these are the same numbers, NaN at the same places."""
-    return (
-        y.shape == other.shape
-        and torch.equal(y.isnan(), other.isnan())
-        and torch.equal(y.nan_to_num(), other.nan_to_num())
-    )
 
 
 # The cotangent: passed on, applied twice, or read as it does not lie.
@@ -189,7 +181,7 @@ BY_OUTPUT: dict[str, Slope] = BY_RESULT | {"expm1": lambda v: v + 1, "reciprocal
 )
 def _(c: Case) -> Tensor | None:
     for name, slope in BY_OUTPUT.items() if _real_elementwise(c) else ():
-        if _equal(getattr(torch, name)(c.x), c.y):
+        if same_numbers(getattr(torch, name)(c.x), c.y):
             return c.g * slope(c.x)
     return None
 

@@ -23,7 +23,7 @@ from backprop_rules.diagnosis.tape import UNMADE, Rows, Step, Tape, fitting
 from backprop_rules.diagnosis.turned import CLIPPED, clipped, clippings, turned
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.strategies.values import numbers_from
-from backprop_rules.subject.ambient import all_finite
+from backprop_rules.subject.ambient import all_finite, real
 
 DIGITS = 2.0**-34  # to which an explanation must hold: more than chance gives, fewer than a backward in float64 has
 EFFORT = 3000  # steps back for the loops of one point, or edits that are tried: it takes longer than the check else
@@ -81,7 +81,7 @@ class Edited:
 
     def vector(self, gradients: Sequence[Tensor]) -> Tensor:
         """Return gradients as one vector of real numbers, each of the order of 1."""
-        return torch.cat([_real(g.reshape(-1) / s) for g, s in zip(gradients, self._scales, strict=True)])
+        return torch.cat([real(g / s).reshape(-1) for g, s in zip(gradients, self._scales, strict=True)])
 
     @cached_property
     def edits(self) -> dict[Key, Edit]:
@@ -177,7 +177,7 @@ class Edited:
     def _seen(self, gradients: Sequence[Tensor]) -> Tensor:
         """Return by how much gradients differ from the right ones, along each direction."""
         pairs = zip(self._directions.values(), gradients, self.right, strict=True)
-        return torch.stack([_matrix(u) @ _real((a - b).reshape(-1)) for u, a, b in pairs]).sum(0)
+        return torch.stack([_matrix(u) @ real(a - b).reshape(-1) for u, a, b in pairs]).sum(0)
 
     @cached_property
     def reach(self) -> Tensor:
@@ -318,10 +318,6 @@ def factors(edited: Tensor, wanted: Tensor, reach: Tensor) -> Tensor:
     return torch.where(good, c, math.nan)
 
 
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x.resolve_conj()).reshape(-1) if x.is_complex() else x
-
-
 def _matrix(x: Tensor) -> Tensor:
     """Return rows of tensors as rows of real numbers."""
-    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(len(x), -1)
+    return real(x).reshape(len(x), -1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backprop_rules.domain import precision
-from backprop_rules.errors import InputError, OwnError
+from backprop_rules.errors import InputError, OwnError, first_line
 from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.evidence.allowance.declared import Declared, Rounds
 from backprop_rules.evidence.allowance.operation import UNDERFLOWS
@@ -20,6 +20,7 @@ from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import lost_in, positive
 from backprop_rules.evidence.reservations import NONE, Reservations
 from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
+from backprop_rules.subject.backward import in_their_places
 from backprop_rules.subject.function import (
     Cotangents,
     Function,
@@ -253,7 +254,7 @@ def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple
         except NotImplementedError:
             raise
         except RuntimeError as error:
-            raise NoPoint(f"torch's backward raises {type(error).__name__}: {str(error).splitlines()[0]}") from error
+            raise NoPoint(f"torch's backward raises {type(error).__name__}: {first_line(error)}") from error
 
 
 def run_form(question: Question, form: Any, mode: Declared, create_graph: bool) -> tuple[Outputs, Gradients]:
@@ -270,9 +271,7 @@ def run_form(question: Question, form: Any, mode: Declared, create_graph: bool) 
             raise NoPoint(f"also raises {type(error).__name__}: {error}") from error
     gradients = list(found) if isinstance(found, tuple | list) else [found]
     floats = [k for k, x in enumerate(live) if inexact(x)]
-    if len(gradients) == len(floats) < len(live):
-        given = iter(gradients)
-        gradients = [next(given) if k in floats else None for k in range(len(live))]
+    gradients = in_their_places(gradients, floats, len(live))
     if len(gradients) != len(live):
         raise InputError(f"also returns {len(gradients)} gradients, and there are {len(live)} primals.")
     for g, x in zip(gradients, live, strict=True):

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.call import BackwardRaised, Call
+from backprop_rules.call import BackwardRaised
 from backprop_rules.domain import COMPLEX, REAL
-from backprop_rules.errors import InputError, of_ours
+from backprop_rules.errors import InputError, first_line, of_ours
 from backprop_rules.evidence.allowance import RunningError
 from backprop_rules.evidence.allowance.bounds import attainable, bounds, in_float64
 from backprop_rules.evidence.allowance.mode import Narrower
@@ -46,7 +46,6 @@ class Climbed:
     verdicts: tuple[Verdict, ...] = ()
     proved: bool = False
     why: str = ""
-    point: Call | None = None
 
     @cached_property
     def blind(self) -> float:
@@ -85,13 +84,13 @@ def climb(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], accused
         with certified.at_most(most):
             found = [v for v in judge(there) if not v.witness and v.oracle == PROOF and v.enclosure is not None]
     except (InputError, Silent, NotImplementedError, Narrower) as error:
-        return _allowed(rule, point, dtypes, _words(error))
+        return _allowed(rule, point, dtypes, first_line(error) or type(error).__name__)
     except BackwardRaised as error:
         return Climbed(why=f"the backward raises {': '.join(error.args)}")
     except Exception as error:  # of our own analysis: it lowers the rung, and is told as ours
         return replace(_allowed(rule, point, dtypes, ""), why=of_ours(error))
     if found:
-        return Climbed(tuple(found), True, "", there)
+        return Climbed(tuple(found), True)
     return _allowed(rule, point, dtypes, "too long, or without a value in exact numbers")
 
 
@@ -109,10 +108,10 @@ def _allowed(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], why:
             held = Enclosure.around(t, (own + radius).cpu(), g.dtype)
             found.append(Verdict(ALLOWANCE, i, there, g, held, held.outside(g)))
     except (InputError, Silent, NotImplementedError, Narrower, BackwardRaised) as error:
-        return Climbed(why=why or _words(error))
+        return Climbed(why=why or first_line(error) or type(error).__name__)
     except Exception as error:  # as above
         return Climbed(why=of_ours(error))
-    return Climbed(tuple(found), False, why, there)
+    return Climbed(tuple(found), False, why)
 
 
 def radii_in_float64(subject: Subject, point: Point) -> tuple[Tensor | None, ...] | None:
@@ -147,7 +146,3 @@ def _radii_of_torch(function: Function, point: Point) -> list[Tensor | None]:
     with RunningError(decided=True) as errors:
         found = function.run(point.leaves, point.grads, F64)[0].gradients
         return [None if g is None else errors.radius(g) for g in filled(found, point.leaves)]
-
-
-def _words(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

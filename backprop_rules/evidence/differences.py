@@ -90,14 +90,11 @@ def pushed(evidence: Evidence, along: Directions) -> float | None:
                 forward_ad.make_dual(x.contiguous(), along[k].contiguous()) if k in along else x
                 for k, x in enumerate(point.leaves)
             ]
-            total = 0.0
-            for out, g in zip(function.outputs(made, inside), point.grads, strict=True):
-                tangent = forward_ad.unpack_dual(out).tangent if g is not None else None
-                if g is not None and tangent is not None:
-                    total += float((g.conj() * tangent).real.sum() if tangent.is_complex() else (g * tangent).sum())
+            pairs = zip(function.outputs(made, inside), point.grads, strict=True)
+            tangents = [None if g is None else forward_ad.unpack_dual(out).tangent for out, g in pairs]
+            return along_of(point.grads, {k: t for k, t in enumerate(tangents) if t is not None})
     except (NoPoint, RuntimeError, NotImplementedError):
         return None
-    return total
 
 
 def along_of(gradients: Sequence[Any] | Mapping[int, Any], along: Directions) -> float:

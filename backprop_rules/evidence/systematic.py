@@ -101,16 +101,14 @@ class Off:
 
 @dataclass(frozen=True, eq=False)
 class Systematic:
-    """The answers for one call: `slopes` of the whole gradients, the first that is off, and why some were not asked.
+    """The answers for one call: the first that is off, of so many that were asked, and `why` some could not be.
 
     `blind` is, of gradients whose worst case holds 0 at most of their elements, the share of the elements asked for
     themselves at which a right implementation may reach 0.
     """
 
-    slopes: dict[int, float]
     found: Off | None
     asked: int
-    unasked: int = 0
     why: str = ""
     blind: dict[int, float] = field(default_factory=dict)
 
@@ -130,7 +128,7 @@ def systematic(
     tables = [_Table(k, h, g, common) for k, (h, g) in pairs if h is not None and isinstance(g, Tensor)]
     questions = sum(table.questions for table in tables)
     if not questions:
-        return Systematic({}, None, 0)
+        return Systematic(None, 0)
     elements = sum(table.held.truth.numel() for table in tables if table.held.blind > BLIND)  # any may be the farthest
     deviations = math.sqrt(2 * math.log(2 * (questions + elements) / rate))
     found_out = (q for table in tables for q in table.standing_out(deviations, every))
@@ -141,16 +139,15 @@ def systematic(
     chosen = [(one, answer) for _, one, answer in asked]
     unseen = {table.leaf: table.unseen(deviations) for table in tables if table.held.blind > BLIND}
     chosen += [pair for table in tables if table.leaf in unseen for pair in table.elements(unseen[table.leaf])]
-    answers = Systematic({table.leaf: 1 + table.whole for table in tables}, None, questions)
+    answers = Systematic(None, questions)
     if not chosen:
         return answers
-    left = len(standing_out) - len(asked)
     try:
         found = _asked(question, declared, held, got, chosen, unseen, deviations)
     except NotImplementedError as error:
-        return replace(answers, unasked=len(standing_out), why=str(error))
+        return replace(answers, why=str(error))
     off = next((one for one in found if one.beyond), None)
-    return replace(answers, found=off, unasked=left, blind={} if off else _blind(found, held, unseen))
+    return replace(answers, found=off, blind={} if off else _blind(found, held, unseen))
 
 
 def _asked(
@@ -299,11 +296,6 @@ class _Table:
             torch.mul(t, terms[8], out=terms[7])
             torch.mul(half, t.sign(), out=terms[9])
         return terms
-
-    @property
-    def whole(self) -> float:
-        squares, along = self.sums[None][:2, 0].tolist()
-        return along / squares if squares else 0.0
 
     def standing_out(self, deviations: float, every: bool = False) -> Iterator[tuple[float, Sum, float]]:
         """Yield what the rounding of the result and the common roundings do not explain, and by how many times."""

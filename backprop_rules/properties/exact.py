@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError
@@ -24,10 +27,49 @@ from backprop_rules.subject.subject import Subject
 EXACTLY = "whole numbers, of which every sum is exact in any order"
 
 
-def where_nothing_rounds(subject: Subject, point: Point, pair: Pair) -> Evidence | None:
-    """Return the evidence of a point like this one at which nothing rounds; None where something does whatever it is.
+@dataclass(frozen=True, eq=False)
+class WholeNumbers:
+    """What a backward returns in the example's own dtypes at a point where nothing rounds."""
 
-    Nor is there one where the gradient jumps nearby: at a kink there is a choice, and whole numbers are full of ties.
+    evidence: Evidence
+
+    @cached_property
+    def apart(self) -> dict[int, Tensor] | None:
+        """Masks of what is not right to the last bit, by primal; None of what does not answer, or not as it should."""
+        evidence, got = self.evidence, self.got
+        truths = {i: t for i in evidence.subject.floats if (t := evidence.gradients_here[i]) is not None}
+        if got is None or not all(fits(got[i], t) for i, t in truths.items()):
+            return None  # which is told elsewhere
+        return {i: off for i, t in truths.items() if bool((off := got[i].to(t.dtype) != t).any())}
+
+    @cached_property
+    def got(self) -> Sequence[Any] | None:
+        """What it returns; None where it raises."""
+        return _in_the_own_dtypes(self.evidence)
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield what is not right to the last bit.
+
+        What is off in the higher precision as well, by half of float32's digits, is no rounding, and wrong; what is off
+        in the own dtypes alone may be another form of the gradient, which rounds there: that is noted.
+        """
+        evidence, got, apart = self.evidence, self.got, self.apart
+        if got is None or apart is None:
+            return
+        for i, off in apart.items():
+            truth, wide = evidence.gradients_here[i], evidence.user[i]
+            if truth is None or not fits(wide, truth):
+                continue
+            is_off = largest(wide.to(truth.dtype) - truth) >= 2.0 ** (-precision(F32) / 2) * largest(truth)
+            kind, g = Kind.VALUE if is_off else Kind.BITS, got[i]
+            yield unequal(kind, evidence.point, i, truth, g, off, against=(EXACTLY,), dtype=g.dtype)
+
+
+def where_nothing_rounds(subject: Subject, point: Point, pair: Pair) -> WholeNumbers | None:
+    """Return what is answered at a point like this one at which nothing rounds; None where something always does.
+
+    Nor is what is not exact told where the gradient jumps nearby: at a kink there is a choice, and whole numbers are
+    full of ties.
     """
     floats = [subject.example[i].dtype for i in subject.floats]
     if any(x.is_complex() for x in (*subject.example, *point.grads) if inexact(x)):
@@ -50,8 +92,8 @@ def where_nothing_rounds(subject: Subject, point: Point, pair: Pair) -> Evidence
         both = found.question.leaves, found.question.grads
         leaves, grads = (tuple(recast(x, F64) if inexact(x) else x for x in some) for some in both)
         there = Point(leaves, grads, point.params, "whole numbers", "whole numbers", where=point.where)
-        evidence = Evidence(subject, there, pair)
-        return evidence if _is_smooth(evidence) else None
+        answered = WholeNumbers(Evidence(subject, there, pair))
+        return answered if answered.apart == {} or _is_smooth(answered.evidence) else None
     except (NoPoint, NotImplementedError, InputError):
         return None
 
@@ -66,26 +108,6 @@ def _is_smooth(evidence: Evidence) -> bool:
     ]
     pairs = zip(evidence.gradients_here, evidence.gradients(moved, point.grads), strict=True)
     return all(a is None or b is None or largest(a - b) <= math.sqrt(nudge) * largest(a) for a, b in pairs)
-
-
-def is_right_to_the_bit(evidence: Evidence) -> Iterator[Finding]:
-    """Yield the gradients that are not, in the example's own dtypes, at a point where nothing rounds.
-
-    What is off in the higher precision as well, by half of float32's digits, is no rounding, and wrong; what is off in
-    the own dtypes alone may be another form of the gradient, which rounds there: that is noted.
-    """
-    subject, point, got = evidence.subject, evidence.point, _in_the_own_dtypes(evidence)
-    if got is None:
-        return  # which is told elsewhere
-    for i in subject.floats:
-        truth, wide, g = evidence.gradients_here[i], evidence.user[i], got[i]
-        if truth is None or not fits(g, truth) or not fits(wide, truth):
-            continue
-        apart = g.to(truth.dtype) - truth
-        if bool((apart != 0).any()):
-            off = largest(wide.to(truth.dtype) - truth) >= 2.0 ** (-precision(F32) / 2) * largest(truth)
-            kind = Kind.VALUE if off else Kind.BITS
-            yield unequal(kind, point, i, truth, g, apart != 0, against=(EXACTLY,), dtype=g.dtype)
 
 
 def _in_the_own_dtypes(evidence: Evidence) -> Sequence[Any] | None:

@@ -1,7 +1,7 @@
 """What a question finds at a point: a kind, where, what was expected and what came. Words are made of it last."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -146,7 +146,7 @@ class Finding:
     rung: Rung = Rung.WITNESSED
     detail: str = ""
     bits: float | None = None
-    dtype: torch.dtype | None = field(default=None)  # in which it shows, where that is not every dtype
+    dtype: torch.dtype | None = None  # in which it shows, where that is not every dtype
     native: bool = False  # whether it shows in the point's own dtypes, which need not be one
     base: Point | None = None  # the point that it was asked at, where it shows at another
     again: Any = None  # the question to ask at a smaller point, where it is one of those that a rule is asked

@@ -27,8 +27,7 @@ def is_answered(evidence: Evidence) -> Iterator[Finding]:
         there = Kind.RAISES if all_finite(*evidence.run.y) else Kind.RAISES_THERE
         kind = Kind.EMPTY if point.empty else there if point.own else Kind.SIZES
         name, text = error.args
-        tensors = (x for x in (*point.leaves, *point.grads) if isinstance(x, Tensor))
-        odd = kind is Kind.RAISES and not all(x.is_contiguous() for x in tensors)
+        odd = kind is Kind.RAISES and not all(x.is_contiguous() for x in point.tensors)
         words = ", where arrays do not lie in order: contiguous=True tries no such arrays" * odd
         yield Finding(kind, point, detail=(f" {name}: {text}" if text else f" {name}") + words)
     except Misfit as error:

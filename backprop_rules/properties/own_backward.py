@@ -108,7 +108,7 @@ class Whole:
             try:
                 alone = self._by_engine(evidence, output=k)
             except Exception as error:  # of somebody's code
-                words = f": {type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else ""
+                words = f": {type(error).__name__}: {first_line(error)}" if str(error) else ""
                 yield Finding(Kind.RAISES, point, detail=f" where cotangent {k} alone is there{words}")
                 return
             if alone is not None:
@@ -163,7 +163,7 @@ def gives_the_same_through_autograd(function: Any, call: Call) -> Iterator[Findi
     try:
         through = _by_engine(y, leaves, call.grad_y)
     except RuntimeError as error:
-        yield found(Kind.ENGINE, call, detail=f": {str(error).splitlines()[0]}")
+        yield found(Kind.ENGINE, call, detail=f": {first_line(error) or type(error).__name__}")
         return
     for i in call.given:
         direct, engine = call.gradients[i], through[i]

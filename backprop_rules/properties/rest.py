@@ -110,19 +110,19 @@ def _natives(
 
 def _to_the_bit(trial: "Trial", point: Point) -> None:
     """Ask for every bit of whole numbers at which nothing rounds."""
-    from backprop_rules.properties.exact import is_right_to_the_bit, where_nothing_rounds
+    from backprop_rules.properties.exact import where_nothing_rounds
 
     try:
-        evidence = where_nothing_rounds(trial.subject, point, trial.outcome.pair)
+        answered = where_nothing_rounds(trial.subject, point, trial.outcome.pair)
     except Exception as error:  # of our own analysis: then nothing is asked there
         trial.outcome.notes[of_ours(error)] = None
         return
-    if evidence is None:
+    if answered is None:
         return
-    found = list(trial.ask(evidence, {}))
+    found = [] if answered.apart == {} else list(trial.ask(answered.evidence, {}))
     trial.outcome.findings += found
     if all(f.kind.grade is Grade.NOTE for f in found):
-        trial.outcome.findings += list(is_right_to_the_bit(evidence))
+        trial.outcome.findings += list(answered.findings())
         trial.outcome.classes["where nothing rounds"] = 1
 
 

@@ -1,6 +1,6 @@
 """From a finding to its smallest counterexample, and that one on the strongest rung that there is."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -18,7 +18,7 @@ from backprop_rules.properties.agreement import TORCH, loses_digits
 from backprop_rules.properties.finding import Finding, Kind, Rung, first, interval, unequal
 from backprop_rules.strategies.of_rules import call_at, call_that_fits
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.shrink import Steps, of_fewer_axes, plainer, shrunk, smaller
+from backprop_rules.strategies.shrink import Steps, plainer, shrunk, smaller
 from backprop_rules.strategies.shrink_rules import on_the_grid, smaller_of_a_rule
 from backprop_rules.subject.ambient import all_finite
 from backprop_rules.subject.function import NoPoint
@@ -123,31 +123,21 @@ def _smallest_of_a_rule(subject: Subject, finding: Finding) -> Finding:
 
 def _of_the_layout(finding: Finding, again: Again) -> Finding:
     """Return the finding, told as one of the strides where it is gone in contiguous memory."""
-    tensors = [x for x in (*finding.point.leaves, *finding.point.grads) if isinstance(x, Tensor)]
-    if finding.kind is not Kind.VALUE or all(x.is_contiguous() and not x.storage_offset() for x in tensors):
+    in_order = all(x.is_contiguous() and not x.storage_offset() for x in finding.point.tensors)
+    if finding.kind is not Kind.VALUE or in_order:
         return finding
-    leaves, grads = (
-        tuple(x.clone(memory_format=torch.contiguous_format) if isinstance(x, Tensor) else x for x in some)
-        for some in (finding.point.leaves, finding.point.grads)
-    )
-    if again(replace(finding.point, leaves=leaves, grads=grads)) is not None:
+    if again(finding.point.mapped(partial(torch.clone, memory_format=torch.contiguous_format))) is not None:
         return finding
     return replace(finding, kind=Kind.STRIDES)
 
 
-def _smaller_of(subject: Subject) -> Callable[[Point], Iterator[Point]]:
-    def steps(point: Point) -> Iterator[Point]:
-        if subject.right is not None and subject.right is subject.rule:
-            yield from smaller_of_a_rule(subject.right, subject.function, subject.constants, point)
-            return
-        if subject.right is not None and subject.rule is not None:  # whose domain has arrays of fewer axes too
-            yield from (
-                p for p in of_fewer_axes(subject.function, point)
-                if subject.rule.domain.accepts(*p.leaves, **p.params)
-            )  # fmt: skip
-        yield from smaller(subject.function, point, subject.constants)
-
-    return steps
+def _smaller_of(subject: Subject) -> Steps:
+    """Return the steps to smaller points: of a rule's domain, also to arrays of fewer axes, where it has these."""
+    rule, function, constants = subject.rule, subject.function, subject.constants
+    if subject.right is None or rule is None:
+        return lambda point: smaller(function, point, constants)
+    steps = partial(smaller_of_a_rule, rule, function, constants)
+    return lambda point: (p for p in steps(point) if rule.domain.accepts(*p.leaves, **p.params))
 
 
 def _again(subject: Subject, pair: Pair, finding: Finding) -> Again:

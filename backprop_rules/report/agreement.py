@@ -161,10 +161,7 @@ def _what_torch_would_say(got: Tensor, truth: Tensor) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """What came of gradients held at one point: each beside what holds it, and what is systematic.
-
-    `why` says what was not asked, or could not be.
-    """
+    """What came of gradients held at one point: each beside what holds it, and what is systematic."""
 
     gradients: tuple[Compared, ...]
     outputs: tuple[Compared, ...]
@@ -208,7 +205,7 @@ class Agreement:
         if others:
             parts.append(f"Within what a right implementation may round: {', '.join(others)}.")
         parts.append(f"Held as {self.precision}: {PRECISION_WORDS[self.precision]}")
-        return "\n".join([*parts, *_reserved(self.said), *_of_no_witness(self.said.custom)])
+        return "\n".join([*parts, *_reserved(self.said), *_unsaid(self)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures, for a file of accuracies."""
@@ -234,9 +231,14 @@ SEES_MORE = {
 }
 
 
-def _of_no_witness(custom: str) -> list[str]:
-    said = f"forward's own derivative is the backward of {custom}, somebody's autograd.Function: it was taken as it is."
-    return [said] if custom else []
+def _unsaid(agreement: Agreement) -> list[str]:
+    """Say of what nothing is known."""
+    custom, why = agreement.said.custom, agreement.systematic.why
+    found = [
+        f"forward's own derivative is the backward of {custom}, somebody's autograd.Function: it was taken as it is."
+    ]
+    asked = f"What stands out by less than the worst case was not asked farther, and a factor near 1 may pass: {why}."
+    return found * bool(custom) + [asked] * bool(why)
 
 
 def _reserved(said: Reservations) -> list[str]:
@@ -318,7 +320,7 @@ def _table(agreement: Agreement) -> str:
                 f"{one.unjudged} of {one.elements} elements of {one.name} are NaN in the reference: not judged."
             )
     rows.append(f"Right, as {agreement.precision}: {PRECISION_WORDS[agreement.precision]}")
-    return "\n".join([*rows, *_of_no_witness(agreement.said.custom)])
+    return "\n".join([*rows, *_unsaid(agreement)])
 
 
 def kept(agreement: Agreement) -> Agreement:

@@ -92,15 +92,8 @@ def call_that_fits(rule: Rule, point: Point) -> Call | None:
 
 def rounded(point: Point) -> Point | None:
     """Return the point with its values rounded to float32, off the grid; None where they are not ordinary."""
-
-    def through(x: Tensor | None) -> Tensor | None:
-        return None if x is None else _in(F64, _in(F32, x))
-
-    leaves, grads = tuple(map(through, point.leaves)), tuple(map(through, point.grads))
-    given = [x for x in (*leaves, *grads) if x is not None and inexact(x)]
-    if not _ordinary(given):
-        return None
-    return replace(point, leaves=leaves, grads=grads, kind="normal", spacing=0.0)
+    found = replace(point.mapped(lambda x: _in(F64, _in(F32, x))), kind="normal", spacing=0.0)
+    return found if _ordinary([x for x in found.tensors if inexact(x)]) else None
 
 
 def _narrowed(call: Call) -> Call:

@@ -1,13 +1,12 @@
 """A point: the primals, the params and the cotangents at which a backward is asked for its gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_rules.strategies.values import relaid
 from backprop_rules.subject.ambient import inexact
 
 
@@ -34,7 +33,19 @@ class Point:
     @property
     def size(self) -> int:
         """The number of elements of all primals and cotangents."""
-        return sum(x.numel() for x in (*self.leaves, *self.grads) if isinstance(x, Tensor))
+        return sum(x.numel() for x in self.tensors)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The primals and cotangents that are there."""
+        return [x for x in (*self.leaves, *self.grads) if isinstance(x, Tensor)]
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Point":
+        """Return the point with each of its tensors changed."""
+        leaves, grads = (
+            tuple(change(x) if isinstance(x, Tensor) else x for x in some) for some in (self.leaves, self.grads)
+        )
+        return replace(self, leaves=leaves, grads=grads)
 
     @property
     def empty(self) -> bool:
@@ -62,12 +73,3 @@ TORN_APART = "sizes torn apart"  # where an axis is not as long as those that it
 JUMP = "jump"  # a kind of values that no lower precision holds
 EVERY_BIT = "every bit"  # the same, drawn so: it is asked in its own dtypes alone
 EXTRAORDINARY = ("big", "small", "wide", "hard row", "any magnitude", EVERY_BIT)
-
-
-def copied(point: Point) -> Point:
-    """Return the point in memory of its own, laid out as before."""
-    leaves, grads = (
-        tuple(relaid(x.clone(), x) if isinstance(x, Tensor) else x for x in some)
-        for some in (point.leaves, point.grads)
-    )
-    return replace(point, leaves=leaves, grads=grads)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,8 +56,7 @@ class Points:
         for full in self._at(PLAN[0], {}, FULL, self.seed):
             yield full
             for how in ("transposed", "sliced"):
-                leaves, grads = (tuple(laid_out(x, how) for x in some) for some in (full.leaves, full.grads))
-                yield replace(full, leaves=leaves, grads=grads, made=f"example, {how}", relaid=full)
+                yield replace(full.mapped(partial(laid_out, how=how)), made=f"example, {how}", relaid=full)
 
     @property
     def _asked_of_the_small(self) -> dict[int, Sequence[int]]:
@@ -285,11 +285,7 @@ class InOrder:
         """Yield the points that differ in more than how they lie in memory."""
         for point in self.points:
             if point.relaid is None:
-                leaves, grads = (
-                    tuple(x.contiguous() if isinstance(x, Tensor) else x for x in some)
-                    for some in (point.leaves, point.grads)
-                )
-                yield replace(point, leaves=leaves, grads=grads)
+                yield point.mapped(Tensor.contiguous)
 
 
 def _are_others(x: Any, own: Any) -> bool:

@@ -1,5 +1,6 @@
 """The way to a smaller point: first its sizes, then its layout, then its values; each step counted."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -45,7 +46,7 @@ def shrunk(
 
 def simplicity(point: Point) -> tuple[int, int, int]:
     """Return how simple a point is, smaller being simpler: its elements, its layouts, and the values in it."""
-    tensors = [x for x in (*point.leaves, *point.grads) if isinstance(x, Tensor)]
+    tensors = point.tensors
     odd = sum(not x.is_contiguous() or bool(x.storage_offset()) for x in tensors)
     return point.size + sum(x.dim() for x in tensors), odd, sum(_cost(x) for x in tensors if inexact(x))
 
@@ -62,13 +63,18 @@ def smaller(function: Function, point: Point, constants: Constants) -> Iterator[
     axes = [x.shape for x in point.leaves if isinstance(x, Tensor)]
     sizes = sorted({n for shape in axes for n in shape if n > 1}, reverse=True)
     for n in (n for n in sizes if n not in constants.sizes):
-        for target in dict.fromkeys((1, 2, n // 2, n - 1)):
-            if 0 < target < n and constants.allow(n, target):
-                for start in dict.fromkeys((0, n - target)):
-                    yield from _kept(function, point, n, range(start, start + target), constants.kept)
-        if n <= ONE_BY_ONE and constants.allow(n, n - 1):
-            for index in range(n):
-                yield from _kept(function, point, n, [k for k in range(n) if k != index], constants.kept)
+        for kept in cuts_of(n):
+            if constants.allow(n, len(kept)):
+                yield from _kept(function, point, n, kept, constants.kept)
+
+
+def cuts_of(n: int) -> Iterator[Sequence[int]]:
+    """Yield the indices to keep of n: one, two, a half, all but one."""
+    for target in dict.fromkeys((1, 2, n // 2, n - 1)):
+        if 0 < target < n:
+            yield from (range(start, start + target) for start in dict.fromkeys((0, n - target)))
+    for index in reversed(range(n if 1 < n <= ONE_BY_ONE else 0)):
+        yield [k for k in range(n) if k != index]
 
 
 def _kept(function: Function, point: Point, n: int, kept: Sequence[int], fixed: frozenset[int]) -> Iterator[Point]:
@@ -82,38 +88,22 @@ def _kept(function: Function, point: Point, n: int, kept: Sequence[int], fixed: 
         x % len(kept) if isinstance(x, Tensor) and not inexact(x) and x.dtype != torch.bool and _indexes(x, n) else x
         for x in leaves
     )
+    yield from refitted(function, point, leaves, lambda g: [_narrowed(g, n, kept)])
+
+
+def refitted(
+    function: Function, point: Point, leaves: Sequence[Any], cuts: Callable[[Tensor], Iterable[Tensor]] = lambda g: [g]
+) -> Iterator[Point]:
+    """Yield the point with smaller leaves, which forward takes, and with each cotangent that fits among its cuts."""
     try:
         y = function.at(point.params).y(leaves, F64)
     except NoPoint:
         return
-    if len(y) != len(point.grads):
-        return
-    grads = tuple(
-        None if g is None else _fitted(_narrowed(g, n, kept), g, tuple(out.shape))
-        for g, out in zip(point.grads, y, strict=True)
-    )
-    yield replace(point, leaves=leaves, grads=grads, own=False)
-
-
-def of_fewer_axes(function: Function, point: Point) -> Iterator[Point]:
-    """Yield the point without its first axis, where every tensor has one of size 1 there."""
-    tensors = [x for x in point.leaves if isinstance(x, Tensor)]
-    if not tensors or any(not x.dim() or x.shape[0] != 1 for x in tensors):
-        return
-    leaves = tuple(x[0].contiguous() if isinstance(x, Tensor) else x for x in point.leaves)
-    try:
-        y = function.at(point.params).y(leaves, F64)
-    except NoPoint:
-        return
-    grads = tuple(
-        None
-        if g is None
-        else g.reshape(out.shape)
-        if g.numel() == out.numel()
-        else torch.ones(out.shape, dtype=g.dtype)
-        for g, out in zip(point.grads, y, strict=True)
-    )
-    yield replace(point, leaves=leaves, grads=grads, own=False)
+    if len(y) == len(point.grads):
+        pairs = zip(point.grads, y, strict=True)
+        each = [[None] if g is None else _fitted(cuts(g), g, tuple(out.shape)) for g, out in pairs]
+        for grads in itertools.product(*each):
+            yield replace(point, leaves=tuple(leaves), grads=grads, own=False)
 
 
 def _indexes(x: Tensor, n: int) -> bool:
@@ -131,13 +121,15 @@ def _narrowed(x: Any, n: int, kept: Sequence[int]) -> Any:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def _fitted(cut: Tensor, g: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return the cotangent for outputs of another shape: cut as the primals, or at the front, or ones."""
-    if tuple(cut.shape) == shape:
-        return cut
+def _fitted(cuts: Iterable[Tensor], g: Tensor, shape: tuple[int, ...]) -> Sequence[Tensor]:
+    """Return cotangents for outputs of another shape: cut as the primals, or with fewer axes, at the front, or ones."""
+    if found := [cut for cut in cuts if tuple(cut.shape) == shape]:
+        return found
+    if g.numel() == math.prod(shape):
+        return [g.reshape(shape)]
     if g.dim() != len(shape) or any(n > m for n, m in zip(shape, g.shape, strict=True)):
-        return torch.ones(shape, dtype=g.dtype, device=g.device)
-    return g[tuple(slice(0, n) for n in shape)].contiguous()
+        return [torch.ones(shape, dtype=g.dtype, device=g.device)]
+    return [g[tuple(slice(0, n) for n in shape)].contiguous()]
 
 
 def plainer(point: Point, fixed: frozenset[int] = frozenset()) -> Iterator[Point]:

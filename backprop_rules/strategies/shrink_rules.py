@@ -1,7 +1,6 @@
 """The way to a smaller point of a rule: by the names of its domain's axes, and on the grid that it was drawn on."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -13,10 +12,10 @@ from backprop_rules.domain import BATCH, axes_of
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.grid import odd_part
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.shrink import ONE_BY_ONE, smaller
-from backprop_rules.subject.ambient import F64, inexact, real
+from backprop_rules.strategies.shrink import cuts_of, refitted, smaller
+from backprop_rules.subject.ambient import inexact, real
 from backprop_rules.subject.constants import Constants
-from backprop_rules.subject.function import Function, NoPoint
+from backprop_rules.subject.function import Function
 
 
 def smaller_of_a_rule(rule: Rule, function: Function, constants: Constants, point: Point) -> Iterator[Point]:
@@ -33,12 +32,12 @@ def _of_fewer_and_shorter(rule: Rule, function: Function, point: Point) -> Itera
             dtypes = tuple(None if k == i else d for k, d in enumerate(point.dtypes))
             leaves = tuple(None if k == i else x for k, x in enumerate(point.leaves))
             if rule.domain.accepts(*leaves, **point.params):
-                yield from _refitted(function, replace(point, leaves=leaves, dtypes=dtypes))
+                yield from refitted(function, replace(point, dtypes=dtypes), leaves)
     named = axis_names(rule, point)
     for axis in sorted({name for names in named for name in names}):
         pairs = [(x, names.index(axis)) for x, names in zip(point.leaves, named, strict=True) if axis in names]
         n = max(x.shape[d] for x, d in pairs)
-        for kept in _cuts(n):
+        for kept in cuts_of(n):
             yield from _cut(function, point, named, axis, n, kept)
 
 
@@ -51,39 +50,11 @@ def _without_an_axis(rule: Rule, function: Function, point: Point) -> Iterator[P
     pairs = list(zip(point.leaves, named, strict=True))
     if any(names[:1] == [outermost] and x.shape[0] != 1 for x, names in pairs):
         return
-    leaves = tuple(x[0] if names[:1] == [outermost] else x for x, names in pairs)
-    for y, g in _output(function, point, leaves):
-        if g.numel() == y.numel():
-            yield replace(point, leaves=leaves, grads=(g.reshape(y.shape),), own=False)
-
-
-def _output(function: Function, point: Point, leaves: Sequence[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield y for these leaves, and the point's cotangent, where forward takes them."""
-    (g,) = point.grads
-    assert g is not None
-    with suppress(NoPoint):
-        (y,) = function.at(point.params).y(leaves, F64)
-        yield y, g
+    yield from refitted(function, point, [x[0] if names[:1] == [outermost] else x for x, names in pairs])
 
 
 def _number(axis: str) -> int:
     return int(axis.removeprefix(BATCH))
-
-
-def _refitted(function: Function, point: Point) -> Iterator[Point]:
-    """Yield the point with as much of its cotangent as the output has elements."""
-    for y, g in _output(function, point, point.leaves):
-        if g.dim() == y.dim() and all(n <= m for n, m in zip(y.shape, g.shape, strict=True)):
-            yield replace(point, grads=(g[tuple(slice(0, n) for n in y.shape)],))
-
-
-def _cuts(n: int) -> Iterator[list[int]]:
-    """Yield the indices to keep of n: one, a half, all but one."""
-    for target in sorted(t for t in {1, n // 2} if 0 < t < n):
-        for start in dict.fromkeys((0, n - target)):
-            yield list(range(start, start + target))
-    for index in reversed(range(n if 1 < n <= ONE_BY_ONE else 0)):
-        yield [k for k in range(n) if k != index]
 
 
 def axis_names(rule: Rule, point: Point) -> list[list[str]]:
@@ -100,24 +71,25 @@ def axis_names(rule: Rule, point: Point) -> list[list[str]]:
 
 
 def _cut(
-    function: Function, point: Point, named: Sequence[list[str]], axis: str, n: int, kept: list[int]
+    function: Function, point: Point, named: Sequence[list[str]], axis: str, n: int, kept: Sequence[int]
 ) -> Iterator[Point]:
     """Yield the points with these indices of an axis: the cotangent loses the others along whichever axis fits."""
     leaves = tuple(
         _kept(x, names.index(axis), kept) if axis in names and x.shape[names.index(axis)] == n else x
         for names, x in zip(named, point.leaves, strict=True)
     )
-    for y, g in _output(function, point, leaves):
-        for grad in (g, *(_kept(g, d, kept) for d, size in enumerate(g.shape) if size == n)):
-            if grad.shape == y.shape:
-                yield replace(point, leaves=leaves, grads=(grad,), own=False)
+
+    def cuts(g: Tensor) -> list[Tensor]:
+        return [g, *(_kept(g, d, kept) for d, size in enumerate(g.shape) if size == n)]
+
+    yield from refitted(function, point, leaves, cuts)
 
 
 def _kept(x: Tensor, dim: int, kept: Sequence[int]) -> Tensor:
     """Return these indices of an axis: a view, in x's layout, if x has another than the usual and they are in a row."""
     if kept[-1] - kept[0] == len(kept) - 1 and (not x.is_contiguous() or x.storage_offset()):
         return x.narrow(dim, kept[0], len(kept))
-    return x.index_select(dim, torch.tensor(kept, device=x.device))
+    return x.index_select(dim, torch.tensor(list(kept), device=x.device))
 
 
 def on_the_grid(rule: Rule, point: Point, drawn: Point) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from backprop_rules.errors import InputError
 from backprop_rules.formula import of_reals, plain
 from backprop_rules.rule import Application, Rule, recorded
+from backprop_rules.subject.ambient import inexact
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +141,7 @@ def traced(
 def _leaf(name: str, x: Any) -> Tensor:
     if not isinstance(x, Tensor):
         raise InputError(f"trace: {name} is {type(x).__name__}, not a tensor. Write torch.tensor({x!r}).")
-    differentiable = x.is_floating_point() or x.is_complex()
-    return x.detach().clone().requires_grad_(differentiable)
+    return x.detach().clone().requires_grad_(inexact(x))
 
 
 class _Graph:

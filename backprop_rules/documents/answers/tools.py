@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.documents.answers.claim import Said, Seen, slip
+from backprop_rules.errors import first_line
 from backprop_rules.rule import Rule
 from backprop_rules.verify import verify_rule
 
@@ -38,7 +39,7 @@ def refused(call: Callable[[], Any]) -> str | None:
     try:
         call()
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        return f"{type(error).__name__}: {first_line(error)}"
     return None
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.subject.ambient import real
+
 aten = torch.ops.aten
 
 DIGITS = 53
@@ -44,7 +46,7 @@ def granule(packet: Any, args: tuple[Any, ...], few: bool = False) -> float | No
         x = args[place]
         if x is None:
             return math.inf
-        x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+        x = real(x)
         return granule_of(x.reshape(-1)[:FEW].double() if few else x.double())
 
     terms = TERMS.get(packet)

@@ -7,7 +7,7 @@ of a radius the part that the choice is to blame for is kept with its sign, and 
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.evidence.allowance.operation import place_of
 from backprop_rules.subject.ambient import all_finite
+
+if TYPE_CHECKING:
+    from backprop_rules.evidence.allowance.declared import Declared
 
 aten = torch.ops.aten
 
@@ -112,18 +115,11 @@ _LINEAR: dict[Any, Callable[..., Tensor | None]] = {
 }
 
 
-class Chooser(Protocol):
-    """What follows a run, and takes note of a choice."""
-
-    def chosen(self, a: Tensor, b: Tensor, share: Tensor, like: Tensor) -> Tensor:
-        """Return the share of a gradient that a gets, where b gets what is left."""
-
-
 class Extreme(torch.autograd.Function):
     """The smaller or the larger of two numbers, whose gradient goes to one of them, or to both in halves."""
 
     @staticmethod
-    def forward(ctx: Any, func: Any, a: Tensor, b: Tensor, chooser: Chooser) -> Tensor:
+    def forward(ctx: Any, func: Any, a: Tensor, b: Tensor, chooser: "Declared") -> Tensor:
         """Return the extreme."""
         y: Tensor = func(a, b)
         ctx.chooser = chooser

@@ -26,7 +26,7 @@ from backprop_rules.domain import (
     Whole,
     axes_of,
 )
-from backprop_rules.errors import InputError
+from backprop_rules.errors import InputError, first_line
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.drawing.draw import Draw
 
@@ -153,5 +153,5 @@ def outputs(rule: Rule, shapes: Sequence[Shape | None], params: Params) -> int:
         given = ", ".join(f"{name} of shape {shape}" for name, shape in zip(rule.primals, shapes, strict=True))
         raise InputError(
             f"{rule}: its forward raises {type(error).__name__} for {given}, {params or 'no params'}, which its domain "
-            f"'{rule.domain.shapes}' accepts: {(str(error).splitlines() or [''])[0]}. Change the one or the other."
+            f"'{rule.domain.shapes}' accepts: {first_line(error)}. Change the one or the other."
         ) from error

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.subject.frameworks.carried import tensor_of
-from backprop_rules.subject.frameworks.numpy_functions import prod
+from backprop_rules.subject.frameworks.numpy_functions import prod, torch_dtype
 
 WIDE = (torch.float64, torch.complex128, torch.int64)
 Step = Callable[..., Any]
@@ -45,13 +45,6 @@ def on_tensors_by_jax(function: Callable[..., Any]) -> Callable[..., Any]:
     return through
 
 
-def _torch_dtype(dtype: Any) -> torch.dtype:
-    found = getattr(torch, np.dtype(dtype).name, None)
-    if not isinstance(found, torch.dtype):
-        raise NotImplementedError(f"a step in {dtype}")
-    return found
-
-
 def _evaluated(closed: Any, given: Sequence[Tensor]) -> list[Tensor]:
     """Return the outputs of a jaxpr."""
     jaxpr = closed.jaxpr
@@ -61,7 +54,7 @@ def _evaluated(closed: Any, given: Sequence[Tensor]) -> list[Tensor]:
 
     def read(atom: Any) -> Tensor:
         if hasattr(atom, "val"):  # a literal
-            return torch.tensor(np.asarray(atom.val).item(), dtype=_torch_dtype(atom.aval.dtype))
+            return torch.tensor(np.asarray(atom.val).item(), dtype=torch_dtype(atom.aval.dtype))
         return values[atom]
 
     for step in jaxpr.eqns:
@@ -99,7 +92,7 @@ def _dot(a: Tensor, b: Tensor, *, dimension_numbers: Any, preferred_element_type
     free = [x for i, x in enumerate(left) if i not in (*summed_a, *batch_a)]
     free += [x for j, x in enumerate(right) if j not in (*summed_b, *batch_b)]
     made = torch.einsum(f"{''.join(left)},{''.join(right)}->{''.join([*(left[i] for i in batch_a), *free])}", a, b)
-    return made if preferred_element_type is None else made.to(_torch_dtype(preferred_element_type))
+    return made if preferred_element_type is None else made.to(torch_dtype(preferred_element_type))
 
 
 def _slice(x: Tensor, *, start_indices: Any, limit_indices: Any, strides: Any = None, **_: Any) -> Tensor:
@@ -116,7 +109,7 @@ def _pad(x: Tensor, value: Tensor, *, padding_config: Any, **_: Any) -> Tensor:
 
 def _iota(*, dtype: Any, shape: Sequence[int], dimension: int, **_: Any) -> Tensor:
     sizes = [-1 if d == dimension else 1 for d in range(len(shape))]
-    return torch.arange(shape[dimension], dtype=_torch_dtype(dtype)).reshape(sizes).expand(*shape).clone()
+    return torch.arange(shape[dimension], dtype=torch_dtype(dtype)).reshape(sizes).expand(*shape).clone()
 
 
 def _over(reduce: Callable[[Tensor, list[int]], Tensor]) -> Step:
@@ -159,5 +152,5 @@ STEPS: dict[str, Step] = {
     "pad": _pad,
     "iota": _iota,
     "dot_general": _dot,
-    "convert_element_type": lambda x, *, new_dtype, **_: x.to(_torch_dtype(new_dtype)),
+    "convert_element_type": lambda x, *, new_dtype, **_: x.to(torch_dtype(new_dtype)),
 }
