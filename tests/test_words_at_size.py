@@ -123,3 +123,27 @@ def test_a_forward_may_ask_autograd_itself():
     report = check(lambda grad_y, x: grad_y * 3 * x, forward=force, example=(B,), raise_on_failure=False)
     assert report.verdict == "wrong"
     assert_gradients((6 * B,), forward=force, primals=(B,), grad_y=torch.ones(5))
+
+
+class Sine(torch.autograd.Function):
+    """A sine, whose derivative is not to be differentiated again."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_y: Tensor) -> Tensor:
+        return grad_y * ctx.saved_tensors[0].cos()
+
+
+@pytest.mark.parametrize(("factor", "told"), [(1.0, False), (1 + 6e-6, True)])
+def test_what_stands_out_and_could_not_be_asked_is_told(factor, told):
+    """The factor is inside of what sums of 128 may round at worst, and farther out than they are likely to."""
+    x, w, grad_y = numbers(64, 1024), numbers(1024, 128), numbers(64, 128)
+    right = (grad_y.double() @ w.double().mT * x.double().cos(), x.double().sin().mT @ grad_y.double())
+    got = (factor * right[0]).float(), right[1].float()
+    found = str(assert_gradients(got, forward=lambda x, w: Sine.apply(x) @ w, primals=(x, w), grad_y=grad_y))
+    assert ("a factor near 1 may pass: a backward of the reference is differentiable once." in found) == told
