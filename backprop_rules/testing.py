@@ -6,6 +6,7 @@ assert_gradients((dq, dk, dv), forward=reference, primals=(q, k, v), grad_y=g)
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeVar
@@ -24,7 +25,7 @@ from backprop_rules.evidence.sensitivity import Sensitivities
 from backprop_rules.evidence.systematic import Systematic, systematic
 from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, share_of, worst_of
 from backprop_rules.report.matched import fitting, matched, matched_outputs
-from backprop_rules.subject.ambient import inexact, uncompiled
+from backprop_rules.subject.ambient import F64, inexact, uncompiled
 from backprop_rules.subject.build import leaf_names
 from backprop_rules.subject.function import Cotangents, NoPoint, function_of
 from backprop_rules.subject.memory import poisoned
@@ -270,10 +271,17 @@ def _cotangents(grad_y: Any, function: Any, leaves: Sequence[Any]) -> Cotangents
             raise InputError("grad_y is None for every output: there is no gradient.")
         return tuple(g.detach() if isinstance(g, Tensor) else g for g in given)
     with leaving_alone(function.module):
+        there = [x.detach() for x in leaves]
         try:
-            y = function.y([x.detach() for x in leaves], None)
+            y = function.y(there, None)
         except NoPoint as error:
+            with suppress(NoPoint):  # a device may lack an operation in the leaves' own dtypes
+                return _ones(function.y(there, F64), grad_y)
             raise InputError(f"{error}.") from error
+    return _ones(y, grad_y)
+
+
+def _ones(y: Sequence[Tensor], grad_y: Any) -> Cotangents:
     if grad_y is not ONES and (len(y) != 1 or y[0].numel() != 1):
         shapes = ", ".join(str(tuple(out.shape)) for out in y)
         raise InputError(f"grad_y is missing: forward returns {shapes}, and only of one number it is 1 by itself.")

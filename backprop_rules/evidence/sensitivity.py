@@ -66,8 +66,10 @@ class Alike:
     def __init__(self, x: Tensor, dtype: torch.dtype) -> None:
         mantissa, _ = torch.frexp(x)
         self._pushed = (half_an_ulp(x, dtype) * mantissa.sign()).float()  # powers of two, which float32 has
-        found, which = torch.unique(mantissa.abs().reshape(-1), return_inverse=True)
-        self._count, self._which = found.numel(), which.to(torch.int32)
+        digits = mantissa.abs().reshape(-1).view(torch.int64)  # of which numbers are sorted in half of the time
+        found, which = torch.unique(digits, return_inverse=True)
+        self._count = found.numel()
+        self._which = which.to(torch.int32) if self._count < which.numel() else None
         self._known = stored_by(x, dtype)
 
     def bias(self, sensitivity: Tensor) -> float:
@@ -77,8 +79,10 @@ class Alike:
     def squares(self, sensitivity: Tensor) -> float:
         """Return sum((s half an ulp)^2), the sensitivities of those that round alike added before."""
         pushed = (sensitivity * self._pushed).reshape(-1)
-        sums = torch.zeros(self._count, dtype=pushed.dtype, device=pushed.device)
-        return float(sums.index_add_(0, self._which, pushed).square().sum())
+        if self._which is not None:
+            sums = torch.zeros(self._count, dtype=pushed.dtype, device=pushed.device)
+            pushed = sums.index_add_(0, self._which, pushed)
+        return float(pushed.square_().sum())
 
 
 class _Found:
