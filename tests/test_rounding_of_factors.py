@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from rounding import ANY, COMPLEX, REAL, REAL_ONLY, widened, worst
 
 from backprop_rules.evidence.allowance import RunningError
-from backprop_rules.evidence.allowance.factored import behind
-from backprop_rules.testing import enclose
+from backprop_rules.evidence.allowance.behind import behind
+from backprop_rules.testing import WrongGradients, assert_gradients, enclose
 
 
 def square(x):
@@ -150,6 +150,89 @@ def test_a_backward_error_counts_by_the_sensitivity_to_the_matrix(name):
     by = behind(func, (*given, *args), named, result, 2.0**-24)
     assert float(abs(by(several) / (through.abs() * off).sum() - 1)) < 1e-9
     assert by((None, None)) == 0
+
+
+L = A.tril() + 3 * torch.eye(6, dtype=torch.float64)
+DEFINITE = A @ A.mT + torch.eye(6, dtype=torch.float64)
+# What is solved by triangles: the operation, its arguments, and which of these is not reached to the last bit.
+BY_TRIANGLES = {
+    "triangle": (aten.linalg_solve_triangular.default, (L, WIDE), {"upper": False}, 1),
+    "upper, of a row": (aten.linalg_solve_triangular.default, (L.mT, TALL), {"upper": True, "left": False}, 1),
+    "ones on the diagonal": (
+        aten.linalg_solve_triangular.default,
+        (L, WIDE),
+        {"upper": False, "unitriangular": True},
+        1,
+    ),
+    "cholesky": (aten.linalg_cholesky_ex.default, (DEFINITE,), {}, 0),
+    "cholesky, upper": (aten.linalg_cholesky_ex.default, (DEFINITE,), {"upper": True}, 0),
+    "cholesky_solve": (aten.cholesky_solve.default, (WIDE[0], L[0]), {}, 0),
+    "cholesky_inverse": (aten.cholesky_inverse.default, (L[0],), {}, None),
+}
+
+
+@pytest.mark.parametrize("name", list(BY_TRIANGLES)[:5])
+def test_the_backward_error_of_triangles_counts_by_the_sensitivity_to_what_is_not_reached(name):
+    """By seven roundings of a sum in random order, whose terms are those of the triangle and the result."""
+    func, args, named, place = BY_TRIANGLES[name]
+    result = func(*args, **named)
+    x, given = result[0] if isinstance(result, tuple) else result, list(args)
+    given[place] = given[place].clone().requires_grad_()
+    # Torch differentiates a function of a symmetric matrix as such.
+    y = func(*given, **named)
+    y, sensitivity = y[0] if isinstance(y, tuple) else y, numbers(*x.shape)
+    (through,) = torch.autograd.grad(y, given[place], sensitivity)
+    if place == 0:
+        low = x.mT if named.get("upper") else x
+        terms = low.square() @ low.square().mT
+    else:
+        a = args[0] - torch.diag_embed(args[0].diagonal(dim1=-2, dim2=-1) - 1) if "unitriangular" in named else args[0]
+        terms = x.square() @ a.square() if named.get("left") is False else a.square() @ x.square()
+    off = 7 * 2.0**-24 * ((args[place].square() + terms) / 3).sqrt()
+    by = behind(func, args, named, result, 2.0**-24)
+    several = (sensitivity, None) if isinstance(result, tuple) else (sensitivity,)
+    assert float(abs(by(several) / (through.abs() * off).sum() - 1)) < 1e-9
+    assert by((None, None)) == 0
+
+
+@pytest.mark.parametrize("name", BY_TRIANGLES)
+@pytest.mark.parametrize("n", [1, 2, 7, 40, 150])
+def test_what_torch_solves_by_triangles_in_float32_is_no_farther_off(name, n):
+    func, _, named, _ = BY_TRIANGLES[name]
+    low = numbers(n, n).tril() / n**0.5 + torch.eye(n).double()
+    whole, several = low @ low.mT, numbers(n, 3)
+    turned = low.mT if named.get("upper") else low
+    beside = several.mT if named.get("left") is False else several
+    made = {
+        aten.linalg_solve_triangular.default: (turned, beside), aten.linalg_cholesky_ex.default: (whole,),
+        aten.cholesky_solve.default: (several, low), aten.cholesky_inverse.default: (low,),
+    }[func]  # fmt: skip
+    made = tuple(x.float().double() for x in made)
+    truth, got = func(*made, **named), func(*(x.float() for x in made), **named)
+    by = behind(func, made, named, truth, 2.0**-24)
+    x, y = (one[0] if isinstance(one, tuple) else one for one in (truth, got))
+    for seed in range(20):
+        s = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        reach = by((s, None) if isinstance(truth, tuple) else (s,))
+        assert float((s * (y.double() - x)).sum().abs()) <= float(reach)
+        assert not n > 2 or reach > 0
+
+
+def test_the_gradients_of_a_gaussian_process_are_seen():
+    def likelihood(x, y, scale, noise):
+        z = x / scale.exp()
+        k = torch.exp(-(z[:, None] - z).square().sum(-1) / 2) + noise.exp() * torch.eye(len(x), dtype=x.dtype)
+        low = torch.linalg.cholesky(k)
+        return y @ torch.cholesky_solve(y[:, None], low)[:, 0] / 2 + low.diagonal().log().sum()
+
+    primals = tuple(x.float() for x in (numbers(100, 4), numbers(100), numbers(4) / 10, torch.tensor(-1.0)))
+    live = [x.double().requires_grad_() for x in primals]
+    right = [g.float() for g in torch.autograd.grad(likelihood(*live), live)]
+    assert all(one.blind < 0.5 for one in assert_gradients(right, forward=likelihood, primals=primals).gradients)
+    for k in range(4):
+        off = [1.02 * g if k == j else g for j, g in enumerate(right)]
+        with pytest.raises(WrongGradients):
+            assert_gradients(off, forward=likelihood, primals=primals)
 
 
 def test_of_other_operations_there_is_none():

@@ -12,8 +12,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from backprop_rules.domain import precision
 from backprop_rules.errors import OwnError, of_ours
 from backprop_rules.evidence.allowance import moves
+from backprop_rules.evidence.allowance.behind import Behind, behind
 from backprop_rules.evidence.allowance.declared import Declared
-from backprop_rules.evidence.allowance.factored import Behind, behind
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
 from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus

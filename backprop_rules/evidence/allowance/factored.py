@@ -1,7 +1,7 @@
 """Systems of equations, inverses, determinants and factors of matrices, whose errors an inverse makes larger."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,9 +15,6 @@ from backprop_rules.evidence.allowance.units import FEW, gamma, magnitude, wide
 
 aten = torch.ops.aten
 U = 2.0**-53  # of float64, in which all of this is computed
-
-# How far results are off, by the sensitivities to them.
-Behind = Callable[[Sequence[Any]], Tensor]
 
 
 class Nearby:
@@ -54,7 +51,7 @@ class Nearby:
         return torch.where(self.known[..., 0, 0], series, math.inf)
 
 
-def _count(a: Tensor, each: int) -> int:
+def roundings(a: Tensor, each: int) -> int:
     """Return how many roundings follow one another for each of as many as A has rows: more of complex numbers."""
     return each * a.shape[-1] * (COMPLEX if a.is_complex() else 1)
 
@@ -69,7 +66,7 @@ def _backward_error(op: Operation, a: Tensor) -> tuple[Tensor, Tensor]:
     _, low, up = torch.linalg.lu(wide(a))
     product = (low.abs() @ up.abs()).amax(-2, keepdim=True)
     vanish = 3 * n * op.unit.tiny * (n + product.amax(-1, keepdim=True))
-    lost = product * (0 if op.met_behind else gamma(_count(a, 3), op.unit.u)) * (1 + 4 * n * U) + vanish
+    lost = product * (0 if op.met_behind else gamma(roundings(a, 3), op.unit.u)) * (1 + 4 * n * U) + vanish
     return lost.expand(a.shape), vanish
 
 
@@ -83,12 +80,12 @@ def _solved(op: Operation, a: Tensor, off: Radius, x: Tensor, b_off: Radius, lef
     error = near.applied(lost @ size + vanish)
     moves = plus(None if off is None else off @ size, b_off)
     varies = None if moves is None else near.applied(moves.expand_as(error))
-    count = _count(a, 3)
+    count = roundings(a, 3)
     radius = replace(op, result=x).total(varies, error, gamma(count, op.unit.u), count, 4 * a.shape[-1])
     return op.stored(radius if left else radius.mT)
 
 
-def _factored(lu: Tensor, pivots: Tensor) -> Tensor:
+def matrix_of(lu: Tensor, pivots: Tensor) -> Tensor:
     """Return the matrix that factors are of."""
     permutation, low, up = torch.lu_unpack(wide(lu), pivots)
     found: Tensor = permutation @ low @ up
@@ -101,7 +98,7 @@ def _remember(op: Operation, a: Tensor, lu: Tensor, pivots: Tensor, off: Radius)
     Of a matrix in order torch factorises the transpose, to take a determinant; of a symmetric one nobody can tell.
     """
     if off is not None:
-        own, turned = (float((_factored(lu, pivots) - x).abs().sum()) for x in (wide(a), wide(a).mT))
+        own, turned = (float((matrix_of(lu, pivots) - x).abs().sum()) for x in (wide(a), wide(a).mT))
         both = torch.maximum(off, off.mT) if own == turned else off.mT if turned < own else off
         op.choices.factored.append((lu, both))
 
@@ -130,7 +127,7 @@ def solve_with_factors(
     op: Operation, lu: Tensor, pivots: Tensor, b: Tensor, *, left: bool = True, adjoint: bool = False
 ) -> Any:
     """The X of A X = B, of the factors of A."""
-    a, off = _factored(lu, pivots), _recalled(op, lu)
+    a, off = matrix_of(lu, pivots), _recalled(op, lu)
     if adjoint:
         a, off = a.mH, None if off is None else off.mT
     return _solved(op, a, off, op.result, op.operand(b).radius, left)
@@ -140,6 +137,36 @@ def inverse(op: Operation, a: Tensor, **_: Any) -> Any:
     """The inverse: the X of A X = I."""
     own = replace(op, result=op.result[0])
     return [_solved(own, a, own.operand(a).radius, own.result, None), None]
+
+
+def triangular(
+    op: Operation, a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
+) -> Any:
+    """The X of A X = B, or X A = B, of a triangular A: as (A + D) X = B with |D| <= gamma_n |A| (Higham, theorem 8.5).
+
+    Of another A' and B' it is X', and A' (X' - X) = B' - B - (A' - A) X. The inverse of A' is no larger than that of
+    the matrix with the least of A's diagonal, and minus the most of what is beside it; nor than `Nearby` says.
+    """
+    x, y, n = op.operand(a), op.operand(b), a.shape[-1]
+    part = partial(torch.triu if upper else torch.tril, diagonal=(1 if upper else -1) * unitriangular)
+    eye = torch.eye(n, dtype=torch.float64, device=a.device)
+    size, off = part(x.size) + eye * unitriangular, part(x.size * 0 if x.radius is None else x.radius)
+    lost = (size + off) * (0 if op.met_behind else gamma(n + 1, op.unit.u))
+    least = torch.where(eye > 0, size - off - lost, -(size + off + lost))
+    known = (least.diagonal(dim1=-2, dim2=-1) > 0).all(-1)[..., None, None]
+    own = part(wide(a)) + eye * unitriangular
+    near = Nearby(own if left else own.mT, off + lost if left else (off + lost).mT)
+
+    def spread(each: Tensor, besides: Any = 0.0) -> Tensor:
+        moved = (each @ op.size if left else op.size @ each) + besides
+        found = torch.where(known, op.func(least, moved, upper=upper, left=left), math.inf)
+        return torch.minimum(found, near.applied(moved) if left else near.applied(moved.mT).mT)
+
+    # Products and quotients may underflow, of which a quotient comes back times the diagonal.
+    diagonal = size.diagonal(dim1=-2, dim2=-1).unsqueeze(-1 if left else -2)
+    error = spread(lost, op.unit.tiny * (n + diagonal))
+    varies = None if x.radius is None and y.radius is None else spread(off, 0.0 if y.radius is None else y.radius)
+    return op.stored(op.total(varies, error, gamma(n + 1, op.unit.u), n, 2 * n))
 
 
 def _logarithm(op: Operation, a: Tensor, lu: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,7 +190,7 @@ def sign_and_logarithm(op: Operation, a: Tensor) -> Any:
     besides = own.besides("log", diagonal)
     error = error if besides is None else error + n * torch.as_tensor(besides).amax()
     radius = own.total(varies, error, gamma(n, own.unit.u), n, 2 * n)
-    turned = varies + gamma(_count(a, 2), own.unit.u) if sign.is_complex() else varies * 0
+    turned = varies + gamma(roundings(a, 2), own.unit.u) if sign.is_complex() else varies * 0
     return [torch.where(known, turned, 2.0).clamp_max(2), own.stored(radius), None, None]
 
 
@@ -172,7 +199,7 @@ def determinant(op: Operation, a: Tensor) -> Any:
     found, lu, pivots = op.result
     own, n = replace(op, result=found), a.shape[-1]
     varies, _ = _logarithm(own, a, lu, pivots)
-    factor = gamma(_count(a, 1), own.unit.u)
+    factor = gamma(roundings(a, 1), own.unit.u)
     # What a product of some underflows to is multiplied with the others.
     others = magnitude(lu).diagonal(dim1=-2, dim2=-1).clamp_min(1).prod(-1)
     error = own.size * torch.expm1(varies + factor) * FEW + 2 * n * own.unit.tiny * others * (1 + factor) * FEW
@@ -192,8 +219,8 @@ def cholesky(op: Operation, a: Tensor, *, upper: bool = False, **_: Any) -> Any:
         off = off.mT if upper else off  # of what is read, mirrored
         off = off.tril() + off.tril(-1).mT
     near, product = Nearby(low, None), size @ size.mT
-    factor = gamma(_count(a, 1) + 1, own.unit.u)
-    lost = factor * product + 2 * n * own.unit.tiny * (1 + size.amax((-1, -2), keepdim=True))
+    factor = gamma(roundings(a, 1) + 1, own.unit.u)
+    lost = (0 if own.met_behind else factor) * product + 2 * n * own.unit.tiny * (1 + size.amax((-1, -2), keepdim=True))
 
     def changed(by: Tensor) -> Tensor:
         inside = near.applied(near.applied(by).mT)
@@ -220,58 +247,6 @@ def _cholesky_inverse(factor: Tensor, upper: bool = False) -> Tensor:
     return _cholesky_solve(eye.expand_as(factor), factor, upper)
 
 
-def behind(func: Any, args: Any, named: Any, result: Any, u: float) -> Behind | None:
-    """Return how far what is solved in the place of A takes a sum of the results, by the sensitivities to these.
-
-    To A they are -A^-H s X^H, where much cancels that their sizes and the inverse's do not show. An element of L U is a
-    sum of n products, off by no more than 3 n u times the mean size of its partial sums, in random order.
-    """
-    packet, named = func.overloadpacket, dict(named)
-    if packet not in _SOLVES or not args[0].numel():
-        return None
-    a = _factored(args[0], args[1]) if packet == aten.linalg_lu_solve else args[0]
-    x = result[0] if isinstance(result, tuple) else result
-    adjoint, left = bool(named.get("adjoint", False)), bool(named.get("left", True))
-    lost = _in_order(a, u)
-    if packet in (aten._linalg_slogdet, aten._linalg_det):  # of A or its transpose
-        lost = torch.maximum(lost, _in_order(a.mT, u).mT)
-    a, lost = (a.mH, lost.mT) if adjoint else (a, lost)
-
-    def by(sensitivities: Sequence[Any]) -> Tensor:
-        s = sensitivities[_SOLVES[packet]]
-        if s is None:
-            return torch.zeros((), dtype=torch.float64, device=lost.device)
-        if packet in (aten._linalg_slogdet, aten._linalg_det):
-            through = torch.linalg.inv(a).mH * (s if packet == aten._linalg_slogdet else s * x)[..., None, None]
-        elif packet == aten.linalg_inv_ex:
-            through = x.mH @ s @ x.mH
-        else:
-            one, s = (x[..., None], s[..., None]) if x.ndim < a.ndim else (x, s)
-            through = torch.linalg.solve(a.mH, s, left=left)
-            through = through @ one.mH if left else one.mH @ through
-        found: Tensor = (through.abs() * lost).sum()
-        return found
-
-    return by
-
-
-def _in_order(a: Tensor, u: float) -> Tensor:
-    """Return by how much L U is off, of sums of n terms in random order, whatever n is.
-
-    The mean of their squared partial sums is a third of the sum's square, and (n + 1) / 6 n <= 1 / 3 of the terms'.
-    """
-    permutation, low, up = torch.linalg.lu(a)
-    terms = magnitude(permutation @ low).square() @ magnitude(up).square()
-    return ((magnitude(a).square() + terms) / 3).sqrt() * (_count(a, 3) * u)
-
-
-# Of what is solved, the place of the result that the sensitivity is to.
-_SOLVES = {
-    aten._linalg_solve_ex: 0, aten.linalg_lu_solve: 0, aten.linalg_inv_ex: 0,
-    aten._linalg_slogdet: 1, aten._linalg_det: 0,
-}  # fmt: skip
-
-
 def _unless_empty(formula: Callable[..., Any], op: Operation, a: Tensor, *args: Any, **named: Any) -> Any:
     return formula(op, a, *args, **named) if a.numel() else None
 
@@ -283,6 +258,7 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten._linalg_slogdet: partial(_unless_empty, sign_and_logarithm),
     aten._linalg_det: partial(_unless_empty, determinant),
     aten.linalg_cholesky_ex: partial(_unless_empty, cholesky),
+    aten.linalg_solve_triangular: partial(_unless_empty, triangular),
 }
 # What torch computes as these do.
 REFERENCES: dict[Any, Callable[..., Any]] = {

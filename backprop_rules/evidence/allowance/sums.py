@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -268,32 +267,6 @@ def added_product(op: Operation, c: Tensor, a: Tensor, b: Tensor, *, beta: float
     return inner(op, a, b, op.operand(c), beta, alpha)
 
 
-def solved(op: Operation, a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:
-    """The X of A X = B, or X A = B, of a triangular A: as (A + D) X = B with |D| <= gamma_n |A| (Higham, theorem 8.5).
-
-    Of another A' and B' it is X', and A' (X' - X) = B' - B - (A' - A) X; and the inverse of A' is no larger than that
-    of the matrix with the least of A's diagonal, and minus the most of what is beside it.
-    """
-    x, y, n = op.operand(a), op.operand(b), a.shape[-1]
-    part = partial(torch.triu if upper else torch.tril, diagonal=(1 if upper else -1) * unitriangular)
-    size, off = part(x.size), part(x.size * 0 if x.radius is None else x.radius)
-    size = size + torch.eye(n, dtype=size.dtype, device=a.device) * unitriangular
-    lost = (size + off) * gamma(n + 1, op.unit.u)
-    least = torch.where(torch.eye(n, dtype=torch.bool, device=a.device), size - off - lost, -(size + off + lost))
-
-    def spread(each: Tensor, besides: Any = 0.0) -> Tensor:
-        moved = each @ op.size if left else op.size @ each
-        found: Tensor = op.func(least, moved + besides, upper=upper, left=left)
-        return found
-
-    # Products and quotients may underflow, of which a quotient comes back times the diagonal.
-    diagonal = size.diagonal(dim1=-2, dim2=-1).unsqueeze(-1 if left else -2)
-    error = spread(lost, op.unit.tiny * (n + diagonal))
-    error = torch.where((least.diagonal(dim1=-2, dim2=-1) > 0).all(-1)[..., None, None], error, math.inf)
-    varies = None if x.radius is None and y.radius is None else spread(off, 0.0 if y.radius is None else y.radius)
-    return op.stored(op.total(varies, error, gamma(n + 1, op.unit.u), n, 2 * n))
-
-
 def _roundings(op: Operation, length: int, lost: float) -> tuple[int, bool]:
     """Return the number of roundings, of u each, and whether they are in the narrow dtype."""
     if op.result.is_complex():
@@ -316,6 +289,6 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.embedding_dense_backward: looked_up, aten.scatter_reduce: gathered, aten.index_reduce: gathered,
     **dict.fromkeys((aten._fft_r2c, aten._fft_c2c, aten._fft_c2r), fourier),
     **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot, aten.vdot), inner),
-    aten.linalg_solve_triangular: solved, aten.logcumsumexp: log_of_sums,
+    aten.logcumsumexp: log_of_sums,
     **dict.fromkeys((aten.addmm, aten.baddbmm, aten.addmv), added_product),
 }  # fmt: skip
