@@ -46,16 +46,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the mark, and see early that the report can be written."""
     what = "this function is a backward; check it, with the options of backprop_rules.check"
     config.addinivalue_line("markers", f"{MARK}(rule, **options): {what}")
-    path = config.getoption("--backprop-report")
-    if path and not Path(path).absolute().parent.is_dir():
-        raise pytest.UsageError(f"--backprop-report: there is no folder {Path(path).absolute().parent}")
-    if path and Path(path).is_dir():
-        raise pytest.UsageError(f"--backprop-report: {path} is a folder; name a file")
+    for option in ("--backprop-report", "--backprop-accuracy-save"):
+        path = config.getoption(option)
+        if path and not Path(path).absolute().parent.is_dir():
+            raise pytest.UsageError(f"{option}: there is no folder {Path(path).absolute().parent}")
+        if path and Path(path).is_dir():
+            raise pytest.UsageError(f"{option}: {path} is a folder; name a file")
     if hasattr(config, "workerinput"):  # of several processes, the first writes
         return
+    path = config.getoption("--backprop-report")
     save, compare = (config.getoption(f"--backprop-accuracy-{what}") for what in ("save", "compare"))
-    if save and not Path(save).absolute().parent.is_dir():
-        raise pytest.UsageError(f"--backprop-accuracy-save: there is no folder {Path(save).absolute().parent}")
     if path or save or compare:
         collected = _Collected(path and Path(path), save and Path(save), _read(compare))
         config.pluginmanager.register(collected, "backprop-rules-collected")

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree
 
 from backprop_rules.domain import REAL
@@ -49,8 +50,8 @@ class Asked(Questions):
     of_a_rule: bool = False
 
     def __post_init__(self) -> None:
-        self._has(convention=self.convention.replace("-", " "))  # as the command line spells it
-        self._has(invariance=tuple(several(self.invariance)), devices=tuple(several(self.devices)))
+        self._has(convention=str(self.convention).replace("-", " "))  # as the command line spells it
+        self._has(invariance=tuple(several(self.invariance)), devices=tuple(map(str, several(self.devices))))
         self._has(saves=None if self.saves is None else tuple(several(self.saves)))
         if self.convention not in CONVENTIONS:
             raise unknown("convention", self.convention, CONVENTIONS)
@@ -61,6 +62,10 @@ class Asked(Questions):
                 raise unknown("invariance", way, WAYS)
         if not isinstance(self.max_examples, int) or self.max_examples < 0:
             raise InputError(f"max_examples must be a number of points; got {self.max_examples!r}.")
+        if not isinstance(self.seed, int) or abs(self.seed) >= 2**62:
+            raise InputError(f"seed is a whole number of at most 62 bits; got {self.seed!r}.")
+        if not self.devices:
+            raise InputError("devices is empty: name one at least, as in devices=['cpu'].")
         for device in self.devices:
             find_device(device)
         self._has(sums=None if self.accumulate is None else _dtype(self.accumulate))
@@ -95,6 +100,8 @@ def question(backward: Callable[..., Any], held: Held, asked: Asked) -> tuple[Su
         raise InputError(f"a backward is a function; got {type(backward).__name__} {backward!r}.")
     if isinstance(backward, torch.nn.Module):
         raise InputError("a module computes forward: give its backward, a function (grad_y, *primals).")
+    if isinstance(forward, torch.nn.Module) and any(map(is_lazy, (*forward.parameters(), *forward.buffers()))):
+        raise InputError(f"{type(forward).__name__} has parameters without a shape yet: call it once before.")
     example = _sequence(example)
     kind = bridge_of(framework or _framework(example)).name
     if not isinstance(params, Mapping):
@@ -162,7 +169,11 @@ def _sizes(subject: Subject, sizes: Any) -> dict[int, tuple[int, ...]]:
             f"which stay, as in sizes={{4: 4}}; got {sizes!r}, and the example has the sizes "
             f"{', '.join(map(str, sorted(own)))}."
         )
-    return {size: tuple(several(others)) for size, others in sizes.items()}
+    found = {size: tuple(several(others)) for size, others in sizes.items()}
+    strange = [n for others in found.values() for n in others if not isinstance(n, int) or n < 0]
+    if strange:
+        raise InputError(f"{subject}: sizes are whole numbers from 0 on; got {strange[0]!r} in {sizes!r}.")
+    return found
 
 
 def _summing(rule: Any, asked: Asked) -> Any:

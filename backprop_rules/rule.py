@@ -200,8 +200,8 @@ def find(name: str) -> Rule:
     """Return the rule of that name; InputError, with the nearest name, if there is none."""
     try:
         return CATALOGUE[name]
-    except KeyError:
-        raise unknown("rule", name, CATALOGUE) from None
+    except (KeyError, TypeError):
+        raise unknown("rule", str(name), CATALOGUE) from None
 
 
 def rule(

@@ -96,7 +96,7 @@ class Enclosures(Sequence[Enclosed]):
         """Return what comes of gradients, and outputs, held to these enclosures, as `assert_gradients` asserts it."""
         if blind not in BLIND:
             raise unknown("answer to blindness", blind, BLIND)
-        gradients = matched(got, self._asked.names, self._asked.question.leaves, self._held)
+        gradients = matched(got, self._asked.names, self._asked.question, self._held)
         return _compared(self._asked, self._held, gradients, matched_outputs(y, self._held), blind == "allow")
 
     def __getitem__(self, which: Any) -> Any:
@@ -213,6 +213,8 @@ def exact_inputs(
     embeddings, masks; and for a softmax of a power of two of scores, which are 0 where queries and keys are orthogonal.
     Raises InputError, and names the operation, where something rounds whatever the inputs.
     """
+    if not isinstance(seed, int):
+        raise InputError(f"seed is a whole number; got {seed!r}.")
     asked = _asked(forward, primals, ONES, params, precision, ())
     found = _told(partial(exact_fill, asked.question, asked.declared, seed), asked.question)
     if not found.why:
@@ -242,11 +244,14 @@ def _asked(
     if isinstance(primals, Tensor):
         primals = (primals,)
     if not isinstance(primals, Sequence) or not primals:
-        raise InputError(f"primals are the tensors that forward is called with, as in (q, k, v); got {primals!r}.")
+        got = f"a {type(primals).__name__}" if primals is not None and not isinstance(primals, Sequence) else "none"
+        raise InputError(f"primals are the tensors that forward is called with, as in (q, k, v); got {got}.")
     if precision not in (None, *PRECISIONS):
         raise unknown("precision", str(precision), PRECISIONS)
     leaves, structure = _pytree.tree_flatten(tuple(primals))
     for k, x in enumerate(leaves):
+        if isinstance(x, Tensor) and x.is_meta:
+            raise InputError(f"primal {k} is on meta, where it has no numbers: give it on a device that has.")
         if not isinstance(x, Tensor) or x.is_complex():
             what = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else f"{type(x).__name__} {x!r}"
             raise InputError(f"primal {k} is {what}; primals are real tensors, and other arguments go into params.")
@@ -255,7 +260,11 @@ def _asked(
         raise InputError("no primal is of a floating-point dtype: there is no gradient.")
     function = function_of(forward, structure, params or {})
     narrowest = min((x.dtype for x in floats), key=lambda dtype: torch.finfo(dtype).bits)
-    forms = (also,) if callable(also) else tuple(also or ())
+    forms = (also,) if callable(also) or not isinstance(also, Sequence) else tuple(also)
+    if not all(map(callable, forms)):
+        raise InputError(
+            f"also is another form of the backward, a function (grad_y, *primals), or several; got {also!r}."
+        )
     question = Question(function, tuple(x.detach() for x in leaves), _cotangents(grad_y, function, leaves), forms)
     return _Asked(question, leaf_names(forward, primals), precision_named(precision, narrowest))
 

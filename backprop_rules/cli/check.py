@@ -123,7 +123,11 @@ def _check_and_remember(target: str, case: Path | None, words: str, **options: A
             backward, **options, cases=[tried] if tried else [], only_cases=case is not None, raise_on_failure=False
         )
     if case is None and report.finding is not None:
-        save(report.subject, report.finding.point, place)
+        try:
+            save(report.subject, report.finding.point, place)
+        except OSError as error:  # a folder that cannot be written is no reason to lose the report
+            typer.echo(f"the case could not be saved: {error}", err=True)
+            return report
         report = replace(report, replay=f"backprop-rules check {target}{words} --case {place}")
     elif case is None and report.passed:
         place.unlink(missing_ok=True)

@@ -27,16 +27,22 @@ Directions = Mapping[int, Tensor]
 
 @dataclass(frozen=True)
 class Slope:
-    """The derivative of Re⟨ȳ, f⟩ along a direction, its error, and the one-sided slopes at the smallest step."""
+    """The derivative of Re⟨ȳ, f⟩ along a direction, its error, and the slope of either side with how far it is off."""
 
     value: float
     error: float
-    left: float
-    right: float
+    sides: tuple[tuple[float, float], ...]
+
+    @property
+    def kink(self) -> bool:
+        """Whether the slopes of both sides differ: of several kinks, any sum of their parts may be meant."""
+        (left, off), (right, beside) = self.sides
+        return abs(left - right) > off + beside
 
     def contradicts(self, other: float) -> bool:
         """Say whether another value lies outside of the error, and not between the one-sided slopes."""
-        between = min(self.left, self.right) <= other <= max(self.left, self.right)
+        least, most = min(side - off for side, off in self.sides), max(side + off for side, off in self.sides)
+        between = least <= other <= most
         return math.isfinite(self.value) and abs(self.value - other) > self.error and not between
 
 
@@ -50,24 +56,27 @@ def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
         return found
 
     table: list[list[float]] = []
-    best, error, left, right = math.nan, math.inf, math.nan, math.nan
+    best, error, left, right = math.nan, math.inf, [math.nan], [math.nan]
     try:
         here, size = value(0.0)
         for _ in range(FEW if evidence.heavy else ROWS):
             (a, more), (b, less) = value(step), value(-step)
             size = max(size, more, less)
-            left, right = (here - b) / step, (a - here) / step
+            left, right = [*left, (here - b) / step], [*right, (a - here) / step]
+            rounded = 4 * UNIT * size / step
             row = [(a - b) / (2 * step)]
             for j, before in enumerate(table[-1] if table else ()):
                 row.append((4.0 ** (j + 1) * row[j] - before) / (4.0 ** (j + 1) - 1))
-                apart = max(abs(row[j + 1] - row[j]), abs(row[j + 1] - before)) + 4 * UNIT * size / step
+                apart = max(abs(row[j + 1] - row[j]), abs(row[j + 1] - before)) + rounded
                 if apart < error:
                     best, error = row[j + 1], apart
             table.append(row)
             step /= 2
     except NoPoint:
         return None
-    return Slope(best, error, left, right) if math.isfinite(best) else None
+    # They come nearer by half with each step.
+    sides = tuple((side[-1], abs(side[-1] - side[-2]) + rounded) for side in (left, right))
+    return Slope(best, error, sides) if math.isfinite(best) else None
 
 
 class _AsAutogradGoes(TorchFunctionMode):
@@ -136,7 +145,8 @@ def second_witness(evidence: Evidence, half: float, own: Sequence[Any] | None = 
         return Second(True, False)
     forward, found = pushed(evidence, along), _borne_out(evidence, along, 2.0**-5, found)
     if forward is not None and abs(forward - predicted) <= size * _far_below_float32(half):
-        return Second(True, False, hidden=found is not None and found.contradicts(predicted))
+        hidden = found is not None and not found.kink and found.contradicts(predicted)
+        return Second(True, False, hidden=hidden)
     if found is not None and found.contradicts(predicted):
         words = f"differences give {found.value:.10g} ± {found.error:.1g}, torch's reverse mode {predicted:.10g}"
         return Second(False, True, words + (f", its forward mode {forward:.10g}" if forward is not None else ""))

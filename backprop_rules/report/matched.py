@@ -1,6 +1,6 @@
 """What a user hands in as gradients and outputs, beside what holds them; what does not fit is refused in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,14 +9,23 @@ from torch.utils import _pytree
 
 from backprop_rules.domain import REAL, precision
 from backprop_rules.errors import InputError
-from backprop_rules.evidence.at_size import AtSize, Held
+from backprop_rules.evidence.at_size import AtSize, Held, Question
 from backprop_rules.report.agreement import WrongGradients
 from backprop_rules.subject.ambient import inexact
-from backprop_rules.subject.backward import in_their_places
+from backprop_rules.subject.backward import Misfit, in_order, in_their_places
 
 
-def matched(got: Any, names: Sequence[str], leaves: Sequence[Any], held: AtSize) -> list[Tensor | None]:
+def matched(got: Any, names: Sequence[str], question: Question, held: AtSize) -> list[Tensor | None]:
     """Return a gradient for each primal; None for one without, where forward has none either."""
+    leaves, arguments = question.leaves, question.function.arguments(question.leaves)
+    own = list(dict.fromkeys(name.partition("[")[0] for name in names)) if len(names) != len(arguments) else names
+    try:
+        if isinstance(got, Mapping) and len(arguments) == 1 and isinstance(arguments[0], Mapping):
+            got = _like(got, arguments[0])
+        else:
+            got = _like(in_order(got, own), arguments)
+    except Misfit as error:
+        raise InputError(f"{error}.") from error
     several = _pytree.tree_flatten(got, is_leaf=lambda x: x is None)[0]
     if all(h is None for h in held.gradients):
         raise InputError("no primal has a gradient by forward: something cuts it off, such as detach, data or no_grad.")
@@ -36,7 +45,17 @@ def matched(got: Any, names: Sequence[str], leaves: Sequence[Any], held: AtSize)
             )
         if h is not None:
             _narrower(name, fitting(name, g, h), h)
-    return [None if h is None else g for h, g in zip(held.gradients, several, strict=True)]
+    pairs = zip(held.gradients, several, strict=True)
+    return [None if h is None else g.detach() if isinstance(g, Tensor) else g for h, g in pairs]
+
+
+def _like(found: Any, primals: Any) -> Any:
+    """Return gradients of dictionaries in the order of these."""
+    if isinstance(found, Mapping) and isinstance(primals, Mapping):
+        pairs = zip(in_order(found, list(primals)), primals.values(), strict=True)
+        return [_like(one, x) for one, x in pairs]
+    several = isinstance(found, tuple | list) and isinstance(primals, tuple | list) and len(found) == len(primals)
+    return [_like(one, x) for one, x in zip(found, primals, strict=True)] if several else found
 
 
 def _narrower(name: str, got: Tensor, held: Held) -> None:

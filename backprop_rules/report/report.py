@@ -230,6 +230,8 @@ def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
             return "inconclusive", "forward draws random numbers that the backward is not given: save the mask"
         assert worst is not None
         return worst.value, ""
+    if outcome.interrupted:
+        return "inconclusive", "it was interrupted before all was asked"
     if not outcome.points:
         return "inconclusive", outcome.why or "at no point does forward have a value"
     spoke = [i for i, judged in outcome.spoke.items() if judged.spoke]

@@ -31,7 +31,7 @@ class Raised(Exception):
 
 
 class Misfit(Exception):
-    """The backward returned another number of gradients than there are primals."""
+    """The backward returned another number of gradients than there are primals, or those of others."""
 
 
 class Signature:
@@ -120,7 +120,7 @@ class Backward:
             try:
                 with poisoned(fill), inside:
                     found = self.called(over, grad_y, out, primals, forward.params)
-            except (InputError, OwnError):
+            except (InputError, OwnError, Misfit):
                 raise
             except Exception as error:
                 if fill is not None and ASKS_FOR_DETERMINISM in str(error).lower():  # who makes warnings errors
@@ -134,7 +134,8 @@ class Backward:
         """Call a function that takes what this backward takes, with the processor in the mode in which it was found."""
         some = {name: value for name, value in params.items() if self.signature.takes(name)}
         with as_found():
-            return function(*self.signature.arguments(grad_y, y, primals), **some)
+            found = function(*self.signature.arguments(grad_y, y, primals), **some)
+        return in_order(found, self.signature.primals)
 
     @property
     def bridge(self) -> Bridge:
@@ -145,6 +146,20 @@ class Backward:
     def in_one_piece(self) -> Callable[..., Any]:
         """The backward on torch tensors; JAX's is compiled as a whole, once for each shape."""
         return carried(self.function, self.framework, whole=True)
+
+
+def in_order(found: Any, names: Sequence[str]) -> Any:
+    """Return gradients that were given by name in the order of the primals, None of what is not there."""
+    if not isinstance(found, Mapping):
+        return found
+    strange = [str(name) for name in found if name not in names]
+    if strange:
+        given = ", ".join(map(str, found))
+        raise Misfit(
+            f"gradients are given by the names {given}, and the primals are {', '.join(names)}: there is no "
+            f"{' and no '.join(strange)}"
+        )
+    return [found.get(name) for name in names]
 
 
 def in_their_places(gradients: list[Any], live: Sequence[int], count: int) -> list[Any]:

@@ -97,6 +97,8 @@ def trace(function: Callable[..., Any], *primals: Tensor, grad_y: Tensor | None 
 
 def _refuse_another_count(function: Callable[..., Any], primals: Sequence[Any]) -> None:
     """Raise InputError unless the function takes so many tensors."""
+    if not callable(function):
+        raise InputError(f"trace: a function of rules is to be traced; got {type(function).__name__} {function!r}.")
     if isinstance(function, Rule):
         most, least = len(function.primals), len(function.primals) - len(function.optional)
         if least <= len(primals) <= most:
