@@ -25,6 +25,7 @@ from backprop_rules.subject.build import subject_of
 from backprop_rules.subject.devices import find_device, find_dtype
 from backprop_rules.subject.frameworks.carried import as_torch, bridge_of, framework_of
 from backprop_rules.subject.function import Function
+from backprop_rules.subject.returned import ONE
 from backprop_rules.subject.subject import Subject
 
 CONVENTIONS = ("torch", "catalogue", "any subgradient")
@@ -138,7 +139,7 @@ def _of_a_rule(
     if primals is not None:  # optional ones may be left out at the end
         primals += (None,) * (len(right.primals) - len(primals))
     signature = Signature(backward, right.primals, right.domain.params, len(right.primals) - len(right.optional))
-    own = Backward(backward, signature, framework, True)
+    own = Backward(backward, signature, framework, ONE)
     rule = _summing(against_a_rule(own, right, params, primals), asked)
     dtypes = asked.among(right, rule.domain.dtypes)
     subject = replace(of_the_catalogue(right, dtypes), backward=own, rule=rule)
@@ -154,7 +155,7 @@ def of_the_catalogue(rule: Rule, dtypes: tuple[torch.dtype, ...]) -> Subject:
     _, structure = _pytree.tree_flatten(like)
     signature = Signature(rule.backward, rule.primals, rule.domain.params, len(rule.primals) - len(rule.optional))
     made = Function(rule.forward, structure, {})
-    own = Backward(rule.backward, signature, "torch", True)
+    own = Backward(rule.backward, signature, "torch", ONE)
     return Subject(rule.name, made, own, like, rule.primals, rule, "", rule.formula, dtypes, right=rule)
 
 

@@ -21,6 +21,9 @@ from backprop_rules.properties.same import same_bits
 # What the kind of a finding tells of the mistake by itself.
 TOLD = {
     Kind.WRITES: Mistake("works in place", "it works in place on an argument that others still need: clone first"),
+    Kind.DIRTY: Mistake(
+        "not marked", "what forward writes to is not told autograd: clone it first, or ctx.mark_dirty it"
+    ),
     Kind.DTYPE: Mistake("dtype", "the dtype is that of another operand, or a default, not that of the primal"),
     Kind.DEVICE: Mistake("device", "it is made on another device than its primal"),
     Kind.NONE: Mistake("no gradient", "no gradient is returned for a primal that has one"),

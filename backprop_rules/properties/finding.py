@@ -44,6 +44,7 @@ class Kind(Enum):
     RAISES = ("backward raises", Grade.WRONG)
     COUNT = ("backward returns another number of gradients", Grade.WRONG)
     WRITES = ("writes to its argument", Grade.WRONG)
+    DIRTY = ("has a forward that writes to its argument", Grade.WRONG)
     FORGETFUL = ("does not give the same bits twice", Grade.WRONG)
     ORDER = ("does not give the same bits twice, though the same but for rounding", Grade.WRONG)
     RANDOM = ("is drawn again at each call", Grade.WRONG)

@@ -76,6 +76,8 @@ class Whole:
         except (InputError, RuntimeError, ValueError, TypeError, IndexError):
             return  # a forward that does not take the example's own dtypes at these values
         yield from computes_the_function(self.function, there)
+        if _is_autograd_function(self.function):
+            yield from says_what_it_writes_to(self.function, there)
         yield from gives_the_same_through_autograd(self.function, there)
         if _is_autograd_function(self.function):
             yield from leaves_what_it_saved_alone(self.function, there)
@@ -109,7 +111,9 @@ class Whole:
                 alone = self._by_engine(evidence, output=k)
             except Exception as error:  # of somebody's code
                 words = f": {type(error).__name__}: {first_line(error)}" if str(error) else ""
-                yield Finding(Kind.RAISES, point, detail=f" where cotangent {k} alone is there{words}")
+                there = tuple(g if j == k else None for j, g in enumerate(point.grads))
+                detail = f" where cotangent {k} alone is there{words}"
+                yield Finding(Kind.RAISES, replace(point, grads=there), detail=detail)
                 return
             if alone is not None:
                 yield from self._same(evidence, Kind.UNDEFINED, alone, evidence.asked(point.leaves, grads, F64))
@@ -155,6 +159,19 @@ def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
     apart = (y.detach().to(wide) - call.y.to(wide)).abs() > radius
     if bool(apart.any()):
         yield unequal(Kind.FUNCTION, widened(call), None, call.y, y, apart)
+
+
+def says_what_it_writes_to(function: Any, call: Call) -> Iterator[Finding]:
+    """Its forward leaves its arguments as they were, or says by mark_dirty which it writes to: autograd asks that."""
+    with torch.enable_grad():
+        given = [x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in live_ones(call.primals)]
+        live = [(name, x) for name, x in zip(call.rule.primals, given, strict=True) if x is not None and x.grad_fn]
+        before = [(x.grad_fn, x.detach().clone()) for _, x in live]
+        _applied(function, given, call.params)
+    for (name, x), (made_by, old) in zip(live, before, strict=True):
+        if x.grad_fn is made_by and not same_numbers(x.detach(), old):
+            yield found(Kind.DIRTY, call, detail=f" {name}")
+            return
 
 
 def gives_the_same_through_autograd(function: Any, call: Call) -> Iterator[Finding]:
@@ -210,15 +227,18 @@ def _outputs(
         if not _is_autograd_function(function):
             y = function(*leaves, **params)
             return y if isinstance(y, tuple) else (y,), leaves
-        names = list(_signature(function).parameters)[1 + len(leaves) :]
-        extra = [params[name] for name in names if name in params]
-        given = (x.clone() if x is not None and x.requires_grad else x for x in leaves)  # it may work in place
-        y = function.apply(*given, *extra)
+        # It may work in place.
+        y = _applied(function, [x.clone() if x is not None and x.requires_grad else x for x in leaves], params)
     ys = tuple(y) if isinstance(y, tuple | list) else (y,)
     if not all(isinstance(y, Tensor) for y in ys):
         kinds = ", ".join(type(y).__name__ for y in ys)
         raise InputError(f"{_name(function)} returns {kinds}: only functions that return tensors are checked.")
     return ys, leaves
+
+
+def _applied(function: Any, given: Sequence[Any], params: Any) -> Any:
+    names = list(_signature(function).parameters)[1 + len(given) :]
+    return function.apply(*given, *(params[name] for name in names if name in params))
 
 
 def _by_engine(y: Any, leaves: list[Tensor | None], grad_y: Any, keep: bool = False) -> Gradients:

@@ -11,6 +11,7 @@ from backprop_rules.evidence.evidence import cast
 from backprop_rules.properties.finding import Finding
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
+from backprop_rules.subject.returned import code
 from backprop_rules.subject.subject import Subject, shapes_of
 
 SHOWN = 400  # elements of a counterexample that are written out
@@ -26,8 +27,7 @@ def code_of(subject: Subject, finding: Finding) -> list[str]:
     leaves, grads = _tensors(subject, finding, shown)
     made = [(name, layout.code(x)) for name, x in zip(subject.names, leaves, strict=True)]
     made += [(name, repr(value)) for name, value in point.params.items()]
-    codes = list(map(layout.code, grads))
-    grad_y = codes[0] if subject.backward.single else f"({', '.join(codes)},)"
+    grad_y = code(subject.backward.returned.of(list(map(layout.code, grads))))
     lines = [f"{_identifier(name)} = {value}" for name, value in [*made, ("grad_y", grad_y)]]
     imports = subject.backward.bridge.imports
     return [*[imports] * bool(imports), *layout.with_imports(lines), _call(subject, point)]

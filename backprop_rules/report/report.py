@@ -304,8 +304,12 @@ def _also(subject: Subject, outcome: Outcome, shown: Finding | None) -> str:
     return f"the gradient{'s' * (len(wrong) > 1)} of {names}" if names else ""
 
 
+# Of these the words end with what is particular.
+DETAILED = (Kind.RAISES, Kind.COUNT, Kind.WRITES, Kind.DIRTY, Kind.OUTSIDE, Kind.VARIES, Kind.ENGINE)
+
+
 def _told(finding: Finding) -> str:
-    if finding.kind in (Kind.RAISES, Kind.COUNT, Kind.WRITES, Kind.OUTSIDE, Kind.VARIES) or finding.native:
+    if finding.kind in DETAILED or finding.native:
         return finding.detail
     if finding.kind is Kind.VALUE and finding.leaf is None:
         return f": {finding.detail}"

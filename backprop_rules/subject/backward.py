@@ -18,6 +18,7 @@ from backprop_rules.subject.frameworks.bridge import Bridge
 from backprop_rules.subject.frameworks.carried import bridge_of, carried
 from backprop_rules.subject.function import Cotangents, Function, Outputs
 from backprop_rules.subject.memory import ASKS_FOR_DETERMINISM, poisoned
+from backprop_rules.subject.returned import Returned
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 EMPTY = inspect.Parameter.empty
@@ -92,7 +93,7 @@ class Backward:
     function: Callable[..., Any]
     signature: Signature
     framework: str
-    single: bool  # whether forward returns one tensor, so that grad_y is one, and no tuple
+    returned: Returned  # what forward returns: so grad_y is one tensor, or several in the same structure
 
     def __call__(
         self,
@@ -114,8 +115,8 @@ class Backward:
             if y is None and self.signature.y_at is not None:
                 y = forward.outputs(leaves, inside)
             primals = (*forward.arguments(leaves), *leaves[len(leaves) - len(forward.named) :])
-            grad_y = grads[0] if self.single else tuple(grads)
-            out = None if y is None else y[0] if self.single else y
+            grad_y = self.returned.of(grads)
+            out = None if y is None else self.returned.of(y)
             over = self.in_one_piece if whole else carried(self.function, self.framework)
             try:
                 with poisoned(fill), inside:

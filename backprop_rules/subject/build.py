@@ -19,6 +19,7 @@ from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, nam
 from backprop_rules.subject.constants import Constants, constants_of
 from backprop_rules.subject.frameworks.of_numpy import NUMPY
 from backprop_rules.subject.function import Function, NoPoint, cloned, function_of, kind_of, live_ones
+from backprop_rules.subject.returned import returned
 from backprop_rules.subject.subject import HEAVY, Subject
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -46,11 +47,10 @@ def subject_of(
     _checked(named(backward), names, leaves)
     made = function_of(forward or NUMPY.followed(given), structure, params, tuple(n for n, _ in parameters.values()))
     made, y = _tried(named(backward), made, leaves, forward is None)
-    single = isinstance(y, Tensor)
     arguments = (*_argument_names(own_names, example), *parameters)
     signature = Signature(backward, arguments, params, len(example), "y" in arguments_of(_signed(given), len(example)))
     constants = replace(constants_of(made, leaves), cut_off=_cut_off(made, leaves))
-    own = Backward(backward, signature, framework, single)
+    own = Backward(backward, signature, framework, returned(y))
     rule, why = _as_rule(own, made, definition, names, leaves, params, constants)
     return Subject(
         named(backward).strip("<>"),
@@ -167,7 +167,7 @@ def _as_rule(
 ) -> tuple[Rule | None, str]:
     if constants.held > HEAVY:
         return None, "forward has too large constants"
-    if not own.single:
+    if not own.returned.single:
         return None, "it returns several tensors"
     if made.differentiates:
         return None, "forward asks autograd for a gradient itself"
