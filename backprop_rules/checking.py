@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from backprop_rules.domain import dtype_name
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, cast
 from backprop_rules.properties.effort import DRAWN
+from backprop_rules.properties.exact import in_the_own_dtypes
 from backprop_rules.properties.finding import Finding
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.own_backward import Whole, has_its_own_backward, own_backward
 from backprop_rules.properties.smallest import confirmed, smallest
 from backprop_rules.properties.trial import Trial
-from backprop_rules.question import Asked, Held, question
+from backprop_rules.question import Asked, Held, question, several
 from backprop_rules.report.case import load
 from backprop_rules.report.progress import shown
 from backprop_rules.report.report import Report, WrongGradient, report_of, said
@@ -29,7 +31,7 @@ from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
 from backprop_rules.subject import denormals, garbage
-from backprop_rules.subject.ambient import F64, quiet, uncompiled
+from backprop_rules.subject.ambient import F64, inexact, quiet, uncompiled
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
@@ -103,6 +105,10 @@ def check_function(
     their output, to the same gradients through autograd, for some primals alone too, and twice in a row.
     """
     __tracebackhide__ = True
+    if isinstance(function, type) and not has_its_own_backward(function):
+        raise InputError(
+            f"{function.__name__} is a class, and no autograd.Function: give a Function, or a function that torch runs."
+        )
     if not callable(function):
         raise InputError(f"a function is to be checked; got {type(function).__name__} {function!r}.")
     held = (rule, forward, definition, example, params or {}, framework)
@@ -145,7 +151,7 @@ def _answered(
         subject, drawn = question(backward, held, asked)
         if held[1] is not None and held[2] is not None:
             same_function(subject, drawn)
-        saved = [load(case, subject) for case in cases]
+        saved = [load(Path(case), subject) for case in several(cases)]
         points = saved if only_cases else chain(saved, drawn)
         report = examined(subject, points, asked, started)
     if raise_on_failure and not report.passed:
@@ -264,11 +270,16 @@ def _refuse_what_cannot_be_called(subject: Subject, point: Point) -> Pair:
             _ = narrow.user
             return NARROW
         except (Raised, Misfit):
+            if in_the_own_dtypes(evidence) is not None:
+                own = ", ".join(dict.fromkeys(dtype_name(x.dtype) for x in subject.example if inexact(x)))
+                raise InputError(
+                    f"{subject}: the backward takes the example ({own}), but raises where it is called in float64 and "
+                    f"float32, which tell a rounding from a mistake: {error}. Let it take one of these as well, or "
+                    f"hold its gradients by backprop_rules.testing.assert_gradients, at points of your own."
+                ) from error
             called = subject.backward.signature.arguments("grad_y", "y", subject.names)
             no_graph = ", without a graph, as autograd calls it: inside, torch.enable_grad() makes one"
-            ctx = " A backward that takes ctx is checked with its Function, as in check_function(MyFunction, ...)."
             raise InputError(
                 f"{subject}: the backward raises {error}, for the example itself. It is called as "
                 f"f({', '.join(called)}){no_graph * ('does not require grad' in str(error))}."
-                f"{ctx * ('ctx' in subject.backward.signature.names)}"
             ) from error

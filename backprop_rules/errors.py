@@ -32,5 +32,5 @@ def of_ours(error: Exception) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, cut where it is long."""
-    return (str(error).splitlines() or [""])[0][:160]
+    """Return the first line of what an error says, cut where it is long, without the stop at its end."""
+    return (str(error).splitlines() or [""])[0][:160].rstrip(".")

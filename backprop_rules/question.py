@@ -144,7 +144,7 @@ def _of_a_rule(
     dtypes = asked.among(right, rule.domain.dtypes)
     subject = replace(of_the_catalogue(right, dtypes), backward=own, rule=rule)
     _known(subject, asked)
-    points = RulePoints(rule, 4 * asked.max_examples, asked.seed, dtypes)
+    points = RulePoints(rule, 4 * max(1, asked.max_examples), asked.seed, dtypes)
     return subject, InOrder(points) if asked.contiguous else points
 
 

@@ -53,7 +53,8 @@ def test_a_thread_that_dies_leaves_nobody_waiting(error):
 
     before = threading.active_count()
     try:
-        assert check(in_the_main_thread, **SINE, raise_on_failure=False).verdict in ("right", "wrong")
+        expected = ("inconclusive",) if error is KeyboardInterrupt else ("right", "wrong")
+        assert check(in_the_main_thread, **SINE, raise_on_failure=False).verdict in expected
     except SystemExit:
         assert error is SystemExit
     assert threading.active_count() == before

@@ -97,7 +97,7 @@ REFUSALS = {
     "an unknown rule": (("mine:right", "--rule", "rellu"), "there is no rule 'rellu'. Did you mean 'relu'?"),
     "a backward that raises": (
         ("mine:raises", "--forward", "torch:relu", "--example", "mine:call"),
-        "raises: the backward raises ValueError: no such key, for the example itself",
+        "raises: the backward raises ValueError: no such key (mine.py, line 11), for the example itself",
     ),
     "a case that is not there": (("mine:right", "--rule", "relu", "--case", "lost.json"), "there is no file lost.json"),
     "a case that is none": (("mine:right", "--rule", "relu", "--case", "mine.py"), "mine.py is no saved case"),

@@ -1,6 +1,8 @@
 """The command line: `backprop-rules`, with a module for each group of commands."""
 
+import errno
 import gc
+import signal
 import sys
 from importlib import import_module
 
@@ -22,6 +24,10 @@ MODULES = {
 }
 
 
+# As a shell tells it, of a program that writes where nobody reads any longer.
+CLOSED = 128 + signal.SIGPIPE
+
+
 def main() -> None:
     """Run the command line; an input that cannot be used ends with one line and exit code 2."""
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
@@ -30,6 +36,10 @@ def main() -> None:
         for module in found or MODULES:
             import_module(f"backprop_rules.cli.{module}")
         app()
+    except SystemExit as end:
+        if isinstance(end.__context__, OSError) and end.__context__.errno == errno.EPIPE:
+            sys.exit(CLOSED)  # who read it, such as head, has enough: no verdict
+        raise
     except InputError as error:
         typer.echo(f"backprop-rules: {error}", err=True)
         sys.exit(USAGE)

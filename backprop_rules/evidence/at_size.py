@@ -247,6 +247,9 @@ def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple
             raise
         if len(y) != len(question.grads):
             raise NoPoint(f"forward returns {len(y)} tensors, and {len(question.grads)} cotangents were given")
+        for out, g in zip(y, question.grads, strict=True):
+            if g is not None and g.shape != out.shape:
+                raise NoPoint(f"grad_y has the shape {tuple(g.shape)}, and the output {tuple(out.shape)}")
         pairs = [(out, g) for out, g in zip(y, cotangents, strict=True) if g is not None and out.requires_grad]
         mode.custom = mode.custom or somebodys_function(steps_to(out.grad_fn for out, _ in pairs))
         try:

@@ -45,7 +45,7 @@ class WholeNumbers:
     @cached_property
     def got(self) -> Sequence[Any] | None:
         """What it returns; None where it raises."""
-        return _in_the_own_dtypes(self.evidence)
+        return in_the_own_dtypes(self.evidence)
 
     def findings(self) -> Iterator[Finding]:
         """Yield what is not right to the last bit.
@@ -110,7 +110,7 @@ def _is_smooth(evidence: Evidence) -> bool:
     return all(a is None or b is None or largest(a - b) <= math.sqrt(nudge) * largest(a) for a, b in pairs)
 
 
-def _in_the_own_dtypes(evidence: Evidence) -> Sequence[Any] | None:
+def in_the_own_dtypes(evidence: Evidence) -> Sequence[Any] | None:
     """Return what the backward returns in the example's own dtypes, None where it raises."""
     subject, point = evidence.subject, evidence.point
     own = tuple(recast(x, e.dtype) if inexact(x) else x for x, e in zip(point.leaves, subject.example, strict=True))

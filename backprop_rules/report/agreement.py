@@ -302,6 +302,8 @@ def _of_the_sum(off: Off, agreement: Agreement) -> list[str]:
 
 
 def _of_blindness(one: Compared, precision: str) -> str:
+    if one.unjudged == one.elements:
+        return f"Nothing was proved of the gradient of {one.name}: every element is NaN in the reference itself."
     return (
         f"Nothing was proved of the gradient of {one.name}: at {100 * one.blind:.0f} % of its elements 0 lies within "
         f"what {precision} may round, so that 0, or the other sign, would have passed. {SEES_MORE[precision]}; "

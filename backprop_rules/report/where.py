@@ -55,7 +55,8 @@ def likeness(
     own = held[k]
     assert own is not None
     off, truth = got[outside], own.truth[outside]
-    if len(off) == 1 and outside.numel() > 1:
+    all_over = _by_a_factor(own, got, own.truth, own.radius)  # which may show outside of few radii
+    if len(off) == 1 and outside.numel() > 1 and not all_over:
         return "one element: two writes to it, or none, at an edge"
     if not bool(off.any()):
         return "zeros: never written, or multiplied by a mask"
@@ -68,12 +69,13 @@ def likeness(
         turned = Held(own.truth.mT, own.radius.mT, own.dtype)
         if bool(turned.contains(got).all()):
             return "transposed in its last two dimensions"
-    return "; ".join(filter(None, (_by_a_factor(own, off, truth, outside), explained())))
+    factor = all_over or _by_a_factor(own, off, truth, own.radius[outside])
+    return "; ".join(filter(None, (factor, explained())))
 
 
-def _by_a_factor(own: Held, off: Tensor, truth: Tensor, outside: Tensor) -> str:
+def _by_a_factor(own: Held, off: Tensor, truth: Tensor, radius: Tensor) -> str:
     """Say by which factor all of them are off, if by one; by which known one, as far as the radius can tell."""
-    radius, squares = own.radius[outside], float((truth * truth).sum())
+    squares = float((truth * truth).sum())
     if not squares or not math.isfinite(squares):
         return ""
     factor = float((off.to(truth) * truth).sum()) / squares

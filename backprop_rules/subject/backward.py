@@ -18,6 +18,7 @@ from backprop_rules.subject.frameworks.bridge import Bridge
 from backprop_rules.subject.frameworks.carried import bridge_of, carried
 from backprop_rules.subject.function import Cotangents, Function, Outputs
 from backprop_rules.subject.memory import ASKS_FOR_DETERMINISM, poisoned
+from backprop_rules.subject.places import raised_at
 from backprop_rules.subject.returned import Returned
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -59,6 +60,11 @@ class Signature:
         self.y_at = names.index("y") if asked else None
         own = [p for k, p in enumerate(positional) if k not in (0, self.y_at)]
         many = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in signature)
+        if names[:1] == ["ctx"]:
+            raise InputError(
+                f"{named(function)} takes ctx first, as the backward of an autograd.Function does: it is checked with "
+                f"its Function, as in check_function(MyFunction, ...). A backward is called as f(grad_y, *primals)."
+            )
         if not positional and not many:
             raise InputError(f"{named(function)} takes no cotangent: a backward is called as f(grad_y, *primals).")
         required = [p for p in own if p.default is EMPTY]
@@ -126,7 +132,7 @@ class Backward:
             except Exception as error:
                 if fill is not None and ASKS_FOR_DETERMINISM in str(error).lower():  # who makes warnings errors
                     return self(forward, grads, y, leaves, ambient, seed, whole, None)
-                raise Raised(type(error).__name__, first_line(error)) from error
+                raise Raised(type(error).__name__, f"{first_line(error)}{raised_at(error)}".strip()) from error
         return _for_each(found, primals)
 
     def called(
@@ -180,6 +186,8 @@ def in_their_places(gradients: list[Any], live: Sequence[int], count: int) -> li
 
 def _for_each(found: Any, primals: Sequence[Any]) -> tuple[Any, ...]:
     """Return a gradient for each leaf: of all primals, or of those alone that can have one."""
+    if inspect.isgenerator(found):
+        raise Misfit("the backward is a generator: return a tuple of gradients, and yield nothing,")
     gradients = list(found) if isinstance(found, tuple | list) else [found]
     if len(primals) == 1 and isinstance(primals[0], tuple | list):
         nested = len(gradients) == 1 and isinstance(gradients[0], tuple | list)

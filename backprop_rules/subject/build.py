@@ -49,7 +49,7 @@ def subject_of(
     made, y = _tried(named(backward), made, leaves, forward is None)
     arguments = (*_argument_names(own_names, example), *parameters)
     signature = Signature(backward, arguments, params, len(example), "y" in arguments_of(_signed(given), len(example)))
-    constants = replace(constants_of(made, leaves), cut_off=_cut_off(made, leaves))
+    constants = replace(constants_of(made, leaves), cut_off=_cut_off(named(backward), made, leaves))
     own = Backward(backward, signature, framework, returned(y))
     rule, why = _as_rule(own, made, definition, names, leaves, params, constants)
     return Subject(
@@ -190,13 +190,25 @@ def _as_rule(
         return None, str(error)
 
 
-def _cut_off(made: Function, leaves: Sequence[Any]) -> frozenset[int]:
-    """Return the positions of the primals from which no derivative reaches y, as of those that forward detaches."""
+def _cut_off(name: str, made: Function, leaves: Sequence[Any]) -> frozenset[int]:
+    """Return the positions of the primals from which no derivative reaches y, as of those that forward detaches.
+
+    InputError where there is none from which one does.
+    """
     try:
         run, _ = made.run(leaves, lambda y: tuple(torch.ones_like(out) if inexact(out) else None for out in y), None)
-    except NoPoint:
+    except NoPoint as error:
+        if "numpy()" in str(error):
+            hint = "A function of NumPy arrays is a definition, as in definition=np.exp."
+            raise InputError(f"{name}: {error}. {hint}") from error
         return frozenset()
-    return frozenset(k for k, g in enumerate(run.gradients) if g is None and inexact(leaves[k]))
+    found = frozenset(k for k, g in enumerate(run.gradients) if g is None and inexact(leaves[k]))
+    cut = all(k in found for k, x in enumerate(leaves) if inexact(x))
+    if cut and all(x.numel() for x in (*run.y, *leaves) if isinstance(x, Tensor)):
+        raise InputError(
+            f"{name}: forward has no gradient by any primal: something cuts it off, such as detach, data or no_grad."
+        )
+    return found
 
 
 def _described(function: Any, names: Sequence[str], params: Mapping[str, Any]) -> str:

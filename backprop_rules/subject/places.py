@@ -35,6 +35,17 @@ def name_of(func: Any) -> str:
     return str(getattr(owner, "__name__", name)) if name == "__get__" else name.strip("_")
 
 
+def raised_at(error: BaseException) -> str:
+    """Return the line of somebody's code that an error was raised at, for a message; "" where there is none."""
+    found, step = "", error.__traceback__
+    while step is not None:
+        file = step.tb_frame.f_code.co_filename
+        if not file.startswith((PACKAGE, TORCH, "<")):
+            found = f" ({Path(file).name}, line {step.tb_lineno})"
+        step = step.tb_next
+    return found
+
+
 def somebodys_frames() -> Iterator[FrameType]:
     """Yield the frames of somebody's code from which a function of torch is called, the innermost first."""
     frame = inspect.currentframe()
