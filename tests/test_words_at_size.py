@@ -147,3 +147,9 @@ def test_what_stands_out_and_could_not_be_asked_is_told(factor, told):
     got = (factor * right[0]).float(), right[1].float()
     found = str(assert_gradients(got, forward=lambda x, w: Sine.apply(x) @ w, primals=(x, w), grad_y=grad_y))
     assert ("a factor near 1 may pass: a backward of the reference is differentiable once." in found) == told
+
+
+def test_what_lies_below_the_dtype_is_told_as_such():
+    x = numbers(64).half()
+    told = said(2e-9 * x, lambda x: (x * x).sum() * 1e-9, x)
+    assert "Most lie below what float16 can store: a cotangent that is some powers of two larger" in told

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.domain import dtype_name
+from backprop_rules.evidence.allowance.units import half_an_ulp
 from backprop_rules.evidence.at_size import Held
 from backprop_rules.evidence.recorded import Line
 from backprop_rules.evidence.reservations import NONE, Reservations
@@ -45,6 +47,7 @@ class Compared:
     elements: int
     outside: int = 0
     unjudged: int = 0  # elements of which the reference itself is NaN
+    vanishes: str = ""  # the dtype that most elements are too small for
     words: tuple[tuple[str, str], ...] = ()  # of what is outside: a heading, and what is said under it
 
     @property
@@ -64,7 +67,14 @@ def compared(
         total = total.beside(_tally(held.part(block), got[block]))
     slope = total.along / total.squares if total.squares else math.nan
     words = _words(k, names, holds, got, slope, explained) if total.outside else ()
-    return Compared(name, total.used, slope, held.blind, got.numel(), total.outside, total.unjudged, words)
+    vanishes = dtype_name(got.dtype) if held.blind > 0.5 and _vanishes(held, got.dtype) else ""
+    return Compared(name, total.used, slope, held.blind, got.numel(), total.outside, total.unjudged, vanishes, words)
+
+
+def _vanishes(held: Held, dtype: torch.dtype) -> bool:
+    """Say whether most elements that are not 0 are no larger than what storing them rounds."""
+    known = held.truth[held.truth.isfinite() & (held.truth != 0)]
+    return 2 * int((known.abs() <= half_an_ulp(known, dtype)).sum()) > known.numel()
 
 
 @dataclass(frozen=True)
@@ -304,9 +314,13 @@ def _of_the_sum(off: Off, agreement: Agreement) -> list[str]:
 def _of_blindness(one: Compared, precision: str) -> str:
     if one.unjudged == one.elements:
         return f"Nothing was proved of the gradient of {one.name}: every element is NaN in the reference itself."
+    more = SEES_MORE[precision]
+    if one.vanishes:
+        larger = "a cotangent that is some powers of two larger, as a scaled loss has"
+        more = f"Most lie below what {one.vanishes} can store: {larger}, sees more"
     return (
         f"Nothing was proved of the gradient of {one.name}: at {100 * one.blind:.0f} % of its elements 0 lies within "
-        f"what {precision} may round, so that 0, or the other sign, would have passed. {SEES_MORE[precision]}; "
+        f"what {precision} may round, so that 0, or the other sign, would have passed. {more}; "
         f'blind="allow" lets it pass.'
     )
 
