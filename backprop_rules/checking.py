@@ -194,7 +194,7 @@ def same_function(subject: Subject, points: Any) -> None:
         return  # the rounding of forward is not known, or the definition has no value there
     if found is not None:
         raise InputError(
-            f"{subject}: forward and definition are different functions, so nothing can be said: forward{found.where} "
+            f"{subject}: forward and definition are different functions, so nothing can be said{found.where}: forward "
             f"gives {found.got}, and the definition {said(found.expected)}{found.detail}, at\n{call}"
         )
 

@@ -92,6 +92,10 @@ class Enclosures(Sequence[Enclosed]):
     _asked: "_Asked"
     _held: AtSize
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{one.name} {tuple(one.truth.shape)}" for one in self.every)
+        return f"<Enclosures of {shapes}; {self._asked.declared.name}>"
+
     def agreement(self, got: Any, y: Any = None, blind: str = "fail") -> Agreement:
         """Return what comes of gradients, and outputs, held to these enclosures, as `assert_gradients` asserts it."""
         if blind not in BLIND:

@@ -99,7 +99,7 @@ REFUSALS = {
         ("mine:raises", "--forward", "torch:relu", "--example", "mine:call"),
         "raises: the backward raises ValueError: no such key (mine.py, line 11), for the example itself",
     ),
-    "a case that is not there": (("mine:right", "--rule", "relu", "--case", "lost.json"), "there is no file lost.json"),
+    "a case that is not there": (("mine:right", "--rule", "relu", "--case", "lost.json"), "there is no file"),
     "a case that is none": (("mine:right", "--rule", "relu", "--case", "mine.py"), "mine.py is no saved case"),
     "an unknown dtype": (("mine:right", "--rule", "relu", "--dtype", "float31"), "there is no dtype 'float31'"),
 }

@@ -76,7 +76,7 @@ REFUSALS = {
     ),
     "a forward of NumPy arrays": (
         lambda: check(relu, forward=np.linalg.inv, example=(vector(),)),
-        "a function of NumPy arrays is a definition",
+        "NumPy arrays is a definition",
     ),
     "a forward of whole numbers": (
         lambda: check(relu, forward=torch.argmax, example=(vector(),)),

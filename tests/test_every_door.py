@@ -262,3 +262,16 @@ def test_a_folder_in_the_place_of_a_file_of_accuracies_is_refused_before_any_tes
     (tmp_path / "test_it.py").write_text("def test_it():\n    assert False\n")
     done = run("pytest", "-q", "-p", "no:cacheprovider", "--backprop-accuracy-save", ".", cwd=tmp_path)
     assert done.returncode == 4 and "--backprop-accuracy-save: . is a folder; name a file" in done.stderr
+
+
+def test_a_misspelt_parameter_of_a_module_is_named():
+    def backward(g, x, wieght, bias):
+        return g @ wieght, g.mT @ x, g.sum(0)
+
+    told = said(lambda: check(backward, forward=torch.nn.Linear(3, 2), example=(numbers(4, 3).float(),)))
+    assert told.startswith("there is no parameter of the module 'wieght'. Did you mean 'weight'?")
+
+
+def test_what_is_returned_is_shown_in_a_line():
+    assert repr(enclose(**HELD)) == "<Enclosures of x (4, 5), w (5, 3); float32>"
+    assert repr(assert_gradients((GX, GW), **HELD)) == "<Agreement on x, w: right, as float32>"

@@ -14,6 +14,7 @@ import typer
 import backprop_rules
 from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.errors import InputError
+from backprop_rules.subject.places import raised_at
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,10 +51,10 @@ def imported(module: str, passed: type[Exception] | tuple[()] = ()) -> ModuleTyp
     except passed:
         raise
     except Exception as error:
-        raise InputError(
-            f"the module '{module}' cannot be imported: {type(error).__name__}: {error}. It is named without .py and "
-            "without its folder, which must be the current one or on the path."
-        ) from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
+        hint = " It is named without .py and without its folder, which must be the current one or on the path."
+        said = f"{type(error).__name__}: {error}{raised_at(error)}.{hint * missing}"
+        raise InputError(f"the module '{module}' cannot be imported: {said}") from error
 
 
 def import_module(module: str | None) -> list[str]:

@@ -116,7 +116,7 @@ def _check_and_remember(target: str, case: Path | None, words: str, **options: A
     backward = _attribute(target)
     place = CASES / (re.sub(r"\W+", "-", target) + ".json")
     if case is not None and not case.is_file():
-        raise InputError(f"there is no file {case}. Cases are saved in {CASES} when a check fails.")
+        raise InputError(f"there is no file '{case}'. Cases are saved in {CASES} when a check fails.")
     tried = case or (place if place.is_file() else None)
     with redirect_stdout(sys.stderr):  # what the backward prints is no part of the report
         report = check(

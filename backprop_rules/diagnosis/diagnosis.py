@@ -27,7 +27,9 @@ TOLD = {
     Kind.DTYPE: Mistake("dtype", "the dtype is that of another operand, or a default, not that of the primal"),
     Kind.DEVICE: Mistake("device", "it is made on another device than its primal"),
     Kind.NONE: Mistake("no gradient", "no gradient is returned for a primal that has one"),
-    Kind.NO_TENSOR: Mistake("no tensor", "a number or another object is returned in the place of a tensor"),
+    Kind.NO_TENSOR: Mistake(
+        "no tensor", "what is returned has no dense numbers, as a Python number or a sparse tensor"
+    ),
     Kind.RANDOM: Mistake(
         "drawn again", "random numbers are drawn in the backward: save the mask that the forward drew"
     ),

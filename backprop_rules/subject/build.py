@@ -1,7 +1,7 @@
 """From what a user hands in to a subject: a backward, a function or module, and one call of it."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.domain import COMPLEX, REAL
-from backprop_rules.errors import InputError
+from backprop_rules.errors import InputError, unknown
 from backprop_rules.rule import Rule
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.as_rule import against_a_function, arguments_of, names_of
@@ -41,7 +41,7 @@ def subject_of(
     assert given is not None
     leaves, structure = _pytree.tree_flatten(tuple(example))
     own_names = leaf_names(given, example)
-    parameters = _parameters(forward, backward, len(example))
+    parameters = _parameters(forward, backward, len(example), {*own_names, *params, "y"})
     leaves += [parameter.detach() for _, parameter in parameters.values()]
     names = (*own_names, *parameters)
     _checked(named(backward), names, leaves)
@@ -86,21 +86,25 @@ def _argument_names(own: Sequence[str], example: Sequence[Any]) -> tuple[str, ..
     return tuple(dict.fromkeys(name.partition("[")[0] for name in own)) if len(own) != len(example) else tuple(own)
 
 
-def _parameters(forward: Any, backward: Any, count: int) -> dict[str, tuple[str, Tensor]]:
+def _parameters(forward: Any, backward: Any, count: int, others: Collection[str]) -> dict[str, tuple[str, Tensor]]:
     """Return the module's parameters that the backward names, after the example's arguments, with the module's names.
 
-    They are called with underscores for dots; one that is called so itself goes first.
+    They are called with underscores for dots; one that is called so itself goes first. InputError for one that is none.
     """
     if not isinstance(forward, torch.nn.Module):
         return {}
     try:
-        taken = [p.name for p in inspect.signature(backward).parameters.values() if p.kind in POSITIONAL]
+        signed = [p for p in inspect.signature(backward).parameters.values() if p.kind in POSITIONAL]
     except (TypeError, ValueError):
         return {}
+    taken = [p.name for p in signed]
     own = list(getattr(forward, "_orig_mod", forward).named_parameters())
     known = {name.replace(".", "_"): (name, p) for name, p in own} | {
         name: (name, p) for name, p in own if "." not in name
     }
+    strange = [p.name for p in signed[1 + count :] if p.default is p.empty and p.name not in {*known, *others}]
+    if strange and known:
+        raise unknown("parameter of the module", strange[0], known)
     return {name: known[name] for name in taken[1:] if name in known and len(taken) > 1 + count}
 
 
@@ -138,15 +142,19 @@ def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> t
         if "does not require grad" in str(error) and not made.differentiates:  # it asks autograd itself
             return _tried(name, replace(made, differentiates=True), leaves, defined)
         told = f"{name}: the {'definition' if defined else 'forward'} raises {type(error).__name__} for the example"
-        hint = "It is called with torch tensors; a function of NumPy arrays is a definition, as in definition=np.exp."
+        by_name = f", and {', '.join(made.params)} by name" if made.params else ""
+        of_arrays = any(word in f"{type(error).__module__} {error}".lower() for word in ("numpy", "ufunc"))
+        hint = f"It is called with the example's {len(leaves)} arrays as torch tensors{by_name}."
+        hint += " But a function of NumPy arrays is a definition, as in definition=np.exp." * of_arrays
         if defined:
             hint = "It is followed as torch would compute it: write it with other functions, or give forward= in torch."
         raise InputError(f"{told}: {error}. {hint}") from error
     if not any(map(inexact, _pytree.tree_leaves(y))):
         got = f"{kind_of(y)}, which has no gradient" if isinstance(y, Tensor) else kind_of(y)
+        array = "; a function of NumPy arrays is a definition, as in definition=np.exp" * (kind_of(y) == "a ndarray")
         raise InputError(
-            f"{name}: the forward returns {got}. It must return floating-point or complex tensors; give a function of "
-            "NumPy arrays as the definition."
+            f"{name}: the forward returns {got}. It must return floating-point or complex tensors, by themselves or in "
+            f"tuples, lists and dicts{array}."
         )
     return made, y
 
