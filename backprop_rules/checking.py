@@ -69,7 +69,7 @@ def check(
     $\bar x = J^T \bar y$: `backward(grad_y, *primals, **params)` returns a gradient of each primal's shape. It is
     held against a rule of the catalogue, or against any function: `forward` in torch, which may be a module, or
     `definition` in NumPy notation, with one call of it, `example`, whose ranks, equal sizes and dtypes the points
-    share. An argument named y gets the output; of several outputs, `grad_y` and y are tuples.
+    share. An argument named y gets the output; of several outputs, `grad_y` and y have their structure.
 
     `max_examples` points are drawn beside a plan of some forty; `convention` is torch's choice at kinks, the
     catalogue's, or any subgradient; `cases` are files of saved points to try first. Other options: `saves`,
