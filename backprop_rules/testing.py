@@ -276,7 +276,7 @@ def _asked(
 def _cotangents(grad_y: Any, function: Any, leaves: Sequence[Any]) -> Cotangents:
     """Return the cotangents: 1 of a number if none is given, or ones of whatever forward returns."""
     if grad_y is not None and grad_y is not ONES:
-        given = grad_y if isinstance(grad_y, tuple | list) else (grad_y,)
+        given = _pytree.tree_flatten(grad_y, is_leaf=lambda x: x is None)[0]
         for g in given:
             if g is not None and not inexact(g):
                 raise InputError(f"grad_y is a tensor of the output's shape, or a tuple of them; got {g!r}.")

@@ -275,3 +275,33 @@ def test_a_misspelt_parameter_of_a_module_is_named():
 def test_what_is_returned_is_shown_in_a_line():
     assert repr(enclose(**HELD)) == "<Enclosures of x (4, 5), w (5, 3); float32>"
     assert repr(assert_gradients((GX, GW), **HELD)) == "<Agreement on x, w: right, as float32>"
+
+
+def test_the_parameters_of_a_module_are_a_dictionary_of_primals():
+    layer = torch.nn.Linear(5, 3)
+    primals = (X, dict(layer.named_parameters()))
+    held = {"forward": lambda x, p: torch.func.functional_call(layer, p, x), "primals": primals, "grad_y": G}
+    own = {"bias": G.sum(0), "weight": G.mT @ X}
+    assert [one.name for one in enclose(**held)] == ["x", "p['weight']", "p['bias']"]
+    assert assert_gradients((G @ layer.weight.detach(), own), **held).right
+    told = said(lambda: assert_gradients((G @ layer.weight.detach(), own | {"bias": G[0]}), **held), WrongGradients)
+    assert "The gradient of p['bias'] is wrong" in told
+
+
+def test_nested_outputs_are_held_as_forward_returns_them():
+    def forward(x):
+        return {"a": x * 3, "b": (x * x, x + 1)}
+
+    grad_y = {"a": X, "b": (None, X)}
+    held = {"forward": forward, "primals": X, "grad_y": grad_y}
+    assert assert_gradients(4 * X, **held, y=forward(X)).right
+    with pytest.raises(WrongGradients):
+        assert_gradients(4 * X, **held, y=forward(X * 1.01))
+
+
+def test_who_reads_one_line_gets_no_verdict(tmp_path):
+    line = f"{sys.executable} -m backprop_rules documents two_layer_network | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 141 and not done.stderr

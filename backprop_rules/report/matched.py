@@ -100,8 +100,7 @@ def matched_outputs(y: Any, held: AtSize) -> list[Tensor]:
     """Return an output for each of forward's that are no whole numbers."""
     if y is None:
         return []
-    several = list(y) if isinstance(y, tuple | list) else [y]
-    several = [out for out in several if not isinstance(out, Tensor) or inexact(out)]
+    several = [out for out in _pytree.tree_leaves(y) if not isinstance(out, Tensor) or inexact(out)]
     if any(one.truth.is_complex() for one in held.computed):
         raise InputError(
             "y: outputs are held as real numbers, and one of these is complex. Let forward return torch.view_as_real "

@@ -77,7 +77,7 @@ def leaf_names(given: Any, example: Sequence[Any]) -> tuple[str, ...]:
         if isinstance(x, Tensor) or x is None:
             found.append(name)
         else:
-            found += [f"{name}[{k}]" for k in range(len(_pytree.tree_leaves(x)))]
+            found += [f"{name}{_pytree.keystr(path)}" for path, _ in _pytree.tree_flatten_with_path(x)[0]]
     return tuple(found)
 
 
