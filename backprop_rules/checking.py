@@ -16,7 +16,6 @@ from backprop_rules.domain import dtype_name
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, cast
 from backprop_rules.properties.effort import DRAWN
-from backprop_rules.properties.exact import in_the_own_dtypes
 from backprop_rules.properties.finding import Finding
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.own_backward import Whole, has_its_own_backward, own_backward
@@ -270,6 +269,8 @@ def _refuse_what_cannot_be_called(subject: Subject, point: Point) -> Pair:
             _ = narrow.user
             return NARROW
         except (Raised, Misfit):
+            from backprop_rules.properties.exact import in_the_own_dtypes  # of what is refused alone
+
             if in_the_own_dtypes(evidence) is not None:
                 own = ", ".join(dict.fromkeys(dtype_name(x.dtype) for x in subject.example if inexact(x)))
                 raise InputError(

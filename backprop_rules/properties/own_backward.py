@@ -22,6 +22,7 @@ from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 from backprop_rules.subject.function import by_autograd, live_ones
+from backprop_rules.subject.places import raised_at
 from backprop_rules.subject.subject import Subject
 
 Function = Callable[..., Any]
@@ -110,10 +111,9 @@ class Whole:
             try:
                 alone = self._by_engine(evidence, output=k)
             except Exception as error:  # of somebody's code
-                words = f": {type(error).__name__}: {first_line(error)}" if str(error) else ""
                 there = tuple(g if j == k else None for j, g in enumerate(point.grads))
-                detail = f" where cotangent {k} alone is there{words}"
-                yield Finding(Kind.RAISES, replace(point, grads=there), detail=detail)
+                raised = ": ".join(filter(None, (type(error).__name__, first_line(error)))) + raised_at(error)
+                yield Finding(Kind.UNDEFINED, replace(point, grads=there), detail=f": it raises {raised}")
                 return
             if alone is not None:
                 yield from self._same(evidence, Kind.UNDEFINED, alone, evidence.asked(point.leaves, grads, F64))
