@@ -264,7 +264,7 @@ def _asked(
         raise InputError("no primal is of a floating-point dtype: there is no gradient.")
     function = function_of(forward, structure, params or {})
     narrowest = min((x.dtype for x in floats), key=lambda dtype: torch.finfo(dtype).bits)
-    forms = (also,) if callable(also) or not isinstance(also, Sequence) else tuple(also)
+    forms = tuple(also or ()) if also is None or isinstance(also, Sequence) else (also,)
     if not all(map(callable, forms)):
         raise InputError(
             f"also is another form of the backward, a function (grad_y, *primals), or several; got {also!r}."

@@ -353,3 +353,21 @@ def test_a_mask_of_what_was_computed_may_become_numbers(dtype):
 def test_a_gelu_by_tanh_vanishes_early(dtype):
     got, asked = eager(lambda x: F.gelu(x, approximate="tanh"), (3 * numbers(64, 512)).to(dtype))
     assert_gradients(got, **asked)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_a_batch_norms_variance_is_stored_before_its_root(dtype):
+    """Where a bias cancels the rest, an output is nothing but what the factor is off by: 1.5 roundings, not one."""
+    for seed in range(6):
+        x, w, b, g = (
+            numbers(*shape, seed=seed).to(dtype) for shape in ((1, 32, 64, 64), (32,), (32,), (1, 32, 64, 64))
+        )
+
+        def norm(x, w, b):
+            return F.batch_norm(x, None, None, w, b, training=True)
+
+        live = [t.clone().requires_grad_() for t in (x, w, b)]
+        y = norm(*live)
+        got = torch.autograd.grad(y, live, g)
+        held = {"forward": norm, "primals": (x, w, b), "grad_y": g, "precision": "eager", "blind": "allow"}
+        assert assert_gradients(got, **held, y=y.detach()).right

@@ -213,7 +213,7 @@ class Agreement:
         parts = [line for one in self.wrong for line in _of_one(one, self)]
         if self.systematic.found is not None:
             parts += _of_the_sum(self.systematic.found, self)
-        if not self.allows_blind and self.systematic.found is None:  # else not all were asked
+        if not self.allows_blind and self.systematic.found is None and not self.wrong:  # else not all were asked
             parts += [_of_blindness(one, self.precision) for one in self.blind]
         others = [one.name for one in (*self.gradients, *self.outputs) if one.right and not _accused(one, self)]
         if others:

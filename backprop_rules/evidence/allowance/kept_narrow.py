@@ -53,13 +53,17 @@ def _quotient(args: Any, result: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(result == 0, 0.0, lost)
 
 
+# By how many roundings the factor of a batch norm is off: its variance is stored before its root, which halves that.
+FACTOR = 3 / 2
+
+
 def _batch_norm(args: Any, result: Any, dtype: torch.dtype) -> list[Tensor | None]:
     """Return how far a batch norm is off by its mean and its factor, which are stored before they are used."""
     a, weight, bias = args[:3]
     y, mean, factor = (x if k == 0 else x.reshape(1, -1, *[1] * (a.ndim - 2)) for k, x in enumerate(result))
     scale, u = factor if weight is None else factor * weight.reshape(mean.shape), unit(dtype).u
-    sizes = (mean * scale).abs() + (y if bias is None else y - bias.reshape(mean.shape)).abs()
-    return [sizes * (u * (1 + 4 * u)), None, None]
+    sizes = (mean * scale).abs() + FACTOR * (y if bias is None else y - bias.reshape(mean.shape)).abs()
+    return [sizes * (u * (1 + 8 * u)), None, None]
 
 
 def _batch_norm_backward(args: Any, result: Any, dtype: torch.dtype) -> list[Tensor | None]:
@@ -67,14 +71,18 @@ def _batch_norm_backward(args: Any, result: Any, dtype: torch.dtype) -> list[Ten
     grad, a, weight, *_, train, _, _ = args
     if not train:
         return [None, None, None]
-    along, dims, u = (1, -1, *[1] * (a.ndim - 2)), [0, *range(2, a.ndim)], unit(dtype).u * (1 + 4 * unit(dtype).u)
+    along, dims, u = (1, -1, *[1] * (a.ndim - 2)), [0, *range(2, a.ndim)], unit(dtype).u * (1 + 8 * unit(dtype).u)
     mean, factor = (x.reshape(along) for x in args[5:7])
     z, scale = (a - mean) * factor, factor if weight is None else (factor * weight.reshape(along)).abs()
-    off = ((factor * mean).abs() + z.abs()).mul_(u)
+    off = ((factor * mean).abs() + FACTOR * z.abs()).mul_(u)
     moved, toward = (grad.abs() * off).sum(dims), (grad * z).mean(dims, keepdim=True).abs()
     size = grad.numel() // max(1, moved.numel())
     first = scale * (off * toward + z.abs() * moved.reshape(along) / size)
-    return [None if result[0] is None else first + result[0].abs() * u, None if result[1] is None else moved, None]
+    return [
+        None if result[0] is None else first + result[0].abs() * (FACTOR * u),
+        None if result[1] is None else moved,
+        None,
+    ]
 
 
 def _convolution(args: Any, result: Tensor, dtype: torch.dtype) -> Tensor | None:
