@@ -21,7 +21,12 @@ class Returned:
         return self.structure.is_leaf()
 
     def of(self, each: Sequence[Any]) -> Any:
-        """Return something of each tensor in the same structure, None in the place of what is no tensor."""
+        """Return something of each tensor in the same structure, None in the place of what is no tensor.
+
+        Of another number of tensors, as forward may return elsewhere, a tuple.
+        """
+        if len(each) != sum(self.tensors):
+            return tuple(each)
         given = iter(each)
         found = _pytree.tree_unflatten([next(given) if made else None for made in self.tensors], self.structure)
         return tuple(found) if isinstance(found, list) else found
