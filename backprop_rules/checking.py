@@ -31,7 +31,7 @@ from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
 from backprop_rules.subject import denormals, garbage
 from backprop_rules.subject.ambient import F64, inexact, quiet, uncompiled
-from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.backward import Miscounted, Misfit, Raised
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
@@ -153,7 +153,7 @@ def _answered(
         saved = [load(Path(case), subject) for case in several(cases)]
         points = saved if only_cases else chain(saved, drawn)
         report = examined(subject, points, asked, started)
-    if raise_on_failure and not report.passed:
+    if raise_on_failure and not report.passed and not (report.interrupted and report.finding is None):
         raise WrongGradient(report)
     return report
 
@@ -260,9 +260,8 @@ def _refuse_what_cannot_be_called(subject: Subject, point: Point) -> Pair:
         _ = evidence.user
         return WIDE
     except Misfit as error:
-        raise InputError(
-            f"{subject}: {error}, {', '.join(subject.names)}: one for each is needed, None for one without."
-        ) from error
+        names = f", {', '.join(subject.names)}: one for each is needed, None for one without"
+        raise InputError(f"{subject}: {error}{names * isinstance(error, Miscounted)}.") from error
     except Raised as error:
         narrow = Evidence(subject, point, NARROW)
         try:

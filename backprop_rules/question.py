@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -63,8 +64,9 @@ class Asked(Questions):
                 raise unknown("invariance", way, WAYS)
         if not isinstance(self.max_examples, int) or self.max_examples < 0:
             raise InputError(f"max_examples must be a number of points; got {self.max_examples!r}.")
-        if not isinstance(self.seed, int) or abs(self.seed) >= 2**62:
+        if not isinstance(self.seed, Integral) or abs(self.seed) >= 2**62:
             raise InputError(f"seed is a whole number of at most 62 bits; got {self.seed!r}.")
+        self._has(seed=int(self.seed))
         if not self.devices:
             raise InputError("devices is empty: name one at least, as in devices=['cpu'].")
         for device in self.devices:
@@ -171,10 +173,10 @@ def _sizes(subject: Subject, sizes: Any) -> dict[int, tuple[int, ...]]:
             f"{', '.join(map(str, sorted(own)))}."
         )
     found = {size: tuple(several(others)) for size, others in sizes.items()}
-    strange = [n for others in found.values() for n in others if not isinstance(n, int) or n < 0]
+    strange = [n for others in found.values() for n in others if not isinstance(n, Integral) or n < 0]
     if strange:
         raise InputError(f"{subject}: sizes are whole numbers from 0 on; got {strange[0]!r} in {sizes!r}.")
-    return found
+    return {size: tuple(map(int, others)) for size, others in found.items()}
 
 
 def _summing(rule: Any, asked: Asked) -> Any:
@@ -207,8 +209,11 @@ def _sequence(example: Any) -> Sequence[Any] | None:
 
 
 def _tensor(k: int, x: Any) -> Any:
+    if isinstance(x, Mapping):
+        raise InputError(f"argument {k} of the example is a dict: give its tensors as arguments, or in a list.")
     if isinstance(x, list | tuple):
-        return type(x)(_tensor(k, one) for one in x)
+        made = [_tensor(k, one) for one in x]
+        return type(x)(*made) if hasattr(x, "_fields") else type(x)(made)
     if isinstance(x, Tensor) and x.is_inference():
         return x.clone()  # which autograd takes
     if x is None or isinstance(x, int | float | complex | str | Tensor):

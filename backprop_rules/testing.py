@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from numbers import Integral
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -24,9 +25,9 @@ from backprop_rules.evidence.recorded import Line
 from backprop_rules.evidence.sensitivity import Sensitivities
 from backprop_rules.evidence.systematic import Systematic, systematic
 from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, share_of, worst_of
-from backprop_rules.report.matched import fitting, matched, matched_outputs
+from backprop_rules.report.matched import fitting, in_a_row, matched, matched_outputs
 from backprop_rules.subject.ambient import F64, inexact, uncompiled
-from backprop_rules.subject.build import leaf_names
+from backprop_rules.subject.build import argument_names, leaf_names
 from backprop_rules.subject.function import Cotangents, NoPoint, function_of
 from backprop_rules.subject.memory import poisoned
 
@@ -100,7 +101,7 @@ class Enclosures(Sequence[Enclosed]):
         """Return what comes of gradients, and outputs, held to these enclosures, as `assert_gradients` asserts it."""
         if blind not in BLIND:
             raise unknown("answer to blindness", blind, BLIND)
-        gradients = matched(got, self._asked.names, self._asked.question, self._held)
+        gradients = matched(got, self._asked.names, self._asked.arguments, self._asked.question, self._held)
         return _compared(self._asked, self._held, gradients, matched_outputs(y, self._held), blind == "allow")
 
     def __getitem__(self, which: Any) -> Any:
@@ -217,10 +218,10 @@ def exact_inputs(
     embeddings, masks; and for a softmax of a power of two of scores, which are 0 where queries and keys are orthogonal.
     Raises InputError, and names the operation, where something rounds whatever the inputs.
     """
-    if not isinstance(seed, int):
+    if not isinstance(seed, Integral):
         raise InputError(f"seed is a whole number; got {seed!r}.")
     asked = _asked(forward, primals, ONES, params, precision, ())
-    found = _told(partial(exact_fill, asked.question, asked.declared, seed), asked.question)
+    found = _told(partial(exact_fill, asked.question, asked.declared, int(seed)), asked.question)
     if not found.why:
         grads = found.question.grads
         own = asked.question.function.arguments(found.question.leaves)
@@ -237,6 +238,7 @@ class _Asked:
 
     question: Question
     names: tuple[str, ...]
+    arguments: tuple[str, ...]
     declared: Precision
 
 
@@ -270,13 +272,14 @@ def _asked(
             f"also is another form of the backward, a function (grad_y, *primals), or several; got {also!r}."
         )
     question = Question(function, tuple(x.detach() for x in leaves), _cotangents(grad_y, function, leaves), forms)
-    return _Asked(question, leaf_names(forward, primals), precision_named(precision, narrowest))
+    names = leaf_names(forward, primals), argument_names(forward, primals)
+    return _Asked(question, *names, precision_named(precision, narrowest))
 
 
 def _cotangents(grad_y: Any, function: Any, leaves: Sequence[Any]) -> Cotangents:
     """Return the cotangents: 1 of a number if none is given, or ones of whatever forward returns."""
     if grad_y is not None and grad_y is not ONES:
-        given = _pytree.tree_flatten(grad_y, is_leaf=lambda x: x is None)[0]
+        given = in_a_row("grad_y", grad_y)
         for g in given:
             if g is not None and not inexact(g):
                 raise InputError(f"grad_y is a tensor of the output's shape, or a tuple of them; got {g!r}.")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -290,9 +291,9 @@ def test_the_parameters_of_a_module_are_a_dictionary_of_primals():
 
 def test_nested_outputs_are_held_as_forward_returns_them():
     def forward(x):
-        return {"a": x * 3, "b": (x * x, x + 1)}
+        return x * 3, (x * x, x + 1)
 
-    grad_y = {"a": X, "b": (None, X)}
+    grad_y = X, (None, X)
     held = {"forward": forward, "primals": X, "grad_y": grad_y}
     assert assert_gradients(4 * X, **held, y=forward(X)).right
     with pytest.raises(WrongGradients):
@@ -305,3 +306,90 @@ def test_who_reads_one_line_gets_no_verdict(tmp_path):
         ["bash", "-o", "pipefail", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 141 and not done.stderr
+
+
+# ------------------------------------------------------------------ from reading the change again
+class Two(NamedTuple):
+    u: torch.Tensor
+    v: torch.Tensor
+
+
+def test_a_named_tuple_is_a_structure_too():
+    def backward(grad_y, x):
+        return grad_y.u * x.cos() + 3 * grad_y.v
+
+    report = check(backward, forward=lambda x: Two(x.sin(), 2 * x), example=VECTOR, raise_on_failure=False)
+    made = {"backward": backward}
+    exec(str(report.counterexample), made)
+    assert report.verdict == "wrong" and made["grad_y"].v.dtype == torch.float64
+    held = {"forward": lambda p, q: p.u @ p.v + q, "primals": (Two(X, W), G), "grad_y": G}
+    assert assert_gradients({"q": G, "p": Two(GX, GW)}, **held).right
+    asked = {"forward": lambda p: p.u * p.v, "example": (Two(*VECTOR, *VECTOR),), "raise_on_failure": False}
+    assert check(lambda g, p: [(g * p.v, g * p.u)], **asked).verdict == "right"
+
+
+def test_a_list_of_one_tensor_has_the_name_of_its_argument():
+    held = {"forward": lambda p, q: p[0] @ q, "primals": ([X], W), "grad_y": G}
+    assert assert_gradients({"p": [GX], "q": GW}, **held).right
+    assert assert_gradients(
+        {"p": {"a": GX, "b": GW}}, forward=lambda p: p["a"] @ p["b"], primals=({"b": W, "a": X},), grad_y=G
+    )
+
+
+def test_cotangents_in_a_dictionary_have_no_order():
+    held = {"forward": lambda x: {"a": x, "b": 2 * x}, "primals": X}
+    told = said(lambda: assert_gradients(3 * X, **held, grad_y={"b": X, "a": X}))
+    assert told.startswith("grad_y holds a dict: give a tuple")
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_gradients_by_name_are_carried_from_numpy(factor):
+    asked = {"definition": np.exp, "example": (np.ones(3),), "raise_on_failure": False}
+    verdict = check(lambda g, x: {"x": factor * g * np.exp(x)}, **asked).verdict
+    assert verdict == ("right" if factor == 1 else "wrong")
+
+
+def test_a_modules_parameters_are_its_own_after_a_check_with_y_and_threads():
+    layer = torch.nn.Linear(4, 3)
+
+    def backward(grad_y, y, x, weight, bias):
+        return grad_y @ weight, grad_y.mT @ x, grad_y.sum(0)
+
+    assert check(backward, forward=layer, example=(numbers(5, 4).float(),)).verdict == "right"
+    assert all(isinstance(p, torch.nn.Parameter) for p in (layer.weight, layer.bias))
+    assert layer(torch.ones(2, 4)).dtype == torch.float32
+
+
+def test_a_forward_that_does_not_move_has_gradients_of_zeros():
+    asked = {"forward": lambda x: (x > 0).to(x.dtype), "example": VECTOR, "raise_on_failure": False}
+    assert check(lambda g, x: torch.zeros_like(g), **asked).verdict == "right"
+    assert check(lambda g, x: g, **asked).verdict == "wrong"
+
+
+@pytest.mark.parametrize("k", [1, 20, 40])
+def test_a_dependence_is_seen_to_be_hidden_where_a_function_is_steep(k):
+    def forward(x):
+        return (k * x).sin() * (1 + x.detach())
+
+    report = check(lambda g, x: g * k * (k * x).cos() * (1 + x), forward=forward, example=VECTOR)
+    assert trial.HIDDEN in report.notes
+
+
+def test_an_interrupted_check_of_what_may_be_right_raises_nothing():
+    calls = []
+
+    def backward(grad_y, x):
+        calls.append(1)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return grad_y * x.cos()
+
+    assert check(backward, forward=torch.sin, example=VECTOR).verdict == "inconclusive"
+
+
+def test_one_element_written_twice_among_zeros_is_no_factor():
+    x = torch.zeros(50)
+    x[7] = 1.0
+    grad_y = torch.ones(50)
+    told = said(lambda: assert_gradients(4 * x, forward=torch.square, primals=x, grad_y=grad_y), WrongGradients)
+    assert "one element: two writes to it" in told

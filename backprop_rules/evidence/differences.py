@@ -7,6 +7,7 @@ table are apart, and what rounding of the two values gives, is the error that is
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,22 +28,26 @@ Directions = Mapping[int, Tensor]
 
 @dataclass(frozen=True)
 class Slope:
-    """The derivative of Re⟨ȳ, f⟩ along a direction, its error, and the slope of either side with how far it is off."""
+    """The derivative of Re⟨ȳ, f⟩ along a direction, its error, and the one-sided slopes at the smallest step.
+
+    `jump` is by how much these differ in the limit, and `unsure` how far that is off.
+    """
 
     value: float
     error: float
-    sides: tuple[tuple[float, float], ...]
+    left: float
+    right: float
+    jump: float
+    unsure: float
 
     @property
     def kink(self) -> bool:
         """Whether the slopes of both sides differ: of several kinks, any sum of their parts may be meant."""
-        (left, off), (right, beside) = self.sides
-        return abs(left - right) > off + beside
+        return abs(self.jump) > self.unsure
 
     def contradicts(self, other: float) -> bool:
         """Say whether another value lies outside of the error, and not between the one-sided slopes."""
-        least, most = min(side - off for side, off in self.sides), max(side + off for side, off in self.sides)
-        between = least <= other <= most
+        between = min(self.left, self.right) <= other <= max(self.left, self.right)
         return math.isfinite(self.value) and abs(self.value - other) > self.error and not between
 
 
@@ -56,13 +61,15 @@ def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
         return found
 
     table: list[list[float]] = []
-    best, error, left, right = math.nan, math.inf, [math.nan], [math.nan]
+    best, error, left, right = math.nan, math.inf, math.nan, math.nan
+    apart_at = list[float]()
     try:
         here, size = value(0.0)
         for _ in range(FEW if evidence.heavy else ROWS):
             (a, more), (b, less) = value(step), value(-step)
             size = max(size, more, less)
-            left, right = [*left, (here - b) / step], [*right, (a - here) / step]
+            left, right = (here - b) / step, (a - here) / step
+            apart_at.append(right - left)
             rounded = 4 * UNIT * size / step
             row = [(a - b) / (2 * step)]
             for j, before in enumerate(table[-1] if table else ()):
@@ -74,9 +81,11 @@ def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
             step /= 2
     except NoPoint:
         return None
-    # They come nearer by half with each step.
-    sides = tuple((side[-1], abs(side[-1] - side[-2]) + rounded) for side in (left, right))
-    return Slope(best, error, sides) if math.isfinite(best) else None
+    # What a second derivative puts between the two sides is halved with the step; what the third one's change leaves of
+    # it is less by far than the step before.
+    jumps = [2 * b - a for a, b in pairwise(apart_at)]
+    unsure = abs(jumps[-1] - jumps[-2]) + 6 * rounded
+    return Slope(best, error, left, right, jumps[-1], unsure) if math.isfinite(best) else None
 
 
 class _AsAutogradGoes(TorchFunctionMode):

@@ -129,7 +129,8 @@ def _words(
     share = share_of(held, got)
     outside, worst = share > 1, worst_of(share)
     truth, radius, value = (float(x[worst]) for x in (held.truth, held.radius, got))
-    ulp = max(2.0 ** (math.frexp(truth)[1] - 1) * torch.finfo(got.dtype).eps, torch.finfo(got.dtype).smallest_normal)
+    info = torch.finfo(got.dtype)
+    ulp = max(2.0 ** (math.frexp(truth)[1] - 1), info.smallest_normal) * info.eps
     away = abs(value - truth)
     far = f"{away / radius:.3g} times the allowance, {away / ulp:.3g} ulps" if radius else "where nothing rounds"
     if not radius and away <= torch.finfo(got.dtype).eps * float(held.truth.abs().max()):

@@ -30,7 +30,8 @@ def code_of(subject: Subject, finding: Finding) -> list[str]:
     grad_y = code(subject.backward.returned.of(list(map(layout.code, grads))))
     lines = [f"{_identifier(name)} = {value}" for name, value in [*made, ("grad_y", grad_y)]]
     imports = subject.backward.bridge.imports
-    return [*[imports] * bool(imports), *layout.with_imports(lines), _call(subject, point)]
+    needed = [*[imports] * bool(imports), *["import collections"] * ("collections." in grad_y)]
+    return [*needed, *layout.with_imports(lines), _call(subject, point)]
 
 
 def _tensors(subject: Subject, finding: Finding, shown: torch.dtype) -> tuple[Sequence[Any], Sequence[Any]]:

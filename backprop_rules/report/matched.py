@@ -15,15 +15,23 @@ from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.backward import Misfit, in_order, in_their_places
 
 
-def matched(got: Any, names: Sequence[str], question: Question, held: AtSize) -> list[Tensor | None]:
+def in_a_row(what: str, given: Any) -> list[Any]:
+    """Return what is given for each of forward's outputs: InputError for a dict, whose order may be another."""
+    found = _pytree.tree_flatten(given, is_leaf=lambda x: x is None or isinstance(x, Mapping))[0]
+    if any(isinstance(one, Mapping) for one in found):
+        raise InputError(f"{what} holds a dict: give a tuple, in the order in which forward returns the values.")
+    return found
+
+
+def matched(
+    got: Any, names: Sequence[str], own: Sequence[str], question: Question, held: AtSize
+) -> list[Tensor | None]:
     """Return a gradient for each primal; None for one without, where forward has none either."""
     leaves, arguments = question.leaves, question.function.arguments(question.leaves)
-    own = list(dict.fromkeys(name.partition("[")[0] for name in names)) if len(names) != len(arguments) else names
+    alone = isinstance(got, Mapping) and len(arguments) == 1 and isinstance(arguments[0], Mapping)
+    by_its_keys = alone and not set(got) <= set(own)
     try:
-        if isinstance(got, Mapping) and len(arguments) == 1 and isinstance(arguments[0], Mapping):
-            got = _like(got, arguments[0])
-        else:
-            got = _like(in_order(got, own), arguments)
+        got = _like(got, arguments[0]) if by_its_keys else _like(in_order(got, own), arguments)
     except Misfit as error:
         raise InputError(f"{error}.") from error
     several = _pytree.tree_flatten(got, is_leaf=lambda x: x is None)[0]
@@ -100,7 +108,7 @@ def matched_outputs(y: Any, held: AtSize) -> list[Tensor]:
     """Return an output for each of forward's that are no whole numbers."""
     if y is None:
         return []
-    several = [out for out in _pytree.tree_leaves(y) if not isinstance(out, Tensor) or inexact(out)]
+    several = [out for out in in_a_row("y", y) if not isinstance(out, Tensor) or inexact(out)]
     if any(one.truth.is_complex() for one in held.computed):
         raise InputError(
             "y: outputs are held as real numbers, and one of these is complex. Let forward return torch.view_as_real "

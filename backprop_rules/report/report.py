@@ -63,6 +63,7 @@ class Report:
     also: str = ""
     twin: str = ""
     classes: Mapping[str, int] = field(default_factory=dict)
+    interrupted: bool = False
 
     @property
     def passed(self) -> bool:
@@ -208,6 +209,7 @@ def report_of(
         also=_also(subject, outcome, shown),
         twin=_twin(subject, shown),
         classes=dict(outcome.classes),
+        interrupted=outcome.interrupted,
     )
 
 

@@ -55,7 +55,7 @@ def likeness(
     own = held[k]
     assert own is not None
     off, truth = got[outside], own.truth[outside]
-    all_over = _by_a_factor(own, got, own.truth, own.radius)  # which may show outside of few radii
+    all_over = _by_a_factor(own, got, own.truth, own.radius) if _is_off_inside(own, got, outside) else ""
     if len(off) == 1 and outside.numel() > 1 and not all_over:
         return "one element: two writes to it, or none, at an edge"
     if not bool(off.any()):
@@ -71,6 +71,13 @@ def likeness(
             return "transposed in its last two dimensions"
     factor = all_over or _by_a_factor(own, off, truth, own.radius[outside])
     return "; ".join(filter(None, (factor, explained())))
+
+
+def _is_off_inside(own: Held, got: Tensor, outside: Tensor) -> bool:
+    """Say whether the slope of what lies inside is nearer to that of all than to 1: it shows outside of few radii."""
+    along, squares = got.to(own.truth) * own.truth, own.truth.square()
+    inside, every = float(along[~outside].sum() / squares[~outside].sum()), float(along.sum() / squares.sum())
+    return abs(inside - every) < abs(inside - 1) or bool(outside.all())
 
 
 def _by_a_factor(own: Held, off: Tensor, truth: Tensor, radius: Tensor) -> str:

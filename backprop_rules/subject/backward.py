@@ -33,7 +33,11 @@ class Raised(Exception):
 
 
 class Misfit(Exception):
-    """The backward returned another number of gradients than there are primals, or those of others."""
+    """The backward returned what is no gradients of the primals."""
+
+
+class Miscounted(Misfit):
+    """The backward returned another number of gradients than there are primals."""
 
 
 class Signature:
@@ -187,7 +191,7 @@ def in_their_places(gradients: list[Any], live: Sequence[int], count: int) -> li
 def _for_each(found: Any, primals: Sequence[Any]) -> tuple[Any, ...]:
     """Return a gradient for each leaf: of all primals, or of those alone that can have one."""
     if inspect.isgenerator(found):
-        raise Misfit("the backward is a generator: return a tuple of gradients, and yield nothing,")
+        raise Misfit("the backward is a generator: return a tuple of gradients, and yield nothing")
     gradients = list(found) if isinstance(found, tuple | list) else [found]
     if len(primals) == 1 and isinstance(primals[0], tuple | list):
         nested = len(gradients) == 1 and isinstance(gradients[0], tuple | list)
@@ -196,7 +200,7 @@ def _for_each(found: Any, primals: Sequence[Any]) -> tuple[Any, ...]:
         live = [k for k, x in enumerate(primals) if any(map(inexact, _pytree.tree_leaves(x)))]
         gradients = in_their_places(gradients, live, len(primals))
     if len(gradients) != len(primals):
-        raise Misfit(f"the backward returns {len(gradients)} gradients for {len(primals)} primals")
+        raise Miscounted(f"the backward returns {len(gradients)} gradients for {len(primals)} primals")
     gradients = [_detached(g) for g in gradients]
     flat: list[Any] = []
     for gradient, x in zip(gradients, primals, strict=True):

@@ -47,7 +47,7 @@ def subject_of(
     _checked(named(backward), names, leaves)
     made = function_of(forward or NUMPY.followed(given), structure, params, tuple(n for n, _ in parameters.values()))
     made, y = _tried(named(backward), made, leaves, forward is None)
-    arguments = (*_argument_names(own_names, example), *parameters)
+    arguments = (*argument_names(given, example), *parameters)
     signature = Signature(backward, arguments, params, len(example), "y" in arguments_of(_signed(given), len(example)))
     constants = replace(constants_of(made, leaves), cut_off=_cut_off(named(backward), made, leaves))
     own = Backward(backward, signature, framework, returned(y))
@@ -73,17 +73,18 @@ def _signed(given: Any) -> Any:
 def leaf_names(given: Any, example: Sequence[Any]) -> tuple[str, ...]:
     """Return a name for each leaf of an example: those of the function's arguments."""
     found: list[str] = []
-    for name, x in zip(names_of(_signed(given), len(example)), example, strict=True):
+    for name, x in zip(argument_names(given, example), example, strict=True):
         if isinstance(x, Tensor) or x is None:
             found.append(name)
         else:
-            found += [f"{name}{_pytree.keystr(path)}" for path, _ in _pytree.tree_flatten_with_path(x)[0]]
+            paths = [_pytree.keystr(path) for path, _ in _pytree.tree_flatten_with_path(x)[0]]
+            found += [f"{name}{path if isinstance(x, Mapping) else f'[{k}]'}" for k, path in enumerate(paths)]
     return tuple(found)
 
 
-def _argument_names(own: Sequence[str], example: Sequence[Any]) -> tuple[str, ...]:
+def argument_names(given: Any, example: Sequence[Any]) -> tuple[str, ...]:
     """Return a name for each argument of the call: a list of tensors is one."""
-    return tuple(dict.fromkeys(name.partition("[")[0] for name in own)) if len(own) != len(example) else tuple(own)
+    return names_of(_signed(given), len(example))
 
 
 def _parameters(forward: Any, backward: Any, count: int, others: Collection[str]) -> dict[str, tuple[str, Tensor]]:
@@ -102,7 +103,8 @@ def _parameters(forward: Any, backward: Any, count: int, others: Collection[str]
     known = {name.replace(".", "_"): (name, p) for name, p in own} | {
         name: (name, p) for name, p in own if "." not in name
     }
-    strange = [p.name for p in signed[1 + count :] if p.default is p.empty and p.name not in {*known, *others}]
+    own_ones = [p for p in signed[1:] if p.name != "y"][count:]
+    strange = [p.name for p in own_ones if p.default is p.empty and p.name not in {*known, *others}]
     if strange and known:
         raise unknown("parameter of the module", strange[0], known)
     return {name: known[name] for name in taken[1:] if name in known and len(taken) > 1 + count}
@@ -211,12 +213,21 @@ def _cut_off(name: str, made: Function, leaves: Sequence[Any]) -> frozenset[int]
             raise InputError(f"{name}: {error}. {hint}") from error
         return frozenset()
     found = frozenset(k for k, g in enumerate(run.gradients) if g is None and inexact(leaves[k]))
-    cut = all(k in found for k, x in enumerate(leaves) if inexact(x))
-    if cut and all(x.numel() for x in (*run.y, *leaves) if isinstance(x, Tensor)):
+    if all(k in found for k, x in enumerate(leaves) if inexact(x)) and _moves(made, leaves):
         raise InputError(
             f"{name}: forward has no gradient by any primal: something cuts it off, such as detach, data or no_grad."
         )
     return found
+
+
+def _moves(made: Function, leaves: Sequence[Any]) -> bool:
+    """Say whether y is another one where the primals are, by as much as is lost in no digits of it."""
+    moved = [x * (1 + 2.0**-20) + 2.0**-20 if inexact(x) else x for x in leaves]
+    try:
+        pairs = zip(made.y(leaves, F64), made.y(moved, F64), strict=True)
+        return any(inexact(a) and not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
+    except (NoPoint, ValueError):
+        return False
 
 
 def _described(function: Any, names: Sequence[str], params: Mapping[str, Any]) -> str:

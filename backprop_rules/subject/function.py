@@ -1,6 +1,7 @@
 """What is differentiated: somebody's forward, run in any precision, and torch's gradients of it."""
 
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,9 @@ FACTORISATIONS = (
 
 class NoPoint(Exception):
     """The forward does not take these primals, or torch has no derivative of it there: such a point is none."""
+
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,8 @@ class Function:
         arguments = self.arguments(leaves)
         if self.module is not None and self.named:
             own = dict(zip(self.named, leaves[len(leaves) - len(self.named) :], strict=True))
-            return torch.func.functional_call(self.module, own, arguments, dict(self.params))
+            with _ONE_AT_A_TIME:  # a module's parameters are put in their places for the call
+                return torch.func.functional_call(self.module, own, arguments, dict(self.params))
         return self.call(*arguments, **self.params)
 
     def outputs(self, leaves: Sequence[Any], inside: AbstractContextManager[Any]) -> Outputs:

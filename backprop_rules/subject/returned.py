@@ -28,8 +28,13 @@ class Returned:
         if len(each) != sum(self.tensors):
             return tuple(each)
         given = iter(each)
-        found = _pytree.tree_unflatten([next(given) if made else None for made in self.tensors], self.structure)
-        return tuple(found) if isinstance(found, list) else found
+        return _tuples(_pytree.tree_unflatten([next(given) if made else None for made in self.tensors], self.structure))
+
+
+def _tuples(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {key: _tuples(value) for key, value in found.items()}
+    return tuple(map(_tuples, found)) if type(found) in (list, tuple) else found
 
 
 def returned(y: Any) -> Returned:
@@ -45,6 +50,8 @@ def code(made: Any) -> str:
     """Return a structure of code as code."""
     if isinstance(made, dict):
         return "{" + ", ".join(f"{key!r}: {code(value)}" for key, value in made.items()) + "}"
+    if hasattr(made, "_fields"):
+        return f"collections.namedtuple({type(made).__name__!r}, {list(made._fields)})({', '.join(map(code, made))})"
     if isinstance(made, tuple | list):
         return f"({', '.join(map(code, made))}{',' * (len(made) == 1)})"
     return str(made)

@@ -45,7 +45,9 @@ class Bridge:
 
 
 def each(change: Callable[[Any], Any], x: Any) -> Any:
-    """Return it with what tuples and lists hold changed."""
+    """Return it with what tuples, lists and dicts hold changed."""
+    if isinstance(x, dict):
+        return {key: each(change, one) for key, one in x.items()}
     if isinstance(x, tuple | list):
         changed = [each(change, one) for one in x]
         return changed if isinstance(x, list) else tuple(changed)
