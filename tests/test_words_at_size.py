@@ -6,6 +6,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from backprop_rules import check
+from backprop_rules.evidence.at_size import Held
+from backprop_rules.report.where import likeness
 from backprop_rules.testing import WrongGradients, assert_gradients
 
 
@@ -153,3 +155,18 @@ def test_what_lies_below_the_dtype_is_told_as_such():
     x = numbers(64).half()
     told = said(2e-9 * x, lambda x: (x * x).sum() * 1e-9, x)
     assert "Most lie below what float16 can store: a cotangent that is some powers of two larger" in told
+
+
+@pytest.mark.parametrize(("factor", "said_so"), [(0.9988, "a factor: each is 0.9988"), (1.0, "one element")])
+def test_one_element_outside_is_told_as_a_factor_where_the_others_are_off_by_it_too(factor, said_so):
+    truth = numbers(64).double()
+    radius = 2e-3 * truth.abs()
+    got = factor * truth
+    if factor == 1:
+        got[5] *= 2
+    else:
+        radius[5] = 1e-3 * truth[5].abs()
+    held = Held(truth, radius, torch.float64)
+    outside = ~held.contains(got)
+    assert int(outside.sum()) == 1 and bool(outside[5])
+    assert likeness(0, [held], ["x"], got, outside).startswith(said_so)

@@ -17,7 +17,7 @@ from backprop_rules.evidence.allowance.units import half_an_ulp
 from backprop_rules.evidence.at_size import Held
 from backprop_rules.evidence.recorded import Line
 from backprop_rules.evidence.reservations import NONE, Reservations
-from backprop_rules.evidence.systematic import FALSE_ALARMS, Of, Off, Systematic
+from backprop_rules.evidence.systematic import BLIND, FALSE_ALARMS, Of, Off, Systematic
 from backprop_rules.report.where import likeness, where
 
 # The agreements that were asserted by the test of pytest that runs, for the plugin, which takes them away.
@@ -67,7 +67,7 @@ def compared(
         total = total.beside(_tally(held.part(block), got[block]))
     slope = total.along / total.squares if total.squares else math.nan
     words = _words(k, names, holds, got, slope, explained) if total.outside else ()
-    vanishes = dtype_name(got.dtype) if held.blind > 0.5 and _vanishes(held, got.dtype) else ""
+    vanishes = dtype_name(got.dtype) if held.blind > BLIND and _vanishes(held, got.dtype) else ""
     return Compared(name, total.used, slope, held.blind, got.numel(), total.outside, total.unjudged, vanishes, words)
 
 
@@ -192,7 +192,7 @@ class Agreement:
     @property
     def blind(self) -> tuple[Compared, ...]:
         """The gradients of which nothing was proved: 0 would have passed at more than half of the elements."""
-        return tuple(one for one in self.gradients if one.blind > 0.5)
+        return tuple(one for one in self.gradients if one.blind > BLIND)
 
     @property
     def wrong(self) -> tuple[Compared, ...]:

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree
@@ -153,7 +154,7 @@ def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> t
         raise InputError(f"{told}: {error}. {hint}") from error
     if not any(map(inexact, _pytree.tree_leaves(y))):
         got = f"{kind_of(y)}, which has no gradient" if isinstance(y, Tensor) else kind_of(y)
-        array = "; a function of NumPy arrays is a definition, as in definition=np.exp" * (kind_of(y) == "a ndarray")
+        array = "; a function of NumPy arrays is a definition, as in definition=np.exp" * isinstance(y, np.ndarray)
         raise InputError(
             f"{name}: the forward returns {got}. It must return floating-point or complex tensors, by themselves or in "
             f"tuples, lists and dicts{array}."
@@ -208,7 +209,7 @@ def _cut_off(name: str, made: Function, leaves: Sequence[Any]) -> frozenset[int]
     try:
         run, _ = made.run(leaves, lambda y: tuple(torch.ones_like(out) if inexact(out) else None for out in y), None)
     except NoPoint as error:
-        if "numpy()" in str(error):
+        if error.__cause__ is not None and _asked_for_an_array(error.__cause__):
             hint = "A function of NumPy arrays is a definition, as in definition=np.exp."
             raise InputError(f"{name}: {error}. {hint}") from error
         return frozenset()
@@ -218,6 +219,14 @@ def _cut_off(name: str, made: Function, leaves: Sequence[Any]) -> frozenset[int]
             f"{name}: forward has no gradient by any primal: something cuts it off, such as detach, data or no_grad."
         )
     return found
+
+
+def _asked_for_an_array(error: BaseException) -> bool:
+    """Say whether an error was raised where NumPy asks a tensor for its numbers."""
+    step = error.__traceback__
+    while step is not None and step.tb_frame.f_code is not Tensor.__array__.__code__:
+        step = step.tb_next
+    return step is not None
 
 
 def _moves(made: Function, leaves: Sequence[Any]) -> bool:

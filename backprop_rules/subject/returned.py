@@ -32,7 +32,7 @@ class Returned:
 
 
 def _tuples(found: Any) -> Any:
-    if isinstance(found, dict):
+    if type(found) is dict:
         return {key: _tuples(value) for key, value in found.items()}
     return tuple(map(_tuples, found)) if type(found) in (list, tuple) else found
 
