@@ -4,11 +4,14 @@ import math
 
 import pytest
 import torch
+from real_sizes import KERNELS, stored
 from test_recorded import numbers, recorded_of
 
 from backprop_rules.evidence.at_size import at_size
-from backprop_rules.evidence.sensitivity import Enough
-from backprop_rules.evidence.systematic import BLIND, ELEMENTS, _Unseen
+from backprop_rules.evidence.sensitivity import Enough, Sensitivities
+from backprop_rules.evidence.systematic import _Drawn
+from backprop_rules.evidence.unseen import BLIND, BY_CHANCE, ELEMENTS, Unseen
+from backprop_rules.testing import enclose
 
 
 @pytest.mark.parametrize("precision", ["float32", "tensorcore", "eager"])
@@ -35,7 +38,7 @@ def test_a_pass_ends_where_it_has_shown_enough_and_shows_no_more_than_there_is(p
 
 def wrongly_decided(share: float) -> float:
     """Return how likely a gradient of which this share of elements reaches 0 is put on the wrong side of a half."""
-    unseen = _Unseen(torch.ones(100), torch.ones(100), 0, 100)
+    unseen = Unseen(torch.ones(100), torch.ones(100), 0, 100)
 
     def after(reached: tuple[bool, ...], likely: float) -> float:
         left = ELEMENTS - len(reached)
@@ -54,7 +57,45 @@ def test_few_are_asked_and_no_more_gradients_taken_for_seen_than_by_five(share):
 
 
 def test_two_alike_decide_and_where_storing_takes_most_to_zero_one_that_reaches_it():
-    half, most = (_Unseen(torch.ones(100 - lost), torch.ones(100 - lost), lost, 100) for lost in (0, 40))
+    half, most = (Unseen(torch.ones(100 - lost), torch.ones(100 - lost), lost, 100) for lost in (0, 40))
     assert half.decided([True, True], 5) and half.decided([False, False], 5)
     assert not half.decided([True], 6) and not half.decided([True, False], 5)
     assert most.decided([True], 6) and not most.decided([False, False], 5)
+
+
+@pytest.mark.parametrize("others", [0.0, 0.5, 2.0])
+def test_a_random_sum_of_elements_of_which_one_reaches_zero_seldom_reaches_so_little(others):
+    """A norm that sees one direction alone, in which one element reaches 0 just so: there is none that says less."""
+    unseen = Unseen(torch.ones(100), torch.ones(100), 0, 100)
+    most, times = unseen.seen_within(ELEMENTS), 100_000
+    reaches = torch.tensor([1.0] + [others] * (ELEMENTS - 1), dtype=torch.float64)
+    weights = torch.randn(times, ELEMENTS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    seldom = float(((weights @ reaches).abs() <= most).double().mean())
+    none_of_seven = (1 - BLIND) ** ELEMENTS
+    assert 0 < most < 1
+    assert seldom + none_of_seven <= BY_CHANCE + 4 * math.sqrt(BY_CHANCE / times)
+    if not others:
+        assert seldom + none_of_seven >= BY_CHANCE - 4 * math.sqrt(BY_CHANCE / times)  # and no pass is given away
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [("float32", "float32"), ("bfloat16", "tensorcore"), ("bfloat16", "eager")]
+)
+def test_elements_at_once_tell_what_each_alone_does_in_fewer_passes(dtype, precision, monkeypatch):
+    kernel = next(kernel for kernel in KERNELS if kernel.name == "lstm")
+    primals = [x.to(getattr(torch, dtype)) for x in kernel.make(torch.Generator().manual_seed(0), (64, 2, 32))]
+    grad_y = kernel.cotangent(primals)
+    got, passes = stored(kernel.fused(grad_y, *primals), primals), []
+    find = Sensitivities.reach
+    monkeypatch.setattr(Sensitivities, "reach", lambda *args: passes.append(1) or find(*args))
+
+    def blind() -> tuple[list[bool], int]:
+        passes.clear()
+        held = enclose(kernel.forward, primals, grad_y=grad_y, precision=precision)
+        return [one.blind > BLIND for one in held.agreement(got, blind="allow").gradients], len(passes)
+
+    at_once, few = blind()
+    monkeypatch.setattr(_Drawn, "none_at_zero", lambda *_: False)
+    one_by_one, many = blind()
+    assert at_once == one_by_one
+    assert few < many if precision == "float32" else few <= many + 1

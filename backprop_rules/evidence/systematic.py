@@ -27,26 +27,18 @@ from torch import Tensor
 
 from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.evidence.allowance.precision import Precision
-from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, lost_in, stored_by, unit
+from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import AtSize, Held, Question
 from backprop_rules.evidence.sensitivity import Enough, Sensitivities
+from backprop_rules.evidence.unseen import BLIND, Unseen, unseen_of
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F32
 
 # How often a right gradient is called off, in a whole run, by what is random in roundings.
 FALSE_ALARMS = 1e-12
 TERMS = 10  # of `_Table`
-# Above this share of elements that may be 0 as well, nothing was proved of a gradient: of most of it.
-BLIND = 0.5
 # Slices whose reach is computed, those that stand out most: a reverse pass each.
 ASKED = 4
-# Elements of a gradient that are drawn, and asked for themselves as the farthest one off is, where the worst case is
-# too far out to say anything; none at which storing the result alone reaches 0: there nothing can be said. It is
-# decided on which side of a half those are that reach 0 where the rest cannot change it, or where so many were drawn of
-# a share of exactly a half with a probability of at most `BY_CHANCE`: two alike. That is wrong as often as the larger
-# part of five: of a share of 0.6 in 31 of 100 gradients, of 0.8 in 6, of 0.9 in 1.
-ELEMENTS = 7
-BY_CHANCE = 1 / 4
 
 
 class Of(Enum):
@@ -59,17 +51,13 @@ class Of(Enum):
 
 @dataclass(frozen=True)
 class Sum:
-    """A sum over one gradient, the whole of it, or what lies at one index along an axis; or one element.
-
-    One that is `drawn` tells of the others, too, whether right implementations reach 0.
-    """
+    """A sum over one gradient, the whole of it, or what lies at one index along an axis; or one element."""
 
     leaf: int
     of: Of
     axis: int | None = None
     index: int | None = None
     element: tuple[int, ...] = ()
-    drawn: bool = False
 
     def part(self, x: Tensor) -> Tensor:
         """Return the part of a tensor of the gradient's shape that is meant."""
@@ -137,91 +125,97 @@ def systematic(
     whole = sum(one.axis is None for _, one, _ in standing_out)
     asked = standing_out[: None if every else whole + ASKED]
     chosen = [(one, answer) for _, one, answer in asked]
-    unseen = {table.leaf: table.unseen(deviations) for table in tables if table.held.blind > BLIND}
-    chosen += [pair for table in tables if table.leaf in unseen for pair in table.elements(unseen[table.leaf])]
+    unseen = [(table, table.unseen(deviations)) for table in tables if table.held.blind > BLIND]
+    chosen += [pair for table, these in unseen for pair in table.farthest(these)]
+    drawn = [some for table, these in unseen if (some := table.drawn(these)).elements]
     answers = Systematic(None, questions)
-    if not chosen:
+    if not chosen and not drawn:
         return answers
     try:
-        found = _asked(question, declared, held, got, chosen, unseen, deviations)
+        asked_of = _Reverse(question, declared, held, got, deviations)
+        off = next((off for one, answer in chosen if (off := asked_of.off(one, answer)).beyond), None)
+        return replace(answers, found=off) if off else _of_the_drawn(answers, asked_of, drawn)
     except NotImplementedError as error:
         return replace(answers, why=str(error))
-    off = next((one for one in found if one.beyond), None)
-    return replace(answers, found=off, blind={} if off else _blind(found, held, unseen))
 
 
-def _asked(
-    question: Question,
-    declared: Precision,
-    held: AtSize,
-    got: Sequence[Any],
-    chosen: Sequence[tuple[Sum, float]],
-    unseen: dict[int, "_Unseen"],
-    deviations: float,
-) -> list[Off]:
-    """Return how far right implementations reach in each, as far as it is looked at; up to the first beyond that."""
-    forms, found = [Sensitivities(run, declared, held.either) for run in question.runs], list[Off]()
-    for n, (one, answer) in enumerate(chosen):
-        its, h = got[one.leaf], held.gradients[one.leaf]
-        assert h is not None
-        if one.drawn:
-            left = sum(other.drawn and other.leaf == one.leaf for other, _ in chosen[n:])
-            if unseen[one.leaf].decided(_reached(found, held).get(one.leaf, []), left):
-                continue
-        to_zero = abs(float(h.truth[one.element])) if one.drawn else 0.0
-        enough = Enough(deviations, max(abs(answer), to_zero))
-        reaches = (form.reach(one.leaf, one.coefficients(h.truth), h.truth, its, enough) for form in forms)
-        found.append(Off(one, answer, max(r.within(deviations) for r in reaches)))
-        if found[-1].beyond:
-            break
-    return found
+class _Reverse:
+    """How far right implementations reach, of every form of the reference: by reverse passes."""
 
+    def __init__(
+        self, question: Question, declared: Precision, held: AtSize, got: Sequence[Any], deviations: float
+    ) -> None:
+        self._forms = [Sensitivities(run, declared, held.either) for run in question.runs]
+        self._held, self._got, self._deviations = held, got, deviations
 
-def _blind(found: Sequence[Off], held: AtSize, unseen: dict[int, "_Unseen"]) -> dict[int, float]:
-    """Return the share of elements at which right implementations reach 0, by those that were asked for themselves."""
-    return {leaf: unseen[leaf].share(sum(those), len(those)) for leaf, those in _reached(found, held).items()}
+    def reach(self, leaf: int, coefficients: Tensor, far: float) -> float:
+        """Return how far they take <coefficients, gradient>: no farther than is seen to be beyond `far`."""
+        held, enough = self._held.gradients[leaf], Enough(self._deviations, far)
+        assert held is not None
+        passes = (form.reach(leaf, coefficients, held.truth, self._got[leaf], enough) for form in self._forms)
+        return max(reach.within(self._deviations) for reach in passes)
 
-
-def _reached(found: Sequence[Off], held: AtSize) -> dict[int, list[bool]]:
-    """Return whether right implementations reach 0 at the elements that were drawn, by leaf."""
-    reached: dict[int, list[bool]] = {}
-    for off in found:
-        h = held.gradients[off.sum.leaf]
-        if off.sum.drawn and h is not None:
-            reached.setdefault(off.sum.leaf, []).append(off.reach >= abs(float(h.truth[off.sum.element])))
-    return reached
+    def off(self, one: Sum, answer: float, far: float = 0.0) -> Off:
+        """Return an answer beside how far they reach, as far as that and as `far`."""
+        held = self._held.gradients[one.leaf]
+        assert held is not None
+        return Off(one, answer, self.reach(one.leaf, one.coefficients(held.truth), max(abs(answer), far)))
 
 
 @dataclass(frozen=True, eq=False)
-class _Unseen:
-    """Of a gradient's elements whose worst case holds 0, of `total` that are not 0: `lost` by storing, or still `open`.
+class _Drawn:
+    """Elements of a gradient that the worst case does not tell from 0, and random weights of theirs."""
 
-    `wide` has those of all that are farther off than storing reaches, which is not the most of their worst case.
-    """
-
-    open: Tensor
-    wide: Tensor
-    lost: int
-    total: int
+    table: "_Table"
+    unseen: Unseen
+    elements: Sequence[tuple[int, ...]]
+    weights: Tensor
 
     @cached_property
-    def _opens(self) -> int:
-        return int(self.open.count_nonzero())
+    def coefficients(self) -> Tensor:
+        """Their random sum, each in units of its truth."""
+        found = torch.zeros_like(self.table.truth)
+        for element, weight in zip(self.elements, self.weights, strict=True):
+            found[element] = weight / self.table.truth[element].abs()
+        return found
 
-    def share(self, reached: int, asked: int) -> float:
-        """Return the share of elements at which 0 is reached, if it is at so many of the open ones asked."""
-        return (self.lost + self._opens * reached / max(1, asked)) / max(1, self.total)
+    @cached_property
+    def answer(self) -> float:
+        """How far that sum is off."""
+        return abs(float((self.coefficients * self.table.off).sum()))
 
-    def decided(self, reached: Sequence[bool], left: int) -> bool:
-        """Say whether the share is on its side of `BLIND` by more than chance, or whatever comes of those left."""
-        least, drawn = sum(reached), len(reached)
-        if not drawn:
-            return False
-        if self.share(least, drawn + left) > BLIND or self.share(least + left, drawn + left) <= BLIND:
-            return True
-        even = min(1.0, max(0.0, (BLIND * self.total - self.lost) / self._opens))  # that of the open ones
-        alike = range(least, drawn + 1) if least > even * drawn else range(least + 1)
-        return sum(math.comb(drawn, k) * even**k * (1 - even) ** (drawn - k) for k in alike) <= BY_CHANCE
+    def none_at_zero(self, asked_of: _Reverse) -> bool:
+        """Say whether right implementations take none of them to 0, by how far they take that sum."""
+        most = self.unseen.seen_within(len(self.elements))
+        return self.answer <= most and self.answer <= asked_of.reach(self.table.leaf, self.coefficients, most) <= most
+
+    def share_at_zero(self, asked_of: _Reverse) -> float | Off:
+        """Return the share of the gradient that right implementations take to 0, one by one; or one that is off."""
+        drawn, reached = len(self.elements), list[bool]()
+        for n, element in enumerate(self.elements):
+            if self.unseen.decided(reached, drawn - n):
+                break
+            to_zero = abs(float(self.table.truth[element]))
+            off = asked_of.off(*self.table.at(element), to_zero)
+            if off.beyond:
+                return off
+            reached.append(off.reach >= to_zero)
+        return self.unseen.share(sum(reached), len(reached))
+
+
+def _of_the_drawn(answers: Systematic, asked_of: _Reverse, drawn: Sequence[_Drawn]) -> Systematic:
+    """Return how blind the gradients are by the elements drawn of them, or what is off.
+
+    Those of one at once, as long as all are seen: first where a gradient is least off.
+    """
+    at_once = True
+    for some in sorted(drawn, key=lambda those: those.answer):
+        at_once = at_once and some.none_at_zero(asked_of)
+        found = some.unseen.share(0, 1) if at_once else some.share_at_zero(asked_of)
+        if isinstance(found, Off):
+            return replace(answers, found=found, blind={})
+        answers.blind[some.table.leaf] = found
+    return answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,32 +309,27 @@ class _Table:
         yield from self._chosen(Of.SLOPE, slope, reach_of_slope * (not every))
         yield from self._chosen(Of.MEAN, mean, reach_of_mean * (not every))
 
-    def unseen(self, deviations: float) -> _Unseen:
-        """Return the elements whose worst case holds 0, and those that are farther off than storing alone reaches."""
-        likely = deviations if self.got.dtype in NARROW else 1.0
-        still, wide = (torch.zeros_like(self.truth, dtype=torch.bool) for _ in range(2))
-        lost = total = 0
-        for block in self.held.parts:
-            t, radius = self.truth[block], self.held.radius[block]
-            reaches, stored = (t != 0) & (t.abs() <= radius), half_an_ulp(t, self.got.dtype)
-            total += int(t.count_nonzero())
-            still[block] = reaches & (stored < t.abs())
-            wide[block] = (radius > 2 * lost_in(self.got.dtype, t.abs())) & (self.off[block].abs() > likely * stored)
-            lost += int((reaches & (stored >= t.abs())).count_nonzero())
-        return _Unseen(still, wide, lost, total)
+    def unseen(self, deviations: float) -> Unseen:
+        """Return the elements whose worst case holds 0."""
+        return unseen_of(self.held, self.truth, self.off, self.got.dtype, deviations)
 
-    def elements(self, unseen: _Unseen) -> Iterator[tuple[Sum, float]]:
-        """Yield the element that is farthest off, and some others, where it is open whether they are told from 0."""
-        chosen = []
+    def farthest(self, unseen: Unseen) -> Iterator[tuple[Sum, float]]:
+        """Yield the element that is farthest off of those that storing alone does not explain."""
         if bool(unseen.wide.any()):
-            chosen.append((int(torch.where(unseen.wide, self.off.abs(), -1.0).argmax()), False))
-        if unseen.share(0, 1) <= BLIND:
-            places = torch.nonzero(unseen.open.reshape(-1)).reshape(-1)
-            drawn = torch.randperm(len(places), generator=numbers_from(self.leaf))[:ELEMENTS]
-            chosen += [(k, True) for k in places[drawn.to(places.device)].tolist()]
-        for k, by_chance in chosen:
-            at = tuple(int(i) for i in torch.unravel_index(torch.tensor(k), self.truth.shape))
-            yield Sum(self.leaf, Of.ELEMENT, element=at, drawn=by_chance), float(self.off[at])
+            yield self.at(self._place(int(torch.where(unseen.wide, self.off.abs(), -1.0).argmax())))
+
+    def drawn(self, unseen: Unseen) -> _Drawn:
+        """Return some elements, where it is open whether they are told from 0."""
+        random = numbers_from(self.leaf)
+        elements = [*map(self._place, unseen.drawn(random))]
+        return _Drawn(self, unseen, elements, torch.randn(len(elements), generator=random, dtype=self.truth.dtype))
+
+    def at(self, element: tuple[int, ...]) -> tuple[Sum, float]:
+        """Return what is asked of an element, and the answer."""
+        return Sum(self.leaf, Of.ELEMENT, element=element), float(self.off[element])
+
+    def _place(self, k: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in torch.unravel_index(torch.tensor(k), self.truth.shape))
 
     def _chosen(self, of: Of, answers: Tensor, reaches: Tensor) -> Iterator[tuple[float, Sum, float]]:
         beyond = torch.nonzero(answers.abs() > reaches).reshape(-1).tolist()

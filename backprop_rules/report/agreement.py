@@ -17,7 +17,8 @@ from backprop_rules.evidence.allowance.units import half_an_ulp
 from backprop_rules.evidence.at_size import Held
 from backprop_rules.evidence.recorded import Line
 from backprop_rules.evidence.reservations import NONE, Reservations
-from backprop_rules.evidence.systematic import BLIND, FALSE_ALARMS, Of, Off, Systematic
+from backprop_rules.evidence.systematic import FALSE_ALARMS, Of, Off, Systematic
+from backprop_rules.evidence.unseen import BLIND
 from backprop_rules.report.where import likeness, where
 
 # The agreements that were asserted by the test of pytest that runs, for the plugin, which takes them away.
