@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import inspect
 import multiprocessing
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType
 
 import numpy as np
 import torch
@@ -54,12 +56,26 @@ def warm_up(threads: int = 1) -> None:
     good: the collector of garbage need not go through it again and again, nor copy it in what is forked.
     """
     torch.set_num_threads(1)
+    _without_the_compiler()
     x = torch.ones(1, 1)
     torch.func.vmap(lambda t: torch.func.jvp(lambda v: (v - x[0]).square() / 2, (x[0],), (t,))[1])(x)
     torch.set_num_threads(threads)
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)
+
+
+def _without_the_compiler() -> None:
+    """Let those of torch's functions that keep its compiler out be called as they are: for that it would be loaded.
+
+    That takes longer than a rule. Where torch does it in another way, nothing is changed.
+    """
+    gc.unfreeze()  # what is frozen is not told
+    kept_out = torch._disable_dynamo(warm_up).__code__  # type: ignore[attr-defined]
+    for one in gc.get_objects():
+        if type(one) is FunctionType and one.__code__ is kept_out:
+            function = inspect.getclosurevars(one).nonlocals.get("fn", one)
+            vars(function).setdefault("__dynamo_disable", function)
 
 
 def verified(

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -74,9 +75,14 @@ class Function:
 
     def arguments(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
         """Return the arguments of a call: the leaves in the structure of the example."""
-        own = len(leaves) - len(self.named)
-        found: tuple[Any, ...] = _pytree.tree_unflatten(list(leaves[:own]), self.structure)
+        own = leaves[: len(leaves) - len(self.named)]
+        found: tuple[Any, ...] = tuple(own) if self._flat else _pytree.tree_unflatten(list(own), self.structure)
         return found
+
+    @cached_property
+    def _flat(self) -> bool:
+        """Whether the leaves are the arguments themselves, as of most functions."""
+        return all(child.is_leaf() for child in self.structure.children())
 
     def raw(self, leaves: Sequence[Any]) -> Any:
         """Return what the forward returns, whatever it is."""

@@ -62,7 +62,7 @@ class Choices:
 
     def by(self, index: Any) -> "ByRank | SoFar | Made | None":
         """Return by what an index was chosen, the whole of it in its order, or how it was made; None of others."""
-        if not isinstance(index, Tensor) or not (self._indices or self._made) or inexact(index):
+        if not isinstance(index, Tensor) or not (self._indices.data or self._made.data) or inexact(index):
             return None
         storage = index.untyped_storage()
         count, by = self._indices.get(storage, (0, None))
@@ -92,7 +92,7 @@ class Choices:
 
     def are_behind(self, values: Any) -> bool:
         """Say whether one of these was chosen, or made of what was."""
-        if not (self._indices or self._made or self._led_to):
+        if not (self._indices.data or self._made.data or self._led_to.data):  # their own len() takes longer
             return False
         some = [x for x in tensors_in(values) if not inexact(x)]
         return any(self.by(x) is not None or x.untyped_storage() in self._led_to for x in some)

@@ -43,18 +43,18 @@ class Joint:
 
     def forget(self, x: Tensor) -> None:
         """Forget what was known of what is stored where a tensor is written to."""
-        if self._parts:
+        if self._parts.data:
             self._parts.pop(x.untyped_storage(), None)
 
     def of(self, x: Any) -> Part | None:
         """Return the part of the radius of x that is due to one choice."""
-        stored = self._parts and isinstance(x, Tensor) and x.layout == torch.strided
+        stored = self._parts.data and isinstance(x, Tensor) and x.layout == torch.strided
         found = self._parts.get(x.untyped_storage()) if stored else None
         return found if found is not None and found.place == place_of(x) else None
 
     def passed_on(self, packet: Any, args: Any, named: Any, result: Any, radius: Any, of: Callable[..., Any]) -> Any:
         """Return the radius of a result, smaller where the parts of its operands cancel; their sum goes with it."""
-        if not self._parts or packet not in _LINEAR or not isinstance(radius, Tensor):
+        if not self._parts.data or packet not in _LINEAR or not isinstance(radius, Tensor):
             return radius
         parts = [self.of(x) for x in args]
         first = next((part for part in parts if part is not None), None)

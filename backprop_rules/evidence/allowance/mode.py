@@ -141,7 +141,7 @@ class RunningError(TorchDispatchMode):
     def _radius(self, x: Any) -> Tensor | None:
         if not isinstance(x, Tensor) or x.layout != torch.strided:
             return None
-        shared = self._shared.get(x.untyped_storage())
+        shared = self._shared.get(x.untyped_storage()) if self._shared.data else None
         if shared is not None:
             return _item_by_item(shared, _items(x)).as_strided(x.shape, x.stride(), x.storage_offset())
         placed = self._radii.get(x.untyped_storage())

@@ -29,6 +29,7 @@ from flint import acb, acb_series, arb, arb_series
 from backprop_rules.rule import within
 
 Ball = Any  # arb or acb: FLINT comes without types
+BALLS = (arb, acb, arb_series)
 OfBall = Callable[[Ball], Ball]
 
 ZERO, ONE = arb(0), arb(1)
@@ -208,9 +209,11 @@ def ball(x: Any) -> Ball:
     """Return the ball of a number, or the exact ball of a constant."""
     if isinstance(x, Number):
         return x.value
+    if isinstance(x, BALLS):
+        return x
     if isinstance(x, np.generic):
         x = x.item()
-    return x if isinstance(x, arb | acb | arb_series) else acb(x) if isinstance(x, complex) else arb(x)
+    return acb(x) if isinstance(x, complex) else arb(x)
 
 
 def head(value: Ball) -> Ball:
