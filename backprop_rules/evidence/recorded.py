@@ -257,7 +257,7 @@ class Recorded(Declared):
 
     def _step(self, last: _Last, edges: tuple[Any, ...]) -> Step:
         args, result = _detached((last.args, last.result))
-        packet, narrow = last.func.overloadpacket, self.declared.kept is None and last.own in NARROW
+        packet, narrow = last.func.overloadpacket, self.eager and last.own in NARROW
         results, refused = parts_of(result), ""
         errors: tuple[Any, ...] = (None,) * len(results)
         try:
@@ -297,7 +297,7 @@ class Recorded(Declared):
             own, mode = replace(self.declared, kept=kept), self._alone(kept)
             op = _Summing(last.func, result, _nothing, 1, False, as_computed, self.choices, own, kept, mode)
             return mode.settled(result, FORMULAS[packet](op, *args, **last.named))
-        if packet in SUMS_NARROW and self.declared.kept is None and last.own in NARROW:
+        if packet in SUMS_NARROW and self.eager and last.own in NARROW:
             raise NotImplementedError(f"{last.func} keeps its sums in {last.own}")
         return self._alone(kept)._radius_of(last.func, result, args, last.named)
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from backprop_rules.subject.attention import attention
+
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 COMPLEX_OF = {F64: torch.complex128, F32: torch.complex64}
 SEED = 20261126  # any: one, so that a forward that draws random numbers draws the same ones in each precision
@@ -92,6 +94,7 @@ class Shadow(Protocol):
     """What remembers, in a run in float64, the dtypes that the tensors have in their own run."""
 
     default: torch.dtype  # of what is made there without one
+    eager: bool  # whether each result is stored there in its own dtype
 
     def dtype_of(self, x: Tensor) -> torch.dtype:
         """Return the dtype that a tensor has in its own run."""
@@ -158,6 +161,9 @@ class Ambient(TorchFunctionMode):
             device = next((x.device.type for x in tensors_in((args, named))), "cpu")
             lowered = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
             args = _cast_to(lowered, args, shadow)
+        if func is torch.nn.functional.scaled_dot_product_attention and not shadow.eager:
+            own = shadow.dtype_of(args[0] if args else named["query"])
+            return attention(*self._each(args), **self._each(named), stored=lambda y: shadow.cast(y, own))
         if func in _EXTREMES and len(args) == 2 and not named and torch.is_grad_enabled() and _alike(*args):
             return shadow.extreme(func, *args)
         asked = _asked(func, args, named, shadow)

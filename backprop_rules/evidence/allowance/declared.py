@@ -49,7 +49,7 @@ class Declared(RunningError):
     def __init__(self, declared: Precision, only_exact: bool = False) -> None:
         super().__init__()
         self.declared, self._only_exact = declared, only_exact
-        self.default = torch.get_default_dtype()
+        self.default, self.eager = torch.get_default_dtype(), declared.kept is None
         self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
         self._in_kernel, self._in_a_block = 0, False
         self._rounds_inside = False  # whether the kernel of torch's that is followed stores its parts in its own dtype
@@ -106,7 +106,7 @@ class Declared(RunningError):
 
     def promoted(self, args: Any) -> torch.dtype | None:
         """Return the dtype to which the reference promotes arguments; None where no intermediate has its own dtype."""
-        return self._promoted(args) if self.declared.kept is None else None
+        return self._promoted(args) if self.eager else None
 
     def _operation(self, func: Any, result: Any, args: Any) -> Operation:
         own = self.declared.kept
@@ -152,7 +152,7 @@ class Declared(RunningError):
             radius = self._in_blocks(func, result, args, axes)
         else:
             radius = self._of_torchs_kernel(func, result, args, named)
-        if self.declared.kept is None and not self._in_kernel:
+        if self.eager and not self._in_kernel:
             self._note_overflow(func, result)
         if self._only_exact and not (self._in_kernel or self._in_a_block) and any(True for _ in tensors_in(radius)):
             raise Rounds(str(func).removesuffix(".default"))
@@ -168,7 +168,7 @@ class Declared(RunningError):
 
     def _of_torchs_kernel(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         """Return the radius of an operation's result, as torch computes it where the implementation is eager."""
-        own = self._promoted(args) if self.declared.kept is None and not self._in_kernel else F64
+        own = self._promoted(args) if self.eager and not self._in_kernel else F64
         if own not in NARROW:
             return super()._radius_of(func, result, args, named)
         self._sums_in = own if func.overloadpacket in SUMS_NARROW else None
