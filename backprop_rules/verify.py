@@ -29,6 +29,9 @@ from backprop_rules.subject import denormals
 from backprop_rules.subject.ambient import quiet
 from backprop_rules.subject.devices import devices_here
 
+# Torch's kernels in Python, of which it has those for tensors without numbers.
+REFERENCES = ("torch._refs", "torch._prims")
+
 
 @dataclass(frozen=True)
 class RuleResult:
@@ -66,16 +69,17 @@ def warm_up(threads: int = 1) -> None:
 
 
 def _without_the_compiler() -> None:
-    """Let those of torch's functions that keep its compiler out be called as they are: for that it would be loaded.
+    """Let torch's reference kernels, which keep its compiler out, be called as they are.
 
-    That takes longer than a rule. Where torch does it in another way, nothing is changed.
+    To keep it out they would load it: longer than all that a rule takes. No compiled code is made of these.
     """
     gc.unfreeze()  # what is frozen is not told
-    kept_out = torch._disable_dynamo(warm_up).__code__  # type: ignore[attr-defined]
+    kept_out = getattr(getattr(torch, "_disable_dynamo", lambda _: None)(warm_up), "__code__", None)
     for one in gc.get_objects():
-        if type(one) is FunctionType and one.__code__ is kept_out:
-            function = inspect.getclosurevars(one).nonlocals.get("fn", one)
-            vars(function).setdefault("__dynamo_disable", function)
+        if type(one) is FunctionType and one.__code__ is kept_out and str(one.__module__).startswith(REFERENCES):
+            function = inspect.getclosurevars(one).nonlocals.get("fn")
+            if type(function) is FunctionType:
+                vars(function).setdefault("__dynamo_disable", function)
 
 
 def verified(

@@ -4,6 +4,7 @@ import pytest
 import torch
 from real_sizes import KERNELS, stored
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from backprop_rules import InputError
@@ -70,6 +71,18 @@ def test_a_fused_kernel_is_inside_and_is_held_no_looser_than_by_its_own_form(nam
     declared = enclose(kernel.forward, primals, grad_y=grad_y, also=kernel.forms)
     for one, other in zip(ours.every, declared.every, strict=True):
         assert bool((one.radius <= other.radius).all())
+
+
+def test_a_forward_that_asks_for_the_gradient_of_the_values_before_goes_back_as_well():
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y = scaled_dot_product_attention(q, k, v)
+        (of_values,) = torch.autograd.grad(y.sum(), v, create_graph=True)
+        return y + of_values[..., :5, :]
+
+    _, primals, grad_y = asked(torch.float32)
+    with sdpa_kernel(SDPBackend.MATH):  # the others are differentiable once
+        got = own_gradients(forward, primals, grad_y)
+    assert_gradients(got, forward=forward, primals=primals, grad_y=grad_y)
 
 
 def test_a_mask_beside_is_causal_is_refused():

@@ -33,7 +33,7 @@ SUMS = {*PRODUCTS, aten.sum, aten.mean, aten.cumsum, aten._fft_r2c, aten._fft_c2
 Line = tuple[str, int]
 
 
-class Unseen(NotImplementedError):
+class OutOfSight(NotImplementedError):
     """What is written where autograd does not look: nothing can be said of what it rounds."""
 
 
@@ -314,7 +314,7 @@ class Recorded(Declared):
 
     def _write(self, func: Any, args: Any, named: Any) -> Any:
         if self._constants and not torch.is_grad_enabled() and self._radius(args[0]) is not None:
-            raise Unseen(f"no sensitivity to what {func} writes where autograd does not look")
+            raise OutOfSight(f"no sensitivity to what {func} writes where autograd does not look")
         self.settle()
         self._leave_as_it_is(args[0].untyped_storage())
         before = (args[0].detach().clone(), *args[1:])

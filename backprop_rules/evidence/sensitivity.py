@@ -15,7 +15,7 @@ from torch.autograd.graph import get_gradient_edge
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import Run
-from backprop_rules.evidence.recorded import Line, Product, Recorded, Step, Unseen, parts_of
+from backprop_rules.evidence.recorded import Line, OutOfSight, Product, Recorded, Step, parts_of
 from backprop_rules.evidence.rounded_up import added
 from backprop_rules.subject.ambient import F64
 from backprop_rules.subject.function import NoPoint, steps_to
@@ -249,7 +249,7 @@ class Sensitivities:
         """Return the steps of a run; of one that writes into constants, or uses sums of gradients, not with these."""
         try:
             steps, once = self._record(run, recorder())
-        except Unseen:
+        except OutOfSight:
             raise
         except NotImplementedError:
             recorder = partial(recorder, constants=False)

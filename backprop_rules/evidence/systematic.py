@@ -30,7 +30,7 @@ from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import AtSize, Held, Question
 from backprop_rules.evidence.sensitivity import Enough, Sensitivities
-from backprop_rules.evidence.unseen import BLIND, Unseen, unseen_of
+from backprop_rules.evidence.unseen import BLIND, SEEN, Unseen, unseen_of
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F32
 
@@ -132,14 +132,14 @@ def systematic(
     if not chosen and not drawn:
         return answers
     try:
-        asked_of = _Reverse(question, declared, held, got, deviations)
-        off = next((off for one, answer in chosen if (off := asked_of.off(one, answer)).beyond), None)
-        return replace(answers, found=off) if off else _of_the_drawn(answers, asked_of, drawn)
+        reaches = _Reaches(question, declared, held, got, deviations)
+        off = next((off for one, answer in chosen if (off := reaches.off(one, answer)).beyond), None)
+        return replace(answers, found=off) if off else _of_the_drawn(answers, reaches, drawn)
     except NotImplementedError as error:
         return replace(answers, why=str(error))
 
 
-class _Reverse:
+class _Reaches:
     """How far right implementations reach, of every form of the reference: by reverse passes."""
 
     def __init__(
@@ -181,41 +181,38 @@ class _Drawn:
 
     @cached_property
     def answer(self) -> float:
-        """How far that sum is off."""
+        """How far that sum is off, whatever its sign."""
         return abs(float((self.coefficients * self.table.off).sum()))
 
-    def none_at_zero(self, asked_of: _Reverse) -> bool:
+    def none_at_zero(self, reaches: _Reaches) -> bool:
         """Say whether right implementations take none of them to 0, by how far they take that sum."""
-        most = self.unseen.seen_within(len(self.elements))
-        return self.answer <= most and self.answer <= asked_of.reach(self.table.leaf, self.coefficients, most) <= most
+        if not self.table.at_once or self.answer > SEEN:
+            return False
+        return self.answer <= reaches.reach(self.table.leaf, self.coefficients, SEEN) <= SEEN
 
-    def share_at_zero(self, asked_of: _Reverse) -> float | Off:
+    def share_at_zero(self, reaches: _Reaches) -> float | Off:
         """Return the share of the gradient that right implementations take to 0, one by one; or one that is off."""
         drawn, reached = len(self.elements), list[bool]()
         for n, element in enumerate(self.elements):
             if self.unseen.decided(reached, drawn - n):
                 break
             to_zero = abs(float(self.table.truth[element]))
-            off = asked_of.off(*self.table.at(element), to_zero)
+            off = reaches.off(*self.table.at(element), to_zero)
             if off.beyond:
                 return off
             reached.append(off.reach >= to_zero)
         return self.unseen.share(sum(reached), len(reached))
 
 
-def _of_the_drawn(answers: Systematic, asked_of: _Reverse, drawn: Sequence[_Drawn]) -> Systematic:
-    """Return how blind the gradients are by the elements drawn of them, or what is off.
-
-    Those of one at once, as long as all are seen: first where a gradient is least off.
-    """
-    at_once = True
-    for some in sorted(drawn, key=lambda those: those.answer):
-        at_once = at_once and some.none_at_zero(asked_of)
-        found = some.unseen.share(0, 1) if at_once else some.share_at_zero(asked_of)
+def _of_the_drawn(answers: Systematic, reaches: _Reaches, drawn: Sequence[_Drawn]) -> Systematic:
+    """Return how blind the gradients are by the elements drawn of them, all at once or one by one; or what is off."""
+    blind: dict[int, float] = {}
+    for some in drawn:
+        found = some.unseen.share(0, 1) if some.none_at_zero(reaches) else some.share_at_zero(reaches)
         if isinstance(found, Off):
-            return replace(answers, found=found, blind={})
-        answers.blind[some.table.leaf] = found
-    return answers
+            return replace(answers, found=found)
+        blind[some.table.leaf] = found
+    return replace(answers, blind=blind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,9 +311,20 @@ class _Table:
         return unseen_of(self.held, self.truth, self.off, self.got.dtype, deviations)
 
     def farthest(self, unseen: Unseen) -> Iterator[tuple[Sum, float]]:
-        """Yield the element that is farthest off of those that storing alone does not explain."""
-        if bool(unseen.wide.any()):
-            yield self.at(self._place(int(torch.where(unseen.wide, self.off.abs(), -1.0).argmax())))
+        """Yield the element farthest off, of those that storing does not explain, and the one in units of its truth.
+
+        The second where none of those drawn may be asked for itself.
+        """
+        size, found = self.off.abs(), list[int]()
+        for among, off in ((unseen.wide, size), (unseen.open, size / self.truth.abs()))[: 1 + self.at_once]:
+            if bool(among.any()):
+                found.append(int(torch.where(among, off, -1.0).argmax()))
+        yield from (self.at(self._place(k)) for k in dict.fromkeys(found))
+
+    @property
+    def at_once(self) -> bool:
+        """Whether its elements may be seen at once: what a narrow dtype rounds reaches farther than that."""
+        return self.got.dtype not in NARROW
 
     def drawn(self, unseen: Unseen) -> _Drawn:
         """Return some elements, where it is open whether they are told from 0."""

@@ -2,13 +2,13 @@
 
 How far right implementations take a sum sum(c_e g_e) of a gradient's elements is a norm N(c) of its coefficients: a sum
 of sizes, and of roots of sums of squares, of what is linear in them. So at any one c there is an n with N(c) = <n, c>,
-and N >= |<n, .>| everywhere. Right implementations reach 0 at e where N(1_e / |t_e|) >= 1. Of several elements one
-reverse pass tells that they reach it at none: in a sum with random weights,
+and N >= |<n, .>| everywhere. Right implementations reach 0 at e where N(1_e / |t_e|) >= 1. One reverse pass can tell
+that they reach it at none of several elements: in a sum with random weights,
 
     c = sum(w_k 1_k / |t_k|),    w_k normal and independent,
 
 <n, c> is normal with a deviation of at least 1 if N(1_k / |t_k|) >= 1 for any k; then N(c) <= r happens with a
-probability of at most P(|w| <= r).
+probability of at most P(|w| <= r). The weights are the same in every run, as verdicts are.
 """
 
 import math
@@ -26,12 +26,16 @@ from backprop_rules.evidence.at_size import Held
 # Above this share of elements that may be 0 as well, nothing was proved of a gradient: of most of it.
 BLIND = 0.5
 # Elements of a gradient that are drawn, where the worst case is too far out to say anything; none at which storing the
-# result alone reaches 0: there nothing can be said. It is decided on which side of a half those are that reach 0 where
-# the rest cannot change it, or where so many were drawn of a share of exactly a half with a probability of at most
-# `BY_CHANCE`: two alike. That is wrong as often as the larger part of five: of a share of 0.6 in 31 of 100 gradients,
-# of 0.8 in 6, of 0.9 in 1.
+# result alone reaches 0: there nothing can be said. Asked one by one, it is decided on which side of a half those are
+# that reach 0 where the rest cannot change it, or where so many were drawn of a share of exactly a half with a
+# probability of at most `BY_CHANCE`: two alike. That is wrong as often as the larger part of five: of a share of 0.6 in
+# 31 of 100 gradients, of 0.8 in 6, of 0.9 in 1.
 ELEMENTS = 7
 BY_CHANCE = 1 / 4
+# So far at most reaches, with this probability, the random sum of elements of which one reaches 0; where all seven do,
+# by roundings that have one direction, with two fifths of it.
+AT_ONCE = 1 / 20
+SEEN = NormalDist().inv_cdf((1 + AT_ONCE) / 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,20 +73,9 @@ class Unseen:
             return False
         if self.share(least, drawn + left) > BLIND or self.share(least + left, drawn + left) <= BLIND:
             return True
-        return self._chance(least, drawn) <= BY_CHANCE
-
-    def _chance(self, least: int, drawn: int) -> float:
-        """Return how likely so few of those drawn reach 0, or so many, if the share is exactly `BLIND`."""
         even = min(1.0, max(0.0, (BLIND * self.total - self.lost) / self._opens))  # that of the open ones
         alike = range(least, drawn + 1) if least > even * drawn else range(least + 1)
-        return sum(math.comb(drawn, k) * even**k * (1 - even) ** (drawn - k) for k in alike)
-
-    def seen_within(self, drawn: int) -> float:
-        """Return how far at most a random sum of those drawn is to reach, for the gradient to be seen.
-
-        That, or that none of these reaches 0 though most do, happens with a probability of at most `BY_CHANCE`.
-        """
-        return NormalDist().inv_cdf((1 + max(0.0, BY_CHANCE - self._chance(0, drawn))) / 2)
+        return sum(math.comb(drawn, k) * even**k * (1 - even) ** (drawn - k) for k in alike) <= BY_CHANCE
 
 
 def unseen_of(held: Held, truth: Tensor, off: Tensor, dtype: torch.dtype, deviations: float) -> Unseen:

@@ -102,6 +102,9 @@ class Shadow(Protocol):
     def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return x as it is after a cast to a dtype."""
 
+    def lost(self, x: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Return by how much x as it is computed, and stored in a dtype, is off: 0 here; None where nothing is."""
+
     def constant(self, x: Tensor, dtype: torch.dtype, drawn_up: bool) -> Tensor:
         """Return what was made of no tensor of real or complex numbers, `drawn_up` of none at all, in its dtype."""
 
@@ -163,7 +166,7 @@ class Ambient(TorchFunctionMode):
             args = _cast_to(lowered, args, shadow)
         if func is torch.nn.functional.scaled_dot_product_attention and not shadow.eager:
             own = shadow.dtype_of(args[0] if args else named["query"])
-            return attention(*self._each(args), **self._each(named), stored=lambda y: shadow.cast(y, own))
+            return attention(*self._each(args), **self._each(named), lost=lambda y: shadow.lost(y, own))
         if func in _EXTREMES and len(args) == 2 and not named and torch.is_grad_enabled() and _alike(*args):
             return shadow.extreme(func, *args)
         asked = _asked(func, args, named, shadow)

@@ -17,7 +17,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
     *,
-    stored: Callable[[Tensor], Tensor],
+    lost: Callable[[Tensor], Tensor | None],
 ) -> Tensor:
     r"""Return softmax(s q kᵀ + m) v, with the arguments of torch's `scaled_dot_product_attention`.
 
@@ -25,7 +25,7 @@ def attention(
       \bar z = p \odot (\bar p - \textstyle\sum \bar y \odot y)$$
 
     The product is scaled, and not its operands: q √s and k √s would be rounded anew to the dtype in which products are
-    taken. The sum over p ⊙ p̄ of a softmax's backward is taken over ȳ ⊙ y, of the output as it is `stored`.
+    taken. The sum over p ⊙ p̄ of a softmax's backward is that over ȳ ⊙ y, of which storing has `lost` something.
 
     Source: Dao, FlashAttention-2, 2023, algorithm 2. Raises ValueError for a mask and `is_causal` at once.
     """
@@ -42,19 +42,19 @@ def attention(
     shares = torch._safe_softmax(scores, -1)  # 0 where nothing may be seen
     kept = functional.dropout(shares, dropout_p) if dropout_p else shares
     y = kept @ value
-    if scores.requires_grad:
-        _go_back_by_the_output(scores, shares, y, stored(y))
+    off = lost(y) if scores.requires_grad else None
+    if off is not None:
+        _go_back_by_what_is_stored(scores, shares, y, off)
     return y
 
 
-def _go_back_by_the_output(scores: Tensor, shares: Tensor, y: Tensor, output: Tensor) -> None:
-    """Let the reverse pass, the first alone, take p ⊙ (p̄ - Σ ȳ ⊙ y) for the gradient of the scores."""
+def _go_back_by_what_is_stored(scores: Tensor, shares: Tensor, y: Tensor, off: Tensor) -> None:
+    """Let the reverse pass, the first alone, add p ⊙ Σ ȳ ⊙ off to the gradient of the scores: 0, as `off` is."""
     met: list[Tensor] = []
 
-    def gradient(_: Tensor) -> Tensor:
+    def gradient(grad: Tensor) -> Tensor:
         for hook in hooks:
             hook.remove()
-        grad_y, grad_shares = met
-        return shares * (grad_shares - (grad_y * output).sum(-1, keepdim=True))
+        return grad - shares * (met[-1] * off).sum(-1, keepdim=True)
 
-    hooks = [y.register_hook(met.append), shares.register_hook(met.append), scores.register_hook(gradient)]
+    hooks = [y.register_hook(met.append), scores.register_hook(gradient)]

@@ -75,14 +75,17 @@ class Function:
 
     def arguments(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
         """Return the arguments of a call: the leaves in the structure of the example."""
-        own = leaves[: len(leaves) - len(self.named)]
-        found: tuple[Any, ...] = tuple(own) if self._flat else _pytree.tree_unflatten(list(own), self.structure)
+        own = tuple(leaves[: len(leaves) - len(self.named)])
+        if self._flat == len(own):
+            return own
+        found: tuple[Any, ...] = _pytree.tree_unflatten(list(own), self.structure)
         return found
 
     @cached_property
-    def _flat(self) -> bool:
-        """Whether the leaves are the arguments themselves, as of most functions."""
-        return all(child.is_leaf() for child in self.structure.children())
+    def _flat(self) -> int | None:
+        """How many arguments there are, where these are the leaves themselves, as of most functions."""
+        its = self.structure
+        return its.num_leaves if its.type is tuple and its.num_leaves == its.num_nodes - 1 else None
 
     def raw(self, leaves: Sequence[Any]) -> Any:
         """Return what the forward returns, whatever it is."""

@@ -79,6 +79,19 @@ class Declared(RunningError):
         cast: Tensor = _Cast.apply(x, self, self.dtype_of(x), dtype)  # type: ignore[no-untyped-call]
         return cast
 
+    def lost(self, x: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Return by how much x, as it is computed and stored in a dtype, is off: 0, and as far as that may be from x.
+
+        None where nothing is stored anew.
+        """
+        if precision(dtype) >= self.bits_of(x):
+            return None
+        stored = self.cast(x, dtype)
+        off = stored - x.detach()
+        if self._radius(off) is not None:  # of a difference of two that have nothing in common
+            self.keep(off, self._radius(stored))
+        return off
+
     def cut_off(self, x: Tensor) -> Tensor:
         """Return a tensor that autograd does not look behind; where it is not exact, radii count in every question."""
         radius = self._radius(x)
