@@ -6,6 +6,7 @@ from real_sizes import KERNELS, stored
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from backprop_rules import InputError
 from backprop_rules.testing import WrongGradients, assert_gradients, enclose
@@ -83,6 +84,16 @@ def test_a_forward_that_asks_for_the_gradient_of_the_values_before_goes_back_as_
     with sdpa_kernel(SDPBackend.MATH):  # the others are differentiable once
         got = own_gradients(forward, primals, grad_y)
     assert_gradients(got, forward=forward, primals=primals, grad_y=grad_y)
+
+
+def test_in_a_checkpoint_it_is_taken_as_torch_computes_it():
+    _, primals, grad_y = asked(torch.bfloat16)
+
+    def forward(*primals: Tensor) -> Tensor:
+        return checkpoint(scaled_dot_product_attention, *primals, use_reentrant=False)
+
+    got = own_gradients(scaled_dot_product_attention, primals, grad_y)
+    assert_gradients(got, forward=forward, primals=primals, grad_y=grad_y, blind="allow")
 
 
 def test_a_mask_beside_is_causal_is_refused():

@@ -164,7 +164,7 @@ class Ambient(TorchFunctionMode):
             device = next((x.device.type for x in tensors_in((args, named))), "cpu")
             lowered = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
             args = _cast_to(lowered, args, shadow)
-        if func is torch.nn.functional.scaled_dot_product_attention and not shadow.eager:
+        if func is torch.nn.functional.scaled_dot_product_attention and not shadow.eager and not _recomputed():
             own = shadow.dtype_of(args[0] if args else named["query"])
             return attention(*self._each(args), **self._each(named), lost=lambda y: shadow.lost(y, own))
         if func in _EXTREMES and len(args) == 2 and not named and torch.is_grad_enabled() and _alike(*args):
@@ -241,6 +241,11 @@ class Ambient(TorchFunctionMode):
             cast = base.to(dtype)
             self._cast[key] = base, cast, (base._version, cast._version, _held(cast))
         return cast.as_strided(x.shape, x.stride(), x.storage_offset() - base.storage_offset())
+
+
+def _recomputed() -> bool:
+    """Say whether what is saved for the reverse pass goes elsewhere: a checkpoint runs its steps again, without us."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
 def _as_many(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> None:
