@@ -1,7 +1,5 @@
 """A compiled forward is taken as it was written: in a process of its own, as the compiler stays where it was loaded."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +44,8 @@ print(grow(torch.ones(1)).item(), "torch._dynamo" in sys.modules)
 """
 
 
-def test_rules_are_verified_without_the_compiler_and_it_is_kept_out_as_before_once_it_is_there():
+@pytest.mark.xdist_group("processes")
+def test_rules_are_verified_without_the_compiler_and_it_is_kept_out_as_before_once_it_is_there(torch_alone):
     """An optimizer's groups are made where the compiler must not look."""
-    done = subprocess.run([sys.executable, "-c", VERIFIED_FIRST], capture_output=True, text=True, check=False)
+    done = torch_alone.run("-c", VERIFIED_FIRST)
     assert done.stdout.split() == ["False", "2.0", "True"], done.stderr
