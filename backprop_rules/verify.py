@@ -1,6 +1,5 @@
 """Verification: a rule of the catalogue is asked what `check` asks, and what every rule must hold beside."""
 
-import atexit
 import gc
 import inspect
 import multiprocessing
@@ -63,9 +62,7 @@ def warm_up(threads: int = 1) -> None:
     x = torch.ones(1, 1)
     torch.func.vmap(lambda t: torch.func.jvp(lambda v: (v - x[0]).square() / 2, (x[0],), (t,))[1])(x)
     torch.set_num_threads(threads)
-    gc.collect()
     gc.freeze()
-    atexit.register(gc.unfreeze)
 
 
 def _without_the_compiler() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -369,6 +370,14 @@ def test_explain_and_trace_are_told_in_the_language_asked_for(run, monkeypatch):
         code, _, err = run(*words, "--lang", "fr")
         assert code == 2
         assert "there is no language 'fr'. Known: en, zh." in err
+
+
+def test_what_a_module_has_loaded_is_let_go_before_it_complains_at_the_end(tmp_path):
+    (tmp_path / "with_triton.py").write_text("import triton\n" + CUBE)
+    words = [sys.executable, "-m", "backprop_rules", "verify", "--examples", "5", "--import", "with_triton"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr.strip()
 
 
 def test_verify_with_an_import_verifies_the_rules_of_the_module(run, tmp_path, monkeypatch):

@@ -28,6 +28,12 @@ every_signature = by_rule(signatures)
 every_rule = by_rule(CATALOGUE.values())
 
 
+@pytest.fixture(autouse=True)
+def without_words():
+    with quiet():
+        yield
+
+
 @functools.cache
 def of_a_tier(rule, tier):
     """Return as many points as any test asks for: fewer are the first of these."""
@@ -151,8 +157,7 @@ def smallest(rule, calls):
         return point if call_that_fits(rule, point) is not None and not point.empty else None
 
     start = replace(widened(first), spacing=0.0)  # off the grid, whose numbers are small
-    with quiet():
-        found = shrunk(start, lambda point: point, again, ways, lambda: next(evaluations, None) is not None)
+    found = shrunk(start, lambda point: point, again, ways, lambda: next(evaluations, None) is not None)
     return call_that_fits(rule, found)
 
 

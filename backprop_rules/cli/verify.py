@@ -1,5 +1,7 @@
 """The commands of the catalogue: `verify`, `special` and `list`."""
 
+import atexit
+import gc
 import os
 from collections.abc import Iterable
 from itertools import chain
@@ -65,6 +67,8 @@ def verify(
     if dtypes and not names:
         rules = [rule for rule in rules if set(dtypes) & set(rule.domain.dtypes)]
     warm_up(threads)
+    if module:  # what it has loaded may count at the end what is left of its own, as nanobind does, and complain
+        atexit.register(gc.unfreeze)
     verified = verify_rules(rules, examples, seed, dtypes, devices, proofs, jobs or os.cpu_count() or 1)
     replayed = (verify_program(program, baselines) for program in programs)
     _conclude(_followed(chain(verified, replayed), len(rules) + len(programs)), seed, tightness)

@@ -12,7 +12,6 @@ from backprop_rules.strategies.drawing.bounded import bounded_point
 from backprop_rules.strategies.drawing.draw import Draw, Refused
 from backprop_rules.strategies.drawing.exact import exact_point
 from backprop_rules.strategies.drawing.shapes import SIDES
-from backprop_rules.subject.ambient import quiet
 
 TIERS = {"exact": exact_point, "bounded": bounded_point}
 TRIES = 10  # to draw a point, where some are refused
@@ -54,6 +53,6 @@ def drawn(
 
 
 def _one(draw: Draw, tier: str, rule: Rule, dtypes: Sequence[torch.dtype], sides: Sequence[int]) -> Call | None:
-    with quiet(), suppress(Refused):
+    with suppress(Refused):
         return TIERS[tier](draw, rule, dtypes, sides)
     return None
