@@ -375,7 +375,7 @@ def test_explain_and_trace_are_told_in_the_language_asked_for(run, monkeypatch):
 def test_what_a_module_has_loaded_is_let_go_before_it_complains_at_the_end(tmp_path):
     (tmp_path / "with_triton.py").write_text("import triton\n" + CUBE)
     words = [sys.executable, "-m", "backprop_rules", "verify", "--examples", "5", "--import", "with_triton"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(words, check=False, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not done.stderr.strip()
 
