@@ -15,10 +15,9 @@ Backward = Callable[..., tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A forward at a size: its primals, a fused backward whose results are not rounded yet, and its other form.
+    """A forward at a size: its primals, a fused backward whose results are not rounded yet, and wrong ones.
 
-    `also` says that the backward is of another algebraic form than the reference's; `eps` is the backward with a
-    forgotten constant, `summed` by how many terms a mean in the place of a sum is too small.
+    `eps` is the backward with a forgotten constant.
     """
 
     name: str
@@ -27,7 +26,6 @@ class Kernel:
     size: tuple[int, ...]
     small: tuple[int, ...]
     fused: Backward
-    also: bool = False
     eps: Backward | None = None
 
     def primals(self, dtype: torch.dtype, large: bool, seed: int = 0) -> tuple[Any, ...]:
@@ -37,10 +35,6 @@ class Kernel:
     def cotangent(self, primals: Sequence[Any], seed: int = 1) -> Tensor:
         y = self.forward(*(x.float() if x.is_floating_point() else x for x in primals))
         return torch.randn(y.shape, generator=torch.Generator().manual_seed(seed)).to(primals[0].dtype)
-
-    @property
-    def forms(self) -> tuple[Backward, ...]:
-        return (self.fused,) if self.also else ()
 
 
 def stored(made: Sequence[Any], primals: Sequence[Any]) -> tuple[Any, ...]:
@@ -373,8 +367,8 @@ def scan_fused(g: Tensor, x: Tensor, gate: Tensor) -> tuple[Tensor, ...]:
 
 
 KERNELS = (
-    Kernel("attention", attention, _qkv, (2, 8, 256, 64), (1, 2, 64, 32), flash(False), also=True),
-    Kernel("causal attention", causal, _qkv, (1, 4, 1024, 64), (1, 2, 64, 32), flash(True), also=True),
+    Kernel("attention", attention, _qkv, (2, 8, 256, 64), (1, 2, 64, 32), flash(False)),
+    Kernel("causal attention", causal, _qkv, (1, 4, 1024, 64), (1, 2, 64, 32), flash(True)),
     Kernel("rms_norm", rms_norm, _rows_and_weight, (2048, 4096), (32, 128), rms_fused,
            eps=partial(rms_fused, eps=1e-5)),
     Kernel("layer_norm", layer_norm, lambda g, s: (*_rows_and_weight(g, s), randn(g, s[-1])), (2048, 4096), (32, 128),

@@ -1,4 +1,6 @@
-"""Torch's scaled_dot_product_attention, held as fused kernels compute it: the product is scaled, not its operands."""
+"""Attention, torch's own and written out, held as fused kernels compute it."""
+
+import math
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from backprop_rules import InputError
+from backprop_rules.subject.attention import Attentions
 from backprop_rules.testing import WrongGradients, assert_gradients, enclose
 
 
@@ -69,9 +72,121 @@ def test_a_fused_kernel_is_inside_and_is_held_no_looser_than_by_its_own_form(nam
 
     ours = enclose(fused, primals, grad_y=grad_y)
     assert ours.agreement(stored(kernel.fused(grad_y, *primals), primals)).right
-    declared = enclose(kernel.forward, primals, grad_y=grad_y, also=kernel.forms)
+    declared = enclose(kernel.forward, primals, grad_y=grad_y, also=kernel.fused)
     for one, other in zip(ours.every, declared.every, strict=True):
         assert bool((one.radius <= other.radius).all())
+
+
+def by_matmul(q, k, v):
+    return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1) @ v
+
+
+def in_float32(q, k, v):
+    """As in a test of a kernel: cast up, and back in the end."""
+    high = [x.float() for x in (q, k, v)]
+    shares = torch.einsum("bhtd,bhsd->bhts", *high[:2]).mul(q.shape[-1] ** -0.5).softmax(dim=-1)
+    return torch.einsum("bhts,bhsd->bthd", shares, high[2]).to(q.dtype).transpose(1, 2)
+
+
+def with_casts(q, k, v):
+    """As in a model's library: the softmax in float32, cast before it is multiplied, and dropout of nothing."""
+    weights = torch.matmul(q, k.transpose(2, 3)) * q.shape[-1] ** -0.5
+    weights = torch.nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(q.dtype)
+    weights = torch.nn.functional.dropout(weights, p=0.0, training=True)
+    return torch.matmul(weights, v)
+
+
+def of_matrices(q, k, v):
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    return torch.bmm(torch.bmm(q, k.mT).div(math.sqrt(q.shape[-1])).softmax(2), v).unflatten(0, (2, 3))
+
+
+def masked(q, k, v):
+    seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+    scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~seen, -1e9)
+    return torch.where(seen, scores.softmax(-1), 0.0) @ v
+
+
+WRITTEN_OUT = [by_matmul, in_float32, with_casts, of_matrices, masked]
+
+
+def flash(forward, q, k, v, grad_y):
+    """Return the gradients of a fused kernel, in bfloat16: P and dS are rounded to it, and δ is of what is stored."""
+    scores = q.float() @ k.float().mT * q.shape[-1] ** -0.5
+    if forward is masked:
+        scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
+    shares = scores.softmax(-1)
+    of_values = grad_y.float() @ v.float().mT
+    y = (shares.bfloat16().float() @ v.float()).bfloat16()
+    off = shares * (of_values - (y.float() * grad_y.float()).sum(-1, keepdim=True))
+    off = off.bfloat16().float() * q.shape[-1] ** -0.5
+    return off @ k.float(), off.mT @ q.float(), shares.bfloat16().float().mT @ grad_y.float()
+
+
+@pytest.mark.parametrize("forward", WRITTEN_OUT)
+def test_one_that_is_written_out_goes_back_by_what_is_stored_as_well(forward, monkeypatch):
+    """Equal keys but for their last bits: P dP is nearly δ, and what is left is what storing loses of it."""
+    q, k, v = (numbers(2, 3, 48, 16, seed=n) for n in range(3))
+    primals = [x.bfloat16() for x in (q, k, v + 20)]
+    grad_y = numbers(2, 3, 48, 16, seed=3).bfloat16()
+    got = [g.bfloat16() for g in flash(forward, *primals, grad_y)]
+    held = {"forward": forward, "primals": primals, "grad_y": grad_y, "blind": "allow"}
+    assert_gradients(got, **held)
+    with pytest.raises(WrongGradients):
+        assert_gradients([got[0], got[1], 1.05 * got[2]], **held)
+    monkeypatch.setattr(Attentions, "multiplied", lambda *_: None)
+    with pytest.raises(WrongGradients):
+        assert_gradients(got, **held)
+
+
+def over_the_queries(q, k, v):
+    return torch.softmax(q @ k.mT, -2) @ v
+
+
+def turned(q, k, v):
+    return torch.softmax(q @ k.mT, -1).mT @ v
+
+
+def summed_over_the_queries(q, k, v):
+    return torch.einsum("bhts,bhtd->bhsd", torch.softmax(q @ k.mT, -1), v)
+
+
+def without_a_product(q, k, v):
+    return torch.softmax(q @ k.mT, -1) * v.sum()
+
+
+def eager_as_it_is(q, k, v):
+    return by_matmul(q, k, v)
+
+
+@pytest.mark.parametrize(
+    "forward", [over_the_queries, turned, summed_over_the_queries, without_a_product, eager_as_it_is]
+)
+def test_what_is_no_attention_is_held_as_before(forward, monkeypatch):
+    primals = [numbers(2, 3, 5, 5, seed=n).bfloat16() for n in range(3)]
+    held = {"forward": forward, "primals": primals, "grad_y": numbers(2, 3, 5, 5, seed=3).bfloat16()}
+    held["precision"] = "eager" if forward is eager_as_it_is else "tensorcore"
+    as_it_is = enclose(**held)
+    monkeypatch.setattr(Attentions, "multiplied", lambda *_: None)
+    for one, other in zip(as_it_is.every, enclose(**held).every, strict=True):
+        assert torch.equal(one.radius, other.radius)
+
+
+def test_a_cast_is_not_rounded_again_for_the_product():
+    x, w, grad_y = (numbers(9, 9, seed=n).bfloat16() for n in range(3))
+
+    def radius(forward):
+        return enclose(forward, (x, w), grad_y=grad_y, precision="tensorcore")[1].radius
+
+    def cast(x, w):
+        return x.sin().to(torch.bfloat16) @ w
+
+    def written_to(x, w):
+        return x.sin().to(torch.bfloat16).mul_(3) @ w / 3
+
+    once, twice = radius(lambda x, w: x.sin() @ w), radius(written_to)
+    assert bool((radius(cast) <= 1.01 * once).all())
+    assert bool((twice > 1.5 * once).all())
 
 
 def test_a_forward_that_asks_for_the_gradient_of_the_values_before_goes_back_as_well():

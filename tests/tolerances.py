@@ -80,14 +80,14 @@ def times(kernel: Kernel, primals, grad_y) -> dict:
     taken, _ = timed(lambda: own_run(kernel, primals, grad_y), 3)
     memory = max(1.0, peak() - base)
     got = stored(kernel.fused(grad_y, *primals), primals)
-    ours, _ = timed(lambda: answer(kernel, primals, grad_y, got, also=kernel.forms), 3)
+    ours, _ = timed(lambda: answer(kernel, primals, grad_y, got), 3)
     return {"time": ours / taken, "own": taken, "memory": max(1.0, peak() - base) / memory}
 
 
 def answers(kernel: Kernel, primals, grad_y) -> dict:
     """Ask the right one, torch's own op by op, and the wrong ones."""
     made = kernel.fused(grad_y, *primals)
-    passed, found = answer(kernel, primals, grad_y, stored(made, primals), also=kernel.forms, blind="allow")
+    passed, found = answer(kernel, primals, grad_y, stored(made, primals), blind="allow")
     result = {
         "passed": passed,
         "used": max(c.used for c in found.gradients),
@@ -99,7 +99,7 @@ def answers(kernel: Kernel, primals, grad_y) -> dict:
             kernel, primals, grad_y, eager(kernel, primals, grad_y), precision="eager", blind="allow"
         )
         result["eager"] = {"passed": passed, "blind": {c.name: c.blind for c in found.gradients}, "text": str(found)}
-    enclosed = enclose(kernel.forward, primals, grad_y=grad_y, also=kernel.forms)
+    enclosed = enclose(kernel.forward, primals, grad_y=grad_y)
     wrongs = wrong_ones(kernel, made, primals, grad_y)
     tried = [(label, enclosed.agreement(wrong, blind="allow").right) for label, wrong in wrongs]
     return result | {"wrong": len(tried), "missed": [label for label, let_through in tried if let_through]}
@@ -118,9 +118,9 @@ def sums_that_round_nothing() -> Iterator[None]:
 
 def shares(kernel: Kernel, primals, grad_y) -> dict:
     """Measure which shares of the radii are the result's storing, sums, and what is rounded before, in the mean."""
-    whole = enclose(kernel.forward, primals, grad_y=grad_y, also=kernel.forms)
+    whole = enclose(kernel.forward, primals, grad_y=grad_y)
     with sums_that_round_nothing():
-        without = enclose(kernel.forward, primals, grad_y=grad_y, also=kernel.forms)
+        without = enclose(kernel.forward, primals, grad_y=grad_y)
     found = torch.zeros(3, dtype=torch.float64)
     for one, other in zip(whole.every, without.every, strict=True):
         said = (one.radius > 0) & one.radius.isfinite() & other.radius.isfinite()
@@ -184,10 +184,10 @@ def of_public_rules() -> list[str]:
         listed = f"{len(through)}: {', '.join(through)}" if through else "none"
         accused = ["no" if passes(rule, got) else "yes" for got in (own, fused)]
         rows.append(f"| {name} | {accused[0]} | {accused[1]} | {listed} |")
-    enclosed = enclose(kernel.forward, primals, grad_y=grad_y, also=kernel.forms)
+    enclosed = enclose(kernel.forward, primals, grad_y=grad_y)
     through = [label for label, got in wrongs if enclosed.agreement(got).right]
     ours = [answer(kernel, primals, grad_y, own, precision="eager")[0],
-            answer(kernel, primals, grad_y, fused, also=kernel.forms)[0]]  # fmt: skip
+            answer(kernel, primals, grad_y, fused)[0]]  # fmt: skip
     accused = ["no" if passed else "yes" for passed in ours]
     listed = f"{len(through)}: {', '.join(through)}" if through else "none"
     rows.append(f"| **`assert_gradients`** | {accused[0]} | {accused[1]} | {listed} |")

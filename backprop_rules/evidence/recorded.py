@@ -284,7 +284,7 @@ class Recorded(Declared):
         if narrow is None:
             return None
         real = [(k, x) for k, x in enumerate(args) if inexact(x) and x.ndim and not x.is_complex()]
-        rounded = tuple(k for k, x in real if not _in_dtype(x, narrow))
+        rounded = tuple(k for k, x in real if not self.has_been_rounded(x, narrow) and not _in_dtype(x, narrow))
         return Product(last.func, args, last.named, rounded) if rounded else None
 
     def _error_of(self, last: _Last, args: tuple[Any, ...], result: Any) -> Any:
@@ -372,6 +372,7 @@ class Recorded(Declared):
         y = x.to(at(F64, x), copy=True)
         if precision(dtype) < self.bits_of(x):
             self._casts.append((y, dtype))
+            self._rounded[y.untyped_storage()] = dtype, y._version
         self.tag(y, dtype)
         return y
 

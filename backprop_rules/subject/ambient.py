@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from threading import Lock
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from backprop_rules.subject.attention import attention
+from backprop_rules.subject.attention import PRODUCTS, Attentions, attention
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 COMPLEX_OF = {F64: torch.complex128, F32: torch.complex64}
@@ -134,6 +135,7 @@ class Ambient(TorchFunctionMode):
         self._shadow = shadow
         self._widening = widening and dtype is F64
         self._cast: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor, tuple[int, ...]]] = {}
+        self._attentions = Attentions()
 
     def apart(self) -> "Ambient":
         """Return the same for another thread, which keeps casts of its own."""
@@ -142,14 +144,15 @@ class Ambient(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, as it would be called in this precision."""
         named = kwargs or {}
-        if self._shadow is not None:
-            return self._shadowed(self._shadow, func, args, named)
-        return self._called(func, args, named)
+        if self._shadow is None or torch._C._functorch.peek_interpreter_stack() is not None:
+            return self._called(func, args, named)  # within a transform tensors have no memory of their own
+        made = self._shadowed(self._shadow, func, args, named)
+        if func in PRODUCTS and not self._shadow.eager and not _recomputed():
+            self._attentions.multiplied(func, args, made, self._shadow)
+        return made
 
     def _shadowed(self, shadow: Shadow, func: Any, args: Any, named: Any) -> Any:
         """Call the function, and tell the shadow what is cast: by itself, to be computed with, or when it is made."""
-        if torch._C._functorch.peek_interpreter_stack() is not None:
-            return self._called(func, args, named)  # within a transform tensors have no memory of their own
         if func == _DTYPE_OF:
             return shadow.dtype_of(args[0])
         if func in _CUTS and inexact(args[0]):
@@ -166,11 +169,12 @@ class Ambient(TorchFunctionMode):
             args = _cast_to(lowered, args, shadow)
         if func is torch.nn.functional.scaled_dot_product_attention and not shadow.eager and not _recomputed():
             own = shadow.dtype_of(args[0] if args else named["query"])
-            return attention(*self._each(args), **self._each(named), lost=lambda y: shadow.lost(y, own))
+            return attention(*self._each(args), **self._each(named), lost=partial(shadow.lost, dtype=own))
         if func in _EXTREMES and len(args) == 2 and not named and torch.is_grad_enabled() and _alike(*args):
             return shadow.extreme(func, *args)
         asked = _asked(func, args, named, shadow)
         if asked is not None and inexact(args[0] if args else None):
+            self._attentions.cast(args[0], asked, shadow)
             cast = shadow.cast(args[0], asked)
             return cast if _casts(func) else self._called(func, (cast, *args[1:]), named)
         made, given = self._called(func, args, named), list(tensors_in((args, named)))

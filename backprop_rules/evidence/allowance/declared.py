@@ -23,7 +23,7 @@ from backprop_rules.evidence.allowance.mode import REFERENCES, RunningError
 from backprop_rules.evidence.allowance.moves import close
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
-from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, lost_in
+from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, lost_in, widens
 from backprop_rules.subject.ambient import F32, F64, at, inexact, tensors_in
 
 aten = torch.ops.aten
@@ -51,6 +51,7 @@ class Declared(RunningError):
         self.declared, self._only_exact = declared, only_exact
         self.default, self.eager = torch.get_default_dtype(), declared.kept is None
         self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
+        self._rounded = WeakIdKeyDictionary()  # what casts have rounded, by storage: to which dtype, in which version
         self._in_kernel, self._in_a_block = 0, False
         self._rounds_inside = False  # whether the kernel of torch's that is followed stores its parts in its own dtype
         self.roundings, self.overflow, self.vanished, self.custom, self.drawn = 0, "", "", "", ""
@@ -321,11 +322,17 @@ class Declared(RunningError):
         known = x.untyped_storage() in self._tags or x.dtype != F64
         return precision((self.declared.kept or self.dtype_of(x)) if known else F64)
 
+    def has_been_rounded(self, x: Tensor, dtype: torch.dtype) -> bool:
+        """Say whether a cast has left none but numbers of a dtype."""
+        to, version = self._rounded.get(x.untyped_storage(), (None, 0))
+        return to is not None and widens(to, dtype) and version == x._version
+
     def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return a copy of x as it is stored in a dtype, rounded if that is narrower than what it is kept in."""
         with torch._C._DisableTorchDispatch():
             y, radius = x.to(at(F64, x), copy=True), self._radius(x)
             if precision(dtype) < self.bits_of(x):
+                self._rounded[y.untyped_storage()] = dtype, y._version
                 if radius is None:
                     radius = (y.to(dtype).double() - y.double()).abs_()
                 else:

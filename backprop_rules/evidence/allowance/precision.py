@@ -90,7 +90,7 @@ class DeclaredOperation(Operation):
     def factor(self, x: Tensor) -> Operand:
         """Return an operand of a matrix product, rounded to the dtype in which products are taken."""
         found, narrow = self.operand(x), self.declared.operands
-        if narrow is None or x.is_complex():
+        if narrow is None or x.is_complex() or self.mode.has_been_rounded(x, narrow):
             return found
         if found.radius is None:
             lost = (x.to(narrow).double() - x.double()).abs()
