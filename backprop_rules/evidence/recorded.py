@@ -16,9 +16,10 @@ from backprop_rules.evidence.allowance.behind import Behind, behind
 from backprop_rules.evidence.allowance.declared import Declared
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
 from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
-from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
-from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
+from backprop_rules.evidence.allowance.operation import as_computed, plus
+from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, unit
+from backprop_rules.evidence.in_order import InOrder, Summing, nothing_of
 from backprop_rules.evidence.rounded_up import above, added
 from backprop_rules.subject.ambient import F64, at, inexact, tensors_in
 from backprop_rules.subject.places import somebodys_frames
@@ -88,63 +89,6 @@ class _Last:
     engine: bool  # whether it is of a reverse pass
 
 
-class _Summing(DeclaredOperation):
-    """A sum in an order that does not depend on its terms: their partial sums are no larger than that makes them.
-
-    Of n terms a_k with the sum S, in random order, the mean of the squared partial sums is S^2 / 3 + sum(a_k^2) / 6 in
-    the limit, by the variance of sampling without replacement. Here an operand's size is its square.
-    """
-
-    def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
-        found = super().operand(x, dtype, flushed)
-        return Operand(found.size**2, None)
-
-    def factor(self, x: Tensor) -> Operand:
-        return self.operand(x)
-
-    def weight(self, factor: float) -> float:
-        return factor**2
-
-    def summed(
-        self, varies: Any, size: Tensor, length: int, underflows: float = 0, narrow: bool = False, divisor: float = 1
-    ) -> Tensor:
-        """Return how far the sum is off where every addition rounds, or cuts off, in the same direction."""
-        share = (length + 1) / max(1, length) / divisor / 6
-        partial = self.size.square().div_(3).add_(size, alpha=share).sqrt_()
-        return partial.mul_(length * self.unit.u).add_(length * self.unit.tiny)
-
-
-class _Alone(DeclaredOperation):
-    """An operation by itself, of exact operands."""
-
-    @property
-    def met_behind(self) -> bool:
-        return True
-
-
-class _InOrder(Declared):
-    """While it is entered, sums on the way are taken in an order that does not depend on their terms."""
-
-    def _operation(self, func: Any, result: Any, args: Any) -> DeclaredOperation:
-        """Return the operation: each by itself, of which nobody asks what dtype its results have elsewhere."""
-        kept = self.declared.kept or self.default
-        named = (func, result, self._radius, self._evaluations, self._flushes, as_computed, self.choices)
-        return _Alone(*named, self.declared, kept, self, args)
-
-    def _by_formula(self, func: Any, result: Any, args: Any, named: Any) -> Any:
-        if func.overloadpacket != aten.sum:
-            return super()._by_formula(func, result, args, named)
-        kept = self.declared.kept or self.dtype_of(result)
-        op = _Summing(func, result, _nothing, 1, False, as_computed, self.choices, self.declared, kept, self)
-        terms = self._radius(args[0])
-        varies = None if terms is None else func(terms, *args[1:], **named)
-        return plus(FORMULAS[aten.sum](op, *args, **named), varies)
-
-    def _special(self, result: Tensor, radius: Tensor, total: float) -> Tensor | None:
-        """Return a radius: what is exact in the dtype in which it is computed may still round when it is stored."""
-        return super()._special(result, radius, total) if total else radius
-
-
 class Recorded(Declared):
     """While it is entered, keep every operation, so that autograd can be asked for the sensitivity to its result.
 
@@ -162,7 +106,7 @@ class Recorded(Declared):
         self._hidden: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by storage: how what is made of nothing was made
         self._last: _Last | None = None
         self._either = either
-        self._in_order: dict[torch.dtype, _InOrder] = {}
+        self._in_order: dict[torch.dtype, InOrder] = {}
         self._casts: list[tuple[Tensor, torch.dtype]] = []  # of which autograd knows nothing yet
         self._lines: dict[int, Line | None] = {}  # by the number of a node of autograd's graph
 
@@ -208,6 +152,15 @@ class Recorded(Declared):
             self.decided = False
         pairs = zip(parts_of(whole), parts_of(decided), strict=True)
         return whole, tuple(a if a is None or b is None else (a - b).clamp_min(0) for a, b in pairs)
+
+    def of_either(self, chosen: Tensor, other: Tensor, *operands: Any) -> Tensor:
+        """Return the radius, more than the chosen operand's by all that the choice changes.
+
+        An operand may change by a choice of its own where this one comes out otherwise: so does the share of a gradient
+        that a clamped number has.
+        """
+        parts = [part.size.abs() for x in operands if (part := self.joint.of(x)) is not None]
+        return sum(parts, start=chosen + other)
 
     def settle(self) -> None:
         """Find out how far the last operation is off, now that autograd knows its results, before one is written to."""
@@ -295,16 +248,16 @@ class Recorded(Declared):
             return (None,) * len(parts_of(result))
         if packet in SUMS:
             own, mode = replace(self.declared, kept=kept), self._alone(kept)
-            op = _Summing(last.func, result, _nothing, 1, False, as_computed, self.choices, own, kept, mode)
+            op = Summing(last.func, result, nothing_of, 1, False, as_computed, self.choices, own, kept, mode)
             return mode.settled(result, FORMULAS[packet](op, *args, **last.named))
         if packet in SUMS_NARROW and self.eager and last.own in NARROW:
             raise NotImplementedError(f"{last.func} keeps its sums in {last.own}")
         return self._alone(kept)._radius_of(last.func, result, args, last.named)
 
-    def _alone(self, kept: torch.dtype) -> _InOrder:
+    def _alone(self, kept: torch.dtype) -> InOrder:
         """Return the mode in which an operation is followed by itself, that keeps its intermediates so."""
         if kept not in self._in_order:
-            self._in_order[kept] = _InOrder(replace(self.declared, kept=kept, operands=None))
+            self._in_order[kept] = InOrder(replace(self.declared, kept=kept, operands=None))
         return self._in_order[kept]
 
     def _radius(self, x: Any) -> Tensor | None:
@@ -318,12 +271,13 @@ class Recorded(Declared):
         self.settle()
         self._leave_as_it_is(args[0].untyped_storage())
         before = (args[0].detach().clone(), *args[1:])
+        self.keep(before[0], self._radius(args[0]))
         func(*args, **named)
         compute = out_of_place(func)
         if compute is None:
             raise NotImplementedError(f"no sensitivity to the rounding of {func}, which writes into a tensor in use")
         constants, self._constants = self._constants, False  # what is written to must not be a leaf
-        self._radius_of(compute, args[0], before, named)
+        self.keep_written(args[0], self._radius_of(compute, args[0], before, named))
         self._constants = constants
         return args[0]
 
@@ -390,7 +344,3 @@ def _detached(x: Any) -> Any:
     if isinstance(x, Tensor):
         return x.detach()
     return type(x)(map(_detached, x)) if isinstance(x, tuple | list) else x
-
-
-def _nothing(_: Any) -> None:
-    """Of numbers that are exact."""

@@ -118,6 +118,10 @@ class Declared(RunningError):
                 self.joint.keep(share, share.untyped_storage(), radius)
         return share
 
+    def of_either(self, chosen: Tensor, other: Tensor, *operands: Any) -> Tensor:
+        """Return the radius of what may be either operand: at worst it is the other, or off by its own radius."""
+        return torch.maximum(chosen, other)
+
     def promoted(self, args: Any) -> torch.dtype | None:
         """Return the dtype to which the reference promotes arguments; None where no intermediate has its own dtype."""
         return self._promoted(args) if self.eager else None

@@ -291,12 +291,16 @@ class RunningError(TorchDispatchMode):
         written.copy_(made)
         self.choices.pass_on(aten.copy, written, (made,))
         make(self.choices, aten.clone.default, (made,), {}, written)
-        if not self._unshared(written):
-            self._share(written, self._radius(made))
-            return written
-        self._radii.get(written.untyped_storage(), {}).pop(place_of(written), None)
-        self.keep(written, self._radius(made))
+        self.keep_written(written, self._radius(made))
         return written
+
+    def keep_written(self, written: Tensor, radius: Tensor | None) -> None:
+        """Keep the radius of what was written into a tensor, in the place of that which was there."""
+        if not self._unshared(written):
+            self._share(written, radius)
+            return
+        self._radii.get(written.untyped_storage(), {}).pop(place_of(written), None)
+        self.keep(written, radius)
 
     def written(self, made: Tensor, into: Tensor) -> Tensor:
         """Return what is written into a tensor."""

@@ -224,7 +224,7 @@ def where(op: Operation, condition: Tensor, a: Any, b: Any) -> Radius:
     if ambiguous is None:
         return chosen
     other = apart(a, b) * FEW + torch.where(condition, r_y, r_x)
-    return torch.where(ambiguous > 0, torch.maximum(chosen, other), chosen)
+    return torch.where(ambiguous > 0, op.of_either(chosen, other, a, b), chosen)
 
 
 def _masked_fill(op: Operation, a: Tensor, mask: Tensor, value: Any) -> Radius:

@@ -249,6 +249,10 @@ class Operation:
         """Return what other choices change, if there are any and they count."""
         return reach if reach is not None and bool(reach.any()) and self.may_be_either(reach) else None
 
+    def of_either(self, chosen: Tensor, other: Tensor, *operands: Any) -> Tensor:
+        """Return the radius of what may be either operand, by how far the exact one may be if it is this, or other."""
+        return torch.maximum(chosen, other)
+
     def exact_sum(self, size: Tensor, divisor: float = 1, narrow: bool = False) -> bool:
         """Say whether a sum of exact terms, of these sizes together, is exact in any order."""
         return False

@@ -182,6 +182,10 @@ class DeclaredOperation(Operation):
         self.mode.ambiguous = self.mode.ambiguous or bool(choices.any())
         return not self.mode.decided
 
+    def of_either(self, chosen: Tensor, other: Tensor, *operands: Any) -> Tensor:
+        """Return the radius of what may be either operand, as the mode counts choices."""
+        return self.mode.of_either(chosen, other, *operands)
+
     @property
     def truncates(self) -> bool:
         """Whether products are summed by tensor cores, which cut off."""
