@@ -125,7 +125,7 @@ def is_one_call(places: Sequence[Edited]) -> bool:
 
 def in_its_line(places: Sequence[Edited]) -> list[tuple[Edit, ...]]:
     """Return the explanations that hold at every point: one thing done to one step, or two; none where none does."""
-    if sum(at.is_wrong for at in places) < 2 or len(places[0].edits) > EFFORT:
+    if sum(at.is_wrong for at in places) < 2 or len(places[0].edits) > EFFORT or not places[0].tape.steps:
         return []
     at = places[0]
     for guesses in chain(_single(at), (_pairs(at),), _of_other_forwards(at)):

@@ -20,8 +20,8 @@ from backprop_rules.evidence.rounded_up import added
 from backprop_rules.subject.ambient import F64
 from backprop_rules.subject.function import NoPoint, steps_to
 
-# The node that stands for what may not be differentiated again.
-ONCE = "torch::autograd::Error"
+# The nodes that stand for what may not, or cannot, be differentiated again.
+ONCE = {"torch::autograd::Error", "torch::autograd::NotImplemented"}
 # The sensitivities to the results of an operation, and through it to its operands, as far as autograd made these.
 Met = Callable[[Step, Sequence[Any], Sequence[Any]], None]
 
@@ -255,7 +255,7 @@ class Sensitivities:
             recorder = partial(recorder, constants=False)
             steps, once = self._record(run, recorder())
         steps = steps if once else self._record(run, recorder(together=False))[0]
-        if any(node.name() == ONCE for node, _ in self._uses):
+        if any(node.name() in ONCE for node, _ in self._uses):
             raise NotImplementedError("a backward of the reference is differentiable once")
         return steps
 

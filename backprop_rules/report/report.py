@@ -229,7 +229,10 @@ def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
     worst = outcome.worst
     if worst in (Grade.WRONG, Grade.INACCURATE, Grade.CONVENTION):
         if outcome.random_forward and outcome.of_the_worst()[0].kind in (Kind.VALUE, Kind.RANDOM):
-            return "inconclusive", "forward draws random numbers that the backward is not given: save the mask"
+            return "inconclusive", (
+                "forward draws random numbers, others in each dtype, and a backward may draw others than it: draw them "
+                "outside, and give them as an argument"
+            )
         assert worst is not None
         return worst.value, ""
     if outcome.interrupted:

@@ -11,6 +11,7 @@ from torch import Tensor
 from backprop_rules.domain import COMPLEX, REAL, Choice, Domain, Mask
 from backprop_rules.errors import InputError
 from backprop_rules.rule import Gradients, Roundings, Rule, find
+from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.backward import EMPTY, POSITIONAL, Backward, in_their_places, named
 from backprop_rules.subject.function import by_autograd, live_ones
 
@@ -86,7 +87,10 @@ def _torchs_own(forward: Function) -> Function:
     def backward(grad_y: Tensor, y: Tensor, *primals: Tensor | None, **params: Any) -> Gradients:
         with torch.enable_grad():
             leaves = live_ones(primals)
-            return by_autograd(forward(*leaves, **params), leaves, grad_y, materialize_grads=True)
+            y = forward(*leaves, **params)
+            if not y.requires_grad:  # a step, or a constant
+                return tuple(torch.zeros_like(x) if x is not None and inexact(x) else None for x in primals)
+            return by_autograd(y, leaves, grad_y, materialize_grads=True)
 
     return backward
 

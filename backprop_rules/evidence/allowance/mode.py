@@ -353,11 +353,17 @@ class RunningError(TorchDispatchMode):
         if found is NotImplemented:
             raise op.refuse("as torch's own terms have none of these arguments")
         if isinstance(found, Tensor):
-            return fused.distance(op, op.result, found, self._radius(found))
+            return self._distance(op, op.result, found)
         return [
-            None if y is None or z is None else fused.distance(replace(op, result=y), y, z, self._radius(z))
+            None if y is None or z is None else self._distance(replace(op, result=y), y, z)
             for y, z in zip(op.result, found, strict=True)
         ]
+
+    def _distance(self, op: Operation, result: Tensor, found: Tensor) -> Any:
+        """Return how far a result may be from what the parts give; anything, where these give something else."""
+        if result.shape != found.shape:
+            return torch.full_like(result, torch.inf, dtype=torch.float64)
+        return fused.distance(op, result, found, self._radius(found))
 
     def _in_one_kernel(self, reference: Callable[..., Any], args: Any, named: Any) -> Any:
         """Return what the reference of an operation gives, with the radii of its own operations."""

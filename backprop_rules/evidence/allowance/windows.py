@@ -14,7 +14,7 @@ from backprop_rules.evidence.allowance.choices import end_of, ends, moved
 from backprop_rules.evidence.allowance.kept_narrow import INTERPOLATED, WEIGHTED
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus
 from backprop_rules.evidence.allowance.sums import products_summed
-from backprop_rules.evidence.allowance.units import FEW, NARROW, gamma, unit
+from backprop_rules.evidence.allowance.units import FEW, NARROW, gamma, unit, wide
 
 aten = torch.ops.aten
 
@@ -75,7 +75,7 @@ def mean_pool(op: Operation, a: Tensor, kernel: Any, *how: Any) -> Tensor | None
 
 def mean_pool_backward(op: Operation, grad: Tensor, a: Tensor, kernel: Any, *how: Any) -> Tensor | None:
     """The gradient of a window over its count, summed over the windows that an element lies in."""
-    g = op.operand(grad)
+    g, a = op.operand(grad), wide(a)
     varies = None if g.radius is None else op.func(g.radius, a, kernel, *how).abs()
     return op.summed(varies, op.func(g.size, a, kernel, *how).abs(), math.prod(kernel) + 1, 1, narrow=True)
 
@@ -103,7 +103,7 @@ def interpolated(op: Operation, a: Tensor, *how: Any) -> Any:
 
 def replicated(op: Operation, grad: Tensor, a: Tensor, pad: Any) -> Tensor | None:
     """The gradient of an edge is the sum over what repeats it."""
-    g = op.operand(grad)
+    g, a = op.operand(grad), wide(a)
     varies = None if g.radius is None else op.func(g.radius, a, pad)
     return op.summed(varies, op.func(g.size, a, pad), math.prod(abs(n) + 1 for n in pad), narrow=True)
 
@@ -118,6 +118,7 @@ def pooled(op: Operation, a: Tensor, *how: Any) -> tuple[Any, None]:
 def pool_backward(op: Operation, grad: Tensor, a: Tensor, *how: Any) -> Any:
     """The gradient goes to the largest of each window; where another may be the largest, to either."""
     x, g, axes = op.operand(a), op.operand(grad), 2 if "2d" in str(op.func) else 3
+    a = wide(a)
     sizes, counts = a.shape[-axes:], grad.shape[-axes:]
     if len(how) > 1:
         kernel, *rest = ([k] * axes if isinstance(k, bool) or not k else list(k) * (axes // len(k)) for k in how[:-1])
