@@ -23,7 +23,8 @@ from backprop_rules.subject.subject import Subject
 
 def own_dtypes(subject: Subject, point: Point) -> list[torch.dtype | None]:
     """Return the dtypes of the example's leaves, complex where those of the point are."""
-    return [at(own.dtype, x) if inexact(x) else None for own, x in zip(subject.example, point.leaves, strict=True)]
+    pairs = zip(subject.example, point.leaves, strict=True)
+    return [(own.dtype if own.is_complex() else at(own.dtype, x)) if inexact(x) else None for own, x in pairs]
 
 
 def holds_in(

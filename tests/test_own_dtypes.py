@@ -1,0 +1,35 @@
+"""An example whose primals have several dtypes is asked in these, and not in one of them for all."""
+
+import pytest
+import torch
+
+from backprop_rules import check
+from backprop_rules.properties.finding import Kind
+
+
+def scaled(x, w):
+    return (x.float() * w).to(x.dtype)
+
+
+def of_both(g, x, w):
+    return (g.float() * w).to(x.dtype), (g.float() * x.float()).sum(0)
+
+
+def in_the_narrow_one(g, x, w):
+    return (g.float() * w).to(x.dtype), (g.float() * x.float()).sum(0).to(x.dtype)
+
+
+def test_a_weight_in_float32_beside_bfloat16_has_a_gradient_in_float32():
+    example = torch.randn(4, 3).bfloat16(), torch.randn(3)
+    assert check(of_both, forward=scaled, example=example).verdict == "right"
+    report = check(in_the_narrow_one, forward=scaled, example=example, raise_on_failure=False)
+    assert (report.verdict, report.finding.kind) == ("wrong", Kind.DTYPE)
+
+
+@pytest.mark.parametrize("real", [torch.float32, torch.float64])
+def test_a_complex_primal_beside_a_real_one_keeps_its_precision(real):
+    def backward(g, z, b):
+        return g * b, (g.conj() * z).real.sum(0)
+
+    example = torch.randn(4, 3, dtype=real.to_complex()), torch.randn(3, dtype=real)
+    assert check(backward, forward=lambda z, b: z * b, example=example).verdict == "right"
