@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from backprop_rules import InputError, WrongGradient, check, layout
+from backprop_rules import InputError, WrongGradient, check, check_function, layout
 from backprop_rules.subject.frameworks.bridge import Bridge
 from backprop_rules.subject.frameworks.carried import BRIDGES, as_torch, carried, framework_of
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
@@ -349,3 +349,24 @@ def test_a_framework_is_one_bridge():
         check(lambda grad_y, x, w: (grad_y * x, grad_y * w), forward=torch.mul, example=example)
     assert "from rows import Row" in str(wrong.value)
     assert "backward(Row(grad_y.tolist()), Row(x1.tolist()), Row(x2.tolist()))" in str(wrong.value)
+
+
+@pytest.mark.parametrize("conjugated", [False, True])
+def test_complex_gradients_are_jax_s_own(conjugated):
+    """JAX's cotangents pair without a conjugate: the gradients of z w are g w and g z."""
+    jax, jnp = pytest.importorskip("jax"), pytest.importorskip("jax.numpy")
+
+    def of(x):
+        return x.conj() if conjugated else x
+
+    @jax.custom_vjp
+    def product(z, w):
+        return z * w
+
+    product.defvjp(lambda z, w: (z * w, (z, w)), lambda kept, g: (g * of(kept[1]), g * of(kept[0])))
+    z, w = (jnp.asarray(np.random.default_rng(n).normal(size=(2, 3)) @ [1, 1j, 0.5]) for n in (0, 1))
+    own, custom = (jax.grad(lambda z, f=f: jnp.square(f(z, w).imag).sum())(z) for f in (lambda z, w: z * w, product))
+    assert bool(jnp.array_equal(own, custom)) != conjugated
+    found = check_function(product, forward=lambda z, w: z * w, example=(z, w), raise_on_failure=False)
+    assert found.verdict == ("wrong" if conjugated else "right")
+    assert ("JAX's are their conjugates" in str(found)) == conjugated

@@ -279,6 +279,8 @@ def _notes(subject: Subject, outcome: Outcome, shown: Finding | None) -> list[st
     elif shown.kind is Kind.NONE and shown.leaf is not None and subject.right is None:
         name = subject.names[shown.leaf]
         notes.append(f"if {name} is meant to have no gradient, as a mask of 0 and 1, write {name}.detach() in forward")
+    if shown is not None and subject.backward.bridge.conjugates and any(x.is_complex() for x in subject.example):
+        notes.append("complex cotangents and gradients are written as torch has them: JAX's are their conjugates")
     return notes
 
 

@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.utils import _pytree
 from backprop_rules.errors import InputError, OwnError, first_line
 from backprop_rules.subject.ambient import SEED, Ambient, inexact, running
 from backprop_rules.subject.denormals import as_found
-from backprop_rules.subject.frameworks.bridge import Bridge
+from backprop_rules.subject.frameworks.bridge import Bridge, each
 from backprop_rules.subject.frameworks.carried import bridge_of, carried
 from backprop_rules.subject.function import Cotangents, Function, Outputs
 from backprop_rules.subject.memory import ASKS_FOR_DETERMINISM, poisoned
@@ -144,8 +144,9 @@ class Backward:
     ) -> Any:
         """Call a function that takes what this backward takes, with the processor in the mode in which it was found."""
         some = {name: value for name, value in params.items() if self.signature.takes(name)}
+        own = partial(each, _conjugate) if self.bridge.conjugates else _as_it_is
         with as_found():
-            found = function(*self.signature.arguments(grad_y, y, primals), **some)
+            found = own(function(*self.signature.arguments(own(grad_y), y, primals), **some))
         return in_order(found, self.signature.primals)
 
     @property
@@ -157,6 +158,14 @@ class Backward:
     def in_one_piece(self) -> Callable[..., Any]:
         """The backward on torch tensors; JAX's is compiled as a whole, once for each shape."""
         return carried(self.function, self.framework, whole=True)
+
+
+def _conjugate(x: Any) -> Any:
+    return torch.conj_physical(x) if isinstance(x, Tensor) and x.is_complex() else x
+
+
+def _as_it_is(x: Any) -> Any:
+    return x
 
 
 def in_order(found: Any, names: Sequence[str]) -> Any:

@@ -42,6 +42,7 @@ class Bridge:
     around: Callable[[Sequence[Any]], AbstractContextManager[Any]] = lambda given: nullcontext()
     compiles: bool = False  # each operation anew for each shape and dtype, so that few shapes are asked
     flushes: bool = False  # subnormal numbers to zero
+    conjugates: bool = False  # complex cotangents and gradients: g v is paired, where torch pairs g* v
 
 
 def each(change: Callable[[Any], Any], x: Any) -> Any:

@@ -107,5 +107,5 @@ def _followed(function: Function) -> Function:
 
 JAX = Bridge(
     "jax", owns, array_of, tensor_of, "jnp.from_dlpack({})", "import jax.numpy as jnp", _followed, _prepared, _wide,
-    compiles=True, flushes=True,
+    compiles=True, flushes=True, conjugates=True,
 )  # fmt: skip
