@@ -215,3 +215,21 @@ def test_a_mask_beside_is_causal_is_refused():
     forward, primals, grad_y = asked(torch.float32, attn_mask=SEEN, is_causal=True)
     with pytest.raises(InputError, match="attn_mask or is_causal, and not both"):
         enclose(forward, primals, grad_y=grad_y)
+
+
+@pytest.mark.parametrize("mask", [1e4, 1e9, 1e10, 1e30])
+def test_a_finite_number_that_masks_is_as_good_as_an_endless_one(mask):
+    """Of 1e9 the rounding is some dozens: what is masked is 0 all the same."""
+    random = torch.Generator().manual_seed(0)
+    q, k, v, grad_y = (torch.randn(2, 40, 8, generator=random) for _ in range(4))
+    seen = torch.ones(40, 40).tril()
+
+    def forward(q, k, v, mask=mask):
+        return ((q @ k.mT) * seen - mask * (1 - seen)).softmax(-1) @ v
+
+    def endless(q, k, v):
+        return (q @ k.mT).masked_fill(seen == 0, -torch.inf).softmax(-1) @ v
+
+    finite, other = (enclose(f, (q, k, v), grad_y=grad_y).every for f in (forward, endless))
+    for one, least in zip(finite, other, strict=True):
+        assert float(one.radius.max()) <= 2 * float(least.radius.max())

@@ -262,3 +262,18 @@ def test_parts_of_complex_numbers_are_written_to():
     x = numbers(3).requires_grad_()
     (got,) = torch.autograd.grad((2 * x.sin() * x.cos()).sum() + x[2].sin(), x)
     assert_gradients(got, forward=layer, primals=(x.detach(),))
+
+
+@pytest.mark.parametrize(
+    "pool", [lambda x: functional.adaptive_avg_pool2d(x, (7, 5)), lambda x: functional.avg_pool2d(x, 10)]
+)
+def test_a_pool_in_bfloat16_is_no_looser_than_torchs_kernel_rounds(pool):
+    """The sum over a window is kept in float32, and where windows do not overlap so is that of its gradient."""
+    x = torch.randn(2, 4, 50, 33, generator=torch.Generator().manual_seed(0)).bfloat16()
+    held = {"forward": lambda x: pool(x) * 1.5, "primals": (x,), "precision": "eager"}
+    live = x.clone().requires_grad_()
+    grad_y = torch.randn(pool(x).shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    (got,) = torch.autograd.grad(held["forward"](live), live, grad_y)
+    assert_gradients([got], grad_y=grad_y, **held)
+    with pytest.raises(WrongGradients):
+        assert_gradients([1.1 * got], grad_y=grad_y, **held)

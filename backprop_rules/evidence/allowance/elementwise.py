@@ -240,7 +240,7 @@ def _sqrt(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 
 def _exp(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     off = size * torch.expm1(x.radius)
-    if math.isfinite(float(off.sum())):
+    if not off.numel() or float(torch.as_tensor(x.radius).amax()) < 1:
         return off
     # Where both are far below 0, as of what is masked, both are about 0.
     return torch.fmin(off, torch.exp((a.real if a.is_complex() else a).double() + x.radius) * FEW)

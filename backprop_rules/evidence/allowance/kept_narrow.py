@@ -36,7 +36,7 @@ ROUNDED_INSIDE = {getattr(aten, name) for name in (
     "_trilinear", "reflection_pad1d_backward", "reflection_pad2d_backward",
     "reflection_pad3d_backward", "replication_pad1d_backward", "replication_pad2d_backward",
     "replication_pad3d_backward", "avg_pool2d_backward", "avg_pool3d_backward", "index_put", "index_add", "addbmm",
-)} | WEIGHTED | INTERPOLATED  # fmt: skip
+)} | WEIGHTED - {aten._adaptive_avg_pool2d} | INTERPOLATED  # fmt: skip
 
 
 def _logarithm(args: Any, result: Tensor, dtype: torch.dtype) -> float:

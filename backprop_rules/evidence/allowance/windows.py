@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.choices import end_of, ends, moved
-from backprop_rules.evidence.allowance.kept_narrow import INTERPOLATED, WEIGHTED
+from backprop_rules.evidence.allowance.kept_narrow import INTERPOLATED, ROUNDED_INSIDE, WEIGHTED
 from backprop_rules.evidence.allowance.operation import Operand, Operation, plus
 from backprop_rules.evidence.allowance.sums import products_summed
 from backprop_rules.evidence.allowance.units import FEW, NARROW, gamma, unit, wide
@@ -77,17 +77,18 @@ def mean_pool_backward(op: Operation, grad: Tensor, a: Tensor, kernel: Any, *how
     """The gradient of a window over its count, summed over the windows that an element lies in."""
     g, a = op.operand(grad), wide(a)
     varies = None if g.radius is None else op.func(g.radius, a, kernel, *how).abs()
-    return op.summed(varies, op.func(g.size, a, kernel, *how).abs(), math.prod(kernel) + 1, 1, narrow=True)
+    windows = math.prod(-(-n // step) for n, step in zip(kernel, how[0] or kernel, strict=True))
+    return op.summed(varies, op.func(g.size, a, kernel, *how).abs(), windows + 1, 1, narrow=True)
 
 
-def weighted(op: Operation, a: Tensor, *how: Any) -> Any:
-    """Sums with weights that are not negative."""
+def weighted(op: Operation, a: Tensor, *how: Any, wide: int = 1) -> Any:
+    """Sums with weights that are not negative, each over what is so many times as wide as a place of the result."""
     x, places = op.operand(a), (*zip(a.shape[2:], op.result.shape[2:], strict=True),)
     varies = None if x.radius is None else op.func(x.radius, *how)
-    terms = math.prod(-(-max(n, m) // max(1, min(n, m))) + 1 for n, m in places)
+    terms = math.prod(-(-wide * n // max(1, m)) + 1 for n, m in places)
     size = op.func(x.size, *how)
     radius = op.summed(varies, size, terms + 2, 2 * terms)
-    if op.dtype not in NARROW:
+    if op.dtype not in NARROW or op.func.overloadpacket not in ROUNDED_INSIDE:
         return radius
     used = unit(op.dtype)  # in which the weights are stored, and some kernels' sums
     return radius + size * gamma(4 * terms, used.u) + op.of_any(size, varies, 4 * terms * used.tiny)
@@ -98,7 +99,7 @@ def interpolated(op: Operation, a: Tensor, *how: Any) -> Any:
     axes, sizes = a.ndim - 2, (*a.shape[2:], *op.result.shape[2:])
     largest = partial(getattr(torch.nn.functional, f"max_pool{axes}d"), kernel_size=3, stride=1, padding=1)
     near = largest(op.func(largest(op.operand(a).grown()), *how))
-    return weighted(op, a, *how) + op.up(near * gamma(4 * 3**axes * sum(sizes), op.unit.u))
+    return weighted(op, a, *how, wide=2) + op.up(near * gamma(4 * 3**axes * sum(sizes), op.unit.u))
 
 
 def replicated(op: Operation, grad: Tensor, a: Tensor, pad: Any) -> Tensor | None:
