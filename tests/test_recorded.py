@@ -1,5 +1,7 @@
 """What is recorded of a run: how far each operation is off, by the values that it had, and sums together."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from backprop_rules.errors import OwnError
 from backprop_rules.evidence import recorded
 from backprop_rules.evidence.at_size import at_size
 from backprop_rules.evidence.sensitivity import Reach, Sensitivities
-from backprop_rules.testing import ONES, WrongGradients, _asked, assert_gradients
+from backprop_rules.testing import ONES, WrongGradients, _asked, assert_gradients, enclose
 
 
 def recorded_of(forward, *primals: Tensor, precision: str | None = None):
@@ -211,3 +213,24 @@ def test_where_another_whole_number_may_be_taken_is_a_choice(jump, seed):
 
     got = torch.autograd.grad(layer(*live), live)
     assert_gradients(got, forward=layer, primals=(x, y), precision="eager", blind="allow")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_slice_s_gradient_beside_others_rounds_nothing(dtype):
+    """Of a loop over slices each gradient is put beside zeros: as good as a stack of them all."""
+
+    def of_slices(x: Tensor) -> Tensor:
+        return sum((x[t] * x[t + 1]).sin() for t in range(19))
+
+    def of_parts(x: Tensor) -> Tensor:
+        parts = x.unbind()
+        return sum((a * b).sin() for a, b in pairwise(parts))
+
+    x = numbers(20, 7, dtype=dtype)
+    precision = "eager" if dtype == torch.bfloat16 else None
+    slices, parts = (
+        enclose(f, (x,), grad_y=numbers(7, dtype=dtype), precision=precision)[0] for f in (of_slices, of_parts)
+    )
+    assert bool((slices.radius <= 1.5 * parts.radius).all())
+    one, other = (reach(f, x, precision=precision) for f in (of_slices, of_parts))
+    assert one.worst <= 1.5 * other.worst and one.squares <= 1.5 * other.squares

@@ -14,6 +14,7 @@ from backprop_rules.errors import OwnError, of_ours
 from backprop_rules.evidence.allowance import moves
 from backprop_rules.evidence.allowance.behind import Behind, behind
 from backprop_rules.evidence.allowance.declared import Declared
+from backprop_rules.evidence.allowance.elementwise import adds_nothing
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
 from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
 from backprop_rules.evidence.allowance.operation import as_computed, plus
@@ -49,19 +50,32 @@ class Product:
 
 
 @dataclass(frozen=True, eq=False)
+class Stored:
+    """What rounds where a result is stored: its numbers, all or those at some places of it in order, and the dtype."""
+
+    values: Tensor
+    dtype: torch.dtype
+    places: Tensor | None = None
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return the same places of a tensor."""
+        return x if self.places is None else x.reshape(-1)[self.places]
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """One operation of the run, of whose results a gradient may depend.
 
     By result: `edges` is where autograd meets it, None where it does not, and a leaf itself while the run goes on;
     `errors` how far it is off by what the operation itself rounds, in float32 and rounded up, None of what is exact;
-    `stored` the result and the dtype in which the reference stores it, where that rounds. `refused` says why there is
+    `stored` what the reference stores of the result, where that rounds. `refused` says why there is
     no formula. `adds` says that the sensitivity to the result is that to each operand, too; `behind` how far the
     backward error of what is solved takes a sum, by the sensitivities to the results.
     """
 
     edges: tuple[Any, ...]
     errors: tuple[Tensor | None, ...]
-    stored: tuple[tuple[Tensor, torch.dtype] | None, ...]
+    stored: tuple[Stored | None, ...]
     product: Product | None = None
     line: Line | None = None
     refused: str = ""
@@ -166,7 +180,7 @@ class Recorded(Declared):
         """Find out how far the last operation is off, now that autograd knows its results, before one is written to."""
         last, self._last = self._last, None
         casts, self._casts = [cast for cast in self._casts if cast[0].requires_grad], []
-        self.steps += [Step((get_gradient_edge(y),), (None,), ((y.detach(), dtype),)) for y, dtype in casts]
+        self.steps += [Step((get_gradient_edge(y),), (None,), (Stored(y.detach(), dtype),)) for y, dtype in casts]
         if last is None or (last.func.overloadpacket in moves.FORMULAS and last.choices is None):
             return
         live = (y if isinstance(y, Tensor) and y.requires_grad else None for y in parts_of(last.result))
@@ -210,6 +224,9 @@ class Recorded(Declared):
 
     def _step(self, last: _Last, edges: tuple[Any, ...]) -> Step:
         args, result = _detached((last.args, last.result))
+        adds = last.func == aten.add.Tensor and not last.named and all(
+            isinstance(x, Tensor) and (x.shape, x.dtype) == (result.shape, result.dtype) for x in args
+        )  # fmt: skip
         packet, narrow = last.func.overloadpacket, self.eager and last.own in NARROW
         results, refused = parts_of(result), ""
         errors: tuple[Any, ...] = (None,) * len(results)
@@ -221,16 +238,22 @@ class Recorded(Declared):
             errors = tuple(plus(*those) for those in zip(found, last.choices or errors, more, strict=True))
         except NotImplementedError as error:
             refused = str(error)
+        unchanged = adds_nothing(self._radius, *args[:2]) if packet == aten.add else None
+        if unchanged is not None and bool(unchanged.all()):  # a gradient is put beside others, as it is stored
+            return Step(edges, (None,), (None,), line=last.line, adds=adds)
+        places = None if unchanged is None else torch.nonzero(~unchanged.expand(result.shape).reshape(-1)).reshape(-1)
         stored = tuple(
-            (y, last.own) if narrow and off is not None else None for y, off in zip(results, errors, strict=True)
+            self._stored(y, last.own, places) if narrow and off is not None else None
+            for y, off in zip(results, errors, strict=True)
         )
-        adds = last.func == aten.add.Tensor and not last.named and all(
-            isinstance(x, Tensor) and (x.shape, x.dtype) == (result.shape, result.dtype) for x in args
-        )  # fmt: skip
         product = self._product(last, args) if packet in PRODUCTS else None
         used = unit(component(self.declared.kept or computed_in(last.own))).u
         back = behind(last.func, args, last.named, result, used)
         return Step(edges, tuple(map(above, errors)), stored, product, last.line, refused, adds, back)
+
+    @staticmethod
+    def _stored(y: Tensor, dtype: torch.dtype, places: Tensor | None) -> Stored:
+        return Stored(y if places is None else y.reshape(-1)[places], dtype, places)
 
     def _product(self, last: _Last, args: tuple[Any, ...]) -> Product | None:
         narrow = self.declared.operands
@@ -284,9 +307,9 @@ class Recorded(Declared):
     def _leave_as_it_is(self, storage: Any) -> None:
         """Keep a copy of what was stored in memory that is written to now."""
         for n, step in enumerate(self.steps):
-            if any(kept is not None and kept[0].untyped_storage() is storage for kept in step.stored):
-                copies = tuple(None if kept is None else (kept[0].clone(), kept[1]) for kept in step.stored)
-                self.steps[n] = replace(step, stored=copies)
+            if any(kept is not None and kept.values.untyped_storage() is storage for kept in step.stored):
+                copies = (None if kept is None else replace(kept, values=kept.values.clone()) for kept in step.stored)
+                self.steps[n] = replace(step, stored=tuple(copies))
 
     def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return x after a cast: of a constant, too, autograd is asked for the sensitivity to it."""

@@ -122,7 +122,8 @@ class Sensitivities:
             if step.line is None:
                 return
             most = [(g, error) for g, error in zip(outer, step.errors, strict=True) if error is not None]
-            most += [(g, half_an_ulp(*kept)) for g, kept in zip(outer, step.stored, strict=True) if kept is not None]
+            kept = [(g, some) for g, some in zip(outer, step.stored, strict=True) if g is not None and some is not None]
+            most += [(some.of(g), half_an_ulp(some.values, some.dtype)) for g, some in kept]
             for x, narrow, through in self._through(step.product, outer, inner):
                 most.append((through, half_an_ulp(x, narrow)))
             by_this = sum(float((g.abs() * lost).sum()) for g, lost in most if g is not None)
@@ -167,7 +168,7 @@ class Sensitivities:
                 endless = error.dtype == F64  # too large for float32, or anything: of what does not count, 0
                 found.add(at_worst(_inner(size, torch.where(size > 0, error, 0.0) if endless else error)))
             if g is not None and kept is not None:
-                found.add(self._together(*kept, g))
+                found.add(self._together(kept.values, kept.dtype, kept.of(g)))
         if step.behind is not None:
             found.add(at_worst(step.behind(outer)))
         for x, narrow, through in self._through(step.product, outer, inner):
