@@ -21,6 +21,7 @@ from backprop_rules.subject.function import NoPoint
 DISTANCES = (2.0**-24, 2.0**-40)
 NEIGHBOURS, FEW = 12, 4
 MORE = 36  # where a gradient lies outside of the hull of these: of a tie of several, each must have won once
+ALONE = 320  # elements of a tie that are moved alone, up and down, by half a millisecond each
 SINGLE = 4  # outputs that are asked for one by one
 # Between the two distances the spread stays at a kink, and shrinks or grows at least as a root of the distance: the
 # middle, in bits.
@@ -66,11 +67,12 @@ def neighbours(evidence: Evidence, delta: float, more: bool = False) -> list[Nei
 
 
 def _neighbours(
-    evidence: Evidence, delta: float, seed: int, count: int, alone: tuple[int, Tensor] | None = None
-) -> Iterator[Neighbour]:
+    evidence: Evidence, delta: float, seed: int, count: int, alone: tuple[int, Tensor] | None = None,
+    grads: tuple[Tensor | None, ...] | None = None,
+) -> Iterator[Neighbour]:  # fmt: skip
     """Yield neighbours in pairs, on opposite sides of the point: no kink through it has both on one side.
 
-    Where only some elements of one leaf can move, these `alone` do.
+    Where only some elements of one leaf can move, these `alone` do. The cotangents are the point's, if not `grads`.
     """
     numbers, point = numbers_from(seed), evidence.point
     for _ in range(count // 2):
@@ -81,7 +83,7 @@ def _neighbours(
         for side in (delta, -delta):
             leaves = [x if move is None else x + side * move for x, move in zip(point.leaves, moves, strict=True)]
             with suppress(NoPoint):
-                yield leaves, evidence.gradients(leaves, point.grads)
+                yield leaves, evidence.gradients(leaves, point.grads if grads is None else grads)
 
 
 def _move(x: Tensor, numbers: torch.Generator) -> Tensor:
@@ -132,7 +134,8 @@ def is_in_the_hull(evidence: Evidence, i: int, kink: Around, noise: float, share
 def is_between(evidence: Evidence, i: int, here: Tensor, mask: Tensor, near: float, smooth: bool = False) -> bool:
     """Say whether each element lies between those of the gradients nearby: of more of them, unless it is `smooth`.
 
-    Of a tie of many, the elements that have not won there yet are moved alone, up and down.
+    Of a tie of many, the elements that have not won there yet are moved alone, up and down; and each output chooses
+    for itself, as each window of a pool does: the parts by positive and by negative cotangents are added up.
     """
     low, high = torch.full_like(here, torch.inf), torch.full_like(here, -torch.inf)
 
@@ -148,13 +151,27 @@ def is_between(evidence: Evidence, i: int, here: Tensor, mask: Tensor, near: flo
     if smooth or not len(left):
         return not len(left)
     left = outside(neighbours(evidence, DISTANCES[1], more=True))
-    if len(left) <= MORE:
-        leaf, places = evidence.point.leaves[i], mask.nonzero()
-        for (k,) in left.tolist():
-            alone = torch.zeros_like(leaf, dtype=torch.bool)
-            alone[tuple(places[k][: leaf.dim()])] = True
-            left = outside(_neighbours(evidence, DISTANCES[1], 23, 2, (i, alone)))
-    return not len(left)
+    if not len(left) or len(left) > ALONE:
+        return not len(left)
+    leaf, places, parts = evidence.point.leaves[i], mask.nonzero(), _by_sign(evidence.point.grads)
+    for (k,) in left.tolist():
+        alone = torch.zeros_like(leaf, dtype=torch.bool)
+        alone[tuple(places[k][: leaf.dim()])] = True
+        ends = [
+            [float(real(g[i])[mask][k]) for _, g in _neighbours(evidence, DISTANCES[1], 23, 2, (i, alone), part)]
+            for part in parts
+        ]
+        if not all(ends) or not sum(map(min, ends)) - near <= float(here[k]) <= sum(map(max, ends)) + near:
+            return False
+    return True
+
+
+def _by_sign(grads: tuple[Tensor | None, ...]) -> list[tuple[Tensor | None, ...]]:
+    """Return the positive and the negative parts of cotangents, of complex ones all."""
+    if any(g is not None and g.is_complex() for g in grads):
+        return [grads]
+    parts = [tuple(None if g is None else g.clamp(low, high) for g in grads) for low, high in ((0, None), (None, 0))]
+    return [part for part in parts if any(g is not None and bool(g.any()) for g in part)]
 
 
 def _single_outputs(evidence: Evidence) -> list[tuple[Tensor | None, ...]]:
