@@ -1,4 +1,4 @@
-"""An example whose primals have several dtypes is asked in these, and not in one of them for all."""
+"""What an example says of its primals: their dtypes, and how many columns are read."""
 
 import pytest
 import torch
@@ -33,3 +33,19 @@ def test_a_complex_primal_beside_a_real_one_keeps_its_precision(real):
 
     example = torch.randn(4, 3, dtype=real.to_complex()), torch.randn(3, dtype=real)
     assert check(backward, forward=lambda z, b: z * b, example=example).verdict == "right"
+
+
+def test_columns_that_are_read_one_by_one_stay_as_many():
+    def forward(xy):
+        return xy[:, 0] * xy[:, 1]
+
+    def backward(g, xy):
+        return torch.stack([g * xy[:, 1], g * xy[:, 0]], 1)
+
+    def swapped(g, xy):
+        return torch.stack([g * xy[:, 0], g * xy[:, 1]], 1)
+
+    example = (torch.randn(7, 2, dtype=torch.float64),)
+    report = check(backward, forward=forward, example=example)
+    assert (report.verdict, sum("unlike the example's" in note for note in report.notes)) == ("right", 1)
+    assert check(swapped, forward=forward, example=example, raise_on_failure=False).verdict == "wrong"

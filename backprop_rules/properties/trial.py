@@ -187,10 +187,22 @@ class Trial:
         if narrower and form.is_only_narrower(evidence, dtypes):
             raise ComputesNarrower(evidence.point)  # a kernel of float32: its own dtypes are asked for later
         for found in form.has_the_form_of_its_primal(evidence.point, evidence.user, evidence.gradients_here, dtypes):
-            if found.kind is Kind.SHAPE and evidence.point.where == TORN_APART:
+            apart = evidence.point.where == TORN_APART
+            if found.kind is Kind.SHAPE and (apart or self._reads_no_more(evidence, found)):
                 yield replace(found, kind=Kind.SIZES, leaf=None, detail=f"shape {found.got} for {found.expected}")
             else:
                 yield found
+
+    def _reads_no_more(self, evidence: Evidence, found: Finding) -> bool:
+        """Say whether a gradient has the example's sizes, where forward does not read what lies beyond these."""
+        i, got = found.leaf, found.got
+        truth = None if i is None else evidence.gradients_here[i]
+        if i is None or truth is None or not isinstance(got, tuple) or len(got) != truth.ndim:
+            return False
+        pairs = zip(got, truth.shape, self.subject.example[i].shape, strict=True)
+        beyond = truth.clone()
+        beyond[tuple(map(slice, got))] = 0
+        return all(g == n or g == own < n for g, n, own in pairs) and not bool(beyond.any())
 
     def _of_calls(self, evidence: Evidence) -> Iterator[Finding]:
         several = not self.subject.heavy and not self.outcome.random_forward

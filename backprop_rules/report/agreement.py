@@ -141,10 +141,18 @@ def _words(
         ("worst", f"{list(worst)}: expected {interval(truth, radius)}, got {value:.6g}; {far}"),
         ("where", where(outside)),
         ("slope", f"{slope:.6g} over all elements" if math.isfinite(slope) else ""),
-        ("likely", likeness(k, holds, names, got, outside, explained) or "not recognised"),
+        ("likely", likeness(k, holds, names, got, outside, explained) or _unrecognised(held, got)),
         ("torch", _what_torch_would_say(got, held.truth)),
     ]
     return tuple((heading, text) for heading, text in said if text)
+
+
+def _unrecognised(held: Held, got: Tensor) -> str:
+    """Say that nothing was recognised, and what may be meant where half of the digits are right, if not all."""
+    most = float(held.truth.abs().max())
+    off = float((got.to(held.truth) - held.truth).abs().max())
+    half = off <= math.sqrt(torch.finfo(got.dtype).eps) * most
+    return f"not recognised{'; what takes other steps to the same is declared by these: also=' if half else ''}"
 
 
 def worst_of(share: Tensor) -> tuple[int, ...]:

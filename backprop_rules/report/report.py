@@ -262,12 +262,13 @@ def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
 
 
 def _notes(subject: Subject, outcome: Outcome, shown: Finding | None) -> list[str]:
-    distinct: dict[str, str] = {}
+    distinct: dict[object, str] = {}
     for finding in outcome.findings:
         if finding.kind.grade is Grade.NOTE:
             which = "the backward" if finding.leaf is None else f"the gradient of {subject.names[finding.leaf]}"
             note = f"{which} {_note_words(subject, finding)}"
-            distinct.setdefault(note.partition(":")[0], note)
+            of_sizes = finding.kind in (Kind.SIZES, Kind.EMPTY, Kind.EMPTY_SHAPE)  # one of many sizes tells enough
+            distinct.setdefault((finding.kind, finding.leaf) if of_sizes else note.partition(":")[0], note)
     notes = list(distinct.values())
     if shown is None:
         if outcome.lower and not outcome.rungs[Rung.PROVED]:
