@@ -46,7 +46,8 @@ def answers_infinity_of_the_cotangent(evidence: Evidence) -> Iterator[Finding]:
                 return
             off = (got.isnan() & ~theirs.isnan()) | (got.isfinite() & ~theirs.isfinite())
             if bool(off.any()):
-                yield unequal(Kind.SPECIAL, there, i, theirs, got, off, against=TORCH)
+                found = unequal(Kind.SPECIAL, there, i, theirs, got, off, against=TORCH)
+                yield replace(found, detail=f"where the cotangent holds {bad}: {found.got}, torch has {found.expected}")
                 return
 
 

@@ -268,9 +268,16 @@ def _some_bags(input: Tensor, weight: Tensor, offsets: Any = None, *_: Any, **__
         raise ValueError("there are no offsets of bags")
 
 
+def _known_labels(log_probs: Tensor, targets: Tensor, *_: Any, **__: Any) -> None:
+    classes = log_probs.shape[-1]
+    if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < classes):
+        raise ValueError(f"targets are labels of 0 to {classes - 1}, of so many classes as there are log_probs")
+
+
 # Where torch's own kernels read past the end, and the process dies, as they do not ask whether they may.
 _UNCHECKED: dict[Any, Callable[..., None]] = {
     torch.nn.functional.scaled_dot_product_attention: _as_many, torch.nn.functional.embedding_bag: _some_bags,
+    torch.nn.functional.ctc_loss: _known_labels,
 }  # fmt: skip
 
 

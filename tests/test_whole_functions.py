@@ -1,0 +1,147 @@
+"""Functions with a backward of their own, held against references of every kind: none is refused, and none blamed."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from backprop_rules import InputError, check, check_function
+
+
+def function_of(forward, times=1.0):
+    """Return an autograd.Function whose backward is torch's own of a forward, so many times."""
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *primals):
+            ctx.save_for_backward(*primals)
+            return forward(*primals)
+
+        @staticmethod
+        def backward(ctx, grad_y):
+            with torch.enable_grad():
+                live = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+                found = torch.autograd.grad(forward(*live), live, grad_y)
+            return tuple(g * times for g in found) if len(found) > 1 else found[0] * times
+
+    return Function
+
+
+def numbers(*shape, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
+
+
+FORWARDS = {
+    "max pool": (lambda x: functional.max_pool2d(x, 2), (1, 2, 6, 6)),
+    "average pool": (lambda x: functional.avg_pool2d(x, 2), (1, 2, 6, 6)),
+    "padding": (lambda x: functional.pad(x, (1, 1, 1, 1), mode="replicate"), (1, 2, 4, 4)),
+    "attention": (lambda x: functional.scaled_dot_product_attention(x, x, x), (1, 2, 4, 3)),
+    "matrix exponential": (torch.matrix_exp, (3, 3)),
+    "polygamma": (lambda x: torch.polygamma(1, x.abs() + 0.5), (4,)),
+    "bicubic": (lambda x: functional.interpolate(x, scale_factor=2, mode="bicubic"), (1, 1, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", FORWARDS)
+def test_a_function_is_held_against_any_reference(name, dtype):
+    forward, shape = FORWARDS[name]
+    example = (numbers(*shape, dtype=dtype),)
+    assert check_function(function_of(forward), forward=forward, example=example).verdict == "right"
+    wrong = check_function(function_of(forward, 2.0), forward=forward, example=example, raise_on_failure=False)
+    assert wrong.verdict == "wrong"
+
+
+def test_another_function_is_seen_where_no_formula_and_no_exact_meaning_are_known():
+    def shifted(x):
+        return torch.matrix_exp(x) + 1e-5
+
+    found = check_function(
+        function_of(shifted), forward=torch.matrix_exp, example=(numbers(3, 3),), raise_on_failure=False
+    )
+    assert found.verdict == "wrong"
+    assert "has a forward that computes another function" in str(found)
+
+
+def step(x):
+    return (x > 0).to(x.dtype)
+
+
+class Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return step(x)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return torch.zeros_like(grad_y)
+
+
+class Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return grad_y.clamp(-1, 1)
+
+
+def test_a_reference_of_no_steps_or_without_a_gradient_is_one_too():
+    assert check_function(Step, forward=step, example=(numbers(3, 4),)).verdict == "right"
+    found = check_function(Clipped, forward=lambda x: x, example=(numbers(3, 4),), raise_on_failure=False)
+    assert found.verdict == "wrong"
+    assert "backprop_rules itself" not in str(found)
+
+
+class Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        mask = (torch.rand_like(x) > 0.5).to(x.dtype) * 2
+        ctx.save_for_backward(mask)
+        return x * mask
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return grad_y * ctx.saved_tensors[0]
+
+
+def test_random_numbers_of_a_forward_blame_nobody_and_the_report_says_what_to_do():
+    def forward(x):
+        return x * ((torch.rand_like(x) > 0.5).to(x.dtype) * 2)
+
+    found = check_function(Dropout, forward=forward, example=(numbers(4, 5),), raise_on_failure=False)
+    assert found.verdict == "inconclusive"
+    assert "draw them outside, and give them as an argument" in str(found)
+
+
+def test_another_number_of_outputs_is_told_by_both():
+    class Two(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            y, index = x.max(-1)
+            ctx.mark_non_differentiable(index)
+            ctx.save_for_backward(x, index)
+            return y, index
+
+        @staticmethod
+        def backward(ctx, grad_y, _):
+            x, index = ctx.saved_tensors
+            return torch.zeros_like(x).scatter_(-1, index[:, None], grad_y[:, None])
+
+    with pytest.raises(InputError, match="Two returns 2 tensors, and forward 1: give a forward that returns as many"):
+        check_function(Two, forward=lambda x: x.amax(-1), example=(numbers(3, 5),))
+
+
+def test_labels_beyond_the_classes_do_not_end_the_process():
+    """Torch writes past the end where a drawn point has fewer classes than the closure's labels."""
+    labels, lengths = torch.tensor([[1, 2]]), (torch.tensor([6]), torch.tensor([2]))
+
+    def forward(x):
+        return functional.ctc_loss(x.log_softmax(-1), labels, *lengths)
+
+    def backward(grad_y, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(forward(x), x, grad_y)[0]
+
+    assert check(backward, forward=forward, example=(numbers(6, 1, 4, dtype=torch.float64),)).verdict == "right"
