@@ -145,3 +145,26 @@ def test_labels_beyond_the_classes_do_not_end_the_process():
             return torch.autograd.grad(forward(x), x, grad_y)[0]
 
     assert check(backward, forward=forward, example=(numbers(6, 1, 4, dtype=torch.float64),)).verdict == "right"
+
+
+class ByteOfTheLargest(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y, index = x.max(-1)
+        ctx.save_for_backward(index.to(torch.uint8))
+        ctx.shape = x.shape
+        return y
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        (index,) = ctx.saved_tensors
+        return torch.zeros(ctx.shape, dtype=grad_y.dtype).scatter_(-1, index.long()[..., None], grad_y[..., None])
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3,), (2, 3, 4)])
+def test_an_index_that_is_kept_in_a_byte_is_seen_from_a_small_example(shape):
+    found = check_function(
+        ByteOfTheLargest, forward=lambda x: x.max(-1).values, example=(numbers(*shape),), raise_on_failure=False
+    )
+    assert found.verdict == "wrong"
+    assert found.finding.point.leaves[0].shape[-1] == 257

@@ -23,6 +23,7 @@ from backprop_rules.subject.subject import Subject
 MAGNITUDES = {"big": 2.0**10, "small": 2.0**-30}
 PAST = "larger than a block"
 TRIES = 4  # draws of values with zeros and ties, until all outputs are finite
+BYTE = 256  # places that a byte tells apart
 MANY = 1 << 16  # elements in one primal: more are no test of sizes
 TORN = 8  # axes that are tried alone
 LARGE = 20_000  # elements of an example, from which it is asked at few points, and at its own sizes alone
@@ -203,7 +204,7 @@ class Points:
         constants = self.subject.constants
         for k, (like, shape) in enumerate(zip(self.subject.example, shapes, strict=True)):
             x = drawn(numbers, like, shape or (), recipe.values, within, constants.checked, k in constants.kept)
-            x = self._ending(x, like, shapes)
+            x = _with_extremes_past_a_byte(self._ending(x, like, shapes), like)
             x = laid_out(x, recipe.layout)
             found.append(x.to(like.device) if isinstance(x, Tensor) and like.device.type == "cuda" else x)
         return found
@@ -366,3 +367,17 @@ def _past_a_block(sizes: Sizes, family: Family) -> dict[Label, int]:
         for label, n in other.at(2).items()
     }
     return {**small, **family.at(family.past_a_block)}
+
+
+def _with_extremes_past_a_byte(x: Any, like: Any) -> Any:
+    """Return numbers whose largest and smallest along an axis that became long lie where no byte counts to."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return x
+    for d, (n, own) in enumerate(zip(x.shape, like.shape, strict=True)):
+        if own <= BYTE < n:
+            for place, extreme in ((-1, torch.max), (-2, torch.min)):
+                most, where = extreme(x, d, keepdim=True)
+                there = x.narrow(d, n + place, 1).clone()
+                x = x.scatter(d, where, there)
+                x.narrow(d, n + place, 1).copy_(most)
+    return x
