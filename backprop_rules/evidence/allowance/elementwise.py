@@ -2,22 +2,21 @@
 
 import math
 from collections.abc import Callable
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance import units
-from backprop_rules.evidence.allowance.operation import INFINITE, Operand, Operation, Radius, plus, spread
+from backprop_rules.evidence.allowance.operation import INFINITE, Operand, Operation, Radius, spread
+from backprop_rules.evidence.allowance.sums import COMPLEX_PRODUCT
 from backprop_rules.evidence.allowance.units import (
     FEW,
     NARROW,
     apart,
     component,
     computed_in,
-    gamma,
     unit,
     wide,
     widens,
@@ -25,38 +24,9 @@ from backprop_rules.evidence.allowance.units import (
 
 aten = torch.ops.aten
 
-# Ulps, of 2 u each, of a complex product, in modulus (Higham, lemma 3.5: sqrt(2) gamma_2), and of a quotient: for
-# Smith's division, which torch has in place of the textbook's, 7 u to first order (see `quotient`).
-COMPLEX_PRODUCT, COMPLEX_QUOTIENT = math.sqrt(2), 3.6
-
-
-def sum_of_two(op: Operation, a: Any, b: Any, *, alpha: complex = 1) -> Tensor:
-    """a + alpha b, fused or not, the product kept wide or not: an addition rounds nothing where it underflows."""
-    x, y = op.operand(a), op.operand(b)
-    underflows = 2.0 * op.flushes  # of either part
-    if alpha in (1, -1):
-        by_steps = op.flushes or op.dtype != op.unit_dtype  # and else in proportion: 0 by nothing
-        zero = (op.size == 0) & (x.size == 0) & (y.size == 0) if by_steps and op.may_vanish else None
-        exact = [mask for mask in (zero, adds_nothing(op.radius, a, b)) if mask is not None]
-        return op.rounded(plus(x.radius, y.radius), underflows=underflows, exact=reduce(or_, exact) if exact else None)
-    factor = op.operand(alpha)
-    product, used = y.size * factor.size, unit(op.dtype, op.flushes)
-    error = op.up(product * gamma(2 * COMPLEX_PRODUCT if op.result.is_complex() else 1, used.u) + 6 * used.tiny)
-    return op.rounded(plus(x.radius, spread(y, factor), error), underflows=underflows)
-
-
-def adds_nothing(radius: Callable[[Tensor], Radius], *terms: Any) -> Tensor | None:
-    """Return where a term is exactly 0, as most of the gradient of a slice is: there a sum of two rounds nothing.
-
-    It is looked for where a term begins or ends with a 0, as that of a slice does.
-    """
-    found = None
-    for x in terms:
-        if isinstance(x, Tensor) and x.numel() and not (bool(x[(0,) * x.ndim]) and bool(x[(-1,) * x.ndim])):
-            off = radius(x)
-            none = x == 0 if off is None else (x == 0) & (off == 0)
-            found = none if found is None else found | none
-    return found
+# Ulps, of 2 u each, of a complex quotient, in modulus: for Smith's division, which torch has in place of the
+# textbook's, 7 u to first order (see `quotient`).
+COMPLEX_QUOTIENT = 3.6
 
 
 def product(op: Operation, a: Any, b: Any) -> Tensor | None:
@@ -255,11 +225,12 @@ def _sqrt(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 
 
 def _exp(x: Operand, size: Tensor, a: Tensor) -> Tensor:
-    off = size * torch.expm1(x.radius)
-    if not off.numel() or float(torch.as_tensor(x.radius).amax()) < 1:
+    off, far = size * torch.expm1(x.radius), torch.as_tensor(x.radius) >= 1
+    if not bool(far.any()):
         return off
     # Where both are far below 0, as of what is masked, both are about 0.
-    return torch.fmin(off, torch.exp((a.real if a.is_complex() else a).double() + x.radius) * FEW)
+    most = torch.exp((a.real if a.is_complex() else a).double() + x.radius) * FEW
+    return torch.where(far, torch.fmin(off, most), off)
 
 
 def _tanh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
@@ -400,9 +371,8 @@ def window(op: Operation, *_: Any, **__: Any) -> Tensor:
 
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
-    aten.add: sum_of_two, aten.sub: sum_of_two, aten.mul: product, aten.div: quotient, aten.reciprocal: reciprocal,
+    aten.mul: product, aten.div: quotient, aten.reciprocal: reciprocal,
     aten.pow: power, aten._to_copy: cast, aten.atan2: angle,
-    aten.rsub: lambda op, a, b, alpha=1: sum_of_two(op, b, a, alpha=alpha),
     aten.linspace: spaced, aten.logspace: spaced_by_factors,
     **dict.fromkeys((aten.fft_fftfreq, aten.fft_rfftfreq), lambda op, *_, **__: op.rounded(None, 2)),
     **{getattr(aten, f"{name}_window"): window for name in ("hann", "hamming", "bartlett", "blackman")},

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ aten = torch.ops.aten
 # A complex term is four real products and two sums more: |fl - exact| <= sqrt(2) gamma_(k+1) |A| |B| (Higham,
 # problem 3.7); by three real multiplications, as some libraries do, within 4 times that.
 COMPLEX = 6
+# Ulps, of 2 u each, of one complex product, in modulus (Higham, lemma 3.5: sqrt(2) gamma_2).
+COMPLEX_PRODUCT = math.sqrt(2)
 
 
 def sum(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor | None:
@@ -283,7 +287,38 @@ def _roundings(op: Operation, length: int, lost: float) -> tuple[int, bool]:
     return 4 * length, bool(reduced.get(op.dtype))
 
 
+def sum_of_two(op: Operation, a: Any, b: Any, *, alpha: complex = 1) -> Tensor:
+    """a + alpha b, fused or not, the product kept wide or not: an addition rounds nothing where it underflows."""
+    x, y = op.operand(a), op.operand(b)
+    underflows = 2.0 * op.flushes  # of either part
+    if alpha in (1, -1):
+        by_steps = op.flushes or op.dtype != op.unit_dtype  # and else in proportion: 0 by nothing
+        zero = (op.size == 0) & (x.size == 0) & (y.size == 0) if by_steps and op.may_vanish else None
+        exact = [mask for mask in (zero, adds_nothing(op.radius, a, b)) if mask is not None]
+        return op.rounded(plus(x.radius, y.radius), underflows=underflows, exact=reduce(or_, exact) if exact else None)
+    factor = op.operand(alpha)
+    product, used = y.size * factor.size, unit(op.dtype, op.flushes)
+    error = op.up(product * gamma(2 * COMPLEX_PRODUCT if op.result.is_complex() else 1, used.u) + 6 * used.tiny)
+    return op.rounded(plus(x.radius, spread(y, factor), error), underflows=underflows)
+
+
+def adds_nothing(radius: Callable[[Tensor], Any], *terms: Any) -> Tensor | None:
+    """Return where a term is exactly 0, as most of the gradient of a slice is: there a sum of two rounds nothing.
+
+    It is looked for where a term begins or ends with a 0, as that of a slice does.
+    """
+    found = None
+    for x in terms:
+        if isinstance(x, Tensor) and x.numel() and not (bool(x[(0,) * x.ndim]) and bool(x[(-1,) * x.ndim])):
+            off = radius(x)
+            none = x == 0 if off is None else (x == 0) & (off == 0)
+            found = none if found is None else found | none
+    return found
+
+
 FORMULAS: dict[Any, Callable[..., Any]] = {
+    aten.add: sum_of_two, aten.sub: sum_of_two,
+    aten.rsub: lambda op, a, b, alpha=1: sum_of_two(op, b, a, alpha=alpha),
     aten.sum: sum, aten.mean: mean, aten.cumsum: _cumsum, aten.prod: _prod, aten.cumprod: _cumprod,
     aten.scatter_add: added, aten.index_add: added, aten.index_put: index_put, aten.put: put,
     aten.embedding_dense_backward: looked_up, aten.scatter_reduce: gathered, aten.index_reduce: gathered,

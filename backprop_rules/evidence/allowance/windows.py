@@ -102,8 +102,8 @@ def interpolated(op: Operation, a: Tensor, *how: Any) -> Any:
     return weighted(op, a, *how, wide=2) + op.up(near * gamma(4 * 3**axes * sum(sizes), op.unit.u))
 
 
-def replicated(op: Operation, grad: Tensor, a: Tensor, pad: Any) -> Tensor | None:
-    """The gradient of an edge is the sum over what repeats it."""
+def repeated(op: Operation, grad: Tensor, a: Tensor, pad: Any) -> Tensor | None:
+    """The gradient of an edge, or of what is reflected at it, is the sum over what repeats it."""
     g, a = op.operand(grad), wide(a)
     varies = None if g.radius is None else op.func(g.radius, a, pad)
     return op.summed(varies, op.func(g.size, a, pad), math.prod(abs(n) + 1 for n in pad), narrow=True)
@@ -176,7 +176,7 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.convolution: convolution, aten.convolution_backward: convolution_backward,
     **dict.fromkeys((aten.avg_pool2d, aten.avg_pool3d), mean_pool),
     **dict.fromkeys((aten.avg_pool2d_backward, aten.avg_pool3d_backward), mean_pool_backward),
-    **{getattr(aten, f"replication_pad{n}d_backward"): replicated for n in (1, 2, 3)},
+    **{getattr(aten, f"{how}_pad{n}d_backward"): repeated for how in ("replication", "reflection") for n in (1, 2, 3)},
     **dict.fromkeys(WEIGHTED, weighted), **dict.fromkeys(INTERPOLATED, interpolated),
     **dict.fromkeys((aten.max_pool2d_with_indices, aten.max_pool3d_with_indices), pooled),
     **dict.fromkeys((aten.adaptive_max_pool2d, aten.adaptive_max_pool3d), pooled),
