@@ -16,9 +16,8 @@ from backprop_rules.evidence.allowance.behind import Behind, behind
 from backprop_rules.evidence.allowance.declared import Declared
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
 from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
-from backprop_rules.evidence.allowance.operation import as_computed, plus
+from backprop_rules.evidence.allowance.operation import adds_nothing, as_computed, plus
 from backprop_rules.evidence.allowance.precision import Precision
-from backprop_rules.evidence.allowance.sums import adds_nothing
 from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, unit
 from backprop_rules.evidence.in_order import InOrder, Summing, nothing_of
 from backprop_rules.evidence.rounded_up import above, added
@@ -227,6 +226,9 @@ class Recorded(Declared):
         adds = last.func == aten.add.Tensor and not last.named and all(
             isinstance(x, Tensor) and (x.shape, x.dtype) == (result.shape, result.dtype) for x in args
         )  # fmt: skip
+        unchanged = adds_nothing(self._radius, *args) if adds and self.is_filled_up(*args) else None
+        if unchanged is not None and bool(unchanged.all()):  # a gradient is put beside others, as it is stored
+            return Step(edges, (None,), (None,), line=last.line, adds=adds)
         packet, narrow = last.func.overloadpacket, self.eager and last.own in NARROW
         results, refused = parts_of(result), ""
         errors: tuple[Any, ...] = (None,) * len(results)
@@ -238,10 +240,10 @@ class Recorded(Declared):
             errors = tuple(plus(*those) for those in zip(found, last.choices or errors, more, strict=True))
         except NotImplementedError as error:
             refused = str(error)
-        unchanged = adds_nothing(self._radius, *args[:2]) if packet == aten.add else None
-        if unchanged is not None and bool(unchanged.all()):  # a gradient is put beside others, as it is stored
-            return Step(edges, (None,), (None,), line=last.line, adds=adds)
-        places = None if unchanged is None else torch.nonzero(~unchanged.expand(result.shape).reshape(-1)).reshape(-1)
+        places = None
+        if unchanged is not None:
+            places = torch.nonzero(~unchanged.reshape(-1)).reshape(-1)
+            errors = tuple(None if off is None else torch.where(unchanged, 0.0, off) for off in errors)
         stored = tuple(
             self._stored(y, last.own, places) if narrow and off is not None else None
             for y, off in zip(results, errors, strict=True)

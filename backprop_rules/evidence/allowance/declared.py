@@ -35,6 +35,9 @@ OF_THE_FIRST = {
 }  # fmt: skip
 
 
+# These put the gradient of a slice beside zeros.
+FILLED_UP = {aten.select_backward, aten.slice_backward}
+
 # From here on a number of float64 stands for infinity, as in a mask: no other dtype has it.
 ENDLESS = torch.finfo(torch.float64).max / 2
 
@@ -52,6 +55,7 @@ class Declared(RunningError):
         self.default, self.eager = torch.get_default_dtype(), declared.kept is None
         self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
         self._rounded = WeakIdKeyDictionary()  # what casts have rounded, by storage: to which dtype, in which version
+        self._filled = WeakIdKeyDictionary()  # gradients of slices beside zeros, by storage
         self._in_kernel, self._in_a_block = 0, False
         self._rounds_inside = False  # whether the kernel of torch's that is followed stores its parts in its own dtype
         self.roundings, self.overflow, self.vanished, self.custom, self.drawn = 0, "", "", "", ""
@@ -64,7 +68,16 @@ class Declared(RunningError):
         """Compute the operation and its radius, and take note of one that draws random numbers."""
         if torch.Tag.nondeterministic_seeded in func.tags:
             self.drawn = self.drawn or str(func).removesuffix(".default")
-        return super().__torch_dispatch__(func, types, args, kwargs)
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        packet = func.overloadpacket
+        if packet in FILLED_UP or (packet == aten.add and self.is_filled_up(*args[:2])):
+            self._filled[result.untyped_storage()] = True
+        return result
+
+    def is_filled_up(self, *terms: Any) -> bool:
+        """Say whether a term is the gradient of a slice, beside zeros, or a sum of such."""
+        some = self._filled.data and (x for x in terms if isinstance(x, Tensor))
+        return any(x.untyped_storage() in self._filled for x in some or ())
 
     def tag(self, x: Tensor, dtype: torch.dtype) -> None:
         """Say in which dtype the reference stores this tensor, in its own run."""

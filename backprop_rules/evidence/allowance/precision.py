@@ -11,7 +11,16 @@ from torch import Tensor
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance import units
 from backprop_rules.evidence.allowance.granules import granule
-from backprop_rules.evidence.allowance.operation import LOST, UP, Operand, Operation, Radius, plus, scalar
+from backprop_rules.evidence.allowance.operation import (
+    LOST,
+    UP,
+    Operand,
+    Operation,
+    Radius,
+    adds_nothing,
+    plus,
+    scalar,
+)
 from backprop_rules.evidence.allowance.units import NARROW, lost_in, positive, unit
 from backprop_rules.subject.ambient import F32, F64, inexact
 
@@ -181,6 +190,10 @@ class DeclaredOperation(Operation):
         """Take note of choices, not 0, that may come out otherwise; say whether these count."""
         self.mode.ambiguous = self.mode.ambiguous or bool(choices.any())
         return not self.mode.decided
+
+    def adds_nothing(self, *terms: Any) -> Tensor | None:
+        """Return where a term is exactly 0, as most of the gradient of a slice is."""
+        return adds_nothing(self.radius, *terms) if self.mode.is_filled_up(*terms) else None
 
     def of_either(self, chosen: Tensor, other: Tensor, *operands: Any) -> Tensor:
         """Return the radius of what may be either operand, as the mode counts choices."""

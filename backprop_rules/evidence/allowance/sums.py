@@ -287,33 +287,22 @@ def _roundings(op: Operation, length: int, lost: float) -> tuple[int, bool]:
     return 4 * length, bool(reduced.get(op.dtype))
 
 
-def sum_of_two(op: Operation, a: Any, b: Any, *, alpha: complex = 1) -> Tensor:
+def sum_of_two(op: Operation, a: Any, b: Any, *, alpha: complex = 1) -> Any:
     """a + alpha b, fused or not, the product kept wide or not: an addition rounds nothing where it underflows."""
     x, y = op.operand(a), op.operand(b)
     underflows = 2.0 * op.flushes  # of either part
     if alpha in (1, -1):
+        nothing, varies = op.adds_nothing(a, b), plus(x.radius, y.radius)
+        if nothing is not None and bool(nothing.all()):
+            return None if varies is None else op.up(varies)
         by_steps = op.flushes or op.dtype != op.unit_dtype  # and else in proportion: 0 by nothing
         zero = (op.size == 0) & (x.size == 0) & (y.size == 0) if by_steps and op.may_vanish else None
-        exact = [mask for mask in (zero, adds_nothing(op.radius, a, b)) if mask is not None]
-        return op.rounded(plus(x.radius, y.radius), underflows=underflows, exact=reduce(or_, exact) if exact else None)
+        exact = [mask for mask in (zero, nothing) if mask is not None]
+        return op.rounded(varies, underflows=underflows, exact=reduce(or_, exact) if exact else None)
     factor = op.operand(alpha)
     product, used = y.size * factor.size, unit(op.dtype, op.flushes)
     error = op.up(product * gamma(2 * COMPLEX_PRODUCT if op.result.is_complex() else 1, used.u) + 6 * used.tiny)
     return op.rounded(plus(x.radius, spread(y, factor), error), underflows=underflows)
-
-
-def adds_nothing(radius: Callable[[Tensor], Any], *terms: Any) -> Tensor | None:
-    """Return where a term is exactly 0, as most of the gradient of a slice is: there a sum of two rounds nothing.
-
-    It is looked for where a term begins or ends with a 0, as that of a slice does.
-    """
-    found = None
-    for x in terms:
-        if isinstance(x, Tensor) and x.numel() and not (bool(x[(0,) * x.ndim]) and bool(x[(-1,) * x.ndim])):
-            off = radius(x)
-            none = x == 0 if off is None else (x == 0) & (off == 0)
-            found = none if found is None else found | none
-    return found
 
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
