@@ -1,11 +1,13 @@
 """Attention, torch's own and written out, held as fused kernels compute it."""
 
+import gc
 import math
 
 import pytest
 import torch
 from real_sizes import KERNELS, stored
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
@@ -107,13 +109,42 @@ def masked(q, k, v):
     return torch.where(seen, scores.softmax(-1), 0.0) @ v
 
 
-WRITTEN_OUT = [by_matmul, in_float32, with_casts, of_matrices, masked]
+def masked_by_the_shares(q, k, v):
+    """The shares are multiplied by a mask, and the product is called by names."""
+    seen = torch.ones(q.shape[-2], k.shape[-2], dtype=q.dtype).tril()
+    scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(seen == 0, -torch.inf)
+    shares = torch.where(seen == 0, 0.0, seen * scores.softmax(-1)).nan_to_num()
+    return torch.matmul(input=shares, other=v)
+
+
+def head_by_head(q, k, v):
+    heads = [torch.mm((a @ b.mT * a.shape[-1] ** -0.5).softmax(-1), c)
+             for a, b, c in zip(*(x.flatten(0, 1) for x in (q, k, v)), strict=True)]  # fmt: skip
+    return torch.stack(heads).unflatten(0, q.shape[:2])
+
+
+def stored_in_order(q, k, v):
+    """What is moved before it is cast is stored all the same."""
+    y = by_matmul(*(x.float() for x in (q, k, v)))
+    return y.transpose(1, 2).contiguous().to(q.dtype).transpose(1, 2)
+
+
+WRITTEN_OUT = [
+    by_matmul,
+    in_float32,
+    with_casts,
+    of_matrices,
+    masked,
+    masked_by_the_shares,
+    head_by_head,
+    stored_in_order,
+]
 
 
 def flash(forward, q, k, v, grad_y):
     """Return the gradients of a fused kernel, in bfloat16: P and dS are rounded to it, and δ is of what is stored."""
     scores = q.float() @ k.float().mT * q.shape[-1] ** -0.5
-    if forward is masked:
+    if forward in (masked, masked_by_the_shares):
         scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
     shares = scores.softmax(-1)
     of_values = grad_y.float() @ v.float().mT
@@ -125,7 +156,7 @@ def flash(forward, q, k, v, grad_y):
 
 @pytest.mark.parametrize("forward", WRITTEN_OUT)
 def test_one_that_is_written_out_goes_back_by_what_is_stored_as_well(forward, monkeypatch):
-    """Equal keys but for their last bits: P dP is nearly δ, and what is left is what storing loses of it."""
+    """All values are about 20: P dP is nearly δ, and what is left of both is less than what storing loses of it."""
     q, k, v = (numbers(2, 3, 48, 16, seed=n) for n in range(3))
     primals = [x.bfloat16() for x in (q, k, v + 20)]
     grad_y = numbers(2, 3, 48, 16, seed=3).bfloat16()
@@ -170,6 +201,39 @@ def test_what_is_no_attention_is_held_as_before(forward, monkeypatch):
     monkeypatch.setattr(Attentions, "multiplied", lambda *_: None)
     for one, other in zip(as_it_is.every, enclose(**held).every, strict=True):
         assert torch.equal(one.radius, other.radius)
+
+
+def test_a_part_that_is_cast_and_a_second_cast_lose_nothing_more(monkeypatch):
+    def of_parts(q, k, v):
+        y = by_matmul(q.float(), k.float(), v.float())
+        return torch.stack([y[:, h].to(q.dtype) for h in range(3)], 1)
+
+    def cast_twice(q, k, v):
+        y = by_matmul(q.float(), k.float(), v.float())
+        return (y.to(q.dtype) + y.to(q.dtype)) / 2
+
+    primals = [numbers(2, 3, 5, 6, seed=n).bfloat16() for n in range(3)]
+    held = {"primals": primals, "grad_y": numbers(2, 3, 5, 6, seed=3).bfloat16()}
+    once = enclose(in_float32, **held)[0].radius.max()
+    assert float(enclose(cast_twice, **held)[0].radius.max()) <= 1.1 * float(once)
+    assert float(enclose(of_parts, **held)[0].radius.max()) <= 1.1 * float(once)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_run_lets_go_of_its_softmaxes(used):
+    """A product of which no gradient is asked would hold all that was made of it, for good."""
+    kept = []
+
+    def forward(q, k, v):
+        shares = torch.softmax(q @ k.mT, -1)
+        kept.append(StorageWeakRef(shares.untyped_storage()))
+        y = shares @ v
+        return y if used else q * y.detach().sum()
+
+    primals = [numbers(2, 3, 5, 6, seed=n).bfloat16() for n in range(3)]
+    enclose(forward, primals, grad_y=numbers(2, 3, 5, 6, seed=3).bfloat16())
+    gc.collect()
+    assert kept and all(one.expired() for one in kept)
 
 
 def test_a_cast_is_not_rounded_again_for_the_product():

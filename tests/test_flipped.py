@@ -78,3 +78,20 @@ def test_where_rounding_decides_the_other_side_torchs_own_gradient_is_right(boun
         assert_gradients(got, **held)
         with pytest.raises(WrongGradients):
             assert_gradients((got[0], 3 * got[1]), **held)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "forward"),
+    [
+        (torch.float16, lambda x, w: x * (w + 0.7)),
+        (torch.bfloat16, lambda x, w: (w + 0.3) ** 2 * x),
+        (torch.bfloat16, lambda x, w: torch.add(w, x, alpha=0.75) ** 2),
+    ],
+)
+def test_a_number_that_is_added_to_zeros_rounds_where_it_is_stored(dtype, forward):
+    random = torch.Generator().manual_seed(0)
+    x, grad_y = (torch.randn(40, 30, generator=random).to(dtype) for _ in range(2))
+    live = [x.clone().requires_grad_(), torch.zeros(40, 30, dtype=dtype, requires_grad=True)]
+    got = torch.autograd.grad(forward(*live), live, grad_y)
+    primals = [x.detach() for x in live]
+    assert_gradients(got, forward=forward, primals=primals, grad_y=grad_y, precision="eager")

@@ -49,3 +49,18 @@ def test_columns_that_are_read_one_by_one_stay_as_many():
     report = check(backward, forward=forward, example=example)
     assert (report.verdict, sum("unlike the example's" in note for note in report.notes)) == ("right", 1)
     assert check(swapped, forward=forward, example=example, raise_on_failure=False).verdict == "wrong"
+
+
+def test_a_sum_over_what_broadcasts_that_is_forgotten_is_wrong_for_a_rule_of_the_catalogue():
+    """Whose points have other axes than its example."""
+    report = check(lambda g, x, z: (g, g), "add", raise_on_failure=False)
+    assert (report.verdict, report.finding.kind) == ("wrong", Kind.SHAPE)
+
+
+def test_a_row_that_is_read_by_an_index_may_be_any():
+    def backward(g, table, index):
+        return torch.zeros(5, table.shape[1], dtype=g.dtype).index_add_(0, index, g), None
+
+    example = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 4, 2])
+    options = {"forward": lambda table, index: table[index], "example": example, "raise_on_failure": False}
+    assert check(backward, **options).verdict == "wrong"

@@ -67,3 +67,16 @@ def test_torchs_own_choice_is_right():
 @pytest.mark.parametrize("places", [(0, 0), (0, -1), ()], ids=["twice", "first and last", "none"])
 def test_more_or_less_than_the_gradient_is_wrong(places):
     assert check(to(*places), **OF_TWO, convention="any subgradient", raise_on_failure=False).verdict == "wrong"
+
+
+def negative_to_all(g, x):
+    """What is negative goes to all ties, as a whole."""
+    found = torch.zeros_like(x)
+    for window, at, grad in ((x[:16], 0, g[0]), (x[4:20], 4, g[1])):
+        ties = (window == window.max()).double()
+        found[at : at + 16] += grad * ties if grad < 0 else grad * ties / ties.sum()
+    return found
+
+
+def test_a_tie_is_shared_whatever_the_sign_of_the_cotangent():
+    assert check(negative_to_all, **OF_TWO, convention="any subgradient", raise_on_failure=False).verdict == "wrong"

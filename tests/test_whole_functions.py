@@ -168,3 +168,11 @@ def test_an_index_that_is_kept_in_a_byte_is_seen_from_a_small_example(shape):
     )
     assert found.verdict == "wrong"
     assert found.finding.point.leaves[0].shape[-1] == 257
+
+
+def test_an_example_that_looks_at_conjugates_is_as_good_as_another():
+    example = (numbers(3, dtype=torch.complex128).conj(),)
+    found = check_function(
+        function_of(lambda z: z * z * 1.5), forward=lambda z: z * z, example=example, raise_on_failure=False
+    )
+    assert found.verdict == "wrong"

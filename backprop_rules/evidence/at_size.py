@@ -226,13 +226,12 @@ def widened(mode: Declared, tensors: Sequence[Any], live: bool) -> list[Any]:
 @contextmanager
 def _inside(mode: Declared) -> Iterator[AbstractContextManager[Any]]:
     """Until the end of the block a mode looks on; yield what the user's code is run within."""
-    with (
-        sdpa_kernel(SDPBackend.MATH),
-        running(Ambient(F64, shadow=mode)) as within,
-        torch.enable_grad(),
-        mode,
-    ):
-        yield within
+    ambient = Ambient(F64, shadow=mode)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), running(ambient) as within, torch.enable_grad(), mode:
+            yield within
+    finally:
+        ambient.attentions.ends()
 
 
 def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple[Outputs, Gradients]:

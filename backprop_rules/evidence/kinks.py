@@ -21,7 +21,7 @@ from backprop_rules.subject.function import NoPoint
 DISTANCES = (2.0**-24, 2.0**-40)
 NEIGHBOURS, FEW = 12, 4
 MORE = 36  # where a gradient lies outside of the hull of these: of a tie of several, each must have won once
-ALONE = 320  # elements of a tie that are moved alone, up and down, by half a millisecond each
+ALONE = 320  # elements of a tie that are moved alone, up and down, at most: half a millisecond each
 SINGLE = 4  # outputs that are asked for one by one
 # Between the two distances the spread stays at a kink, and shrinks or grows at least as a root of the distance: the
 # middle, in bits.
@@ -151,10 +151,8 @@ def is_between(evidence: Evidence, i: int, here: Tensor, mask: Tensor, near: flo
     if smooth or not len(left):
         return not len(left)
     left = outside(neighbours(evidence, DISTANCES[1], more=True))
-    if not len(left) or len(left) > ALONE:
-        return not len(left)
     leaf, places, parts = evidence.point.leaves[i], mask.nonzero(), _by_sign(evidence.point.grads)
-    for (k,) in left.tolist():
+    for (k,) in left[:ALONE].tolist():
         alone = torch.zeros_like(leaf, dtype=torch.bool)
         alone[tuple(places[k][: leaf.dim()])] = True
         ends = [
@@ -175,14 +173,16 @@ def _by_sign(grads: tuple[Tensor | None, ...]) -> list[tuple[Tensor | None, ...]
 
 
 def _single_outputs(evidence: Evidence) -> list[tuple[Tensor | None, ...]]:
-    """Return cotangents of one element: the largest of the point's own, which reach most."""
+    """Return cotangents of one element: the largest of the point's own of either sign, which reach most."""
     grads, found = evidence.point.grads, []
     for k, g in enumerate(grads):
         if g is None or not g.numel():
             continue
-        for place in torch.topk(g.abs().reshape(-1), min(SINGLE, g.numel())).indices.tolist():
+        flat = g.abs().reshape(-1) if g.is_complex() else g.reshape(-1)
+        most = [torch.topk(sign * flat, min(SINGLE // 2, g.numel())).indices for sign in (1, -1)]
+        for place in torch.cat(most).unique().tolist():
             one = torch.zeros(g.shape, dtype=g.dtype, device=g.device)
-            one.view(-1)[place] = 1
+            one.view(-1)[place] = g.reshape(-1)[place]
             others = [None if o is None else torch.zeros_like(o) for o in grads]
             found.append(tuple(one if j == k else o for j, o in enumerate(others)))
     return found[: 2 * SINGLE]

@@ -19,7 +19,7 @@ from backprop_rules.properties.rest import rest
 from backprop_rules.properties.smallest import confirmed, is_nearer_than_torchs
 from backprop_rules.strategies.of_rules import rounded
 from backprop_rules.strategies.point import EVERY_BIT, FULL, JUMP, NOTHING_KEPT, TORN_APART, Point
-from backprop_rules.subject.ambient import all_finite
+from backprop_rules.subject.ambient import all_finite, inexact
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
@@ -197,12 +197,16 @@ class Trial:
         """Say whether a gradient has the example's sizes, where forward does not read what lies beyond these."""
         i, got = found.leaf, found.got
         truth = None if i is None else evidence.gradients_here[i]
-        if i is None or truth is None or not isinstance(got, tuple) or len(got) != truth.ndim:
+        by_index = any(isinstance(x, Tensor) and not inexact(x) for x in self.subject.example)  # which may reach others
+        if i is None or truth is None or by_index or not isinstance(got, tuple):
             return False
-        pairs = zip(got, truth.shape, self.subject.example[i].shape, strict=True)
+        own = self.subject.example[i].shape
+        if not len(got) == truth.ndim == len(own):
+            return False
+        pairs = zip(got, truth.shape, own, strict=True)
         beyond = truth.clone()
         beyond[tuple(map(slice, got))] = 0
-        return all(g == n or g == own < n for g, n, own in pairs) and not bool(beyond.any())
+        return all(g == n or g == m < n for g, n, m in pairs) and not bool(beyond.any())
 
     def _of_calls(self, evidence: Evidence) -> Iterator[Finding]:
         several = not self.subject.heavy and not self.outcome.random_forward

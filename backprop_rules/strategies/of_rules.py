@@ -111,5 +111,5 @@ def _in(dtype: torch.dtype, x: Tensor) -> Tensor:
 
 def _ordinary(given: Sequence[Tensor]) -> bool:
     """Say whether all values lie within the middle half of float32's exponents."""
-    sizes = [np.abs(x.numpy()) for x in given]
+    sizes = [np.abs(x.detach().resolve_conj().resolve_neg().numpy()) for x in given]
     return all(bool(((s == 0) | ((s > 2.0**-32) & (s < 2.0**32))).all()) for s in sizes)

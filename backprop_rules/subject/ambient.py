@@ -135,11 +135,13 @@ class Ambient(TorchFunctionMode):
         self._shadow = shadow
         self._widening = widening and dtype is F64
         self._cast: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor, tuple[int, ...]]] = {}
-        self._attentions = Attentions()
+        self.attentions = Attentions()
 
     def apart(self) -> "Ambient":
         """Return the same for another thread, which keeps casts of its own."""
-        return Ambient(self.dtype, self._widening, self._shadow)
+        other = Ambient(self.dtype, self._widening, self._shadow)
+        other.attentions = self.attentions
+        return other
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, as it would be called in this precision."""
@@ -148,7 +150,7 @@ class Ambient(TorchFunctionMode):
             return self._called(func, args, named)  # within a transform tensors have no memory of their own
         made = self._shadowed(self._shadow, func, args, named)
         if func in PRODUCTS and not self._shadow.eager and not _recomputed():
-            self._attentions.multiplied(func, args, made, self._shadow)
+            self.attentions.multiplied(func, args, named, made, self._shadow)
         return made
 
     def _shadowed(self, shadow: Shadow, func: Any, args: Any, named: Any) -> Any:
@@ -169,12 +171,13 @@ class Ambient(TorchFunctionMode):
             args = _cast_to(lowered, args, shadow)
         if func is torch.nn.functional.scaled_dot_product_attention and not shadow.eager and not _recomputed():
             own = shadow.dtype_of(args[0] if args else named["query"])
-            return attention(*self._each(args), **self._each(named), lost=partial(shadow.lost, dtype=own))
+            told = partial(self.attentions.of, dtype=own, shadow=shadow)
+            return attention(*self._each(args), **self._each(named), multiplied=told)
         if func in _EXTREMES and len(args) == 2 and not named and torch.is_grad_enabled() and _alike(*args):
             return shadow.extreme(func, *args)
         asked = _asked(func, args, named, shadow)
         if asked is not None and inexact(args[0] if args else None):
-            self._attentions.cast(args[0], asked, shadow)
+            self.attentions.cast(args[0], asked, shadow)
             cast = shadow.cast(args[0], asked)
             return cast if _casts(func) else self._called(func, (cast, *args[1:]), named)
         made, given = self._called(func, args, named), list(tensors_in((args, named)))

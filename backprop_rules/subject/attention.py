@@ -8,17 +8,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 
-PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.einsum}
+PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.mm, Tensor.mm, torch.einsum}
 SOFTMAXES = {"SoftmaxBackward0", "SafeSoftmaxBackward0"}
-# Behind these the shares are cast, or some of them multiplied: the sum over p ⊙ p̄ is that over ȳ ⊙ y as before.
-SHARES = {
-    "AliasBackward0", "CloneBackward0", "DivBackward0", "ExpandBackward0", "MaskedFillBackward0", "MulBackward0",
-    "SqueezeBackward1", "UnsafeViewBackward0", "UnsqueezeBackward0", "ViewBackward0", "WhereBackward0",
-    "_CastBackward",
+# These move a tensor's numbers, all of them.
+MOVED = {
+    "AliasBackward0", "CloneBackward0", "PermuteBackward0", "SqueezeBackward1", "TransposeBackward0",
+    "UnsafeViewBackward0", "UnsqueezeBackward0", "ViewBackward0",
+}  # fmt: skip
+# Behind these the shares are moved, cast, or some of them multiplied: the sum over p ⊙ p̄ is that over ȳ ⊙ y as before.
+SHARES = MOVED - {"PermuteBackward0", "TransposeBackward0"} | {
+    "DivBackward0", "MaskedFillBackward0", "MulBackward0", "NanToNumBackward0", "WhereBackward0", "_CastBackward",
 }  # fmt: skip
 
 
@@ -32,7 +34,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
     *,
-    lost: Callable[[Tensor], Tensor | None],
+    multiplied: Callable[[Tensor, Any], None],
 ) -> Tensor:
     r"""Return softmax(s q kᵀ + m) v, with the arguments of torch's `scaled_dot_product_attention`.
 
@@ -40,7 +42,7 @@ def attention(
       \bar z = p \odot (\bar p - \textstyle\sum \bar y \odot y)$$
 
     The product is scaled, and not its operands: q √s and k √s would be rounded anew to the dtype in which products are
-    taken. The sum over p ⊙ p̄ of a softmax's backward is that over ȳ ⊙ y, of which storing has `lost` something.
+    taken. The sum over p ⊙ p̄ of a softmax's backward is that over ȳ ⊙ y: `multiplied` is told of y and of the softmax.
 
     Source: Dao, FlashAttention-2, 2023, algorithm 2. Raises ValueError for a mask and `is_causal` at once.
     """
@@ -58,7 +60,7 @@ def attention(
     kept = functional.dropout(shares, dropout_p) if dropout_p else shares
     y = kept @ value
     if scores.requires_grad:
-        _Product(y, shares.grad_fn, _sums).goes_back_by_what_is_stored(lost(y))
+        multiplied(y, shares.grad_fn)
     return y
 
 
@@ -82,53 +84,70 @@ class _Product:
 
     y: Tensor
     softmax: Any
-    sums: Callable[[Tensor], Tensor]
+    sums: Callable[[Tensor], Tensor] = _sums
 
-    def goes_back_by_what_is_stored(self, off: Tensor | None) -> None:
+
+class Attentions:
+    """The products softmax(z) v of a run, and what storing one loses of its softmax's backward, until it `ends`."""
+
+    def __init__(self) -> None:
+        self._products: dict[Any, tuple[_Product, torch.dtype]] = {}  # by the node that made them; as they are stored
+        self._hooks: list[Any] = []
+
+    def ends(self) -> None:
+        """Let go of what no reverse pass has met."""
+        for hook in self._hooks:
+            hook.remove()
+        self._products, self._hooks = {}, []
+
+    def multiplied(self, func: Any, args: Any, named: Any, y: Any, shadow: Stored) -> None:
+        """Take note of a product, which is stored, if it is one of a softmax."""
+        product = _product(func, args, named, y) if isinstance(y, Tensor) and y.requires_grad else None
+        if product is not None:
+            self.stored(product, shadow.dtype_of(y), shadow)
+
+    def of(self, y: Tensor, softmax: Any, dtype: torch.dtype, shadow: Stored) -> None:
+        """Take note of a product with a softmax, that is stored in a dtype."""
+        self.stored(_Product(y, softmax), dtype, shadow)
+
+    def cast(self, x: Tensor, dtype: torch.dtype, shadow: Stored) -> None:
+        """Take note of a cast: where it is of such a product as a whole, that is what is stored."""
+        node: Any = x.grad_fn if self._products else None
+        while node is not None and node not in self._products and node.name() in MOVED:
+            node = node.next_functions[0][0]
+        product, stored = self._products.get(node, (None, dtype))
+        if product is not None and precision(dtype) < precision(stored):
+            self.stored(product, dtype, shadow)
+
+    def stored(self, product: _Product, dtype: torch.dtype, shadow: Stored) -> None:
         """Let the reverse pass, the first alone, add p ⊙ Σ ȳ ⊙ off to the gradient of the scores: 0, as `off` is."""
+        self._products[product.y.grad_fn] = product, dtype
+        off = shadow.lost(product.y, dtype)
         if off is None:
             return
-        shares, met = self.softmax._saved_result, list[Tensor]()
+        shares, met = product.softmax._saved_result, list[Tensor]()
 
         def gradient(grads: tuple[Tensor, ...], _: Any) -> tuple[Tensor, ...] | None:
             for hook in hooks:
                 hook.remove()
             if not met:
                 return None
-            return (grads[0] - shares * self.sums(met[-1] * off).reshape(*shares.shape[:-1], 1),)
+            return (grads[0] - shares * product.sums(met[-1] * off).reshape(*shares.shape[:-1], 1),)
 
-        hooks = [self.y.register_hook(met.append), self.softmax.register_hook(gradient)]
-
-
-class Attentions:
-    """The products softmax(z) v of a run in which they are written out."""
-
-    def __init__(self) -> None:
-        self._products: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by storage
-
-    def multiplied(self, func: Any, args: Any, y: Any, shadow: Stored) -> None:
-        """Take note of a product, which is stored, if it is one of a softmax."""
-        product = _product(func, args, y) if isinstance(y, Tensor) and y.requires_grad else None
-        if product is not None:
-            self._products[y.untyped_storage()] = product
-            product.goes_back_by_what_is_stored(shadow.lost(y, shadow.dtype_of(y)))
-
-    def cast(self, x: Tensor, dtype: torch.dtype, shadow: Stored) -> None:
-        """Take note of a cast: where it is of such a product, that is what is stored."""
-        product = self._products.get(x.untyped_storage()) if self._products.data else None
-        if product is not None and precision(dtype) < precision(shadow.dtype_of(product.y)):
-            product.goes_back_by_what_is_stored(shadow.lost(product.y, dtype))
+        hooks = [product.y.register_hook(met.append), product.softmax.register_hook(gradient)]
+        self._hooks += hooks
 
 
-def _product(func: Any, args: Any, y: Tensor) -> _Product | None:
+def _product(func: Any, args: Any, named: Any, y: Tensor) -> _Product | None:
     """Return the product that a function makes of a softmax over the axis that is summed, None if it makes none."""
     if func is torch.einsum:
         return _by_einsum(y, *args)
-    softmax = _softmax_behind(args[0])
-    return _Product(y, softmax, _sums) if softmax is not None and y.shape[:-1] == args[0].shape[:-1] else None
+    shares = args[0] if args else named.get("input")
+    softmax = _softmax_behind(shares)
+    return _Product(y, softmax) if softmax is not None and y.shape[:-1] == shares.shape[:-1] else None
 
 
-def _by_einsum(y: Tensor, equation: Any, *operands: Any) -> _Product | None:
+def _by_einsum(y: Tensor, equation: Any = "", *operands: Any) -> _Product | None:
     """Return the product where one of two operands is a softmax whose other axes are all kept."""
     names, _, made = equation.replace(" ", "").partition("->") if isinstance(equation, str) else ("", "", "")
     given = operands[0] if len(operands) == 1 and isinstance(operands[0], tuple | list) else operands
@@ -145,12 +164,23 @@ def _by_einsum(y: Tensor, equation: Any, *operands: Any) -> _Product | None:
 
 def _softmax_behind(shares: Any) -> Any:
     """Return the node of the softmax over the last axis whose shares these are, None if they are not."""
-    node: Any = shares.grad_fn if isinstance(shares, Tensor) else None
-    while node is not None and node.name() in SHARES:
-        node = node.next_functions[0][0]
-    if node is None or node.name() not in SOFTMAXES:
+    node = _behind(shares.grad_fn) if isinstance(shares, Tensor) else None
+    if node is None:
         return None
     made = node._saved_result
     over_the_last = node._saved_dim in (made.ndim - 1, 2**64 - 1)  # -1 comes back without its sign
     alike = made.numel() == shares.numel() and made.shape[-1:] == shares.shape[-1:]
     return node if over_the_last and alike else None
+
+
+def _behind(node: Any) -> Any:
+    """Return the nearest softmax that is behind a node, through what leaves its shares shares."""
+    left, seen = [node], {node}
+    for one in left:
+        if one is not None and one.name() in SOFTMAXES:
+            return one
+        if one is not None and one.name() in SHARES:
+            others = [other for other, _ in one.next_functions if other not in seen]
+            left += others
+            seen.update(others)
+    return None

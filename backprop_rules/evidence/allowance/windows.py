@@ -81,11 +81,11 @@ def mean_pool_backward(op: Operation, grad: Tensor, a: Tensor, kernel: Any, *how
     return op.summed(varies, op.func(g.size, a, kernel, *how).abs(), windows + 1, 1, narrow=True)
 
 
-def weighted(op: Operation, a: Tensor, *how: Any, wide: int = 1) -> Any:
-    """Sums with weights that are not negative, each over what is so many times as wide as a place of the result."""
+def weighted(op: Operation, a: Tensor, *how: Any) -> Any:
+    """Sums with weights that are not negative."""
     x, places = op.operand(a), (*zip(a.shape[2:], op.result.shape[2:], strict=True),)
     varies = None if x.radius is None else op.func(x.radius, *how)
-    terms = math.prod(-(-wide * n // max(1, m)) + 1 for n, m in places)
+    terms = math.prod(-(-n // max(1, m)) + 1 for n, m in places)
     size = op.func(x.size, *how)
     radius = op.summed(varies, size, terms + 2, 2 * terms)
     if op.dtype not in NARROW or op.func.overloadpacket not in ROUNDED_INSIDE:
@@ -99,7 +99,7 @@ def interpolated(op: Operation, a: Tensor, *how: Any) -> Any:
     axes, sizes = a.ndim - 2, (*a.shape[2:], *op.result.shape[2:])
     largest = partial(getattr(torch.nn.functional, f"max_pool{axes}d"), kernel_size=3, stride=1, padding=1)
     near = largest(op.func(largest(op.operand(a).grown()), *how))
-    return weighted(op, a, *how, wide=2) + op.up(near * gamma(4 * 3**axes * sum(sizes), op.unit.u))
+    return weighted(op, a, *how) + op.up(near * gamma(4 * 3**axes * sum(sizes), op.unit.u))
 
 
 def repeated(op: Operation, grad: Tensor, a: Tensor, pad: Any) -> Tensor | None:
