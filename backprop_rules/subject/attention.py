@@ -64,7 +64,7 @@ def attention(
     return y
 
 
-class Stored(Protocol):
+class Dtypes(Protocol):
     """What knows the dtypes that tensors have in their own run, and by how much one that is stored so is off."""
 
     def dtype_of(self, x: Tensor) -> torch.dtype:
@@ -100,17 +100,17 @@ class Attentions:
             hook.remove()
         self._products, self._hooks = {}, []
 
-    def multiplied(self, func: Any, args: Any, named: Any, y: Any, shadow: Stored) -> None:
+    def multiplied(self, func: Any, args: Any, named: Any, y: Any, shadow: Dtypes) -> None:
         """Take note of a product, which is stored, if it is one of a softmax."""
         product = _product(func, args, named, y) if isinstance(y, Tensor) and y.requires_grad else None
         if product is not None:
             self.stored(product, shadow.dtype_of(y), shadow)
 
-    def of(self, y: Tensor, softmax: Any, dtype: torch.dtype, shadow: Stored) -> None:
+    def of(self, y: Tensor, softmax: Any, dtype: torch.dtype, shadow: Dtypes) -> None:
         """Take note of a product with a softmax, that is stored in a dtype."""
         self.stored(_Product(y, softmax), dtype, shadow)
 
-    def cast(self, x: Tensor, dtype: torch.dtype, shadow: Stored) -> None:
+    def cast(self, x: Tensor, dtype: torch.dtype, shadow: Dtypes) -> None:
         """Take note of a cast: where it is of such a product as a whole, that is what is stored."""
         node: Any = x.grad_fn if self._products else None
         while node is not None and node not in self._products and node.name() in MOVED:
@@ -119,7 +119,7 @@ class Attentions:
         if product is not None and precision(dtype) < precision(stored):
             self.stored(product, dtype, shadow)
 
-    def stored(self, product: _Product, dtype: torch.dtype, shadow: Stored) -> None:
+    def stored(self, product: _Product, dtype: torch.dtype, shadow: Dtypes) -> None:
         """Let the reverse pass, the first alone, add p ⊙ Σ ȳ ⊙ off to the gradient of the scores: 0, as `off` is."""
         self._products[product.y.grad_fn] = product, dtype
         off = shadow.lost(product.y, dtype)
