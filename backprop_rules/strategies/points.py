@@ -13,7 +13,17 @@ from backprop_rules.domain import precision
 from backprop_rules.strategies.point import FULL, NOTHING_KEPT, TORN_APART, Point
 from backprop_rules.strategies.recipes import PLAN, Recipe, recipes
 from backprop_rules.strategies.sizes import Family, Label, Shape, Sizes, sizes_of, small_shapes
-from backprop_rules.strategies.values import KINDS, RANGES, SIGNED, cast_like, drawn, is_ordered, laid_out, numbers_from
+from backprop_rules.strategies.values import (
+    KINDS,
+    RANGES,
+    SIGNED,
+    cast_like,
+    drawn,
+    have_a_meaning,
+    is_ordered,
+    laid_out,
+    numbers_from,
+)
 from backprop_rules.subject.ambient import F64, all_finite, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.constants import constants_of
@@ -371,7 +381,7 @@ def _past_a_block(sizes: Sizes, family: Family) -> dict[Label, int]:
 
 def _with_extremes_past_a_byte(x: Any, like: Any) -> Any:
     """Return numbers whose largest and smallest along an axis that became long lie where no byte counts to."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
+    if not isinstance(x, Tensor) or not x.is_floating_point() or have_a_meaning(like):
         return x
     for d, (n, own) in enumerate(zip(x.shape, like.shape, strict=True)):
         if own <= BYTE < n:
