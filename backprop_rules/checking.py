@@ -30,7 +30,7 @@ from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
 from backprop_rules.subject import denormals, garbage
-from backprop_rules.subject.ambient import F64, inexact, quiet, uncompiled
+from backprop_rules.subject.ambient import F64, inexact, quiet, running, uncompiled
 from backprop_rules.subject.backward import Miscounted, Misfit, Raised
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
@@ -143,7 +143,7 @@ def _answered(
     if has_its_own_backward(backward):
         backward, held, asked = _own(backward, held, asked)
     started = time.perf_counter()
-    with quiet(), leaving_alone(held[1]), uncompiled(), np.errstate(all="ignore"):
+    with quiet(), leaving_alone(held[1]), uncompiled(), np.errstate(all="ignore"), running(None):
         if held[1] is None and held[2] is not None and asked.convention == "torch":
             asked = replace(asked, convention="any subgradient")  # of a definition alone, torch makes no choice
         asked = replace(asked, of_a_rule=held[0] is not None)

@@ -109,8 +109,12 @@ def test_random_numbers_of_a_forward_blame_nobody_and_the_report_says_what_to_do
     def forward(x):
         return x * ((torch.rand_like(x) > 0.5).to(x.dtype) * 2)
 
-    found = check_function(Dropout, forward=forward, example=(numbers(4, 5),), raise_on_failure=False)
-    assert found.verdict == "inconclusive"
+    verdicts = set()
+    for seed in range(30):  # of which one in fourteen gave another verdict
+        torch.manual_seed(seed)
+        found = check_function(Dropout, forward=forward, example=(numbers(4, 5),), raise_on_failure=False)
+        verdicts.add(found.verdict)
+    assert verdicts == {"inconclusive"}
     assert "draw them outside, and give them as an argument" in str(found)
 
 
@@ -176,3 +180,17 @@ def test_an_example_that_looks_at_conjugates_is_as_good_as_another():
         function_of(lambda z: z * z * 1.5), forward=lambda z: z * z, example=example, raise_on_failure=False
     )
     assert found.verdict == "wrong"
+
+
+def test_labels_that_are_padded_may_be_any_number():
+    labels, lengths = torch.tensor([[1, 2], [3, -1]]), (torch.tensor([6, 6]), torch.tensor([2, 1]))
+
+    def forward(x):
+        return functional.ctc_loss(x.log_softmax(-1), labels, *lengths)
+
+    def backward(grad_y, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(forward(x), x, grad_y)[0]
+
+    assert check(backward, forward=forward, example=(numbers(6, 2, 4, dtype=torch.float64),)).verdict == "right"

@@ -179,8 +179,9 @@ def _single_outputs(evidence: Evidence) -> list[tuple[Tensor | None, ...]]:
         if g is None or not g.numel():
             continue
         flat = g.abs().reshape(-1) if g.is_complex() else g.reshape(-1)
-        most = [torch.topk(sign * flat, min(SINGLE // 2, g.numel())).indices for sign in (1, -1)]
-        for place in torch.cat(most).unique().tolist():
+        ends = [torch.topk(sign * flat, min(SINGLE // 2, g.numel())).indices for sign in (1, -1)]
+        most = torch.cat([*ends, torch.topk(g.abs().reshape(-1), min(SINGLE, g.numel())).indices]).tolist()
+        for place in [k for k in dict.fromkeys(most) if flat[k] != 0][:SINGLE]:
             one = torch.zeros(g.shape, dtype=g.dtype, device=g.device)
             one.view(-1)[place] = g.reshape(-1)[place]
             others = [None if o is None else torch.zeros_like(o) for o in grads]

@@ -271,8 +271,13 @@ def _some_bags(input: Tensor, weight: Tensor, offsets: Any = None, *_: Any, **__
         raise ValueError("there are no offsets of bags")
 
 
-def _known_labels(log_probs: Tensor, targets: Tensor, *_: Any, **__: Any) -> None:
+def _known_labels(
+    log_probs: Tensor, targets: Tensor, input_lengths: Any = None, target_lengths: Any = None, *_: Any, **__: Any
+) -> None:
     classes = log_probs.shape[-1]
+    if targets.ndim == 2 and target_lengths is not None:  # what is padded nobody reads
+        lengths = torch.as_tensor(target_lengths, device=targets.device).reshape(-1, 1)
+        targets = targets[torch.arange(targets.shape[1], device=targets.device) < lengths]
     if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < classes):
         raise ValueError(f"targets are labels of 0 to {classes - 1}, of so many classes as there are log_probs")
 

@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from backprop_rules.domain import precision
+
+if TYPE_CHECKING:
+    from backprop_rules.subject.ambient import Shadow
 
 PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.mm, Tensor.mm, torch.einsum}
 SOFTMAXES = {"SoftmaxBackward0", "SafeSoftmaxBackward0"}
@@ -64,16 +67,6 @@ def attention(
     return y
 
 
-class Dtypes(Protocol):
-    """What knows the dtypes that tensors have in their own run, and by how much one that is stored so is off."""
-
-    def dtype_of(self, x: Tensor) -> torch.dtype:
-        """Return the dtype of a tensor."""
-
-    def lost(self, x: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """Return by how much x is off, stored in a dtype; None where it is not stored anew."""
-
-
 def _sums(x: Tensor) -> Tensor:
     return x.sum(-1)
 
@@ -100,17 +93,17 @@ class Attentions:
             hook.remove()
         self._products, self._hooks = {}, []
 
-    def multiplied(self, func: Any, args: Any, named: Any, y: Any, shadow: Dtypes) -> None:
+    def multiplied(self, func: Any, args: Any, named: Any, y: Any, shadow: "Shadow") -> None:
         """Take note of a product, which is stored, if it is one of a softmax."""
         product = _product(func, args, named, y) if isinstance(y, Tensor) and y.requires_grad else None
         if product is not None:
             self.stored(product, shadow.dtype_of(y), shadow)
 
-    def of(self, y: Tensor, softmax: Any, dtype: torch.dtype, shadow: Dtypes) -> None:
+    def of(self, y: Tensor, softmax: Any, dtype: torch.dtype, shadow: "Shadow") -> None:
         """Take note of a product with a softmax, that is stored in a dtype."""
         self.stored(_Product(y, softmax), dtype, shadow)
 
-    def cast(self, x: Tensor, dtype: torch.dtype, shadow: Dtypes) -> None:
+    def cast(self, x: Tensor, dtype: torch.dtype, shadow: "Shadow") -> None:
         """Take note of a cast: where it is of such a product as a whole, that is what is stored."""
         node: Any = x.grad_fn if self._products else None
         while node is not None and node not in self._products and node.name() in MOVED:
@@ -119,7 +112,7 @@ class Attentions:
         if product is not None and precision(dtype) < precision(stored):
             self.stored(product, dtype, shadow)
 
-    def stored(self, product: _Product, dtype: torch.dtype, shadow: Dtypes) -> None:
+    def stored(self, product: _Product, dtype: torch.dtype, shadow: "Shadow") -> None:
         """Let the reverse pass, the first alone, add p ⊙ Σ ȳ ⊙ off to the gradient of the scores: 0, as `off` is."""
         self._products[product.y.grad_fn] = product, dtype
         off = shadow.lost(product.y, dtype)
@@ -152,7 +145,7 @@ def _by_einsum(y: Tensor, equation: Any = "", *operands: Any) -> _Product | None
     names, _, made = equation.replace(" ", "").partition("->") if isinstance(equation, str) else ("", "", "")
     given = operands[0] if len(operands) == 1 and isinstance(operands[0], tuple | list) else operands
     axes = names.split(",")
-    if len(given) != 2 or len(axes) != 2 or "." in names or not made:
+    if len(given) != 2 or len(axes) != 2 or "." in names + made or not made:
         return None
     sizes = dict(zip(made, y.shape, strict=True))
     for x, its in zip(given, axes, strict=True):
