@@ -302,7 +302,11 @@ class Recorded(Declared):
         if compute is None:
             raise NotImplementedError(f"no sensitivity to the rounding of {func}, which writes into a tensor in use")
         constants, self._constants = self._constants, False  # what is written to must not be a leaf
+        own = self.dtype_of(args[0])
         self.keep_written(args[0], self._radius_of(compute, args[0], before, named))
+        if precision(own) < self.bits_of(args[0]):  # it is computed in the dtype of an operand, and stored in its own
+            self._casts.append((args[0], own))
+        self.tag(args[0], own)
         self._constants = constants
         return args[0]
 

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from backprop_rules.subject.attention import PRODUCTS, Attentions, attention
+from backprop_rules.subject.in_place import writes, written
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 COMPLEX_OF = {F64: torch.complex128, F32: torch.complex64}
@@ -175,6 +176,9 @@ class Ambient(TorchFunctionMode):
             return attention(*self._each(args), **self._each(named), multiplied=told)
         if func in _EXTREMES and len(args) == 2 and not named and torch.is_grad_enabled() and _alike(*args):
             return shadow.extreme(func, *args)
+        if shadow.eager and writes(func) and args and inexact(args[0]):
+            operands = [x for x in tensors_in((args, named)) if inexact(x)]
+            return written(partial(self._called, func, args, named), args[0], operands, shadow)
         asked = _asked(func, args, named, shadow)
         if asked is not None and inexact(args[0] if args else None):
             self.attentions.cast(args[0], asked, shadow)

@@ -42,7 +42,7 @@ REFERENCES = {**fused.REFERENCES, **gathered.REFERENCES, **factored.REFERENCES}
 # Of these torch has decompositions that say less: x is finite where x == x and |x| != inf; of the nearest by its place.
 UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape, *moves.NEAREST}
 # These write a shape, and no value.
-RESHAPING = {aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_}
+RESHAPING = {aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_, aten.as_strided_}
 # Of whole numbers these put what is chosen among others, or compare it.
 OF_THE_CHOSEN = {*moves.COMPARED, aten.scatter, aten.scatter_, aten.index_put, aten.index_put_}
 # Numbers are made of whole ones by these.
@@ -277,10 +277,7 @@ class RunningError(TorchDispatchMode):
             return func(*args, **named)
         compute, written = out_of_place(func), args[0] if args else None
         if compute is not None and func.overloadpacket in RESHAPING:
-            radius = self._radius(args[0])
-            func(*args, **named)
-            self.keep(args[0], None if radius is None else compute(radius, *args[1:], **named))
-            return args[0]
+            return self._reshape(func, compute, args, named)
         if compute is None or not isinstance(written, Tensor) or not self._is_own(written):
             raise NotImplementedError(f"no formula for the rounding of {func}, which writes into a tensor in use")
         with self:
@@ -293,6 +290,16 @@ class RunningError(TorchDispatchMode):
         make(self.choices, aten.clone.default, (made,), {}, written)
         self.keep_written(written, self._radius(made))
         return written
+
+    def _reshape(self, func: Any, compute: Any, args: Any, named: Any) -> Tensor:
+        """Look at a tensor's own numbers in another shape."""
+        x, radius = args[0], self._radius(args[0])
+        if radius is not None and func.overloadpacket == aten.as_strided_:
+            self._share(x, radius)  # what is looked at then is a matter of the storage
+        func(*args, **named)
+        if radius is not None and func.overloadpacket != aten.as_strided_:
+            self.keep(x, compute(radius, *args[1:], **named))
+        return x
 
     def keep_written(self, written: Tensor, radius: Tensor | None) -> None:
         """Keep the radius of what was written into a tensor, in the place of that which was there."""
