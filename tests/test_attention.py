@@ -129,7 +129,60 @@ def stored_in_order(q, k, v):
     return y.transpose(1, 2).contiguous().to(q.dtype).transpose(1, 2)
 
 
+def scores_of(q, k):
+    return (q @ k.mT).float() * q.shape[-1] ** -0.5
+
+
+def by_exponentials(q, k, v):
+    """The largest score is taken off, and has a gradient, which is 0."""
+    scores = scores_of(q, k)
+    exponentials = (scores - scores.amax(-1, keepdim=True)).exp()
+    return ((exponentials / (exponentials.sum(-1, keepdim=True) + 1e-20)) @ v.float()).to(q.dtype)
+
+
+def by_the_inverse(q, k, v):
+    scores = scores_of(q, k)
+    exponentials = torch.exp(scores - scores.max(-1, keepdim=True).values.detach())
+    return ((exponentials * (1 / exponentials.sum(-1, keepdim=True))) @ v.float()).to(q.dtype)
+
+
+def divided_in_the_end(q, k, v):
+    """As kernels go forward: the product first, and what it is divided by."""
+    scores = scores_of(q, k)
+    exponentials = torch.exp(scores - scores.max(-1, keepdim=True).values)
+    return (exponentials @ v.float() / exponentials.sum(-1, keepdim=True)).to(q.dtype)
+
+
+def by_logarithms(q, k, v):
+    scores = scores_of(q, k)
+    return (torch.exp(scores - scores.logsumexp(-1)[..., None]) @ v.float()).to(q.dtype)
+
+
+def by_log_softmax(q, k, v):
+    return (scores_of(q, k).log_softmax(-1).exp() @ v.float()).to(q.dtype)
+
+
+def beside_a_sink(q, k, v):
+    """A further score that no value belongs to is cut off."""
+    shares = torch.cat([scores_of(q, k), torch.full((*q.shape[:-1], 1), -40.0)], -1).softmax(-1)
+    return (shares[..., :-1] @ v.float()).to(q.dtype)
+
+
+def by_linear(q, k, v):
+    linear = torch.nn.functional.linear
+    heads = [linear(linear(a, b).mul(a.shape[-1] ** -0.5).softmax(-1), c.mT)
+             for a, b, c in zip(*(x.flatten(0, 1) for x in (q, k, v)), strict=True)]  # fmt: skip
+    return torch.stack(heads).unflatten(0, q.shape[:2])
+
+
 WRITTEN_OUT = [
+    by_exponentials,
+    by_the_inverse,
+    divided_in_the_end,
+    by_logarithms,
+    by_log_softmax,
+    beside_a_sink,
+    by_linear,
     by_matmul,
     in_float32,
     with_casts,
@@ -168,6 +221,25 @@ def test_one_that_is_written_out_goes_back_by_what_is_stored_as_well(forward, mo
     monkeypatch.setattr(Attentions, "multiplied", lambda *_: None)
     with pytest.raises(WrongGradients):
         assert_gradients(got, **held)
+
+
+def test_the_steps_of_torchs_own_function_of_several_heads_are_seen():
+    size, heads = 12, 2
+    primals = [(numbers(*shape, seed=n) / 3).bfloat16() for n, shape in enumerate([(5, 2, size), (36, size), (12, 12)])]
+
+    def of_the_library(x, w, out):
+        return torch.nn.functional.multi_head_attention_forward(
+            x, x, x, size, heads, w, None, None, None, False, 0.0, out, None, need_weights=False
+        )[0]
+
+    def step_by_step(x, w, out):
+        q, k, v = torch.nn.functional.linear(x, w).unflatten(-1, (3, heads, -1)).permute(2, 1, 3, 0, 4)
+        y = scaled_dot_product_attention(q, k, v).permute(2, 0, 1, 3).flatten(2)
+        return torch.nn.functional.linear(y, out)
+
+    held = {"primals": primals, "grad_y": numbers(5, 2, size, seed=3).bfloat16()}
+    for one, other in zip(enclose(of_the_library, **held).every, enclose(step_by_step, **held).every, strict=True):
+        assert bool((one.radius <= 1.001 * other.radius).all() and (other.radius <= 1.001 * one.radius).all())
 
 
 def over_the_queries(q, k, v):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from backprop_rules.subject.attention import PRODUCTS, Attentions, attention
+from backprop_rules.subject.attention import MADE_BY, OPENED, Attentions, attention
 from backprop_rules.subject.in_place import writes, written
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
@@ -149,8 +149,11 @@ class Ambient(TorchFunctionMode):
         named = kwargs or {}
         if self._shadow is None or torch._C._functorch.peek_interpreter_stack() is not None:
             return self._called(func, args, named)  # within a transform tensors have no memory of their own
+        if func in OPENED:
+            with self:
+                return OPENED[func](*args, **named)
         made = self._shadowed(self._shadow, func, args, named)
-        if func in PRODUCTS and not self._shadow.eager and not _recomputed():
+        if func in MADE_BY and not self._shadow.eager and not _recomputed():
             self.attentions.multiplied(func, args, named, made, self._shadow)
         return made
 

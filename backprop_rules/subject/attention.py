@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,21 +11,26 @@ from torch import Tensor
 from torch.nn import functional
 
 from backprop_rules.domain import precision
+from backprop_rules.subject.softmaxes import MOVED, Less, Softmax, divided_by_its_sum, softmax_behind
 
 if TYPE_CHECKING:
     from backprop_rules.subject.ambient import Shadow
 
-PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.mm, Tensor.mm, torch.einsum}
-SOFTMAXES = {"SoftmaxBackward0", "SafeSoftmaxBackward0"}
-# These move a tensor's numbers, all of them.
-MOVED = {
-    "AliasBackward0", "CloneBackward0", "PermuteBackward0", "SqueezeBackward1", "TransposeBackward0",
-    "UnsafeViewBackward0", "UnsqueezeBackward0", "ViewBackward0",
+PRODUCTS = {
+    torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.mm, Tensor.mm, torch.einsum,
+    functional.linear,
 }  # fmt: skip
-# Behind these the shares are moved, cast, or some of them multiplied: the sum over p ⊙ p̄ is that over ȳ ⊙ y as before.
-SHARES = MOVED - {"PermuteBackward0", "TransposeBackward0"} | {
-    "DivBackward0", "MaskedFillBackward0", "MulBackward0", "NanToNumBackward0", "WhereBackward0", "_CastBackward",
-}  # fmt: skip
+QUOTIENTS = {torch.div, torch.true_divide, Tensor.div, Tensor.true_divide, Tensor.__truediv__}
+MADE_BY = PRODUCTS | QUOTIENTS
+
+
+def _opened(func: Any) -> FunctionType:
+    """Return a function of torch's that is written in Python, as one that nobody overrides: its steps are seen."""
+    known = {**func.__globals__, "has_torch_function": lambda _: False}
+    return FunctionType(func.__code__, known, func.__name__, func.__defaults__, func.__closure__)
+
+
+OPENED = {functional.multi_head_attention_forward: _opened(functional.multi_head_attention_forward)}
 
 
 def attention(
@@ -37,7 +43,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
     *,
-    multiplied: Callable[[Tensor, Any], None],
+    multiplied: Callable[[Tensor, Softmax], None],
 ) -> Tensor:
     r"""Return softmax(s q kᵀ + m) v, with the arguments of torch's `scaled_dot_product_attention`.
 
@@ -63,7 +69,9 @@ def attention(
     kept = functional.dropout(shares, dropout_p) if dropout_p else shares
     y = kept @ value
     if scores.requires_grad:
-        multiplied(y, shares.grad_fn)
+        softmax = softmax_behind(shares)
+        assert softmax is not None
+        multiplied(y, softmax)
     return y
 
 
@@ -73,10 +81,10 @@ def _sums(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Product:
-    """A product softmax(z) v, the node of the softmax, and what sums over ȳ ⊙ y, to a number for each softmax."""
+    """A product softmax(z) v, the softmax, and what sums over ȳ ⊙ y, to a number for each softmax."""
 
     y: Tensor
-    softmax: Any
+    softmax: Softmax
     sums: Callable[[Tensor], Tensor] = _sums
 
 
@@ -99,7 +107,7 @@ class Attentions:
         if product is not None:
             self.stored(product, shadow.dtype_of(y), shadow)
 
-    def of(self, y: Tensor, softmax: Any, dtype: torch.dtype, shadow: "Shadow") -> None:
+    def of(self, y: Tensor, softmax: Softmax, dtype: torch.dtype, shadow: "Shadow") -> None:
         """Take note of a product with a softmax, that is stored in a dtype."""
         self.stored(_Product(y, softmax), dtype, shadow)
 
@@ -113,21 +121,24 @@ class Attentions:
             self.stored(product, dtype, shadow)
 
     def stored(self, product: _Product, dtype: torch.dtype, shadow: "Shadow") -> None:
-        """Let the reverse pass, the first alone, add p ⊙ Σ ȳ ⊙ off to the gradient of the scores: 0, as `off` is."""
+        """Let the reverse pass, the first alone, take Σ ȳ ⊙ off from the sum over p ⊙ p̄: 0, as `off` is."""
         self._products[product.y.grad_fn] = product, dtype
         off = shadow.lost(product.y, dtype)
         if off is None:
             return
-        shares, met = product.softmax._saved_result, list[Tensor]()
+        softmax, met = product.softmax, list[Tensor]()
 
-        def gradient(grads: tuple[Tensor, ...], _: Any) -> tuple[Tensor, ...] | None:
-            for hook in hooks:
-                hook.remove()
-            if not met:
+        def gradient(n: int, k: int, less: Less, grads: tuple[Any, ...], _: Any) -> tuple[Any, ...] | None:
+            hooks[0].remove()
+            hooks[n].remove()
+            if not met or grads[k] is None:
                 return None
-            return (grads[0] - shares * product.sums(met[-1] * off).reshape(*shares.shape[:-1], 1),)
+            sums = product.sums(met[-1] * off).reshape(*softmax.shape[:-1], 1)
+            return (*grads[:k], grads[k] - less(sums).reshape(grads[k].shape), *grads[k + 1 :])
 
-        hooks = [product.y.register_hook(met.append), product.softmax.register_hook(gradient)]
+        hooks = [product.y.register_hook(met.append)]
+        for n, (node, k, less) in enumerate(softmax.at, 1):
+            hooks.append(node.register_hook(partial(gradient, n, k, less)))
         self._hooks += hooks
 
 
@@ -135,8 +146,11 @@ def _product(func: Any, args: Any, named: Any, y: Tensor) -> _Product | None:
     """Return the product that a function makes of a softmax over the axis that is summed, None if it makes none."""
     if func is torch.einsum:
         return _by_einsum(y, *args)
+    if func in QUOTIENTS:
+        softmax = divided_by_its_sum(y)
+        return None if softmax is None else _Product(y, softmax)
     shares = args[0] if args else named.get("input")
-    softmax = _softmax_behind(shares)
+    softmax = softmax_behind(shares)
     return _Product(y, softmax) if softmax is not None and y.shape[:-1] == shares.shape[:-1] else None
 
 
@@ -149,31 +163,7 @@ def _by_einsum(y: Tensor, equation: Any = "", *operands: Any) -> _Product | None
         return None
     sizes = dict(zip(made, y.shape, strict=True))
     for x, its in zip(given, axes, strict=True):
-        softmax = _softmax_behind(x) if its and its[-1] not in made else None
+        softmax = softmax_behind(x) if its and its[-1] not in made else None
         if softmax is not None and [sizes.get(axis) for axis in its[:-1]] == [*x.shape[:-1]]:
             return _Product(y, softmax, partial(torch.einsum, f"{made}->{its[:-1]}"))
-    return None
-
-
-def _softmax_behind(shares: Any) -> Any:
-    """Return the node of the softmax over the last axis whose shares these are, None if they are not."""
-    node = _behind(shares.grad_fn) if isinstance(shares, Tensor) else None
-    if node is None:
-        return None
-    made = node._saved_result
-    over_the_last = node._saved_dim in (made.ndim - 1, 2**64 - 1)  # -1 comes back without its sign
-    alike = made.numel() == shares.numel() and made.shape[-1:] == shares.shape[-1:]
-    return node if over_the_last and alike else None
-
-
-def _behind(node: Any) -> Any:
-    """Return the nearest softmax that is behind a node, through what leaves its shares shares."""
-    left, seen = [node], {node}
-    for one in left:
-        if one is not None and one.name() in SOFTMAXES:
-            return one
-        if one is not None and one.name() in SHARES:
-            others = [other for other, _ in one.next_functions if other not in seen]
-            left += others
-            seen.update(others)
     return None

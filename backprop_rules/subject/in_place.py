@@ -25,11 +25,13 @@ def written(call: Callable[[], Any], into: Tensor, operands: list[Tensor], shado
     if not torch.is_grad_enabled() or len({shadow.dtype_of(x) for x in operands}) < 2:
         return call()
     whole = into if into._base is None else into._base
-    back = {get_gradient_edge(x)[:2]: shadow.dtype_of(x) for x in (whole, *operands) if x.requires_grad}
+    back: dict[Any, torch.dtype] = {
+        tuple(get_gradient_edge(x)[:2]): shadow.dtype_of(x) for x in (whole, *operands) if x.requires_grad
+    }
     made = call()
     node = whole.grad_fn
     if node is not None:
-        to = [back.get(edge) for edge in node.next_functions]
+        to = [back.get(tuple(edge)) for edge in node.next_functions]
 
         def cast(gradients: tuple[Any, ...], _: Any) -> tuple[Any, ...]:
             pairs = zip(gradients, to, strict=True)

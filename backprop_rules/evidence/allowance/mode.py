@@ -293,7 +293,8 @@ class RunningError(TorchDispatchMode):
 
     def _reshape(self, func: Any, compute: Any, args: Any, named: Any) -> Tensor:
         """Look at a tensor's own numbers in another shape."""
-        x, radius = args[0], self._radius(args[0])
+        x: Tensor = args[0]
+        radius = self._radius(x)
         if radius is not None and func.overloadpacket == aten.as_strided_:
             self._share(x, radius)  # what is looked at then is a matter of the storage
         func(*args, **named)
