@@ -83,6 +83,14 @@ class Edited:
         """Return gradients as one vector of real numbers, each of the order of 1."""
         return torch.cat([real(g / s).reshape(-1) for g, s in zip(gradients, self._scales, strict=True)])
 
+    def parts(self, u: Tensor) -> list[Tensor]:
+        """Return the gradients along which a vector's product with gradients is that with them: its transpose."""
+        found = []
+        for block, g, scale in zip(self._blocks, self.right, self._scales, strict=True):
+            own = u[block] / scale
+            found.append(torch.view_as_complex(own.reshape(*g.shape, 2)) if g.is_complex() else own.reshape(g.shape))
+        return found
+
     @cached_property
     def edits(self) -> dict[Key, Edit]:
         """All that can be done to the steps, by keys; first of all nothing, of which there are factors."""

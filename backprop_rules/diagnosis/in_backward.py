@@ -61,8 +61,8 @@ class _Values(TorchFunctionMode):
         made = func(*args, **(kwargs or {}))
         written = in_place(func)
         y = args[0] if written else made
-        if not _is_readable(y):
-            return tuple(map(self._kept, made)) if type(made) is tuple and all(map(_is_readable, made)) else made
+        if not is_readable(y):
+            return tuple(map(self._kept, made)) if type(made) is tuple and all(map(is_readable, made)) else made
         kept = self._kept(y, written)
         return made if written else kept
 
@@ -82,7 +82,8 @@ class _Values(TorchFunctionMode):
         return y
 
 
-def _is_readable(y: Any) -> bool:
+def is_readable(y: Any) -> bool:
+    """Say whether it is a tensor of numbers that lie in memory."""
     return (
         inexact(y)
         and y.layout is torch.strided

@@ -1,4 +1,4 @@
-"""From what was found to the mistake in words: by its kind, by the bank, or by surgery on forward."""
+"""From what was found to the mistake in words: by its kind, the bank, surgery on forward, or a mended backward."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -9,8 +9,10 @@ import torch
 
 from backprop_rules.call import Call
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
+from backprop_rules.diagnosis.mended import mended
 from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.surgery import in_its_line, is_one_call, mistake_of, places_of, seen_in
+from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
 from backprop_rules.evidence.evidence import Evidence, in_precision, precise
 from backprop_rules.properties import form
@@ -41,7 +43,15 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
         return _of_a_value(subject, outcome, finding)
     known = _by_the_bank(subject, outcome, finding)
     failing = [f.point for f in outcome.findings if f.kind is Kind.VALUE]
-    return known or _told(outcome, _by_surgery(outcome, lambda: places_of(subject, outcome.pair, failing)))
+    if known is not None:
+        return known
+    places = _by_surgery(outcome, lambda: places_of(subject, outcome.pair, failing))
+    return _told(outcome, places) or _in_the_backward(outcome, places)
+
+
+def _in_the_backward(outcome: Outcome, places: list[Any]) -> Mistake | None:
+    """Return what is to be done otherwise in the backward's own lines."""
+    return next(iter(_by_surgery(outcome, lambda: [mended(places)])), None)
 
 
 def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
@@ -52,6 +62,8 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
     if found and len(found[0]) == 1:
         return _told(outcome, places, found)
     known = _by_the_bank(subject, outcome, finding)
+    if known is None and not found:
+        return _in_the_backward(outcome, places)
     if known is not None and (known.family is not Family.FACTOR or not one_call):
         return known
     made = _told(outcome, places, None if one_call else found)
@@ -79,6 +91,8 @@ def _by_the_bank(subject: Subject, outcome: Outcome, finding: Finding) -> Mistak
         return by_its_kind
     if finding.kind is Kind.INACCURATE and isinstance(finding.got, float) and not math.isfinite(finding.got):
         return OVERFLOW
+    if finding.kind is Kind.INACCURATE and _everywhere(subject, outcome, finding):
+        return TOLD[Kind.NARROWER]
     failures = [f for f in outcome.findings if f.is_like(finding) and f.point is not finding.point]
     failures += islice(_at_other_sizes(subject, outcome, finding), MORE)
     failures = [f for f in failures if f.point.size <= SMALL] or failures[:ENOUGH]
@@ -99,6 +113,20 @@ def _by_the_bank(subject: Subject, outcome: Outcome, finding: Finding) -> Mistak
     except Exception as error:  # of our own: it must not hide what was found
         outcome.notes[of_ours(error)] = None
         return by_its_kind
+
+
+def _everywhere(subject: Subject, outcome: Outcome, finding: Finding) -> bool:
+    """Say whether most elements lost a third of their digits or more: to a cast, as cancellation meets a few."""
+    evidence, leaf = Evidence(subject, finding.point, outcome.pair), finding.leaf
+    try:
+        found, truth = evidence.low_user, evidence.run.gradients
+    except NoPoint:
+        return False
+    got, right = (None, None) if found is None or leaf is None else (found[leaf], truth[leaf])
+    if not isinstance(got, torch.Tensor) or right is None or got.shape != right.shape:
+        return False
+    off = ((got.to(right.dtype) - right).abs() / right.abs())[right != 0]
+    return bool(off.numel()) and float(off.median()) > 2.0 ** (-2 / 3 * precision(got.dtype))
 
 
 def _at_other_sizes(subject: Subject, outcome: Outcome, finding: Finding) -> Iterator[Finding]:

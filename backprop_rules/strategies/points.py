@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
+from backprop_rules.strategies.cotangents import cotangents
 from backprop_rules.strategies.point import FULL, NOTHING_KEPT, TORN_APART, Point
 from backprop_rules.strategies.recipes import PLAN, Recipe, recipes
 from backprop_rules.strategies.sizes import Family, Label, Shape, Sizes, sizes_of, small_shapes
 from backprop_rules.strategies.values import (
-    KINDS,
     RANGES,
     SIGNED,
     cast_like,
@@ -24,13 +24,12 @@ from backprop_rules.strategies.values import (
     laid_out,
     numbers_from,
 )
-from backprop_rules.subject.ambient import F64, all_finite, inexact
+from backprop_rules.subject.ambient import F32, F64, all_finite, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.constants import constants_of
-from backprop_rules.subject.function import Cotangents, NoPoint, Outputs, cloned
+from backprop_rules.subject.function import NoPoint, Outputs, cloned
 from backprop_rules.subject.subject import Subject
 
-MAGNITUDES = {"big": 2.0**10, "small": 2.0**-30}
 PAST = "larger than a block"
 TRIES = 4  # draws of values with zeros and ties, until all outputs are finite
 BYTE = 256  # places that a byte tells apart
@@ -105,6 +104,11 @@ class Points:
             first = first or ((small, any_sizes) if agrees is not None else None)
         # What is wrong at all of these is wrong at its own size as well, or meant for that alone.
         return self if first is None or self._agrees(example) else self._beside(*first)
+
+    @property
+    def _has_all_digits(self) -> bool:
+        """Whether every primal may have numbers that no narrow dtype has: so may a cotangent."""
+        return all(precision(x.dtype) >= precision(F32) for x in self.subject.example if inexact(x))
 
     def _beside(self, small: tuple[Any, ...], any_sizes: bool) -> "Points":
         there, constants = constants_of(self.subject.function, small), self.subject.constants
@@ -258,7 +262,7 @@ class Points:
         words = [recipe.values, recipe.layout, where if where != "own" else ""]
         yield Point(
             tuple(leaves),
-            cotangents(y, recipe.cotangent, seed),
+            cotangents(y, recipe.cotangent, seed, self._has_all_digits and recipe.values in ("example", "near")),
             self.subject.function.params,
             ", ".join(filter(None, words)),
             recipe.values,
@@ -327,30 +331,6 @@ def _lengthened(shapes: Sequence[Shape | None], k: int, d: int, n: int) -> list[
     return [
         (*shape[:d], n, *shape[d + 1 :]) if j == k and shape is not None else shape for j, shape in enumerate(shapes)
     ]
-
-
-def cotangents(y: Outputs, kind: str, seed: int) -> Cotangents:
-    """Return a cotangent for each output that can have one, in float64."""
-    numbers = numbers_from(seed ^ 0x5EED)
-    found: list[Tensor | None] = []
-    chosen = 0
-    for out in y:
-        if not inexact(out):
-            found.append(None)
-            continue
-        shape = tuple(out.shape)
-        draw = KINDS["integers" if kind in ("integers", "one") else "normal"]
-        g = torch.complex(draw(numbers, shape), draw(numbers, shape)) if out.is_complex() else draw(numbers, shape)
-        if kind in MAGNITUDES:  # what is clipped, or thought negligible, shows
-            g = g * MAGNITUDES[kind]
-        if kind == "constant":
-            g = torch.full((), -1.5, dtype=g.dtype).expand(shape)
-        if kind == "one":  # one element of one output
-            place = int(torch.randint(0, max(g.numel(), 1), (), generator=numbers))
-            g = torch.where((torch.arange(g.numel()) == place).reshape(shape), torch.ones_like(g), torch.zeros_like(g))
-            g = g if len(found) == chosen else torch.zeros_like(g)
-        found.append(laid_out(g, kind).to(out.device) if out.device.type == "cuda" else laid_out(g, kind))
-    return tuple(found)
 
 
 def _of(families: Sequence[Family], numbers: Sequence[int]) -> dict[Label, int]:

@@ -21,6 +21,11 @@ def _normal(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor:
     return _few(torch.randn(shape, generator=numbers, dtype=F64))
 
 
+def _with_all_digits(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    """Return numbers that float32 has, and no narrower dtype: what rounds them to one shows."""
+    return torch.randn(shape, generator=numbers, dtype=F64).to(F32).to(F64)
+
+
 def _integers(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor:
     return torch.randint(-2, 3, shape, generator=numbers).to(F64)
 
@@ -45,6 +50,7 @@ def _with_a_hard_row(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor
 # large row what is judged by the others.
 KINDS: dict[str, Draw] = {
     "normal": _normal,
+    "digits": _with_all_digits,
     "integers": _integers,
     "zeros among": _with_zeros,
     "ones": lambda numbers, shape: torch.ones(shape, dtype=F64),

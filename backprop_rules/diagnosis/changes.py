@@ -1,0 +1,262 @@
+"""What a step of somebody's backward may be instead: with another factor, term, argument or function."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.diagnosis.followed import Followed, Site, Taken
+from backprop_rules.diagnosis.in_backward import is_readable
+from backprop_rules.subject.places import in_place, name_of
+
+AT_HAND, MASKS = 60, 20  # tensors that may be a factor, a term or an argument, and signs of these
+# What a step may be instead, by the function that it takes.
+OTHERS = {
+    "sin": "cos", "cos": "sin", "tanh": "sigmoid", "sigmoid": "tanh", "sum": "mean", "mean": "sum", "amax": "amin",
+    "exp": "log", "log": "exp", "sqrt": "rsqrt", "rsqrt": "sqrt", "add": "sub", "sub": "add", "mul": "div",
+    "div": "mul", "truediv": "mul", "scatter": "scatter_add", "index_copy": "index_add",
+}  # fmt: skip
+# What an argument may be instead, of itself.
+OF_ITSELF: dict[str, Callable[[Tensor], Tensor]] = {
+    "transposed": lambda x: x.mT, "squared": torch.square, "inverted": torch.reciprocal,
+    "taken from 1": lambda x: 1 - x, "and 1 more": lambda x: x + 1, "less 1": lambda x: x - 1,
+}  # fmt: skip
+# What is done to a result that should have been done, along each axis.
+ALONG: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "{step} is to be summed up along axis {d}": lambda x, d: x.cumsum(d),
+    "{step} is to be summed up along axis {d}, from its end": lambda x, d: x.flip(d).cumsum(d).flip(d),
+    "{step} is to be turned round along axis {d}": lambda x, d: x.flip(d),
+    "{step} is to be moved on by one along axis {d}": lambda x, d: _moved(x, d, 1),
+    "{step} is to be moved back by one along axis {d}": lambda x, d: _moved(x, d, -1),
+}  # fmt: skip
+# Which round of a loop another tensor is of, in the k-th: of so many n.
+ROUNDS: dict[str, Callable[[int, int], int]] = {
+    "": lambda k, n: k, " of the round before": lambda k, n: k - 1, " of the round after": lambda k, n: k + 1,
+    ", from its last round on": lambda k, n: n - 1 - k, ", from its last round on, one later": lambda k, n: n - k,
+}  # fmt: skip
+
+# What a step makes at a point, in one of the rounds of a loop.
+Make = Callable[[Followed, Taken, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a tensor is at hand: its words, its name or the site of the step that makes it, and in which round."""
+
+    words: str
+    site: Site
+    round: str = ""
+    mask: bool = False
+
+    def at(self, call: Followed, k: int, like: Tensor) -> Tensor | None:
+        """Return it at a point, None in a round that has none; one number for each row beside rows."""
+        if self.site in call.named:
+            found = call.named[self.site]
+        else:
+            rounds = call.by_site.get(self.site, [])
+            n = ROUNDS[self.round](k, len(rounds)) if len(rounds) > 1 else 0
+            if not 0 <= n < len(rounds):
+                return None
+            found = rounds[n].result
+        found = (found > 0 if self.mask else found).to(like.dtype)
+        return found[..., None] if found.ndim and found.shape == like.shape[:-1] else found
+
+
+@dataclass(frozen=True)
+class Form:
+    """A result that has another tensor w in it: c a w + b, or c a / w + b, of some a and b of the step."""
+
+    rank: int
+    name: str
+    words: str
+    parts: Callable[[Taken], tuple[Any, Any]]
+    inverse: bool = False
+
+    def factor(self, w: Tensor) -> Tensor:
+        """Return what a is multiplied by."""
+        return 1 / w if self.inverse else w
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What a step may be instead: how plain it is, a name, words, and what it makes of the number beside it.
+
+    A mask comes with no number: of a few elements some number is always right.
+    """
+
+    rank: int
+    name: str
+    words: str
+    make: Callable[[float, Followed, Taken, int], Tensor]
+    only_alone: bool = False
+
+
+def with_another_tensor(form: Form, source: Source) -> Change:
+    """Return the change of a form and a tensor that is at hand."""
+
+    def make(c: float, call: Followed, step: Taken, k: int) -> Tensor:
+        a, b = form.parts(step)
+        w = source.at(call, k, step.result)
+        return step.result if w is None else c * a * form.factor(w) + b
+
+    return Change(form.rank, form.name, form.words.replace("{w}", source.words), make, only_alone=source.mask)
+
+
+def forms(step: Taken) -> Iterator[Form]:
+    """Yield the forms that a step may have with another tensor."""
+    yield Form(1, "missing factor", "{step} lacks the factor {w}", lambda step: (step.result, 0))
+    yield Form(1, "factor too many", "{step} has the factor {w} too many", lambda step: (step.result, 0), inverse=True)
+    yield Form(2, "missing term", "{step} lacks the term {w}", lambda step: (1, step.result))
+    name, args = name_of(step.func), step.args
+    if in_place(step.func) or len(args) != 2 or step.named or not any(map(is_readable, args)):
+        return
+    for p in (0, 1):
+        place = f"argument {p + 1} of {{step}}"
+        if name in ("mul", "multiply") or (name == "truediv" and p == 0):
+            other = partial(_other_factor, p, name == "truediv")
+            yield Form(2, "other value", f"{place} is to be {{w}}", other)
+        if name in ("add", "sub"):
+            sign = -1 if name == "sub" and p else 1
+            yield Form(2, "other value", f"{place} is to be {{w}}", partial(_other_term, p, sign, False))
+            yield Form(1, "missing factor", f"{place} lacks the factor {{w}}", partial(_other_term, p, sign, True))
+
+
+def _other_factor(p: int, divides: bool, step: Taken) -> tuple[Any, Any]:
+    other = step.args[1 - p]
+    return 1 / other if divides else other, 0
+
+
+def _other_term(p: int, sign: int, stays: bool, step: Taken) -> tuple[Any, Any]:
+    own = sign * step.args[p]
+    return own if stays else sign, step.result - own
+
+
+def sources(call: Followed) -> list[Source]:
+    """Return what may be a factor, a term or an argument: of equal numbers the first; signs at last."""
+    found: list[Source] = []
+    seen: list[Tensor] = []
+    steps = [(those[0].told, site, those[0].result) for site, those in call.by_site.items() if those[0].line]
+    for words, site, x in (*((name, name, x) for name, x in call.named.items()), *steps):
+        if len(found) < AT_HAND and not any(x.shape == other.shape and torch.equal(x, other) for other in seen):
+            found.append(Source(words, site))
+            seen.append(x)
+    signed = [s for s, x in zip(found, seen, strict=True) if x.dtype != torch.bool and bool((x < 0).any())]
+    return found + [Source(f"[{source.words} > 0]", source.site, mask=True) for source in signed[:MASKS]]
+
+
+def of_rounds(call: Followed, source: Source) -> Iterator[Source]:
+    """Yield what is at hand in a loop, of each of its rounds that it may be of."""
+    several = not source.mask and len(call.by_site.get(source.site, ())) > 1
+    for told in ROUNDS if several else ("",):
+        yield Source(f"{source.words}{told}", source.site, told, source.mask)
+
+
+def alone(step: Taken, at_hand: Sequence[Source]) -> Iterator[tuple[int, str, str, Make]]:
+    """Yield what a step may be instead as a whole: its rank, a name, words, and what it makes."""
+    for words, along in ALONG.items():
+        for d in range(step.result.ndim):
+            yield 3, "along an axis", words.replace("{d}", str(d)), partial(_along, along, d)
+    written, own = in_place(step.func), sum(map(is_readable, step.args)) == 1
+    for p, x in enumerate(step.args):
+        if (written and p == 0) or not (is_readable(x) or (written and isinstance(x, int | float) and p > 1)):
+            continue
+        place = "the argument of {step}" if own else f"argument {p + 1} of {{step}}"
+        for what, other in OF_ITSELF.items() if isinstance(x, Tensor) else ():
+            yield 2, "other value", f"{place} is to be {what}", partial(_of_another, p, partial(_of_itself, other))
+        for source in at_hand if not _has_forms(step) else ():
+            words = f"{place} is to be {source.words}"
+            yield 2, "other value", words, partial(_of_another, p, partial(_in_place_of, source))
+    yield from _of_another_function(step)
+
+
+def products(call: Followed, step: Taken, at_hand: Sequence[Source]) -> Iterator[Change]:
+    """Yield terms that a gradient may lack, as products of two that are at hand."""
+    plain = [source for source in at_hand if not source.mask and (w := source.at(call, 0, step.result)) is not None
+             and w.ndim <= step.result.ndim]  # fmt: skip
+    for one, two in combinations(plain, 2):
+        words = f"{{step}} lacks the term {one.words} times {two.words}"
+
+        def make(c: float, call: Followed, step: Taken, k: int, one: Source = one, two: Source = two) -> Tensor:
+            a, b = (source.at(call, k, step.result) for source in (one, two))
+            assert a is not None and b is not None
+            return c * a * b + step.result
+
+        yield Change(3, "missing term", words, make)
+
+
+def _has_forms(step: Taken) -> bool:
+    return name_of(step.func) in ("mul", "multiply", "add", "sub", "truediv") and len(step.args) == 2 and not step.named
+
+
+def _of_another_function(step: Taken) -> Iterator[tuple[int, str, str, Make]]:
+    name = name_of(step.func)
+    if name == "setitem":
+        yield 1, "overwritten", "{step} is to be added to what is there", _added
+    if name in ("cumsum", "cumprod") and len(step.args) + len(step.named) == 2:
+        yield 1, "direction", "{step} is to run from the end", _from_the_end
+    other = getattr(torch, OTHERS.get(name, ""), None)
+    if other is not None:
+        yield (
+            1,
+            "other function",
+            f"{{step}} is to be {OTHERS[name]} in the place of {name}",
+            partial(_by_another, other),
+        )
+
+
+def _along(along: Callable[[Tensor, int], Tensor], d: int, call: Followed, step: Taken, k: int) -> Tensor:
+    return along(step.result, d)
+
+
+def _moved(x: Tensor, d: int, by: int) -> Tensor:
+    """Return x moved along an axis, zeros where nothing is moved to."""
+    n = x.shape[d]
+    zeros = torch.zeros_like(x.narrow(d, 0, 1))
+    return torch.cat([zeros, x.narrow(d, 0, n - 1)] if by > 0 else [x.narrow(d, 1, n - 1), zeros], d)
+
+
+def _of_itself(other: Callable[[Tensor], Tensor], call: Followed, x: Tensor, k: int) -> Tensor:
+    return other(x)
+
+
+def _in_place_of(source: Source, call: Followed, x: Any, k: int) -> Any:
+    w = source.at(call, k, x if isinstance(x, Tensor) else torch.zeros((), dtype=torch.float64))
+    if w is not None and isinstance(x, Tensor) and w.shape != x.shape:
+        raise RuntimeError("of another shape")
+    return x if w is None else w
+
+
+def _of_another(p: int, other: Callable[..., Any], call: Followed, step: Taken, k: int) -> Tensor:
+    """Return the result of the same step of another argument."""
+    written, args = in_place(step.func), [*step.args]
+    args[0] = args[0].clone() if written else args[0]
+    args[p] = other(call, args[p], k)
+    made: Tensor = step.func(*args, **step.named)
+    return args[0] if written else made
+
+
+def _added(call: Followed, step: Taken, k: int) -> Tensor:
+    """Return a tensor into which numbers are added in the place of being written, also where two meet."""
+    found: Tensor = step.args[0].clone()
+    where, value = step.args[1], step.args[2]
+    index = where if isinstance(where, tuple) else (where,)
+    if all(isinstance(i, Tensor) for i in index) and isinstance(value, Tensor):
+        found.index_put_(index, value, accumulate=True)
+    else:
+        found[where] += value
+    return found
+
+
+def _from_the_end(call: Followed, step: Taken, k: int) -> Tensor:
+    d = step.args[1] if len(step.args) > 1 else step.named["dim"]
+    made: Tensor = step.func(step.args[0].flip(d), d).flip(d)
+    return made
+
+
+def _by_another(other: Any, call: Followed, step: Taken, k: int) -> Tensor:
+    made: Tensor = other(*step.args, **step.named)
+    return made

@@ -1,0 +1,263 @@
+"""The smallest change of one step of somebody's backward that makes its gradients right, in words.
+
+A step's result v that is v' instead moves the gradients, to first order, by the sensitivity to v times v' - v: a change
+is tried where that is what is missing, along every direction, and told where the backward is right at every point when
+it is run with it. It is one of these, for a number c that is the same everywhere, or, of the first, a size:
+
+    c v        c v w        c v / w        v + c w        c times the same step of another argument, or another one
+
+In a loop one round's change meets the next one's: only what depends on one round is asked for then, or, where that is
+right, on two: there is nothing to change in the first of these.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from backprop_rules.diagnosis.changes import (
+    Change,
+    Form,
+    Make,
+    Source,
+    alone,
+    forms,
+    of_rounds,
+    products,
+    sources,
+    with_another_tensor,
+)
+from backprop_rules.diagnosis.edited import DIGITS, Edited
+from backprop_rules.diagnosis.factor import of_a_size
+from backprop_rules.diagnosis.followed import Followed, Site, Taken, TooLong
+from backprop_rules.diagnosis.in_backward import is_readable
+from backprop_rules.diagnosis.mistake import Mistake
+from backprop_rules.diagnosis.tape import UNMADE
+from backprop_rules.subject.backward import Misfit, Raised
+
+PLACES = 4  # at which a change must make the backward right
+TRIED = 24  # changes that are put in
+# Numbers that a factor may be a fraction of.
+CONSTANTS = {
+    "": 1.0, "π": math.pi, "ln 2": math.log(2), "ln 10": math.log(10), "√2": 2**0.5, "√π": math.pi**0.5,
+    "√(2π)": (2 * math.pi) ** 0.5,
+}  # fmt: skip
+# Why a change cannot be made: its shapes do not fit, or its function does not take it.
+UNFIT = (*UNMADE, AttributeError)
+
+
+def mended(places: Sequence[Edited]) -> Mistake | None:
+    """Return the plainest change with which the backward is right at every point, None if none is seen."""
+    try:
+        calls = [Followed(at) for at in places[:PLACES]]
+        wrong = [call for call in calls if call.at.is_wrong]
+        if len(wrong) < 2:
+            return None
+        first = wrong[0]
+        for seen in (_at_once(first), _in_a_round(first)):
+            some = sorted(seen, key=lambda one: one.rank)[:TRIED]
+            told = [words for one in some if (words := one.told(wrong, calls)) is not None]
+            if told:
+                return _mistake_of(told)
+    except (Raised, Misfit, TooLong, *UNFIT):
+        pass
+    return None
+
+
+def _mistake_of(told: Sequence[tuple[str, str]]) -> Mistake:
+    name, words = told[0]
+    more = len(dict.fromkeys(told)) - 1
+    beside = f", or what has the same effect: {more} other change{'s' * (more > 1)}" if more else ""
+    return Mistake(name, f"{words}{beside}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A change that gives what is missing at a point, at a site, with a number."""
+
+    change: Change
+    site: Site
+    step: Taken
+    c: float
+
+    @property
+    def rank(self) -> int:
+        """How plain it is: without a number, with a plain one, or with any."""
+        alone = self.c == 1 or (self.change.rank == 0 and self.c == -1)
+        return self.change.rank + (0 if alone else 2 if _plain(self.c) else 4)
+
+    def told(self, wrong: Sequence[Followed], calls: Sequence[Followed]) -> tuple[str, str] | None:
+        """Return a name and words if the backward is right with it everywhere; also with a number that is a size."""
+        step, change, c = self.step, self.change, self.c
+        if all(self._mends(call, c) for call in calls):
+            return self._in_words()
+        if change.rank:
+            return None
+        others = [_At(call, self.site, *call.at_once).number(_itself) for call in wrong]
+        numbers = [x for x in others if x is not None]
+        if len(numbers) < len(wrong) or not all(map(self._mends, wrong, numbers)):
+            return None
+        size = of_a_size(numbers, [call.at for call in wrong], ())
+        return None if size is None else (size[0], f"{step.told} is to be {size[2]} times as large")
+
+    def _mends(self, call: Followed, c: float) -> bool:
+        try:
+            found = call.with_another(self.site, partial(self.change.make, c, call))
+        except (Raised, Misfit, *UNFIT):
+            return False
+        right = call.at.vector(call.at.right)
+        return found.shape == right.shape and bool(((found - right).abs() <= DIGITS).all())
+
+    def _in_words(self) -> tuple[str, str]:
+        c, told = self.c, self.step.told
+        number = _plain(c) or f"{c:.6g}"
+        if self.change.rank:
+            words = self.change.words.replace("{step}", told)
+            return self.change.name, f"{words}{f', times {number}' * (c != 1)}"
+        if c == 0:
+            return "term too many", f"{told} is to be left out, as if it were 0"
+        if c == -1:
+            return "sign", f"{told} is of the wrong sign"
+        return f"factor {_plain(1 / c) or f'{1 / c:.6g}'}", f"{told} is to be {number} times as large"
+
+
+class _At:
+    """A site at a point: what is missing along some directions, and the sensitivities of these sums to its results."""
+
+    def __init__(self, call: Followed, site: Site, wanted: Tensor, along: dict[int, list[Tensor]]) -> None:
+        self.call, self.site, self.wanted = call, site, wanted
+        numbered = ((n, step) for n, step in enumerate(call.steps) if step.site == site)
+        every = [(k, step, along.get(n)) for k, (n, step) in enumerate(numbered)]
+        self.rounds = [(k, step, torch.stack(s)) for k, step, s in every if s is not None]
+        self.step = call.by_site[site][0] if site in call.by_site else None
+
+    @cached_property
+    def own(self) -> Tensor:
+        """The sums with the results as they are."""
+        return self._sums([step.result for _, step, _ in self.rounds])
+
+    def _sums(self, made: Sequence[Tensor]) -> Tensor:
+        total = torch.zeros_like(self.wanted)
+        for (_, step, s), x in zip(self.rounds, made, strict=True):
+            if x.shape != step.result.shape:
+                raise RuntimeError("of another shape")
+            total += (s.reshape(len(s), -1) @ x.reshape(-1).to(s.dtype)).real
+        return total
+
+    def number(self, make: Make) -> float | None:
+        """Return the c for which c times what is made gives what is missing; None if there is none."""
+        if not self.rounds:
+            return None
+        try:
+            made = self._sums([make(self.call, step, k) for k, step, _ in self.rounds])
+        except UNFIT:
+            return None
+        (found,) = _numbers(made[None], (self.wanted + self.own)[None])
+        return found if math.isfinite(found) else None
+
+    def with_others(self, form: Form, at_hand: Sequence[Source]) -> Iterator[tuple[Source, float]]:
+        """Yield the tensors with which a form gives what is missing, and the number that comes with each."""
+        rows = {source: (torch.zeros_like(self.wanted), self.wanted) for source in at_hand}
+        for k, step, s in self.rounds:
+            try:
+                a, b = form.parts(step)
+                to_a = (s * a).expand(len(s), *step.result.shape).reshape(len(s), -1)
+                own = (s * (step.result - b)).reshape(len(s), -1).sum(-1).real
+            except UNFIT:
+                return
+            for source, (made, wanted) in [*rows.items()]:
+                w = source.at(self.call, k, step.result)
+                if w is None:  # in this round the step stays as it is
+                    continue
+                if w.ndim <= step.result.ndim and _fits(w.shape, step.result.shape):
+                    w = form.factor(w).expand(step.result.shape).reshape(-1)
+                    rows[source] = made + (to_a @ w.to(to_a.dtype)).real, wanted + own
+                else:
+                    del rows[source]
+        if rows:
+            made, wanted = map(torch.stack, zip(*rows.values(), strict=True))
+            found = _numbers(made, wanted)
+            yield from ((source, c) for source, c in zip(rows, found, strict=True) if math.isfinite(c) and c)
+
+
+def _fits(shape: torch.Size, to: torch.Size) -> bool:
+    return all(n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False))
+
+
+def _at_once(call: Followed) -> Iterator[_Seen]:
+    """Yield the changes that give what is missing, to first order, along every direction."""
+    at_hand = sources(call)
+    for site in call.by_site:
+        yield from _of_a_site(_At(call, site, *call.at_once), at_hand)
+
+
+def _in_a_round(call: Followed) -> Iterator[_Seen]:
+    """Yield the changes in loops that give what is missing where it depends on the fewest rounds."""
+    at_hand = [other for source in sources(call) for other in of_rounds(call, source)]
+    for site, steps in call.by_site.items():
+        if len(steps) > 1 and is_readable(steps[0].result):
+            count, off = call.of_rounds(site), call.missing.abs() > DIGITS
+            least = next((n for n in (1, 2) if bool(off[count == n].any())), None)
+            if least:
+                yield from _of_a_site(_At(call, site, *call.sensitivities(count == least)), at_hand)
+
+
+def _of_a_site(at: _At, at_hand: Sequence[Source]) -> Iterator[_Seen]:
+    step = at.step
+    if not at.rounds or step is None:
+        return
+    some = [source for source in at_hand if source.site != at.site]
+    c = at.number(_itself)
+    if c is not None:
+        yield _Seen(Change(0, "factor", "", _times), at.site, step, c)
+    for form in forms(step):
+        for source, c in at.with_others(form, some):
+            change = with_another_tensor(form, source)
+            if c == 1 or (_plain(c) and not change.only_alone):
+                yield _Seen(change, at.site, step, c)
+    for rank, name, words, make in alone(step, some):
+        c = at.number(make)
+        if c:
+            yield _Seen(Change(rank, name, words, partial(_c_times, make)), at.site, step, c)
+    if not step.line:
+        for change in products(at.call, step, some):
+            c = at.number(partial(change.make, 1.0))
+            if c == 1:
+                yield _Seen(change, at.site, step, c)
+
+
+def _itself(call: Followed, step: Taken, k: int) -> Tensor:
+    return step.result
+
+
+def _times(c: float, call: Followed, step: Taken, k: int) -> Tensor:
+    return c * step.result
+
+
+def _c_times(make: Make, c: float, call: Followed, step: Taken, k: int) -> Tensor:
+    return c * make(call, step, k)
+
+
+def _numbers(made: Tensor, wanted: Tensor) -> list[float]:
+    """Return for each row the c for which c made is what is wanted along every direction, NaN if there is none."""
+    c = (made * wanted).sum(1) / (made * made).sum(1)
+    size = c.abs().clamp_min(1.0)
+    near = (c[:, None] * made - wanted).abs() <= DIGITS * (made.abs() * size[:, None] + wanted.abs())
+    whole = c.round()
+    c = torch.where((c - whole).abs() <= DIGITS * size, whole, c)
+    found: list[float] = torch.where(near.all(1), c, math.nan).tolist()
+    return found
+
+
+def _plain(c: float) -> str:
+    """Return a number as a fraction of a constant, "" where it is none."""
+    for name, constant in CONSTANTS.items():
+        for inverse in (False, True) if name else (False,):
+            value = Fraction(c * constant if inverse else c / constant).limit_denominator(64)
+            if value and abs(float(value) * (1 / constant if inverse else constant) - c) <= DIGITS * abs(c):
+                return f"{value}" if not name else f"{value} / {name}" if inverse else f"{value} {name}"
+    return ""

@@ -1,0 +1,133 @@
+"""Wrong backwards that no edit of forward explains: what is to be done otherwise in their own lines."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from backprop_rules import check, check_function
+from backprop_rules.diagnosis import mended
+
+K = math.sqrt(2 / math.pi)
+
+
+def gelu(a, b):
+    return functional.gelu(a, approximate="tanh") * b
+
+
+def without_the_three(g, a, b):
+    t = torch.tanh(K * (a + 0.044715 * a**3))
+    inner = K * (1 + 0.044715 * a * a)
+    return g * b * (0.5 * (1 + t) + 0.5 * a * (1 - t * t) * inner), g * 0.5 * a * (1 + t)
+
+
+def without_the_square(g, a, b):
+    t = torch.tanh(K * (a + 0.044715 * a**3))
+    inner = K * (1 + 3 * 0.044715 * a * a)
+    return g * b * (0.5 * (1 + t) + 0.5 * a * (1 - t) * inner), g * 0.5 * a * (1 + t)
+
+
+def gated(q, k, gate):
+    state, y = torch.zeros_like(q[0]), []
+    for t in range(len(q)):
+        state = gate[t].exp() * state + k[t]
+        y.append(state * q[t])
+    return torch.stack(y)
+
+
+def never_gated(g, q, k, gate):
+    state, states = torch.zeros_like(q[0]), []
+    for t in range(len(q)):
+        states.append(state)
+        state = gate[t].exp() * state + k[t]
+    states.append(state)
+    of_state, of_q, of_k = torch.zeros_like(state), torch.zeros_like(q), torch.zeros_like(k)
+    for t in reversed(range(len(q))):
+        of_q[t] = g[t] * states[t + 1]
+        of_state = of_state + g[t] * q[t]
+        of_k[t] = of_state
+    return of_q, of_k, (q * of_q - k * of_k).flip(0).cumsum(0).flip(0)
+
+
+def decibels(x):
+    return torch.log10(x.abs() + 1)
+
+
+def in_nepers(g, x):
+    return g * x.sign() / (x.abs() + 1)
+
+
+def looked_up(x, i):
+    return functional.embedding(i, x)
+
+
+class Written(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, i):
+        ctx.save_for_backward(x, i)
+        return looked_up(x, i)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, i = ctx.saved_tensors
+        found = torch.zeros_like(x)
+        found[i] = g
+        return found, None
+
+
+def summed_up(x):
+    return x.flip(-1).cumsum(-1).exp()
+
+
+def from_the_wrong_end(g, x):
+    return (g * x.flip(-1).cumsum(-1).exp()).flip(-1).cumsum(-1)
+
+
+def numbers(*shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(len(shape)))
+
+
+WRONG = {
+    "a factor of three": (without_the_three, gelu, (numbers(3, 4), numbers(3, 4)), "is to be 3 times as large"),
+    "a square": (without_the_square, gelu, (numbers(3, 4), numbers(3, 4)), "lacks the factor `1 + t`"),
+    "a gate in a loop": (
+        never_gated, gated, (numbers(4, 5), numbers(4, 5), numbers(4, 5)),
+        "lacks the factor `gate[t].exp()`",
+    ),
+    "a logarithm": (in_nepers, decibels, (numbers(4, 5),), "is to be 1 / ln 10 times as large"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("backward", "forward", "example", "words"), WRONG.values(), ids=WRONG)
+def test_it_is_said_which_line_is_to_be_what(backward, forward, example, words):
+    report = check(backward, forward=forward, example=example, raise_on_failure=False)
+    assert report.verdict == "wrong"
+    assert report.mistake is not None
+    assert words in report.mistake.words
+
+
+def test_what_is_written_where_it_is_to_be_added():
+    example = numbers(5, 3), torch.tensor([0, 2, 2, 1, 0, 4])
+    report = check_function(Written, forward=looked_up, example=example, raise_on_failure=False)
+    assert report.mistake is not None
+    assert "add" in report.mistake.words
+
+
+def test_what_mends_one_point_alone_is_not_told(monkeypatch):
+    """Put the right gradient of one point in: at the others it is wrong."""
+    tried = []
+
+    def also(site, *rest, own=mended._At):
+        tried.append(site)
+        return own(site, *rest)
+
+    monkeypatch.setattr(mended, "_At", also)
+
+    def backward(g, x):
+        return g * torch.where(x > 0, x.cos(), x.cos() * (1 + x[0, 0]))
+
+    report = check(backward, forward=torch.sin, example=(numbers(3, 4),), raise_on_failure=False)
+    assert report.verdict == "wrong"
+    assert tried
+    assert report.mistake is None or "lacks the factor" not in report.mistake.words
