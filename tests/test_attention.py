@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from backprop_rules import InputError
+from backprop_rules.evidence.allowance.declared import Declared
 from backprop_rules.subject.attention import Attentions
 from backprop_rules.testing import WrongGradients, assert_gradients, enclose
 
@@ -221,6 +222,21 @@ def test_one_that_is_written_out_goes_back_by_what_is_stored_as_well(forward, mo
     monkeypatch.setattr(Attentions, "multiplied", lambda *_: None)
     with pytest.raises(WrongGradients):
         assert_gradients(got, **held)
+
+
+def test_the_shares_are_rounded_once_for_all_of_a_product(monkeypatch):
+    """What rounding one share does to δ is as large as that share of p dP, and not as the sum of all sizes in it."""
+    q, k, v, grad_y = (numbers(2, 2, 96, 64, seed=n).bfloat16() for n in range(4))
+    held = {"forward": scaled_dot_product_attention, "primals": (q, k, v), "grad_y": grad_y}
+    ours = enclose(**held).every
+
+    def as_a_whole(mode, y, _, __, dtype):
+        return mode.lost(y, dtype), None
+
+    monkeypatch.setattr(Declared, "lost_of_product", as_a_whole)
+    whole = enclose(**held).every
+    for one, other in zip(ours[:2], whole[:2], strict=True):
+        assert float(one.radius.median()) < 0.5 * float(other.radius.median())
 
 
 def test_the_steps_of_torchs_own_function_of_several_heads_are_seen():

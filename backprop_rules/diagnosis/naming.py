@@ -62,12 +62,11 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
     if found and len(found[0]) == 1:
         return _told(outcome, places, found)
     known = _by_the_bank(subject, outcome, finding)
-    if known is None and not found:
-        return _in_the_backward(outcome, places)
     if known is not None and (known.family is not Family.FACTOR or not one_call):
         return known
     made = _told(outcome, places, None if one_call else found)
-    return known if made is None or (known is not None and made.family is not Family.SIZE) else made
+    named = known if made is None or (known is not None and made.family is not Family.SIZE) else made
+    return named or _in_the_backward(outcome, places)
 
 
 def _told(outcome: Outcome, places: list[Any], found: list[Any] | None = None) -> Mistake | None:

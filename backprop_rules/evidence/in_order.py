@@ -64,13 +64,13 @@ class InOrder(Declared):
         return _Alone(*named, self.declared, kept, self, args)
 
     def _by_formula(self, func: Any, result: Any, args: Any, named: Any) -> Any:
-        if func.overloadpacket != aten.sum:
+        if func.overloadpacket not in (aten.sum, aten.mean):
             return super()._by_formula(func, result, args, named)
         kept = self.declared.kept or self.dtype_of(result)
         op = Summing(func, result, nothing_of, 1, False, as_computed, self.choices, self.declared, kept, self)
         terms = self._radius(args[0])
         varies = None if terms is None else func(terms, *args[1:], **named)
-        return plus(FORMULAS[aten.sum](op, *args, **named), varies)
+        return plus(FORMULAS[func.overloadpacket](op, *args, **named), varies)
 
     def _special(self, result: Tensor, radius: Tensor, total: float) -> Tensor | None:
         """Return a radius: what is exact in the dtype in which it is computed may still round when it is stored."""

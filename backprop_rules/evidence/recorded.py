@@ -1,5 +1,6 @@
 """The operations of a run, forward and backward, as they go by: how far each is off, and where autograd meets it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -322,6 +323,13 @@ class Recorded(Declared):
         constant = torch.is_grad_enabled() and not x.requires_grad
         return super().cast(x.detach().requires_grad_() if constant else x, dtype)
 
+    def lost_of_product(
+        self, y: Tensor, shares: Tensor | None, again: Callable[[Tensor], Tensor] | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """Return what storing a product loses: autograd knows of its shares what else is off."""
+        off = self.lost(y, dtype)
+        return None if off is None else (off, None)
+
     def cut_off(self, x: Tensor) -> Tensor:
         """Return a tensor that autograd does not look behind, and meets anew: off by all that it may be off."""
         radius = self._radius(x)
@@ -351,12 +359,15 @@ class Recorded(Declared):
         return super().constant(x, dtype, drawn_up)
 
     def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return x, of which it is remembered that it is stored in this dtype."""
-        y = x.to(at(F64, x), copy=True)
+        """Return x, of which it is remembered that it is stored in this dtype; off by that, where choices count."""
+        if self._either:
+            y = super().stored(x, dtype)
+        else:
+            y = x.to(at(F64, x), copy=True)
+            self.tag(y, dtype)
         if precision(dtype) < self.bits_of(x):
             self._casts.append((y, dtype))
             self._rounded[y.untyped_storage()] = dtype, y._version
-        self.tag(y, dtype)
         return y
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import CheckpointError
 
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
@@ -218,9 +220,11 @@ class Sensitivities:
             return
         hooks = [node.register_hook(partial(hook, those)) for node, those in at.items()]
         try:
-            with torch.no_grad():
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # as it was recorded: a checkpoint runs its steps again
                 asked = [edge for _, edge in ends]
                 found = torch.autograd.grad(gradient, asked, coefficients, retain_graph=True, allow_unused=True)
+        except CheckpointError as error:
+            raise NotImplementedError("a checkpoint runs its steps again, with casts that round") from error
         finally:
             for one in hooks:
                 one.remove()

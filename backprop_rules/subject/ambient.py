@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from backprop_rules.subject.attention import MADE_BY, OPENED, Attentions, attention
 from backprop_rules.subject.in_place import writes, written
+from backprop_rules.subject.unchecked import UNCHECKED
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 COMPLEX_OF = {F64: torch.complex128, F32: torch.complex64}
@@ -107,6 +108,11 @@ class Shadow(Protocol):
     def lost(self, x: Tensor, dtype: torch.dtype) -> Tensor | None:
         """Return by how much x as it is computed, and stored in a dtype, is off: 0 here; None where nothing is."""
 
+    def lost_of_product(
+        self, y: Tensor, shares: Tensor | None, again: Callable[[Tensor], Tensor] | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """Return the same of a product with shares; beside it what rounding the shares loses, if that is apart."""
+
     def constant(self, x: Tensor, dtype: torch.dtype, drawn_up: bool) -> Tensor:
         """Return what was made of no tensor of real or complex numbers, `drawn_up` of none at all, in its dtype."""
 
@@ -186,6 +192,7 @@ class Ambient(TorchFunctionMode):
         if asked is not None and inexact(args[0] if args else None):
             self.attentions.cast(args[0], asked, shadow)
             cast = shadow.cast(args[0], asked)
+            cast = cast if torch.is_grad_enabled() else shadow.cut_off(cast)
             return cast if _casts(func) else self._called(func, (cast, *args[1:]), named)
         made, given = self._called(func, args, named), list(tensors_in((args, named)))
         if type(made) is not Tensor or made.dtype != F64:
@@ -205,8 +212,8 @@ class Ambient(TorchFunctionMode):
                 named = {k: self._wide(a) if isinstance(a, torch.dtype) else a for k, a in named.items()}
             if func in _BATCH_NORMS:
                 args, named = self._each(args), self._each(named)
-        if func in _UNCHECKED:
-            _UNCHECKED[func](*args, **named)
+        if func in UNCHECKED:
+            UNCHECKED[func](*args, **named)
         if func is torch.nn.functional.embedding and self._shadow is None and named.get("padding_idx") is not None:
             return _of_padding_none(*args, **named)
         self.work += 1
@@ -262,38 +269,10 @@ def _recomputed() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
-def _as_many(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> None:
-    if key.ndim < 2 or value.ndim < 2 or key.shape[-2] != value.shape[-2]:
-        raise ValueError(f"keys of shape {tuple(key.shape)} and values of shape {tuple(value.shape)} are not as many")
-
-
 def _of_padding_none(index: Tensor, weight: Tensor, padding_idx: int, **named: Any) -> Tensor:
     """Return the rows of an embedding, those of the padding detached: torch masks them in its reverse mode alone."""
     rows = torch.nn.functional.embedding(index, weight, padding_idx, **named)  # which asks whether there is such a row
     return torch.where((index == padding_idx % len(weight)).unsqueeze(-1), rows.detach(), rows)
-
-
-def _some_bags(input: Tensor, weight: Tensor, offsets: Any = None, *_: Any, **__: Any) -> None:
-    if isinstance(offsets, Tensor) and not offsets.numel():
-        raise ValueError("there are no offsets of bags")
-
-
-def _known_labels(
-    log_probs: Tensor, targets: Tensor, input_lengths: Any = None, target_lengths: Any = None, *_: Any, **__: Any
-) -> None:
-    classes = log_probs.shape[-1]
-    if targets.ndim == 2 and target_lengths is not None:  # what is padded nobody reads
-        lengths = torch.as_tensor(target_lengths, device=targets.device).reshape(-1, 1)
-        targets = targets[torch.arange(targets.shape[1], device=targets.device) < lengths]
-    if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < classes):
-        raise ValueError(f"targets are labels of 0 to {classes - 1}, of so many classes as there are log_probs")
-
-
-# Where torch's own kernels read past the end, and the process dies, as they do not ask whether they may.
-_UNCHECKED: dict[Any, Callable[..., None]] = {
-    torch.nn.functional.scaled_dot_product_attention: _as_many, torch.nn.functional.embedding_bag: _some_bags,
-    torch.nn.functional.ctc_loss: _known_labels,
-}  # fmt: skip
 
 
 def _alike(a: Any, b: Any) -> bool:

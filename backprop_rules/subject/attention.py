@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from string import ascii_uppercase
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 PRODUCTS = {
     torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.mm, Tensor.mm, torch.einsum,
-    functional.linear,
+    functional.linear, torch.baddbmm,
 }  # fmt: skip
 QUOTIENTS = {torch.div, torch.true_divide, Tensor.div, Tensor.true_divide, Tensor.__truediv__}
 MADE_BY = PRODUCTS | QUOTIENTS
@@ -43,7 +44,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
     *,
-    multiplied: Callable[[Tensor, Softmax], None],
+    multiplied: Callable[[Tensor, Softmax, Tensor, Callable[[Tensor], Tensor]], None],
 ) -> Tensor:
     r"""Return softmax(s q kᵀ + m) v, with the arguments of torch's `scaled_dot_product_attention`.
 
@@ -71,7 +72,7 @@ def attention(
     if scores.requires_grad:
         softmax = softmax_behind(shares)
         assert softmax is not None
-        multiplied(y, softmax)
+        multiplied(y, softmax, kept, lambda p: p @ value)
     return y
 
 
@@ -81,11 +82,16 @@ def _sums(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Product:
-    """A product softmax(z) v, the softmax, and what sums over ȳ ⊙ y, to a number for each softmax."""
+    """A product softmax(z) v, the softmax, and what sums over ȳ ⊙ y, to a number for each softmax.
+
+    `shares` are p as they are multiplied, and `again` makes the product of others and of v; None where it is divided.
+    """
 
     y: Tensor
     softmax: Softmax
     sums: Callable[[Tensor], Tensor] = _sums
+    shares: Tensor | None = None
+    again: Callable[[Tensor], Tensor] | None = None
 
 
 class Attentions:
@@ -107,9 +113,12 @@ class Attentions:
         if product is not None:
             self.stored(product, shadow.dtype_of(y), shadow)
 
-    def of(self, y: Tensor, softmax: Softmax, dtype: torch.dtype, shadow: "Shadow") -> None:
+    def of(
+        self, y: Tensor, softmax: Softmax, shares: Tensor, again: Callable[[Tensor], Tensor], dtype: torch.dtype,
+        shadow: "Shadow",
+    ) -> None:  # fmt: skip
         """Take note of a product with a softmax, that is stored in a dtype."""
-        self.stored(_Product(y, softmax), dtype, shadow)
+        self.stored(_Product(y, softmax, shares=shares, again=again), dtype, shadow)
 
     def cast(self, x: Tensor, dtype: torch.dtype, shadow: "Shadow") -> None:
         """Take note of a cast: where it is of such a product as a whole, that is what is stored."""
@@ -123,21 +132,27 @@ class Attentions:
     def stored(self, product: _Product, dtype: torch.dtype, shadow: "Shadow") -> None:
         """Let the reverse pass, the first alone, take Σ ȳ ⊙ off from the sum over p ⊙ p̄: 0, as `off` is."""
         self._products[product.y.grad_fn] = product, dtype
-        off = shadow.lost(product.y, dtype)
-        if off is None:
+        found = shadow.lost_of_product(product.y, product.shares, product.again, dtype)
+        if found is None:
             return
-        softmax, met = product.softmax, list[Tensor]()
+        (off, off_shares), softmax = found, product.softmax
+        met, met_shares = list[Tensor](), list[Tensor]()
 
         def gradient(n: int, k: int, less: Less, grads: tuple[Any, ...], _: Any) -> tuple[Any, ...] | None:
-            hooks[0].remove()
-            hooks[n].remove()
+            for hook in (*hooks[:own], hooks[n]):
+                hook.remove()
             if not met or grads[k] is None:
                 return None
             sums = product.sums(met[-1] * off).reshape(*softmax.shape[:-1], 1)
+            if off_shares is not None and met_shares:
+                sums = sums + (met_shares[-1] * off_shares).sum(-1).reshape(sums.shape)
             return (*grads[:k], grads[k] - less(sums).reshape(grads[k].shape), *grads[k + 1 :])
 
         hooks = [product.y.register_hook(met.append)]
-        for n, (node, k, less) in enumerate(softmax.at, 1):
+        if off_shares is not None and product.shares is not None:
+            hooks.append(product.shares.register_hook(met_shares.append))
+        own = len(hooks)
+        for n, (node, k, less) in enumerate(softmax.at, own):
             hooks.append(node.register_hook(partial(gradient, n, k, less)))
         self._hooks += hooks
 
@@ -149,9 +164,19 @@ def _product(func: Any, args: Any, named: Any, y: Tensor) -> _Product | None:
     if func in QUOTIENTS:
         softmax = divided_by_its_sum(y)
         return None if softmax is None else _Product(y, softmax)
-    shares = args[0] if args else named.get("input")
+    if func is torch.baddbmm and (len(args) < 2 or named.get("beta") != 0):
+        return None
+    shares = args[func is torch.baddbmm] if args else named.get("input")
     softmax = softmax_behind(shares)
-    return _Product(y, softmax) if softmax is not None and y.shape[:-1] == shares.shape[:-1] else None
+    if softmax is None or y.shape[:-1] != shares.shape[:-1]:
+        return None
+    p = int(func is torch.baddbmm)
+
+    def again(x: Tensor) -> Tensor:
+        made: Tensor = func(*args[:p], x, *args[p + 1 :], **{k: v for k, v in named.items() if v is not shares})
+        return made
+
+    return _Product(y, softmax, shares=shares, again=again if args else None)
 
 
 def _by_einsum(y: Tensor, equation: Any = "", *operands: Any) -> _Product | None:
@@ -159,11 +184,23 @@ def _by_einsum(y: Tensor, equation: Any = "", *operands: Any) -> _Product | None
     names, _, made = equation.replace(" ", "").partition("->") if isinstance(equation, str) else ("", "", "")
     given = operands[0] if len(operands) == 1 and isinstance(operands[0], tuple | list) else operands
     axes = names.split(",")
-    if len(given) != 2 or len(axes) != 2 or "." in names + made or not made:
+    if len(given) != 2 or len(axes) != 2 or not made:
         return None
+    axes, made = [_named(its, x.ndim) for x, its in zip(given, axes, strict=True)], _named(made, y.ndim)
     sizes = dict(zip(made, y.shape, strict=True))
     for x, its in zip(given, axes, strict=True):
         softmax = softmax_behind(x) if its and its[-1] not in made else None
         if softmax is not None and [sizes.get(axis) for axis in its[:-1]] == [*x.shape[:-1]]:
-            return _Product(y, softmax, partial(torch.einsum, f"{made}->{its[:-1]}"))
+            sums = partial(torch.einsum, f"{made}->{its[:-1]}")
+
+            def again(p: Tensor, x: Tensor = x) -> Tensor:
+                return torch.einsum(equation, *(p if other is x else other for other in given))
+
+            return _Product(y, softmax, sums, x, again)
     return None
+
+
+def _named(axes: str, count: int) -> str:
+    """Return the names of so many axes, capital letters for those that dots stand for."""
+    own = len(axes.replace("...", ""))
+    return axes.replace("...", ascii_uppercase[max(0, 26 - (count - own)) :])

@@ -23,7 +23,7 @@ from backprop_rules.evidence.allowance.mode import REFERENCES, RunningError
 from backprop_rules.evidence.allowance.moves import close
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
-from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, lost_in, widens
+from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, lost_by_storing, lost_in, widens
 from backprop_rules.subject.ambient import F32, F64, at, inexact, tensors_in
 
 aten = torch.ops.aten
@@ -105,6 +105,36 @@ class Declared(RunningError):
         if self._radius(off) is not None:  # of a difference of two that have nothing in common
             self.keep(off, self._radius(stored))
         return off
+
+    def lost_of_product(
+        self, y: Tensor, shares: Tensor | None, again: Callable[[Tensor], Tensor] | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """Return 0, off as far as storing a product and its own sums go; and 0, off as far as rounding the shares goes.
+
+        How far the shares and values may be off themselves counts in the gradient of the shares.
+        """
+        if shares is None or again is None:
+            off = self.lost(y, dtype)
+            return None if off is None else (off, None)
+        if precision(dtype) >= self.bits_of(y):
+            return None
+        narrow = self.declared.operands
+        with torch._C._DisableTorchDispatch():
+            exact = shares.detach().clone()
+        self.tag(exact, self.dtype_of(shares))
+        if narrow is not None:
+            self._rounded[exact.untyped_storage()] = narrow, exact._version
+        with torch.no_grad():
+            made = again(exact)
+        with torch._C._DisableTorchDispatch():
+            own, whole, off = self._radius(made), self._radius(y), torch.zeros_like(made)
+            size = made.abs() if whole is None else made.abs().add_(whole)
+            self.keep(off, self.settled(off, plus(own, lost_in(dtype, size))))
+            if narrow is None or self.has_been_rounded(shares, narrow):
+                return off, None
+            off_shares = torch.zeros_like(exact)
+            self.keep(off_shares, self.settled(off_shares, lost_in(narrow, exact.abs_())))
+        return off, off_shares
 
     def cut_off(self, x: Tensor) -> Tensor:
         """Return a tensor that autograd does not look behind; where it is not exact, radii count in every question."""
@@ -350,11 +380,7 @@ class Declared(RunningError):
             y, radius = x.to(at(F64, x), copy=True), self._radius(x)
             if precision(dtype) < self.bits_of(x):
                 self._rounded[y.untyped_storage()] = dtype, y._version
-                if radius is None:
-                    radius = (y.to(dtype).double() - y.double()).abs_()
-                else:
-                    size = y.abs() if y.dtype == F64 else y.double().abs_()
-                    radius = lost_in(dtype, size.add_(radius)).add_(radius)
+                radius = lost_by_storing(y, radius, dtype)
             self.keep(y, self.settled(y, radius))
         self.tag(y, dtype)
         return y

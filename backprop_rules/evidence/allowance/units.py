@@ -56,6 +56,14 @@ def lost_in(dtype: torch.dtype, size: Tensor) -> Tensor:
     return size if zeros is None else size.masked_fill_(zeros, 0.0)
 
 
+def lost_by_storing(y: Tensor, radius: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return how far numbers are off that are stored in a dtype: as they are, or as they may be within a radius."""
+    if radius is None:
+        return (y.to(dtype).double() - y.double()).abs_()
+    size = y.abs() if y.dtype == torch.float64 else y.double().abs_()
+    return lost_in(dtype, size.add_(radius)).add_(radius)
+
+
 def positive(x: Tensor) -> bool:
     """Say whether all numbers are above 0, quicker than a mask of them: NaN is not."""
     return bool(x.amin() > 0) if x.numel() else True
@@ -74,7 +82,9 @@ def stored_by(x: Tensor, dtype: torch.dtype) -> Tensor:
 def half_an_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return how far rounding to nearest may take numbers in a dtype; 0 of those that it has, as 1 of a softmax."""
     half = power_below(x).mul_(2.0 ** -precision(dtype)).clamp_min_(unit(dtype).tiny)
-    rounds = (x.to(dtype) - x).sign_().abs_()
+    stored = x.to(dtype)
+    stored = stored.to(x.dtype) if dtype.itemsize == 1 else stored  # torch promotes no float8
+    rounds = (stored - x).sign_().abs_()
     return half.mul_(rounds) if math.isfinite(float(half.sum())) else torch.where(rounds > 0, half, 0.0)
 
 

@@ -1,0 +1,35 @@
+"""What torch's own kernels do not ask: they read past the end, and the process dies."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _as_many(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> None:
+    if key.ndim < 2 or value.ndim < 2 or key.shape[-2] != value.shape[-2]:
+        raise ValueError(f"keys of shape {tuple(key.shape)} and values of shape {tuple(value.shape)} are not as many")
+
+
+def _some_bags(input: Tensor, weight: Tensor, offsets: Any = None, *_: Any, **__: Any) -> None:
+    if isinstance(offsets, Tensor) and not offsets.numel():
+        raise ValueError("there are no offsets of bags")
+
+
+def _known_labels(
+    log_probs: Tensor, targets: Tensor, input_lengths: Any = None, target_lengths: Any = None, *_: Any, **__: Any
+) -> None:
+    classes = log_probs.shape[-1]
+    if targets.ndim == 2 and target_lengths is not None:  # what is padded nobody reads
+        lengths = torch.as_tensor(target_lengths, device=targets.device).reshape(-1, 1)
+        targets = targets[torch.arange(targets.shape[1], device=targets.device) < lengths]
+    if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < classes):
+        raise ValueError(f"targets are labels of 0 to {classes - 1}, of so many classes as there are log_probs")
+
+
+# Where torch's own kernels read past the end, and the process dies, as they do not ask whether they may.
+UNCHECKED: dict[Any, Callable[..., None]] = {
+    torch.nn.functional.scaled_dot_product_attention: _as_many, torch.nn.functional.embedding_bag: _some_bags,
+    torch.nn.functional.ctc_loss: _known_labels,
+}  # fmt: skip
