@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules import check
+from backprop_rules.testing import WrongGradients, assert_gradients
 
 
 def numbers(*shape: int) -> Tensor:
@@ -79,3 +80,50 @@ def test_what_is_written_there_stays_what_it_was_to_autograd():
         return y * 3
 
     assert check(lambda grad_y, x: grad_y * 6, forward=forward, example=(numbers(6),)).verdict == "right"
+
+
+def straight_through(dtype: torch.dtype, how: str):
+    """Return x, rounded to a dtype, times w; the rounding has no derivative."""
+
+    class Rounded(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.to(dtype).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, g):
+            return g
+
+    def forward(x: Tensor, w: Tensor) -> Tensor:
+        if how == "detached":
+            return (x + (x.to(dtype).to(x.dtype) - x).detach()) @ w
+        if how == "a function":
+            return Rounded.apply(x) @ w
+        with torch.no_grad():
+            off = x.to(dtype).to(x.dtype) - x
+        return (x + off) @ w
+
+    return forward
+
+
+@pytest.mark.parametrize("how", ["detached", "without autograd", "a function"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_a_rounding_without_a_derivative_counts_in_what_is_systematic(dtype, how):
+    """All were off by what the rounding does to w's gradient: the truth is taken without it."""
+    forward, x, w, grad_y = straight_through(dtype, how), numbers(256, 128), numbers(128, 64), numbers(256, 64)
+    live = [x.requires_grad_(), w.requires_grad_()]
+    got = torch.autograd.grad(forward(*live), live, grad_y)
+    held = {"forward": forward, "primals": (x.detach(), w.detach()), "grad_y": grad_y}
+    assert_gradients(got, **held)
+    with pytest.raises(WrongGradients):
+        assert_gradients((got[0], got[1] * (1.1 if dtype.itemsize == 1 else 1.01)), **held)
+
+
+def test_a_live_rounding_to_float8():
+    def forward(x: Tensor, w: Tensor) -> Tensor:
+        return x.to(torch.float8_e4m3fn).to(x.dtype) @ w
+
+    x, w, grad_y = numbers(64, 32), numbers(32, 16), numbers(64, 16)
+    live = [x.requires_grad_(), w.requires_grad_()]
+    got = torch.autograd.grad(forward(*live), live, grad_y)
+    assert_gradients(got, forward=forward, primals=(x.detach(), w.detach()), grad_y=grad_y, blind="allow")

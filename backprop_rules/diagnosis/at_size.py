@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.edited import Edited
+from backprop_rules.diagnosis.edited import Edited, factors
 from backprop_rules.diagnosis.edits import DROPPED, WAY, Edit, Key
 from backprop_rules.diagnosis.factor import of_a_size
 from backprop_rules.diagnosis.surgery import likely, mistake_of, plainest
@@ -51,11 +51,15 @@ def _found(tape: Tape, holds: Sequence[Held | None], got: Sequence[Tensor | None
     size, steps = sum(step.result.numel() for step in tape.steps), len(tape.steps)
     if steps**2 > CALLS or bool(((at.vector(right) - at.target).abs() <= reach).all()):
         return
-    if len(at.edits) * size > EFFORT or len(at.edits) * steps > CALLS:
+    at.toward = torch.where(at.wrong.abs() > reach, at.wrong, 0.0)
+    if sum(step.result.numel() for edit in at.edits.values() for step in edit.steps) > EFFORT:
+        return
+    keys = _seen_along_directions(at, reach)
+    if len(keys) * size > EFFORT or len(keys) * steps > CALLS:
         return
     ways = []
-    for key, edit in at.edits.items():
-        changed = at.gradients((key,))
+    for key in keys:
+        edit, changed = at.edit(key), at.gradients((key,))
         if changed is None:
             continue
         if key[-1] != WAY:
@@ -68,6 +72,16 @@ def _found(tape: Tape, holds: Sequence[Held | None], got: Sequence[Tensor | None
             words = f"{edit.words} is off by the factor {factor}"
             ways.append((likely(edit, c), replace(edit, what=what, words=words, shares={})))
     yield from ((named,) for _, named in sorted(ways, key=lambda one: one[0]))
+
+
+def _seen_along_directions(at: Edited, reach: Tensor) -> list[Key]:
+    """Return the edits, and the ways that a factor may be on, with which what is seen along each direction agrees."""
+    found, along = at.effects, at.reach_of(reach)
+    larger = (found.edited.abs() / found.right.abs().clamp_min(torch.finfo(F64).tiny)).amax(-1, keepdim=True)
+    near = ((found.change - at.seen).abs() <= along * larger.clamp_min(1.0)).all(-1).tolist()
+    scales = factors(found.edited, at.seen + found.right, along).tolist()
+    pairs = zip(found.edits, near, scales, strict=True)
+    return [edit.key for edit, fits, c in pairs if (math.isfinite(c) if edit.key[-1] == WAY else fits)]
 
 
 def allowed(held: Held | None, right: Tensor) -> Tensor:

@@ -61,6 +61,7 @@ class Edited:
         self, evidence: Evidence | None, tape: Tape, got: Sequence[Tensor], scales: Sequence[float] | None = None
     ) -> None:
         self.evidence, self.tape, self.got = evidence, tape, got
+        self.toward: Tensor | None = None  # one direction that is asked for, as a vector
         self._by_step: dict[int, dict[Key, Edit]] = {}
         self._under: dict[Key, Edited] = {}
         self.right = tape.gradients({})
@@ -166,6 +167,9 @@ class Edited:
             part = slice(DIRECTIONS * k, DIRECTIONS * (k + 1))
             some[part] = torch.randn(some[part].shape, dtype=x.dtype, generator=own) / self._scales[k]
             found[n] = some
+        if self.toward is not None:  # where it is wrong, what is wrong is largest
+            for k, (u, some) in enumerate(zip(self.parts(self.toward), found.values(), strict=True)):
+                some[DIRECTIONS * k] = u
         return found
 
     @cached_property
@@ -190,8 +194,12 @@ class Edited:
     @cached_property
     def reach(self) -> Tensor:
         """By how much what is seen along each direction may be off, where each element is off by its digits."""
-        pairs = zip(self._directions.values(), self._scales, strict=True)
-        return torch.stack([DIGITS * s * _matrix(u).abs().sum(1) for u, s in pairs]).sum(0)
+        return self.reach_of(torch.full_like(self.target, DIGITS))
+
+    def reach_of(self, off: Tensor) -> Tensor:
+        """Return by how much what is seen along each direction may be off, where the elements may be so far off."""
+        blocks = zip(self._directions.values(), self._blocks, self._scales, strict=True)
+        return torch.stack([_matrix(u).abs() @ (off[b] * s) for u, b, s in blocks]).sum(0)
 
     @cached_property
     def effects(self) -> Effects:
