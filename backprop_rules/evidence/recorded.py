@@ -305,7 +305,8 @@ class Recorded(Declared):
         constants, self._constants = self._constants, False  # what is written to must not be a leaf
         own = self.dtype_of(args[0])
         self.keep_written(args[0], self._radius_of(compute, args[0], before, named))
-        if precision(own) < self.bits_of(args[0]):  # it is computed in the dtype of an operand, and stored in its own
+        # It is computed in the dtype of an operand, and stored in its own.
+        if inexact(args[0]) and precision(own) < self.bits_of(args[0]):
             self._casts.append((args[0], own))
         self.tag(args[0], own)
         self._constants = constants

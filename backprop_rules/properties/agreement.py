@@ -89,8 +89,8 @@ def _finite(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Iterator
     if not all_finite(*evidence.run.y) or all_finite(user):
         return
     lost = ~user.isfinite() & truth.isfinite()
-    if not bool(lost.any()):
-        return
+    if not bool(lost.any()) or (not evidence.point.ordinary and not all_finite(truth)):
+        return  # past the values at which torch's form overflows, too, each form does elsewhere
     low = None if evidence.low_gradients_here is None else evidence.low_gradients_here[i]
     if low is not None:
         lost = lost & low.isfinite().to(lost.device)
@@ -126,7 +126,7 @@ def loses_digits(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Ite
         off = off & ((own - said).abs() > 2.0**-widest * largest(said))
     if bool(off.any()):  # where the gradient jumps, each precision may stand on another side
         off = off & (around(evidence, i, off, evidence.pair.unit * largest(truth)).shape is Shape.SMOOTH)
-    if not all_finite(own):
+    if not all_finite(own) and (evidence.point.ordinary or all_finite(other)):
         off = off | (said.isfinite() & other.isfinite() & ~own.isfinite())
     if bool(off.any()):
         yield unequal(Kind.INACCURATE, evidence.point, i, truth, own, off, against=(TORCH,), dtype=evidence.pair.low)
@@ -237,6 +237,8 @@ def _where_it_is_not_smooth(
     if kink.shape is Shape.EDGE:
         return _wrong(evidence, i, user, truth, seen, "at the edge of the domain", Kind.SINGULAR)
     if is_in_the_hull(evidence, i, kink, seen.noise, shared=not chosen):
+        if seen.noise > seen.scale * 2.0**-evidence.pair.half:  # as of a singular system, solved all the same
+            return _wrong(evidence, i, user, truth, seen, "torch keeps few of its digits nearby", Kind.SINGULAR)
         return _wrong(evidence, i, user, truth, seen, "", Kind.CHOICE)
     kind = Kind.SUBGRADIENT if _each_between(evidence, i, kink, seen.noise) else Kind.VALUE
     return _wrong(evidence, i, user, truth, seen, "at a kink, and no gradient from around it", kind)
