@@ -174,6 +174,17 @@ def test_sizes_that_are_asked_for_are_asked_of_the_small_example():
     assert report.verdict == "right" and report.classes["asked for"] == 4
 
 
+def test_of_a_size_for_which_some_are_asked_for_no_others_are_tried():
+    seen = set()
+
+    def backward(grad_y, x):
+        seen.add(x.shape[-1])
+        return 2 * grad_y * x
+
+    asked(backward, torch.float32, forward=torch.square, example=(torch.randn(5, 4),), sizes={4: (3, 6)})
+    assert seen == {3, 4, 6}
+
+
 def test_labels_are_made_small_with_their_classes():
     logits, labels = torch.randn(400, 300, generator=LIKE), torch.randint(0, 300, (400,), generator=LIKE)
 

@@ -169,11 +169,13 @@ class Points:
         return [tuple(x.shape) if isinstance(x, Tensor) else None for x in self.subject.example]
 
     def _allows(self, shapes: Sequence[Shape | None]) -> bool:
-        """Say whether forward's constants allow these shapes, and none has more elements than a test of sizes needs."""
+        """Say whether these shapes may be tried: by what was asked for, forward's constants, and their elements."""
         if any(math.prod(max(n, 1) for n in shape or ()) > MANY for shape in shapes):
             return False
         pairs = ((a, b) for a, b in zip(self._own, shapes, strict=True) if a is not None and b is not None)
-        return all(self.subject.constants.allow(m, n) for a, b in pairs for m, n in zip(a, b, strict=True))
+        sizes = {(m, n) for a, b in pairs for m, n in zip(a, b, strict=True)}
+        asked = all(n == m or n in self.asked.get(m, (n,)) for m, n in sizes)
+        return asked and all(self.subject.constants.allow(m, n) for m, n in sizes)
 
     def _comes_to_nothing(self, shapes: Sequence[Shape | None]) -> bool:
         """Say whether forward would make nothing there, too, if no axis were empty: it broadcasts one against none."""
