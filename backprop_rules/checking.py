@@ -74,7 +74,7 @@ def check(
     catalogue's, or any subgradient; `cases` are files of saved points to try first. Other options: `saves`,
     `strict_memory`; `accumulate`, the dtype of sums, and `accuracy`; `invariance`, what no bit may depend on (runs,
     threads, batch, padding), and `deterministic`; `explain=False` looks for no mistake; `sizes` that alone are
-    tried beside the example's, {4: (3, 5)}, or to keep, {3: 3}; `contiguous=True` tries none but arrays that lie in order.
+    tried beside the example's, {4: (3, 5)}, or to keep, {3: 3}; `contiguous=True` tries none but arrays in order.
     Raises WrongGradient, whose text is the report, unless `raise_on_failure` is False; and InputError for what cannot
     be checked.
     Source of the bounds: Higham, Accuracy and Stability of Numerical Algorithms (2002), chapter 3.

@@ -121,6 +121,24 @@ def test_a_mask_that_is_detached_stays_one():
     assert asked(backward, lambda x, mask: x * mask * 2, random(4, 5), mask).verdict == "wrong"  # it has a gradient
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_row_of_which_all_is_masked_is_told_whatever_the_examples_mask(seed):
+    """A number stands for infinity, and the backward does not mask: at a row without a key it is no more 0."""
+    mask = random(2, 4, 5, seed=seed) > 0.7
+    assert not mask.all(-1).any()
+
+    def forward(x, mask):
+        return x.masked_fill(mask, -1e4).softmax(-1)
+
+    def unmasked(g, x, mask):
+        y = forward(x, mask)
+        return y * (g - (g * y).sum(-1, keepdim=True)), None
+
+    report = asked(unmasked, forward, random(2, 4, 5, seed=7), mask)
+    assert report.verdict == "right"
+    assert any("keeps nothing" in note for note in report.notes)
+
+
 def test_what_has_no_meaning_of_that_kind_is_varied():
     """Running statistics, which the example has at their first values."""
 

@@ -127,7 +127,17 @@ def _rearranged(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], 
         return like.clone() if stays or is_symmetric(like) else like[torch.randperm(len(like), generator=numbers)]
     if is_ordered(like) and len(like) > 1 and like.dtype != torch.bool:  # from the first to the last, in order
         return like[torch.linspace(0, len(like) - 1, shape[0]).long()]
-    return mended(_repeated(like, shape), like)
+    return mended(_mixed(_repeated(like, shape), like), like)
+
+
+def _mixed(x: Tensor, like: Tensor) -> Tensor:
+    """Return a mask of another shape, of which no row is all alike where none of the example's is so."""
+    if x.dtype != torch.bool or not like.dim() or min(x.shape[-1:], default=0) < 2 or not x.numel():
+        return x
+    for whole in (Tensor.all, lambda rows, d: ~rows.any(d)):
+        if not bool(whole(like, -1).any()):
+            x = torch.cat([x[..., :-1], x[..., -1:] ^ whole(x, -1)[..., None]], -1)
+    return x
 
 
 def have_a_meaning(x: Tensor) -> bool:
@@ -173,11 +183,12 @@ def _repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _with_nothing(like: Tensor) -> Tensor:
     """Return a mask whose last row keeps nothing, offsets between which nothing lies, lengths of which one is 0.
 
-    Of whole numbers none is repeated that was not, and none is negative.
+    The first row of a mask keeps all. Of whole numbers none is repeated that was not, and none is negative.
     """
     x = like.clone()
     if like.dtype == torch.bool:
         x[-1 if like.dim() > 1 else slice(None)] = False
+        x[: int(like.dim() > 1 and len(like) > 1)] = True  # a mask may say what is left out
     elif is_ordered(like) and bool(like[0] == 0):
         x[-2:] = x[-1]
     elif bool((like > 0).all()):
