@@ -289,12 +289,13 @@ def _cotangents(grad_y: Any, function: Any, leaves: Sequence[Any]) -> Cotangents
     with leaving_alone(function.module):
         there = [x.detach() for x in leaves]
         try:
-            y = function.y(there, None)
+            return _ones(function.y(there, None), grad_y)
         except NoPoint as error:
-            with suppress(NoPoint):  # a device may lack an operation in the leaves' own dtypes
-                return _ones(function.y(there, F64), grad_y)
+            # It may ask autograd itself; and a device may lack an operation in the leaves' own dtypes.
+            for other, dtype in ((replace(function, differentiates=True), None), (function, F64)):
+                with suppress(NoPoint):
+                    return _ones(other.y(there, dtype), grad_y)
             raise InputError(f"{error}.") from error
-    return _ones(y, grad_y)
 
 
 def _ones(y: Sequence[Tensor], grad_y: Any) -> Cotangents:

@@ -127,3 +127,15 @@ def test_a_live_rounding_to_float8():
     live = [x.requires_grad_(), w.requires_grad_()]
     got = torch.autograd.grad(forward(*live), live, grad_y)
     assert_gradients(got, forward=forward, primals=(x.detach(), w.detach()), grad_y=grad_y, blind="allow")
+
+
+def test_a_penalty_on_a_gradient_needs_no_cotangent():
+    """Its forward asks autograd for a gradient itself."""
+
+    def penalty(x: Tensor, w: Tensor) -> Tensor:
+        (slope,) = torch.autograd.grad(torch.tanh(x @ w).sum(), x, create_graph=True)
+        return ((slope.norm(dim=1) - 1) ** 2).mean()
+
+    live = [numbers(6, 4).requires_grad_(), numbers(4, 3).requires_grad_()]
+    got = torch.autograd.grad(penalty(*live), live)
+    assert_gradients(got, forward=penalty, primals=[x.detach() for x in live])

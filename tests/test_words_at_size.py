@@ -170,3 +170,29 @@ def test_one_element_outside_is_told_as_a_factor_where_the_others_are_off_by_it_
     outside = ~held.contains(got)
     assert int(outside.sum()) == 1 and bool(outside[5])
     assert likeness(0, [held], ["x"], got, outside).startswith(said_so)
+
+
+def test_heads_that_are_exchanged_are_told():
+    def forward(q, k):
+        return torch.softmax(q @ k.mT, -1)
+
+    q, k, g = (torch.randn(2, 5, 6, 6, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    live = [q.clone().requires_grad_(), k.clone().requires_grad_()]
+    of_q, of_k = torch.autograd.grad(forward(*live), live, g)
+    moved = of_q[:, [0, 3, 2, 1, 4]]
+    with pytest.raises(WrongGradients, match="axis 1: what belongs at index 3 is exchanged with that at 1"):
+        assert_gradients((moved, of_k), forward=forward, primals=(q, k), grad_y=g)
+
+
+def test_one_number_is_told_as_a_factor_where_that_has_a_name():
+    def forward(x, b):
+        return torch.tanh(x + b)
+
+    x, b, g = torch.linspace(-1, 1, 50), torch.tensor(0.3), torch.ones(50)
+    live = [x.clone().requires_grad_(), b.clone().requires_grad_()]
+    of_x, of_b = torch.autograd.grad(forward(*live), live, g)
+    for factor, told in ((-1, "the sign"), (1 / 50, "a mean over 50"), (-5.8, None)):
+        with pytest.raises(WrongGradients) as raised:
+            assert_gradients((of_x, of_b * factor), forward=forward, primals=(x, b), grad_y=g)
+        likely = next(line for line in str(raised.value).splitlines() if "likely" in line)
+        assert told in likely if told else "each is" not in likely

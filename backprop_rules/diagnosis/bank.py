@@ -197,7 +197,7 @@ mistake(
 for which in (0, -1):  # of the other operands the first, or the last
     mistake(
         "gradients swapped",
-        "it is the gradient of another primal: the gradients are returned in the wrong order",
+        "it is the gradient of another primal: copied, or the gradients are returned in the wrong order",
     )(lambda c, which=which: c.gradient(primal=c.others[which]))  # type: ignore[misc]
 
 

@@ -8,6 +8,8 @@ from itertools import combinations, permutations
 from backprop_rules.diagnosis.edited import DIGITS, Edited
 from backprop_rules.diagnosis.tape import Step
 
+FEW = 4  # up to which a factor is a number, where it may be a size as well
+
 
 def factor_in_words(
     scales: Sequence[float], places: Sequence[Edited], steps: Sequence[Step]
@@ -21,7 +23,9 @@ def factor_in_words(
     if max(scales) - min(scales) <= DIGITS * abs(c):
         value = Fraction(c).limit_denominator(64)
         if abs(float(value) - c) <= DIGITS * abs(c):
-            return "factor", f"{{way}} is {value} times what it should be", str(value)
+            # Sizes that are the same everywhere look like a number, and few people write a large one.
+            size = of_a_size(scales, places, steps) if max(value, 1 / value) > FEW else None
+            return size or ("factor", f"{{way}} is {value} times what it should be", str(value))
     return of_a_size(scales, places, steps)
 
 

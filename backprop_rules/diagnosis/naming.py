@@ -11,6 +11,7 @@ from backprop_rules.call import Call
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
 from backprop_rules.diagnosis.mended import mended
 from backprop_rules.diagnosis.mistake import Family, Mistake
+from backprop_rules.diagnosis.several import EXCHANGED
 from backprop_rules.diagnosis.surgery import in_its_line, is_one_call, mistake_of, places_of, seen_in
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
@@ -59,7 +60,7 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
     places = _by_surgery(outcome, lambda: places_of(subject, outcome.pair))
     one_call = is_one_call(places)
     found = [] if one_call else _by_surgery(outcome, lambda: in_its_line(places))
-    if found and len(found[0]) == 1:
+    if found and len(found[0]) == 1 and found[0][0].words != EXCHANGED:
         return _told(outcome, places, found)
     known = _by_the_bank(subject, outcome, finding)
     if known is not None and (known.family is not Family.FACTOR or not one_call):

@@ -334,7 +334,7 @@ def _of_blindness(one: Compared, precision: str) -> str:
         more = f"Most lie below what {one.vanishes} can store: {larger}, sees more"
     return (
         f"Nothing was proved of the gradient of {one.name}: at {100 * one.blind:.0f} % of its elements 0 lies within "
-        f"what {precision} may round, so that 0, or the other sign, would have passed. {more}; "
+        f"what {precision} may round, so that 0, or the other sign, would have passed at each. {more}; "
         f'blind="allow" lets it pass.'
     )
 

@@ -10,6 +10,7 @@ from backprop_rules.evidence.at_size import Held
 
 # Numbers with a name, by which a whole gradient may be off: signs, and the factors of a formula.
 FACTORS = {-1.0: "the sign", 2.0: "a factor of 2", 0.5: "a factor of 1/2", -2.0: "the sign and a factor of 2"}
+MOVED = 16  # indices along an axis that may be in another order
 
 
 def where(outside: Tensor) -> str:
@@ -56,7 +57,8 @@ def likeness(
     assert own is not None
     off, truth = got[outside], own.truth[outside]
     all_over = _by_a_factor(own, got, own.truth, own.radius) if _is_off_inside(own, got, outside) else ""
-    if len(off) == 1 and outside.numel() > 1 and not all_over:
+    far = bool(((off.to(truth) - truth).abs() >= truth.abs() / 2).all())
+    if len(off) == 1 and outside.numel() > 1 and far and not all_over:
         return "one element: two writes to it, or none, at an edge"
     if not bool(off.any()):
         return "zeros: never written, or multiplied by a mask"
@@ -69,8 +71,32 @@ def likeness(
         turned = Held(own.truth.mT, own.radius.mT, own.dtype)
         if bool(turned.contains(got).all()):
             return "transposed in its last two dimensions"
+    order = _in_another_order(own, got, outside)
+    if order:
+        return order
     factor = all_over or _by_a_factor(own, off, truth, own.radius[outside])
     return "; ".join(filter(None, (factor, explained())))
+
+
+def _in_another_order(own: Held, got: Tensor, outside: Tensor) -> str:
+    """Say where what lies at some indices along an axis lies at others, "" if nothing does."""
+    for axis, n in enumerate(got.shape):
+        others = [k for k in range(got.ndim) if k != axis]
+        hit = torch.nonzero(outside.any(dim=others) if others else outside).reshape(-1).tolist()
+        if not (1 < len(hit) <= MOVED and got.numel() > n):
+            continue
+        found = {i: next((j for j in hit if j != i and _is_at(own, got, axis, i, j)), None) for i in hit}
+        if None not in found.values():
+            i, j = next(iter(found.items()))
+            exchanged = "exchanged with that at" if found == {i: j, j: i} else "in the place of that at"
+            return f"in another order along axis {axis}: what belongs at index {j} is {exchanged} {i}"
+    return ""
+
+
+def _is_at(own: Held, got: Tensor, axis: int, i: int, j: int) -> bool:
+    """Say whether what lies at an index along an axis is what belongs at another."""
+    there = Held(own.truth.select(axis, j), own.radius.select(axis, j), own.dtype)
+    return bool(there.contains(got.select(axis, i)).all())
 
 
 def _is_off_inside(own: Held, got: Tensor, outside: Tensor) -> bool:
@@ -94,5 +120,12 @@ def _by_a_factor(own: Held, off: Tensor, truth: Tensor, radius: Tensor) -> str:
     known = dict(FACTORS)
     for n in sorted({*own.truth.shape, own.truth.numel()} - {1, 2}):
         known |= {1 / n: f"a mean over {n} in the place of a sum", float(n): f"a sum over {n} in the place of a mean"}
-    name = next((name for f, name in known.items() if abs(factor - f) <= abs(f) * uncertain), "a factor")
+    near = {
+        name: abs(factor - f)
+        for f, name in known.items()
+        if abs(factor - f) <= min(abs(f) * uncertain, abs(factor - 1))
+    }
+    if not near and truth.numel() == 1:  # one number is always some factor times another
+        return ""
+    name = min(near, key=lambda one: near[one], default="a factor")
     return f"{name}: each is {factor:.4g} times the right one, but for rounding"
