@@ -191,7 +191,7 @@ def test_one_number_is_told_as_a_factor_where_that_has_a_name():
     x, b, g = torch.linspace(-1, 1, 50), torch.tensor(0.3), torch.ones(50)
     live = [x.clone().requires_grad_(), b.clone().requires_grad_()]
     of_x, of_b = torch.autograd.grad(forward(*live), live, g)
-    for factor, told in ((-1, "the sign"), (1 / 50, "a mean over 50"), (-5.8, None)):
+    for factor, told in ((-1, "the sign"), (1 / 50, "1 / the size of axis 0 of `x`"), (-5.8, None)):
         with pytest.raises(WrongGradients) as raised:
             assert_gradients((of_x, of_b * factor), forward=forward, primals=(x, b), grad_y=g)
         likely = next(line for line in str(raised.value).splitlines() if "likely" in line)
