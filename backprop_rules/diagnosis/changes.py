@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -65,6 +64,11 @@ class Source:
         found = (found > 0 if self.mask else found).to(like.dtype)
         return found[..., None] if found.ndim and found.shape == like.shape[:-1] else found
 
+    def is_like(self, call: Followed, x: Tensor) -> bool:
+        """Say whether it has a tensor's shape, in the first round that has it."""
+        found = call.named[self.site] if self.site in call.named else call.by_site[self.site][0].result
+        return found.shape == x.shape
+
 
 @dataclass(frozen=True)
 class Form:
@@ -83,16 +87,12 @@ class Form:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What a step may be instead: how plain it is, a name, words, and what it makes of the number beside it.
-
-    A mask comes with no number: of a few elements some number is always right.
-    """
+    """What a step may be instead: how plain it is, a name, words, and what it makes of the number beside it."""
 
     rank: int
     name: str
     words: str
     make: Callable[[float, Followed, Taken, int], Tensor]
-    only_alone: bool = False
 
 
 def with_another_tensor(form: Form, source: Source) -> Change:
@@ -103,7 +103,7 @@ def with_another_tensor(form: Form, source: Source) -> Change:
         w = source.at(call, k, step.result)
         return step.result if w is None else c * a * form.factor(w) + b
 
-    return Change(form.rank, form.name, form.words.replace("{w}", source.words), make, only_alone=source.mask)
+    return Change(form.rank, form.name, form.words.replace("{w}", source.words), make)
 
 
 def forms(step: Taken) -> Iterator[Form]:
@@ -155,7 +155,7 @@ def of_rounds(call: Followed, source: Source) -> Iterator[Source]:
         yield Source(f"{source.words}{told}", source.site, told, source.mask)
 
 
-def alone(step: Taken, at_hand: Sequence[Source]) -> Iterator[tuple[int, str, str, Make]]:
+def alone(call: Followed, step: Taken, at_hand: Sequence[Source]) -> Iterator[tuple[int, str, str, Make]]:
     """Yield what a step may be instead as a whole: its rank, a name, words, and what it makes."""
     for words, along in ALONG.items():
         for d in range(step.result.ndim):
@@ -168,24 +168,22 @@ def alone(step: Taken, at_hand: Sequence[Source]) -> Iterator[tuple[int, str, st
         for what, other in OF_ITSELF.items() if isinstance(x, Tensor) else ():
             yield 2, "other value", f"{place} is to be {what}", partial(_of_another, p, partial(_of_itself, other))
         for source in at_hand if not _has_forms(step) else ():
+            if isinstance(x, Tensor) and not source.is_like(call, x):
+                continue
             words = f"{place} is to be {source.words}"
             yield 2, "other value", words, partial(_of_another, p, partial(_in_place_of, source))
     yield from _of_another_function(step)
 
 
-def products(call: Followed, step: Taken, at_hand: Sequence[Source]) -> Iterator[Change]:
-    """Yield terms that a gradient may lack, as products of two that are at hand."""
-    plain = [source for source in at_hand if not source.mask and (w := source.at(call, 0, step.result)) is not None
-             and w.ndim <= step.result.ndim]  # fmt: skip
-    for one, two in combinations(plain, 2):
-        words = f"{{step}} lacks the term {one.words} times {two.words}"
+def product(one: Source, two: Source) -> Change:
+    """Return the change of a gradient that lacks a term, the product of two tensors that are at hand."""
 
-        def make(c: float, call: Followed, step: Taken, k: int, one: Source = one, two: Source = two) -> Tensor:
-            a, b = (source.at(call, k, step.result) for source in (one, two))
-            assert a is not None and b is not None
-            return c * a * b + step.result
+    def make(c: float, call: Followed, step: Taken, k: int) -> Tensor:
+        a, b = (source.at(call, k, step.result) for source in (one, two))
+        assert a is not None and b is not None
+        return c * a * b + step.result
 
-        yield Change(3, "missing term", words, make)
+    return Change(3, "missing term", f"{{step}} lacks the term {one.words} times {two.words}", make)
 
 
 def _has_forms(step: Taken) -> bool:

@@ -27,7 +27,7 @@ from backprop_rules.diagnosis.changes import (
     alone,
     forms,
     of_rounds,
-    products,
+    product,
     sources,
     with_another_tensor,
 )
@@ -41,6 +41,7 @@ from backprop_rules.subject.backward import Misfit, Raised
 
 PLACES = 4  # at which a change must make the backward right
 TRIED = 24  # changes that are put in
+EFFORT = 6_000  # steps that are taken again to see on which rounds of a loop gradients depend
 # Numbers that a factor may be a fraction of.
 CONSTANTS = {
     "": 1.0, "π": math.pi, "ln 2": math.log(2), "ln 10": math.log(10), "√2": 2**0.5, "√π": math.pi**0.5,
@@ -156,32 +157,57 @@ class _At:
             made = self._sums([make(self.call, step, k) for k, step, _ in self.rounds])
         except UNFIT:
             return None
-        (found,) = _numbers(made[None], (self.wanted + self.own)[None])
-        return found if math.isfinite(found) else None
+        return _number(made.tolist(), (self.wanted + self.own).tolist())
 
-    def with_others(self, form: Form, at_hand: Sequence[Source]) -> Iterator[tuple[Source, float]]:
-        """Yield the tensors with which a form gives what is missing, and the number that comes with each."""
-        rows = {source: (torch.zeros_like(self.wanted), self.wanted) for source in at_hand}
-        for k, step, s in self.rounds:
+    def beside(self, at_hand: Sequence[Source]) -> tuple[list[Source], list[tuple[Tensor, Tensor]]]:
+        """Return those of some tensors that fit, and by round their numbers, one a row, beside which of them there are.
+
+        In a round that has none of them the step stays as it is.
+        """
+        rows: dict[Source, list[Tensor | None]] = {source: [] for source in at_hand}
+        for k, step, _ in self.rounds:
+            for source in [*rows]:
+                w = source.at(self.call, k, step.result)
+                if w is None:
+                    rows[source].append(None)
+                elif w.ndim <= step.result.ndim and _fits(w.shape, step.result.shape):
+                    rows[source].append(w.expand(step.result.shape).reshape(-1))
+                else:
+                    del rows[source]
+        found = []
+        for n, (_, step, _) in enumerate(self.rounds):
+            none = torch.zeros(step.result.numel(), dtype=step.result.dtype)
+            some = [none if ws[n] is None else ws[n] for ws in rows.values()]
+            there = torch.tensor([ws[n] is not None for ws in rows.values()])
+            found.append((torch.stack([w for w in some if w is not None]) if some else none[None], there))
+        return [*rows], found
+
+    def with_others(self, form: Form, beside: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+        """Return for each tensor beside this site the number with which a form gives what is missing, NaN if none."""
+        made: Tensor | float = 0.0
+        wanted: Tensor | float = self.wanted
+        for (_, step, s), (numbers, there) in zip(self.rounds, beside, strict=True):
             try:
                 a, b = form.parts(step)
                 to_a = (s * a).expand(len(s), *step.result.shape).reshape(len(s), -1)
                 own = (s * (step.result - b)).reshape(len(s), -1).sum(-1).real
             except UNFIT:
-                return
-            for source, (made, wanted) in [*rows.items()]:
-                w = source.at(self.call, k, step.result)
-                if w is None:  # in this round the step stays as it is
-                    continue
-                if w.ndim <= step.result.ndim and _fits(w.shape, step.result.shape):
-                    w = form.factor(w).expand(step.result.shape).reshape(-1)
-                    rows[source] = made + (to_a @ w.to(to_a.dtype)).real, wanted + own
-                else:
-                    del rows[source]
-        if rows:
-            made, wanted = map(torch.stack, zip(*rows.values(), strict=True))
-            found = _numbers(made, wanted)
-            yield from ((source, c) for source, c in zip(rows, found, strict=True) if math.isfinite(c) and c)
+                return []
+            made = made + (form.factor(numbers).to(to_a.dtype) @ to_a.mT).real * there[:, None].double()
+            wanted = wanted + own * there[:, None].double()
+        assert isinstance(made, Tensor)
+        return _numbers(made, wanted) if isinstance(wanted, Tensor) else []
+
+    def products(self, fitting: Sequence[Source], numbers: Tensor) -> Iterator[tuple[Source, Source]]:
+        """Yield pairs of tensors whose product is what is missing from a gradient."""
+        ((_, step, s),) = self.rounds
+        w = numbers.to(step.result.dtype)
+        found = torch.stack([(w * u) @ w.mT for u in s.reshape(len(s), -1)]).real
+        wanted = self.wanted[:, None, None]
+        pairs = ((found - wanted).abs() <= DIGITS * (found.abs() + wanted.abs())).all(0).triu(1)
+        for i, j in torch.nonzero(pairs).tolist():
+            if not (fitting[i].mask or fitting[j].mask):
+                yield fitting[i], fitting[j]
 
 
 def _fits(shape: torch.Size, to: torch.Size) -> bool:
@@ -198,12 +224,17 @@ def _at_once(call: Followed) -> Iterator[_Seen]:
 def _in_a_round(call: Followed) -> Iterator[_Seen]:
     """Yield the changes in loops that give what is missing where it depends on the fewest rounds."""
     at_hand = [other for source in sources(call) for other in of_rounds(call, source)]
-    for site, steps in call.by_site.items():
-        if len(steps) > 1 and is_readable(steps[0].result):
-            count, off = call.of_rounds(site), call.missing.abs() > DIGITS
-            least = next((n for n in (1, 2) if bool(off[count == n].any())), None)
-            if least:
-                yield from _of_a_site(_At(call, site, *call.sensitivities(count == least)), at_hand)
+    left = EFFORT
+    for site, steps in reversed(call.by_site.items()):  # the way back is the last loop
+        if len(steps) < 2 or not is_readable(steps[0].result):
+            continue
+        left -= len(steps) * len(call.steps)
+        if left < 0:
+            return
+        count, off = call.of_rounds(site), call.missing.abs() > DIGITS
+        least = next((n for n in (1, 2) if bool(off[count == n].any())), None)
+        if least:
+            yield from _of_a_site(_At(call, site, *call.sensitivities(count == least)), at_hand)
 
 
 def _of_a_site(at: _At, at_hand: Sequence[Source]) -> Iterator[_Seen]:
@@ -214,20 +245,18 @@ def _of_a_site(at: _At, at_hand: Sequence[Source]) -> Iterator[_Seen]:
     c = at.number(_itself)
     if c is not None:
         yield _Seen(Change(0, "factor", "", _times), at.site, step, c)
-    for form in forms(step):
-        for source, c in at.with_others(form, some):
-            change = with_another_tensor(form, source)
-            if c == 1 or (_plain(c) and not change.only_alone):
-                yield _Seen(change, at.site, step, c)
-    for rank, name, words, make in alone(step, some):
+    fitting, beside = at.beside(some)
+    for form in forms(step) if fitting else ():
+        for source, c in zip(fitting, at.with_others(form, beside), strict=False):
+            if c == 1 or (c and math.isfinite(c) and _plain(c) and not source.mask):
+                yield _Seen(with_another_tensor(form, source), at.site, step, c)
+    for rank, name, words, make in alone(at.call, step, some):
         c = at.number(make)
         if c:
             yield _Seen(Change(rank, name, words, partial(_c_times, make)), at.site, step, c)
     if not step.line:
-        for change in products(at.call, step, some):
-            c = at.number(partial(change.make, 1.0))
-            if c == 1:
-                yield _Seen(change, at.site, step, c)
+        for one, two in at.products(fitting, beside[0][0]):
+            yield _Seen(product(one, two), at.site, step, 1.0)
 
 
 def _itself(call: Followed, step: Taken, k: int) -> Tensor:
@@ -242,8 +271,20 @@ def _c_times(make: Make, c: float, call: Followed, step: Taken, k: int) -> Tenso
     return c * make(call, step, k)
 
 
+def _number(made: Sequence[float], wanted: Sequence[float]) -> float | None:
+    """Return the c for which c made is what is wanted along every direction, None if there is none."""
+    squares = sum(x * x for x in made)
+    if not squares or not math.isfinite(squares):
+        return None
+    c = sum(x * y for x, y in zip(made, wanted, strict=True)) / squares
+    size = max(1.0, abs(c))
+    c = round(c) if abs(c - round(c)) <= DIGITS * size else c
+    near = (abs(c * x - y) <= DIGITS * (abs(x) * size + abs(y)) for x, y in zip(made, wanted, strict=True))
+    return float(c) if all(near) else None
+
+
 def _numbers(made: Tensor, wanted: Tensor) -> list[float]:
-    """Return for each row the c for which c made is what is wanted along every direction, NaN if there is none."""
+    """Return the same for each row, NaN where there is none."""
     c = (made * wanted).sum(1) / (made * made).sum(1)
     size = c.abs().clamp_min(1.0)
     near = (c[:, None] * made - wanted).abs() <= DIGITS * (made.abs() * size[:, None] + wanted.abs())
