@@ -84,6 +84,26 @@ def from_the_wrong_end(g, x):
     return (g * x.flip(-1).cumsum(-1).exp()).flip(-1).cumsum(-1)
 
 
+def sorted_sum(x, w):
+    return (x.sort(descending=True).values.relu() * w).sum()
+
+
+class OfTheSorted(torch.autograd.Function):
+    """The permutation is applied once more, and not undone."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        found, order = x.sort(descending=True)
+        ctx.save_for_backward(found, order, w)
+        return (found.relu() * w).sum()
+
+    @staticmethod
+    def backward(ctx, g):
+        found, order, w = ctx.saved_tensors
+        of_sorted = g * w * (found > 0)
+        return of_sorted[order], g * found.relu()
+
+
 def numbers(*shape):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(len(shape)))
 
@@ -112,6 +132,33 @@ def test_what_is_written_where_it_is_to_be_added():
     report = check_function(Written, forward=looked_up, example=example, raise_on_failure=False)
     assert report.mistake is not None
     assert "add" in report.mistake.words
+
+
+def test_a_permutation_that_is_to_be_undone():
+    example = numbers(6), numbers(6).exp()
+    report = check_function(OfTheSorted, forward=sorted_sum, example=example, raise_on_failure=False)
+    assert report.mistake is not None
+    assert "argument 2 of `of_sorted[order]`" in report.mistake.words
+    assert "is to be inverted, as a permutation" in report.mistake.words
+
+
+def test_beside_a_gradient_that_is_all_rounding():
+    """As of a bias that all scores have in common: what is left of it is no part of what is missing."""
+
+    def scored(x, bias, i):
+        return torch.softmax(functional.embedding(i, x) + bias, 0)
+
+    def written(g, x, bias, i):
+        y = scored(x, bias, i)
+        of_scores = y * (g - (g * y).sum(0))
+        found = torch.zeros_like(x)
+        found[i] = of_scores
+        return found, of_scores.sum(), None
+
+    example = numbers(5, 3), torch.tensor(0.3, dtype=torch.float64), torch.tensor([0, 2, 2, 1, 0, 4])
+    report = check(written, forward=scored, example=example, raise_on_failure=False)
+    assert report.mistake is not None
+    assert "added" in report.mistake.words
 
 
 def test_what_mends_one_point_alone_is_not_told(monkeypatch):

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.followed import Followed, Site, Taken
+from backprop_rules.diagnosis.followed import Followed, Site, Taken, is_a_step
 from backprop_rules.diagnosis.in_backward import is_readable
+from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.places import in_place, name_of
 
 AT_HAND, MASKS = 60, 20  # tensors that may be a factor, a term or an argument, and signs of these
@@ -24,6 +25,7 @@ OF_ITSELF: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed": lambda x: x.mT, "squared": torch.square, "inverted": torch.reciprocal,
     "taken from 1": lambda x: 1 - x, "and 1 more": lambda x: x + 1, "less 1": lambda x: x - 1,
 }  # fmt: skip
+OF_AN_INDEX: dict[str, Callable[[Tensor], Tensor]] = {"inverted, as a permutation": lambda x: x.argsort(-1)}
 # What is done to a result that should have been done, along each axis.
 ALONG: dict[str, Callable[[Tensor, int], Tensor]] = {
     "{step} is to be summed up along axis {d}": lambda x, d: x.cumsum(d),
@@ -65,9 +67,12 @@ class Source:
         return found[..., None] if found.ndim and found.shape == like.shape[:-1] else found
 
     def is_like(self, call: Followed, x: Tensor) -> bool:
-        """Say whether it has a tensor's shape, in the first round that has it."""
+        """Say whether it has a tensor's shape, and numbers of its kind, in the first round that has it."""
         found = call.named[self.site] if self.site in call.named else call.by_site[self.site][0].result
-        return found.shape == x.shape
+        return found.shape == x.shape and (inexact(found), found.dtype == torch.bool) == (
+            inexact(x),
+            x.dtype == torch.bool,
+        )
 
 
 @dataclass(frozen=True)
@@ -160,12 +165,13 @@ def alone(call: Followed, step: Taken, at_hand: Sequence[Source]) -> Iterator[tu
     for words, along in ALONG.items():
         for d in range(step.result.ndim):
             yield 3, "along an axis", words.replace("{d}", str(d)), partial(_along, along, d)
-    written, own = in_place(step.func), sum(map(is_readable, step.args)) == 1
+    written, own = in_place(step.func), sum(map(is_a_step, step.args)) == 1
     for p, x in enumerate(step.args):
-        if (written and p == 0) or not (is_readable(x) or (written and isinstance(x, int | float) and p > 1)):
+        if (written and p == 0) or not (is_a_step(x) or (written and isinstance(x, int | float) and p > 1)):
             continue
         place = "the argument of {step}" if own else f"argument {p + 1} of {{step}}"
-        for what, other in OF_ITSELF.items() if isinstance(x, Tensor) else ():
+        of_itself = {} if not isinstance(x, Tensor) else OF_ITSELF if is_readable(x) else OF_AN_INDEX
+        for what, other in of_itself.items():
             yield 2, "other value", f"{place} is to be {what}", partial(_of_another, p, partial(_of_itself, other))
         for source in at_hand if not _has_forms(step) else ():
             if isinstance(x, Tensor) and not source.is_like(call, x):

@@ -26,6 +26,7 @@ from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import all_finite, real
 
 DIGITS = 2.0**-34  # to which an explanation must hold: more than chance gives, fewer than a backward in float64 has
+LEAST = 2.0**-14  # of the largest gradient: what is smaller may be what is left of terms that cancel
 EFFORT = 3000  # steps back for the loops of one point, or edits that are tried: it takes longer than the check else
 DIRECTIONS = 3  # of each gradient: one to see a change, one for a factor's size, one to check both
 
@@ -66,7 +67,7 @@ class Edited:
         self._under: dict[Key, Edited] = {}
         self.right = tape.gradients({})
         pairs = zip(got, self.right, strict=True)
-        self._scales = scales or [max(float(a.abs().max()), float(b.abs().max())) or 1.0 for a, b in pairs]
+        self._scales = scales or _scales([max(float(a.abs().max()), float(b.abs().max())) for a, b in pairs])
         ends = [0]
         for g in self.right:
             ends.append(ends[-1] + g.numel() * (2 if g.is_complex() else 1))
@@ -317,6 +318,12 @@ class Edited:
                 for n, g in self.tape.changed(edit.shares).items():
                     changes.setdefault(n, g.new_zeros(len(edits), *g.shape[1:]))[k] = (g - self._cotangents[n])[0]
         return {n: self._cotangents[n] + d for n, d in changes.items() if n in self._cotangents}, changes
+
+
+def _scales(sizes: Sequence[float]) -> list[float]:
+    """Return what gradients are measured by: their sizes, or of one that is all rounding a part of the largest's."""
+    least = LEAST * max(sizes, default=0.0)
+    return [max(size, least) or 1.0 for size in sizes]
 
 
 def _as_far_as_made(edits: Iterator[Edit]) -> Iterator[Edit]:

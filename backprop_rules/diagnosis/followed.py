@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from backprop_rules.diagnosis.edited import DIRECTIONS, Edited
 from backprop_rules.diagnosis.in_backward import is_readable
 from backprop_rules.strategies.values import numbers_from
-from backprop_rules.subject.ambient import tensors_in
+from backprop_rules.subject.ambient import inexact, tensors_in
 from backprop_rules.subject.places import in_place, place, somebodys_frames
 
 MOST = 400  # steps of one call of a backward
@@ -105,8 +105,8 @@ class _Another(TorchFunctionMode):
 
 
 def is_a_step(y: Any) -> bool:
-    """Say whether a result is a tensor of numbers, or a mask."""
-    return is_readable(y) or (isinstance(y, Tensor) and y.dtype == torch.bool)
+    """Say whether a result is a tensor of numbers, a mask, or an index."""
+    return is_readable(y) or (isinstance(y, Tensor) and y.layout is torch.strided and not (inexact(y) or y.is_meta))
 
 
 def _site() -> tuple[Any, ...]:
@@ -119,7 +119,7 @@ def _told() -> tuple[str, int]:
 
 
 def _copied(x: Tensor) -> Tensor:
-    return x.detach().clone() if is_readable(x) else x
+    return x.detach().clone() if is_a_step(x) else x
 
 
 def _as_it_is(x: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class Followed:
         found = {f"`{n}`": x for n, x in zip(self._evidence.subject.names, point.leaves, strict=False)}
         found |= {f"the cotangent{f' of output {k}' * several}": g for k, g in enumerate(point.grads)}
         found |= {f"y{f'[{k}]' * several}": out for k, out in enumerate(y)}
-        return {name: x.detach() for name, x in found.items() if is_readable(x)}
+        return {name: x.detach() for name, x in found.items() if is_a_step(x)}
 
     @cached_property
     def missing(self) -> Tensor:

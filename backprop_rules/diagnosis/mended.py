@@ -55,7 +55,7 @@ def mended(places: Sequence[Edited]) -> Mistake | None:
     """Return the plainest change with which the backward is right at every point, None if none is seen."""
     try:
         calls = [Followed(at) for at in places[:PLACES]]
-        wrong = [call for call in calls if call.at.is_wrong]
+        wrong = [call for call in calls if bool((call.missing.abs() > DIGITS).any())]
         if len(wrong) < 2:
             return None
         first = wrong[0]
