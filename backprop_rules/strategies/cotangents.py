@@ -8,6 +8,7 @@ from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.function import Cotangents, Outputs
 
 MAGNITUDES = {"big": 2.0**10, "small": 2.0**-30}
+WIDE = 20  # powers of two by which elements differ: fewer than float32 has digits
 
 
 def cotangents(y: Outputs, kind: str, seed: int, digits: bool = False) -> Cotangents:
@@ -24,6 +25,8 @@ def cotangents(y: Outputs, kind: str, seed: int, digits: bool = False) -> Cotang
         g = torch.complex(draw(numbers, shape), draw(numbers, shape)) if out.is_complex() else draw(numbers, shape)
         if kind in MAGNITUDES:  # what is clipped, or thought negligible, shows
             g = g * MAGNITUDES[kind]
+        if kind == "wide":  # so that what is negligible beside the largest shows, where it is left out
+            g = g * 2.0 ** torch.randint(-WIDE, 1, shape, generator=numbers)
         if kind == "constant":
             g = torch.full((), -1.5, dtype=g.dtype).expand(shape)
         if kind == "one":  # one element of one output

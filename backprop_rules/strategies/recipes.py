@@ -34,7 +34,7 @@ PLAN = (
     Recipe(values="near", cotangent="small"),
     Recipe(values="big"),
     Recipe(values="small"),
-    Recipe(values="wide"),
+    Recipe(values="wide", cotangent="wide"),
     Recipe(values="zeros among", cotangent="integers"),
     Recipe(values="ones"),
     Recipe(values="zero"),
