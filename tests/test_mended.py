@@ -178,3 +178,24 @@ def test_what_mends_one_point_alone_is_not_told(monkeypatch):
     assert report.verdict == "wrong"
     assert tried
     assert report.mistake is None or "lacks the factor" not in report.mistake.words
+
+
+def test_what_a_backward_keeps_stays_without_autograd():
+    """A buffer that it writes to, and a result that it remembers, are its own."""
+    buffer, kept = torch.zeros(3, 4, dtype=torch.float64), {}
+
+    def backward(g, x):
+        t = torch.tanh(K * (x + 0.044715 * x**3))
+        if x.shape == buffer.shape:
+            buffer.copy_(t)
+            buffer[0].add_(t[0])
+        kept["last"], kept["part"] = t, t[:1]
+        return g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * K * (1 + 0.044715 * x * x))
+
+    def forward(x):
+        return functional.gelu(x, approximate="tanh")
+
+    report = check(backward, forward=forward, example=(numbers(3, 4),), raise_on_failure=False)
+    assert report.mistake is not None
+    assert "is to be 3 times as large" in report.mistake.words
+    assert not (buffer.requires_grad or kept["last"].requires_grad)

@@ -7,15 +7,18 @@ gradients. In another run the results at one place of the code may be others.
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.diagnosis.edited import DIRECTIONS, Edited
 from backprop_rules.diagnosis.in_backward import is_readable
@@ -54,23 +57,40 @@ class TooLong(Exception):
 
 
 class _Steps(TorchFunctionMode):
-    """While it is entered, every step of somebody's code is kept, with its arguments as they were."""
+    """While it is entered, every step of somebody's code is kept, with its arguments as they were.
+
+    What was there before, as a buffer, is written to without autograd; what is left of the rest is let go of by `end`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.taken: list[Taken] = []
+        self._live: list[ref[Tensor]] = []
+        self._own: WeakIdKeyDictionary = WeakIdKeyDictionary()  # the storages that were made here
+
+    def end(self) -> None:
+        """Take autograd from the tensors that somebody keeps."""
+        for one in self._live:
+            y = one()
+            if y is not None:
+                with suppress(RuntimeError):  # a view stays what it is a view of
+                    y.detach_()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named, site, written = kwargs or {}, _site(), in_place(func)
         if not site:
             return func(*args, **named)
         before = tree_map_only(Tensor, _copied, (args, named))
+        looks_on = not written or args[0].untyped_storage() in self._own
         # What is written to later is kept as it was.
-        with torch.enable_grad(), saved_tensors_hooks(_copied, _as_it_is):
+        with torch.set_grad_enabled(looks_on), saved_tensors_hooks(_copied, _as_it_is):
             made = func(*args, **named)
             y = args[0] if written else made
             if is_readable(y) and not (y.requires_grad or written or _shares_memory(y, (args, named))):
                 y = made = y.detach().requires_grad_().clone()
+        if is_readable(y) and y.requires_grad and not written:
+            self._live.append(ref(y))
+            self._own[y.untyped_storage()] = True
         if is_a_step(y):
             if len(self.taken) == MOST:
                 raise TooLong
@@ -140,7 +160,7 @@ class Followed:
     def __init__(self, at: Edited) -> None:
         assert at.evidence is not None
         self.at, self._evidence = at, at.evidence
-        steps = _Steps()
+        self._steps = steps = _Steps()
         with steps:
             self._got = self._asked()
         subject, user = at.evidence.subject, at.evidence.user
@@ -151,6 +171,10 @@ class Followed:
         self.by_site: dict[Site, list[Taken]] = defaultdict(list)
         for step in self.steps:
             self.by_site[step.site].append(step)
+
+    def end(self) -> None:
+        """Leave nothing of autograd in what somebody's code keeps."""
+        self._steps.end()
 
     def _asked(self) -> list[Tensor]:
         evidence = self._evidence

@@ -53,19 +53,26 @@ UNFIT = (*UNMADE, AttributeError)
 
 def mended(places: Sequence[Edited]) -> Mistake | None:
     """Return the plainest change with which the backward is right at every point, None if none is seen."""
+    calls: list[Followed] = []
     try:
-        calls = [Followed(at) for at in places[:PLACES]]
-        wrong = [call for call in calls if bool((call.missing.abs() > DIGITS).any())]
-        if len(wrong) < 2:
-            return None
-        first = wrong[0]
-        for seen in (_at_once(first), _in_a_round(first)):
-            some = sorted(seen, key=lambda one: one.rank)[:TRIED]
-            told = [words for one in some if (words := one.told(wrong, calls)) is not None]
-            if told:
-                return _mistake_of(told)
+        calls += map(Followed, places[:PLACES])
+        return _mended(calls)
     except (Raised, Misfit, TooLong, *UNFIT):
-        pass
+        return None
+    finally:
+        for call in calls:
+            call.end()
+
+
+def _mended(calls: Sequence[Followed]) -> Mistake | None:
+    wrong = [call for call in calls if bool((call.missing.abs() > DIGITS).any())]
+    if len(wrong) < 2:
+        return None
+    for seen in (_at_once(wrong[0]), _in_a_round(wrong[0])):
+        some = sorted(seen, key=lambda one: one.rank)[:TRIED]
+        told = [words for one in some if (words := one.told(wrong, calls)) is not None]
+        if told:
+            return _mistake_of(told)
     return None
 
 
