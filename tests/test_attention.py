@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from backprop_rules import InputError
 from backprop_rules.evidence.allowance.declared import Declared
-from backprop_rules.subject.attention import Attentions
+from backprop_rules.subject.attention import Attentions, Lost
 from backprop_rules.testing import WrongGradients, assert_gradients, enclose
 
 
@@ -116,12 +116,37 @@ def test_the_shares_are_rounded_once_for_all_of_a_product(monkeypatch):
     ours = enclose(**held).every
 
     def as_a_whole(mode, y, _, __, dtype):
-        return mode.lost(y, dtype), None
+        return Lost(mode.lost(y, dtype))
 
     monkeypatch.setattr(Declared, "lost_of_product", as_a_whole)
     whole = enclose(**held).every
     for one, other in zip(ours[:2], whole[:2], strict=True):
         assert float(one.radius.median()) < 0.5 * float(other.radius.median())
+
+
+def also_returned(q, k, v):
+    shares = torch.softmax(q @ k.mT, -1)
+    return shares @ v, shares
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_shares_that_are_rounded_as_far_as_they_go_stay_inside(beside):
+    """Of one column all shares are rounded up, and δ with them; where they are used beside, their gradients cancel."""
+    q, k = 1e-3 * numbers(1, 3, 1), numbers(1, 255, 1, seed=1).abs() + 1
+    primals = [x.bfloat16() for x in (q, k, numbers(1, 255, 1, seed=2).abs() / 2 + 1.5)]
+    grad_y = torch.ones(1, 3, 1, dtype=torch.bfloat16)
+    wide, g = [x.double() for x in primals], grad_y.double()
+    shares = torch.softmax(wide[0] @ wide[1].mT, -1)
+    of_values = g @ wide[2].mT
+    of_shares = (-of_values).bfloat16() if beside else torch.zeros_like(of_values).bfloat16()
+    up = shares + torch.ldexp(torch.full_like(shares, 2.0**-8), torch.frexp(shares).exponent - 1)
+    y = (up @ wide[2]).float().bfloat16().double()
+    inner = (y * g).sum(-1, keepdim=True) + (shares * of_shares).sum(-1, keepdim=True)
+    off = shares * (of_values + of_shares - inner)
+    forward = also_returned if beside else by_matmul
+    held = enclose(forward, primals, grad_y=(grad_y, of_shares) if beside else grad_y).every
+    for got, one in zip((off @ wide[1], off.mT @ wide[0]), held, strict=False):
+        assert bool(((got - one.truth).abs() <= one.radius).all())
 
 
 def test_the_steps_of_torchs_own_function_of_several_heads_are_seen():
@@ -163,7 +188,26 @@ def eager_as_it_is(q, k, v):
     return by_matmul(q, k, v)
 
 
-OTHERS = [over_the_queries, turned, summed_over_the_queries, without_a_product, eager_as_it_is]
+def normalised_over_the_queries(q, k, v):
+    """As of slots."""
+    scores = q @ k.mT
+    return torch.exp(scores - scores.logsumexp(-2, keepdim=True)) @ v
+
+
+def of_half_the_logarithm(q, k, v):
+    scores = q @ k.mT
+    return torch.exp(torch.sub(scores, scores.logsumexp(-1, keepdim=True), alpha=0.5)) @ v
+
+
+OTHERS = [
+    over_the_queries,
+    turned,
+    summed_over_the_queries,
+    without_a_product,
+    eager_as_it_is,
+    normalised_over_the_queries,
+    of_half_the_logarithm,
+]
 
 
 @pytest.mark.parametrize("forward", OTHERS)
@@ -175,6 +219,40 @@ def test_what_is_no_attention_is_held_as_before(forward, monkeypatch):
     monkeypatch.setattr(Attentions, "multiplied", lambda *_: None)
     for one, other in zip(as_it_is.every, enclose(**held).every, strict=True):
         assert torch.equal(one.radius, other.radius)
+
+
+def shifted_by_the_largest_of_all(q, k, v):
+    scores = q @ k.mT
+    return (scores - scores.amax((-2, -1), keepdim=True)).softmax(-1) @ v
+
+
+def of_one_pattern_for_all(q, k, v):
+    exponentials = (q[:1] @ k[:1].mT).exp()
+    every = exponentials.expand(len(v), -1, -1, -1)
+    return every @ v / exponentials.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("forward", [shifted_by_the_largest_of_all, of_one_pattern_for_all])
+def test_what_is_nearly_one_is_answered(forward):
+    primals = [numbers(2, 3, 5, 6, seed=n).bfloat16() for n in range(3)]
+    grad_y = numbers(2, 3, 5, 6, seed=3).bfloat16()
+    got = [g.bfloat16() for g in own_gradients(forward, [x.float() for x in primals], grad_y.float())]
+    assert_gradients(got, forward=forward, primals=primals, grad_y=grad_y, blind="allow")
+
+
+def test_a_cast_of_the_shares_counts_in_what_their_product_is_off_by():
+    """Of one value a key: the shares are rounded by the cast alone."""
+    q, k, grad_y = (numbers(1, 255, 4, seed=n).bfloat16() for n in range(3))
+    primals = (q, k, torch.ones(1, 255, 4, dtype=torch.bfloat16))
+
+    def cast(q, k, v):
+        return torch.softmax(q @ k.mT, -1, dtype=torch.float32).to(q.dtype) @ v
+
+    def as_it_is(q, k, v):
+        return torch.softmax(q @ k.mT, -1) @ v
+
+    ours, other = (enclose(f, primals, grad_y=grad_y).every for f in (cast, as_it_is))
+    assert bool((ours[0].radius >= 0.9 * other[0].radius).all())
 
 
 def test_a_part_that_is_cast_and_a_second_cast_lose_nothing_more(monkeypatch):

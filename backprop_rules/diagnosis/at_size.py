@@ -76,7 +76,9 @@ def _found(tape: Tape, holds: Sequence[Held | None], got: Sequence[Tensor | None
 
 def _seen_along_directions(at: Edited, reach: Tensor) -> list[Key]:
     """Return the edits, and the ways that a factor may be on, with which what is seen along each direction agrees."""
-    found, along = at.effects, at.reach_of(reach)
+    if not bool(reach.isfinite().all()):
+        return [*at.edits]
+    found, along = at.effects, at.reach_of(reach) + at.reach  # sums in float64 round as well
     larger = (found.edited.abs() / found.right.abs().clamp_min(torch.finfo(F64).tiny)).amax(-1, keepdim=True)
     near = ((found.change - at.seen).abs() <= along * larger.clamp_min(1.0)).all(-1).tolist()
     scales = factors(found.edited, at.seen + found.right, along).tolist()

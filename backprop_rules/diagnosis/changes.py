@@ -11,7 +11,8 @@ from torch import Tensor
 from backprop_rules.diagnosis.followed import Followed, Site, Taken, is_a_step
 from backprop_rules.diagnosis.in_backward import is_readable
 from backprop_rules.subject.ambient import inexact
-from backprop_rules.subject.places import in_place, name_of
+from backprop_rules.subject.in_place import in_place
+from backprop_rules.subject.places import name_of
 
 AT_HAND, MASKS = 60, 20  # tensors that may be a factor, a term or an argument, and signs of these
 # What a step may be instead, by the function that it takes.
@@ -146,7 +147,8 @@ def sources(call: Followed) -> list[Source]:
     seen: list[Tensor] = []
     steps = [(those[0].told, site, those[0].result) for site, those in call.by_site.items() if those[0].line]
     for words, site, x in (*((name, name, x) for name, x in call.named.items()), *steps):
-        if len(found) < AT_HAND and not any(x.shape == other.shape and torch.equal(x, other) for other in seen):
+        trivial = bool((x == 1).all() or (x == 0).all())
+        if len(found) < AT_HAND and not (trivial or any(x.shape == y.shape and torch.equal(x, y) for y in seen)):
             found.append(Source(words, site))
             seen.append(x)
     signed = [s for s, x in zip(found, seen, strict=True) if x.dtype != torch.bool and bool((x < 0).any())]

@@ -8,6 +8,7 @@ from itertools import combinations, permutations
 from backprop_rules.diagnosis.edited import DIGITS, Edited
 from backprop_rules.diagnosis.tape import Step
 
+SUMS = ("mean", "sum", "var", "std")
 FEW = 4  # up to which a factor is a number, where it may be a size as well
 
 
@@ -25,7 +26,9 @@ def factor_in_words(
         if abs(float(value) - c) <= DIGITS * abs(c):
             # Sizes that are the same everywhere look like a number, and few people write a large one.
             size = of_a_size(scales, places, steps) if max(value, 1 / value) > FEW else None
-            return size or ("factor", f"{{way}} is {value} times what it should be", str(value))
+            told = f"{value}, {size[2]}," if size else str(value)
+            what = size[0] if size and steps and steps[0].name in SUMS else "factor"
+            return what, f"{{way}} is {told} times what it should be", str(value)
     return of_a_size(scales, places, steps)
 
 

@@ -24,9 +24,11 @@ from backprop_rules.diagnosis.edited import DIRECTIONS, Edited
 from backprop_rules.diagnosis.in_backward import is_readable
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import inexact, tensors_in
-from backprop_rules.subject.places import in_place, place, somebodys_frames
+from backprop_rules.subject.in_place import in_place
+from backprop_rules.subject.places import place, somebodys_frames
 
 MOST = 400  # steps of one call of a backward
+CALLS = 20 * MOST  # of torch's functions, as of a shape, in one call
 # A place in somebody's code: the functions on the way to it, and how far each had come; or a gradient's name.
 Site = Any
 # What a step is to have as its result, of the step and of how many there were before at its site.
@@ -104,10 +106,12 @@ class _Another(TorchFunctionMode):
 
     def __init__(self, site: Site, instead: Instead) -> None:
         super().__init__()
-        self._site, self._instead, self._rounds = site, instead, 0
+        self._site, self._instead, self._rounds, self._calls = site, instead, 0, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
+        named, self._calls = kwargs or {}, self._calls + 1
+        if self._calls > CALLS:  # as one that waits until something converges, which another result never does
+            raise TooLong
         if _site() != self._site:
             return func(*args, **named)
         written, before = in_place(func), tree_map_only(Tensor, _copied, (args, named))

@@ -22,7 +22,8 @@ from backprop_rules.diagnosis.tape import UNMADE, Shares, Tape
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.places import in_place, place, somebodys_frames
+from backprop_rules.subject.in_place import in_place
+from backprop_rules.subject.places import place, somebodys_frames
 
 MOST = 1 << 20, 5000  # numbers, and values, that are kept
 TRIED = 12  # values in whose place the right one is put

@@ -19,7 +19,8 @@ from backprop_rules.diagnosis.composites import TAKEN_APART
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.function import Cotangents, Function, cloned, live_ones
-from backprop_rules.subject.places import in_place, name_of, place
+from backprop_rules.subject.in_place import in_place
+from backprop_rules.subject.places import name_of, place
 
 UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit raises where it cannot be made
 

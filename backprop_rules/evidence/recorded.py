@@ -23,6 +23,7 @@ from backprop_rules.evidence.allowance.units import NARROW, component, computed_
 from backprop_rules.evidence.in_order import InOrder, Summing, nothing_of
 from backprop_rules.evidence.rounded_up import above, added
 from backprop_rules.subject.ambient import F64, at, inexact, tensors_in
+from backprop_rules.subject.attention import Lost
 from backprop_rules.subject.places import somebodys_frames
 
 aten = torch.ops.aten
@@ -326,10 +327,10 @@ class Recorded(Declared):
 
     def lost_of_product(
         self, y: Tensor, shares: Tensor | None, again: Callable[[Tensor], Tensor] | None, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor | None] | None:
+    ) -> Lost | None:
         """Return what storing a product loses: autograd knows of its shares what else is off."""
         off = self.lost(y, dtype)
-        return None if off is None else (off, None)
+        return None if off is None else Lost(off)
 
     def cut_off(self, x: Tensor) -> Tensor:
         """Return a tensor that autograd does not look behind, and meets anew: off by all that it may be off."""

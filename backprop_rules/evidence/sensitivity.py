@@ -176,7 +176,7 @@ class Sensitivities:
         for x, narrow, through in self._through(step.product, outer, inner):
             whole = self._flat(x)
             *_, sums = found.operands.setdefault(id(whole), (whole, narrow, torch.zeros_like(whole)))
-            sums.as_strided(x.shape, x.stride(), x.storage_offset()).add_(through)
+            _add_where_it_lies(sums, x, through)
 
     def _together(self, x: Tensor, dtype: torch.dtype, sensitivity: Tensor) -> Reach:
         """Return what rounding numbers to a narrow dtype does."""
@@ -292,6 +292,25 @@ class Sensitivities:
                     errors[n][0], errors[m][k] = added(errors[n][0], errors[m][k]), None
         found = (replace(step, errors=tuple(its)) for step, its in zip(steps, errors, strict=True))
         return [step for step in found if step.rounds]
+
+
+def _add_where_it_lies(whole: Tensor, x: Tensor, more: Tensor) -> None:
+    """Add numbers to all that is stored, each where its element of x lies: of what is expanded several in one place."""
+    if not _overlaps(x):
+        whole.as_strided(x.shape, x.stride(), x.storage_offset()).add_(more)
+        return
+    places = torch.arange(whole.numel(), device=x.device).as_strided(x.shape, x.stride(), x.storage_offset())
+    whole.index_add_(0, places.reshape(-1), more.reshape(-1))
+
+
+def _overlaps(x: Tensor) -> bool:
+    """Say whether two elements may lie in one place: no stride reaches past all that lies within it otherwise."""
+    span = 0
+    for stride, n in sorted((stride, n) for stride, n in zip(x.stride(), x.shape, strict=True) if n > 1):
+        if stride <= span:
+            return True
+        span += stride * (n - 1)
+    return False
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from backprop_rules.subject.attention import MADE_BY, OPENED, Attentions, attention
-from backprop_rules.subject.in_place import writes, written
+from backprop_rules.subject.attention import MADE_BY, OPENED, Attentions, Lost, attention
+from backprop_rules.subject.in_place import in_place, written
 from backprop_rules.subject.unchecked import UNCHECKED
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
@@ -110,7 +110,7 @@ class Shadow(Protocol):
 
     def lost_of_product(
         self, y: Tensor, shares: Tensor | None, again: Callable[[Tensor], Tensor] | None, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor | None] | None:
+    ) -> Lost | None:
         """Return the same of a product with shares; beside it what rounding the shares loses, if that is apart."""
 
     def constant(self, x: Tensor, dtype: torch.dtype, drawn_up: bool) -> Tensor:
@@ -185,7 +185,7 @@ class Ambient(TorchFunctionMode):
             return attention(*self._each(args), **self._each(named), multiplied=told)
         if func in _EXTREMES and len(args) == 2 and not named and torch.is_grad_enabled() and _alike(*args):
             return shadow.extreme(func, *args)
-        if shadow.eager and writes(func) and args and inexact(args[0]):
+        if shadow.eager and in_place(func) and args and inexact(args[0]):
             operands = [x for x in tensors_in((args, named)) if inexact(x)]
             return written(partial(self._called, func, args, named), args[0], operands, shadow)
         asked = _asked(func, args, named, shadow)

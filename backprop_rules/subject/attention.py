@@ -1,6 +1,6 @@
 """Attention as fused kernels compute it, in the place of torch's own steps and where it is written out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from string import ascii_uppercase
@@ -94,6 +94,18 @@ class _Product:
     again: Callable[[Tensor], Tensor] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Lost:
+    """What storing a product loses: zeros that are off by it as a `whole`.
+
+    Or `apart` by that and its own sums alone, and `of_shares` by what the shares lose before.
+    """
+
+    whole: Tensor
+    apart: Tensor | None = None
+    of_shares: Tensor | None = None
+
+
 class Attentions:
     """The products softmax(z) v of a run, and what storing one loses of its softmax's backward, until it `ends`."""
 
@@ -132,29 +144,47 @@ class Attentions:
     def stored(self, product: _Product, dtype: torch.dtype, shadow: "Shadow") -> None:
         """Let the reverse pass, the first alone, take Σ ȳ ⊙ off from the sum over p ⊙ p̄: 0, as `off` is."""
         self._products[product.y.grad_fn] = product, dtype
-        found = shadow.lost_of_product(product.y, product.shares, product.again, dtype)
-        if found is None:
+        lost = shadow.lost_of_product(product.y, product.shares, product.again, dtype)
+        if lost is None:
             return
-        (off, off_shares), softmax = found, product.softmax
-        met, met_shares = list[Tensor](), list[Tensor]()
+        softmax, met, met_shares = product.softmax, list[Tensor](), list[Tensor]()
 
         def gradient(n: int, k: int, less: Less, grads: tuple[Any, ...], _: Any) -> tuple[Any, ...] | None:
             for hook in (*hooks[:own], hooks[n]):
                 hook.remove()
-            if not met or grads[k] is None:
+            sums = None if not met or grads[k] is None else _off_by(product, lost, met[-1], met_shares)
+            if sums is None or (taken := less(sums)).numel() != grads[k].numel():  # several share a softmax
                 return None
-            sums = product.sums(met[-1] * off).reshape(*softmax.shape[:-1], 1)
-            if off_shares is not None and met_shares:
-                sums = sums + (met_shares[-1] * off_shares).sum(-1).reshape(sums.shape)
-            return (*grads[:k], grads[k] - less(sums).reshape(grads[k].shape), *grads[k + 1 :])
+            return (*grads[:k], grads[k] - taken.reshape(grads[k].shape), *grads[k + 1 :])
 
         hooks = [product.y.register_hook(met.append)]
-        if off_shares is not None and product.shares is not None:
+        if lost.of_shares is not None and product.shares is not None:
             hooks.append(product.shares.register_hook(met_shares.append))
         own = len(hooks)
         for n, (node, k, less) in enumerate(softmax.at, own):
             hooks.append(node.register_hook(partial(gradient, n, k, less)))
         self._hooks += hooks
+
+
+def _off_by(product: _Product, lost: Lost, met: Tensor, met_shares: Sequence[Tensor]) -> Tensor | None:
+    """Return by how much the sum over ȳ ⊙ y is off, for each softmax: 0, as far as that may be."""
+    rows = product.softmax.shape[:-1]
+    together = lost.apart is not None and met_shares and _are_of_it_alone(product, met, met_shares[-1])
+    sums = product.sums(met * (lost.apart if together and lost.apart is not None else lost.whole))
+    if sums.numel() != rows.numel():
+        return None
+    if together and lost.of_shares is not None:
+        sums = sums.reshape(-1) + (met_shares[-1] * lost.of_shares).sum(-1).reshape(-1)
+    return sums.reshape(*rows, 1)
+
+
+def _are_of_it_alone(product: _Product, met: Tensor, met_shares: Tensor) -> bool:
+    """Say whether nothing else uses the shares: the sum over p ⊙ p̄ is that over ȳ ⊙ y then, as float64 rounds."""
+    assert product.shares is not None
+    with torch._C._DisableTorchDispatch(), torch.no_grad():
+        each, of_y = product.shares * met_shares, product.sums(met * product.y)
+        off, size = (each.sum(-1).reshape(-1) - of_y.reshape(-1)).abs(), each.abs().sum(-1).reshape(-1)
+        return bool((off <= size * 2.0**-40).all())
 
 
 def _product(func: Any, args: Any, named: Any, y: Tensor) -> _Product | None:

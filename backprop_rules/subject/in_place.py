@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from backprop_rules.subject.ambient import Shadow
 
 
+IN_PLACE = ("__setitem__", *(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "matmul", "mod")))
+
+
 @cache
-def writes(func: Any) -> bool:
-    """Say whether one of torch's functions writes into its first argument, by the name that torch gives such."""
+def in_place(func: Any) -> bool:
+    """Say whether a function of torch writes into its first argument, by the name that torch gives such."""
     name = getattr(func, "__name__", "")
-    assigns = name.startswith("__i") or name == "__setitem__"
-    return assigns if name.endswith("__") else name.endswith("_")
+    return (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE
 
 
 def written(call: Callable[[], Any], into: Tensor, operands: list[Tensor], shadow: "Shadow") -> Any:

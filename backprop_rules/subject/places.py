@@ -1,4 +1,4 @@
-"""Where a function of torch is called in somebody's code, what it is called, and whether it writes."""
+"""Where a function of torch is called in somebody's code, and what it is called."""
 
 import inspect
 import linecache
@@ -18,14 +18,6 @@ PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 OWN = f"{PACKAGE}diagnosis{os.sep}", f"{PACKAGE}evidence{os.sep}", str(ambient.__file__), __file__
 TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 BETWEEN = TORCH, *OWN, "<frozen"
-
-IN_PLACE = ("__setitem__", *(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "matmul", "mod")))
-
-
-def in_place(func: Any) -> bool:
-    """Say whether a function of torch writes into its first argument."""
-    name = getattr(func, "__name__", "")
-    return (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE
 
 
 def name_of(func: Any) -> str:

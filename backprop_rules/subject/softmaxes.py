@@ -19,11 +19,11 @@ MOVED = {
 # ȳ ⊙ y as before.
 SHARES = MOVED - {"PermuteBackward0", "TransposeBackward0"} | {
     "CopySlices", "DivBackward0", "MaskedFillBackward0", "MulBackward0", "NanToNumBackward0", "SliceBackward0",
-    "SplitBackward0", "SplitWithSizesBackward0", "WhereBackward0", "_CastBackward",
+    "SplitBackward0", "SplitWithSizesBackward0", "WhereBackward0", "CastBackward",
 }  # fmt: skip
 LARGEST = {"AmaxBackward0", "MaxBackward0"}
 # The same numbers, once or several times.
-_SAME = MOVED | {"ExpandBackward0", "_CastBackward"}
+_SAME = MOVED | {"ExpandBackward0", "CastBackward"}
 # What stands between the numbers and the sum of them: a small constant may be added, or be the least.
 _OF_A_SUM = _SAME | {"AddBackward0", "ClampBackward1", "ClampMinBackward0"}
 
@@ -131,16 +131,15 @@ def _times_the_inverse(numbers: Any, other: Any, shares: Any) -> Softmax | None:
 def _exponential(node: Any) -> Softmax | None:
     """Return exp(log_softmax(z)), or exp(z - logsumexp(z))."""
     shares, ((inner, _),) = node._saved_result, node.next_functions
-    inner = _through(inner, MOVED - {"PermuteBackward0", "TransposeBackward0"} | {"_CastBackward"})
+    inner = _through(inner, MOVED - {"PermuteBackward0", "TransposeBackward0"} | {"CastBackward"})
     if inner is not None and inner.name() == "LogSoftmaxBackward0":
         own, scores = shares.reshape(inner._saved_result.shape), inner.next_functions[0]
         over_the_last = _over_the_last(inner._saved_dim, own)
         return Softmax.of(own.shape, scores, inner, 0, lambda c: own * c) if over_the_last else None
-    if inner is None or inner.name() != "SubBackward0":
+    if inner is None or inner.name() != "SubBackward0" or inner._saved_alpha != 1:
         return None
     first, (second, _) = inner.next_functions
-    total = _through(second, _SAME)
-    if total is None or total.name() != "LogsumexpBackward0" or _source(total.next_functions[0]) != _source(first):
+    if _source(first) != _reduced(second, {"LogsumexpBackward0"}):
         return None
     return Softmax.of(shares.shape, first, inner, 1, lambda c: c)
 
@@ -154,12 +153,10 @@ def _exponent(edge: Any) -> Any:
 def _shift(edge: Any) -> Any:
     """Return the node that takes the largest score of each softmax from the scores, None if there is none."""
     node, _ = _source(edge)
-    if node is None or node.name() != "SubBackward0":
+    if node is None or node.name() != "SubBackward0" or node._saved_alpha != 1:
         return None
     first, (second, _) = node.next_functions
-    most = _through(second, _SAME)
-    of_the_scores = most is not None and most.name() in LARGEST and _source(most.next_functions[0]) == _source(first)
-    return node if of_the_scores else None
+    return node if _source(first) == _reduced(second, LARGEST) else None
 
 
 def _through(node: Any, names: set[str]) -> Any:
@@ -179,10 +176,16 @@ def _source(edge: Any) -> Any:
 
 def _summed(node: Any) -> Any:
     """Return where the numbers come from of which a divisor is the sum over the last axis, None if it is no sum."""
-    node = _through(node, _OF_A_SUM)
-    if node is None or node.name() != "SumBackward1":
+    return _reduced(_through(node, _OF_A_SUM), {"SumBackward1"})
+
+
+def _reduced(node: Any, names: set[str]) -> Any:
+    """Return where the numbers come from that are reduced over the last axis alone, None if they are not."""
+    node = _through(node, _SAME)
+    if node is None or node.name() not in names:
         return None
-    axes, sizes = node._saved_dim, node._saved_self_sym_sizes
+    axes = node._saved_dim if isinstance(node._saved_dim, tuple) else (node._saved_dim,)
+    sizes = node._saved_self_sym_sizes if hasattr(node, "_saved_self_sym_sizes") else node._saved_self.shape
     last = len(axes) == 1 and axes[0] in (len(sizes) - 1, 2**64 - 1)
     return _source(node.next_functions[0]) if last else None
 

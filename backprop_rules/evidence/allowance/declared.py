@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
+from backprop_rules.evidence.allowance.a_cast import Cast
 from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
 from backprop_rules.evidence.allowance.joint import Extreme
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides, of_numbers
@@ -25,6 +26,7 @@ from backprop_rules.evidence.allowance.operation import Operation, as_computed, 
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
 from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, lost_by_storing, lost_in, widens
 from backprop_rules.subject.ambient import F32, F64, at, inexact, tensors_in
+from backprop_rules.subject.attention import Lost
 
 aten = torch.ops.aten
 
@@ -90,7 +92,7 @@ class Declared(RunningError):
 
     def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return x after a cast of the reference, which rounds as the other implementation may."""
-        cast: Tensor = _Cast.apply(x, self, self.dtype_of(x), dtype)  # type: ignore[no-untyped-call]
+        cast: Tensor = Cast.apply(x, self, self.dtype_of(x), dtype)  # type: ignore[no-untyped-call]
         return cast
 
     def lost(self, x: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -108,16 +110,13 @@ class Declared(RunningError):
 
     def lost_of_product(
         self, y: Tensor, shares: Tensor | None, again: Callable[[Tensor], Tensor] | None, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor | None] | None:
-        """Return 0, off as far as storing a product and its own sums go; and 0, off as far as rounding the shares goes.
-
-        How far the shares and values may be off themselves counts in the gradient of the shares.
-        """
-        if shares is None or again is None:
-            off = self.lost(y, dtype)
-            return None if off is None else (off, None)
+    ) -> Lost | None:
+        """Return 0, off as far as storing a product goes; and, apart, its own sums with that, and what shares lose."""
         if precision(dtype) >= self.bits_of(y):
             return None
+        if shares is None or again is None:
+            off = self.lost(y, dtype)
+            return None if off is None else Lost(off)
         narrow = self.declared.operands
         with torch._C._DisableTorchDispatch():
             exact = shares.detach().clone()
@@ -127,14 +126,22 @@ class Declared(RunningError):
         with torch.no_grad():
             made = again(exact)
         with torch._C._DisableTorchDispatch():
-            own, whole, off = self._radius(made), self._radius(y), torch.zeros_like(made)
-            size = made.abs() if whole is None else made.abs().add_(whole)
-            self.keep(off, self.settled(off, plus(own, lost_in(dtype, size))))
-            if narrow is None or self.has_been_rounded(shares, narrow):
-                return off, None
-            off_shares = torch.zeros_like(exact)
-            self.keep(off_shares, self.settled(off_shares, lost_in(narrow, exact.abs_())))
-        return off, off_shares
+            whole, of_shares, size = self._radius(y), self._radius(shares), made.abs()
+            stored = lost_in(dtype, size if whole is None else size.add_(whole))
+            if narrow is not None and not self.has_been_rounded(shares, narrow):
+                size = exact.abs()
+                of_shares = plus(of_shares, lost_in(narrow, size if of_shares is None else size.add_(of_shares)))
+            return Lost(
+                self._none(made, plus(whole, stored)),
+                self._none(made, plus(self._radius(made), stored)),
+                self._none(exact, of_shares),
+            )
+
+    def _none(self, like: Tensor, radius: Tensor | None) -> Tensor:
+        """Return zeros that are off by so much."""
+        none = torch.zeros_like(like)
+        self.keep(none, None if radius is None else self.settled(none, radius))
+        return none
 
     def cut_off(self, x: Tensor) -> Tensor:
         """Return a tensor that autograd does not look behind; where it is not exact, radii count in every question."""
@@ -384,16 +391,3 @@ class Declared(RunningError):
             self.keep(y, self.settled(y, radius))
         self.tag(y, dtype)
         return y
-
-
-class _Cast(torch.autograd.Function):
-    """A cast, whose gradient is in the new dtype first, and then cast back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, mode: Declared, own: torch.dtype, dtype: torch.dtype) -> Tensor:
-        ctx.mode, ctx.own, ctx.dtype = mode, own, dtype
-        return mode.stored(x, dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        return ctx.mode.stored(ctx.mode.stored(grad, ctx.dtype), ctx.own), None, None, None
