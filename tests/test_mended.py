@@ -50,6 +50,19 @@ def never_gated(g, q, k, gate):
     return of_q, of_k, (q * of_q - k * of_k).flip(0).cumsum(0).flip(0)
 
 
+def from_the_start(g, q, k, gate):
+    """The gradient of the gate is a sum from the end."""
+    of_q, of_k, _ = gated_backward(g, q, k, gate)
+    inner = q * of_q - k * of_k
+    return of_q, of_k, inner.cumsum(0)
+
+
+def gated_backward(g, q, k, gate):
+    live = [x.detach().requires_grad_() for x in (q, k, gate)]
+    with torch.enable_grad():
+        return torch.autograd.grad(gated(*live), live, g)
+
+
 def decibels(x):
     return torch.log10(x.abs() + 1)
 
@@ -114,6 +127,9 @@ WRONG = {
     "a gate in a loop": (
         never_gated, gated, (numbers(4, 5), numbers(4, 5), numbers(4, 5)),
         "lacks the factor `gate[t].exp()`",
+    ),
+    "a direction": (
+        from_the_start, gated, (numbers(4, 5), numbers(4, 5), numbers(4, 5)), "`inner.cumsum(0)` (backward, line",
     ),
     "a logarithm": (in_nepers, decibels, (numbers(4, 5),), "is to be 1 / ln 10 times as large"),
 }  # fmt: skip
