@@ -158,7 +158,8 @@ def _shares_memory(y: Tensor, args: Any) -> bool:
 class Followed:
     """A call of somebody's backward at a point: its steps, and as the last of them the gradients that it returns.
 
-    Raises what a backward raises, TooLong, or a RuntimeError where autograd cannot look on.
+    Raises what a backward raises, as which it counts that it takes too many steps, or a RuntimeError where autograd
+    cannot look on.
     """
 
     def __init__(self, at: Edited) -> None:

@@ -33,7 +33,7 @@ from backprop_rules.diagnosis.changes import (
 )
 from backprop_rules.diagnosis.edited import DIGITS, Edited
 from backprop_rules.diagnosis.factor import of_a_size
-from backprop_rules.diagnosis.followed import Followed, Site, Taken, TooLong
+from backprop_rules.diagnosis.followed import Followed, Site, Taken
 from backprop_rules.diagnosis.in_backward import is_readable
 from backprop_rules.diagnosis.mistake import Mistake
 from backprop_rules.diagnosis.tape import UNMADE
@@ -57,7 +57,7 @@ def mended(places: Sequence[Edited]) -> Mistake | None:
     try:
         calls += map(Followed, places[:PLACES])
         return _mended(calls)
-    except (Raised, Misfit, TooLong, *UNFIT):
+    except (Raised, Misfit, *UNFIT):
         return None
     finally:
         for call in calls:
