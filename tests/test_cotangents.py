@@ -12,12 +12,9 @@ def numbers(*shape):
 
 FORWARDS = {
     "twice": lambda x: 2 * x,
-    "exp": torch.exp,
     "softmax": lambda x: x.softmax(-1),
-    "layer norm": lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:]),
     "product": lambda x: x @ x.mT,
     "sum": lambda x: x.sum(-1),
-    "cumulative sum": lambda x: x.cumsum(-1),
 }
 
 
@@ -44,14 +41,13 @@ def test_one_that_is_rounded_to_a_narrow_dtype_is_seen(name, dtype):
     assert "narrower dtype" in report.mistake.words
 
 
-@pytest.mark.parametrize("least", [1e-5, 1e-3])
 @pytest.mark.parametrize("name", ["twice", "softmax", "product"])
-def test_one_whose_small_elements_are_left_out_is_seen(name, least):
+def test_one_whose_small_elements_are_left_out_is_seen(name):
     """As a dtype of few powers of two does, with one scale for all."""
     forward = FORWARDS[name]
 
     def flushed(g):
-        return torch.where(g.abs() < least * g.abs().max(), 0.0, g) if g.numel() else g
+        return torch.where(g.abs() < 1e-5 * g.abs().max(), 0.0, g) if g.numel() else g
 
     report = check(backward_of(forward, flushed), forward=forward, example=(numbers(6, 6),), raise_on_failure=False)
     assert report.verdict == "wrong"
