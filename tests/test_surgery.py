@@ -10,6 +10,7 @@ from test_labelled import FORWARDS
 from torch.nn import functional
 
 from backprop_rules import check
+from backprop_rules.diagnosis.factor import factor_in_words
 from backprop_rules.diagnosis.surgery import in_its_line, places_of
 from backprop_rules.evidence.evidence import WIDE
 from backprop_rules.question import Asked, question
@@ -236,3 +237,9 @@ def test_every_gradient_that_is_wrong_is_told():
     report = check(softmax_by_its_diagonal, forward=attention, example=ATTENTION, raise_on_failure=False)
     assert "    wrong too the gradient of k\n" in str(report)
     assert "0 witnessed" not in str(report)
+
+
+@pytest.mark.parametrize(("factor", "told"), [(0.0, "0"), (-3.0, "-3"), (0.5, "1/2")])
+def test_a_factor_that_is_a_number_is_told_as_one(factor, told):
+    """One of 0 is not divided by."""
+    assert factor_in_words([factor, factor], (), ()) == ("factor", f"{{way}} is {told} times what it should be", told)

@@ -25,7 +25,8 @@ def factor_in_words(
         value = Fraction(c).limit_denominator(64)
         if abs(float(value) - c) <= DIGITS * abs(c):
             # Sizes that are the same everywhere look like a number, and few people write a large one.
-            size = of_a_size(scales, places, steps) if max(value, 1 / value) > FEW else None
+            large = value != 0 and max(abs(value), 1 / abs(value)) > FEW
+            size = of_a_size(scales, places, steps) if large else None
             told = f"{value}, {size[2]}," if size else str(value)
             what = size[0] if size and steps and steps[0].name in SUMS else "factor"
             return what, f"{{way}} is {told} times what it should be", str(value)

@@ -295,7 +295,7 @@ def _number(made: Sequence[float], wanted: Sequence[float]) -> float | None:
 
 
 def _numbers(made: Tensor, wanted: Tensor) -> list[float]:
-    """Return the same for each row, NaN where there is none."""
+    """Return the same for each row, NaN where there is none: of one row that takes ten times as long."""
     c = (made * wanted).sum(1) / (made * made).sum(1)
     size = c.abs().clamp_min(1.0)
     near = (c[:, None] * made - wanted).abs() <= DIGITS * (made.abs() * size[:, None] + wanted.abs())

@@ -21,6 +21,8 @@ PRODUCTS = {
     torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.mm, Tensor.mm, torch.einsum,
     functional.linear, torch.baddbmm,
 }  # fmt: skip
+# More than float64 rounds in the sums of a product; where it rounds more, what is lost counts as a whole.
+ROUNDING = 2.0**-40
 QUOTIENTS = {torch.div, torch.true_divide, Tensor.div, Tensor.true_divide, Tensor.__truediv__}
 MADE_BY = PRODUCTS | QUOTIENTS
 
@@ -184,7 +186,7 @@ def _are_of_it_alone(product: _Product, met: Tensor, met_shares: Tensor) -> bool
     with torch._C._DisableTorchDispatch(), torch.no_grad():
         each, of_y = product.shares * met_shares, product.sums(met * product.y)
         off, size = (each.sum(-1).reshape(-1) - of_y.reshape(-1)).abs(), each.abs().sum(-1).reshape(-1)
-        return bool((off <= size * 2.0**-40).all())
+        return bool((off <= size * ROUNDING).all())
 
 
 def _product(func: Any, args: Any, named: Any, y: Tensor) -> _Product | None:
