@@ -12,6 +12,10 @@ import torch
 from torch.nn import functional
 
 from backprop_rules import check, check_function
+from backprop_rules.evidence.evidence import Evidence
+from backprop_rules.properties.calls import answers_its_arguments
+from backprop_rules.properties.finding import Kind
+from backprop_rules.question import Asked, question
 from backprop_rules.subject.memory import poisoned
 
 SINE = {"forward": torch.sin, "example": (torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),)}
@@ -228,3 +232,18 @@ def test_groups_whose_lengths_must_add_up_are_written_as_far_as_they_do():
 
     example = torch.randn(6, 3), torch.randn(3, 3, 2), torch.tensor([3, 1, 2])
     assert check(backward, forward=forward, example=example).verdict == "right"
+
+
+def test_memory_that_comes_again_in_the_first_call_is_told_as_what_it_is():
+    kept = {}
+
+    def by_pointer(g, x):
+        kept.setdefault("of memory given back", (x.data_ptr(), 2 * g))
+        place, stale = kept["of memory given back"]
+        return stale.clone() if x.data_ptr() == place else g * x.cos()
+
+    subject, points = question(by_pointer, (None, torch.sin, None, SINE["example"], {}, None), Asked())
+    evidence = Evidence(subject, next(iter(points)))
+    assert len(evidence.user) == 1 and kept.pop("of memory given back")
+    (found,) = answers_its_arguments(evidence)
+    assert found.kind is Kind.REPLAYED
