@@ -7,9 +7,9 @@ import torch
 from real_sizes import KERNELS, stored
 from test_recorded import numbers, recorded_of
 
+from backprop_rules.evidence import systematic
 from backprop_rules.evidence.at_size import at_size
-from backprop_rules.evidence.sensitivity import Enough, Sensitivities
-from backprop_rules.evidence.systematic import _Drawn
+from backprop_rules.evidence.sensitivity import Enough, Sensitivities, Weighed
 from backprop_rules.evidence.unseen import AT_ONCE, BLIND, ELEMENTS, SEEN, Unseen
 from backprop_rules.testing import enclose
 
@@ -24,16 +24,16 @@ def test_a_pass_ends_where_it_has_shown_enough_and_shows_no_more_than_there_is(p
 
     asked, found = recorded_of(deep, numbers(5, 7), numbers(7, 7), precision=precision)
     held = at_size(asked.question, asked.declared).gradients[0]
-    about = (0, torch.ones_like(held.truth), held.truth, held.truth.to(held.dtype))
-    whole = found.reach(*about)
+    about = [Weighed(0, torch.ones_like(held.truth), held.truth, held.truth.to(held.dtype))]
+    whole = found.reach(about)
     enough = Enough(3.0, share * whole.within(3.0))
-    shown = found.reach(*about, enough)
+    shown = found.reach(about, enough)
     assert shown.worst <= whole.worst and shown.squares <= whole.squares
     if share > 1:
         assert shown == whole
     else:
         assert shown.within(3.0) > enough.far
-    assert found.reach(*about) == whole  # the graph is as it was
+    assert found.reach(about) == whole  # the graph is as it was
 
 
 def wrongly_decided(share: float) -> float:
@@ -84,18 +84,22 @@ def test_elements_at_once_tell_what_each_alone_does_in_fewer_passes(dtype, preci
     grad_y = kernel.cotangent(primals)
     got, passes = stored(kernel.fused(grad_y, *primals), primals), []
     find = Sensitivities.reach
-    monkeypatch.setattr(Sensitivities, "reach", lambda *args: passes.append(1) or find(*args))
+    monkeypatch.setattr(Sensitivities, "reach", lambda *args: passes.append(len(args[1])) or find(*args))
 
-    def blind() -> tuple[list[bool], int]:
+    def blind() -> tuple[list[bool], list[int]]:
         passes.clear()
         held = enclose(kernel.forward, primals, grad_y=grad_y, precision=precision)
-        return [one.blind > BLIND for one in held.agreement(got, blind="allow").gradients], len(passes)
+        return [one.blind > BLIND for one in held.agreement(got, blind="allow").gradients], [*passes]
 
     at_once, few = blind()
-    monkeypatch.setattr(_Drawn, "none_at_zero", lambda *_: False)
+    monkeypatch.setattr(systematic, "_none_at_zero", lambda *_: False)
     one_by_one, many = blind()
     assert at_once == one_by_one
-    assert few < many if precision == "float32" else few == many
+    if precision == "float32":
+        assert len(few) < len(many) and set(many) == {1}
+        assert few[-1] == len(primals)  # those of all gradients in one pass
+    else:
+        assert few == many
 
 
 def test_a_gradient_that_is_lost_in_a_difference_is_not_taken_for_seen():

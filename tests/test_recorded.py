@@ -9,7 +9,7 @@ from torch import Tensor
 from backprop_rules.errors import OwnError
 from backprop_rules.evidence import recorded
 from backprop_rules.evidence.at_size import at_size
-from backprop_rules.evidence.sensitivity import Reach, Sensitivities
+from backprop_rules.evidence.sensitivity import Reach, Sensitivities, Weighed
 from backprop_rules.testing import ONES, WrongGradients, _asked, assert_gradients, enclose
 
 
@@ -22,7 +22,7 @@ def reach(forward, *primals: Tensor, precision: str | None = None) -> Reach:
     """Return how far roundings take the sum of the first gradient's elements."""
     asked, found = recorded_of(forward, *primals, precision=precision)
     held = at_size(asked.question, asked.declared).gradients[0]
-    return found.reach(0, torch.ones_like(held.truth), held.truth, held.truth.to(held.dtype))
+    return found.reach([Weighed(0, torch.ones_like(held.truth), held.truth, held.truth.to(held.dtype))])
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:

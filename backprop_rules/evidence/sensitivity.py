@@ -52,6 +52,16 @@ class Enough:
     far: float
 
 
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """Elements of one gradient with their `coefficients` in a sum, 0 of others; what is `got` may be larger."""
+
+    leaf: int
+    coefficients: Tensor
+    truth: Tensor
+    got: Tensor
+
+
 def at_worst(moved: Tensor) -> Reach:
     """Return how far roundings take a sum that move it by so much at worst, or anywhere: by NaN."""
     worst = float(moved)
@@ -134,31 +144,33 @@ class Sensitivities:
 
         one = torch.zeros_like(gradient)
         one[index] = 1.0
-        self._go_through(gradient, one, met)
+        self._go_through([(gradient, one)], met)
         return moved
 
-    def reach(self, leaf: int, coefficients: Tensor, truth: Tensor, got: Tensor, enough: Enough | None = None) -> Reach:
-        """Return how far roundings take <coefficients, gradient>, the last of them that of `got` if that is larger.
+    def reach(self, terms: Sequence[Weighed], enough: Enough | None = None) -> Reach:
+        """Return how far roundings take the sum of <coefficients, gradient>, the last that of `got` if it is larger.
 
         Where it is enough that they reach so far, no farther than it takes to see that they do.
         """
         found = _Found(enough)
         with suppress(_FarEnough):
-            self._find(found, leaf, coefficients, truth, got)
+            for one in terms:
+                self._store(found, one)
+            live = [(g, one.coefficients) for one in terms if (g := self._gradients[one.leaf]) is not None]
+            live = [(g, coefficients) for g, coefficients in live if g.requires_grad]
+            if live:
+                self._go_through(live, partial(self._met, found))
+            for values, narrow, sums in found.operands.values():
+                found.add(self._together(values, narrow, sums))
         return found.reach
 
-    def _find(self, found: _Found, leaf: int, coefficients: Tensor, truth: Tensor, got: Tensor) -> None:
-        its, size, most = got.dtype, got.to(truth).abs(), truth.abs()
+    def _store(self, found: _Found, one: Weighed) -> None:
+        """Add what storing a gradient does."""
+        its, size, most = one.got.dtype, one.got.to(one.truth).abs(), one.truth.abs()
         size = (size - most).clamp_min(0) if its in NARROW else torch.maximum(size, most)  # u |got| <= u |truth| + this
-        found.add(Reach(float((coefficients.abs() * size).nan_to_num(0.0, 0.0).sum()) * unit(its).u))
+        found.add(Reach(float((one.coefficients.abs() * size).nan_to_num(0.0, 0.0).sum()) * unit(its).u))
         if its in NARROW:
-            found.add(self._together(truth, its, coefficients))
-        gradient = self._gradients[leaf]
-        if gradient is None or not gradient.requires_grad:
-            return
-        self._go_through(gradient, coefficients, partial(self._met, found))
-        for values, narrow, sums in found.operands.values():
-            found.add(self._together(values, narrow, sums))
+            found.add(self._together(one.truth, its, one.coefficients))
 
     def _met(self, found: _Found, step: Step, outer: Sequence[Any], inner: Sequence[Any]) -> None:
         """Add what the roundings of one operation do."""
@@ -203,8 +215,8 @@ class Sensitivities:
                 made = inner[k] if k < len(inner) else None
                 yield product.args[k], narrow, _through_an_operand(product, k, outer) if made is None else made
 
-    def _go_through(self, gradient: Tensor, coefficients: Tensor, met: Met) -> None:
-        """Go once through the graph, and meet each step as autograd does."""
+    def _go_through(self, weighed: Sequence[tuple[Tensor, Tensor]], met: Met) -> None:
+        """Go once through the graph, from gradients and their coefficients, and meet each step as autograd does."""
         at: dict[Any, list[Step]] = {}
         for step in self._steps:
             at.setdefault(next(edge.node for edge in step.edges if edge is not None), []).append(step)
@@ -221,8 +233,8 @@ class Sensitivities:
         hooks = [node.register_hook(partial(hook, those)) for node, those in at.items()]
         try:
             with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # as it was recorded: a checkpoint runs its steps again
-                asked = [edge for _, edge in ends]
-                found = torch.autograd.grad(gradient, asked, coefficients, retain_graph=True, allow_unused=True)
+                asked, (gradients, coefficients) = [edge for _, edge in ends], zip(*weighed, strict=True)
+                found = torch.autograd.grad(gradients, asked, coefficients, retain_graph=True, allow_unused=True)
         except CheckpointError as error:
             raise NotImplementedError("a checkpoint runs its steps again, with casts that round") from error
         finally:

@@ -29,7 +29,7 @@ from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import AtSize, Held, Question
-from backprop_rules.evidence.sensitivity import Enough, Sensitivities
+from backprop_rules.evidence.sensitivity import Enough, Sensitivities, Weighed
 from backprop_rules.evidence.unseen import BLIND, SEEN, Unseen, unseen_of
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F32
@@ -148,18 +148,21 @@ class _Reaches:
         self._forms = [Sensitivities(run, declared, held.either) for run in question.runs]
         self._held, self._got, self._deviations = held, got, deviations
 
-    def reach(self, leaf: int, coefficients: Tensor, far: float) -> float:
-        """Return how far they take <coefficients, gradient>: no farther than is seen to be beyond `far`."""
-        held, enough = self._held.gradients[leaf], Enough(self._deviations, far)
-        assert held is not None
-        passes = (form.reach(leaf, coefficients, held.truth, self._got[leaf], enough) for form in self._forms)
+    def reach(self, coefficients: dict[int, Tensor], far: float) -> float:
+        """Return how far they take the sum of <coefficients, gradient>: no farther than is seen to be beyond `far`."""
+        terms = [Weighed(k, c, self._truth(k), self._got[k]) for k, c in coefficients.items()]
+        passes = (form.reach(terms, Enough(self._deviations, far)) for form in self._forms)
         return max(reach.within(self._deviations) for reach in passes)
 
     def off(self, one: Sum, answer: float, far: float = 0.0) -> Off:
         """Return an answer beside how far they reach, as far as that and as `far`."""
-        held = self._held.gradients[one.leaf]
+        coefficients = {one.leaf: one.coefficients(self._truth(one.leaf))}
+        return Off(one, answer, self.reach(coefficients, max(abs(answer), far)))
+
+    def _truth(self, leaf: int) -> Tensor:
+        held = self._held.gradients[leaf]
         assert held is not None
-        return Off(one, answer, self.reach(one.leaf, one.coefficients(held.truth), max(abs(answer), far)))
+        return held.truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,14 +184,8 @@ class _Drawn:
 
     @cached_property
     def answer(self) -> float:
-        """How far that sum is off, whatever its sign."""
-        return abs(float((self.coefficients * self.table.off).sum()))
-
-    def none_at_zero(self, reaches: _Reaches) -> bool:
-        """Say whether right implementations take none of them to 0, by how far they take that sum."""
-        if not self.table.at_once or self.answer > SEEN:
-            return False
-        return self.answer <= reaches.reach(self.table.leaf, self.coefficients, SEEN) <= SEEN
+        """How far that sum is off."""
+        return float((self.coefficients * self.table.off).sum())
 
     def share_at_zero(self, reaches: _Reaches) -> float | Off:
         """Return the share of the gradient that right implementations take to 0, one by one; or one that is off."""
@@ -204,11 +201,22 @@ class _Drawn:
         return self.unseen.share(sum(reached), len(reached))
 
 
+def _none_at_zero(drawn: Sequence[_Drawn], reaches: _Reaches) -> bool:
+    """Say whether right implementations take none of the elements to 0, by how far they take their random sum."""
+    answer = abs(sum(some.answer for some in drawn))
+    if answer > SEEN:
+        return False
+    return answer <= reaches.reach({some.table.leaf: some.coefficients for some in drawn}, SEEN) <= SEEN
+
+
 def _of_the_drawn(answers: Systematic, reaches: _Reaches, drawn: Sequence[_Drawn]) -> Systematic:
     """Return how blind the gradients are by the elements drawn of them, all at once or one by one; or what is off."""
     blind: dict[int, float] = {}
+    at_once = [some for some in drawn if some.table.at_once]
+    seen = at_once if len(at_once) > 1 and _none_at_zero(at_once, reaches) else []
     for some in drawn:
-        found = some.unseen.share(0, 1) if some.none_at_zero(reaches) else some.share_at_zero(reaches)
+        none = some in seen or (some.table.at_once and _none_at_zero([some], reaches))
+        found = some.unseen.share(0, 1) if none else some.share_at_zero(reaches)
         if isinstance(found, Off):
             return replace(answers, found=found)
         blind[some.table.leaf] = found

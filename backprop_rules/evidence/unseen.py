@@ -3,7 +3,7 @@
 How far right implementations take a sum sum(c_e g_e) of a gradient's elements is a norm N(c) of its coefficients: a sum
 of sizes, and of roots of sums of squares, of what is linear in them. So at any one c there is an n with N(c) = <n, c>,
 and N >= |<n, .>| everywhere. Right implementations reach 0 at e where N(1_e / |t_e|) >= 1. One reverse pass can tell
-that they reach it at none of several elements: in a sum with random weights,
+that they reach it at none of several elements, of one gradient or of many: in a sum with random weights,
 
     c = sum(w_k 1_k / |t_k|),    w_k normal and independent,
 
