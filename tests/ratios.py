@@ -103,20 +103,22 @@ def of_modules(kind: str) -> list[float]:
     return found
 
 
-def of_real_kernels() -> tuple[float, float]:
-    """Return what gradients of an attention held at a point, and a check of an RMSNorm at its size, take: medians."""
-    attention, norm = (next(k for k in KERNELS if k.name == name) for name in ("attention", "rms_norm"))
+def of_real_kernels() -> tuple[float, ...]:
+    """Return what gradients of an attention held at a point, and checks of two kernels at their sizes, take: medians."""
+    names = ("attention", "rms_norm", "cross_entropy")
+    attention, norm, loss = (next(k for k in KERNELS if k.name == name) for name in names)
     numbers = torch.Generator().manual_seed(0)
     primals = tuple(x.bfloat16() for x in attention.make(numbers, (1, 4, 128, 64)))
     grad_y = attention.cotangent(primals)
     got, example = stored(attention.fused(grad_y, *primals), primals), norm.make(numbers, (512, 512))
+    large = loss.make(numbers, (512, 8000))
     held = {"forward": attention.forward, "primals": primals, "grad_y": grad_y}
     jobs = (
         lambda: assert_gradients(got, **held),
         lambda: check(norm.fused, forward=norm.forward, example=example),
+        lambda: check(loss.fused, forward=loss.forward, example=large),
     )
-    one, other = (statistics.median(seconds_of(job) for _ in range(5)) for job in jobs)
-    return one, other
+    return tuple(statistics.median(seconds_of(job) for _ in range(5)) for job in jobs)
 
 
 def measured() -> Iterator[tuple[str, float]]:
@@ -139,9 +141,10 @@ def measured() -> Iterator[tuple[str, float]]:
     found["a check of a wrong module, the median"] = statistics.median(wrong)
     found["a check of a module, the longest"] = max(right + wrong)
     pace.append(yardstick())
-    held, checked = of_real_kernels()
+    held, norm, loss = of_real_kernels()
     found["gradients of an attention, held at a point"] = held
-    found["a check of a norm of 512 × 512"] = checked
+    found["a check of a norm of 512 × 512"] = norm
+    found["a check of a cross-entropy of 512 × 8000"] = loss
     found["backprop-rules verify"] = of_a_process(COMMAND.format(["verify"]))
     pace.append(yardstick())
     for what, seconds in found.items():

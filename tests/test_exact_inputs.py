@@ -1,11 +1,13 @@
 """Where nothing rounds, gradients are held to the last bit: of whole numbers, of a softmax of zeros, in float64."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
 
 from backprop_rules import InputError
+from backprop_rules.evidence.allowance.granules import FEW, granule_of
 from backprop_rules.testing import WrongGradients, assert_gradients, enclose, exact_inputs
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -80,3 +82,14 @@ def test_exact_inputs_of_other_polynomials():
     exact_inputs(lambda x, w, v: (x @ w) * (x @ v), (torch.zeros(32, 16), torch.zeros(16, 8), torch.zeros(16, 8)))
     with pytest.raises(InputError, match=r"^something rounds whatever the inputs: aten\._softmax\."):
         exact_inputs(lambda x: torch.softmax(x, -1), (torch.zeros(4, 8),))
+
+
+@pytest.mark.parametrize("exponent", [-1074, -1023, -5, 0, 7, 970])
+@pytest.mark.parametrize("other", [None, -1074, -1024, -7, 0, 3, 1020])
+@pytest.mark.parametrize("place", [3, 2 * FEW])
+def test_what_divides_all_numbers_is_found_whichever_of_them_has_the_most_digits(exponent, other, place):
+    x = torch.randint(-8, 9, (3 * FEW,), generator=torch.Generator().manual_seed(0)).double() * 2.0**exponent
+    if other is not None:
+        x[place] = 2.0**other
+    whole = [abs(int(n * 2**1074)) if abs(n) < 1 else abs(int(n)) * 2**1074 for n in map(Fraction, x.tolist())]
+    assert granule_of(x) == min((n & -n).bit_length() - 1 for n in whole if n) - 1074

@@ -363,13 +363,15 @@ def _past_a_block(sizes: Sizes, family: Family) -> dict[Label, int]:
 
 def _with_extremes_past_a_byte(x: Any, like: Any) -> Any:
     """Return numbers whose largest and smallest along an axis that became long lie where no byte counts to."""
-    if not isinstance(x, Tensor) or not x.is_floating_point() or have_a_meaning(like):
+    if not isinstance(x, Tensor) or not x.is_floating_point():
         return x
-    for d, (n, own) in enumerate(zip(x.shape, like.shape, strict=True)):
-        if own <= BYTE < n:
-            for place, extreme in ((-1, torch.max), (-2, torch.min)):
-                most, where = extreme(x, d, keepdim=True)
-                there = x.narrow(d, n + place, 1).clone()
-                x = x.scatter(d, where, there)
-                x.narrow(d, n + place, 1).copy_(most)
+    long = [d for d, (n, own) in enumerate(zip(x.shape, like.shape, strict=True)) if own <= BYTE < n]
+    if not long or have_a_meaning(like):
+        return x
+    for d in long:
+        for place, extreme in ((-1, torch.max), (-2, torch.min)):
+            most, where = extreme(x, d, keepdim=True)
+            there = x.narrow(d, x.shape[d] + place, 1).clone()
+            x = x.scatter(d, where, there)
+            x.narrow(d, x.shape[d] + place, 1).copy_(most)
     return x

@@ -144,8 +144,14 @@ def have_a_meaning(x: Tensor) -> bool:
     """Say whether numbers are a mask, classes, shares, symmetric or in order: others would mean something else."""
     if x.is_complex() or x.numel() < 2:
         return False
-    two = x.unique()
-    return (len(two) == 2 and bool((two == 0).any())) or _are_shares(x) or is_symmetric(x) or _grow(x)
+    return _is_zero_or_another(x) or _are_shares(x) or is_symmetric(x) or _grow(x)
+
+
+def _is_zero_or_another(x: Tensor) -> bool:
+    """Say whether numbers are 0, some of them, or one other number."""
+    none = x == 0
+    others = x[~none] if bool(none.any()) else x[:0].reshape(-1)
+    return others.numel() > 0 and bool((others == others[0]).all())
 
 
 def _grow(x: Tensor) -> bool:
