@@ -104,7 +104,7 @@ def of_modules(kind: str) -> list[float]:
 
 
 def of_real_kernels() -> tuple[float, ...]:
-    """Return what gradients of an attention held at a point, and checks of two kernels at their sizes, take: medians."""
+    """Return what an attention, held at a point, and checks of two kernels at their sizes take: medians."""
     names = ("attention", "rms_norm", "cross_entropy")
     attention, norm, loss = (next(k for k in KERNELS if k.name == name) for name in names)
     numbers = torch.Generator().manual_seed(0)
