@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
+from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.strategies.point import JUMP, Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import BF16, F32, F64, at, inexact
@@ -191,9 +192,15 @@ def largest(x: Tensor) -> float:
     """Return the largest magnitude, 0 of an empty tensor, of what is finite."""
     if not x.numel():
         return 0.0
-    size = x.abs()
-    most = float(size.amax())
-    return most if math.isfinite(most) else float(torch.where(size.isfinite(), size, torch.zeros_like(size)).max())
+    least, most = map(float, (x.abs() if x.is_complex() else x).aminmax())  # in one pass, which keeps nothing
+    if math.isfinite(least) and math.isfinite(most):
+        return max(most, -least)
+    return largest(torch.where(x.isfinite(), x, torch.zeros_like(x)))
+
+
+def farthest(a: Tensor, b: Tensor) -> float:
+    """Return the largest magnitude of a - b, of what is finite: block by block, in the processor's cache."""
+    return max((largest(a[block] - b[block]) for block in blocks(a.shape, a.ndim)), default=0.0)
 
 
 def in_precision(point: Point, dtype: torch.dtype) -> list[torch.dtype | None]:

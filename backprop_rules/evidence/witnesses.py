@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence.evidence import Evidence, largest
+from backprop_rules.evidence.evidence import Evidence, farthest, largest
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F32, F64, all_finite, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
@@ -53,15 +53,15 @@ def witnessed(evidence: Evidence, i: int) -> Witnessed | None:
     said = None if all_finite(truth, user) else truth.isfinite() & user.isfinite()
     if said is not None and not bool(said.any()):
         return None
-    difference, scale = largest(_where(said, user - truth)), largest(_where(said, truth))
+    difference, scale = _apart(said, user, truth), largest(_where(said, truth))
     if not difference:  # whatever the noise is
         return Witnessed(0.0, evidence.pair.unit * scale, scale, False, False)
     low_user, low_truth = evidence.low_user, evidence.low_gradients_here
     own = theirs = 0.0
     if low_user is not None and fits(low_user[i], truth):
-        own = largest(_where(said, low_user[i].to(truth.dtype) - user))
+        own = _apart(said, low_user[i], user)
     if low_truth is not None and (low := low_truth[i]) is not None:
-        theirs = largest(_where(said, low.to(truth.dtype) - truth))
+        theirs = _apart(said, low, truth)
     noise = max(own, theirs, evidence.pair.unit * scale, SMALLEST)
     return Witnessed(difference, noise, scale, theirs >= scale > 0, own >= scale > 0)
 
@@ -71,11 +71,13 @@ def fits(gradient: object, truth: Tensor) -> bool:
     return isinstance(gradient, Tensor) and gradient.shape == truth.shape
 
 
+def _apart(said: Tensor | None, a: Tensor, b: Tensor) -> float:
+    return farthest(a, b) if said is None else largest(_where(said, a.to(b.dtype) - b))
+
+
 def _where(said: Tensor | None, x: Tensor) -> Tensor:
-    """Return the finite numbers of what is said, 0 elsewhere; said is everything if it is None."""
-    if said is None:
-        return x if all_finite(x) else torch.where(x.isfinite(), x, torch.zeros_like(x))
-    return torch.where(said & x.isfinite(), x, torch.zeros_like(x))
+    """Return the numbers of what is said, 0 elsewhere; said is everything if it is None."""
+    return x if said is None else torch.where(said, x, torch.zeros_like(x))
 
 
 def noise_nearby(evidence: Evidence, i: int) -> float:
@@ -123,7 +125,7 @@ def lost_in_the_norm(evidence: Evidence, i: int) -> float:
         with suppress(NoPoint):
             there = evidence.gradients([moved(x) for x in evidence.point.leaves], evidence.point.grads)[i]
             if truth is not None and there is not None:
-                error = max(error, largest(_where(None, there - truth)))
+                error = max(error, largest(there - truth))
     return error
 
 
@@ -202,19 +204,21 @@ def has_lost_digits(got: Tensor, theirs: Tensor, truth: Tensor, dtype: torch.dty
     is torch's error at neighbours, where it is not exact by luck.
     """
     if all_finite(truth, got, theirs):
-        said = torch.ones((), dtype=torch.bool, device=truth.device)
+        said = None
     else:
         said = truth.isfinite() & got.isfinite() & theirs.isfinite()
         truth, got, theirs = (torch.where(said, x, 0.0) for x in (truth, got, theirs))
     scale, unit = largest(truth), 2.0 ** -precision(dtype)
     if not has_digits(scale, dtype):
         return torch.zeros_like(truth, dtype=torch.bool)
-    error = (got - truth).abs()
-    torchs = max(largest(theirs - truth), unit * scale, nearby)
+    torchs = max(farthest(theirs, truth), unit * scale, nearby)
     lost = torchs * unit**-0.5
     if precision(dtype) < precision(F32):
         lost = scale if lost <= scale else torch.inf
-    return error.ge(lost) & said
+    if farthest(got, truth) < lost:
+        return torch.zeros_like(truth, dtype=torch.bool)
+    off = (got - truth).abs().ge(lost)
+    return off if said is None else off & said
 
 
 def has_digits(size: float, dtype: torch.dtype) -> bool:

@@ -240,13 +240,13 @@ class Trial:
 
     def _not_a_number(self, evidence: Evidence) -> Iterator[Finding]:
         """Ask for a proof where the backward's gradient and torch's are NaN, and forward is finite: a few times."""
+        if self._proofs <= 0 or self.subject.rule is None or not evidence.point.ordinary:
+            return
         both = any(
             isinstance(u, Tensor) and t is not None and u.shape == t.shape and bool((u.isnan() & t.isnan()).any())
             for u, t in zip(evidence.user, evidence.gradients_here, strict=True)
         )
-        if not both or self._proofs <= 0 or self.subject.rule is None or not evidence.point.ordinary:
-            return
-        if all_finite(*evidence.run.y):
+        if both and all_finite(*evidence.run.y):
             from backprop_rules.properties.beyond import not_a_number
 
             self._proofs -= 1
