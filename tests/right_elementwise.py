@@ -76,6 +76,11 @@ def _(grad_y, x):
     return (grad_y * s * (1 + v * (1 - s))).to(x.dtype)
 
 
+@right("softplus, by its exact derivative", functional.softplus, normal(float64, (4, 5)))
+def _(grad_y, x):
+    return grad_y * torch.sigmoid(x)
+
+
 @right("softplus", functional.softplus, normal(float32, (2, 3)))
 def _(grad_y, x):
     # Beyond 20 torch's softplus is x itself.

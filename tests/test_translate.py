@@ -113,7 +113,8 @@ MEETING = {
     "the sign": (torch.sign, 0, None),
     "floor": (torch.floor, 2, None),
     "hardshrink": (functional.hardshrink, 0.5, None),
-    "softplus": (functional.softplus, 20, None),
+    "softplus": (functional.softplus, 20, (1 - 1e-9, 1)),  # which float32 does not tell from 1
+    "a softplus of a threshold that is meant": (lambda x: functional.softplus(x, 1, 2), 2, None),
     "a choice that jumps": (lambda x: torch.where(x > 0, x, 1), 0, None),
     "a product with a condition": (lambda x: x * (x > 0), 0, None),
     "an index": (lambda x: x[x >= 0], 0, None),

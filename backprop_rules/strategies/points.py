@@ -13,7 +13,17 @@ from backprop_rules.domain import precision
 from backprop_rules.strategies.cotangents import cotangents
 from backprop_rules.strategies.point import FULL, NOTHING_KEPT, TORN_APART, Point
 from backprop_rules.strategies.recipes import PLAN, Recipe, recipes
-from backprop_rules.strategies.sizes import Family, Label, Shape, Sizes, sizes_of, small_shapes
+from backprop_rules.strategies.sizes import (
+    Axis,
+    Family,
+    Label,
+    Shape,
+    Sizes,
+    lengthened,
+    sizes_of,
+    small_shapes,
+    together_longer,
+)
 from backprop_rules.strategies.values import (
     RANGES,
     SIGNED,
@@ -203,15 +213,18 @@ class Points:
             yield from self._at(Recipe((), "normal"), square, "square", self.seed, sizes)
 
     def _torn_apart(self, sizes: Sizes) -> Iterator[Point]:
-        """Yield points where one axis alone is longer than those that it equals, where forward takes any such size."""
+        """Yield points where an axis is longer than those that it equals, alone or with few others."""
         own = sizes.shapes({})
-        every = [n for shape in own for n in shape or () if n > 1]
-        for k, d, n in [(k, d, n) for k, shape in enumerate(own) for d, n in enumerate(shape or ()) if n > 1][:TORN]:
-            if every.count(n) < 2:
-                continue
-            longer = [_lengthened(own, k, d, times * n) for times in (2, 3)]
-            if all(self._runs(shapes) is not None for shapes in longer):
-                yield from self._at(Recipe((), "normal"), {}, TORN_APART, self.seed + k, None, longer[0])
+        torn: set[Axis] = set()
+        tried: set[frozenset[Axis]] = set()
+        for axis, groups in list(together_longer(own).items())[:TORN]:
+            for axes in groups if axis not in torn else ():
+                longer = [] if axes in tried else [lengthened(own, axes, times) for times in (2, 3)]
+                tried.add(axes)
+                if longer and all(self._runs(shapes) is not None for shapes in longer):
+                    torn |= axes
+                    yield from self._at(Recipe((), "normal"), {}, TORN_APART, self.seed + axis[0], None, longer[0])
+                    break
 
     def leaves(self, recipe: Recipe, shapes: Sequence[Shape | None], seed: int, within: str = RANGES[-1]) -> list[Any]:
         """Return leaves of these shapes, of the recipe's kind of values and layout, within a range."""
@@ -326,13 +339,6 @@ def is_near(got: Any, truth: Tensor) -> bool:
     if not isinstance(got, Tensor) or got.shape != truth.shape or not truth.numel():
         return isinstance(got, Tensor) and got.shape == truth.shape
     return bool((got - truth).abs().amax() <= 2.0 ** (-precision(truth.dtype) / 2) * truth.abs().amax())
-
-
-def _lengthened(shapes: Sequence[Shape | None], k: int, d: int, n: int) -> list[Shape | None]:
-    """Return the shapes with axis d of leaf k of size n."""
-    return [
-        (*shape[:d], n, *shape[d + 1 :]) if j == k and shape is not None else shape for j, shape in enumerate(shapes)
-    ]
 
 
 def _of(families: Sequence[Family], numbers: Sequence[int]) -> dict[Label, int]:

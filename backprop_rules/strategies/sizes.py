@@ -1,6 +1,6 @@
 """Which sizes of an example can vary, and which of them together."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ DISTINCT = 6  # sizes that are varied one by one
 
 Label = int | tuple[str, int]
 Shape = tuple[int, ...]
+Axis = tuple[int, int]  # the number of a leaf, and that of one of its axes
 Outcome = tuple[Shape, ...] | None  # the shapes of the outputs, None where forward does not take it
 
 
@@ -94,6 +95,35 @@ def _family(sizes: Sizes, label: Label, runs: Callable[[list[Shape | None]], Out
         if runs(sizes.shapes(family.at(2 * size))) is not None:
             return [family]
     return []
+
+
+def together_longer(shapes: Sequence[Shape | None]) -> dict[Axis, list[frozenset[Axis]]]:
+    """Return for each axis that others equal which are to be longer than the rest of these: fewest first.
+
+    Itself alone; with those in its place, from the right or the left, as arguments have that are broadcast; and with
+    one other, as two that are summed over together.
+    """
+    every = {(k, d): n for k, shape in enumerate(shapes) for d, n in enumerate(shape or ()) if n > 1}
+    found = {}
+    for (k, d), n in every.items():
+        equal = [axis for axis, m in every.items() if m == n]
+        if len(equal) < 2:
+            continue
+        place, there = d - len(shapes[k] or ()), {(j, e): e - len(shapes[j] or ()) for j, e in equal}
+        from_right = frozenset(axis for axis in equal if there[axis] == place)
+        from_left = frozenset((j, e) for j, e in equal if e == d)
+        pairs = [frozenset({(k, d), other}) for other in equal]
+        several = [frozenset({(k, d)}), from_right, from_left, *pairs]
+        found[k, d] = [axes for axes in dict.fromkeys(several) if len(axes) < len(equal)]
+    return found
+
+
+def lengthened(shapes: Sequence[Shape | None], axes: Collection[Axis], times: int) -> list[Shape | None]:
+    """Return the shapes with these axes so many times as long."""
+    return [
+        None if shape is None else tuple(n * times if (k, d) in axes else n for d, n in enumerate(shape))
+        for k, shape in enumerate(shapes)
+    ]
 
 
 def small_shapes(example: Sequence[Any]) -> Iterator[tuple[list[Shape | None], bool]]:

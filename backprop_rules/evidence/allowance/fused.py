@@ -14,6 +14,7 @@ from torch import Tensor
 
 from backprop_rules.evidence.allowance.operation import Operation
 from backprop_rules.evidence.allowance.units import FEW, apart, unit
+from backprop_rules.subject.ambient import F32
 
 aten = torch.ops.aten
 
@@ -186,10 +187,22 @@ def gelu(a: Tensor, *, approximate: str = "none") -> Tensor:
 
 
 def softplus(a: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
-    """log(1 + exp(beta a)) / beta; a itself where beta a is above the threshold, as torch defines it."""
+    """log(1 + exp(beta a)) / beta; a itself above a threshold that is meant, as torch defines it."""
     z = a * beta
-    stable = z.clamp_min(0) + (-z.abs()).exp().log1p()
-    return torch.where(z > threshold, a, stable / beta)
+    stable = (z.clamp_min(0) + (-z.abs()).exp().log1p()) / beta
+    return torch.where(z > threshold, a, stable) if is_meant(threshold) else stable
+
+
+def softplus_backward(grad: Tensor, a: Tensor, beta: float, threshold: float) -> Tensor:
+    """grad sigmoid(beta a); grad itself above a threshold that is meant."""
+    z = a * beta
+    slope = grad * torch.sigmoid(z)
+    return torch.where(z > threshold, grad, slope) if is_meant(threshold) else slope
+
+
+def is_meant(threshold: float) -> bool:
+    """Say whether a softplus is to be another above its threshold: not where float32 does not see what is left out."""
+    return math.exp(-threshold) >= unit(F32).u
 
 
 def nll_loss(a: Tensor, target: Tensor, weight: Any, reduction: int, ignored: int) -> tuple[Tensor, Tensor]:
@@ -237,7 +250,7 @@ REFERENCES: dict[Any, Callable[..., Any]] = {
     aten._log_softmax: log_softmax, aten.logsumexp: logsumexp, aten.logaddexp: logaddexp, aten.gelu: gelu,
     aten.native_layer_norm: layer_norm, aten.native_layer_norm_backward: layer_norm_backward,
     aten._native_batch_norm_legit_no_training: batch_norm, aten.native_group_norm: group_norm,
-    aten.softplus: softplus, aten.nll_loss_forward: nll_loss,
+    aten.softplus: softplus, aten.softplus_backward: softplus_backward, aten.nll_loss_forward: nll_loss,
     aten.nll_loss_backward: nll_loss_backward,
     aten.std: lambda a, dim=None, **named: var(a, dim, **named).sqrt(),
     aten.norm: lambda a, p=2, dim=None, keepdim=False, **_: norm(a, 2 if p is None else p, dim, keepdim),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from flint import acb, arb, arb_series
 
+from backprop_rules.evidence.allowance.fused import is_meant
 from backprop_rules.evidence.proof.balls import UNIT, Ball, Number, Undecided, ball, head, pull_back
 
 aten = torch.ops.aten
@@ -244,8 +245,16 @@ softplus = each(_softplus)
 
 
 def _softplus_of_torch(a: Any, beta: float = 1, threshold: float = 20) -> Any:
-    """Return log(1 + exp(beta a)) / beta, or a where beta a is above the threshold."""
-    return pieces(threshold, _softplus, lambda v: v)(_times(a, beta)) / beta
+    """Return log(1 + exp(beta a)) / beta; above the threshold a, or either where the threshold is not meant."""
+    above = (lambda v: v) if is_meant(threshold) else _softplus_or_itself
+    return pieces(threshold, _softplus, above)(_times(a, beta)) / beta
+
+
+def _softplus_or_itself(v: Number) -> Number:
+    if isinstance(v.value, arb_series):
+        return v
+    (exact, slope), x = _side(_softplus, v.value), v.value
+    return Number(exact.union(x), v.tape, ((v, slope.union(arb(1))),))
 
 
 def _logaddexp(a: Any, b: Any) -> Any:
