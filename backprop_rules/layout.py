@@ -54,6 +54,12 @@ def arrangement(x: Tensor) -> tuple[str, Tensor]:
     return "contiguous" if x.is_contiguous() else "transposed", small
 
 
+def reaches(x: Tensor, y: Tensor) -> bool:
+    """Say whether x is broadcast to the shape of y."""
+    pairs = zip(reversed(x.shape), reversed(y.shape), strict=False)
+    return x.ndim <= y.ndim and all(n in (1, m) for n, m in pairs)
+
+
 def code(x: Tensor | None) -> str:
     """Return Python code that makes this tensor, values, dtype, device and layout, given torch and `layout`."""
     if x is None:

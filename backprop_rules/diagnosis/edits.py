@@ -125,14 +125,6 @@ def is_trivial(step: Step) -> bool:
     return moves or (step.name in SUMS and len(step.live) == 1)
 
 
-def reaches(x: Tensor, y: Tensor) -> bool:
-    """Say whether x is broadcast to the shape of y."""
-    try:
-        return bool(torch.broadcast_shapes(x.shape, y.shape) == y.shape)
-    except RuntimeError:
-        return False
-
-
 def summed(x: Tensor, g: Tensor) -> Tensor:
     """Return rows of cotangents as the identity gives them to x, which may have been broadcast."""
     return g if g.shape[1:] == x.shape else torch.stack([one.sum_to_size(x.shape) for one in g])

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.edits import COPIES, KINKED, SUMS, Edit, reaches
+from backprop_rules.diagnosis.edits import COPIES, KINKED, SUMS, Edit
 from backprop_rules.diagnosis.tape import Step, Tape
+from backprop_rules.layout import reaches
 
 
 def left_out(tape: Tape) -> Iterator[tuple[Edit, Callable[[], Tape]]]:

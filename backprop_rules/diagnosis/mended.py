@@ -37,6 +37,7 @@ from backprop_rules.diagnosis.followed import Followed, Site, Taken
 from backprop_rules.diagnosis.in_backward import is_readable
 from backprop_rules.diagnosis.mistake import Mistake
 from backprop_rules.diagnosis.tape import UNMADE
+from backprop_rules.layout import reaches
 from backprop_rules.subject.backward import Misfit, Raised
 
 PLACES = 4  # at which a change must make the backward right
@@ -178,7 +179,7 @@ class _At:
                 w = source.at(self.call, k, step.result)
                 if w is None:
                     rows[source].append(None)
-                elif w.ndim <= step.result.ndim and _fits(w.shape, step.result.shape):
+                elif reaches(w, step.result):
                     rows[source].append(w.expand(step.result.shape).reshape(-1))
                 else:
                     del rows[source]
@@ -216,10 +217,6 @@ class _At:
         for i, j in torch.nonzero(pairs).tolist():
             if not (fitting[i].mask or fitting[j].mask):
                 yield fitting[i], fitting[j]
-
-
-def _fits(shape: torch.Size, to: torch.Size) -> bool:
-    return all(n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False))
 
 
 def _at_once(call: Followed) -> Iterator[_Seen]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from backprop_rules.diagnosis.bank import BY_RESULT
-from backprop_rules.diagnosis.edits import COPIES, MATRICES, SCANS, SUMS, Edit, Made, pulled, reaches, summed, told_of
+from backprop_rules.diagnosis.edits import COPIES, MATRICES, SCANS, SUMS, Edit, Made, pulled, summed, told_of
 from backprop_rules.diagnosis.tape import Shares, Step, Tape
+from backprop_rules.layout import reaches
 
 OTHERS = 8  # tensors of the same shape that are tried in the place of another
 
@@ -108,14 +109,9 @@ def _multiplied(step: Step, p: int, tape: Tape) -> Iterator[Made]:
     """Yield what comes back, times a primal that is at hand: a factor too many."""
     x = step.args[p]
     for n, leaf in tape.leaves.items():
-        if leaf.ndim and _fits(leaf, x) and step.sources.get(p) != n:
+        if leaf.ndim and reaches(leaf, x) and step.sources.get(p) != n:
             words = f"what comes back through {{}} is multiplied by {tape.names[n]} once more"
             yield ("times", n), "factor", words, partial(_times, step, p, leaf)
-
-
-def _fits(value: Tensor, x: Tensor) -> bool:
-    shape = value.shape
-    return len(shape) <= x.ndim and all(a in (1, b) for a, b in zip(shape[::-1], x.shape[::-1], strict=False))
 
 
 def _times(step: Step, p: int, value: Tensor, g: Tensor) -> Tensor:

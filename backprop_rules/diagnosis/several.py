@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.edits import DROPPED, SIGN, Edit, Way, is_trivial, nothing, pulled, reaches, told_of
+from backprop_rules.diagnosis.edits import DROPPED, SIGN, Edit, Way, is_trivial, nothing, pulled, told_of
 from backprop_rules.diagnosis.tape import UNMADE, Rows, Share, Shares, Step, Tape
+from backprop_rules.layout import reaches
 
 EXCHANGED = "the gradients at {} are exchanged"
 OF_A_NAME = 4  # results of one function that may be taken for each other

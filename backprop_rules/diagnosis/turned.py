@@ -6,8 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.edits import COPIES, KINKED, SCANS, SUMS, Edit, Key, Made, Turn, reaches, summed, told_of
+from backprop_rules.diagnosis.edits import COPIES, KINKED, SCANS, SUMS, Edit, Key, Made, Turn, summed, told_of
 from backprop_rules.diagnosis.tape import Step
+from backprop_rules.layout import reaches
 
 
 def turned(step: Step, last: bool) -> Iterator[Edit]:

@@ -10,6 +10,7 @@ from torch.utils import _pytree
 from backprop_rules.domain import REAL, precision
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.at_size import AtSize, Held, Question
+from backprop_rules.layout import reaches
 from backprop_rules.report.agreement import WrongGradients
 from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.backward import Misfit, in_order, in_their_places
@@ -83,7 +84,7 @@ def fitting(name: str, got: Any, held: Held) -> Tensor:
     if not isinstance(got, Tensor):
         raise InputError(f"the gradient of {name} is {type(got).__name__}; give a tensor of its shape.")
     if got.shape != held.truth.shape:
-        what, summed = "output" if name == "y" else f"gradient of {name}", _sums_to(got.shape, held.truth.shape)
+        what, summed = "output" if name == "y" else f"gradient of {name}", reaches(held.truth, got)
         likely = " It is likely not summed over the axes along which the primal was broadcast." * summed
         raise WrongGradients(
             f"The {what} has the shape {tuple(got.shape)}, and the right one {tuple(held.truth.shape)}.{likely}"
@@ -93,15 +94,6 @@ def fitting(name: str, got: Any, held: Held) -> Tensor:
     if got.layout != torch.strided or got.is_meta:
         raise InputError(f"the gradient of {name} has no dense numbers to compare: give it by to_dense(), on a device.")
     return got.detach()
-
-
-def _sums_to(shape: torch.Size, other: torch.Size) -> bool:
-    """Say whether the one shape is what the other is broadcast to."""
-    try:
-        found: bool = torch.broadcast_shapes(shape, other) == shape
-        return found
-    except RuntimeError:
-        return False
 
 
 def matched_outputs(y: Any, held: AtSize) -> list[Tensor]:
