@@ -6,7 +6,7 @@ its cotangent. What is done wrong to a share is passed on from there alone: forw
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -52,6 +52,7 @@ class Step:
     line: int
     part: str = ""  # what it is of a function that is taken apart
     whole: str = ""  # the name of that function, or its own
+    _first: list[tuple[Tensor, dict[int, Tensor]]] = field(default_factory=list, init=False)
 
     @property
     def told(self) -> str:
@@ -67,10 +68,6 @@ class Step:
         """Return the same step with another argument."""
         args = [value if p == position else x for p, x in enumerate(self.args)]
         return replace(self, args=args)
-
-    @cached_property
-    def _first(self) -> list[tuple[Tensor, dict[int, Tensor]]]:
-        return []
 
     @cached_property
     def _graph(self) -> tuple[list[Tensor], Tensor]:

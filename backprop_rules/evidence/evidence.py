@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -56,6 +56,7 @@ class Evidence:
     subject: Subject
     point: Point
     pair: Pair = WIDE
+    _kept: dict[Any, Any] = field(default_factory=dict, init=False)
 
     def relaid(self, point: Point) -> "Evidence":
         """Return the evidence of a point that has the values of this one in another layout: the truth is the same."""
@@ -119,10 +120,6 @@ class Evidence:
         """Bits under the noise from which a difference is within the noise of every dtype that is asked for."""
         widest = max((precision(d) for d in self.subject.dtypes), default=precision(self.pair.high))
         return float(widest - precision(self.pair.low))
-
-    @cached_property
-    def _kept(self) -> dict[Any, Any]:
-        return {}
 
     def kept(self, name: Any, make: Callable[[], T]) -> T:
         """Return what has this name, made when it is first asked for."""

@@ -34,6 +34,9 @@ class Rung(Enum):
 class Kind(Enum):
     """What is found, in words that follow 'the gradient of x', and how grave it is."""
 
+    def __init__(self, words: str, grade: Grade) -> None:
+        self.words, self.grade = words, grade
+
     VALUE = ("is wrong", Grade.WRONG)
     SHAPE = ("has the wrong shape", Grade.WRONG)
     DTYPE = ("has the wrong dtype", Grade.WRONG)
@@ -106,16 +109,6 @@ class Kind(Enum):
     SPECIAL = ("answers NaN or infinity otherwise than torch", Grade.NOTE)
     SINGULAR = ("is not torch's, where forward has no derivative", Grade.NOTE)
     TORCH = ("is not torch's, and differences side with it", Grade.NOTE)
-
-    @property
-    def words(self) -> str:
-        """What is found, in words."""
-        return self.value[0]
-
-    @property
-    def grade(self) -> Grade:
-        """How grave it is."""
-        return self.value[1]
 
 
 LATER = (

@@ -1,7 +1,7 @@
 """What is checked: a backward, the function that it is to be the backward of, and one call of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +41,7 @@ class Subject:
     right: Rule | None = None  # the catalogue's, if it is held against one
     small: tuple[Any, ...] | None = None  # a large example made small, as forward and backward take it, ...
     any_sizes: bool = False  # ... and whether they take any sizes
+    _ambients: dict[tuple[torch.dtype, bool], Ambient] = field(default_factory=dict, init=False)
 
     def __str__(self) -> str:
         return self.name
@@ -67,10 +68,6 @@ class Subject:
         """
         widening = not self.in_float64 or self.function.ambient(F64).narrows
         return self._ambients.setdefault((dtype, widening), Ambient(dtype, widening))
-
-    @cached_property
-    def _ambients(self) -> dict[tuple[torch.dtype, bool], Ambient]:
-        return {}
 
     @property
     def work(self) -> int:
