@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.diagnosis.edited import DIRECTIONS, Edited
-from backprop_rules.diagnosis.in_backward import is_readable
+from backprop_rules.diagnosis.in_backward import asked, is_readable
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import inexact, tensors_in
 from backprop_rules.subject.in_place import in_place
@@ -167,7 +167,7 @@ class Followed:
         self.at, self._evidence = at, at.evidence
         self._steps = steps = _Steps()
         with steps:
-            self._got = self._asked()
+            self._got = asked(self._evidence)
         subject, user = at.evidence.subject, at.evidence.user
         names = [subject.names[k] for k in subject.floats if isinstance(user[k], Tensor)]
         self._returned = {f"the gradient of {name}": k for k, name in enumerate(names)}
@@ -180,11 +180,6 @@ class Followed:
     def end(self) -> None:
         """Leave nothing of autograd in what somebody's code keeps."""
         self._steps.end()
-
-    def _asked(self) -> list[Tensor]:
-        evidence = self._evidence
-        found = evidence.asked(evidence.point.leaves, evidence.point.grads, y=evidence.y)
-        return [found[k] for k in evidence.subject.floats if isinstance(evidence.user[k], Tensor)]
 
     @cached_property
     def named(self) -> dict[str, Tensor]:
@@ -240,7 +235,7 @@ class Followed:
             k = self._returned[site]
             return self.at.vector([*self._got[:k], instead(self.by_site[site][0], 0), *self._got[k + 1 :]])
         with _Another(site, instead):
-            return self.at.vector(self._asked())
+            return self.at.vector(asked(self._evidence))
 
     def of_rounds(self, site: Site) -> Tensor:
         """Return on how many of the results that are made at a site each element of the gradients depends."""

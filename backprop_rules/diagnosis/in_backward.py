@@ -99,7 +99,7 @@ def told_in_backward(evidence: Evidence, tape: Tape, every: Sequence[Shares], di
     values = _Values()
     try:
         with values:
-            before = _asked(evidence)
+            before = asked(evidence)
         made = [(k, one) for k, shares in enumerate(every) for one in _made(tape, shares)]
         right = tape.gradients({})
     except (Raised, Misfit, *UNMADE):
@@ -118,7 +118,7 @@ def told_in_backward(evidence: Evidence, tape: Tape, every: Sequence[Shares], di
     for (value, k, one), _ in zip(seen, range(TRIED), strict=False):
         try:
             with _Values(value.number, one.right):
-                after = _asked(evidence)
+                after = asked(evidence)
         except (Raised, Misfit, *UNMADE):
             continue
         if _wrong(after, right, digits) < wrong:
@@ -132,7 +132,8 @@ def _wrong(gradients: Sequence[Tensor], right: Sequence[Tensor], digits: float) 
     return {k for k, (g, r) in enumerate(zip(gradients, right, strict=True)) if not _is_like(g, r, digits)}
 
 
-def _asked(evidence: Evidence) -> list[Tensor]:
+def asked(evidence: Evidence) -> list[Tensor]:
+    """Return the gradients that the backward gives when it is called once more at the point."""
     found = evidence.asked(evidence.point.leaves, evidence.point.grads, y=evidence.y)
     return [found[k] for k in evidence.subject.floats if isinstance(evidence.user[k], Tensor)]
 

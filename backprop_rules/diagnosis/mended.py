@@ -298,8 +298,7 @@ def _numbers(made: Tensor, wanted: Tensor) -> list[float]:
     near = (c[:, None] * made - wanted).abs() <= DIGITS * (made.abs() * size[:, None] + wanted.abs())
     whole = c.round()
     c = torch.where((c - whole).abs() <= DIGITS * size, whole, c)
-    found: list[float] = torch.where(near.all(1), c, math.nan).tolist()
-    return found
+    return torch.where(near.all(1), c, math.nan).tolist()
 
 
 def _plain(c: float) -> str:

@@ -57,8 +57,7 @@ def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
 
     def value(h: float) -> tuple[float, float]:
         moved = [x + h * along[k] if k in along else x for k, x in enumerate(point.leaves)]
-        found: tuple[float, float] = function.value(moved, point.grads)
-        return found
+        return function.value(moved, point.grads)
 
     table: list[list[float]] = []
     best, error, left, right = math.nan, math.inf, math.nan, math.nan

@@ -105,8 +105,7 @@ def _narrowed(call: Call) -> Call:
 
 def _in(dtype: torch.dtype, x: Tensor) -> Tensor:
     """Return the values in a precision, in the same memory layout; integers as they are."""
-    found: Tensor = recast(x.cpu(), at(dtype, x)) if inexact(x) and x.device.type != "meta" else x
-    return found
+    return recast(x.cpu(), at(dtype, x)) if inexact(x) and x.device.type != "meta" else x
 
 
 def _ordinary(given: Sequence[Tensor]) -> bool:

@@ -137,24 +137,19 @@ def plainer(point: Point, fixed: frozenset[int] = frozenset()) -> Iterator[Point
 
     The leaves that are `fixed` keep their numbers.
     """
-    for k, x in enumerate((*point.leaves, *point.grads)):
-        if not isinstance(x, Tensor) or not inexact(x):
-            continue
+    numbered = [(k, x) for k, x in enumerate((*point.leaves, *point.grads)) if isinstance(x, Tensor) and inexact(x)]
+    free = {k: x for k, x in numbered if k not in fixed}
+    for k, x in numbered:
         if not x.is_contiguous() or x.storage_offset():
             yield point.with_tensor(k, x.clone(memory_format=torch.contiguous_format))
     for number in (0.0, 1.0):  # all primals at once: what shows at a tie of two is gone when one moves
-        free = [inexact(x) and k not in fixed for k, x in enumerate(point.leaves)]
-        pairs = zip(point.leaves, free, strict=True)
-        yield replace(point, leaves=tuple(torch.full_like(x, number) if its else x for x, its in pairs))
-    for k, x in enumerate((*point.leaves, *point.grads)):
-        if not isinstance(x, Tensor) or not inexact(x) or not x.numel() or k in fixed:
-            continue
+        leaves = tuple(torch.full_like(x, number) if k in free else x for k, x in enumerate(point.leaves))
+        yield replace(point, leaves=leaves)
+    for k, x in free.items():
         for plain in (torch.zeros_like(x), torch.ones_like(x), _rounded(x)):
             if not torch.equal(plain, x):
                 yield point.with_tensor(k, relaid(plain, x))
-    for k, x in enumerate((*point.leaves, *point.grads)):
-        if not isinstance(x, Tensor) or not inexact(x) or k in fixed:
-            continue
+    for k, x in free.items():
         if 0 not in x.stride() and x.numel() <= ONE_BY_ONE:
             yield from _element_by_element(point, k, x)
 

@@ -10,11 +10,3 @@ from backprop_rules.evidence.oracles.differences import CentralDifferences, OneS
 
 Oracle = ReverseMode | ForwardMode | CentralDifferences | OneSidedDifferences
 ORACLES: tuple[Oracle, ...] = (ReverseMode(), ForwardMode(), CentralDifferences(), OneSidedDifferences())
-
-__all__ = [
-    "ORACLES",
-    "CentralDifferences",
-    "ForwardMode",
-    "OneSidedDifferences",
-    "ReverseMode",
-]

@@ -356,8 +356,7 @@ def leaves(values: Sequence[Any], shape: Sequence[int], tape: list[Number]) -> B
     """Return an array of numbers that were made from nothing, with these values."""
     array = np.empty(len(values), dtype=object)
     array[:] = [Number(ball(v), tape) for v in values]
-    found: Balls = array.reshape(shape).view(Balls)
-    return found
+    return array.reshape(shape).view(Balls)
 
 
 def outputs(y: Any) -> Iterator[Any]:

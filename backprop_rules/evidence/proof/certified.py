@@ -175,8 +175,7 @@ def _slope(series: Any) -> arb:
 def inner(gradients: Sequence[Sequence[arb]], directions: Sequence[Tensor]) -> arb:
     """Return a ball that holds the inner product of gradients and directions."""
     pairs = (zip(balls, _exact(t), strict=True) for balls, t in zip(gradients, directions, strict=True))
-    total: arb = sum((b * arb(t) for pair in pairs for b, t in pair if t), arb(0))
-    return total
+    return sum((b * arb(t) for pair in pairs for b, t in pair if t), arb(0))
 
 
 def _pulled_back(
@@ -228,8 +227,7 @@ def reached(call: Call, output: int) -> tuple[Tensor | None, ...]:
 
 def _exact(x: Tensor) -> list[Any]:
     """Return the elements as Python numbers: every dtype's values are float64's as well."""
-    numbers: list[Any] = x.detach().cpu().resolve_conj().flatten().tolist()
-    return numbers
+    return x.detach().cpu().resolve_conj().flatten().tolist()
 
 
 def _parts(balls: Iterable[Any], like: Tensor | None) -> list[arb]:

@@ -16,9 +16,6 @@ from backprop_rules.evidence.proof.balls import Balls, Number, as_balls, head
 from backprop_rules.evidence.proof.translate.mode import Exactly, refusal, wide
 from backprop_rules.subject.ambient import inexact, tensors_in
 
-__all__ = ["definition_of"]
-
-
 aten = torch.ops.aten
 
 OUTLETS = {
