@@ -10,8 +10,7 @@ from grouped import by_rule, of
 from backprop_rules import CATALOGUE, check
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.evidence.kinks import DISTANCES, neighbours
-from backprop_rules.evidence.oracles.autodiff import ForwardMode, ReverseMode
-from backprop_rules.evidence.oracles.differences import OneSidedDifferences
+from backprop_rules.evidence.oracles import ForwardMode, OneSidedDifferences, ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent, at_kinks
 from backprop_rules.evidence.verdict import judge
 from backprop_rules.question import Asked, question

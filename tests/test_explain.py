@@ -12,7 +12,7 @@ from grouped import by_rule
 
 from backprop_rules import CATALOGUE, Convention, InputError
 from backprop_rules.diagnosis.mistake import applies
-from backprop_rules.diagnosis.twins import TWINS, asked_of_jax
+from backprop_rules.diagnosis.naming import TWINS, asked_of_jax
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.proof.certified import certify, enclosure
 from backprop_rules.subject.ambient import quiet

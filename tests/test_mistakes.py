@@ -16,7 +16,7 @@ from backprop_rules.call import Call
 from backprop_rules.diagnosis.mistake import Case, Family, Known, applies
 from backprop_rules.diagnosis.naming import named_mistake
 from backprop_rules.evidence.allowance.bounds import bounds
-from backprop_rules.evidence.oracles.autodiff import ReverseMode
+from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.properties.finding import Grade
 from backprop_rules.properties.outcome import Questions

@@ -1,11 +1,14 @@
 """From what was found to the mistake in words: by its kind, the bank, surgery on forward, or a mended backward."""
 
+import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from backprop_rules.call import Call
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
@@ -15,6 +18,7 @@ from backprop_rules.diagnosis.several import EXCHANGED
 from backprop_rules.diagnosis.surgery import in_its_line, is_one_call, mistake_of, places_of, seen_in
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
+from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.evidence import Evidence, in_precision, precise
 from backprop_rules.properties import form
 from backprop_rules.properties.finding import Finding, Kind
@@ -23,6 +27,8 @@ from backprop_rules.properties.smallest import plainly_wrong
 from backprop_rules.strategies.of_rules import SMALL, call_at, of_the_rule
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import Points
+from backprop_rules.subject.frameworks.carried import carried
+from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
@@ -123,7 +129,7 @@ def _everywhere(subject: Subject, outcome: Outcome, finding: Finding) -> bool:
     except NoPoint:
         return False
     got, right = (None, None) if found is None or leaf is None else (found[leaf], truth[leaf])
-    if not isinstance(got, torch.Tensor) or right is None or got.shape != right.shape:
+    if not isinstance(got, Tensor) or right is None or got.shape != right.shape:
         return False
     off = ((got.to(right.dtype) - right).abs() / right.abs())[right != 0]
     return bool(off.numel()) and float(off.median()) > 2.0 ** (-2 / 3 * precision(got.dtype))
@@ -155,3 +161,43 @@ def point_of(subject: Subject, point: Point, dtype: torch.dtype | None = None) -
         raise
     except Exception:  # a forward that does not take them as the rule would
         return None
+
+
+# The functions of JAX that compute the same as the catalogue's rules with kinks.
+TWINS = {
+    "relu": "nn.relu",
+    "abs": "numpy.abs",
+    "maximum": "numpy.maximum",
+    "minimum": "numpy.minimum",
+    "clamp": "numpy.clip",
+    "clamp_tensor": "numpy.clip",
+}
+
+
+def asked_of_jax(call: Call, primal: int) -> tuple[str, Tensor] | None:
+    """Return the version of JAX and the gradient that it gives; None where it is not installed, or has no such rule."""
+    place = TWINS.get(call.rule.name)
+    if place is None:
+        return None
+    try:
+        jax = importlib.import_module("jax")
+        function = attrgetter(place)(jax)
+        with jax.enable_x64(True):
+            backward = carried(lambda g, *those: vjp_of_custom(function)(g, *those, **call.params), "jax")
+            theirs = backward(call.grad_y, *(x for x in call.primals if x is not None))[primal]
+    except Exception:  # not installed, or not for these arguments
+        return None
+    return None if theirs is None else (str(jax.__version__), theirs)
+
+
+def as_jax_does(call: Call, primal: int) -> str:
+    """Return the version of JAX if it is installed and makes the same choice at this point; nothing otherwise."""
+    answer = asked_of_jax(call, primal)
+    if answer is None:
+        return ""
+    version, theirs = answer
+    mine, radius = call.gradients[primal], bounds(call, evaluations=2).gradients[primal]
+    if mine is None or radius is None or theirs.shape != mine.shape:
+        return ""
+    near = (theirs.to(torch.float64) - mine.to(torch.float64)).abs() <= radius
+    return version if near.all() else ""

@@ -12,8 +12,7 @@ from torch import Tensor
 from backprop_rules.call import Call
 from backprop_rules.evidence.allowance.bounds import attainable, bounds
 from backprop_rules.evidence.enclosure import Enclosure
-from backprop_rules.evidence.oracles import ORACLES
-from backprop_rules.evidence.oracles.autodiff import ReverseMode
+from backprop_rules.evidence.oracles import ORACLES, ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent, at_kinks
 from backprop_rules.evidence.proof import certified
 

@@ -224,7 +224,7 @@ def _by_differences(evidence: Evidence, i: int, user: Tensor, truth: Tensor, see
 
 
 def _outside_of_its_dtypes(evidence: Evidence, i: int) -> Tensor | None:
-    from backprop_rules.evidence.in_its_dtypes import outside_of_its_dtypes  # long to import, and seldom asked
+    from backprop_rules.properties.exact import outside_of_its_dtypes  # long to import, and seldom asked
 
     return outside_of_its_dtypes(evidence, i)
 

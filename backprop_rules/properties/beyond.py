@@ -19,7 +19,7 @@ from backprop_rules.evidence.allowance.units import computed_in
 from backprop_rules.evidence.climb import NUMBERS, PROOF
 from backprop_rules.evidence.enclosure import Enclosure, as_real
 from backprop_rules.evidence.evidence import largest, precise
-from backprop_rules.evidence.oracles.autodiff import ReverseMode
+from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.verdict import Verdict

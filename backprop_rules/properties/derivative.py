@@ -22,7 +22,7 @@ from backprop_rules.evidence.allowance.bounds import (
 )
 from backprop_rules.evidence.climb import PROOF
 from backprop_rules.evidence.enclosure import Enclosure, as_real
-from backprop_rules.evidence.oracles.autodiff import ForwardMode, ReverseMode
+from backprop_rules.evidence.oracles import ForwardMode, ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified, directional
 from backprop_rules.evidence.verdict import Verdict, at_conventions, contradiction, judge

@@ -21,7 +21,7 @@ from torch import Tensor
 from backprop_rules.call import Call
 from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of
 from backprop_rules.evidence.allowance.bounds import bounds
-from backprop_rules.evidence.oracles.autodiff import ReverseMode
+from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
 from backprop_rules.properties.finding import Finding, Kind, found

@@ -217,8 +217,7 @@ def _twin(subject: Subject, shown: Finding | None) -> str:
     """Return the version of JAX, if it makes the choice at a kink that was found."""
     if shown is None or shown.leaf is None or shown.kind is not Kind.CHOICE or subject.right is None:
         return ""
-    from backprop_rules.diagnosis.naming import point_of
-    from backprop_rules.diagnosis.twins import as_jax_does
+    from backprop_rules.diagnosis.naming import as_jax_does, point_of
 
     point = point_of(subject, shown.point, shown.dtype)
     return as_jax_does(point, shown.leaf) if point is not None else ""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
-from backprop_rules.strategies.cotangents import cotangents
 from backprop_rules.strategies.point import FULL, NOTHING_KEPT, TORN_APART, Point
 from backprop_rules.strategies.recipes import PLAN, Recipe, recipes
 from backprop_rules.strategies.sizes import (
@@ -28,6 +27,7 @@ from backprop_rules.strategies.values import (
     RANGES,
     SIGNED,
     cast_like,
+    cotangents,
     drawn,
     have_a_meaning,
     is_ordered,

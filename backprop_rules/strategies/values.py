@@ -1,4 +1,4 @@
-"""Numbers in bulk, from a seed: of every kind that a mistake may need to show."""
+"""Numbers in bulk, from a seed, of every kind that a mistake may need to show: of primals and of cotangents."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from backprop_rules import layout
 from backprop_rules.subject.ambient import BF16, F32, F64, inexact
+from backprop_rules.subject.function import Cotangents, Outputs
 
 Draw = Callable[[torch.Generator, tuple[int, ...]], Tensor]
 
@@ -302,3 +303,32 @@ def relaid(values: Tensor, like: Tensor) -> Tensor:
     small = values[stored]
     buffer.as_strided(small.shape, like.stride(), like.storage_offset()).copy_(small)
     return buffer.as_strided(like.shape, like.stride(), like.storage_offset())
+
+
+MAGNITUDES = {"big": 2.0**10, "small": 2.0**-30}
+WIDE = 20  # powers of two by which elements differ: fewer than float32 has digits
+
+
+def cotangents(y: Outputs, kind: str, seed: int, digits: bool = False) -> Cotangents:
+    """Return a cotangent for each output that can have one, in float64; if `digits`, with all that float32 has."""
+    numbers = numbers_from(seed ^ 0x5EED)
+    found: list[Tensor | None] = []
+    for out in y:
+        if not inexact(out):
+            found.append(None)
+            continue
+        shape = tuple(out.shape)
+        draw = KINDS["integers" if kind in ("integers", "one") else "digits" if digits else "normal"]
+        g = torch.complex(draw(numbers, shape), draw(numbers, shape)) if out.is_complex() else draw(numbers, shape)
+        if kind in MAGNITUDES:  # what is clipped, or thought negligible, shows
+            g = g * MAGNITUDES[kind]
+        if kind == "wide":  # so that what is negligible beside the largest shows, where it is left out
+            g = g * 2.0 ** torch.randint(-WIDE, 1, shape, generator=numbers)
+        if kind == "constant":
+            g = torch.full((), -1.5, dtype=g.dtype).expand(shape)
+        if kind == "one":  # one element of one output
+            place = int(torch.randint(0, max(g.numel(), 1), (), generator=numbers))
+            g = torch.where((torch.arange(g.numel()) == place).reshape(shape), torch.ones_like(g), torch.zeros_like(g))
+            g = torch.zeros_like(g) if found else g
+        found.append(laid_out(g, kind).to(out.device) if out.device.type == "cuda" else laid_out(g, kind))
+    return tuple(found)

@@ -18,7 +18,7 @@ from backprop_rules.diagnosis.mistake import Case, Known
 from backprop_rules.domain import BATCH, axes_of
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.bounds import bounds
-from backprop_rules.evidence.oracles.autodiff import ReverseMode
+from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.proof.certified import certify, enclosure
 from backprop_rules.formula import columns, element, in_lines, of_reals, plain
 from backprop_rules.properties.same import given

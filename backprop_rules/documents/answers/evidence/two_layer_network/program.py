@@ -10,31 +10,29 @@ from backprop_rules.catalogue.piecewise import clamp
 from backprop_rules.documents.answers.claim import Said, Seen, holds, holds_if, wrong
 from backprop_rules.documents.answers.drawn import counterexample, difference, told, untrue
 from backprop_rules.documents.answers.evidence.two_layer_network.letters import (
+    DRAWS,
     ONE,
     TWO,
     WEIGHTS,
     Names,
+    active,
     cotangent,
+    drawn_networks,
+    followed,
     for_w1,
     for_w2,
     loss,
+    losses,
     names,
     off_the_kink,
     one_sided,
     point,
     predicted,
-    tie,
-    with_the_step,
-)
-from backprop_rules.documents.answers.evidence.two_layer_network.networks import (
-    DRAWS,
-    active,
-    drawn_networks,
-    followed,
-    losses,
     recorded,
     share,
+    tie,
     true_losses,
+    with_the_step,
 )
 from backprop_rules.documents.answers.notation import holds_of
 from backprop_rules.documents.answers.tools import back, defined, ran, refused, shape
