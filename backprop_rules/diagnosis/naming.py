@@ -2,7 +2,8 @@
 
 import importlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from operator import attrgetter
 from typing import Any
@@ -17,7 +18,7 @@ from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.several import EXCHANGED
 from backprop_rules.diagnosis.surgery import in_its_line, is_one_call, mistake_of, places_of, seen_in
 from backprop_rules.domain import precision
-from backprop_rules.errors import InputError, OwnError, of_ours
+from backprop_rules.errors import InputError, OwnError
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.evidence import Evidence, in_precision, precise
 from backprop_rules.properties import form
@@ -52,20 +53,20 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
     failing = [f.point for f in outcome.findings if f.kind is Kind.VALUE]
     if known is not None:
         return known
-    places = _by_surgery(outcome, lambda: places_of(subject, outcome.pair, failing))
+    places = outcome.unless_ours(lambda: places_of(subject, outcome.pair, failing), [])
     return _told(outcome, places) or _in_the_backward(outcome, places)
 
 
 def _in_the_backward(outcome: Outcome, places: list[Any]) -> Mistake | None:
     """Return what is to be done otherwise in the backward's own lines."""
-    return next(iter(_by_surgery(outcome, lambda: [mended(places)])), None)
+    return outcome.unless_ours(lambda: mended(places), None)
 
 
 def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
     """Of one function the bank has better words, but for a factor; of several steps it knows whole gradients alone."""
-    places = _by_surgery(outcome, lambda: places_of(subject, outcome.pair))
+    places = outcome.unless_ours(lambda: places_of(subject, outcome.pair), [])
     one_call = is_one_call(places)
-    found = [] if one_call else _by_surgery(outcome, lambda: in_its_line(places))
+    found = [] if one_call else outcome.unless_ours(lambda: in_its_line(places), [])
     if found and len(found[0]) == 1 and found[0][0].words != EXCHANGED:
         return _told(outcome, places, found)
     known = _by_the_bank(subject, outcome, finding)
@@ -78,17 +79,9 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
 
 def _told(outcome: Outcome, places: list[Any], found: list[Any] | None = None) -> Mistake | None:
     """Return what surgery finds, or found, as one mistake in words."""
-    some = _by_surgery(outcome, lambda: in_its_line(places)) if found is None else found
-    ((k, made),) = _by_surgery(outcome, lambda: [seen_in(places, some)]) or [(0, "")]
+    some = outcome.unless_ours(lambda: in_its_line(places), []) if found is None else found
+    k, made = outcome.unless_ours(lambda: seen_in(places, some), (0, ""))
     return mistake_of([*some[k : k + 1], *some[:k], *some[k + 1 :]], made)
-
-
-def _by_surgery(outcome: Outcome, ask: Callable[[], list[Any]]) -> list[Any]:
-    try:
-        return ask()
-    except Exception as error:  # of our own: it must not hide what was found
-        outcome.notes[of_ours(error)] = None
-        return []
 
 
 def _by_the_bank(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
@@ -112,13 +105,12 @@ def _by_the_bank(subject: Subject, outcome: Outcome, finding: Finding) -> Mistak
         points = [*seen, *of_the_rule(subject.right, subject.dtypes)]
         return [p for point in points if (p := point_of(subject, point)) is not None]
 
-    try:
-        return diagnosed(finding, [*failing, smallest], others)
-    except (InputError, NotImplementedError):  # no definition can be made of this forward: the bank has no words for it
+    def named() -> Mistake | None:
+        with suppress(InputError, NotImplementedError):  # no definition can be made of this forward: there are no words
+            return diagnosed(finding, [*failing, smallest], others)
         return by_its_kind
-    except Exception as error:  # of our own: it must not hide what was found
-        outcome.notes[of_ours(error)] = None
-        return by_its_kind
+
+    return outcome.unless_ours(named, by_its_kind)
 
 
 def _everywhere(subject: Subject, outcome: Outcome, finding: Finding) -> bool:

@@ -1,12 +1,13 @@
 """What is asked of a backward, and what came of asking it."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from backprop_rules.errors import of_ours
 from backprop_rules.evidence.evidence import WIDE, Pair
 from backprop_rules.properties import effort
 from backprop_rules.properties.agreement import Judged
@@ -15,6 +16,10 @@ from backprop_rules.strategies.point import Point
 
 if TYPE_CHECKING:
     from backprop_rules.properties.own_backward import Whole
+
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,14 @@ class Outcome:
         for i in [i for i in leaves if point.leaves[i] is not None and not point.empty]:
             said = self.spoke.setdefault(i, Judged())
             said.spoke, said.nonzero = True, said.nonzero or any(g is not None and bool(g.any()) for g in point.grads)
+
+    def unless_ours(self, ask: Callable[[], T], otherwise: U) -> T | U:
+        """Return an answer, another one where our own analysis ends in an error: it is noted, and hides nothing."""
+        try:
+            return ask()
+        except Exception as error:
+            self.notes[of_ours(error)] = None
+            return otherwise
 
     @property
     def worst(self) -> Grade | None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from backprop_rules.errors import of_ours
 from backprop_rules.evidence.evidence import ELEMENTS, WIDE, Evidence, in_precision, largest, precise
 from backprop_rules.evidence.jumps import jumps
 from backprop_rules.evidence.witnesses import fits, noise_nearby
@@ -120,11 +119,8 @@ def _to_the_bit(trial: "Trial", point: Point) -> None:
     """Ask for every bit of whole numbers at which nothing rounds."""
     from backprop_rules.properties.exact import where_nothing_rounds
 
-    try:
-        answered = where_nothing_rounds(trial.subject, point, trial.outcome.pair)
-    except Exception as error:  # of our own analysis: then nothing is asked there
-        trial.outcome.notes[of_ours(error)] = None
-        return
+    pair = trial.outcome.pair
+    answered = trial.outcome.unless_ours(lambda: where_nothing_rounds(trial.subject, point, pair), None)
     if answered is None:
         return
     found = [] if answered.apart == {} else list(trial.ask(answered.evidence, {}))

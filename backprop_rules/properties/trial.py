@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from backprop_rules.errors import of_ours
 from backprop_rules.evidence.differences import second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, in_precision, precise
 from backprop_rules.evidence.jumps import is_of_one_number
@@ -258,11 +257,7 @@ class Trial:
         from backprop_rules.evidence.climb import radii_in_float64
 
         def made() -> tuple[Tensor | None, ...] | None:
-            try:
-                return radii_in_float64(self.subject, evidence.point)
-            except Exception as error:  # of our own analysis: then nothing is excused
-                self.outcome.notes[of_ours(error)] = None
-                return None
+            return self.outcome.unless_ours(lambda: radii_in_float64(self.subject, evidence.point), None)
 
         radii = evidence.kept(("radii",), made)
         return None if radii is None else radii[i]
