@@ -239,7 +239,8 @@ class Trial:
 
     def _not_a_number(self, evidence: Evidence) -> Iterator[Finding]:
         """Ask for a proof where the backward's gradient and torch's are NaN, and forward is finite: a few times."""
-        if self._proofs <= 0 or self.subject.rule is None or not evidence.point.ordinary:
+        point = evidence.point
+        if self._proofs <= 0 or self.subject.rule is None or not point.ordinary or point.empty:
             return
         both = any(
             isinstance(u, Tensor) and t is not None and u.shape == t.shape and bool((u.isnan() & t.isnan()).any())
@@ -249,7 +250,7 @@ class Trial:
             from backprop_rules.properties.beyond import not_a_number
 
             self._proofs -= 1
-            yield from not_a_number(self.subject, evidence.point)
+            yield from not_a_number(self.subject, point)
 
     def _radius(self, evidence: Evidence, i: int) -> Tensor | None:
         if evidence.pair is not WIDE or self.subject.heavy:
