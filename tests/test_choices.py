@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from backprop_rules import InputError
 from backprop_rules.evidence.allowance import RunningError
-from backprop_rules.testing import WrongGradients, assert_gradients
+from backprop_rules.testing import WrongGradients, assert_gradients, enclose
 
 pytestmark = pytest.mark.filterwarnings("ignore:index_reduce")
 
@@ -286,6 +286,32 @@ def test_places_in_a_buffer_are_taken_as_they_came_out():
     assert assert_gradients(got, **asked, blind="allow").said.taken
     with pytest.raises(WrongGradients):
         assert_gradients((got[0] * 1.1, got[1]), **asked, blind="allow")
+
+
+WAYS_TO_COUNT = {
+    "one_hot": lambda p: functional.one_hot(p.argmax(-1), 16).to(p),
+    "scatter": lambda p: torch.zeros(p.shape, dtype=torch.int64).scatter(-1, p.argmax(-1)[:, None], 1).to(p),
+    "scatter_": lambda p: torch.zeros(p.shape, dtype=torch.int64).scatter_(-1, p.argmax(-1)[:, None], 1).to(p),
+    "a mask": lambda p: (p.argmax(-1)[:, None] == torch.arange(16)).to(p),
+}
+
+
+def test_how_tokens_are_counted_changes_no_radius_and_the_balance_of_experts_may_be_another():
+    draws = torch.Generator().manual_seed(0)
+    x, w = torch.randn(2048, 128, generator=draws).half(), (torch.randn(128, 16, generator=draws) / 11).half()
+    radii = []
+    for counts in WAYS_TO_COUNT.values():
+
+        def balance(x, w, counts=counts):
+            p = (x @ w).softmax(-1)
+            return 16 * (counts(p).mean(0) * p.mean(0)).sum()
+
+        live = x.clone().requires_grad_(), w.clone().requires_grad_()
+        held = enclose(balance, (x, w), precision="eager")
+        assert held.agreement(torch.autograd.grad(balance(*live), live), blind="allow").right
+        radii.append(held[1].radius)
+    least, most = torch.stack(radii).amin(0), torch.stack(radii).amax(0)
+    assert bool((most - least < most * 2.0**-40).all())  # as float64 computes radii
 
 
 def test_a_mask_of_the_largest_may_be_another_in_what_is_systematic():

@@ -1,5 +1,6 @@
 """What is recorded of a run: how far each operation is off, by the values that it had, and sums together."""
 
+import gc
 from itertools import pairwise
 
 import pytest
@@ -249,3 +250,49 @@ def test_a_mean_within_a_kernel_is_in_an_order_that_its_terms_do_not_change():
     held = enclose(forward, (x, w, b), grad_y=grad_y)
     assert held.agreement(got).right
     assert not held.agreement((*got[:2], got[2] * 1.01)).right
+
+
+def test_nothing_is_kept_of_an_attention_that_was_looked_at():
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.softmax(q @ k.mT / 4, -1) @ v
+
+    primals = [numbers(2, 8, 16, dtype=torch.float16) for _ in range(3)]
+    held = enclose(attention, primals, grad_y=numbers(2, 8, 16, dtype=torch.float16))
+    assert not held.agreement([one.truth.mul(1.01).half() for one in held]).right
+    del held
+    gc.collect()
+    assert not any(type(kept) is recorded.Recorded for kept in gc.get_objects())
+
+
+def test_a_number_at_the_end_of_float64_is_stored_and_reaches_nowhere_or_anywhere_and_is_never_nan():
+    """Torch's backward of logcumsumexp stores the least number of float64 where a cotangent has another sign."""
+    x = torch.randn(16, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
+    grad_y = torch.randn(16, 256, generator=torch.Generator().manual_seed(1)).bfloat16()
+    held = enclose(lambda x: torch.logcumsumexp(x, -1), (x,), grad_y=grad_y, precision="eager")
+    for wrong in (held[0].truth * 1.5, held[0].truth.where(torch.arange(256) < 128, 0.0)):
+        found = held.agreement(wrong.bfloat16())
+        assert not found.right or found.gradients[0].blind > 0
+
+
+def test_a_complex_table_in_a_narrower_dtype_is_stored_part_by_part():
+    angles = torch.arange(512, dtype=torch.float64).outer(torch.tensor([1.0, 0.1, 0.01, 0.001], dtype=torch.float64))
+
+    def rotary(x: Tensor) -> Tensor:
+        turns = torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+        return (
+            torch.view_as_real(torch.view_as_complex(x.float().reshape(512, 4, 2)) * turns).reshape(512, 8).to(x.dtype)
+        )
+
+    x, grad_y = numbers(512, 8), numbers(512, 8)
+    held = enclose(rotary, (x,), grad_y=grad_y, precision="eager")
+    assert held.agreement(held[0].truth.bfloat16()).right
+    assert not held.agreement((held[0].truth * 1.002).bfloat16()).right
+
+
+@pytest.mark.parametrize("often", [100, 256, 1000])
+def test_a_row_that_is_used_often_says_nothing_of_the_others(often):
+    ids = torch.cat([torch.full((often,), 7), torch.arange(50).repeat(4)])
+    w, grad_y = numbers(50, 8), numbers(len(ids), 8)
+    held = enclose(lambda w: torch.nn.functional.embedding(ids, w), (w,), grad_y=grad_y, precision="eager")[0]
+    others = torch.arange(50) != 7
+    assert (held.radius[others] <= 4 * 2.0**-8 * grad_y.abs().double().max() * 8).all()

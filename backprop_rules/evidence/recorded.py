@@ -19,6 +19,7 @@ from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_N
 from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
 from backprop_rules.evidence.allowance.operation import adds_nothing, as_computed, plus
 from backprop_rules.evidence.allowance.precision import Precision
+from backprop_rules.evidence.allowance.remade import make
 from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, unit
 from backprop_rules.evidence.in_order import InOrder, Summing, nothing_of
 from backprop_rules.evidence.rounded_up import above, added
@@ -288,7 +289,7 @@ class Recorded(Declared):
         return self._in_order[kept]
 
     def _radius(self, x: Any) -> Tensor | None:
-        if self.decided and isinstance(x, Tensor) and x.dtype == torch.bool:
+        if self.decided and isinstance(x, Tensor) and not inexact(x):  # of masks and whole numbers choices make it
             return None
         return super()._radius(x)
 
@@ -299,12 +300,15 @@ class Recorded(Declared):
         self._leave_as_it_is(args[0].untyped_storage())
         before = (args[0].detach().clone(), *args[1:])
         self.keep(before[0], self._radius(args[0]))
+        make(self.choices, aten.clone.default, args[:1], {}, before[0])
         func(*args, **named)
         compute = out_of_place(func)
         if compute is None:
             raise NotImplementedError(f"no sensitivity to the rounding of {func}, which writes into a tensor in use")
         constants, self._constants = self._constants, False  # what is written to must not be a leaf
         own = self.dtype_of(args[0])
+        self.choices.forget(args[0])
+        make(self.choices, compute, before, named, args[0])
         self.keep_written(args[0], self._radius_of(compute, args[0], before, named))
         # It is computed in the dtype of an operand, and stored in its own.
         if inexact(args[0]) and precision(own) < self.bits_of(args[0]):

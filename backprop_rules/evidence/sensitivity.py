@@ -15,11 +15,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import CheckpointError
 
 from backprop_rules.evidence.allowance.precision import Precision
-from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
+from backprop_rules.evidence.allowance.units import NARROW, component, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import Run
 from backprop_rules.evidence.recorded import Line, OutOfSight, Product, Recorded, Step, parts_of
 from backprop_rules.evidence.rounded_up import added
-from backprop_rules.subject.ambient import F64
+from backprop_rules.subject.ambient import F64, real
 from backprop_rules.subject.function import NoPoint, steps_to
 
 # The nodes that stand for what may not, or cannot, be differentiated again.
@@ -62,10 +62,10 @@ class Weighed:
     got: Tensor
 
 
-def at_worst(moved: Tensor) -> Reach:
-    """Return how far roundings take a sum that move it by so much at worst, or anywhere: by NaN."""
-    worst = float(moved)
-    return Reach(math.inf if math.isnan(worst) else worst)
+def known(moved: Tensor | float) -> float:
+    """Return by how much something is moved; anywhere by NaN, as that is above and below nothing."""
+    by = float(moved)
+    return math.inf if math.isnan(by) else by
 
 
 class _FarEnough(Exception):
@@ -76,8 +76,10 @@ class Alike:
     """The numbers of one tensor that round alike: those with equal digits, whatever their sign and exponent."""
 
     def __init__(self, x: Tensor, dtype: torch.dtype) -> None:
+        x, dtype = real(x), component(dtype)
         mantissa, _ = torch.frexp(x)
-        self._pushed = (half_an_ulp(x, dtype) * mantissa.sign()).float()  # powers of two, which float32 has
+        half = torch.where(x.abs() > torch.finfo(dtype).max, 0.0, half_an_ulp(x, dtype))  # as of what it is stored by
+        self._pushed = (half * mantissa.sign()).float()  # powers of two, which float32 has
         digits = mantissa.abs().reshape(-1).view(torch.int64)  # of which numbers are sorted in half of the time
         found, which = torch.unique(digits, return_inverse=True)
         self._count = found.numel()
@@ -86,15 +88,15 @@ class Alike:
 
     def bias(self, sensitivity: Tensor) -> float:
         """Return |sum(s (rounded x - x))|: numbers that lie close together, or below the smallest, round one way."""
-        return abs(float(_inner(sensitivity, self._known)))
+        return abs(known(_inner(real(sensitivity), self._known)))
 
     def squares(self, sensitivity: Tensor) -> float:
         """Return sum((s half an ulp)^2), the sensitivities of those that round alike added before."""
-        pushed = (sensitivity * self._pushed).reshape(-1)
+        pushed = (real(sensitivity) * self._pushed).reshape(-1)
         if self._which is not None:
             sums = torch.zeros(self._count, dtype=pushed.dtype, device=pushed.device)
             pushed = sums.index_add_(0, self._which, pushed)
-        return float(pushed.square_().sum())
+        return known(pushed.square_().sum())
 
 
 class _Found:
@@ -180,11 +182,12 @@ class Sensitivities:
             if g is not None and error is not None:
                 size = g.abs()
                 endless = error.dtype == F64  # too large for float32, or anything: of what does not count, 0
-                found.add(at_worst(_inner(size, torch.where(size > 0, error, 0.0) if endless else error)))
+                worst = _inner(size, torch.where(size > 0, error, 0.0) if endless else error)
+                found.add(Reach(known(worst)))
             if g is not None and kept is not None:
                 found.add(self._together(kept.values, kept.dtype, kept.of(g)))
         if step.behind is not None:
-            found.add(at_worst(step.behind(outer)))
+            found.add(Reach(known(step.behind(outer))))
         for x, narrow, through in self._through(step.product, outer, inner):
             whole = self._flat(x)
             *_, sums = found.operands.setdefault(id(whole), (whole, narrow, torch.zeros_like(whole)))
@@ -278,6 +281,7 @@ class Sensitivities:
 
     def _record(self, run: Run, mode: Recorded) -> tuple[list[Step], bool]:
         """Return the steps, and whether those that were taken together are used once."""
+        self._mode = mode  # which the graph needs, and does not own
         try:
             _, self._gradients = run(mode, True)
         except NoPoint as error:

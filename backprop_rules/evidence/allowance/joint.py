@@ -5,6 +5,7 @@ of a radius the part that the choice is to blame for is kept with its sign, and 
 """
 
 import operator
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -122,7 +123,7 @@ class Extreme(torch.autograd.Function):
     def forward(ctx: Any, func: Any, a: Tensor, b: Tensor, chooser: "Declared") -> Tensor:
         """Return the extreme."""
         y: Tensor = func(a, b)
-        ctx.chooser = chooser
+        ctx.chooser = weakref.ref(chooser)  # as of a cast: the graph does not own it
         ctx.save_for_backward(a, b, y)
         return y
 
@@ -137,5 +138,5 @@ class Extreme(torch.autograd.Function):
             half = torch.where(a == b, grad_y / 2, grad_y)
             known = ~y.isnan()  # where one is NaN, both get it
             return None, half.masked_fill((a != y) & known, 0), half.masked_fill((b != y) & known, 0), None
-        share = ctx.chooser.chosen(a, b, share, grad_y)
+        share = ctx.chooser().chosen(a, b, share, grad_y)
         return None, grad_y * share, grad_y * (1 - share), None

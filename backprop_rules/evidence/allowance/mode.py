@@ -59,6 +59,11 @@ class Narrower(Exception):
     """An operation computes in the named dtype, which has fewer bits than what it is asked for."""
 
 
+def _larger(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Return the larger of two radii, element by element: of the same doubt, found in two ways."""
+    return torch.maximum(a, b) if a is not None and b is not None else plus(a, b)
+
+
 @cache
 def out_of_place(func: Any) -> Any:
     """Return the operation that computes what this one writes into its first argument; None if there is none."""
@@ -228,7 +233,7 @@ class RunningError(TorchDispatchMode):
         if packet not in FORMULAS:
             return self._by_torchs_own_parts(op, args, named)
         if packet in OF_NUMBERS and isinstance(result, Tensor) and inexact(result) and self.choices.are_behind(args):
-            op = replace(op, radius=lambda x: plus(self._radius(x), op.either(spread(self.choices, x))))
+            op = replace(op, radius=lambda x: _larger(self._radius(x), op.either(spread(self.choices, x))))
         radius = FORMULAS[packet](op, *args, **named)
         self.choices.pass_on(packet, result, args)
         if packet in moves.AMBIGUOUS and radius is not None and radius.any():

@@ -299,7 +299,7 @@ class Operation:
             error.masked_fill_(exact, 0)
         return self.total(varies, error, factor)
 
-    def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1, terms: int = 0) -> Tensor:
+    def total(self, varies: Radius, error: Tensor, factor: Any, roundings: int = 1, terms: int = 0) -> Tensor:
         """Return the radius of a result with that error, of so many roundings, at most `factor` times the value.
 
         The error is the caller's own, and may be written over; `varies` is a sum of so many terms.

@@ -108,14 +108,15 @@ class DeclaredOperation(Operation):
             found.radius = lost_in(narrow, found.grown()).add_(found.radius)
         return found
 
-    def total(self, varies: Radius, error: Tensor, factor: float, roundings: int = 1, terms: int = 0) -> Tensor:
+    def total(self, varies: Radius, error: Tensor, factor: Any, roundings: int = 1, terms: int = 0) -> Tensor:
         """Return the radius: what the other one rounds of its own operands, and what is rounded here in float64."""
         here = 2.0 ** (precision(units.component(self.unit_dtype)) - precision(F64))
         radius = error.mul_((1 + factor) * (1 + here) * UP)
         if varies is None:
             return radius
         grown = (1 + factor * (1 + here)) * (UP + terms * 2.0**-51) * UP
-        radius = radius.add_(torch.as_tensor(varies), alpha=grown)
+        more = torch.as_tensor(varies)  # a factor for each element stands where each is a sum of its own length
+        radius = radius.addcmul_(more, grown) if isinstance(grown, Tensor) else radius.add_(more, alpha=grown)
         return radius + (1 + bool(terms)) * LOST[self.flushes] if self.dtype == F64 else radius
 
     def unless_infinite(self, error: Tensor) -> Tensor:

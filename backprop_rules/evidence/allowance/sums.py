@@ -126,7 +126,7 @@ def added_at(op: Operation, a: Tensor, index: Any, source: Any, add: Callable[[A
     if not widens(kept, op.dtype):
         storage = unit(op.dtype, op.flushes)
         error = torch.where(counts == 0, 0.0, error + (op.size * storage.u).clamp_min(storage.tiny))
-    return op.total(varies, error, float(factor.max()) if a.numel() else 0)
+    return op.total(varies, error, factor)
 
 
 def _like(value: Any, source: Tensor) -> Tensor:
