@@ -64,3 +64,15 @@ def test_a_row_that_is_read_by_an_index_may_be_any():
     example = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 4, 2])
     options = {"forward": lambda table, index: table[index], "example": example, "raise_on_failure": False}
     assert check(backward, **options).verdict == "wrong"
+
+
+@pytest.mark.parametrize(("rounded", "verdict"), [("x", "right"), ("w", "inaccurate")])
+def test_each_gradient_of_an_example_of_two_dtypes_is_held_to_its_own(rounded, verdict):
+    def kernel(g, x, w):
+        dx, dw = g.float() * w.float(), (g.float() * x.float()).sum(0)
+        return (dx.bfloat16(), dw) if rounded == "x" else (dx.bfloat16(), dw.bfloat16().to(w.dtype))
+
+    numbers = torch.Generator().manual_seed(0)
+    example = torch.randn(3, 4, generator=numbers).bfloat16(), torch.randn(4, generator=numbers)
+    report = check(kernel, forward=lambda x, w: x * w.to(x.dtype), example=example, raise_on_failure=False)
+    assert report.verdict == verdict, str(report)

@@ -87,3 +87,26 @@ def test_what_divides_by_how_many_there_are_is_wrong_of_none():
     report = check(backward, forward=lambda x, w: x * w, example=(numbers(4, 3), numbers(3)), raise_on_failure=False)
     assert report.verdict == "wrong"
     assert "x = torch.zeros((0, 1)" in str(report)
+
+
+def test_where_torchs_own_gradient_of_an_empty_axis_is_nan_nothing_is_held_to_zero():
+    def scaled(x, s):
+        return x * (s / x.sum(1))[:, None]
+
+    def backward(g, x, s):
+        n, q = x.sum(1), (g * x).sum(1)
+        return g * (s / n)[:, None] - (q * s / n**2)[:, None], q / n
+
+    def normed(x, v, s):
+        return x @ (v * (s / v.norm(dim=1))[:, None]).T
+
+    def of_a_norm(g, x, v, s):
+        n = v.norm(dim=1)
+        of_w = g.T @ x
+        q = (of_w * v).sum(1)
+        return g @ (v * (s / n)[:, None]), of_w * (s / n)[:, None] - v * (q * s / n**3)[:, None], q / n
+
+    numbers = torch.Generator().manual_seed(0)
+    x, v, s = (torch.rand(*shape, generator=numbers) + 0.5 for shape in ((3, 4), (5, 4), (5,)))
+    assert check(backward, forward=scaled, example=(x, s[:3])).verdict == "right"
+    assert check(of_a_norm, forward=normed, example=(x, v, s)).verdict == "right"

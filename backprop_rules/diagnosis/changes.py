@@ -24,7 +24,7 @@ OTHERS = {
 # What an argument may be instead, of itself.
 OF_ITSELF: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed": lambda x: x.mT, "squared": torch.square, "inverted": torch.reciprocal,
-    "taken from 1": lambda x: 1 - x, "and 1 more": lambda x: x + 1, "less 1": lambda x: x - 1,
+    "taken from 1": lambda x: 1 - x, "1 more": lambda x: x + 1, "1 less": lambda x: x - 1,
 }  # fmt: skip
 OF_AN_INDEX: dict[str, Callable[[Tensor], Tensor]] = {"inverted, as a permutation": lambda x: x.argsort(-1)}
 # What is done to a result that should have been done, along each axis.

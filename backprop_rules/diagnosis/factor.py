@@ -37,27 +37,29 @@ def of_a_size(
     scales: Sequence[float], places: Sequence[Edited], steps: Sequence[Step], within: float = DIGITS
 ) -> tuple[str, str, str] | None:
     """Return the same for what is made of a size, but for a share of it; None for a factor that is not."""
-    for name, sizes in _sizes(places, steps):
-        for what, words, of in OF_A_SIZE:
+    for name, sizes, forms in _sizes(places, steps):
+        for what, words, of in forms:
             if all(abs(c - of(n)) <= within * abs(c) for c, n in zip(scales, sizes, strict=True)):
                 size = words.replace("{n}", name)
                 return what, f"{{way}} is off by the factor {size}", size
     return None
 
 
-# What a factor may be of a size.
-OF_A_SIZE: tuple[tuple[str, str, Callable[[float], float]], ...] = (
-    ("sum for mean", "{n}", lambda n: n),
+# What a factor may be of a size, or of the ratio of two, which come both ways.
+Form = tuple[str, str, Callable[[float], float]]
+OF_A_RATIO: tuple[Form, ...] = (("sum for mean", "{n}", lambda n: n), ("factor", "the root of {n}", lambda n: n**0.5))
+OF_A_SIZE: tuple[Form, ...] = (
+    OF_A_RATIO[0],
     ("mean for sum", "1 / {n}", lambda n: 1 / n),
-    ("factor", "the root of {n}", lambda n: n**0.5),
+    OF_A_RATIO[1],
     ("factor", "1 / the root of {n}", lambda n: n**-0.5),
     ("factor", "n / (n - 1), n being {n}", lambda n: n / (n - 1) if n > 1 else math.inf),
     ("factor", "(n - 1) / n, n being {n}", lambda n: (n - 1) / n),
 )
 
 
-def _sizes(places: Sequence[Edited], steps: Sequence[Step]) -> Iterator[tuple[str, list[float]]]:
-    """Yield the sizes that a factor may be, by name: of axes, of all but one, and of their products and quotients."""
+def _sizes(places: Sequence[Edited], steps: Sequence[Step]) -> Iterator[tuple[str, list[float], tuple[Form, ...]]]:
+    """Yield the sizes that a factor may be, by name: of axes, of all but one, and of their products and ratios."""
     named = [(name, [at.tape.leaves[n] for at in places]) for n, name in places[0].tape.names.items()]
     named += [(step.told, [at.tape.steps[step.number].result for at in places]) for step in steps]
     named = [(name, these) for name, these in named if len({x.ndim for x in these}) == 1]
@@ -66,13 +68,14 @@ def _sizes(places: Sequence[Edited], steps: Sequence[Step]) -> Iterator[tuple[st
         for name, these in named
         for d in range(these[0].ndim)
     ]
-    yield from axes
+    yield from ((name, sizes, OF_A_SIZE) for name, sizes in axes)
     for name, these in named:
-        yield f"the number of elements of {name}", [float(x.numel()) for x in these]
+        yield f"the number of elements of {name}", [float(x.numel()) for x in these], OF_A_SIZE
     for (a, m), (b, k) in combinations(axes, 2):
-        yield f"{a} times {b}", [x * y for x, y in zip(m, k, strict=True)]
+        yield f"the product of {a} and {b}", [x * y for x, y in zip(m, k, strict=True)], OF_A_SIZE
     for (a, m), (b, k) in permutations(axes, 2):
-        yield f"{a} over {b}", [x / y for x, y in zip(m, k, strict=True)]
+        yield f"the ratio of {a} to {b}", [x / y for x, y in zip(m, k, strict=True)], OF_A_RATIO
     for name, these in named:
         for d in range(these[0].ndim):
-            yield f"the number of elements of {name} but for axis {d}", [x.numel() / x.shape[d] for x in these]
+            sizes = [x.numel() / x.shape[d] for x in these]
+            yield f"the number of elements of {name} but for axis {d}", sizes, OF_A_SIZE

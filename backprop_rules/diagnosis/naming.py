@@ -64,7 +64,7 @@ def _in_the_backward(outcome: Outcome, places: list[Any]) -> Mistake | None:
 
 def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
     """Of one function the bank has better words, but for a factor; of several steps it knows whole gradients alone."""
-    places = outcome.unless_ours(lambda: places_of(subject, outcome.pair), [])
+    places = outcome.unless_ours(lambda: places_of(subject, outcome.pair, [finding.point]), [])
     one_call = is_one_call(places)
     found = [] if one_call else outcome.unless_ours(lambda: in_its_line(places), [])
     if found and len(found[0]) == 1 and found[0][0].words != EXCHANGED:

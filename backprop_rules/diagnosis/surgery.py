@@ -147,7 +147,7 @@ def _places(subject: Subject, pair: Pair, failing: Sequence[Point]) -> Iterator[
     """Yield points of ordinary values, few of each size: by its size a factor is told from a number."""
     count: Counter[Any] = Counter()
     of_a_rule = chain(failing, of_the_rule(subject.right, subject.dtypes, DRAWN))
-    for point in Points(subject, 0, 1) if subject.right is None else of_a_rule:
+    for point in chain(failing, Points(subject, 0, 1)) if subject.right is None else of_a_rule:
         key = tuple((x.shape, x.is_complex()) if isinstance(x, Tensor) else None for x in point.leaves)
         usual = point.ordinary and not point.empty and point.relaid is None and point.size <= ELEMENTS
         if not usual or count[key] >= OF_A_SIZE:

@@ -115,11 +115,9 @@ class Evidence:
         """Whether few runs can be had here: of forward's constants, or of the point itself."""
         return self.subject.heavy or self.point.size > HEAVY
 
-    @property
-    def bits_below_every_dtype(self) -> float:
-        """Bits under the noise from which a difference is within the noise of every dtype that is asked for."""
-        widest = max((precision(d) for d in self.subject.dtypes), default=precision(self.pair.high))
-        return float(widest - precision(self.pair.low))
+    def bits_below_every_dtype(self, i: int) -> float:
+        """Return the bits under the noise from which a difference is within that of every dtype asked for of leaf i."""
+        return float((self.subject.bits_of(i) or precision(self.pair.high)) - precision(self.pair.low))
 
     def kept(self, name: Any, make: Callable[[], T]) -> T:
         """Return what has this name, made when it is first asked for."""

@@ -121,7 +121,7 @@ def loses_digits(evidence: Evidence, i: int, user: Tensor, truth: Tensor) -> Ite
     if bool(off.any()):  # a constant cotangent, of which all cancels, may leave torch exact by luck
         nearby = max(torchs_error_nearby(evidence, i), lost_in_the_norm(evidence, i))
         off = has_lost_digits(own, other, said, evidence.pair.low, nearby)
-    widest = max((precision(d) for d in evidence.subject.dtypes), default=precision(evidence.pair.low))
+    widest = evidence.subject.bits_of(i) or precision(evidence.pair.low)
     if widest < precision(evidence.pair.low):  # a kernel for narrower dtypes alone may round to these
         off = off & ((own - said).abs() > 2.0**-widest * largest(said))
     if bool(off.any()):  # where the gradient jumps, each precision may stand on another side
@@ -185,7 +185,7 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
     if kink.shape is not Shape.SMOOTH:
         yield _where_it_is_not_smooth(evidence, i, user, truth, seen, kink, chosen)
         return
-    if not evidence.subject.in_float64 and seen.bits > evidence.bits_below_every_dtype:
+    if not evidence.subject.in_float64 and seen.bits > evidence.bits_below_every_dtype(i):
         outside = _outside_of_its_dtypes(evidence, i)
         if outside is None or not bool((outside & kink.where).any()):
             yield _wrong(evidence, i, user, truth, seen, "", Kind.DIGITS)

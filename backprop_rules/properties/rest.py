@@ -98,10 +98,8 @@ def _natives(
     if full and trial.subject.dtypes != (outcome.pair.low,):  # of float32 it was asked beside float64
         yield full[0], own_dtypes(trial.subject, full[0]), "cpu"
     for point in plain[: 1 if trial.subject.heavy else 2]:
-        own = own_dtypes(trial.subject, point)
-        yield point, own, "cpu"
-        mixed = len({*own} - {None}) > 1 and {*own} - {None} == {*trial.subject.dtypes}  # as the example has them
-        for dtype in () if mixed else trial.subject.dtypes:
+        yield point, own_dtypes(trial.subject, point), "cpu"
+        for dtype in () if trial.subject.mixed else trial.subject.dtypes:
             dtypes = own_dtypes(trial.subject, point) if dtype.is_complex else in_precision(point, dtype)
             yield point, dtypes, "cpu"
     big = [p for p in outcome.passed if p.own and p.kind == "big" and p.where != FULL]

@@ -51,6 +51,16 @@ class Subject:
         """The positions of the leaves that can have a gradient."""
         return tuple(k for k, x in enumerate(self.example) if inexact(x))
 
+    @cached_property
+    def mixed(self) -> bool:
+        """Whether the dtypes asked for are those of the example's leaves, each its own, and not of all alike."""
+        own = {self.example[k].dtype for k in self.floats}
+        return len(own) > 1 and own == {*self.dtypes}
+
+    def bits_of(self, leaf: int) -> int | None:
+        """Return the precision of the widest dtype in which the gradient of a leaf is asked for, None of none."""
+        return max(map(precision, [self.example[leaf].dtype] if self.mixed else self.dtypes), default=None)
+
     @property
     def heavy(self) -> bool:
         """Whether one run of forward reads so much that few runs can be had."""
