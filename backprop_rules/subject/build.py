@@ -75,7 +75,7 @@ def leaf_names(given: Any, example: Sequence[Any]) -> tuple[str, ...]:
     """Return a name for each leaf of an example: those of the function's arguments."""
     found: list[str] = []
     for name, x in zip(argument_names(given, example), example, strict=True):
-        if isinstance(x, Tensor) or x is None:
+        if _pytree.tree_structure(x).is_leaf():
             found.append(name)
         else:
             paths = [_pytree.keystr(path) for path, _ in _pytree.tree_flatten_with_path(x)[0]]
@@ -116,7 +116,8 @@ def _checked(name: str, names: Sequence[str], leaves: Sequence[Any]) -> None:
         if not isinstance(x, Tensor):
             raise InputError(
                 f"{name}: {primal} of the example is {x!r} ({type(x).__name__}); an example holds the arrays that "
-                f"forward takes. What is no array goes into params, as in params={{'dim': 1}}."
+                f"forward takes. What is no array goes into params, as in params={{'dim': 1}}; where it stands between "
+                f"arrays, forward and backward are to fix it, as in lambda x, w: f(x, {x!r}, w)."
             )
         if x.layout != torch.strided:
             raise InputError(
