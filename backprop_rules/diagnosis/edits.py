@@ -1,5 +1,6 @@
 """What people do wrong to a step of a forward when they differentiate it: each as another share of its arguments."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -64,8 +65,11 @@ class Edit:
 
     @property
     def sentence(self) -> str:
-        """The words, with the steps in their place."""
-        return self.words.replace("{}", " and ".join(dict.fromkeys(step.place for step in self.steps)))
+        """The words, with the steps in their place; of a loop with their rounds, unless it is of all of them."""
+        told = Counter(step.place for step in self.steps)
+        every = [self.chained or told[step.place] >= step.rounds for step in self.steps]
+        where = [s.place if all_of_it else s.place_in_its_round for s, all_of_it in zip(self.steps, every, strict=True)]
+        return self.words.replace("{}", " and ".join(dict.fromkeys(where)))
 
 
 @dataclass(frozen=True, eq=False)

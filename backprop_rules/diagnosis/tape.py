@@ -5,6 +5,7 @@ its cotangent. What is done wrong to a share is passed on from there alone: forw
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -52,6 +53,8 @@ class Step:
     line: int
     part: str = ""  # what it is of a function that is taken apart
     whole: str = ""  # the name of that function, or its own
+    round: int = 1  # of a loop, of so many `rounds`
+    rounds: int = 1
     _first: list[tuple[Tensor, dict[int, Tensor]]] = field(default_factory=list, init=False)
 
     @property
@@ -63,6 +66,11 @@ class Step:
     def place(self) -> str:
         """The same, and the line that it stands in."""
         return f"{self.told} (forward{f', line {self.line}' if self.line else ''})"
+
+    @property
+    def place_in_its_round(self) -> str:
+        """The same, and which round of a loop it is."""
+        return f"{self.place[:-1]}, round {self.round} of {self.rounds})" if self.rounds > 1 else self.place
 
     def at(self, position: int, value: Any) -> "Step":
         """Return the same step with another argument."""
@@ -234,7 +242,16 @@ def taped(
             n = record.made[id(y)]
             outputs[n] = outputs[n] + g[None] if n in outputs else g[None]
     told = {-1 - k: f"`{names[k]}`" for k in floats}
-    return Tape(record.steps, {-1 - k: leaves[k].detach() for k in floats}, outputs, told, record.conditions)
+    return Tape(_in_rounds(record.steps), {-1 - k: leaves[k].detach() for k in floats}, outputs, told, record.conditions)
+
+
+def _in_rounds(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps of which each knows how many have its expression, as in a loop, and which of these it is."""
+    alike: dict[Any, list[int]] = defaultdict(list)
+    for step in steps:
+        alike[step.line, step.told, step.live].append(step.number)
+    rounds = {n: (k, len(those)) for those in alike.values() for k, n in enumerate(those, 1)}
+    return [replace(step, round=rounds[step.number][0], rounds=rounds[step.number][1]) for step in steps]
 
 
 class _Record(TorchFunctionMode):

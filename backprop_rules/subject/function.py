@@ -148,8 +148,7 @@ class Function:
             except Exception as error:
                 if not trivial:
                     raise NoPoint(f"torch's backward raises {type(error).__name__}: {first_line(error)}") from error
-                print("TRIVIAL", error, [tuple(x.shape) for x in live if isinstance(x, Tensor)])
-                found = (None,) * len(live)  # zeros, or empty
+                found = (None,) * len(live)  # zeros, or empty: some of torch's backwards die of it
             steps = list(steps_to(out.grad_fn for out, _ in pairs))
             factorises = any(step.name().startswith(FACTORISATIONS) for step in steps)
             custom = bool(somebodys_function(steps))
