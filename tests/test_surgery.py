@@ -243,3 +243,45 @@ def test_every_gradient_that_is_wrong_is_told():
 def test_a_factor_that_is_a_number_is_told_as_one(factor, told):
     """One of 0 is not divided by."""
     assert factor_in_words([factor, factor], (), ()) == ("factor", f"{{way}} is {told} times what it should be", told)
+
+
+@pytest.mark.parametrize(("kept", "rounds"), [((0, 2), "round 2 of 3"), ((1,), "round 1 of 3"), ((), None)])
+def test_what_is_missing_in_some_rounds_of_a_loop_is_told_of_these(kept, rounds):
+    def forward(x, w):
+        return sum(torch.tanh(x[:, d : d + 2] - w) for d in range(3))
+
+    def backward(g, x, w):
+        dx, dw = torch.zeros_like(x), torch.zeros_like(w)
+        for d in range(3):
+            t = g * (1 - torch.tanh(x[:, d : d + 2] - w) ** 2)
+            dx[:, d : d + 2] += t
+            dw = dw - t.sum(0) if d in kept else dw
+        return dx, dw
+
+    report = check(
+        backward, forward=forward, example=(numbers(5, 4), numbers(2)), sizes={4: 4, 2: 2}, raise_on_failure=False
+    )
+    assert (rounds or "its share is missing") in report.mistake.words, str(report)
+    assert rounds or "round" not in report.mistake.words
+
+
+ANOTHER_AXIS = {
+    "of one argument": (
+        lambda x: x.mean((2, 3)),
+        lambda g, x: (g[..., None, None] / x.shape[2] ** 2).expand_as(x),
+        ((2, 3, 8, 6),),
+    ),
+    "of another": (
+        lambda a, b: a.mean(0) + b.sum(0),
+        lambda g, a, b: ((g / len(b)).expand_as(a), g.expand_as(b)),
+        ((5, 3), (6, 3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("which", ANOTHER_AXIS)
+def test_a_factor_of_two_sizes_is_told_as_their_ratio_and_not_as_the_number_that_it_is_at_most_points(which):
+    forward, backward, shapes = ANOTHER_AXIS[which]
+    example = tuple(numbers(*shape) for shape in shapes)
+    report = check(backward, forward=forward, example=example, raise_on_failure=False)
+    assert "the ratio of the size of axis" in report.mistake.words, str(report)

@@ -242,7 +242,8 @@ def taped(
             n = record.made[id(y)]
             outputs[n] = outputs[n] + g[None] if n in outputs else g[None]
     told = {-1 - k: f"`{names[k]}`" for k in floats}
-    return Tape(_in_rounds(record.steps), {-1 - k: leaves[k].detach() for k in floats}, outputs, told, record.conditions)
+    steps = _in_rounds(record.steps)
+    return Tape(steps, {-1 - k: leaves[k].detach() for k in floats}, outputs, told, record.conditions)
 
 
 def _in_rounds(steps: Sequence[Step]) -> list[Step]:
