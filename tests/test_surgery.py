@@ -261,7 +261,7 @@ def test_what_is_missing_in_some_rounds_of_a_loop_is_told_of_these(kept, rounds)
     report = check(
         backward, forward=forward, example=(numbers(5, 4), numbers(2)), sizes={4: 4, 2: 2}, raise_on_failure=False
     )
-    assert (rounds or "its share is missing") in report.mistake.words, str(report)
+    assert (rounds or "nothing comes back to `w`") in report.mistake.words, str(report)
     assert rounds or "round" not in report.mistake.words
 
 
