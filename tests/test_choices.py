@@ -308,7 +308,8 @@ def test_how_tokens_are_counted_changes_no_radius_and_the_balance_of_experts_may
 
         live = x.clone().requires_grad_(), w.clone().requires_grad_()
         held = enclose(balance, (x, w), precision="eager")
-        assert held.agreement(torch.autograd.grad(balance(*live), live), blind="allow").right
+        found = held.agreement(torch.autograd.grad(balance(*live), live), blind="allow")
+        assert found.right and not found.said.taken
         radii.append(held[1].radius)
     least, most = torch.stack(radii).amin(0), torch.stack(radii).amax(0)
     assert bool((most - least < most * 2.0**-40).all())  # as float64 computes radii

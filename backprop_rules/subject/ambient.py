@@ -126,6 +126,15 @@ class Shadow(Protocol):
         """Return the smaller or the larger of two, whose gradients share one choice."""
 
 
+def _one_hot(input: Tensor, num_classes: int = -1) -> Tensor:
+    """Return a mask of the classes, without torch's look at each number: a scatter refuses what is out of range."""
+    count = num_classes if num_classes >= 0 else int(input.max()) + 1
+    return input.new_zeros((*input.shape, count)).scatter(-1, input.unsqueeze(-1), 1)
+
+
+_OPENED = {**OPENED, torch.nn.functional.one_hot: _one_hot}
+
+
 class Ambient(TorchFunctionMode):
     """While it is entered, torch computes in one precision.
 
@@ -155,9 +164,9 @@ class Ambient(TorchFunctionMode):
         named = kwargs or {}
         if self._shadow is None or torch._C._functorch.peek_interpreter_stack() is not None:
             return self._called(func, args, named)  # within a transform tensors have no memory of their own
-        if func in OPENED:
+        if func in _OPENED:
             with self:
-                return OPENED[func](*args, **named)
+                return _OPENED[func](*args, **named)
         made = self._shadowed(self._shadow, func, args, named)
         if func in MADE_BY and not self._shadow.eager and not _recomputed():
             self.attentions.multiplied(func, args, named, made, self._shadow)
@@ -183,11 +192,6 @@ class Ambient(TorchFunctionMode):
             own = shadow.dtype_of(args[0] if args else named["query"])
             told = partial(self.attentions.of, dtype=own, shadow=shadow)
             return attention(*self._each(args), **self._each(named), multiplied=told)
-        if (
-            func is torch.nn.functional.one_hot
-            and (count := args[1] if len(args) > 1 else named.get("num_classes", -1)) >= 0
-        ):
-            return _one_hot(args[0] if args else named["tensor"], count)
         if func in _EXTREMES and len(args) == 2 and not named and torch.is_grad_enabled() and _alike(*args):
             return shadow.extreme(func, *args)
         if shadow.eager and in_place(func) and args and inexact(args[0]):
@@ -278,11 +282,6 @@ def _of_padding_none(index: Tensor, weight: Tensor, padding_idx: int, **named: A
     """Return the rows of an embedding, those of the padding detached: torch masks them in its reverse mode alone."""
     rows = torch.nn.functional.embedding(index, weight, padding_idx, **named)  # which asks whether there is such a row
     return torch.where((index == padding_idx % len(weight)).unsqueeze(-1), rows.detach(), rows)
-
-
-def _one_hot(classes: Tensor, count: int) -> Tensor:
-    """Return a mask of the classes, without torch's look at their numbers: a scatter refuses what is out of range."""
-    return classes.new_zeros((*classes.shape, count)).scatter(-1, classes.unsqueeze(-1), 1)
 
 
 def _alike(a: Any, b: Any) -> bool:
