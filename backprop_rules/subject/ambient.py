@@ -132,7 +132,7 @@ def _one_hot(input: Tensor, num_classes: int = -1) -> Tensor:
     return input.new_zeros((*input.shape, count)).scatter(-1, input.unsqueeze(-1), 1)
 
 
-_OPENED = {**OPENED, torch.nn.functional.one_hot: _one_hot}
+_OPENED: dict[Any, Callable[..., Any]] = {**OPENED, torch.nn.functional.one_hot: _one_hot}
 
 
 class Ambient(TorchFunctionMode):
