@@ -202,7 +202,7 @@ def softplus_backward(grad: Tensor, a: Tensor, beta: float, threshold: float) ->
 
 def is_meant(threshold: float) -> bool:
     """Say whether a softplus is to be another above its threshold: not where float32 does not see what is left out."""
-    return math.exp(-threshold) >= unit(F32).u
+    return threshold <= -math.log(unit(F32).u)
 
 
 def nll_loss(a: Tensor, target: Tensor, weight: Any, reduction: int, ignored: int) -> tuple[Tensor, Tensor]:
