@@ -328,3 +328,36 @@ def test_a_mask_of_the_largest_may_be_another_in_what_is_systematic():
         grad_y = torch.randn(y.shape, generator=draws).bfloat16()
         got = torch.autograd.grad(y, live, grad_y)
         assert_gradients(got, forward=gated, primals=primals, grad_y=grad_y, precision="eager", blind="allow")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_nearest_code_by_cdist_is_seen_as_by_its_sums(dtype):
+    """No kernel rounds the squares that torch puts beside the operands of a product."""
+
+    def quantised(z, c):
+        q = c[torch.cdist(z, c).argmin(1)]
+        return functional.mse_loss(q, z.detach()) + functional.mse_loss(z, q.detach()) / 4
+
+    draws = torch.Generator().manual_seed(0)
+    z, c = (torch.randn(n, 32, generator=draws).to(dtype) for n in (256, 64))
+    live = [x.float().requires_grad_() for x in (z, c)]
+    got = [g.to(dtype) for g in torch.autograd.grad(quantised(*live), live)]
+    assert_gradients(got, forward=quantised, primals=(z, c))
+    with pytest.raises(WrongGradients):
+        assert_gradients([got[0], (got[1].float() * 1.05).to(dtype)], forward=quantised, primals=(z, c))
+
+
+def test_distances_by_a_product_of_rounded_operands_are_inside_where_products_round_these():
+    draws = torch.Generator().manual_seed(0)
+    a, b, grad_y = (torch.randn(*shape, generator=draws).bfloat16() for shape in ((40, 48), (32, 48), (40, 32)))
+
+    def scaled(a, b):
+        return torch.cdist((a * 1.1).float(), b.float())
+
+    live = [x.float().requires_grad_() for x in (a, b)]
+    got = [g.bfloat16() for g in torch.autograd.grad(scaled(*live), live, grad_y.float())]
+    y = torch.cdist((a.float() * 1.1).bfloat16().float(), b.float())
+    asked = {"forward": scaled, "primals": (a, b), "grad_y": grad_y, "y": y}
+    assert_gradients(got, **asked)
+    with pytest.raises(WrongGradients):
+        assert_gradients(got, **asked, precision="float32")

@@ -18,8 +18,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance.a_cast import Cast
 from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
+from backprop_rules.evidence.allowance.gathered import euclidean
 from backprop_rules.evidence.allowance.joint import Extreme
-from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides, of_numbers
+from backprop_rules.evidence.allowance.kept_narrow import OF_THE_FIRST, ROUNDED_INSIDE, SUMS_NARROW, besides, of_numbers
 from backprop_rules.evidence.allowance.mode import REFERENCES, RunningError
 from backprop_rules.evidence.allowance.moves import close
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
@@ -29,13 +30,6 @@ from backprop_rules.subject.ambient import F32, F64, at, inexact, tensors_in
 from backprop_rules.subject.attention import Lost
 
 aten = torch.ops.aten
-
-# Their results have the dtype of the first operand, whatever the others have.
-OF_THE_FIRST = {
-    aten.native_layer_norm, aten.native_layer_norm_backward, aten.native_batch_norm, aten.native_batch_norm_backward,
-    aten.native_group_norm, aten.native_group_norm_backward, aten.index_put, aten.scatter, aten.copy,
-}  # fmt: skip
-
 
 # These put the gradient of a slice beside zeros.
 FILLED_UP = {aten.select_backward, aten.slice_backward}
@@ -122,7 +116,7 @@ class Declared(RunningError):
             exact = shares.detach().clone()
         self.tag(exact, self.dtype_of(shares))
         if narrow is not None:
-            self._rounded[exact.untyped_storage()] = narrow, exact._version
+            self._take_as_rounded(exact, narrow)
         with torch.no_grad():
             made = again(exact)
         with torch._C._DisableTorchDispatch():
@@ -343,6 +337,17 @@ class Declared(RunningError):
         finally:
             self._radii = before
 
+    def _reference(self, packet: Any, args: Any) -> Callable[..., Any] | None:
+        """Return what an operation is made of: squares that stand beside a product's operands are none of these."""
+        narrow = self.declared.operands
+        if packet == aten._euclidean_dist and narrow is not None:
+            return partial(euclidean, lambda x: self.stored(x, narrow), lambda x: self._take_as_rounded(x, narrow))
+        return super()._reference(packet, args)
+
+    def _take_as_rounded(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        self._rounded[x.untyped_storage()] = dtype, x._version
+        return x
+
     def _finer(self, x: Any) -> Any:
         return x
 
@@ -386,7 +391,7 @@ class Declared(RunningError):
         with torch._C._DisableTorchDispatch():
             y, radius = x.to(at(F64, x), copy=True), self._radius(x)
             if precision(dtype) < self.bits_of(x):
-                self._rounded[y.untyped_storage()] = dtype, y._version
+                self._take_as_rounded(y, dtype)
                 radius = lost_by_storing(y, radius, dtype)
             self.keep(y, self.settled(y, radius))
         self.tag(y, dtype)

@@ -62,6 +62,18 @@ def distances(a: Tensor, b: Tensor, p: float, mode: Any = None) -> Tensor:
     return norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, [-1])
 
 
+def euclidean(rounded: Callable[[Tensor], Tensor], whole: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """The root of the product (-2 a, |a|^2, 1) (b, 1, |b|^2) of each row of a and each of b, 0 where that is below.
+
+    Operands of products are `rounded`, and so are a and b; what stands beside them is taken as a `whole`, as it is.
+    """
+    a, b = rounded(a), rounded(b)
+    ones = [torch.ones_like(x[..., :1]) for x in (a, b)]
+    left = torch.cat([-2 * a, a.square().sum(-1, keepdim=True), ones[0]], -1)
+    right = torch.cat([b, ones[1], b.square().sum(-1, keepdim=True)], -1)
+    return (whole(left) @ whole(right).mT).clamp_min(0).sqrt()
+
+
 def _of_norm(grad: Tensor, away: Tensor, p: float, size: Tensor) -> Tensor:
     """Return the gradient of a norm of differences: 0 where these are."""
     grad, size = grad.unsqueeze(-1), size.unsqueeze(-1)

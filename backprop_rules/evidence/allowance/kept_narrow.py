@@ -15,6 +15,11 @@ aten = torch.ops.aten
 # Their sums: those of the weight's and the bias's gradient, and those of overlapping windows.
 SUMS_NARROW = (aten.native_layer_norm_backward, aten.max_pool2d_with_indices_backward)
 
+# Their results have the dtype of the first operand, whatever the others have.
+OF_THE_FIRST = {
+    aten.native_layer_norm, aten.native_layer_norm_backward, aten.native_batch_norm, aten.native_batch_norm_backward,
+    aten.native_group_norm, aten.native_group_norm_backward, aten.index_put, aten.scatter, aten.copy,
+}  # fmt: skip
 # Sums with weights that are not negative, which are stored, as are their products.
 WEIGHTED = {getattr(aten, name) for name in (
     "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d", "_adaptive_avg_pool3d_backward",

@@ -225,9 +225,7 @@ class RunningError(TorchDispatchMode):
         """Return the radius of an operation's result: by its reference, its formula, or its parts."""
         op = self._operation(func, result, args)
         packet = func.overloadpacket
-        reference = REFERENCES.get(packet)
-        if reference is None and args and isinstance(args[0], Tensor) and args[0].is_complex():
-            reference = fused.COMPLEX_REFERENCES.get(packet)
+        reference = self._reference(packet, args)
         if reference is not None:
             return self._decomposed(op, reference, args, named)
         if packet not in FORMULAS:
@@ -239,6 +237,13 @@ class RunningError(TorchDispatchMode):
         if packet in moves.AMBIGUOUS and radius is not None and radius.any():
             self.ambiguous, radius = True, None if self.decided else radius
         return radius
+
+    def _reference(self, packet: Any, args: Any) -> Callable[..., Any] | None:
+        """Return the smaller operations that an operation is made of, None where it has a formula of its own."""
+        reference = REFERENCES.get(packet)
+        if reference is None and args and isinstance(args[0], Tensor) and args[0].is_complex():
+            reference = fused.COMPLEX_REFERENCES.get(packet)
+        return reference
 
     def _whole(self, func: Any, result: Any, args: Any) -> bool:
         """Say whether integers make integers, which is exact, but where they are put where others might be."""
