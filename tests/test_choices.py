@@ -315,6 +315,22 @@ def test_how_tokens_are_counted_changes_no_radius_and_the_balance_of_experts_may
     assert bool((most - least < most * 2.0**-40).all())  # as float64 computes radii
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_two_doubts_of_one_whole_number_add_up(in_place):
+    """Another may be the largest, and a comparison may come out otherwise, too."""
+
+    def counted(x, w):
+        a = (x * 3.1).detach()
+        index, mask = a.argmax(-1, keepdim=True), (a[:1] * 1.7 - a[5:] * 1.7 > 0).long()
+        if in_place:
+            index = index.clone()
+            index += mask
+        return (index if in_place else index + mask).to(x.dtype) * w
+
+    x = torch.tensor([1 / 3, 0.1, 0.2, 0.25, 0.05, 1 / 3])
+    assert enclose(counted, (x, torch.ones(1)), grad_y=torch.ones(1))[1].radius.item() >= 6
+
+
 def test_a_mask_of_the_largest_may_be_another_in_what_is_systematic():
     def gated(x, w):
         h = x @ w

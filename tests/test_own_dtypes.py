@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from backprop_rules import check
+from backprop_rules.evidence.evidence import farthest, largest
+from backprop_rules.evidence.witnesses import has_lost_digits
 from backprop_rules.properties.finding import Kind
 
 
@@ -76,3 +78,23 @@ def test_each_gradient_of_an_example_of_two_dtypes_is_held_to_its_own(rounded, v
     example = torch.randn(3, 4, generator=numbers).bfloat16(), torch.randn(4, generator=numbers)
     report = check(kernel, forward=lambda x, w: x * w.to(x.dtype), example=example, raise_on_failure=False)
     assert report.verdict == verdict, str(report)
+
+
+def test_the_largest_of_what_is_finite_is_found_though_a_size_overflows():
+    numbers = torch.tensor([complex(1.7e308, 1.7e308), complex(3, 4)], dtype=torch.complex128)
+    assert largest(numbers) == 5 and largest(torch.tensor([-2.0, 1.0, torch.nan, torch.inf])) == 2
+    assert largest(torch.zeros(0)) == 0 and str(largest(torch.tensor([torch.nan]))) == "0.0"
+
+
+def test_digits_are_lost_where_two_numbers_are_infinitely_far_apart():
+    far, truth = (torch.tensor([sign * 1.7e308, 1.0], dtype=torch.float64) for sign in (-1, 1))
+    assert has_lost_digits(far, truth, truth, torch.float32).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("shape", [(3,), (700, 900), (5, 0), ()])
+def test_how_far_two_tensors_lie_apart_is_found_wherever_it_is(shape):
+    a = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    b = a.double().clone()
+    if b.numel():
+        b.view(-1)[-1] += 3
+    assert farthest(a, b) == (3 if b.numel() else 0) or abs(farthest(a, b) - 3) < 2.0**-20

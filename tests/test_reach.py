@@ -1,6 +1,7 @@
 """How far one reverse pass is followed, and how many elements are asked for themselves."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from test_recorded import numbers, recorded_of
 
 from backprop_rules.evidence import systematic
 from backprop_rules.evidence.at_size import at_size
-from backprop_rules.evidence.sensitivity import Enough, Sensitivities, Weighed
-from backprop_rules.evidence.unseen import AT_ONCE, BLIND, ELEMENTS, SEEN, Unseen
+from backprop_rules.evidence.sensitivity import Alike, Enough, Sensitivities, Weighed, known
+from backprop_rules.evidence.unseen import AT_ONCE, BLIND, ELEMENTS, Unseen, seen_within
 from backprop_rules.testing import enclose
 
 
@@ -69,10 +70,49 @@ def test_a_random_sum_of_elements_of_which_one_reaches_zero_seldom_reaches_so_li
     times = 100_000
     reaches = torch.tensor([1.0] + [others] * (ELEMENTS - 1), dtype=torch.float64)
     weights = torch.randn(times, ELEMENTS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    seldom = float(((weights @ reaches).abs() <= SEEN).double().mean())
+    seldom = float(((weights @ reaches).abs() <= seen_within(1)).double().mean())
     assert seldom <= AT_ONCE + 4 * math.sqrt(AT_ONCE / times)
     if not others:
         assert seldom >= AT_ONCE - 4 * math.sqrt(AT_ONCE / times)  # and no pass is given away
+
+
+@pytest.mark.parametrize("others", [0.0, 0.2, 0.5, 1.0, 2.0])
+def test_two_tries_are_no_more_often_wrong_than_one(others):
+    """All gradients are tried together, and then this one alone, with the same weights."""
+    times = 200_000
+    reaches = torch.tensor([1.0] + [others] * (ELEMENTS - 1), dtype=torch.float64)
+    draws = torch.Generator().manual_seed(0)
+    own, more = (torch.randn(times, ELEMENTS, generator=draws, dtype=torch.float64) for _ in range(2))
+    alone = (own @ reaches).abs()
+    together = (own @ reaches + others * more.sum(1)).abs()
+    seldom = float((torch.minimum(alone, together) <= seen_within(2)).double().mean())
+    assert seldom <= AT_ONCE + 4 * math.sqrt(AT_ONCE / times)
+
+
+def test_a_random_sum_is_held_to_how_far_all_of_its_gradients_are_off():
+    asked = []
+
+    class Reaches:
+        def reach(self, coefficients, far):
+            asked.append((sorted(coefficients), far))
+            return 0.02
+
+    def some(leaf, answer):
+        return SimpleNamespace(table=SimpleNamespace(leaf=leaf), coefficients=torch.ones(1), answer=answer)
+
+    assert systematic._none_at_zero([some(0, 0.005), some(2, 0.01)], Reaches(), 0.03)
+    assert asked == [([0, 2], 0.03)]
+    assert not systematic._none_at_zero([some(0, 0.005), some(2, 0.02)], Reaches(), 0.03)  # farther than they reach
+    assert not systematic._none_at_zero([some(0, 0.0), some(2, 0.0)], Reaches(), 0.01)  # they may reach farther
+    assert len(asked) == 3
+    assert not systematic._none_at_zero([some(0, 0.0), some(2, -0.04)], Reaches(), 0.03)
+    assert len(asked) == 3  # nothing is to be asked
+
+
+def test_what_is_not_a_number_reaches_anywhere_and_what_is_beyond_a_dtype_is_not_pushed():
+    assert known(math.nan) == math.inf and known(torch.tensor(-2.0)) == -2
+    alike = Alike(torch.tensor([1e308, -1e308, 3.0001], dtype=torch.float64), torch.bfloat16)
+    assert 0 < alike.squares(torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)) < 1
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,24 @@ def mean_of_products(axis):
     return lambda g, x, w: (g @ w.T / x.shape[axis], x.T @ g / x.shape[axis])
 
 
+def contrasted_by_the_others(number):
+    def backward(g, a, b):
+        d = g * ((a @ b.T).softmax(1) - torch.eye(len(a), len(b), dtype=a.dtype)) / len((a, b)[number])
+        return d @ b, d.T @ a
+
+    return backward
+
+
 CASES = {
     "elementwise": (lambda x, y: x * y / x.shape[1], scaled, (1, 0), ((5, 5), (5, 5))),
     "a pool": (lambda x, m: (x * m).mean((2, 3)), pooled, (3, 2), ((2, 3, 8, 8), (2, 3, 8, 8))),
     "a contrast": (lambda a, b: cross_entropy(a @ b.T, torch.arange(len(a))), contrasted, (0, 1), ((4, 4), (4, 4))),
+    "a contrast with more": (
+        lambda a, b: cross_entropy(a @ b.T, torch.arange(len(a))),
+        contrasted_by_the_others,
+        (0, 1),
+        ((4, 4), (4, 4)),
+    ),
     "a product": (lambda x, w: x @ w / x.shape[1], mean_of_products, (1, 0), ((6, 6), (6, 6))),
 }
 

@@ -245,7 +245,7 @@ def test_a_factor_that_is_a_number_is_told_as_one(factor, told):
     assert factor_in_words([factor, factor], (), ()) == ("factor", f"{{way}} is {told} times what it should be", told)
 
 
-@pytest.mark.parametrize(("kept", "rounds"), [((0, 2), "round 2 of 3"), ((1,), "round 1 of 3"), ((), None)])
+@pytest.mark.parametrize(("kept", "rounds"), [((0, 2), "call 2 of 3"), ((1,), "call 1 of 3"), ((), None)])
 def test_what_is_missing_in_some_rounds_of_a_loop_is_told_of_these(kept, rounds):
     def forward(x, w):
         return sum(torch.tanh(x[:, d : d + 2] - w) for d in range(3))
@@ -262,7 +262,7 @@ def test_what_is_missing_in_some_rounds_of_a_loop_is_told_of_these(kept, rounds)
         backward, forward=forward, example=(numbers(5, 4), numbers(2)), sizes={4: 4, 2: 2}, raise_on_failure=False
     )
     assert (rounds or "nothing comes back to `w`") in report.mistake.words, str(report)
-    assert rounds or "round" not in report.mistake.words
+    assert rounds or "call" not in report.mistake.words
 
 
 ANOTHER_AXIS = {
@@ -284,4 +284,15 @@ def test_a_factor_of_two_sizes_is_told_as_their_ratio_and_not_as_the_number_that
     forward, backward, shapes = ANOTHER_AXIS[which]
     example = tuple(numbers(*shape) for shape in shapes)
     report = check(backward, forward=forward, example=example, raise_on_failure=False)
-    assert "the ratio of the size of axis" in report.mistake.words, str(report)
+    assert ") / (the size of axis" in report.mistake.words, str(report)
+
+
+def test_the_parts_of_one_call_are_no_calls():
+    def backward(g, x):
+        z = functional.layer_norm(x, x.shape[-1:])
+        inverse = torch.rsqrt(x.var(-1, correction=0, keepdim=True) + 1e-5)
+        return inverse * (g - z * (g * z).mean(-1, keepdim=True))
+
+    forward = lambda x: functional.layer_norm(x, x.shape[-1:])  # noqa: E731
+    report = check(backward, forward=forward, example=(numbers(4, 6),), raise_on_failure=False)
+    assert report.mistake is not None and "call" not in report.mistake.words, str(report)

@@ -47,11 +47,11 @@ def of_a_size(
 
 # What a factor may be of a size, or of the ratio of two, which come both ways.
 Form = tuple[str, str, Callable[[float], float]]
-OF_A_RATIO: tuple[Form, ...] = (("sum for mean", "{n}", lambda n: n), ("factor", "the root of {n}", lambda n: n**0.5))
+OF_A_RATIO: tuple[Form, ...] = (("sum for mean", "{n}", lambda n: n), ("factor", "the root of ({n})", lambda n: n**0.5))
 OF_A_SIZE: tuple[Form, ...] = (
     OF_A_RATIO[0],
     ("mean for sum", "1 / {n}", lambda n: 1 / n),
-    OF_A_RATIO[1],
+    ("factor", "the root of {n}", lambda n: n**0.5),
     ("factor", "1 / the root of {n}", lambda n: n**-0.5),
     ("factor", "n / (n - 1), n being {n}", lambda n: n / (n - 1) if n > 1 else math.inf),
     ("factor", "(n - 1) / n, n being {n}", lambda n: (n - 1) / n),
@@ -74,7 +74,7 @@ def _sizes(places: Sequence[Edited], steps: Sequence[Step]) -> Iterator[tuple[st
     for (a, m), (b, k) in combinations(axes, 2):
         yield f"the product of {a} and {b}", [x * y for x, y in zip(m, k, strict=True)], OF_A_SIZE
     for (a, m), (b, k) in permutations(axes, 2):
-        yield f"the ratio of {a} to {b}", [x / y for x, y in zip(m, k, strict=True)], OF_A_RATIO
+        yield f"({a}) / ({b})", [x / y for x, y in zip(m, k, strict=True)], OF_A_RATIO
     for name, these in named:
         for d in range(these[0].ndim):
             sizes = [x.numel() / x.shape[d] for x in these]

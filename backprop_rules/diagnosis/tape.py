@@ -69,8 +69,8 @@ class Step:
 
     @property
     def place_in_its_round(self) -> str:
-        """The same, and which round of a loop it is."""
-        return f"{self.place[:-1]}, round {self.round} of {self.rounds})" if self.rounds > 1 else self.place
+        """The same, and which of the calls of the same expression it is, as of the rounds of a loop."""
+        return f"{self.place[:-1]}, call {self.round} of {self.rounds})" if self.rounds > 1 else self.place
 
     def at(self, position: int, value: Any) -> "Step":
         """Return the same step with another argument."""
@@ -250,9 +250,11 @@ def _in_rounds(steps: Sequence[Step]) -> list[Step]:
     """Return the steps of which each knows how many have its expression, as in a loop, and which of these it is."""
     alike: dict[Any, list[int]] = defaultdict(list)
     for step in steps:
-        alike[step.line, step.told, step.live].append(step.number)
+        if not step.part:  # of the parts of one call some are told alike
+            alike[step.line, step.told, step.live].append(step.number)
     rounds = {n: (k, len(those)) for those in alike.values() for k, n in enumerate(those, 1)}
-    return [replace(step, round=rounds[step.number][0], rounds=rounds[step.number][1]) for step in steps]
+    found = ((step, *rounds.get(step.number, (1, 1))) for step in steps)
+    return [replace(step, round=k, rounds=n) for step, k, n in found]
 
 
 class _Record(TorchFunctionMode):

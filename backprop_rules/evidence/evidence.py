@@ -187,10 +187,11 @@ def largest(x: Tensor) -> float:
     """Return the largest magnitude, 0 of an empty tensor, of what is finite."""
     if not x.numel():
         return 0.0
-    least, most = map(float, (x.abs() if x.is_complex() else x).aminmax())  # in one pass, which keeps nothing
-    if math.isfinite(least) and math.isfinite(most):
-        return max(most, -least)
-    return largest(torch.where(x.isfinite(), x, torch.zeros_like(x)))
+    size = x.abs() if x.is_complex() else x
+    least, most = map(float, size.aminmax())  # in one pass, which keeps nothing
+    if not (math.isfinite(least) and math.isfinite(most)):
+        least, most = map(float, torch.where(size.isfinite(), size, torch.zeros_like(size)).aminmax())
+    return max(most, -least)
 
 
 def farthest(a: Tensor, b: Tensor) -> float:

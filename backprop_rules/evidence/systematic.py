@@ -30,7 +30,7 @@ from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import AtSize, Held, Question
 from backprop_rules.evidence.sensitivity import Enough, Sensitivities, Weighed
-from backprop_rules.evidence.unseen import BLIND, SEEN, Unseen, unseen_of
+from backprop_rules.evidence.unseen import BLIND, Unseen, seen_within, unseen_of
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F32
 
@@ -201,21 +201,26 @@ class _Drawn:
         return self.unseen.share(sum(reached), len(reached))
 
 
-def _none_at_zero(drawn: Sequence[_Drawn], reaches: _Reaches) -> bool:
-    """Say whether right implementations take none of the elements to 0, by how far they take their random sum."""
+def _none_at_zero(drawn: Sequence[_Drawn], reaches: _Reaches, far: float) -> bool:
+    """Say whether right implementations take none of the elements to 0: their random sum no farther than so far.
+
+    One that is farther off than these reach is looked for one by one.
+    """
     answer = abs(sum(some.answer for some in drawn))
-    if answer > SEEN:
+    if answer > far:
         return False
-    return answer <= reaches.reach({some.table.leaf: some.coefficients for some in drawn}, SEEN) <= SEEN
+    return answer <= reaches.reach({some.table.leaf: some.coefficients for some in drawn}, far) <= far
 
 
 def _of_the_drawn(answers: Systematic, reaches: _Reaches, drawn: Sequence[_Drawn]) -> Systematic:
     """Return how blind the gradients are by the elements drawn of them, all at once or one by one; or what is off."""
     blind: dict[int, float] = {}
     at_once = [some for some in drawn if some.table.at_once]
-    seen = at_once if len(at_once) > 1 and _none_at_zero(at_once, reaches) else []
+    several = len(at_once) > 1  # which are tried together first
+    far = seen_within(1 + several)
+    seen = at_once if several and _none_at_zero(at_once, reaches, far) else []
     for some in drawn:
-        none = some in seen or (some.table.at_once and _none_at_zero([some], reaches))
+        none = some in seen or (some.table.at_once and _none_at_zero([some], reaches, far))
         found = some.unseen.share(0, 1) if none else some.share_at_zero(reaches)
         if isinstance(found, Off):
             return replace(answers, found=found)

@@ -32,10 +32,14 @@ BLIND = 0.5
 # 31 of 100 gradients, of 0.8 in 6, of 0.9 in 1.
 ELEMENTS = 7
 BY_CHANCE = 1 / 4
-# So far at most reaches, with this probability, the random sum of elements of which one reaches 0; where all seven do,
-# by roundings that have one direction, with two fifths of it.
+# With this probability at most a gradient is taken for seen by random sums, though an element of it reaches 0; where
+# all seven do, by roundings that have one direction, with two fifths of it.
 AT_ONCE = 1 / 20
-SEEN = NormalDist().inv_cdf((1 + AT_ONCE) / 2)
+
+
+def seen_within(tries: int) -> float:
+    """Return how far a random sum may reach at most, of which one element reaches 0, if it is asked so many times."""
+    return NormalDist().inv_cdf((1 + AT_ONCE / tries) / 2)
 
 
 @dataclass(frozen=True, eq=False)

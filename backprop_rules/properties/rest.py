@@ -141,10 +141,6 @@ def _without_zeros(point: Point) -> Point:
     return replace(point, grads=grads)
 
 
-if TYPE_CHECKING:  # which brings ball arithmetic along
-    from backprop_rules.evidence.climb import Climbed
-
-
 def climb_with_what_passed(subject: Subject, outcome: Outcome, questions: Questions) -> None:
     """Put into the outcome what the proof and the allowance say of points that passed, and why they say nothing."""
     if subject.rule is None:

@@ -218,7 +218,7 @@ class Points:
         torn: set[Axis] = set()
         tried: set[frozenset[Axis]] = set()
         for axis, groups in list(together_longer(own).items())[:TORN]:
-            for axes in groups if axis not in torn else ():
+            for axes in groups if axis not in torn else groups[:1]:  # one that is longer with others may be so alone
                 longer = [] if axes in tried else [lengthened(own, axes, times) for times in (2, 3)]
                 tried.add(axes)
                 if longer and all(self._runs(shapes) is not None for shapes in longer):

@@ -28,7 +28,7 @@ from backprop_rules.evidence.allowance.chosen import Choices
 from backprop_rules.evidence.allowance.joint import Joint
 from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, place_of, plus
 from backprop_rules.evidence.allowance.remade import make, spread
-from backprop_rules.evidence.allowance.units import FEW, computed_in, wide
+from backprop_rules.evidence.allowance.units import computed_in, item_by_item, items_of, wide
 from backprop_rules.subject.ambient import inexact, tensors_in
 from backprop_rules.subject.denormals import flushing
 
@@ -59,11 +59,6 @@ class Narrower(Exception):
     """An operation computes in the named dtype, which has fewer bits than what it is asked for."""
 
 
-def _larger(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """Return the larger of two radii, element by element: of the same doubt, found in two ways."""
-    return torch.maximum(a, b) if a is not None and b is not None else plus(a, b)
-
-
 @cache
 def out_of_place(func: Any) -> Any:
     """Return the operation that computes what this one writes into its first argument; None if there is none."""
@@ -78,18 +73,6 @@ def out_of_place(func: Any) -> Any:
 def _composite(func: Any) -> bool:
     """Say whether torch makes the operation of others, which come here one by one."""
     return func._can_decompose() and func.overloadpacket not in UNDIVIDED
-
-
-def _items(x: Tensor) -> int:
-    """Return how many numbers of a tensor's dtype its storage has."""
-    return int(x.untyped_storage().nbytes() // x.itemsize)
-
-
-def _item_by_item(radii: Tensor, items: int) -> Tensor:
-    """Return the radii of all that is stored, of so many items: a complex number has two real parts."""
-    if 2 * len(radii) == items:
-        return radii.repeat_interleave(2)
-    return torch.hypot(radii[::2], radii[1::2]) * FEW if len(radii) == 2 * items else radii
 
 
 class RunningError(TorchDispatchMode):
@@ -118,6 +101,8 @@ class RunningError(TorchDispatchMode):
         # The storages that were made here, and those into which more than one tensor looks.
         self._own: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._viewed: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        # Whole numbers and masks whose radii are of what was chosen alone.
+        self._chosen: WeakIdKeyDictionary = WeakIdKeyDictionary()
         # The radii of all that is stored, where a tensor was written to into which several look.
         self._shared: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
@@ -148,7 +133,7 @@ class RunningError(TorchDispatchMode):
             return None
         shared = self._shared.get(x.untyped_storage()) if self._shared.data else None
         if shared is not None:
-            return _item_by_item(shared, _items(x)).as_strided(x.shape, x.stride(), x.storage_offset())
+            return item_by_item(shared, items_of(x)).as_strided(x.shape, x.stride(), x.storage_offset())
         placed = self._radii.get(x.untyped_storage())
         return None if placed is None else placed.get(place_of(x))
 
@@ -231,12 +216,29 @@ class RunningError(TorchDispatchMode):
         if packet not in FORMULAS:
             return self._by_torchs_own_parts(op, args, named)
         if packet in OF_NUMBERS and isinstance(result, Tensor) and inexact(result) and self.choices.are_behind(args):
-            op = replace(op, radius=lambda x: _larger(self._radius(x), op.either(spread(self.choices, x))))
+            op = replace(op, radius=lambda x: self._with_others(x, op.either(spread(self.choices, x))))
         radius = FORMULAS[packet](op, *args, **named)
+        if radius is not None and isinstance(result, Tensor) and not inexact(result) and not func.is_view:
+            self._of_indices(result, args)
         self.choices.pass_on(packet, result, args)
         if packet in moves.AMBIGUOUS and radius is not None and radius.any():
             self.ambiguous, radius = True, None if self.decided else radius
         return radius
+
+    def _of_indices(self, result: Tensor, args: Any) -> None:
+        """Remember whether whole numbers, or a mask, may be others by what was chosen alone: all else is exact."""
+        if any(self._radius(x) is not None for x in tensors_in(args)):
+            self._chosen.pop(result.untyped_storage(), None)
+        else:
+            self._chosen[result.untyped_storage()] = True
+
+    def _with_others(self, x: Any, others: Tensor | None) -> Tensor | None:
+        """Return a radius beside what other choices make: the larger one where both are of the same doubt."""
+        radius = self._radius(x)
+        if radius is not None and others is not None and x.untyped_storage() in self._chosen:
+            return torch.maximum(radius, others)
+        found: Tensor | None = plus(radius, others)
+        return found
 
     def _reference(self, packet: Any, args: Any) -> Callable[..., Any] | None:
         """Return the smaller operations that an operation is made of, None where it has a formula of its own."""
@@ -299,6 +301,9 @@ class RunningError(TorchDispatchMode):
         self.choices.pass_on(aten.copy, written, (made,))
         make(self.choices, aten.clone.default, (made,), {}, written)
         self.keep_written(written, self._radius(made))
+        self._chosen.pop(written.untyped_storage(), None)
+        if made.untyped_storage() in self._chosen:
+            self._chosen[written.untyped_storage()] = True
         return written
 
     def _reshape(self, func: Any, compute: Any, args: Any, named: Any) -> Tensor:
@@ -328,13 +333,13 @@ class RunningError(TorchDispatchMode):
         """Keep a radius for what is stored where a tensor was written to, whichever tensors look there."""
         storage = x.untyped_storage()
         if storage not in self._shared:
-            every = torch.zeros(_items(x), dtype=torch.float64, device=x.device)
+            every = torch.zeros(items_of(x), dtype=torch.float64, device=x.device)
             for (pointer, dtype, shape, stride), its in self._radii.pop(storage, {}).items():
                 if 0 not in stride:  # of what is expanded the rest has the radii, too
-                    every = _item_by_item(every, storage.nbytes() // dtype.itemsize)
+                    every = item_by_item(every, storage.nbytes() // dtype.itemsize)
                     every.as_strided(shape, stride, (pointer - storage.data_ptr()) // dtype.itemsize).copy_(its)
             self._shared[storage] = every
-        self._shared[storage] = _item_by_item(self._shared[storage], _items(x))
+        self._shared[storage] = item_by_item(self._shared[storage], items_of(x))
         self._shared[storage].as_strided(x.shape, x.stride(), x.storage_offset()).copy_(
             torch.zeros(()) if radius is None else radius
         )

@@ -157,6 +157,18 @@ def magnitude(x: Tensor) -> Tensor:
     return wide(x).abs() * FEW if x.is_complex() else x.double().abs()  # hypot is right to a few units of 2^-53
 
 
+def items_of(x: Tensor) -> int:
+    """Return how many numbers of a tensor's dtype its storage has."""
+    return int(x.untyped_storage().nbytes() // x.itemsize)
+
+
+def item_by_item(radii: Tensor, items: int) -> Tensor:
+    """Return the radii of all that is stored, of so many items: a complex number has two real parts."""
+    if 2 * len(radii) == items:
+        return radii.repeat_interleave(2)
+    return torch.hypot(radii[::2], radii[1::2]) * FEW if len(radii) == 2 * items else radii
+
+
 def subnormal(x: Tensor) -> Tensor:
     """Return a mask of the subnormal numbers, by their bits: arithmetic may take them for zero."""
     if x.is_complex():
