@@ -68,7 +68,7 @@ class Held:
         inside = ((got - self.truth).abs() <= self.radius) & got.isfinite() | (got == self.truth) | self.truth.isnan()
         most = torch.finfo(self.dtype).max
         overflows = got.isinf() & (got.sign() == self.truth.sign()) & (self.truth.abs() + self.radius >= most)
-        return inside | overflows
+        return inside | (overflows & self.radius.isfinite())
 
     def joined(self, other: "Held") -> "Held":
         """Return what holds this and the same in another algebraic form."""
@@ -90,6 +90,13 @@ class Held:
         known = (self.radius == 0) & exact.isfinite()  # what overflows is seen by the truth's size
         radius = self.radius + torch.where(known, exact, lost)
         return torch.where(self.truth.isinf(), 0.0, radius)
+
+    @cached_property
+    def open(self) -> int:
+        """How many elements there are of which the worst case says nothing."""
+        if math.isfinite(float(self.radius.sum())):
+            return 0
+        return int((self.radius.isinf() & self.truth.isfinite()).count_nonzero())
 
     @cached_property
     def blind(self) -> float:

@@ -123,6 +123,7 @@ class Recorded(Declared):
         self._last: _Last | None = None
         self._either = either
         self._in_order: dict[torch.dtype, InOrder] = {}
+        self._not_met: WeakIdKeyDictionary = WeakIdKeyDictionary()  # how far results are off that autograd hides
         self._casts: list[tuple[Tensor, torch.dtype]] = []  # of which autograd knows nothing yet
         self._lines: dict[int, Line | None] = {}  # by the number of a node of autograd's graph
 
@@ -252,6 +253,9 @@ class Recorded(Declared):
             for y, off in zip(results, errors, strict=True)
         )
         product = self._product(last, args) if packet in PRODUCTS else None
+        for y, edge, off in zip(results, edges, errors, strict=True):
+            if edge is None and off is not None and inexact(y):  # a mean that is saved is an operand later on
+                self._not_met[y.untyped_storage()] = off
         used = unit(component(self.declared.kept or computed_in(last.own))).u
         back = behind(last.func, args, last.named, result, used)
         return Step(edges, tuple(map(above, errors)), stored, product, last.line, refused, adds, back)
@@ -280,7 +284,11 @@ class Recorded(Declared):
             return mode.settled(result, FORMULAS[packet](op, *args, **last.named))
         if packet in SUMS_NARROW and self.eager and last.own in NARROW:
             raise NotImplementedError(f"{last.func} keeps its sums in {last.own}")
-        return self._alone(kept)._radius_of(last.func, result, args, last.named)
+        alone = self._alone(kept)
+        for x in tensors_in(args) if self._not_met.data else ():
+            if (off := self._not_met.get(x.untyped_storage())) is not None and off.shape == x.shape:
+                alone.keep(x, off)
+        return alone._radius_of(last.func, result, args, last.named)
 
     def _alone(self, kept: torch.dtype) -> InOrder:
         """Return the mode in which an operation is followed by itself, that keeps its intermediates so."""

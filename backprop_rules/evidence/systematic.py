@@ -117,7 +117,7 @@ def systematic(
     questions = sum(table.questions for table in tables)
     if not questions:
         return Systematic(None, 0)
-    elements = sum(table.held.truth.numel() for table in tables if table.held.blind > BLIND)  # any may be the farthest
+    elements = sum(table.held.truth.numel() for table in tables if table.is_open)  # any may be the farthest
     deviations = math.sqrt(2 * math.log(2 * (questions + elements) / rate))
     found_out = (q for table in tables for q in table.standing_out(deviations, every))
     # Whole gradients first, then what stands out most.
@@ -127,6 +127,7 @@ def systematic(
     chosen = [(one, answer) for _, one, answer in asked]
     unseen = [(table, table.unseen(deviations)) for table in tables if table.held.blind > BLIND]
     chosen += [pair for table, these in unseen for pair in table.farthest(these)]
+    chosen += [pair for table in tables if table.is_open and table.held.blind <= BLIND for pair in table.anywhere()]
     drawn = [some for table, these in unseen if (some := table.drawn(these)).elements]
     answers = Systematic(None, questions)
     if not chosen and not drawn:
@@ -322,6 +323,17 @@ class _Table:
     def unseen(self, deviations: float) -> Unseen:
         """Return the elements whose worst case holds 0."""
         return unseen_of(self.held, self.truth, self.off, self.got.dtype, deviations)
+
+    @cached_property
+    def is_open(self) -> bool:
+        """Whether the worst case leaves something open: most of the elements, or any of which it says nothing."""
+        return self.held.blind > BLIND or self.held.open > 0
+
+    def anywhere(self) -> Iterator[tuple[Sum, float]]:
+        """Yield the element farthest off, of those of which the worst case says nothing."""
+        off = torch.where(self.held.radius.isfinite() | ~self.known, 0.0, self.off.abs())
+        if bool(off.any()):
+            yield self.at(self._place(int(off.argmax())))
 
     def farthest(self, unseen: Unseen) -> Iterator[tuple[Sum, float]]:
         """Yield the element farthest off, of those that storing does not explain, and the one in units of its truth.

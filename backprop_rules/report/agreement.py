@@ -50,6 +50,7 @@ class Compared:
     unjudged: int = 0  # elements of which the reference itself is NaN
     vanishes: str = ""  # the dtype that most elements are too small for
     words: tuple[tuple[str, str], ...] = ()  # of what is outside: a heading, and what is said under it
+    open: int = 0  # elements of which the worst case says nothing
 
     @property
     def right(self) -> bool:
@@ -69,7 +70,8 @@ def compared(
     slope = total.along / total.squares if total.squares else math.nan
     words = _words(k, names, holds, got, slope, explained) if total.outside else ()
     vanishes = dtype_name(got.dtype) if held.blind > BLIND and _vanishes(held, got.dtype) else ""
-    return Compared(name, total.used, slope, held.blind, got.numel(), total.outside, total.unjudged, vanishes, words)
+    counts = got.numel(), total.outside, total.unjudged
+    return Compared(name, total.used, slope, held.blind, *counts, vanishes, words, held.open)
 
 
 def _vanishes(held: Held, dtype: torch.dtype) -> bool:
@@ -200,8 +202,8 @@ class Agreement:
 
     @property
     def blind(self) -> tuple[Compared, ...]:
-        """The gradients of which nothing was proved: 0 would have passed at more than half of the elements."""
-        return tuple(one for one in self.gradients if one.blind > BLIND)
+        """What nothing was proved of: 0 would have passed at more than half of the elements."""
+        return tuple(one for one in (*self.gradients, *self.outputs) if one.blind > BLIND)
 
     @property
     def wrong(self) -> tuple[Compared, ...]:
@@ -224,7 +226,7 @@ class Agreement:
         if self.systematic.found is not None:
             parts += _of_the_sum(self.systematic.found, self)
         if not self.allows_blind and self.systematic.found is None and not self.wrong:  # else not all were asked
-            parts += [_of_blindness(one, self.precision) for one in self.blind]
+            parts += [_of_blindness(one, self.precision, one in self.outputs) for one in self.blind]
         others = [one.name for one in (*self.gradients, *self.outputs) if one.right and not _accused(one, self)]
         if others:
             parts.append(f"Within what a right implementation may round: {', '.join(others)}.")
@@ -325,15 +327,16 @@ def _of_the_sum(off: Off, agreement: Agreement) -> list[str]:
     ]
 
 
-def _of_blindness(one: Compared, precision: str) -> str:
+def _of_blindness(one: Compared, precision: str, is_output: bool) -> str:
+    what = one.name if is_output else f"the gradient of {one.name}"
     if one.unjudged == one.elements:
-        return f"Nothing was proved of the gradient of {one.name}: every element is NaN in the reference itself."
+        return f"Nothing was proved of {what}: every element is NaN in the reference itself."
     more = SEES_MORE[precision]
     if one.vanishes:
         larger = "a cotangent that is some powers of two larger, as a scaled loss has"
         more = f"Most lie below what {one.vanishes} can store: {larger}, sees more"
     return (
-        f"Nothing was proved of the gradient of {one.name}: at {100 * one.blind:.0f} % of its elements 0 lies within "
+        f"Nothing was proved of {what}: at {100 * one.blind:.0f} % of its elements 0 lies within "
         f"what {precision} may round, so that 0, or the other sign, would have passed at each. {more}; "
         f'blind="allow" lets it pass.'
     )
@@ -349,6 +352,8 @@ def _table(agreement: Agreement) -> str:
             rows.append(
                 f"{one.unjudged} of {one.elements} elements of {one.name} are NaN in the reference: not judged."
             )
+        if one.open and one.blind <= BLIND:
+            rows.append(f"Of {one.open} of {one.elements} elements of {one.name} the worst case says nothing.")
     rows.append(f"Right, as {agreement.precision}: {PRECISION_WORDS[agreement.precision]}")
     return "\n".join([*rows, *_unsaid(agreement)])
 
