@@ -323,7 +323,7 @@ def test_an_infinity_is_no_gradient_where_the_worst_case_says_nothing():
     held = enclose(torch.nn.functional.normalize, (x,), grad_y=numbers(3, 4, dtype=torch.float32))
     assert held[0].radius[0].isinf().all() and held[0].truth.isfinite().all()
     got = held[0].truth.float()
-    assert held.agreement(got).right and "Of 4 of 12 elements of x the worst case says nothing" in str(
+    assert held.agreement(got).right and "Of 4 of 12 elements of input the worst case says nothing" in str(
         held.agreement(got)
     )
     got[0, 1] = torch.inf * held[0].truth[0, 1].sign()
