@@ -293,3 +293,8 @@ def test_a_convolution_may_take_subnormal_numbers_for_zero_as_products_do():
 @pytest.mark.parametrize("name", CORRECTLY_ROUNDED)
 def test_the_radius_of_a_rounding_is_attained(name, dtype):
     assert max(worst(CASES[name], dtype, seed) for seed in range(40)) > 1 / 2
+
+
+def test_a_slope_that_underflows_is_not_lost_beside_a_large_radius():
+    """Of polygamma near 10^273, a number that cancellation has left: its slope is 5e-548."""
+    worst(CASES["polygamma"], torch.float64, 542185334)

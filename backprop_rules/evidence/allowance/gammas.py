@@ -11,6 +11,7 @@ from backprop_rules.evidence.allowance.operation import Operation, Radius
 from backprop_rules.evidence.allowance.units import FEW, gamma
 
 aten = torch.ops.aten
+SLOPE = 2.0**-900  # far from where float64 loses digits to underflow
 
 
 def _with_slope(op: Operation, a: Tensor, error: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
@@ -24,7 +25,10 @@ def _with_slope(op: Operation, a: Tensor, error: Tensor, slope: Callable[[Tensor
         return torch.where(x > 0, error, math.inf)
     low, high = (torch.where(x - radius > 0, end, 1.0) for end in (x - radius, x + radius))  # below 0 it takes hours
     most = torch.maximum(slope(low).abs(), slope(high).abs()) * (1 + 2.0**-16)
-    return torch.where(x - radius > 0, op.up(radius * most + error), math.inf)
+    varies = radius * most
+    # A slope of no more than 2 / x^2 is lost below what float64 has, and what comes of a large radius is not.
+    varies = torch.where(most < SLOPE, torch.maximum(varies, 2 * (radius / low) / low), varies)
+    return torch.where(x - radius > 0, op.up(varies + error), math.inf)
 
 
 def log_gamma(op: Operation, a: Tensor) -> Tensor:
