@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from backprop_rules.domain import precision
 from backprop_rules.errors import OwnError, of_ours
 from backprop_rules.evidence.allowance import moves
-from backprop_rules.evidence.allowance.behind import Behind, behind
+from backprop_rules.evidence.allowance.behind import Behind, behind, behind_operands
 from backprop_rules.evidence.allowance.declared import Declared
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
 from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
@@ -256,8 +256,11 @@ class Recorded(Declared):
         for y, edge, off in zip(results, edges, errors, strict=True):
             if edge is None and off is not None and inexact(y):  # a mean that is saved is an operand later on
                 self._not_met[y.untyped_storage()] = off
+        operands = ((k, self._not_met.get(x.untyped_storage())) for k, x in enumerate(args) if isinstance(x, Tensor))
+        hidden = {k: off for k, off in operands if off is not None and off.shape == args[k].shape}
         used = unit(component(self.declared.kept or computed_in(last.own))).u
         back = behind(last.func, args, last.named, result, used)
+        back = behind_operands(last.func, args, last.named, hidden) if hidden else back
         return Step(edges, tuple(map(above, errors)), stored, product, last.line, refused, adds, back)
 
     @staticmethod
@@ -284,11 +287,7 @@ class Recorded(Declared):
             return mode.settled(result, FORMULAS[packet](op, *args, **last.named))
         if packet in SUMS_NARROW and self.eager and last.own in NARROW:
             raise NotImplementedError(f"{last.func} keeps its sums in {last.own}")
-        alone = self._alone(kept)
-        for x in tensors_in(args) if self._not_met.data else ():
-            if (off := self._not_met.get(x.untyped_storage())) is not None and off.shape == x.shape:
-                alone.keep(x, off)
-        return alone._radius_of(last.func, result, args, last.named)
+        return self._alone(kept)._radius_of(last.func, result, args, last.named)
 
     def _alone(self, kept: torch.dtype) -> InOrder:
         """Return the mode in which an operation is followed by itself, that keeps its intermediates so."""

@@ -3,13 +3,14 @@
 In that much cancels that the sizes of the results, and of the matrix's inverse, do not show.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.factored import matrix_of, roundings
+from backprop_rules.evidence.allowance.fused import REFERENCES
 from backprop_rules.evidence.allowance.units import magnitude
 
 aten = torch.ops.aten
@@ -33,6 +34,38 @@ def behind(func: Any, args: Any, named: Any, result: Any, u: float) -> Behind | 
         return torch.zeros((), dtype=torch.float64, device=args[0].device) if s is None else of(s)
 
     return by
+
+
+def behind_operands(func: Any, args: Any, named: Any, off: Mapping[int, Tensor]) -> Behind:
+    """Return how far operands in some places, off by so much and hidden from autograd, take a sum of the results.
+
+    Such is the mean of a norm, which it saves for its backward: by the sensitivity to it, through what that is made of.
+    """
+    from torch._decomp import decomposition_table
+
+    made_of = REFERENCES.get(func.overloadpacket) or decomposition_table.get(func)
+    if made_of is None:
+        raise NotImplementedError(f"no sensitivity to the operands of {func} that autograd hides")
+
+    def by(sensitivities: Sequence[Any]) -> Tensor:
+        with torch.enable_grad():
+            live = {k: args[k].detach().requires_grad_() for k in off}
+            made = made_of(*(live.get(k, x) for k, x in enumerate(args)), **named)
+            made = made if isinstance(made, tuple) else (made,)
+            pairs = [(y, s) for y, s in zip(made, sensitivities, strict=True) if y is not None and s is not None]
+            pairs = [(y, s) for y, s in pairs if y.requires_grad]
+            found = _through(pairs, list(live.values()))
+        lost = (s.abs() * off[k] for k, s in zip(live, found, strict=True) if s is not None)
+        return sum((x.sum() for x in lost), start=torch.zeros((), dtype=torch.float64, device=args[0].device))
+
+    return by
+
+
+def _through(pairs: Sequence[tuple[Tensor, Tensor]], live: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    if not pairs:
+        return [None] * len(live)
+    ys, along = zip(*pairs, strict=True)
+    return torch.autograd.grad(ys, live, along, allow_unused=True)
 
 
 def _in_order(square: Tensor, squares: Tensor, times: int, u: float) -> Tensor:
