@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.factored import matrix_of, roundings
-from backprop_rules.evidence.allowance.fused import REFERENCES
+from backprop_rules.evidence.allowance.mode import REFERENCES
 from backprop_rules.evidence.allowance.units import magnitude
 
 aten = torch.ops.aten
 
+# Norms, whose backward takes the mean and the factor that forward saved.
+NORMS = {aten.native_layer_norm_backward, aten.native_batch_norm_backward, aten.native_group_norm_backward}
 # How far results are off, by the sensitivities to them.
 Behind = Callable[[Sequence[Any]], Tensor]
 # The same of the one result that counts.
@@ -43,11 +45,13 @@ def behind_operands(func: Any, args: Any, named: Any, off: Mapping[int, Tensor])
     """
     from torch._decomp import decomposition_table
 
-    made_of = REFERENCES.get(func.overloadpacket) or decomposition_table.get(func)
-    if made_of is None:
-        raise NotImplementedError(f"no sensitivity to the operands of {func} that autograd hides")
+    of_a_norm = func.overloadpacket in NORMS  # of others what is hidden is not counted
+    made_of = (REFERENCES.get(func.overloadpacket) or decomposition_table.get(func)) if of_a_norm else None
 
     def by(sensitivities: Sequence[Any]) -> Tensor:
+        nothing = torch.zeros((), dtype=torch.float64, device=args[0].device)
+        if made_of is None:
+            return nothing
         with torch.enable_grad():
             live = {k: args[k].detach().requires_grad_() for k in off}
             made = made_of(*(live.get(k, x) for k, x in enumerate(args)), **named)
@@ -56,7 +60,7 @@ def behind_operands(func: Any, args: Any, named: Any, off: Mapping[int, Tensor])
             pairs = [(y, s) for y, s in pairs if y.requires_grad]
             found = _through(pairs, list(live.values()))
         lost = (s.abs() * off[k] for k, s in zip(live, found, strict=True) if s is not None)
-        return sum((x.sum() for x in lost), start=torch.zeros((), dtype=torch.float64, device=args[0].device))
+        return sum((x.sum() for x in lost), start=nothing)
 
     return by
 
