@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from backprop_rules.domain import precision
 from backprop_rules.errors import OwnError, of_ours
 from backprop_rules.evidence.allowance import moves
-from backprop_rules.evidence.allowance.behind import Behind, behind, behind_operands
+from backprop_rules.evidence.allowance.behind import NORMS, Behind, behind, behind_operands
 from backprop_rules.evidence.allowance.declared import Declared
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
 from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
@@ -260,7 +260,7 @@ class Recorded(Declared):
         hidden = {k: off for k, off in operands if off is not None and off.shape == args[k].shape}
         used = unit(component(self.declared.kept or computed_in(last.own))).u
         back = behind(last.func, args, last.named, result, used)
-        back = behind_operands(last.func, args, last.named, hidden) if hidden else back
+        back = behind_operands(last.func, args, last.named, hidden) if hidden and packet in NORMS else back
         return Step(edges, tuple(map(above, errors)), stored, product, last.line, refused, adds, back)
 
     @staticmethod
