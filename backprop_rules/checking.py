@@ -32,6 +32,7 @@ from backprop_rules.strategies.values import relaid
 from backprop_rules.subject import denormals, garbage
 from backprop_rules.subject.ambient import F64, inexact, quiet, running, uncompiled
 from backprop_rules.subject.backward import Miscounted, Misfit, Raised
+from backprop_rules.subject.between import Between, backward_of_arrays, fixed_in, of_arrays
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
@@ -129,6 +130,20 @@ def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], H
     return own_backward(function, framework), (*held[:-1], framework), replace(asked, extra=extra)
 
 
+def _of_arrays(backward: Any, held: Held, asked: Asked) -> tuple[Any, Held, Asked]:
+    """Return what is asked of functions of arrays alone, where the example has numbers or names beside them."""
+    rule, forward, definition, example, *rest = held
+    values = fixed_in(example) if isinstance(example, list | tuple) and callable(backward) else {}
+    if not values or rule is not None or (forward or definition) is None:
+        return backward, held, asked
+    backward = backward_of_arrays(backward, forward or definition, values, len(example))
+    if asked.extra is not None and isinstance(backward, Between):
+        before = {k - 1: value for k, value in backward.values.items()}
+        asked = replace(asked, extra=Whole(Between(asked.extra.function, before)))
+    arrays = tuple(x for k, x in enumerate(example) if k not in values)
+    return backward, (rule, of_arrays(forward, values), of_arrays(definition, values), arrays, *rest), asked
+
+
 def _framework(function: Any, example: Any) -> str:
     """Return what a function is written for: what it is an object of says it, or the arrays of its example."""
     if has_its_own_backward(function):
@@ -142,6 +157,7 @@ def _answered(
     __tracebackhide__ = True
     if has_its_own_backward(backward):
         backward, held, asked = _own(backward, held, asked)
+    backward, held, asked = _of_arrays(backward, held, asked)
     started = time.perf_counter()
     with quiet(), leaving_alone(held[1]), uncompiled(), np.errstate(all="ignore"), running(None):
         if held[1] is None and held[2] is not None and asked.convention == "torch":

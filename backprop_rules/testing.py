@@ -27,6 +27,7 @@ from backprop_rules.evidence.systematic import Systematic, systematic
 from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, share_of, worst_of
 from backprop_rules.report.matched import fitting, in_a_row, matched, matched_outputs
 from backprop_rules.subject.ambient import F64, inexact, uncompiled
+from backprop_rules.subject.between import Between, backward_of_arrays, fixed_in, of_arrays
 from backprop_rules.subject.build import argument_names, leaf_names
 from backprop_rules.subject.function import Cotangents, NoPoint, function_of
 from backprop_rules.subject.memory import poisoned
@@ -224,7 +225,9 @@ def exact_inputs(
     found = _told(partial(exact_fill, asked.question, asked.declared, int(seed)), asked.question)
     if not found.why:
         grads = found.question.grads
-        own = asked.question.function.arguments(found.question.leaves)
+        function = asked.question.function
+        own = function.arguments(found.question.leaves)
+        own = tuple(function.call.among(own)) if isinstance(function.call, Between) else own
         return ExactInputs(own, grads[0] if len(grads) == 1 else grads, found.density)
     raise InputError(
         f"something rounds whatever the inputs: {found.why}. Exact inputs are for functions that are polynomial in "
@@ -254,16 +257,24 @@ def _asked(
         raise InputError(f"primals are the tensors that forward is called with, as in (q, k, v); got {got}.")
     if precision not in (None, *PRECISIONS):
         raise unknown("precision", str(precision), PRECISIONS)
+    count, values = len(primals), fixed_in(primals)
+    if values:
+        primals = tuple(x for k, x in enumerate(primals) if k not in values)
     leaves, structure = _pytree.tree_flatten(tuple(primals))
     for k, x in enumerate(leaves):
         if isinstance(x, Tensor) and x.is_meta:
             raise InputError(f"primal {k} is on meta, where it has no numbers: give it on a device that has.")
         if not isinstance(x, Tensor) or x.is_complex():
             what = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else f"{type(x).__name__} {x!r}"
-            raise InputError(f"primal {k} is {what}; primals are real tensors, and other arguments go into params.")
+            raise InputError(
+                f"primal {k} is {what}; primals are real tensors, beside which numbers, names and None may stand, and "
+                f"other arguments go into params."
+            )
     floats = [x for x in leaves if inexact(x)]
     if not floats:
         raise InputError("no primal is of a floating-point dtype: there is no gradient.")
+    own = forward
+    forward = of_arrays(forward, values) if values else forward
     function = function_of(forward, structure, params or {})
     narrowest = min((x.dtype for x in floats), key=lambda dtype: torch.finfo(dtype).bits)
     forms = tuple(also or ()) if also is None or isinstance(also, Sequence) else (also,)
@@ -271,6 +282,8 @@ def _asked(
         raise InputError(
             f"also is another form of the backward, a function (grad_y, *primals), or several; got {also!r}."
         )
+    if values:
+        forms = tuple(backward_of_arrays(form, own, values, count) for form in forms)
     question = Question(function, tuple(x.detach() for x in leaves), _cotangents(grad_y, function, leaves), forms)
     names = leaf_names(forward, primals), argument_names(forward, primals)
     return _Asked(question, *names, precision_named(precision, narrowest))

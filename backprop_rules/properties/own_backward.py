@@ -22,6 +22,7 @@ from backprop_rules.strategies.of_rules import call_at, widened
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact, running
+from backprop_rules.subject.between import Between
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 from backprop_rules.subject.function import by_autograd, live_ones
 from backprop_rules.subject.places import raised_at
@@ -258,7 +259,7 @@ def _outputs(
             y = function(*leaves, **params)
             return y if isinstance(y, tuple) else (y,), leaves
         # It may work in place.
-        y = _applied(function, [x.clone() if x is not None and x.requires_grad else x for x in leaves], params)
+        y = _applied(function, [x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in leaves], params)
     ys = tuple(y) if isinstance(y, tuple | list) else (y,)
     if not all(isinstance(y, Tensor) for y in ys):
         kinds = ", ".join(type(y).__name__ for y in ys)
@@ -267,6 +268,7 @@ def _outputs(
 
 
 def _applied(function: Any, given: Sequence[Any], params: Any) -> Any:
+    function, given = (function.function, function.among(given)) if isinstance(function, Between) else (function, given)
     names = list(_signature(function).parameters)[1 + len(given) :]
     return function.apply(*given, *(params[name] for name in names if name in params))
 
@@ -281,6 +283,7 @@ def has_its_own_backward(function: Any) -> bool:
 
 
 def _is_autograd_function(function: Any) -> bool:
+    function = function.function if isinstance(function, Between) else function
     return isinstance(function, type) and issubclass(function, torch.autograd.Function)
 
 

@@ -11,6 +11,7 @@ from backprop_rules.evidence.evidence import cast
 from backprop_rules.properties.finding import Finding
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
+from backprop_rules.subject.between import written_among
 from backprop_rules.subject.returned import code
 from backprop_rules.subject.subject import Subject, shapes_of
 
@@ -62,5 +63,6 @@ def _call(subject: Subject, point: Point) -> str:
         return form.format(name) if leaves.get(name, 0) is not None else name
 
     names = [argument(name) for name in signature.arguments("grad_y", "y", signature.primals)]
+    names = written_among(subject.backward.function, names)
     params = [f"{name}={name}" for name in point.params if signature.takes(name)]
     return f"backward({', '.join([*names, *params])})"

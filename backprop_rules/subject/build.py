@@ -17,6 +17,7 @@ from backprop_rules.rule import Rule
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.as_rule import against_a_function, arguments_of, names_of
 from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, named
+from backprop_rules.subject.between import written_among
 from backprop_rules.subject.constants import Constants, constants_of
 from backprop_rules.subject.frameworks.of_numpy import NUMPY
 from backprop_rules.subject.function import Function, NoPoint, cloned, function_of, kind_of, live_ones
@@ -116,8 +117,8 @@ def _checked(name: str, names: Sequence[str], leaves: Sequence[Any]) -> None:
         if not isinstance(x, Tensor):
             raise InputError(
                 f"{name}: {primal} of the example is {x!r} ({type(x).__name__}); an example holds the arrays that "
-                f"forward takes. What is no array goes into params, as in params={{'dim': 1}}; where it stands between "
-                f"arrays, forward and backward are to fix it, as in lambda x, w: f(x, {x!r}, w)."
+                f"forward takes, and numbers, names and None beside them, but not in lists. What is neither goes into "
+                f"params, as in params={{'dim': 1}}, or is fixed, as in lambda x, w: f(x, {x!r}, w)."
             )
         if x.layout != torch.strided:
             raise InputError(
@@ -241,7 +242,7 @@ def _moves(made: Function, leaves: Sequence[Any]) -> bool:
 
 
 def _described(function: Any, names: Sequence[str], params: Mapping[str, Any]) -> str:
-    arguments = ", ".join([*names, *(f"{name}={value!r}" for name, value in params.items())])
+    arguments = ", ".join([*written_among(function, names), *(f"{name}={value!r}" for name, value in params.items())])
     name = type(function).__name__ if isinstance(function, torch.nn.Module) else named(function)
     # As TeX, in which an underscore lowers what follows it.
     return f"y = {'forward' if name == '<lambda>' else name}({arguments})".replace("_", r"\_")

@@ -181,8 +181,14 @@ def function_of(forward: Any, structure: Any, params: Mapping[str, Any], named: 
     if isinstance(forward, torch.nn.Module):
         module = getattr(forward, "_orig_mod", forward)
         return Function(module, structure, params, module, named)
-    call = inspect.unwrap(forward, stop=lambda f: not hasattr(f, "_torchdynamo_orig_callable"))
-    return Function(getattr(call, "_torchdynamo_orig_callable", call), structure, params)
+    return Function(as_written(forward), structure, params)
+
+
+def as_written(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what was compiled as it was written; any other function itself."""
+    call = inspect.unwrap(function, stop=lambda f: not hasattr(f, "_torchdynamo_orig_callable"))
+    found: Callable[..., Any] = getattr(call, "_torchdynamo_orig_callable", call)
+    return found
 
 
 def cloned(leaves: Iterable[Any]) -> list[Any]:

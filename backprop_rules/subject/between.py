@@ -1,0 +1,117 @@
+"""Functions of arrays alone, made of such as take numbers beside them: these stay what they are in the example."""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+
+from backprop_rules.errors import InputError
+from backprop_rules.subject.as_rule import names_of
+from backprop_rules.subject.backward import POSITIONAL
+from backprop_rules.subject.function import as_written
+
+# What an example may have beside arrays, at any place.
+FIXED = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Between:
+    """A function that is called with arrays alone: `values` are put between them, by their places among all arguments.
+
+    Of a backward, `left_out` are the primals that are values: where it returns more gradients than there are `arrays`,
+    theirs are left out.
+    """
+
+    function: Function
+    values: Mapping[int, Any]
+    left_out: frozenset[int] = frozenset()
+    arrays: int = 0
+
+    def __call__(self, *arrays: Any, **params: Any) -> Any:
+        """Call the function, and return what it returns of arrays."""
+        found = self.function(*self.among(arrays), **params)
+        return _without(found, self.left_out, self.arrays) if self.left_out else found
+
+    def among(self, arrays: Sequence[Any]) -> list[Any]:
+        """Return all arguments in their places."""
+        found = list(arrays)
+        for k in sorted(self.values):
+            found.insert(k, self.values[k])
+        return found
+
+    @cached_property
+    def __name__(self) -> str:
+        return str(getattr(self.function, "__name__", repr(self.function)))
+
+    @cached_property
+    def __code__(self) -> Any:
+        return getattr(self.function, "__code__", None)
+
+    @cached_property
+    def __signature__(self) -> inspect.Signature:
+        own = inspect.signature(self.function)
+        positional = [p.name for p in own.parameters.values() if p.kind in POSITIONAL]
+        filled = {positional[k] for k in self.values if k < len(positional)}
+        return own.replace(parameters=[p for p in own.parameters.values() if p.name not in filled])
+
+
+def _without(gradients: Any, values: Collection[int], arrays: int) -> Any:
+    """Return gradients without those of values, if there are more than arrays."""
+    if not isinstance(gradients, tuple | list) or len(gradients) <= arrays:
+        return gradients
+    return tuple(g for k, g in enumerate(gradients) if k not in values)
+
+
+def of_arrays_alone(gradients: Any, function: Function, arrays: int) -> Any:
+    """Return gradients of a function's arrays, of which there are so many, without those of what stands between."""
+    return _without(gradients, function.values, arrays) if isinstance(function, Between) else gradients
+
+
+def written_among(function: Function, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a call as code: those that stay what they are stand in their places."""
+    if not isinstance(function, Between):
+        return list(arguments)
+    return Between(function.function, {k: repr(value) for k, value in function.values.items()}).among(arguments)
+
+
+def fixed_in(example: Sequence[Any]) -> dict[int, Any]:
+    """Return what is no array in an example that has some, by its place."""
+    found = {k: x for k, x in enumerate(example) if isinstance(x, FIXED)}
+    return found if len(found) < len(example) else {}
+
+
+def of_arrays(function: Function | None, values: Mapping[int, Any]) -> Function | None:
+    """Return a function, of torch or in NumPy notation, of the arrays of its example alone."""
+    if isinstance(function, torch.nn.Module):
+        place, value = next(iter(values.items()))
+        raise InputError(
+            f"{type(function).__name__}: argument {place} of the example is {value!r}; a module is called with arrays. "
+            f"What is no array goes into params by its name, or fix it: lambda x, w: module(x, {value!r}, w)."
+        )
+    return None if function is None else Between(as_written(function), values)
+
+
+def backward_of_arrays(backward: Function, forward: Function, values: Mapping[int, Any], count: int) -> Function:
+    """Return a backward that is given the example's values where it takes them: by forward's names, or places."""
+    try:
+        signature = list(inspect.signature(backward).parameters.values())
+    except (TypeError, ValueError):
+        return backward
+    names = names_of(forward, count)
+    named = {names[k]: value for k, value in values.items()}
+    alone = {p.name: named[p.name] for p in signature if p.kind is p.KEYWORD_ONLY and p.name in named}
+    backward = partial(backward, **alone) if alone else backward
+    positional = [p.name for p in signature if p.kind in POSITIONAL]
+    places = [k for k, name in enumerate(positional) if k and (name != "y" or "y" in names)]
+    taken, arrays = {positional[k]: k for k in places}, count - len(values)
+    by_name = {taken[name]: value for name, value in named.items() if name in taken}
+    if by_name and len(places) - len(by_name) <= arrays:
+        return Between(backward, by_name, frozenset(map(places.index, by_name)), arrays)
+    if any(p.kind is p.VAR_POSITIONAL for p in signature):
+        places += range(len(positional), len(positional) + count - len(places))
+    at = {places[k]: value for k, value in values.items() if k < len(places)} if len(places) > arrays else {}
+    return Between(backward, at, frozenset(values), arrays)

@@ -1,0 +1,185 @@
+"""Examples and primals with numbers, names and None beside the arrays: these stay what they are, in their places."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from backprop_rules import InputError, check, check_function
+from backprop_rules.testing import WrongGradients, assert_gradients, exact_inputs
+
+
+def power(x, p, w, mode="times"):
+    y = (x.abs() + 0.5) ** p
+    return y * w if mode == "times" else y + w
+
+
+def grad_x(grad_y, x, p, w):
+    return grad_y * w * p * (x.abs() + 0.5) ** (p - 1) * x.sign()
+
+
+def grad_w(grad_y, x, p):
+    return grad_y * (x.abs() + 0.5) ** p
+
+
+def in_its_place(grad_y, x, p, w):
+    return grad_x(grad_y, x, p, w), None, grad_w(grad_y, x, p)
+
+
+def without_a_none(grad_y, x, p, w):
+    return grad_x(grad_y, x, p, w), grad_w(grad_y, x, p)
+
+
+def last(grad_y, x, w, p):
+    return grad_x(grad_y, x, p, w), grad_w(grad_y, x, p)
+
+
+def by_name_alone(grad_y, x, w, *, p):
+    return grad_x(grad_y, x, p, w), grad_w(grad_y, x, p)
+
+
+def of_all(grad_y, *arguments):
+    return in_its_place(grad_y, *arguments)
+
+
+def of_all_beside_y(grad_y, y, *arguments):
+    return with_y(grad_y, arguments[0], y, *arguments[1:])
+
+
+def of_arrays(grad_y, x, w):
+    return in_its_place(grad_y, x, 3.0, w)
+
+
+def with_y(grad_y, x, y, p, w):
+    return grad_y * y * p / (x.abs() + 0.5) * x.sign(), None, grad_w(grad_y, x, p)
+
+
+def called_otherwise(g, a, exponent, b):
+    return in_its_place(g, a, exponent, b)
+
+
+IN_PLACES = (in_its_place, without_a_none, of_all, of_all_beside_y, with_y, called_otherwise)
+BACKWARDS = (*IN_PLACES, last, by_name_alone, of_arrays)
+
+
+class Power(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, p, w, mode):
+        ctx.save_for_backward(x, w)
+        ctx.p = p
+        return power(x, p, w, mode)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        x, w = ctx.saved_tensors
+        return grad_x(grad_y, x, ctx.p, w), None, grad_w(grad_y, x, ctx.p), None
+
+
+class Half(Power):
+    @staticmethod
+    def backward(ctx, grad_y):
+        first, *others = Power.backward(ctx, grad_y)
+        return first / 2, *others
+
+
+class Keeping(Power):
+    """Its backward is right, and keeps what it needs where the next forward does."""
+
+    @staticmethod
+    def forward(ctx, x, p, w, mode):
+        Keeping.kept = x, p, w
+        return power(x, p, w, mode) * 1
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        x, p, w = Keeping.kept
+        return grad_x(grad_y, x, p, w), None, grad_w(grad_y, x, p), None
+
+
+def example():
+    return torch.randn(3, 4), 3.0, torch.randn(3, 4)
+
+
+@pytest.mark.parametrize("backward", BACKWARDS, ids=lambda f: f.__name__)
+def test_a_number_stands_where_a_backward_takes_it(backward):
+    assert check(backward, forward=power, example=example()).verdict == "right"
+
+
+@pytest.mark.parametrize("backward", [f for f in BACKWARDS if f is not of_arrays], ids=lambda f: f.__name__)
+def test_a_backward_that_is_given_another_number_is_wrong(backward):
+    x, _, w = example()
+    report = check(backward, forward=lambda x, p, w: power(x, p + 1, w), example=(x, 3.0, w), raise_on_failure=False)
+    assert report.verdict == "wrong"
+
+
+def test_the_counterexample_shows_the_number_where_it_stands():
+    report = check(
+        lambda grad_y, x, p, w: in_its_place(grad_y, x, p - 1, w), forward=power, example=(*example(), "times"),
+        raise_on_failure=False,
+    )  # fmt: skip
+    assert "    backward(grad_y, x, 3.0, w)\n" in str(report)
+    assert "power(x, 3.0, w, 'times')" in str(report)
+
+
+@pytest.mark.parametrize("door", [check, check_function], ids=lambda f: f.__name__)
+def test_a_function_is_applied_to_all_of_them(door):
+    given = (*example(), "times")
+    assert door(Power, forward=power, example=given).verdict == "right"
+    assert door(Half, forward=power, example=given, raise_on_failure=False).verdict == "wrong"
+    assert "another forward" in str(door(Keeping, forward=power, example=given, raise_on_failure=False))
+
+
+def test_a_function_that_torch_runs_is_called_with_all_of_them():
+    assert check_function(power, forward=power, example=example()).verdict == "right"
+
+
+def test_none_stands_for_what_is_left_out():
+    def backward(grad_y, x, w, b=None):
+        return grad_y @ w, grad_y.T @ x
+
+    given = torch.randn(3, 4), torch.randn(5, 4), None
+    assert check(backward, forward=torch.nn.functional.linear, example=given).verdict == "right"
+
+
+def test_numpy_and_jax_are_given_it_as_well():
+    x, p, w = example()
+
+    def of_numpy(grad_y, x, p, w):
+        size = np.abs(x) + 0.5
+        return grad_y * w * p * size ** (p - 1) * np.sign(x), None, grad_y * size**p
+
+    def of_jax(grad_y, x, p, w):
+        size = jnp.abs(x) + 0.5
+        return grad_y * w * p * size ** (p - 1) * jnp.sign(x), None, grad_y * size**p
+
+    def definition(x, p, w):
+        return (np.abs(x) + 0.5) ** p * w
+
+    assert check(of_numpy, definition=definition, example=(x.numpy(), p, w.numpy())).verdict == "right"
+    arrays = (jnp.asarray(x.numpy()), p, jnp.asarray(w.numpy()))
+    assert check(of_jax, forward=power, example=arrays).verdict == "right"
+
+
+def test_gradients_are_held_beside_numbers():
+    x, p, w = example()
+    g = torch.randn(3, 4)
+    right = in_its_place(g, x, p, w)
+    for got in (right, right[::2], {"x": right[0], "w": right[2]}):
+        assert assert_gradients(got, forward=power, primals=(x, p, w), grad_y=g, also=without_a_none).right
+    with pytest.raises(WrongGradients, match="The gradient of w is wrong"):
+        assert_gradients((right[0], None, 2 * right[2]), forward=power, primals=(x, p, w), grad_y=g)
+
+
+def test_exact_inputs_have_the_number_in_its_place():
+    primals, _, _ = exact_inputs(lambda x, n, w: n * x @ w, (torch.randn(3, 4), 2, torch.randn(4, 5)))
+    assert primals[1] == 2 and primals[2].shape == (4, 5)
+
+
+def test_what_is_neither_is_refused():
+    x, p, w = example()
+    with pytest.raises(InputError, match="numbers, names and None beside them, but not in lists"):
+        check(in_its_place, forward=power, example=(x, [p, w]))
+    with pytest.raises(InputError, match="beside which numbers, names and None may stand"):
+        assert_gradients((x, None, w), forward=power, primals=(x, {1.0}, w), grad_y=x)
+    with pytest.raises(InputError, match=r"lambda x, w: module\(x, 3.0, w\)"):
+        check(in_its_place, forward=torch.nn.Linear(4, 4), example=(x, p))
