@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
-from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.diagnosis.edited import DIRECTIONS, Edited
 from backprop_rules.diagnosis.in_backward import asked, is_readable
+from backprop_rules.evidence.allowance.by_storage import ByStorage
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import inexact, tensors_in
 from backprop_rules.subject.in_place import in_place
@@ -68,7 +68,7 @@ class _Steps(TorchFunctionMode):
         super().__init__()
         self.taken: list[Taken] = []
         self._live: list[ref[Tensor]] = []
-        self._own: WeakIdKeyDictionary = WeakIdKeyDictionary()  # the storages that were made here
+        self._own = ByStorage()  # the storages that were made here
 
     def end(self) -> None:
         """Take autograd from the tensors that somebody keeps."""
@@ -83,7 +83,7 @@ class _Steps(TorchFunctionMode):
         if not site:
             return func(*args, **named)
         before = tree_map_only(Tensor, _copied, (args, named))
-        looks_on = not written or args[0].untyped_storage() in self._own
+        looks_on = not written or args[0] in self._own
         # What is written to later is kept as it was.
         with torch.set_grad_enabled(looks_on), saved_tensors_hooks(_copied, _as_it_is):
             made = func(*args, **named)
@@ -92,7 +92,7 @@ class _Steps(TorchFunctionMode):
                 y = made = y.detach().requires_grad_().clone()
         if is_readable(y) and y.requires_grad and not written:
             self._live.append(ref(y))
-            self._own[y.untyped_storage()] = True
+            self._own[y] = True
         if is_a_step(y):
             if len(self.taken) == MOST:
                 raise TooLong

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import OwnError, of_ours
 from backprop_rules.evidence.allowance import moves
 from backprop_rules.evidence.allowance.behind import NORMS, Behind, behind, behind_operands
+from backprop_rules.evidence.allowance.by_storage import ByStorage
 from backprop_rules.evidence.allowance.declared import Declared
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
 from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
@@ -119,11 +119,11 @@ class Recorded(Declared):
         self.taken: list[tuple[Any, int]] = []
         self._together, self._constants = together, constants
         self._sums: dict[tuple[Any, int], int] = {}
-        self._hidden: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by storage: how what is made of nothing was made
+        self._hidden = ByStorage()  # by storage: how what is made of nothing was made
         self._last: _Last | None = None
         self._either = either
         self._in_order: dict[torch.dtype, InOrder] = {}
-        self._not_met: WeakIdKeyDictionary = WeakIdKeyDictionary()  # how far results are off that autograd hides
+        self._not_met = ByStorage()  # how far results are off that autograd hides
         self._casts: list[tuple[Tensor, torch.dtype]] = []  # of which autograd knows nothing yet
         self._lines: dict[int, Line | None] = {}  # by the number of a node of autograd's graph
 
@@ -189,7 +189,7 @@ class Recorded(Declared):
         live = (y if isinstance(y, Tensor) and y.requires_grad else None for y in parts_of(last.result))
         edges = tuple(y if y is None or y.is_leaf else get_gradient_edge(y) for y in live)
         if isinstance(last.result, Tensor) and not any(True for _ in tensors_in((last.args, last.named))):
-            self._hidden[last.result.untyped_storage()] = last
+            self._hidden[last.result] = last
         elif any(edge is not None for edge in edges):
             self._keep(last, edges)
 
@@ -255,8 +255,8 @@ class Recorded(Declared):
         product = self._product(last, args) if packet in PRODUCTS else None
         for y, edge, off in zip(results, edges, errors, strict=True):
             if edge is None and off is not None and inexact(y):  # a mean that is saved is an operand later on
-                self._not_met[y.untyped_storage()] = off
-        operands = ((k, self._not_met.get(x.untyped_storage())) for k, x in enumerate(args) if isinstance(x, Tensor))
+                self._not_met[y] = off
+        operands = ((k, self._not_met.get(x)) for k, x in enumerate(args) if isinstance(x, Tensor))
         hidden = {k: off for k, off in operands if off is not None and off.shape == args[k].shape}
         used = unit(component(self.declared.kept or computed_in(last.own))).u
         back = behind(last.func, args, last.named, result, used)
@@ -366,7 +366,7 @@ class Recorded(Declared):
     def constant(self, x: Tensor, dtype: torch.dtype, drawn_up: bool) -> Tensor:
         """Return what the reference makes of no tensor, which torch's functions themselves hide from autograd."""
         self.settle()
-        made = self._hidden.pop(x.untyped_storage(), None)
+        made = self._hidden.pop(x, None)
         if made is not None and self._constants and torch.is_grad_enabled():
             self._keep(made, (x.requires_grad_(),))
         return super().constant(x, dtype, drawn_up)
@@ -380,7 +380,7 @@ class Recorded(Declared):
             self.tag(y, dtype)
         if precision(dtype) < self.bits_of(x):
             self._casts.append((y, dtype))
-            self._rounded[y.untyped_storage()] = dtype, y._version
+            self._rounded[y] = dtype, y._version
         return y
 
 

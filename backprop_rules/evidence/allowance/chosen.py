@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
+from backprop_rules.evidence.allowance.by_storage import ByStorage
 from backprop_rules.evidence.allowance.operation import Operation, place_of
 from backprop_rules.subject.ambient import inexact, tensors_in
 
@@ -42,37 +42,36 @@ class Choices:
 
     def __init__(self) -> None:
         self.taken = ""
-        self._indices: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._made: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._led_to: WeakIdKeyDictionary = WeakIdKeyDictionary()  # what was made of what was chosen, in any way
-        self._extremes: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._indices = ByStorage()
+        self._made = ByStorage()
+        self._led_to = ByStorage()  # what was made of what was chosen, in any way
+        self._extremes = ByStorage()
         # Masks of the numbers that are their group's extreme, with the groups; and their counts, which are 1 or more.
-        self._masks: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._counts: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._masks = ByStorage()
+        self._counts = ByStorage()
         self.factored: list[tuple[Tensor, Tensor]] = []  # factors, and how far the matrix may be off that they are of
 
     def forget(self, x: Tensor) -> None:
         """Forget what was chosen where a tensor is written to."""
         for known in (self._indices, self._made, self._led_to, self._extremes, self._masks, self._counts):
-            known.pop(x.untyped_storage(), None)
+            known.pop(x, None)
 
     def index(self, index: Tensor, by: "ByRank | SoFar") -> None:
         """Remember by what an index was chosen."""
-        self._indices[index.untyped_storage()] = (index.numel(), by)
+        self._indices[index] = (index.numel(), by)
 
     def by(self, index: Any) -> "ByRank | SoFar | Made | None":
         """Return by what an index was chosen, the whole of it in its order, or how it was made; None of others."""
-        if not isinstance(index, Tensor) or not (self._indices.data or self._made.data) or inexact(index):
+        if not isinstance(index, Tensor) or not (self._indices or self._made) or inexact(index):
             return None
-        storage = index.untyped_storage()
-        count, by = self._indices.get(storage, (0, None))
+        count, by = self._indices.get(index, (0, None))
         whole = index.dtype == torch.int64 and count == index.numel() and index.ndim and index.is_contiguous()
-        found: ByRank | SoFar | Made | None = by if whole else self._made.get(storage, {}).get(place_of(index))
+        found: ByRank | SoFar | Made | None = by if whole else self._made.get(index, {}).get(place_of(index))
         return found
 
     def make(self, result: Tensor, made: "Made") -> None:
         """Remember how whole numbers or a mask were made of what was chosen."""
-        self._made.setdefault(result.untyped_storage(), {})[place_of(result)] = made
+        self._made.setdefault(result, {})[place_of(result)] = made
 
     def explain(self, mask: Tensor, radius: Tensor) -> bool:
         """Say whether a mask is in doubt by what may be chosen alone."""
@@ -88,28 +87,28 @@ class Choices:
 
     def leads_to(self, result: Tensor) -> None:
         """Remember that whole numbers or a mask were made of what was chosen, in any way."""
-        self._led_to[result.untyped_storage()] = True
+        self._led_to[result] = True
 
     def are_behind(self, values: Any) -> bool:
         """Say whether one of these was chosen, or made of what was."""
-        if not (self._indices.data or self._made.data or self._led_to.data):  # their own len() takes longer
+        if not (self._indices or self._made or self._led_to):
             return False
         some = [x for x in tensors_in(values) if not inexact(x)]
-        return any(self.by(x) is not None or x.untyped_storage() in self._led_to for x in some)
+        return any(self.by(x) is not None or x in self._led_to for x in some)
 
     def extreme(self, y: Tensor, *among: Among) -> None:
         """Remember among which numbers y is the extreme of each group."""
-        self._extremes.setdefault(y.untyped_storage(), {})[place_of(y)] = among
+        self._extremes.setdefault(y, {})[place_of(y)] = among
 
     def follow(self, x: Tensor, result: Any, move: Callable[[Tensor], Tensor]) -> None:
         """Remember that extremes were moved."""
         found = self._extreme(x)
         if found and isinstance(result, Tensor):
             moved = tuple(one.moved(move) for one in found)
-            self._extremes.setdefault(result.untyped_storage(), {})[place_of(result)] = moved
+            self._extremes.setdefault(result, {})[place_of(result)] = moved
 
     def _extreme(self, x: Any) -> tuple[Among, ...]:
-        found = self._extremes.get(x.untyped_storage(), {}) if isinstance(x, Tensor) else {}
+        found = self._extremes.get(x, {}) if isinstance(x, Tensor) else {}
         return found.get(place_of(x), ()) if found else ()
 
     def concern(self, values: Sequence[Any]) -> bool:
@@ -125,12 +124,12 @@ class Choices:
                     continue
                 own, groups = among.own(), among.groups()
                 if op.func.overloadpacket == aten.eq and bool((groups.abs() == own).all()):
-                    self._masks[op.result.untyped_storage()] = (place_of(op.result), own)
+                    self._masks[op.result] = (place_of(op.result), own)
                 return ambiguous & (groups != own)
         return ambiguous
 
     def _groups(self, mask: Any) -> Tensor | None:
-        place, own = self._masks.get(mask.untyped_storage(), (None, None)) if isinstance(mask, Tensor) else (None, None)
+        place, own = self._masks.get(mask, (None, None)) if isinstance(mask, Tensor) else (None, None)
         return own if own is not None and place == place_of(mask) else None
 
     def pass_on(self, packet: Any, result: Any, args: Sequence[Any]) -> None:
@@ -141,13 +140,13 @@ class Choices:
         if not known:
             return
         if packet not in _ADDED_UP:
-            self._masks[result.untyped_storage()] = (place_of(result), known[0])
+            self._masks[result] = (place_of(result), known[0])
         elif _counts_groups(packet, result, args, known):
-            self._counts[result.untyped_storage()] = True
+            self._counts[result] = True
 
     def least(self, x: Any) -> float:
         """Return the least that numbers may be: of the counts of extremes 1, of others nobody knows."""
-        return float(isinstance(x, Tensor) and x.untyped_storage() in self._counts)
+        return float(isinstance(x, Tensor) and x in self._counts)
 
 
 _ADDED_UP = {aten.sum, aten.scatter_add, aten.index_add}

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance.a_cast import Cast
 from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
+from backprop_rules.evidence.allowance.by_storage import ByStorage
 from backprop_rules.evidence.allowance.gathered import euclidean
 from backprop_rules.evidence.allowance.joint import Extreme
 from backprop_rules.evidence.allowance.kept_narrow import OF_THE_FIRST, ROUNDED_INSIDE, SUMS_NARROW, besides, of_numbers
@@ -49,9 +49,9 @@ class Declared(RunningError):
         super().__init__()
         self.declared, self._only_exact = declared, only_exact
         self.default, self.eager = torch.get_default_dtype(), declared.kept is None
-        self._tags = WeakIdKeyDictionary()  # the dtypes that tensors have in their own run, by storage
-        self._rounded = WeakIdKeyDictionary()  # what casts have rounded, by storage: to which dtype, in which version
-        self._filled = WeakIdKeyDictionary()  # gradients of slices beside zeros, by storage
+        self._tags = ByStorage()  # the dtypes that tensors have in their own run, by storage
+        self._rounded = ByStorage()  # what casts have rounded, by storage: to which dtype, in which version
+        self._filled = ByStorage()  # gradients of slices beside zeros, by storage
         self._in_kernel, self._in_a_block = 0, False
         self._rounds_inside = False  # whether the kernel of torch's that is followed stores its parts in its own dtype
         self.roundings, self.overflow, self.vanished, self.custom, self.drawn = 0, "", "", "", ""
@@ -67,21 +67,21 @@ class Declared(RunningError):
         result = super().__torch_dispatch__(func, types, args, kwargs)
         packet = func.overloadpacket
         if packet in FILLED_UP or (packet == aten.add and self.is_filled_up(*args[:2])):
-            self._filled[result.untyped_storage()] = True
+            self._filled[result] = True
         return result
 
     def is_filled_up(self, *terms: Any) -> bool:
         """Say whether a term is the gradient of a slice, beside zeros, or a sum of such."""
-        some = self._filled.data and (x for x in terms if isinstance(x, Tensor))
-        return any(x.untyped_storage() in self._filled for x in some or ())
+        some = self._filled and (x for x in terms if isinstance(x, Tensor))
+        return any(x in self._filled for x in some or ())
 
     def tag(self, x: Tensor, dtype: torch.dtype) -> None:
         """Say in which dtype the reference stores this tensor, in its own run."""
-        self._tags[x.untyped_storage()] = dtype
+        self._tags[x] = dtype
 
     def dtype_of(self, x: Tensor) -> torch.dtype:
         """Return the dtype in which the reference stores a tensor."""
-        found: torch.dtype = self._tags.get(x.untyped_storage(), x.dtype) if inexact(x) else x.dtype
+        found: torch.dtype = self._tags.get(x, x.dtype) if inexact(x) else x.dtype
         return found
 
     def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -194,8 +194,8 @@ class Declared(RunningError):
         """Return the dtype of the result of operands as an eager implementation stores them, None if nobody knows."""
         tags: dict[bool, torch.dtype] = {}
         for x in filter(inexact, tensors_in(args)):
-            own = component(self._tags.get(x.untyped_storage(), x.dtype))
-            tag = own if own != F64 or x.untyped_storage() in self._tags else None
+            own = component(self._tags.get(x, x.dtype))
+            tag = own if own != F64 or x in self._tags else None
             if tag is not None:  # a number counts where there are no others
                 tags[x.ndim > 0] = torch.promote_types(tags.get(x.ndim > 0, tag), tag)
         return tags.get(True, tags.get(False))
@@ -328,7 +328,7 @@ class Declared(RunningError):
     @contextmanager
     def _knowing(self, parts: Sequence[Any], radii: Sequence[Tensor | None]) -> Iterator[None]:
         """Until the end of the block, know the radii of these parts of tensors alone."""
-        before, self._radii = self._radii, WeakIdKeyDictionary()
+        before, self._radii = self._radii, ByStorage()
         for part, radius in zip(parts, radii, strict=True):
             if radius is not None:
                 self.keep(part, radius)
@@ -345,7 +345,7 @@ class Declared(RunningError):
         return super()._reference(packet, args)
 
     def _take_as_rounded(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        self._rounded[x.untyped_storage()] = dtype, x._version
+        self._rounded[x] = dtype, x._version
         return x
 
     def _finer(self, x: Any) -> Any:
@@ -378,12 +378,12 @@ class Declared(RunningError):
 
     def bits_of(self, x: Tensor) -> int:
         """Return the precision that a tensor has before it is stored: of what nobody tagged, that of float64."""
-        known = x.untyped_storage() in self._tags or x.dtype != F64
+        known = x in self._tags or x.dtype != F64
         return precision((self.declared.kept or self.dtype_of(x)) if known else F64)
 
     def has_been_rounded(self, x: Tensor, dtype: torch.dtype) -> bool:
         """Say whether a cast has left none but numbers of a dtype."""
-        to, version = self._rounded.get(x.untyped_storage(), (None, 0))
+        to, version = self._rounded.get(x, (None, 0))
         return to is not None and widens(to, dtype) and version == x._version
 
     def stored(self, x: Tensor, dtype: torch.dtype) -> Tensor:

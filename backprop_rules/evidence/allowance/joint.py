@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
+from backprop_rules.evidence.allowance.by_storage import ByStorage
 from backprop_rules.evidence.allowance.operation import place_of
 from backprop_rules.subject.ambient import all_finite
 
@@ -36,26 +36,26 @@ class Joint:
     """The parts of radii that choices make, by storage."""
 
     def __init__(self) -> None:
-        self._parts: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._parts = ByStorage()
 
     def keep(self, x: Tensor, choice: object, size: Tensor) -> None:
         """Remember that this part of the radius of x is due to the choice."""
-        self._parts[x.untyped_storage()] = Part(place_of(x), choice, size)
+        self._parts[x] = Part(place_of(x), choice, size)
 
     def forget(self, x: Tensor) -> None:
         """Forget what was known of what is stored where a tensor is written to."""
-        if self._parts.data:
-            self._parts.pop(x.untyped_storage(), None)
+        if self._parts:
+            self._parts.pop(x, None)
 
     def of(self, x: Any) -> Part | None:
         """Return the part of the radius of x that is due to one choice."""
-        stored = self._parts.data and isinstance(x, Tensor) and x.layout == torch.strided
-        found = self._parts.get(x.untyped_storage()) if stored else None
+        stored = self._parts and isinstance(x, Tensor) and x.layout == torch.strided
+        found = self._parts.get(x) if stored else None
         return found if found is not None and found.place == place_of(x) else None
 
     def passed_on(self, packet: Any, args: Any, named: Any, result: Any, radius: Any, of: Callable[..., Any]) -> Any:
         """Return the radius of a result, smaller where the parts of its operands cancel; their sum goes with it."""
-        if not self._parts.data or packet not in _LINEAR or not isinstance(radius, Tensor):
+        if not self._parts or packet not in _LINEAR or not isinstance(radius, Tensor):
             return radius
         parts = [self.of(x) for x in args]
         first = next((part for part in parts if part is not None), None)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakIdKeyDictionary
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
@@ -24,6 +23,7 @@ from backprop_rules.evidence.allowance import (
     sums,
     windows,
 )
+from backprop_rules.evidence.allowance.by_storage import ByStorage
 from backprop_rules.evidence.allowance.chosen import Choices
 from backprop_rules.evidence.allowance.joint import Joint
 from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, place_of, plus
@@ -97,14 +97,14 @@ class RunningError(TorchDispatchMode):
         self.ambiguous = False  # whether a comparison might come out otherwise for the exact operands
         # The radii by storage and place: what autograd saves comes back as another tensor in the same place. They go
         # with the storage, so that a radius lives as long as its tensor.
-        self._radii: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._radii = ByStorage()
         # The storages that were made here, and those into which more than one tensor looks.
-        self._own: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._viewed: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._own = ByStorage()
+        self._viewed = ByStorage()
         # Whole numbers and masks whose radii are of what was chosen alone.
-        self._chosen: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._chosen = ByStorage()
         # The radii of all that is stored, where a tensor was written to into which several look.
-        self._shared: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._shared = ByStorage()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -125,16 +125,15 @@ class RunningError(TorchDispatchMode):
 
     def made(self, x: Tensor) -> bool:
         """Say whether the tensor came from an operation that was seen here, or looks into one that did."""
-        storage = x.untyped_storage()
-        return not x.numel() or storage in self._own or storage in self._viewed
+        return not x.numel() or x in self._own or x in self._viewed
 
     def _radius(self, x: Any) -> Tensor | None:
         if not isinstance(x, Tensor) or x.layout != torch.strided:
             return None
-        shared = self._shared.get(x.untyped_storage()) if self._shared.data else None
+        shared = self._shared.get(x) if self._shared else None
         if shared is not None:
             return item_by_item(shared, items_of(x)).as_strided(x.shape, x.stride(), x.storage_offset())
-        placed = self._radii.get(x.untyped_storage())
+        placed = self._radii.get(x)
         return None if placed is None else placed.get(place_of(x))
 
     def __torch_dispatch__(
@@ -160,7 +159,7 @@ class RunningError(TorchDispatchMode):
         if isinstance(result, Tensor) and result.dtype in UNIT and precision(result.dtype) < self.least_bits:
             raise Narrower(str(result.dtype).removeprefix("torch."))
         if func.is_view and isinstance(args[0], Tensor):
-            self._viewed[args[0].untyped_storage()] = True
+            self._viewed[args[0]] = True
         if self._whole(func, result, args):
             radius = None
         else:
@@ -228,14 +227,14 @@ class RunningError(TorchDispatchMode):
     def _of_indices(self, result: Tensor, args: Any) -> None:
         """Remember whether whole numbers, or a mask, may be others by what was chosen alone: all else is exact."""
         if any(self._radius(x) is not None for x in tensors_in(args)):
-            self._chosen.pop(result.untyped_storage(), None)
+            self._chosen.pop(result, None)
         else:
-            self._chosen[result.untyped_storage()] = True
+            self._chosen[result] = True
 
     def _with_others(self, x: Any, others: Tensor | None) -> Tensor | None:
         """Return a radius beside what other choices make: the larger one where both are of the same doubt."""
         radius = self._radius(x)
-        if radius is not None and others is not None and x.untyped_storage() in self._chosen:
+        if radius is not None and others is not None and x in self._chosen:
             return torch.maximum(radius, others)
         found: Tensor | None = plus(radius, others)
         return found
@@ -267,12 +266,11 @@ class RunningError(TorchDispatchMode):
             if radius is not None:
                 raise NotImplementedError(f"no radius can be kept beside a tensor of the layout {result.layout}")
             return
-        storage = result.untyped_storage()
-        self._own[storage] = True
-        if radius is not None and storage not in self._shared:
+        self._own[result] = True
+        if radius is not None and result not in self._shared:
             if radius.shape != result.shape:
                 radius = radius.expand(result.shape)
-            self._radii.setdefault(storage, {})[place_of(result)] = radius
+            self._radii.setdefault(result, {})[place_of(result)] = radius
 
     def _write(self, func: Any, args: Any, named: Any) -> Any:
         """Write into a tensor that was made here, and into which no other tensor looks."""
@@ -285,7 +283,7 @@ class RunningError(TorchDispatchMode):
             return func(*args, **named)
         if func.overloadpacket in DRAWN and self._unshared(args[0]):
             self.joint.forget(args[0])
-            self._radii.get(args[0].untyped_storage(), {}).pop(place_of(args[0]), None)
+            self._radii.get(args[0], {}).pop(place_of(args[0]), None)
             return func(*args, **named)
         compute, written = out_of_place(func), args[0] if args else None
         if compute is not None and func.overloadpacket in RESHAPING:
@@ -301,9 +299,9 @@ class RunningError(TorchDispatchMode):
         self.choices.pass_on(aten.copy, written, (made,))
         make(self.choices, aten.clone.default, (made,), {}, written)
         self.keep_written(written, self._radius(made))
-        self._chosen.pop(written.untyped_storage(), None)
-        if made.untyped_storage() in self._chosen:
-            self._chosen[written.untyped_storage()] = True
+        self._chosen.pop(written, None)
+        if made in self._chosen:
+            self._chosen[written] = True
         return written
 
     def _reshape(self, func: Any, compute: Any, args: Any, named: Any) -> Tensor:
@@ -322,7 +320,7 @@ class RunningError(TorchDispatchMode):
         if not self._unshared(written):
             self._share(written, radius)
             return
-        self._radii.get(written.untyped_storage(), {}).pop(place_of(written), None)
+        self._radii.get(written, {}).pop(place_of(written), None)
         self.keep(written, radius)
 
     def written(self, made: Tensor, into: Tensor) -> Tensor:
@@ -331,25 +329,21 @@ class RunningError(TorchDispatchMode):
 
     def _share(self, x: Tensor, radius: Tensor | None) -> None:
         """Keep a radius for what is stored where a tensor was written to, whichever tensors look there."""
-        storage = x.untyped_storage()
-        if storage not in self._shared:
+        storage, every = x.untyped_storage(), self._shared.get(x)
+        if every is None:
             every = torch.zeros(items_of(x), dtype=torch.float64, device=x.device)
-            for (pointer, dtype, shape, stride), its in self._radii.pop(storage, {}).items():
+            for (pointer, dtype, shape, stride), its in self._radii.pop(x, {}).items():
                 if 0 not in stride:  # of what is expanded the rest has the radii, too
                     every = item_by_item(every, storage.nbytes() // dtype.itemsize)
                     every.as_strided(shape, stride, (pointer - storage.data_ptr()) // dtype.itemsize).copy_(its)
-            self._shared[storage] = every
-        self._shared[storage] = item_by_item(self._shared[storage], items_of(x))
-        self._shared[storage].as_strided(x.shape, x.stride(), x.storage_offset()).copy_(
-            torch.zeros(()) if radius is None else radius
-        )
+        self._shared[x] = every = item_by_item(every, items_of(x))
+        every.as_strided(x.shape, x.stride(), x.storage_offset()).copy_(torch.zeros(()) if radius is None else radius)
 
     def _is_own(self, x: Tensor) -> bool:
-        return not x.numel() or x.untyped_storage() in self._own
+        return not x.numel() or x in self._own
 
     def _unshared(self, x: Tensor) -> bool:
-        storage = x.untyped_storage()
-        return not x.numel() or (storage not in self._viewed and storage in self._own)
+        return not x.numel() or (x not in self._viewed and x in self._own)
 
     def _by_torchs_own_parts(self, op: Operation, args: Any, named: Any) -> Any:
         """Return the radius of an operation without a formula, by the smaller ones that torch makes it of."""
