@@ -358,7 +358,7 @@ def test_messages_of_bad_input():
     assert refused((DX, DW), blind="maybe").startswith("there is no answer to blindness 'maybe'.")
     assert refused((DX, DW), forward=3) == "forward is the reference, a function of the primals; got int."
     assert refused((DX, DW), primals=()).startswith("primals are the tensors that forward is called with")
-    assert refused((DX, DW), primals=(X, 3)).startswith("primal 1 is int 3; primals are real tensors")
+    assert refused((DX, DW), primals=(X, {3})).startswith("primal 1 is set {3}; primals are real tensors")
     assert refused((DX, DW), grad_y=None) == (
         "grad_y is missing: forward returns (64, 16), and only of one number it is 1 by itself."
     )
