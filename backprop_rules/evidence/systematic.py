@@ -30,7 +30,7 @@ from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import AtSize, Held, Question
 from backprop_rules.evidence.sensitivity import Enough, Sensitivities, Weighed
-from backprop_rules.evidence.unseen import BLIND, Unseen, seen_within, unseen_of
+from backprop_rules.evidence.unseen import BLIND, ONCE, SUMMED, TWICE, Unseen, unseen_of
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F32
 
@@ -168,25 +168,19 @@ class _Reaches:
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """Elements of a gradient that the worst case does not tell from 0, and random weights of theirs."""
+    """Elements of a gradient that the worst case does not tell from 0, and random weights of some in two sums."""
 
     table: "_Table"
     unseen: Unseen
     elements: Sequence[tuple[int, ...]]
     weights: Tensor
 
-    @cached_property
-    def coefficients(self) -> Tensor:
-        """Their random sum, each in units of its truth."""
+    def random(self, which: int) -> Tensor:
+        """Return the coefficients of a random sum, each in units of its element's truth."""
         found = torch.zeros_like(self.table.truth)
-        for element, weight in zip(self.elements, self.weights, strict=True):
+        for element, weight in zip(self.elements, self.weights[which], strict=False):
             found[element] = weight / self.table.truth[element].abs()
         return found
-
-    @cached_property
-    def answer(self) -> float:
-        """How far that sum is off."""
-        return float((self.coefficients * self.table.off).sum())
 
     def share_at_zero(self, reaches: _Reaches) -> float | Off:
         """Return the share of the gradient that right implementations take to 0, one by one; or one that is off."""
@@ -202,27 +196,29 @@ class _Drawn:
         return self.unseen.share(sum(reached), len(reached))
 
 
-def _none_at_zero(drawn: Sequence[_Drawn], reaches: _Reaches, far: float) -> bool:
-    """Say whether right implementations take none of the elements to 0: their random sum no farther than so far.
+def _none_at_zero(drawn: Sequence[_Drawn], reaches: _Reaches) -> bool:
+    """Say whether right implementations take none of the elements to 0: a random sum hardly anywhere, or two not far.
 
     One that is farther off than these reach is looked for one by one.
     """
-    answer = abs(sum(some.answer for some in drawn))
-    if answer > far:
-        return False
-    return answer <= reaches.reach({some.table.leaf: some.coefficients for some in drawn}, far) <= far
+    for which in range(2):
+        sums = {some.table.leaf: some.random(which) for some in drawn}
+        answer = abs(math.fsum(float((sums[some.table.leaf] * some.table.off).sum()) for some in drawn))
+        reach = reaches.reach(sums, TWICE) if answer <= TWICE else math.inf
+        if not answer <= reach <= TWICE:
+            return False
+        if reach <= ONCE:
+            break
+    return True
 
 
 def _of_the_drawn(answers: Systematic, reaches: _Reaches, drawn: Sequence[_Drawn]) -> Systematic:
     """Return how blind the gradients are by the elements drawn of them, all at once or one by one; or what is off."""
     blind: dict[int, float] = {}
     at_once = [some for some in drawn if some.table.at_once]
-    several = len(at_once) > 1  # which are tried together first
-    far = seen_within(1 + several)
-    seen = at_once if several and _none_at_zero(at_once, reaches, far) else []
+    seen = at_once if at_once and _none_at_zero(at_once, reaches) else []
     for some in drawn:
-        none = some in seen or (some.table.at_once and _none_at_zero([some], reaches, far))
-        found = some.unseen.share(0, 1) if none else some.share_at_zero(reaches)
+        found = some.unseen.share(0, 1) if some in seen else some.share_at_zero(reaches)
         if isinstance(found, Off):
             return replace(answers, found=found)
         blind[some.table.leaf] = found
@@ -355,7 +351,8 @@ class _Table:
         """Return some elements, where it is open whether they are told from 0."""
         random = numbers_from(self.leaf)
         elements = [*map(self._place, unseen.drawn(random))]
-        return _Drawn(self, unseen, elements, torch.randn(len(elements), generator=random, dtype=self.truth.dtype))
+        weights = 2 * torch.rand(2, min(SUMMED, len(elements)), generator=random, dtype=self.truth.dtype) - 1
+        return _Drawn(self, unseen, elements, weights)
 
     def at(self, element: tuple[int, ...]) -> tuple[Sum, float]:
         """Return what is asked of an element, and the answer."""

@@ -5,17 +5,16 @@ of sizes, and of roots of sums of squares, of what is linear in them. So at any 
 and N >= |<n, .>| everywhere. Right implementations reach 0 at e where N(1_e / |t_e|) >= 1. One reverse pass can tell
 that they reach it at none of several elements, of one gradient or of many: in a sum with random weights,
 
-    c = sum(w_k 1_k / |t_k|),    w_k normal and independent,
+    c = sum(w_k 1_k / |t_k|),    w_k independent, each equally likely anywhere from -1 to 1,
 
-<n, c> is normal with a deviation of at least 1 if N(1_k / |t_k|) >= 1 for any k; then N(c) <= r happens with a
-probability of at most P(|w| <= r). The weights are the same in every run, as verdicts are.
+<n, c> = a w_k + b, where b is of the other weights and a >= 1, if N(1_k / |t_k|) >= 1 for any k; then N(c) <= r happens
+with a probability of at most r, and in two such sums with r^2. The weights are the same in every run, as verdicts are.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -32,14 +31,12 @@ BLIND = 0.5
 # 31 of 100 gradients, of 0.8 in 6, of 0.9 in 1.
 ELEMENTS = 7
 BY_CHANCE = 1 / 4
-# With this probability at most a gradient is taken for seen by random sums, though an element of it reaches 0; where
-# all seven do, by roundings that have one direction, with two fifths of it.
+# With this probability at most a gradient is taken for seen by random sums, though an element of it reaches 0; so is
+# one of which half of the elements do, and none of those in the sum.
 AT_ONCE = 1 / 20
-
-
-def seen_within(tries: int) -> float:
-    """Return how far a random sum may reach at most, of which one element reaches 0, if it is asked so many times."""
-    return NormalDist().inv_cdf((1 + AT_ONCE / tries) / 2)
+SUMMED = math.ceil(math.log2(1 / AT_ONCE))
+# How far a random sum may reach at most, or two of them.
+ONCE, TWICE = AT_ONCE / 2, math.sqrt(AT_ONCE / 2)
 
 
 @dataclass(frozen=True, eq=False)
