@@ -17,7 +17,7 @@ from backprop_rules.evidence.allowance.by_storage import ByStorage
 from backprop_rules.evidence.allowance.declared import Declared
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
 from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
-from backprop_rules.evidence.allowance.operation import adds_nothing, as_computed, plus
+from backprop_rules.evidence.allowance.operation import as_computed, plus
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.remade import make
 from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, unit
@@ -230,7 +230,7 @@ class Recorded(Declared):
         adds = last.func == aten.add.Tensor and not last.named and all(
             isinstance(x, Tensor) and (x.shape, x.dtype) == (result.shape, result.dtype) for x in args
         )  # fmt: skip
-        unchanged = adds_nothing(self._radius, *args) if adds and self.is_filled_up(*args) else None
+        unchanged = self.slices.adds_nothing(self._radius, *args) if adds else None
         if unchanged is not None and bool(unchanged.all()):  # a gradient is put beside others, as it is stored
             return Step(edges, (None,), (None,), line=last.line, adds=adds)
         packet, narrow = last.func.overloadpacket, self.eager and last.own in NARROW

@@ -25,14 +25,12 @@ from backprop_rules.evidence.allowance.mode import REFERENCES, RunningError
 from backprop_rules.evidence.allowance.moves import close
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
+from backprop_rules.evidence.allowance.slices import Slices
 from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, lost_by_storing, lost_in, widens
 from backprop_rules.subject.ambient import F32, F64, at, inexact, tensors_in
 from backprop_rules.subject.attention import Lost
 
 aten = torch.ops.aten
-
-# These put the gradient of a slice beside zeros.
-FILLED_UP = {aten.select_backward, aten.slice_backward}
 
 # From here on a number of float64 stands for infinity, as in a mask: no other dtype has it.
 ENDLESS = torch.finfo(torch.float64).max / 2
@@ -51,7 +49,7 @@ class Declared(RunningError):
         self.default, self.eager = torch.get_default_dtype(), declared.kept is None
         self._tags = ByStorage()  # the dtypes that tensors have in their own run, by storage
         self._rounded = ByStorage()  # what casts have rounded, by storage: to which dtype, in which version
-        self._filled = ByStorage()  # gradients of slices beside zeros, by storage
+        self.slices = Slices()
         self._in_kernel, self._in_a_block = 0, False
         self._rounds_inside = False  # whether the kernel of torch's that is followed stores its parts in its own dtype
         self.roundings, self.overflow, self.vanished, self.custom, self.drawn = 0, "", "", "", ""
@@ -65,15 +63,13 @@ class Declared(RunningError):
         if torch.Tag.nondeterministic_seeded in func.tags:
             self.drawn = self.drawn or str(func).removesuffix(".default")
         result = super().__torch_dispatch__(func, types, args, kwargs)
-        packet = func.overloadpacket
-        if packet in FILLED_UP or (packet == aten.add and self.is_filled_up(*args[:2])):
-            self._filled[result] = True
+        self.slices.keep(func, args, result)
         return result
 
-    def is_filled_up(self, *terms: Any) -> bool:
-        """Say whether a term is the gradient of a slice, beside zeros, or a sum of such."""
-        some = self._filled and (x for x in terms if isinstance(x, Tensor))
-        return any(x in self._filled for x in some or ())
+    def keep_written(self, written: Tensor, radius: Tensor | None) -> None:
+        """Keep the radius of what was written into a tensor, in the place of all that was known of it."""
+        self.slices.forget(written)
+        super().keep_written(written, radius)
 
     def tag(self, x: Tensor, dtype: torch.dtype) -> None:
         """Say in which dtype the reference stores this tensor, in its own run."""

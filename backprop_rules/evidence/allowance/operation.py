@@ -99,17 +99,6 @@ def plus(*radii: Radius) -> Radius:
     return sum(known[1:], start=known[0]) if known else None
 
 
-def adds_nothing(radius: Callable[[Any], Radius], *terms: Any) -> Tensor | None:
-    """Return where a term is exactly 0: there a sum of two rounds nothing."""
-    found = None
-    for x in terms:
-        if isinstance(x, Tensor) and not bool(x.all()):
-            off = radius(x)
-            none = x == 0 if off is None else (x == 0) & (off == 0)
-            found = none if found is None else found | none
-    return found
-
-
 @lru_cache(maxsize=4096)
 def scalar(x: complex, dtype: torch.dtype) -> Operand:
     """Return a Python number as torch uses it, rounded to the dtype, with that rounding for its radius."""

@@ -17,7 +17,6 @@ from backprop_rules.evidence.allowance.operation import (
     Operand,
     Operation,
     Radius,
-    adds_nothing,
     plus,
     scalar,
 )
@@ -195,7 +194,7 @@ class DeclaredOperation(Operation):
     def adds_nothing(self, *terms: Any) -> Tensor | None:
         """Return where a term is exactly 0, as most of the gradient of a slice is."""
         tensors = all(isinstance(x, Tensor) for x in terms)  # a number may round where it is stored
-        return adds_nothing(self.radius, *terms) if tensors and self.mode.is_filled_up(*terms) else None
+        return self.mode.slices.adds_nothing(self.radius, *terms) if tensors else None
 
     def of_either(self, chosen: Tensor, other: Tensor, *operands: Any) -> Tensor:
         """Return the radius of what may be either operand, as the mode counts choices."""
