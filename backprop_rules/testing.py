@@ -339,7 +339,8 @@ def _compared(
     with leaving_alone(asked.question.function.module), uncompiled():
         holds = [None if h is None or g is None else _of(h, g) for h, g in zip(held.gradients, got, strict=True)]
         explained = cache(partial(_explained, asked, holds, got))
-        found = [compared(k, asked.names, holds, g, explained) for k, g in enumerate(got) if g is not None]
+        pairs = enumerate(zip(got, asked.question.leaves, strict=True))
+        found = [compared(k, asked.names, holds, g, explained, x) for k, (g, x) in pairs if g is not None]
         names = [f"y[{k}]" if len(outputs) > 1 else "y" for k in range(len(outputs))]
         own = [_of(h, out) for h, out in zip(held.y if outputs else (), outputs, strict=True)]
         made = [compared(k, names, own, out) for k, out in enumerate(outputs)]

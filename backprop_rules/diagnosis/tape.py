@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
@@ -23,6 +24,7 @@ from backprop_rules.subject.function import Cotangents, Function, cloned, live_o
 from backprop_rules.subject.in_place import in_place
 from backprop_rules.subject.places import name_of, place
 
+JACOBIAN = 1 << 22  # numbers of a Jacobian, where there is no other way: about a second, and 32 MB
 UNMADE = (RuntimeError, LookupError, ValueError, TypeError)  # what an edit raises where it cannot be made
 
 # From cotangents of a step's result, one a row, to what one argument gets of each.
@@ -79,7 +81,7 @@ class Step:
 
     @cached_property
     def _graph(self) -> tuple[list[Tensor], Tensor]:
-        with torch.enable_grad():
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # others cannot be differentiated again
             args = [x.detach().requires_grad_() if p in self.live else x for p, x in enumerate(self.args)]
             return [args[p] for p in self.live], self.function(args)
 
@@ -106,12 +108,14 @@ class Step:
     def pushed(self, tangents: Mapping[int, Tensor]) -> Tensor:
         """Return the tangents of the result, from those of the live arguments: the way back, differentiated.
 
-        Where torch cannot differentiate it, by the way back from each element.
+        Where torch cannot differentiate it, by the way back from each element; RuntimeError where there are too many.
         """
         try:
             return self._pushed(tangents)
         except RuntimeError:
             y = self.result
+            if y.numel() * sum(t[0].numel() for t in tangents.values()) > JACOBIAN:
+                raise
             units = torch.eye(y.numel(), dtype=y.dtype).reshape(-1, *y.shape)
             rows = self.pulled(units)
             some = [t.reshape(len(t), -1) @ rows[p].conj().reshape(len(units), -1).mT for p, t in tangents.items()]

@@ -59,16 +59,21 @@ class Compared:
 
 
 def compared(
-    k: int, names: Sequence[str], holds: Sequence[Held | None], got: Tensor, explained: Callable[[], str] = str
+    k: int,
+    names: Sequence[str],
+    holds: Sequence[Held | None],
+    got: Tensor,
+    explained: Callable[[], str] = str,
+    primal: Tensor | None = None,
 ) -> Compared:
-    """Return one gradient beside what holds it; `explained` is asked where it looks like nothing known."""
+    """Return one gradient, of a primal, beside what holds it; `explained` is asked where it is like nothing known."""
     held, name = holds[k], names[k]
     assert held is not None
     total = _Tally()
     for block in held.parts:
         total = total.beside(_tally(held.part(block), got[block]))
     slope = total.along / total.squares if total.squares else math.nan
-    words = _words(k, names, holds, got, slope, explained) if total.outside else ()
+    words = _words(k, names, holds, got, slope, explained, primal) if total.outside else ()
     vanishes = dtype_name(got.dtype) if held.blind > BLIND and _vanishes(held, got.dtype) else ""
     counts = got.numel(), total.outside, total.unjudged
     return Compared(name, total.used, slope, held.blind, *counts, vanishes, words, held.open)
@@ -119,6 +124,9 @@ def share_of(held: Held, got: Tensor) -> Tensor:
     return torch.where(inside, share.clamp_max(1.0), share)
 
 
+AT_ZERO = "a kink: what is off lies where `{0}` is 0, and only there, where torch's own choice is expected"
+
+
 def _words(
     k: int,
     names: Sequence[str],
@@ -126,6 +134,7 @@ def _words(
     got: Tensor,
     slope: float,
     explained: Callable[[], str],
+    primal: Tensor | None,
 ) -> tuple[tuple[str, str], ...]:
     held = holds[k]
     assert held is not None
@@ -139,11 +148,15 @@ def _words(
     if not radius and away <= torch.finfo(got.dtype).eps * float(held.truth.abs().max()):
         far += ", but may in another form of the function: also= takes one"
     far = far if math.isfinite(away) else "which is not finite" if math.isfinite(truth) else "where it is infinite"
+    digits = 6 if f"{truth:.6g}" != f"{value:.6g}" else 17
+    expected = interval(truth, radius) if radius or not math.isfinite(truth) else f"{truth:.{digits}g}"
+    kink = primal is not None and bool(primal.any()) and not bool(primal[outside].any())
+    likely = AT_ZERO.format(names[k]) if kink else likeness(k, holds, names, got, outside, explained)
     said = [
-        ("worst", f"{list(worst)}: expected {interval(truth, radius)}, got {value:.6g}; {far}"),
+        ("worst", f"{list(worst)}: expected {expected}, got {value:.{digits}g}; {far}"),
         ("where", where(outside)),
         ("slope", f"{slope:.6g} over all elements" if math.isfinite(slope) else ""),
-        ("likely", likeness(k, holds, names, got, outside, explained) or _unrecognised(held, got)),
+        ("likely", likely or _unrecognised(held, got)),
         ("torch", _what_torch_would_say(got, held.truth)),
     ]
     return tuple((heading, text) for heading, text in said if text)

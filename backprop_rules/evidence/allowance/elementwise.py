@@ -266,6 +266,13 @@ def _artanh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     return torch.where(x.grown() < 1, off, INFINITE)
 
 
+def _sigmoid(x: Operand, size: Tensor, a: Tensor) -> Tensor:
+    # The slope of its logarithm is at most 1, and its own largest at the end that is nearer to 0.
+    nearest = (x.size - x.radius).clamp_min(0)
+    slope = torch.sigmoid(nearest) * torch.sigmoid(-nearest) * FEW
+    return _at_most(1, torch.fmin(size * torch.expm1(x.radius), x.radius * slope))
+
+
 def _erf(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     nearest = (x.size - x.radius).clamp_min(0)
     slope = (2 / math.sqrt(math.pi)) * torch.exp(-nearest.square()) * FEW
@@ -299,8 +306,7 @@ VARIATIONS: dict[str, Callable[[Operand, Tensor, Tensor], Tensor]] = {
     "cosh": lambda x, size, a: size * torch.expm1(x.radius),
     "sinh": lambda x, size, a: (1 + size) * torch.expm1(x.radius),
     "tanh": _tanh,
-    # The slope of the sigmoid's logarithm is at most 1.
-    "sigmoid": lambda x, size, a: _at_most(1, size * torch.expm1(x.radius)),
+    "sigmoid": _sigmoid,
     "erf": _erf,
     "erfc": _erf,
 }

@@ -201,6 +201,11 @@ class DeclaredOperation(Operation):
         return self.mode.of_either(chosen, other, *operands)
 
     @property
+    def may_choose_others(self) -> bool:
+        """Whether another may choose otherwise among equal numbers: nobody says which one is first."""
+        return True
+
+    @property
     def truncates(self) -> bool:
         """Whether products are summed by tensor cores, which cut off."""
         return self.declared.operands is not None or super().truncates
@@ -231,6 +236,8 @@ class DeclaredOperation(Operation):
             ulps = a.double().abs() * units.FAST_BY_ARGUMENT[name]
             found = self.size * ulps.mul_(2 * unit(F32).u)
             found = found if positive(self.size) else torch.where(self.size == 0, 0.0, found)
+        if name == "sigmoid":  # in 1 / (1 + e) what e is off by counts as e, and in float64 there is no less than 2^-53
+            found = (1 - self.size).clamp_min_(2.0**-52).mul_(found)
         return found
 
     def stored(self, radius: Tensor) -> Tensor:
