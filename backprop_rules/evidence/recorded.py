@@ -115,7 +115,7 @@ class Recorded(Declared):
 
     def __init__(self, declared: Precision, either: bool, together: bool = True, constants: bool = True) -> None:
         super().__init__(declared)
-        self.steps: list[Step] = []
+        self.steps, self.again = list[Step](), True
         self.taken: list[tuple[Any, int]] = []
         self._together, self._constants = together, constants
         self._sums: dict[tuple[Any, int], int] = {}

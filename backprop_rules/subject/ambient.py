@@ -98,6 +98,7 @@ class Shadow(Protocol):
 
     default: torch.dtype  # of what is made there without one
     eager: bool  # whether each result is stored there in its own dtype
+    again: bool  # whether what is computed again on the way back has roundings of its own
 
     def dtype_of(self, x: Tensor) -> torch.dtype:
         """Return the dtype that a tensor has in its own run."""
@@ -191,7 +192,7 @@ class Ambient(TorchFunctionMode):
         if func is torch.nn.functional.scaled_dot_product_attention and not shadow.eager and not _recomputed():
             own = shadow.dtype_of(args[0] if args else named["query"])
             told = partial(self.attentions.of, dtype=own, shadow=shadow)
-            return attention(*self._each(args), **self._each(named), multiplied=told)
+            return attention(*self._each(args), **self._each(named), multiplied=told, again=shadow.again)
         if func in _EXTREMES and len(args) == 2 and not named and torch.is_grad_enabled() and _alike(*args):
             return shadow.extreme(func, *args)
         if shadow.eager and in_place(func) and args and inexact(args[0]):

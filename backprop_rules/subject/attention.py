@@ -47,6 +47,7 @@ def attention(
     enable_gqa: bool = False,
     *,
     multiplied: Callable[[Tensor, Softmax, Tensor, Callable[[Tensor], Tensor]], None],
+    again: bool = False,
 ) -> Tensor:
     r"""Return softmax(s q kᵀ + m) v, with the arguments of torch's `scaled_dot_product_attention`.
 
@@ -55,6 +56,7 @@ def attention(
 
     The product is scaled, and not its operands: q √s and k √s would be rounded anew to the dtype in which products are
     taken. The sum over p ⊙ p̄ of a softmax's backward is that over ȳ ⊙ y: `multiplied` is told of y and of the softmax.
+    Kernels take the product `again` on the way back, where it rounds otherwise than it did in the sums of the softmax.
 
     Source: Dao, FlashAttention-2, 2023, algorithm 2. Raises ValueError for a mask and `is_causal` at once.
     """
@@ -62,13 +64,16 @@ def attention(
         raise ValueError("scaled_dot_product_attention takes attn_mask or is_causal, and not both")
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
-    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = products = query @ key.mT * factor
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if attn_mask is not None:
         is_mask = attn_mask.dtype == torch.bool
         scores = scores.masked_fill(~attn_mask, -torch.inf) if is_mask else scores + attn_mask
     shares = torch._safe_softmax(scores, -1)  # 0 where nothing may be seen
+    if again:
+        shares = shares * (1 + (query @ key.mT * factor - products))
     kept = functional.dropout(shares, dropout_p) if dropout_p else shares
     y = kept @ value
     if scores.requires_grad:

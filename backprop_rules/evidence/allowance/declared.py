@@ -18,6 +18,7 @@ from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance.a_cast import Cast
 from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
 from backprop_rules.evidence.allowance.by_storage import ByStorage
+from backprop_rules.evidence.allowance.fused import softmax_by_its_logarithm
 from backprop_rules.evidence.allowance.gathered import euclidean
 from backprop_rules.evidence.allowance.joint import Extreme
 from backprop_rules.evidence.allowance.kept_narrow import OF_THE_FIRST, ROUNDED_INSIDE, SUMS_NARROW, besides, of_numbers
@@ -46,7 +47,7 @@ class Declared(RunningError):
     def __init__(self, declared: Precision, only_exact: bool = False) -> None:
         super().__init__()
         self.declared, self._only_exact = declared, only_exact
-        self.default, self.eager = torch.get_default_dtype(), declared.kept is None
+        self.default, self.eager, self.again = torch.get_default_dtype(), declared.kept is None, False
         self._tags = ByStorage()  # the dtypes that tensors have in their own run, by storage
         self._rounded = ByStorage()  # what casts have rounded, by storage: to which dtype, in which version
         self.slices = Slices()
@@ -334,7 +335,9 @@ class Declared(RunningError):
             self._radii = before
 
     def _reference(self, packet: Any, args: Any) -> Callable[..., Any] | None:
-        """Return what an operation is made of: squares that stand beside a product's operands are none of these."""
+        """Return what an operation is made of, as kernels keep what is on the way, and round products' operands."""
+        if packet == aten._softmax and not self.eager:
+            return softmax_by_its_logarithm
         narrow = self.declared.operands
         if packet == aten._euclidean_dist and narrow is not None:
             return partial(euclidean, lambda x: self.stored(x, narrow), lambda x: self._take_as_rounded(x, narrow))
