@@ -351,3 +351,33 @@ def test_a_finite_number_that_masks_is_as_good_as_an_endless_one(mask):
     finite, other = (enclose(f, (q, k, v), grad_y=grad_y).every for f in (forward, endless))
     for one, least in zip(finite, other, strict=True):
         assert float(one.radius.max()) <= 2 * float(least.radius.max())
+
+
+def flash_by_its_logarithm(g, q, k, v):
+    """Return gradients as kernels have them that keep the logarithm of each softmax's sum, in float32."""
+    scores = (q @ k.mT) * q.shape[-1] ** -0.5
+    largest = scores.amax(-1, keepdim=True)
+    kept = largest + (scores - largest).exp().sum(-1, keepdim=True).log()
+    p = (scores - kept).exp()
+    dz = p * (g @ v.mT - ((p @ v) * g).sum(-1, keepdim=True)) * q.shape[-1] ** -0.5
+    return dz @ k, dz.mT @ q, p.mT @ g
+
+
+@pytest.mark.parametrize("scale", [1, 4, 10])
+@pytest.mark.parametrize("written_out", [False, True])
+def test_large_scores_in_float32_pass_as_kernels_and_torch_itself_have_them(scale, written_out):
+    random = torch.Generator().manual_seed(scale)
+    q, k, v, g = (torch.randn(2, 3, 96, 32, generator=random) for _ in range(4))
+    q, k = q * scale, k * scale
+    reference = torch.nn.functional.scaled_dot_product_attention
+
+    def softmax_written_out(q, k, v):
+        return torch.softmax((q @ k.mT) * q.shape[-1] ** -0.5, -1) @ v
+
+    enclosed = enclose(softmax_written_out if written_out else reference, (q, k, v), grad_y=g)
+    right = flash_by_its_logarithm(g, q, k, v)
+    assert enclosed.agreement(right, blind="allow").right
+    if not written_out:
+        live = [x.requires_grad_() for x in (q, k, v)]
+        assert enclosed.agreement(torch.autograd.grad(reference(*live), live, g), blind="allow").right
+    assert not enclosed.agreement((1.002 * right[0], *right[1:]), blind="allow").right

@@ -171,13 +171,13 @@ def rounds(question: Question, declared: Precision) -> str:
     return "" if exact else "a result, where it is stored in its dtype"
 
 
-def at_size(question: Question, declared: Precision) -> AtSize:
-    """Return what holds the outputs and gradients of a question, in every algebraic form.
+def at_size(question: Question, declared: Precision, flushes: bool = False) -> AtSize:
+    """Return what holds the outputs and gradients of a question, in every algebraic form; `flushes` as of Declared.
 
     Raises NoPoint where forward or a backward raises, NotImplementedError at an operation without a formula, and
     InputError where another form is another function.
     """
-    found = [_held_by(run, question, Declared(declared)) for run in question.runs]
+    found = [_held_by(run, question, Declared(declared, flushes=flushes)) for run in question.runs]
     for form, other in zip(question.also, found[1:], strict=True):
         _same(form, found[0], other, declared)
     return reduce(AtSize.joined, found)

@@ -19,7 +19,7 @@ from backprop_rules.evidence.allowance.units import NARROW, component, half_an_u
 from backprop_rules.evidence.at_size import Run
 from backprop_rules.evidence.recorded import Line, OutOfSight, Product, Recorded, Step, parts_of
 from backprop_rules.evidence.rounded_up import added
-from backprop_rules.subject.ambient import F64, real
+from backprop_rules.subject.ambient import F32, F64, real
 from backprop_rules.subject.function import NoPoint, steps_to
 
 # The nodes that stand for what may not, or cannot, be differentiated again.
@@ -171,6 +171,8 @@ class Sensitivities:
         its, size, most = one.got.dtype, one.got.to(one.truth).abs(), one.truth.abs()
         size = (size - most).clamp_min(0) if its in NARROW else torch.maximum(size, most)  # u |got| <= u |truth| + this
         found.add(Reach(float((one.coefficients.abs() * size).nan_to_num(0.0, 0.0).sum()) * unit(its).u))
+        if self._declared.fast:  # a number below the smallest normal one may be stored as 0
+            found.add(Reach(float(one.coefficients.abs().sum()) * torch.finfo(F32).smallest_normal))
         if its in NARROW:
             found.add(self._together(one.truth, its, one.coefficients))
 

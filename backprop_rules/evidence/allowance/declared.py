@@ -44,8 +44,8 @@ class Rounds(NotImplementedError):
 class Declared(RunningError):
     """While it is entered, keep beside every float64 tensor how far a declared implementation may be from it."""
 
-    def __init__(self, declared: Precision, only_exact: bool = False) -> None:
-        super().__init__()
+    def __init__(self, declared: Precision, only_exact: bool = False, flushes: bool = False) -> None:
+        super().__init__(flushes=flushes)
         self.declared, self._only_exact = declared, only_exact
         self.default, self.eager, self.again = torch.get_default_dtype(), declared.kept is None, False
         self._tags = ByStorage()  # the dtypes that tensors have in their own run, by storage

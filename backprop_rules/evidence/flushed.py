@@ -1,0 +1,48 @@
+"""Gradients of kernels that take numbers below the smallest normal one for 0, as the hardware's fast functions do.
+
+Few do, and few numbers are so small: it is asked where elements lie outside, by so little that it may be that.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from backprop_rules.evidence.allowance.precision import Precision
+from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size
+from backprop_rules.subject.ambient import F32
+
+# What is lost is multiplied on the way; by this and more it is not looked for.
+FACTOR = math.sqrt(1 / torch.finfo(F32).smallest_normal)
+
+
+def where_flushed(
+    question: Question, declared: Precision, held: AtSize, got: Sequence[Tensor | None], outputs: Sequence[Tensor]
+) -> AtSize:
+    """Return what holds gradients and outputs, at elements outside as if numbers were flushed, where they may be."""
+    of_outputs = zip(held.y if outputs else (), outputs, strict=True)
+    outside = [_outside(h, g) for h, g in (*zip(held.gradients, got, strict=True), *of_outputs)]
+    if not declared.fast or not any(bool(mask.any()) for mask, _ in outside) or not all(near for _, near in outside):
+        return held
+    flushed, masks = at_size(question, declared, flushes=True), [mask for mask, _ in outside]
+    gradients = map(_widened, held.gradients, flushed.gradients, masks)
+    computed = (
+        map(_widened, held.computed, flushed.computed, masks[len(held.gradients) :]) if outputs else held.computed
+    )
+    return replace(held, gradients=tuple(gradients), computed=tuple(computed))
+
+
+def _outside(held: Held | None, got: Tensor | None) -> tuple[Tensor, bool]:
+    """Return a mask of the elements outside, and whether they are off by so little that numbers may be flushed."""
+    if held is None or got is None:
+        return torch.zeros((), dtype=torch.bool), True
+    outside, most = ~held.contains(got), torch.finfo(F32).smallest_normal * FACTOR
+    return outside, bool(((got.to(held.truth) - held.truth).abs()[outside] <= most).all())
+
+
+def _widened(held: Held | None, wide: Held | None, outside: Tensor) -> Held | None:
+    if held is None or wide is None:
+        return held
+    return Held(held.truth, torch.where(outside, torch.maximum(held.radius, wide.radius), held.radius), held.dtype)
