@@ -27,10 +27,10 @@ def where_flushed(
     if not declared.fast or not any(bool(mask.any()) for mask, _ in outside) or not all(near for _, near in outside):
         return held
     flushed, masks = at_size(question, declared, flushes=True), [mask for mask, _ in outside]
-    gradients = map(_widened, held.gradients, flushed.gradients, masks)
-    computed = (
-        map(_widened, held.computed, flushed.computed, masks[len(held.gradients) :]) if outputs else held.computed
-    )
+    own = masks[len(held.gradients) :] or [torch.zeros((), dtype=torch.bool)] * len(held.computed)
+    pairs = zip(held.gradients, flushed.gradients, masks, strict=False)
+    gradients = (None if h is None else _widened(h, *those) for h, *those in pairs)
+    computed = map(_widened, held.computed, flushed.computed, own)
     return replace(held, gradients=tuple(gradients), computed=tuple(computed))
 
 
@@ -42,7 +42,7 @@ def _outside(held: Held | None, got: Tensor | None) -> tuple[Tensor, bool]:
     return outside, bool(((got.to(held.truth) - held.truth).abs()[outside] <= most).all())
 
 
-def _widened(held: Held | None, wide: Held | None, outside: Tensor) -> Held | None:
-    if held is None or wide is None:
+def _widened(held: Held, wide: Held | None, outside: Tensor) -> Held:
+    if wide is None or not bool(outside.any()):
         return held
     return Held(held.truth, torch.where(outside, torch.maximum(held.radius, wide.radius), held.radius), held.dtype)
