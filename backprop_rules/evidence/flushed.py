@@ -29,7 +29,7 @@ def where_flushed(
     flushed, masks = at_size(question, declared, flushes=True), [mask for mask, _ in outside]
     own = masks[len(held.gradients) :] or [torch.zeros((), dtype=torch.bool)] * len(held.computed)
     pairs = zip(held.gradients, flushed.gradients, masks, strict=False)
-    gradients = (None if h is None else _widened(h, *those) for h, *those in pairs)
+    gradients = (None if h is None else _widened(h, wide, mask) for h, wide, mask in pairs)
     computed = map(_widened, held.computed, flushed.computed, own)
     return replace(held, gradients=tuple(gradients), computed=tuple(computed))
 
