@@ -377,3 +377,46 @@ def test_distances_by_a_product_of_rounded_operands_are_inside_where_products_ro
     assert_gradients(got, **asked)
     with pytest.raises(WrongGradients):
         assert_gradients(got, **asked, precision="float32")
+
+
+def by_its_order(x, g, order, descending=False):
+    """Return the gradient of sorted numbers, equal ones in the order of their places, or the other way round."""
+    flipped = x if order == "first" else x.flip(-1)
+    at = flipped.sort(dim=-1, stable=True, descending=descending).indices
+    found = torch.zeros_like(x).scatter(-1, at[..., : g.shape[-1]], g)
+    return found if order == "first" else found.flip(-1)
+
+
+EQUAL_ONES = {
+    "sort": (lambda x: x.sort(-1).values, {}),
+    "topk": (lambda x: x.topk(8, -1).values, {"descending": True}),
+    "max": (lambda x: x.max(-1, keepdim=True).values, {"descending": True}),
+    "amax": (lambda x: x.amax(-1, keepdim=True), {"descending": True}),
+    "argsort": (lambda x: x.gather(-1, x.argsort(-1)), {}),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("order", ["first", "last"])
+@pytest.mark.parametrize("case", EQUAL_ONES)
+def test_equal_numbers_may_come_in_any_order(case, order, dtype):
+    forward, how = EQUAL_ONES[case]
+    random = torch.Generator().manual_seed(0)
+    x = (torch.randn(16, 64, generator=random) * 2).round().to(dtype)
+    g = torch.randn(forward(x).shape, generator=random).to(dtype)
+    right = by_its_order(x, g, order, **how)
+    held = {"forward": forward, "primals": (x,), "grad_y": g, "blind": "allow"}
+    assert assert_gradients(right, **held).right
+    away = torch.zeros_like(right)
+    away[0] = right[0].roll(1)  # to numbers that are not equal
+    with pytest.raises(WrongGradients):
+        assert_gradients(torch.where(away != 0, away, right), **held)
+
+
+def test_where_no_two_are_equal_the_order_is_known():
+    x, g = torch.arange(64.0).reshape(4, 16).flip(-1), torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    e = enclose(lambda x: x.sort(-1).values, (x,), grad_y=g)
+    assert not bool(e.radius.any())
+    x[0, 3] = x[0, 9]
+    e = enclose(lambda x: x.sort(-1).values, (x,), grad_y=g)
+    assert torch.nonzero(e.radius).tolist() == [[0, 3], [0, 9]]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from backprop_rules.diagnosis.at_size import allowed
+from backprop_rules.diagnosis.tape import Step
 from backprop_rules.evidence.at_size import Held
 from backprop_rules.testing import WrongGradients, assert_gradients
 
@@ -85,3 +86,27 @@ def test_where_half_of_the_digits_are_right_other_steps_to_the_same_are_thought_
     assert "what takes other steps to the same is declared by these: also=" in line
     (line,) = told((dq, dk, dv + 0.1 * dv.roll(1, -1).square()), attention, POINT, COTANGENT)
     assert "also=" not in line
+
+
+def test_an_operation_that_torch_differentiates_once_costs_no_jacobian_of_all_its_numbers():
+    q, k, v = (numbers(2, 3, 96, 32 + n)[..., :32] for n in range(3))
+    g = numbers(2, 3, 96, 40)[..., :32]
+    reference = torch.nn.functional.scaled_dot_product_attention
+    live = [x.double().requires_grad_() for x in (q, k, v)]
+    right = [x.float() for x in torch.autograd.grad(reference(*live), live, g.double())]
+    (line,) = told((1.5 * right[0], *right[1:]), reference, (q, k, v), g)
+    assert "each is 1.5 times the right one" in line and "scaled_dot_product_attention" in line
+
+
+def test_a_jacobian_is_made_where_there_is_no_other_way_and_it_is_small():
+    def pushed(n):
+        x = numbers(n, 4).double()
+        y = torch.pdist(x)
+        step = Step(0, "pdist", lambda args: torch.pdist(*args), [x], (0,), {}, (), y, "", 0)
+        along = numbers(1, n, 4).double()
+        return step.pushed({0: along}), (torch.pdist(x + 1e-7 * along[0]) - torch.pdist(x - 1e-7 * along[0])) / 2e-7
+
+    found, differences = pushed(20)
+    assert float((found[0] - differences).abs().max()) < 1e-6
+    with pytest.raises(RuntimeError):
+        pushed(400)
