@@ -337,7 +337,7 @@ class Declared(RunningError):
     def _reference(self, packet: Any, args: Any) -> Callable[..., Any] | None:
         """Return what an operation is made of, as kernels keep what is on the way, and round products' operands."""
         if packet == aten._softmax and not self.eager:
-            return softmax_by_its_logarithm
+            return partial(softmax_by_its_logarithm, self._radius)
         narrow = self.declared.operands
         if packet == aten._euclidean_dist and narrow is not None:
             return partial(euclidean, lambda x: self.stored(x, narrow), lambda x: self._take_as_rounded(x, narrow))
