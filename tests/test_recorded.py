@@ -350,3 +350,20 @@ def test_of_an_output_that_nothing_was_proved_of_it_is_said():
     with pytest.raises(WrongGradients, match="Nothing was proved of y: at"):
         assert_gradients(got, forward=deep, primals=(x, w), grad_y=grad_y, y=y)
     assert_gradients(got, forward=deep, primals=(x, w), grad_y=grad_y, y=y, blind="allow")
+
+
+@pytest.mark.parametrize("precision", ["float32", "eager"])
+def test_a_cumulative_product_is_recorded_in_few_steps(precision):
+    def product(x):
+        return (1 + x / 8).cumprod(-1)
+
+    _, found = recorded_of(product, numbers(4, 300), precision=precision)
+    assert len(found._steps) < 12
+    x, g = numbers(4, 300), numbers(4, 300).flip(0)
+    for zeros in (False, True):
+        y = (x * (torch.arange(300) != 7) if zeros else 1 + x / 8).float().requires_grad_()
+        (got,) = torch.autograd.grad(y.cumprod(-1), y, g.float())
+        held = {"forward": lambda y: torch.cumprod(y, dim=-1), "primals": (y.detach(),), "grad_y": g.float()}
+        assert assert_gradients(got, **held, precision=precision, blind="allow").right
+        with pytest.raises(WrongGradients):
+            assert_gradients(1.002 * got, **held, precision=precision, blind="allow")

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from backprop_rules.subject.attention import MADE_BY, OPENED, Attentions, Lost, attention
+from backprop_rules.subject.cumulative import cumprod
 from backprop_rules.subject.in_place import in_place, written
 from backprop_rules.subject.unchecked import UNCHECKED
 
@@ -133,7 +134,9 @@ def _one_hot(input: Tensor, num_classes: int = -1) -> Tensor:
     return input.new_zeros((*input.shape, count)).scatter(-1, input.unsqueeze(-1), 1)
 
 
-_OPENED: dict[Any, Callable[..., Any]] = {**OPENED, torch.nn.functional.one_hot: _one_hot}
+_OPENED: dict[Any, Callable[..., Any]] = {
+    **OPENED, torch.nn.functional.one_hot: _one_hot, torch.cumprod: cumprod, Tensor.cumprod: cumprod
+}  # fmt: skip
 
 
 class Ambient(TorchFunctionMode):
