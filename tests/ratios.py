@@ -14,6 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -21,10 +22,11 @@ import torch
 from modules import MODULES
 from real_mistakes import MISTAKES
 from real_sizes import KERNELS, stored
+from torch import Tensor
 from yardstick import yardstick
 
 from backprop_rules import CATALOGUE, check
-from backprop_rules.testing import assert_gradients
+from backprop_rules.testing import WrongGradients, assert_gradients
 
 LIST = Path(__file__).parents[1] / "CONTRIBUTING.md"
 ROW = re.compile(r"^\| (?P<what>[^|]+?) +\| at most (?P<limit>[\d.]+) Y", re.MULTILINE)
@@ -103,8 +105,14 @@ def of_modules(kind: str) -> list[float]:
     return found
 
 
+def told(got: Sequence[Tensor], **held: object) -> None:
+    with suppress(WrongGradients):
+        assert_gradients(got, **held)
+        raise SystemExit("a wrong gradient passes")
+
+
 def of_real_kernels() -> tuple[float, ...]:
-    """Return what an attention, held at a point, and checks of two kernels at their sizes take: medians."""
+    """Return what gradients, held at a point, a wrong one, and checks of two kernels at their sizes take: medians."""
     names = ("attention", "rms_norm", "cross_entropy")
     attention, norm, loss = (next(k for k in KERNELS if k.name == name) for name in names)
     numbers = torch.Generator().manual_seed(0)
@@ -113,8 +121,15 @@ def of_real_kernels() -> tuple[float, ...]:
     got, example = stored(attention.fused(grad_y, *primals), primals), norm.make(numbers, (512, 512))
     large = loss.make(numbers, (512, 8000))
     held = {"forward": attention.forward, "primals": primals, "grad_y": grad_y}
+    fused = held | {"forward": torch.nn.functional.scaled_dot_product_attention}
+    x = (1 + torch.randn(64, 512, generator=numbers) / 100).requires_grad_()
+    along = torch.randn(64, 512, generator=numbers)
+    product = {"forward": lambda x: x.cumprod(-1), "primals": (x.detach(),), "grad_y": along}
+    of_product = torch.autograd.grad(x.cumprod(-1), x, along)
     jobs = (
         lambda: assert_gradients(got, **held),
+        lambda: assert_gradients(of_product, **product),
+        lambda: told((2 * got[0], *got[1:]), **fused),
         lambda: check(norm.fused, forward=norm.forward, example=example),
         lambda: check(loss.fused, forward=loss.forward, example=large),
     )
@@ -141,8 +156,10 @@ def measured() -> Iterator[tuple[str, float]]:
     found["a check of a wrong module, the median"] = statistics.median(wrong)
     found["a check of a module, the longest"] = max(right + wrong)
     pace.append(yardstick())
-    held, norm, loss = of_real_kernels()
+    held, product, wrong_one, norm, loss = of_real_kernels()
     found["gradients of an attention, held at a point"] = held
+    found["a cumulative product's, held at a point"] = product
+    found["a wrong one of torch's attention, named"] = wrong_one
     found["a check of a norm of 512 × 512"] = norm
     found["a check of a cross-entropy of 512 × 8000"] = loss
     found["backprop-rules verify"] = of_a_process(COMMAND.format(["verify"]))
