@@ -216,6 +216,6 @@ def _tensor(k: int, x: Any) -> Any:
         return type(x)(*made) if hasattr(x, "_fields") else type(x)(made)
     if isinstance(x, Tensor) and x.is_inference():
         return x.clone()  # which autograd takes
-    if x is None or isinstance(x, int | float | complex | str | Tensor):
+    if x is None or isinstance(x, Tensor) or (isinstance(x, int | float | complex | str) and not hasattr(x, "shape")):
         return x
     return as_torch(x, f"argument {k} of the example")

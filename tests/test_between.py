@@ -42,10 +42,6 @@ def of_all(grad_y, *arguments):
     return in_its_place(grad_y, *arguments)
 
 
-def of_all_beside_y(grad_y, y, *arguments):
-    return with_y(grad_y, arguments[0], y, *arguments[1:])
-
-
 def of_arrays(grad_y, x, w):
     return in_its_place(grad_y, x, 3.0, w)
 
@@ -58,7 +54,7 @@ def called_otherwise(g, a, exponent, b):
     return in_its_place(g, a, exponent, b)
 
 
-IN_PLACES = (in_its_place, without_a_none, of_all, of_all_beside_y, with_y, called_otherwise)
+IN_PLACES = (in_its_place, without_a_none, of_all, with_y, called_otherwise)
 BACKWARDS = (*IN_PLACES, last, by_name_alone, of_arrays)
 
 
@@ -110,6 +106,37 @@ def test_a_backward_that_is_given_another_number_is_wrong(backward):
     x, _, w = example()
     report = check(backward, forward=lambda x, p, w: power(x, p + 1, w), example=(x, 3.0, w), raise_on_failure=False)
     assert report.verdict == "wrong"
+
+
+CALLS = {
+    "a number called y": (lambda g, x, y: (g * y, None), lambda x, y: x * y, (3.0,)),
+    "a number called y, by name": (lambda g, x, *, y: g * y, lambda x, y: x * y, (3.0,)),
+    "another option of the backward's own": (lambda g, x, eps=1e-6: g * 3.0, lambda x, p: x * p, (3.0,)),
+    "by name in a dict": (lambda g, x, p: {"x": g * p, "p": None}, lambda x, p: x * p, (3.0,)),
+    "in forward's order": (lambda g, p, x: (g * p, None), lambda x, p: x * p, (3.0,)),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_a_value_goes_to_no_other_argument(case):
+    backward, forward, values = CALLS[case]
+    assert check(backward, forward=forward, example=(torch.randn(3, 4), *values)).verdict == "right"
+
+
+def test_a_backward_of_all_arguments_whose_first_is_called_y_is_given_no_output():
+    x, w = torch.randn(3, 4), torch.randn(3, 4)
+    assert check(lambda g, y, *r: (g * r[0], g * y), forward=lambda a, b: a * b, example=(x, w)).verdict == "right"
+
+
+def test_a_gradient_of_a_number_is_not_dropped():
+    x, p, w = example()
+    with pytest.raises(InputError, match=r"2 gradients are returned, and not None for what is no array, 3\.0"):
+        check(lambda g, x, p: (g * p, 99.0), forward=lambda x, p: x * p, example=(x, p))
+    with pytest.raises(InputError, match=r"not None for what is no array, 3\.0"):
+        assert_gradients((x, 7.0, w), forward=power, primals=(x, p, w), grad_y=x)
+    given = x, np.float64(2)
+    report = check(lambda g, x, p: (g * p, g), forward=lambda x, p: x * p, example=given, raise_on_failure=False)
+    assert report.verdict == "wrong" and report.subject.names == ("x", "p")  # NumPy's numbers are arrays
 
 
 def test_the_counterexample_shows_the_number_where_it_stands():

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 from backprop_rules.errors import OwnError
@@ -360,6 +361,13 @@ def test_a_cumulative_product_is_recorded_in_few_steps(precision):
     _, found = recorded_of(product, numbers(4, 300), precision=precision)
     assert len(found._steps) < 12
     x, g = numbers(4, 300), numbers(4, 300).flip(0)
+    for way in (
+        lambda y: torch.cumprod(y, axis=-1),
+        lambda y: y.cumprod(-1, dtype=torch.float32),
+        lambda y: torch.utils.checkpoint.checkpoint(lambda x: x.cumprod(-1), y, use_reentrant=False),
+    ):
+        held = {"forward": lambda y, way=way: way(y).sum(), "primals": (torch.ones(3),)}
+        assert assert_gradients(torch.tensor([3.0, 2.0, 1.0]), **held).right
     for zeros in (False, True):
         y = (x * (torch.arange(300) != 7) if zeros else 1 + x / 8).float().requires_grad_()
         (got,) = torch.autograd.grad(y.cumprod(-1), y, g.float())

@@ -31,8 +31,8 @@ BLIND = 0.5
 # 31 of 100 gradients, of 0.8 in 6, of 0.9 in 1.
 ELEMENTS = 7
 BY_CHANCE = 1 / 4
-# With this probability at most a gradient is taken for seen by random sums, though an element of it reaches 0; so is
-# one of which half of the elements do, and none of those in the sum.
+# With this probability at most a gradient is taken for seen by random sums, though one of their elements reaches 0; so
+# often at most, too, none of them is among the half of the elements that do.
 AT_ONCE = 1 / 20
 SUMMED = math.ceil(math.log2(1 / AT_ONCE))
 # How far a random sum may reach at most, or two of them.

@@ -124,7 +124,7 @@ def share_of(held: Held, got: Tensor) -> Tensor:
     return torch.where(inside, share.clamp_max(1.0), share)
 
 
-AT_ZERO = "a kink: what is off lies where `{0}` is 0, and only there, where torch's own choice is expected"
+AT_ZERO = "what is off lies where `{0}` is 0, and only there: a kink, of which torch's choice is expected, or left out"
 
 
 def _words(

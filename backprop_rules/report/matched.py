@@ -14,7 +14,7 @@ from backprop_rules.layout import reaches
 from backprop_rules.report.agreement import WrongGradients
 from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.backward import Misfit, in_order, in_their_places
-from backprop_rules.subject.between import of_arrays_alone
+from backprop_rules.subject.between import Between
 
 
 def in_a_row(what: str, given: Any) -> list[Any]:
@@ -30,10 +30,11 @@ def matched(
 ) -> list[Tensor | None]:
     """Return a gradient for each primal; None for one without, where forward has none either."""
     leaves, arguments = question.leaves, question.function.arguments(question.leaves)
-    got = of_arrays_alone(got, question.function.call, len(arguments))
     alone = isinstance(got, Mapping) and len(arguments) == 1 and isinstance(arguments[0], Mapping)
     by_its_keys = alone and not set(got) <= set(own)
     try:
+        if isinstance(question.function.call, Between):
+            got = question.function.call.without_values(got, len(arguments))
         got = _like(got, arguments[0]) if by_its_keys else _like(in_order(got, own), arguments)
     except Misfit as error:
         raise InputError(f"{error}.") from error

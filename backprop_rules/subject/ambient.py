@@ -134,9 +134,7 @@ def _one_hot(input: Tensor, num_classes: int = -1) -> Tensor:
     return input.new_zeros((*input.shape, count)).scatter(-1, input.unsqueeze(-1), 1)
 
 
-_OPENED: dict[Any, Callable[..., Any]] = {
-    **OPENED, torch.nn.functional.one_hot: _one_hot, torch.cumprod: cumprod, Tensor.cumprod: cumprod
-}  # fmt: skip
+_OPENED: dict[Any, Callable[..., Any]] = {**OPENED, torch.nn.functional.one_hot: _one_hot}
 
 
 class Ambient(TorchFunctionMode):
@@ -171,6 +169,10 @@ class Ambient(TorchFunctionMode):
         if func in _OPENED:
             with self:
                 return _OPENED[func](*args, **named)
+        if func in (torch.cumprod, Tensor.cumprod) and not _recomputed():
+            product = cumprod(args, named)
+            if product is not None:
+                return product
         made = self._shadowed(self._shadow, func, args, named)
         if func in MADE_BY and not self._shadow.eager and not _recomputed():
             self.attentions.multiplied(func, args, named, made, self._shadow)

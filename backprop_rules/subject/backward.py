@@ -59,12 +59,11 @@ class Signature:
         self.names = {p.name for p in signature}
         positional = [p for p in signature if p.kind in POSITIONAL and p.name not in params]
         names = [p.name for p in positional]
-        many = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in signature)
         # With as many arguments as there are primals, y is one of these, and where forward has an argument y itself.
-        beside = "y" in names[1:] and (many or len(names) > 1 + least)
-        asked = beside and "y" not in primals and not y_is_a_primal
+        asked = "y" in names[1:] and "y" not in primals and len(names) > 1 + least and not y_is_a_primal
         self.y_at = names.index("y") if asked else None
         own = [p for k, p in enumerate(positional) if k not in (0, self.y_at)]
+        many = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in signature)
         if names[:1] == ["ctx"]:
             raise InputError(
                 f"{named(function)} takes ctx first, as the backward of an autograd.Function does: it is checked with "

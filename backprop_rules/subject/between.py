@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from backprop_rules.errors import InputError
-from backprop_rules.subject.as_rule import names_of
-from backprop_rules.subject.backward import POSITIONAL
+from backprop_rules.subject.as_rule import arguments_of
+from backprop_rules.subject.backward import EMPTY, POSITIONAL, Misfit
 from backprop_rules.subject.function import as_written
 
 # What an example may have beside arrays, at any place.
@@ -22,19 +22,19 @@ Function = Callable[..., Any]
 class Between:
     """A function that is called with arrays alone: `values` are put between them, by their places among all arguments.
 
-    Of a backward, `left_out` are the primals that are values: where it returns more gradients than there are `arrays`,
-    theirs are left out.
+    Of a backward, one of `left_out` are the places of values among its gradients, where it returns more than there are
+    `arrays`: None.
     """
 
     function: Function
     values: Mapping[int, Any]
-    left_out: frozenset[int] = frozenset()
+    left_out: tuple[Collection[int], ...] = ()
     arrays: int = 0
 
     def __call__(self, *arrays: Any, **params: Any) -> Any:
         """Call the function, and return what it returns of arrays."""
         found = self.function(*self.among(arrays), **params)
-        return _without(found, self.left_out, self.arrays) if self.left_out else found
+        return self.without_values(found, self.arrays) if self.left_out else found
 
     def among(self, arrays: Sequence[Any]) -> list[Any]:
         """Return all arguments in their places."""
@@ -42,6 +42,23 @@ class Between:
         for k in sorted(self.values):
             found.insert(k, self.values[k])
         return found
+
+    def without_values(self, gradients: Any, arrays: int) -> Any:
+        """Return gradients without those of values; Misfit where there is one that is not None."""
+        if isinstance(gradients, Mapping):
+            return {name: g for name, g in gradients.items() if name not in self._names or g is not None}
+        if not isinstance(gradients, tuple | list) or len(gradients) <= arrays:
+            return gradients
+        for places in self.left_out or (self.values,):
+            if all(k >= len(gradients) or gradients[k] is None for k in places):
+                return tuple(g for k, g in enumerate(gradients) if k not in places)
+        given = ", ".join(f"{value!r}" for value in self.values.values())
+        raise Misfit(f"{len(gradients)} gradients are returned, and not None for what is no array, {given or 'beside'}")
+
+    @cached_property
+    def _names(self) -> set[str]:
+        own = arguments_of(self.function, 1 + max(self.values, default=-1))
+        return {own[k] for k in self.values if k < len(own)}
 
     @cached_property
     def __name__(self) -> str:
@@ -54,21 +71,7 @@ class Between:
     @cached_property
     def __signature__(self) -> inspect.Signature:
         own = inspect.signature(self.function)
-        positional = [p.name for p in own.parameters.values() if p.kind in POSITIONAL]
-        filled = {positional[k] for k in self.values if k < len(positional)}
-        return own.replace(parameters=[p for p in own.parameters.values() if p.name not in filled])
-
-
-def _without(gradients: Any, values: Collection[int], arrays: int) -> Any:
-    """Return gradients without those of values, if there are more than arrays."""
-    if not isinstance(gradients, tuple | list) or len(gradients) <= arrays:
-        return gradients
-    return tuple(g for k, g in enumerate(gradients) if k not in values)
-
-
-def of_arrays_alone(gradients: Any, function: Function, arrays: int) -> Any:
-    """Return gradients of a function's arrays, of which there are so many, without those of what stands between."""
-    return _without(gradients, function.values, arrays) if isinstance(function, Between) else gradients
+        return own.replace(parameters=[p for p in own.parameters.values() if p.name not in self._names])
 
 
 def written_among(function: Function, arguments: Sequence[str]) -> list[str]:
@@ -79,8 +82,8 @@ def written_among(function: Function, arguments: Sequence[str]) -> list[str]:
 
 
 def fixed_in(example: Sequence[Any]) -> dict[int, Any]:
-    """Return what is no array in an example that has some, by its place."""
-    found = {k: x for k, x in enumerate(example) if isinstance(x, FIXED)}
+    """Return what is no array in an example that has some, by its place: NumPy's numbers are arrays."""
+    found = {k: x for k, x in enumerate(example) if isinstance(x, FIXED) and not hasattr(x, "shape")}
     return found if len(found) < len(example) else {}
 
 
@@ -101,17 +104,18 @@ def backward_of_arrays(backward: Function, forward: Function, values: Mapping[in
         signature = list(inspect.signature(backward).parameters.values())
     except (TypeError, ValueError):
         return backward
-    names = names_of(forward, count)
-    named = {names[k]: value for k, value in values.items()}
+    names, arrays = arguments_of(forward, count), count - len(values)
+    named = {names[k]: value for k, value in values.items() if k < len(names)}
     alone = {p.name: named[p.name] for p in signature if p.kind is p.KEYWORD_ONLY and p.name in named}
     backward = partial(backward, **alone) if alone else backward
-    positional = [p.name for p in signature if p.kind in POSITIONAL]
-    places = [k for k, name in enumerate(positional) if k and (name != "y" or "y" in names)]
-    taken, arrays = {positional[k]: k for k in places}, count - len(values)
-    by_name = {taken[name]: value for name, value in named.items() if name in taken}
-    if by_name and len(places) - len(by_name) <= arrays:
-        return Between(backward, by_name, frozenset(map(places.index, by_name)), arrays)
-    if any(p.kind is p.VAR_POSITIONAL for p in signature):
-        places += range(len(positional), len(positional) + count - len(places))
-    at = {places[k]: value for k, value in values.items() if k < len(places)} if len(places) > arrays else {}
-    return Between(backward, at, frozenset(values), arrays)
+    positional = [p for p in signature if p.kind in POSITIONAL]
+    places = [k for k, p in enumerate(positional) if k and (p.name != "y" or "y" in names)]
+    by_name = {k: named[positional[k].name] for k in places if positional[k].name in named}
+    needed = sum(positional[k].default is EMPTY for k in places if k not in by_name)
+    if by_name and needed <= arrays <= len(places) - len(by_name):
+        return Between(backward, by_name, (frozenset(map(places.index, by_name)), frozenset(values)), arrays)
+    many = any(p.kind is p.VAR_POSITIONAL for p in signature)
+    places += range(len(positional), len(positional) + many * (count - len(places)))
+    taken = many or sum(positional[k].default is EMPTY for k in places) > arrays
+    at = {places[k]: value for k, value in values.items() if taken and k < len(places)}
+    return Between(backward, at, (frozenset(values),), arrays)

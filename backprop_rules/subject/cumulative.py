@@ -25,13 +25,12 @@ class _ByItsSums(torch.autograd.Function):
         return (grad_y * y).flip(ctx.dim).cumsum(ctx.dim).flip(ctx.dim) / x, None
 
 
-def cumprod(input: Tensor, dim: int, *, dtype: torch.dtype | None = None, out: Any = None) -> Tensor:
-    """Return torch's cumulative product; of factors that are not 0 with a graph of few steps."""
-    plain = dtype is None and out is None and input.is_floating_point() and input.requires_grad
+def cumprod(args: Any, named: Any) -> Tensor | None:
+    """Return the product of factors that are not 0, of which a graph is made; None of any other, and of other calls."""
+    several, x = len(args) + len(named) != 2, args[0] if args else None
+    dim = args[1] if len(args) > 1 else named.get("dim")
+    if several or not isinstance(x, Tensor) or not isinstance(dim, int) or not x.is_floating_point():
+        return None
     with torch._C._DisableTorchDispatch():
-        nonzero = plain and bool(input.detach().all())
-    if nonzero:
-        found: Tensor = _ByItsSums.apply(input, dim)  # type: ignore[no-untyped-call]
-        return found
-    with torch._C.DisableTorchFunction():
-        return torch.cumprod(input, dim, dtype=dtype)
+        plain = x.requires_grad and torch.is_grad_enabled() and bool(x.detach().all())
+    return _ByItsSums.apply(x, dim) if plain else None  # type: ignore[no-untyped-call]

@@ -17,7 +17,6 @@ from backprop_rules.evidence.allowance.chosen import Among
 from backprop_rules.evidence.allowance.operation import Operation, plus
 from backprop_rules.evidence.allowance.remade import Made, other_arguments
 from backprop_rules.evidence.allowance.units import FEW, apart, wide
-from backprop_rules.subject.ambient import inexact
 
 aten = torch.ops.aten
 
@@ -37,24 +36,6 @@ def ends(a: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     return low.nan_to_num_(-math.inf, math.inf, -math.inf), high.nan_to_num_(math.inf, math.inf, -math.inf)
 
 
-def _radius(op: Operation, a: Tensor, has_ties: Callable[[], bool]) -> Tensor | None:
-    """Return the radius of numbers to choose among; zeros of exact ones, if some may be chosen as well as others."""
-    radius: Tensor | None = op.operand(a, a.dtype).radius
-    if radius is None and op.may_choose_others and inexact(a) and a.ndim and a.numel() and has_ties():
-        radius = torch.zeros(a.shape, dtype=torch.float64, device=a.device)
-    return radius
-
-
-def _has_equal_ones(a: Tensor, dim: int) -> bool:
-    return bool((a.sort(dim).values.diff(dim=dim) == 0).any())
-
-
-def _dim_of(op: Operation, how: Any, named: Any) -> int:
-    names = [argument.name for argument in op.func._schema.arguments]
-    dim: int = {**dict(zip(names[1:], how, strict=False)), **named}.get("dim", -1)
-    return dim
-
-
 def moved(op: Operation, y: Tensor, *ends: Tensor) -> Tensor:
     """Return how far y may lie from the farther of the ends."""
     off = [apart(end, y) for end in ends]
@@ -65,9 +46,7 @@ def extreme(op: Operation, a: Tensor, *how: Any) -> Any:
     """The largest or the smallest along dimensions, which is one among many, or comes with its index."""
     if isinstance(op.result, tuple):
         return ordered(op, a, *how)
-    radius = _radius(
-        op, a, lambda: bool(((a == _as_kept(op.result, a, *how)).sum(_along(a, how[0] if how else ())) > 1).any())
-    )
+    radius = op.operand(a, a.dtype).radius
     if radius is None:
         return None
     version, shape = a._version, op.result.shape
@@ -109,8 +88,7 @@ def _along(a: Tensor, dims: Any) -> list[int]:
 
 def ordered(op: Operation, a: Tensor, *how: Any, **named: Any) -> Any:
     """Numbers by their rank, of which each is no less than that of the least, and no more than that of the most."""
-    several = isinstance(op.result, tuple)
-    radius = _radius(op, a, lambda: several and _has_equal_ones(a, _dim_of(op, how, named)))
+    several, radius = isinstance(op.result, tuple), op.operand(a, a.dtype).radius
     if radius is None:
         return (None, None) if several else None
     least, most = ends(a, radius)
@@ -118,7 +96,8 @@ def ordered(op: Operation, a: Tensor, *how: Any, **named: Any) -> Any:
     if not several:
         return moved(op, op.result, low, high)
     y, low, high = op.result[0], low[0], high[0]
-    dim = _dim_of(op, how, named)
+    names = [argument.name for argument in op.func._schema.arguments]
+    dim = {**dict(zip(names[1:], how, strict=False)), **named}.get("dim", -1)
     if op.func.overloadpacket == aten.topk and y.ndim:
         low, high = _as_ranked(y, low, high, dim)
     op.choices.index(op.result[1], ByRank(least, most, y.clone(), low, high, dim))
@@ -127,7 +106,7 @@ def ordered(op: Operation, a: Tensor, *how: Any, **named: Any) -> Any:
 
 def place_of_extreme(op: Operation, a: Tensor, dim: int | None = None, *_: Any) -> None:
     """The index of the largest or smallest, which may be another's."""
-    radius = None if dim is None else _radius(op, a, lambda: _has_equal_ones(a, dim))
+    radius = op.radius(a)
     if radius is not None and dim is not None:
         find = torch.amin if op.func.overloadpacket == aten.argmin else torch.amax
         low, high = ends(a, radius)
@@ -295,7 +274,7 @@ def _largest_between(x: Tensor, first: Tensor, end: Tensor) -> Tensor:
 
 def running(op: Operation, a: Tensor, dim: int) -> Any:
     """The largest or the smallest so far, and its index."""
-    radius = _radius(op, a, lambda: _has_equal_ones(a, dim))
+    radius = op.operand(a, a.dtype).radius
     if radius is None:
         return None, None
     low, high = ends(a, radius)
@@ -343,14 +322,10 @@ def extreme_at(
     op: Operation, a: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, include_self: bool
 ) -> Any:
     """The largest or the smallest of what comes to each place."""
-    used, radii = tuple(map(slice, index.shape)), op.radii(a, source)
-    if radii is None and op.may_choose_others:  # each of equal ones may be it
-        come = (source[used] == op.result.gather(dim, index)).double()
-        count = (op.result == a).double() * include_self
-        if bool((count.scatter_add(dim, index, come) > 1).any()):
-            radii = [torch.zeros_like(x, dtype=torch.float64) for x in (a, source)]
+    radii = op.radii(a, source)
     if radii is None:
         return None
+    used = tuple(map(slice, index.shape))
     bounds = [ends(a, radii[0]), ends(source[used], radii[1][used])]
 
     def chosen(x: Tensor, y: Tensor, reduce: str) -> Tensor:

@@ -117,17 +117,6 @@ class Choices:
 
     def compared(self, op: Operation, a: Any, b: Any, ambiguous: Tensor) -> Tensor:
         """Return where a comparison is ambiguous: of an extreme with its own group, not where one alone may be it."""
-        rivals = self._with_rivals(op, a, b)
-        return ambiguous if rivals is None else ambiguous & rivals
-
-    def tied(self, op: Operation, a: Any, b: Any) -> Tensor | None:
-        """Return where exact numbers equal an extreme of theirs that others equal as well: it may be any of these."""
-        equal = op.func.overloadpacket == aten.eq
-        rivals = self._with_rivals(op, a, b) if equal and self._extremes else None
-        return None if rivals is None else (op.result & rivals).double()
-
-    def _with_rivals(self, op: Operation, a: Any, b: Any) -> Tensor | None:
-        """Return of which numbers, compared with the extreme of their group, another may be it; None of others."""
         for x, y in ((a, b), (b, a)):
             for among in self._extreme(y) if isinstance(x, Tensor) else ():
                 its = among.numbers
@@ -136,8 +125,8 @@ class Choices:
                 own, groups = among.own(), among.groups()
                 if op.func.overloadpacket == aten.eq and bool((groups.abs() == own).all()):
                     self._masks[op.result] = (place_of(op.result), own)
-                return groups != own
-        return None
+                return ambiguous & (groups != own)
+        return ambiguous
 
     def _groups(self, mask: Any) -> Tensor | None:
         place, own = self._masks.get(mask, (None, None)) if isinstance(mask, Tensor) else (None, None)

@@ -18,7 +18,6 @@ from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance.a_cast import Cast
 from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
 from backprop_rules.evidence.allowance.by_storage import ByStorage
-from backprop_rules.evidence.allowance.fused import softmax_by_its_logarithm
 from backprop_rules.evidence.allowance.gathered import euclidean
 from backprop_rules.evidence.allowance.joint import Extreme
 from backprop_rules.evidence.allowance.kept_narrow import OF_THE_FIRST, ROUNDED_INSIDE, SUMS_NARROW, besides, of_numbers
@@ -335,9 +334,7 @@ class Declared(RunningError):
             self._radii = before
 
     def _reference(self, packet: Any, args: Any) -> Callable[..., Any] | None:
-        """Return what an operation is made of, as kernels keep what is on the way, and round products' operands."""
-        if packet == aten._softmax and not self.eager:
-            return partial(softmax_by_its_logarithm, self._radius)
+        """Return what an operation is made of: squares that stand beside a product's operands are none of these."""
         narrow = self.declared.operands
         if packet == aten._euclidean_dist and narrow is not None:
             return partial(euclidean, lambda x: self.stored(x, narrow), lambda x: self._take_as_rounded(x, narrow))

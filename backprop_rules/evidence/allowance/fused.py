@@ -157,23 +157,6 @@ def softmax(a: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     return e / e.sum(dim, keepdim=True)
 
 
-def softmax_by_its_logarithm(
-    radius: Callable[[Tensor], Tensor | None], a: Tensor, dim: int, half_to_float: bool = False
-) -> Tensor:
-    """The same, or exp(a - l) by the logarithm of the sum, l, which rounds where kernels keep it for the way back.
-
-    What is exact stays so, as of a power of two of equal numbers.
-    """
-    largest = exactly(a.amax(dim, True))
-    e = (a - largest).exp()
-    total = e.sum(dim, keepdim=True)
-    p = e / total
-    if radius(p) is None:
-        return p
-    kept = largest + exactly(total).log()
-    return p + p * (kept - exactly(kept))
-
-
 def log_softmax(a: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     """a - m - log(sum(exp(a - m))), for any m."""
     away = a - exactly(a.amax(dim, True))

@@ -157,7 +157,7 @@ def comparison(op: Operation, a: Any, b: Any) -> Any:
     x, y = op.operand(a, common), op.operand(b, common)
     radius = plus(x.radius, y.radius)
     if radius is None:
-        return plus(choices.differing(op, a, b), op.choices.tied(op, a, b))
+        return choices.differing(op, a, b)
     return op.choices.compared(op, a, b, close(a, b, radius)).double()
 
 

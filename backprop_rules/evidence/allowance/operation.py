@@ -213,11 +213,6 @@ class Operation:
         return False
 
     @property
-    def may_choose_others(self) -> bool:
-        """Whether another may choose otherwise among equal numbers."""
-        return False
-
-    @property
     def may_vanish(self) -> bool:
         """Whether an element of the result may be 0: asked of the elements, but for a device that is far away."""
         return not self.flushes and (bool(self.result.is_cuda) or not positive(self.size))

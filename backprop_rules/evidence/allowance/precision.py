@@ -201,11 +201,6 @@ class DeclaredOperation(Operation):
         return self.mode.of_either(chosen, other, *operands)
 
     @property
-    def may_choose_others(self) -> bool:
-        """Whether another may choose otherwise among equal numbers: nobody says which one is first."""
-        return True
-
-    @property
     def truncates(self) -> bool:
         """Whether products are summed by tensor cores, which cut off."""
         return self.declared.operands is not None or super().truncates
