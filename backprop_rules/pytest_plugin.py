@@ -74,23 +74,28 @@ def _read(path: str | None) -> dict[str, dict[str, float]] | None:
     return found
 
 
-def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> "pytest.Item | None":
-    """Collect a marked function, whatever its name."""
-    marks = [mark for mark in getattr(obj, "pytestmark", []) if getattr(mark, "name", None) == MARK]
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> "list[pytest.Item] | None":
+    """Collect a marked function, whatever its name: a test for each of its marks."""
+    found = obj if name == "pytestmark" else getattr(obj, "pytestmark", [])
+    found = [getattr(mark, "mark", mark) for mark in (found if isinstance(found, list | tuple) else [found])]
+    marks = [mark for mark in found if getattr(mark, "name", None) == MARK]
     if not marks:
         return None
-    others = {mark.name for mark in obj.pytestmark} & {"parametrize", "usefixtures"}  # type: ignore[attr-defined]
-    if not callable(obj) or not isinstance(collector, pytest.Module) or others:
+    others = {mark.name for mark in found} & {"parametrize", "usefixtures"}
+    if not callable(obj) or not isinstance(collector, pytest.Module) or others or name == "pytestmark":
         where = f"which {others.pop()} does not go with" if others else "which is in a class"
+        where = "which is on all that is here" if name == "pytestmark" else where
         raise collector.CollectError(
             f"{MARK} marks functions of a module; {name}, {where}, would not be checked: make it a function of its "
             "own, with what varies in the mark, as in params={'dim': 1}"
         )
-    item: pytest.Item = BackwardItem.from_parent(collector, name=name, backward=obj, mark=marks[0])
-    for mark in getattr(obj, "pytestmark", []):
-        item.own_markers.append(mark)
-        item.keywords[mark.name] = mark
-    return item
+    items: list[pytest.Item] = []
+    for k, mark in enumerate(marks):
+        own = name if len(marks) == 1 else f"{name}[{(*mark.args, k)[0]}]"
+        items.append(BackwardItem.from_parent(collector, name=own, backward=obj, mark=mark))
+        items[-1].own_markers += found
+        items[-1].keywords.update({other.name: other for other in found})
+    return items
 
 
 class BackwardItem(pytest.Item):

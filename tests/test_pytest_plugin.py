@@ -147,6 +147,32 @@ def test_a_mark_that_would_not_be_asked_is_an_error(text, pytester, run):
     result.stdout.fnmatch_lines(["*backprop_rule marks functions of a module; relu*would not be checked*"])
 
 
+STACKED = """
+import pytest
+
+@pytest.mark.backprop_rule("abs", dtypes=["float64"], max_examples=20)
+@pytest.mark.backprop_rule("relu", dtypes=["float64"], max_examples=20)
+def both(grad_y, x):
+    return grad_y * (x > 0)
+"""
+
+
+def test_each_of_several_marks_is_a_test(pytester, run):
+    pytester.makepyfile(STACKED)
+    result = run("-v")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines_random(["*::both?relu? PASSED*", "*::both?abs? FAILED*"])
+
+
+@pytest.mark.parametrize("mark", ["{}", "[{}]"])
+def test_a_mark_of_a_whole_module_is_an_error(mark, pytester, run):
+    mark = mark.format('pytest.mark.backprop_rule("relu")')
+    pytester.makepyfile(f"import pytest\npytestmark = {mark}\ndef relu_backward(grad_y, x):\n    return grad_y\n")
+    result = run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*backprop_rule marks functions of a module; pytestmark*would not be checked*"])
+
+
 def test_a_target_without_a_rule_s_name_is_refused(pytester, run):
     pytester.makepyfile(backwards="from torch import exp, sin\n")
     pytester.syspathinsert()
