@@ -200,22 +200,33 @@ class _Collected:
     def __init__(self, path: Path | None, save: Path | None, before: dict[str, dict[str, float]] | None) -> None:
         self.path, self.save, self.before = path, save, before
         self.reports, self.found = list[dict[str, Any]](), dict[str, dict[str, float]]()
+        self.ran, self.lost = False, list[str]()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what came along."""
+        self.ran |= report.when == "call"
         found = getattr(report, "backprop_found", None)
         if found is not None:
             self.reports.append(found)
         self.found |= getattr(report, "backprop_accuracy", {})
 
-    def pytest_sessionfinish(self) -> None:
-        """Write all of it."""
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write all of it, unless no test ran: then what was written before stays."""
+        from backprop_rules.report.whole import write_whole
+
         for path, collected in ((self.path, self.reports), (self.save, self.found)):
-            if path is not None:
-                path.write_text(json.dumps(collected, indent=2) + "\n", encoding="utf-8")
+            if path is None or not self.ran:
+                continue
+            try:
+                write_whole(path, json.dumps(collected, indent=2) + "\n")
+            except OSError as error:
+                self.lost.append(f"{path} cannot be written: {error.strerror}. Free the space or name another file.")
+                session.exitstatus = session.exitstatus or pytest.ExitCode.USAGE_ERROR
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Show which gradients use more of their allowance, those first that lost most."""
+        """Tell of files that were not written; show which gradients use more of their allowance, the worst first."""
+        for text in self.lost:
+            terminalreporter.line(f"ERROR: {text}", red=True)
         if self.before is None:
             return
         both = [name for name in self.found if name in self.before]

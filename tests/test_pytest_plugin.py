@@ -2,6 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from plugin_words import LOADED
@@ -231,6 +232,29 @@ def test_accuracies_are_kept_and_shown_where_they_got_worse(pytester, run):
             "1 less accurate than before, 1 as accurate or more, of 2",
         ]
     )
+
+
+def test_files_of_an_earlier_run_stay_where_no_test_ran(pytester, run):
+    pytester.makepyfile(MARKED)
+    words = ("--backprop-report", "reports.json", "--backprop-accuracy-save", "accuracies.json")
+    for path in (words[1], words[3]):
+        (pytester.path / path).write_text("earlier")
+    for more in (("--collect-only",), ("-k", "nosuch"), ("--fixtures",), ("no_such_file.py",)):
+        run(*words, *more)
+        assert {(pytester.path / path).read_text() for path in (words[1], words[3])} == {"earlier"}
+    run(*words)
+    assert len(json.loads((pytester.path / "reports.json").read_text())) == 2
+    assert not list(pytester.path.glob("*.unfinished"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+def test_a_file_that_cannot_be_written_is_an_error_in_words(pytester, run):
+    pytester.makepyfile(HELD.replace("FACTOR", "1.0"))
+    result = run("--backprop-accuracy-save", "/dev/full")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["ERROR: /dev/full cannot be written: No space left on device. *"])
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
 
 
 def test_a_file_of_accuracies_that_is_none_is_refused(pytester, run):

@@ -11,6 +11,7 @@ from torch import Tensor
 from backprop_rules import layout
 from backprop_rules.domain import dtype_name
 from backprop_rules.errors import InputError
+from backprop_rules.report.whole import write_whole
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.build import INTEGERS
 from backprop_rules.subject.devices import DTYPES
@@ -32,10 +33,7 @@ def save(subject: Subject, point: Point, path: Path) -> None:
         },
         indent=1,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, text + "\n")
 
 
 def load(path: Path, subject: Subject) -> Point:
