@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # loaded only where a test needs them: pytest starts for othe
 
 MARK = "backprop_rule"
 FOUND = pytest.StashKey[dict[str, Any]]()
-ACCURACY = pytest.StashKey[dict[str, Any]]()
+ACCURACY = pytest.StashKey[list[dict[str, Any]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,12 +66,13 @@ def _read(path: str | None) -> dict[str, dict[str, float]] | None:
     if path is None:
         return None
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise pytest.UsageError(f"--backprop-accuracy-compare: {path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
+    entries = found.values() if isinstance(found, dict) else [found]
+    if not all(isinstance(one, dict) and isinstance(one.get("used"), int | float) for one in entries):
         raise pytest.UsageError(f"--backprop-accuracy-compare: {path} was not written by --backprop-accuracy-save")
-    return found
+    return dict(found)
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> "list[pytest.Item] | None":
@@ -165,30 +166,28 @@ def _headed(report: "Report") -> str:
     return f"{title.rstrip('.')}: {said(finding.got)} in the place of {said(finding.expected)}{likely}.\n{rest}"
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterable[None]:
+def _take_asserted(item: pytest.Item) -> None:
     """Put what was asserted of gradients in the item's properties, and along with its report."""
-    yield
     module = sys.modules.get("backprop_rules.report.agreement")
-    if module is None or not module.ASSERTED:
-        return
-    found: dict[str, dict[str, float]] = {}
-    for k, agreement in enumerate(module.ASSERTED):
-        for name, figures in agreement.to_dict().items():
-            found[name if not k else f"{name} ({k + 1})"] = figures
-    module.ASSERTED.clear()
-    item.user_properties += [(f"gradient of {name}", figures) for name, figures in found.items()]
-    item.stash[ACCURACY] = {f"{item.nodeid} {name}": figures for name, figures in found.items()}
+    told_before = item.stash.setdefault(ACCURACY, [])
+    for agreement in [] if module is None else module.ASSERTED:
+        number = f" ({len(told_before) + 1})" * bool(told_before)
+        told_before.append({f"{name}{number}": figures for name, figures in agreement.to_dict().items()})
+        item.user_properties += [(f"gradient of {name}", figures) for name, figures in told_before[-1].items()]
+    if module is not None:
+        module.ASSERTED.clear()
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterable[None]:
-    """Send what was found along with pytest's own report, from one process of several to the first."""
+    """Send what was found along with pytest's own report of each phase, from one process of several to the first."""
+    _take_asserted(item)  # of fixtures' phases, too, before the next test begins
     outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
     if call.when == "call" and FOUND in item.stash:
-        outcome.get_result().backprop_found = item.stash[FOUND]  # type: ignore[attr-defined]
-    if call.when == "call" and ACCURACY in item.stash:
-        outcome.get_result().backprop_accuracy = item.stash[ACCURACY]  # type: ignore[attr-defined]
+        report.backprop_found = item.stash[FOUND]
+    several = item.stash[ACCURACY]
+    report.backprop_accuracy = {f"{item.nodeid} {name}": figures for one in several for name, figures in one.items()}
 
 
 class _Collected:

@@ -114,6 +114,9 @@ def test_known_failures_are_named_in_a_file(pytester, run):
     (pytester.path / "known.txt").write_text("expp\n")
     result = run(*SUITE, "--backprop-xfails-file", "known.txt")
     assert "there is no rule 'expp'. Did you mean 'exp'?" in result.stdout.str() + result.stderr.str()
+    (pytester.path / "known.txt").write_bytes(b"\xff")
+    result = run(*SUITE, "--backprop-xfails-file", "known.txt")
+    assert "--backprop-xfails-file: known.txt cannot be read" in result.stdout.str() + result.stderr.str()
 
 
 def test_a_target_that_cannot_be_imported_is_refused(run):
@@ -257,10 +260,57 @@ def test_a_file_that_cannot_be_written_is_an_error_in_words(pytester, run):
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
 
 
+IN_FIXTURES = """
+import pytest
+import torch
+from backprop_rules.testing import assert_gradients
+
+def held(name, x=2.0):
+    x = torch.full((2,), x)
+    forward = eval(f"lambda {name}: {name} * {name}")
+    assert_gradients((2 * x,), forward=forward, primals=(x,), grad_y=torch.ones(2))
+
+@pytest.fixture
+def around():
+    held("before")
+    yield
+    held("after")
+
+def test_first(around):
+    held("inside")
+
+def test_second():
+    held("zero", 0.0)
+"""
+
+
+def test_what_fixtures_assert_belongs_to_their_own_test_and_no_slope_is_null(pytester, run):
+    pytester.makepyfile(test_it=IN_FIXTURES)
+    run("--backprop-accuracy-save", "found.json").assert_outcomes(passed=2)
+    text = (pytester.path / "found.json").read_text()
+    found = {name.partition("::")[2]: figures for name, figures in json.loads(text).items()}
+    first = {"test_first before", "test_first inside (2)", "test_first after (3)"}
+    assert set(found) == {*first, "test_second zero"}
+    assert found["test_second zero"]["slope"] is None and "NaN" not in text
+    result = run("--backprop-accuracy-compare", "found.json")
+    result.stdout.fnmatch_lines(["0 less accurate than before, 4 as accurate or more, of 4"])
+
+
+def test_nothing_is_kept_for_a_plugin_that_is_not_there(all_loaded):
+    count = "from backprop_rules.report.agreement import ASSERTED\nprint(len(ASSERTED))"
+    for first, kept in (("", 0), ("import backprop_rules.pytest_plugin\n", 1)):
+        done = all_loaded.run("-c", f"{first}{IN_FIXTURES}held('x')\n{count}", PYTEST_CURRENT_TEST="a test")
+        assert done.stdout == f"{kept}\n", done.stderr
+
+
 def test_a_file_of_accuracies_that_is_none_is_refused(pytester, run):
     pytester.makepyfile(HELD.replace("FACTOR", "1.0"))
     (pytester.path / "before.json").write_text("[]")
+    (pytester.path / "broken.json").write_text('{"a x": {"used": "much"}}')
+    (pytester.path / "deep.json").write_text("[" * 100_000)
     for words, said in (
+        (("--backprop-accuracy-compare", "broken.json"), "broken.json was not written by --backprop-accuracy-save"),
+        (("--backprop-accuracy-compare", "deep.json"), "deep.json cannot be read"),
         (("--backprop-accuracy-compare", "before.json"), "before.json was not written by --backprop-accuracy-save"),
         (("--backprop-accuracy-compare", "none.json"), "none.json cannot be read"),
         (("--backprop-accuracy-save", "nowhere/file.json"), "there is no folder"),

@@ -41,8 +41,8 @@ def known_failures(config: pytest.Config) -> set[str]:
         return set()
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise pytest.UsageError(f"--backprop-xfails-file: {error}") from error
+    except (OSError, ValueError) as error:  # or it is not in UTF-8
+        raise pytest.UsageError(f"--backprop-xfails-file: {path} cannot be read: {error}") from error
     names = {line.partition("#")[0].strip() for line in lines} - {""}
     for name in names - set(CATALOGUE):
         raise pytest.UsageError(f"--backprop-xfails-file: {unknown('rule', name, CATALOGUE)}")
