@@ -166,7 +166,7 @@ def _answered(
         subject, drawn = question(backward, held, asked)
         if held[1] is not None and held[2] is not None:
             same_function(subject, drawn)
-        saved = [load(Path(case), subject) for case in several(cases)]
+        saved = [load(case, subject) for case in several(cases)]
         points = saved if only_cases else chain(saved, drawn)
         report = examined(subject, points, asked, started)
     if raise_on_failure and not report.passed and not (report.interrupted and report.finding is None):
