@@ -65,6 +65,40 @@ def test_a_case_that_is_mended_is_forgotten(run, tmp_path):
     assert not list((tmp_path / ".backprop_rules").iterdir())
 
 
+def test_a_case_is_kept_until_it_passes_under_the_same_question(run, tmp_path):
+    run("mine:wrong", "--rule", "relu", "--max-examples", "50")
+    (saved,) = (tmp_path / ".backprop_rules").iterdir()
+    for words in (("--rule", "neg"), ("--forward", "torch:relu", "--example", "mine:call"), ("--dtype", "float32")):
+        (tmp_path / "mine.py").write_text(MINE)
+        run("mine:wrong", *(("--rule", "relu") * (words[0] == "--dtype")), *words, "--max-examples", "5")
+        assert saved.exists()
+    (tmp_path / "mine.py").write_text(MINE.replace("grad_y.clamp(min=0)", "grad_y * (x > 0)"))
+    assert run("mine:wrong", "--rule", "relu", "--max-examples", "5", "--dtype", "float32").returncode == 0
+    assert saved.exists()
+    assert run("mine:wrong", "--rule", "relu", "--max-examples", "5").returncode == 0
+    assert not saved.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": 1}', None])
+def test_a_saved_case_that_cannot_be_tried_is_told_and_blocks_nothing(run, tmp_path, text):
+    run("mine:wrong", "--rule", "relu", "--max-examples", "5")
+    (saved,) = (tmp_path / ".backprop_rules").iterdir()
+    saved.write_text(saved.read_text().replace("relu", "silu") if text is None else text)
+    done = run("mine:right", "--rule", "relu", "--max-examples", "5")
+    assert done.returncode == 0, done.stderr
+    done = run("mine:wrong", "--rule", "relu", "--max-examples", "5")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"the case that was saved is not tried: {saved.relative_to(tmp_path)}")
+
+
+def test_the_replay_asks_the_same_question(run):
+    asked = "--forward torch:relu --example mine:call --dtype float32 --convention catalogue --accuracy catalogue"
+    done = run("mine:wrong", *asked.split(), "--device", "cpu", "--framework", "torch", "--max-examples", "5")
+    assert done.returncode == 1, done.stderr
+    for word in ("--device cpu", "--framework torch", *re.findall(r"--\w+ \S+", asked)):
+        assert f" {word} " in done.stdout
+
+
 def test_the_other_formats(run):
     done = run("mine:wrong", "--rule", "relu", "--max-examples", "50", "--output-format", "json")
     assert json.loads(done.stdout)["mistake"]["name"] == "masked by the cotangent"
