@@ -35,6 +35,7 @@ from backprop_rules.subject.backward import Miscounted, Misfit, Raised
 from backprop_rules.subject.between import Between, backward_of_arrays, fixed_in, of_arrays
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.places import raised_at
 from backprop_rules.subject.subject import Subject
 
 if TYPE_CHECKING:  # which brings ball arithmetic along
@@ -186,6 +187,11 @@ def leaving_alone(forward: Any) -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
+        except SystemExit as error:
+            raise InputError(
+                f"the code that was called would have ended the program, by SystemExit: {error}{raised_at(error)}. Let "
+                f"it raise another exception, or return."
+            ) from error
         finally:
             torch.default_generator.set_state(state)
             with torch.no_grad():

@@ -20,6 +20,14 @@ def wrong(grad_y, x):
 def raises(grad_y, x):
     raise ValueError("no such key")
 
+def exits(grad_y, x):
+    raise SystemExit(0)
+
+def exits_at_times(grad_y, x):
+    if (x < -2).any():
+        raise SystemExit(0)
+    return grad_y * (x > 0)
+
 def nothing(grad_y, x):
     return x * float("nan")
 
@@ -33,6 +41,7 @@ call = (torch.tensor([-1.5, 0.5, 2.0]),)
 @pytest.fixture
 def run(all_loaded, tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "exiting.py").write_text("raise SystemExit(5)")
 
     return partial(all_loaded.run, "-m", "backprop_rules", "check", cwd=tmp_path)
 
@@ -117,6 +126,12 @@ def test_where_nothing_can_be_said_it_exits_4(run):
     assert done.returncode == 4, done.stdout + done.stderr
 
 
+def test_a_backward_that_ends_the_program_at_some_points_is_wrong(run):
+    done = run("mine:exits_at_times", "--forward", "torch:relu", "--example", "mine:call", "--max-examples", "20")
+    assert done.returncode == 1
+    assert "SystemExit: 0" in done.stdout
+
+
 REFUSALS = {
     "a module that is not there": (
         ("other:right", "--rule", "relu"),
@@ -124,7 +139,7 @@ REFUSALS = {
     ),
     "a function that is not there": (
         ("mine:rigth", "--rule", "relu"),
-        "the module 'mine' has no 'rigth'. It has: nothing,",
+        "the module 'mine' has no 'rigth'. It has: exits, exits_at_times, nothing,",
     ),
     "no function named": (("mine", "--rule", "relu"), "'mine' names no function: write package.module:function."),
     "no rule": (("mine:right",), "nothing to hold the backward against"),
@@ -132,6 +147,14 @@ REFUSALS = {
     "a backward that raises": (
         ("mine:raises", "--forward", "torch:relu", "--example", "mine:call"),
         "raises: the backward raises ValueError: no such key (mine.py, line 11), for the example itself",
+    ),
+    "a backward that ends the program": (
+        ("mine:exits", "--forward", "torch:relu", "--example", "mine:call"),
+        "exits: the backward raises SystemExit: 0 (mine.py, line 14), for the example itself",
+    ),
+    "a module that ends the program": (
+        ("exiting:right", "--rule", "relu"),
+        "the module 'exiting' cannot be imported: SystemExit: 5 (exiting.py, line 1).",
     ),
     "a case that is not there": (("mine:right", "--rule", "relu", "--case", "lost.json"), "there is no file"),
     "a case that is none": (("mine:right", "--rule", "relu", "--case", "mine.py"), "mine.py is no saved case"),

@@ -20,7 +20,7 @@ def target(config: pytest.Config) -> ModuleType:
         raise pytest.UsageError(f"the conformance suite needs {needed}")
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise pytest.UsageError(
             f"--backprop-target: {name} cannot be imported: {type(error).__name__}: {error}. It is named without .py, "
             "and must be on the path, as the current folder is for python -m pytest"
