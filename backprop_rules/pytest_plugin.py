@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--backprop-device", action="append", metavar="DEVICE", help="only this device; may be repeated")
     group.addoption("--backprop-dtype", action="append", metavar="DTYPE", help="only this dtype; may be repeated")
+    group.addoption("--backprop-framework", metavar="NAME", help="what arrays the functions take: torch, numpy or jax")
     group.addoption("--backprop-max-examples", type=int, metavar="N", help="points drawn for each backward and tier")
     group.addoption("--backprop-seed", type=int, metavar="N", help="equal seeds draw equal points")
     group.addoption("--backprop-report", metavar="FILE", help="write all reports to this file, as JSON")
@@ -136,8 +137,8 @@ def checked(config: pytest.Config, backward: Any, rule: Any = None, **options: A
     """Return the report on a backward, the command line's options before those of the mark."""
     from backprop_rules.checking import check
 
-    names = {"dtype": "dtypes", "device": "devices", "max-examples": "max_examples", "seed": "seed"}
-    for option, name in names.items():
+    names = {"dtype": "dtypes", "device": "devices", "max-examples": "max_examples"}
+    for option, name in {**names, "seed": "seed", "framework": "framework"}.items():
         value = config.getoption(f"--backprop-{option}")
         if value is not None:
             options[name] = value

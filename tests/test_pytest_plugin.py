@@ -104,6 +104,15 @@ def test_an_implementation_is_held_to_the_conformance_suite(pytester, run):
     result.stdout.fnmatch_lines(["*backwards has no function matmul*"])
 
 
+def test_a_suite_of_numpy_functions_is_asked_with_its_arrays(pytester, run):
+    pytester.makepyfile(backwards="import numpy\ndef relu(grad_y, x):\n    return numpy.where(x > 0, grad_y, x * 0)\n")
+    pytester.syspathinsert()
+    result = run(*SUITE, "-k", "relu")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(['*as framework="numpy" (--framework numpy) is not said*'])
+    run(*SUITE, "-k", "relu", "--backprop-framework", "numpy").assert_outcomes(passed=1)
+
+
 def test_known_failures_are_named_in_a_file(pytester, run):
     pytester.makepyfile(backwards=BACKWARDS)
     pytester.syspathinsert()
