@@ -188,10 +188,8 @@ def leaving_alone(forward: Any) -> Iterator[None]:
         try:
             yield
         except SystemExit as error:
-            raise InputError(
-                f"the code that was called would have ended the program, by SystemExit: {error}{raised_at(error)}. Let "
-                f"it raise another exception, or return."
-            ) from error
+            told = f"SystemExit: {error}{raised_at(error)}"
+            raise InputError(f"the code that was called ends the program, by {told}. Let it return.") from error
         finally:
             torch.default_generator.set_state(state)
             with torch.no_grad():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from backprop_rules import InputError, check, check_function
+from backprop_rules.testing import assert_gradients
 
 
 def relu(grad_y, x):
@@ -156,3 +157,12 @@ def test_a_case_on_a_device_that_is_not_here_is_refused_in_words(tmp_path, monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     case = {**SAVED, "grad_y": [{**NUMBER, "device": "cuda"}]}
     assert "finds no CUDA GPU here" in refused(json.dumps(case), tmp_path)
+
+
+def test_code_that_ends_the_program_is_refused_in_words():
+    def form(grad_y, x):
+        raise SystemExit(0)
+
+    x = torch.ones(3)
+    with pytest.raises(InputError, match=r"ends the program, by SystemExit: 0 \(test_check_refusals.py, line "):
+        assert_gradients((2 * x,), forward=lambda x: x * x, primals=(x,), grad_y=x, also=form)
