@@ -78,7 +78,7 @@ class Call:
             return self.rule.gradients(grad_y, y, *primals, **self.params)
         except OwnError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BackwardRaised(type(error).__name__, first_line(error)) from error
 
     def forward(self, *primals: Tensor | None) -> Tensor:
@@ -160,7 +160,7 @@ def call(rule: str | Rule, grad_y: Tensor, *primals: Tensor | None, **params: An
         raise InputError(f"{rule}: it needs {needed}; got {_shapes(rule, primals)}, params {params or 'none'}.")
     try:
         y = made.y
-    except Exception as error:  # whatever torch makes of it
+    except (Exception, SystemExit) as error:  # whatever torch makes of it
         raise InputError(
             f"{rule}: the primals do not fit together: {_shapes(rule, primals)}"
             f"{''.join(f', {name}={value!r}' for name, value in params.items())}. "

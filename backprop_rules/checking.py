@@ -35,6 +35,7 @@ from backprop_rules.subject.backward import Miscounted, Misfit, Raised
 from backprop_rules.subject.between import Between, backward_of_arrays, fixed_in, of_arrays
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.places import raised_at
 from backprop_rules.subject.subject import Subject
 
 if TYPE_CHECKING:  # which brings ball arithmetic along
@@ -166,7 +167,7 @@ def _answered(
         subject, drawn = question(backward, held, asked)
         if held[1] is not None and held[2] is not None:
             same_function(subject, drawn)
-        saved = [load(Path(case), subject) for case in several(cases)]
+        saved = [load(case, subject) for case in several(cases)]
         points = saved if only_cases else chain(saved, drawn)
         report = examined(subject, points, asked, started)
     if raise_on_failure and not report.passed and not (report.interrupted and report.finding is None):
@@ -186,6 +187,9 @@ def leaving_alone(forward: Any) -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
+        except SystemExit as error:
+            told = f"SystemExit: {error}{raised_at(error)}"
+            raise InputError(f"the code that was called ends the program, by {told}. Let it return.") from error
         finally:
             torch.default_generator.set_state(state)
             with torch.no_grad():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # loaded only where a test needs them: pytest starts for othe
 
 MARK = "backprop_rule"
 FOUND = pytest.StashKey[dict[str, Any]]()
-ACCURACY = pytest.StashKey[dict[str, Any]]()
+ACCURACY = pytest.StashKey[list[dict[str, Any]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--backprop-device", action="append", metavar="DEVICE", help="only this device; may be repeated")
     group.addoption("--backprop-dtype", action="append", metavar="DTYPE", help="only this dtype; may be repeated")
+    group.addoption("--backprop-framework", metavar="NAME", help="what arrays the functions take: torch, numpy or jax")
     group.addoption("--backprop-max-examples", type=int, metavar="N", help="points drawn for each backward and tier")
     group.addoption("--backprop-seed", type=int, metavar="N", help="equal seeds draw equal points")
     group.addoption("--backprop-report", metavar="FILE", help="write all reports to this file, as JSON")
@@ -66,31 +67,37 @@ def _read(path: str | None) -> dict[str, dict[str, float]] | None:
     if path is None:
         return None
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise pytest.UsageError(f"--backprop-accuracy-compare: {path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
+    entries = found.values() if isinstance(found, dict) else [found]
+    if not all(isinstance(one, dict) and isinstance(one.get("used"), int | float) for one in entries):
         raise pytest.UsageError(f"--backprop-accuracy-compare: {path} was not written by --backprop-accuracy-save")
-    return found
+    return dict(found)
 
 
-def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> "pytest.Item | None":
-    """Collect a marked function, whatever its name."""
-    marks = [mark for mark in getattr(obj, "pytestmark", []) if getattr(mark, "name", None) == MARK]
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> "list[pytest.Item] | None":
+    """Collect a marked function, whatever its name: a test for each of its marks."""
+    found = obj if name == "pytestmark" else getattr(obj, "pytestmark", [])
+    found = [getattr(mark, "mark", mark) for mark in (found if isinstance(found, list | tuple) else [found])]
+    marks = [mark for mark in found if getattr(mark, "name", None) == MARK]
     if not marks:
         return None
-    others = {mark.name for mark in obj.pytestmark} & {"parametrize", "usefixtures"}  # type: ignore[attr-defined]
-    if not callable(obj) or not isinstance(collector, pytest.Module) or others:
+    others = {mark.name for mark in found} & {"parametrize", "usefixtures"}
+    if not callable(obj) or not isinstance(collector, pytest.Module) or others or name == "pytestmark":
         where = f"which {others.pop()} does not go with" if others else "which is in a class"
+        where = "which is on all that is here" if name == "pytestmark" else where
         raise collector.CollectError(
             f"{MARK} marks functions of a module; {name}, {where}, would not be checked: make it a function of its "
             "own, with what varies in the mark, as in params={'dim': 1}"
         )
-    item: pytest.Item = BackwardItem.from_parent(collector, name=name, backward=obj, mark=marks[0])
-    for mark in getattr(obj, "pytestmark", []):
-        item.own_markers.append(mark)
-        item.keywords[mark.name] = mark
-    return item
+    items: list[pytest.Item] = []
+    for k, mark in enumerate(marks):
+        own = name if len(marks) == 1 else f"{name}[{(*mark.args, k)[0]}]"
+        items.append(BackwardItem.from_parent(collector, name=own, backward=obj, mark=mark))
+        items[-1].own_markers += found
+        items[-1].keywords.update({other.name: other for other in found})
+    return items
 
 
 class BackwardItem(pytest.Item):
@@ -130,8 +137,8 @@ def checked(config: pytest.Config, backward: Any, rule: Any = None, **options: A
     """Return the report on a backward, the command line's options before those of the mark."""
     from backprop_rules.checking import check
 
-    names = {"dtype": "dtypes", "device": "devices", "max-examples": "max_examples", "seed": "seed"}
-    for option, name in names.items():
+    names = {"dtype": "dtypes", "device": "devices", "max-examples": "max_examples"}
+    for option, name in {**names, "seed": "seed", "framework": "framework"}.items():
         value = config.getoption(f"--backprop-{option}")
         if value is not None:
             options[name] = value
@@ -160,30 +167,28 @@ def _headed(report: "Report") -> str:
     return f"{title.rstrip('.')}: {said(finding.got)} in the place of {said(finding.expected)}{likely}.\n{rest}"
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterable[None]:
+def _take_asserted(item: pytest.Item) -> None:
     """Put what was asserted of gradients in the item's properties, and along with its report."""
-    yield
     module = sys.modules.get("backprop_rules.report.agreement")
-    if module is None or not module.ASSERTED:
-        return
-    found: dict[str, dict[str, float]] = {}
-    for k, agreement in enumerate(module.ASSERTED):
-        for name, figures in agreement.to_dict().items():
-            found[name if not k else f"{name} ({k + 1})"] = figures
-    module.ASSERTED.clear()
-    item.user_properties += [(f"gradient of {name}", figures) for name, figures in found.items()]
-    item.stash[ACCURACY] = {f"{item.nodeid} {name}": figures for name, figures in found.items()}
+    told_before = item.stash.setdefault(ACCURACY, [])
+    for agreement in [] if module is None else module.ASSERTED:
+        number = f" ({len(told_before) + 1})" * bool(told_before)
+        told_before.append({f"{name}{number}": figures for name, figures in agreement.to_dict().items()})
+        item.user_properties += [(f"gradient of {name}", figures) for name, figures in told_before[-1].items()]
+    if module is not None:
+        module.ASSERTED.clear()
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterable[None]:
-    """Send what was found along with pytest's own report, from one process of several to the first."""
+    """Send what was found along with pytest's own report of each phase, from one process of several to the first."""
+    _take_asserted(item)  # of fixtures' phases, too, before the next test begins
     outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
     if call.when == "call" and FOUND in item.stash:
-        outcome.get_result().backprop_found = item.stash[FOUND]  # type: ignore[attr-defined]
-    if call.when == "call" and ACCURACY in item.stash:
-        outcome.get_result().backprop_accuracy = item.stash[ACCURACY]  # type: ignore[attr-defined]
+        report.backprop_found = item.stash[FOUND]
+    several = item.stash[ACCURACY]
+    report.backprop_accuracy = {f"{item.nodeid} {name}": figures for one in several for name, figures in one.items()}
 
 
 class _Collected:
@@ -195,22 +200,33 @@ class _Collected:
     def __init__(self, path: Path | None, save: Path | None, before: dict[str, dict[str, float]] | None) -> None:
         self.path, self.save, self.before = path, save, before
         self.reports, self.found = list[dict[str, Any]](), dict[str, dict[str, float]]()
+        self.ran, self.lost = False, list[str]()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what came along."""
+        self.ran |= report.when == "call"
         found = getattr(report, "backprop_found", None)
         if found is not None:
             self.reports.append(found)
         self.found |= getattr(report, "backprop_accuracy", {})
 
-    def pytest_sessionfinish(self) -> None:
-        """Write all of it."""
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write all of it, unless no test ran: then what was written before stays."""
+        from backprop_rules.report.whole import write_whole
+
         for path, collected in ((self.path, self.reports), (self.save, self.found)):
-            if path is not None:
-                path.write_text(json.dumps(collected, indent=2) + "\n", encoding="utf-8")
+            if path is None or not self.ran:
+                continue
+            try:
+                write_whole(path, json.dumps(collected, indent=2) + "\n")
+            except OSError as error:
+                self.lost.append(f"{path} cannot be written: {error.strerror}. Free the space or name another file.")
+                session.exitstatus = session.exitstatus or pytest.ExitCode.USAGE_ERROR
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Show which gradients use more of their allowance, those first that lost most."""
+        """Tell of files that were not written; show which gradients use more of their allowance, the worst first."""
+        for text in self.lost:
+            terminalreporter.line(f"ERROR: {text}", red=True)
         if self.before is None:
             return
         both = [name for name in self.found if name in self.before]

@@ -37,7 +37,8 @@ class RuleResult:
     """What came of one rule: its points, how often each property was asked, and what is wrong.
 
     `exact` counts the points on the grid, `proved` those that a proof holds, `astray` those of them at which torch is
-    outside of that. `used` is how much of the allowance for rounding the errors took up there, by dtype.
+    outside of that. `used` is how much of the allowance for rounding the errors took up there, by dtype. The verdict is
+    right, wrong, inconclusive, not finished or not asked.
     """
 
     rule: Rule
@@ -49,6 +50,7 @@ class RuleResult:
     used: Mapping[str, Sequence[float]]
     seconds: float
     problem: str = ""
+    verdict: str = "right"
 
 
 def warm_up(threads: int = 1) -> None:
@@ -115,6 +117,7 @@ def verified(
 def verify_rule(rule: Rule, examples: int = effort.POINTS_OF_A_RULE, **options: object) -> RuleResult:
     """Hold a rule against every oracle and every property at that many drawn points: as `verified`, in numbers."""
     outcome, report = verified(rule, examples, **options)  # type: ignore[arg-type]
+    problem, verdict = _judged(outcome, report)
     return RuleResult(
         rule,
         outcome.points,
@@ -124,8 +127,21 @@ def verify_rule(rule: Rule, examples: int = effort.POINTS_OF_A_RULE, **options: 
         dict(outcome.asked),
         outcome.used,
         report.seconds,
-        "" if report.passed else str(report),
+        problem,
+        verdict,
     )
+
+
+def _judged(outcome: Outcome, report: Report) -> tuple[str, str]:
+    """Return what is wrong, or missing, with a rule, in words, and the verdict."""
+    if report.passed and not outcome.asked:
+        where = ", ".join(report.devices)
+        return f"{report.subject}: nothing was asked on {where}, without numbers there: add --device cpu.", "not asked"
+    if report.passed:
+        return "", "right"
+    if report.finding is None:
+        return str(report), "not finished" if report.interrupted else "inconclusive"
+    return str(report), "wrong"
 
 
 def verify_rules(

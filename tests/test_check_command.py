@@ -20,6 +20,14 @@ def wrong(grad_y, x):
 def raises(grad_y, x):
     raise ValueError("no such key")
 
+def exits(grad_y, x):
+    raise SystemExit(0)
+
+def exits_at_times(grad_y, x):
+    if (x < -2).any():
+        raise SystemExit(0)
+    return grad_y * (x > 0)
+
 def nothing(grad_y, x):
     return x * float("nan")
 
@@ -33,6 +41,7 @@ call = (torch.tensor([-1.5, 0.5, 2.0]),)
 @pytest.fixture
 def run(all_loaded, tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "exiting.py").write_text("raise SystemExit(5)")
 
     return partial(all_loaded.run, "-m", "backprop_rules", "check", cwd=tmp_path)
 
@@ -65,6 +74,40 @@ def test_a_case_that_is_mended_is_forgotten(run, tmp_path):
     assert not list((tmp_path / ".backprop_rules").iterdir())
 
 
+def test_a_case_is_kept_until_it_passes_under_the_same_question(run, tmp_path):
+    run("mine:wrong", "--rule", "relu", "--max-examples", "50")
+    (saved,) = (tmp_path / ".backprop_rules").iterdir()
+    for words in (("--rule", "neg"), ("--forward", "torch:relu", "--example", "mine:call"), ("--dtype", "float32")):
+        (tmp_path / "mine.py").write_text(MINE)
+        run("mine:wrong", *(("--rule", "relu") * (words[0] == "--dtype")), *words, "--max-examples", "5")
+        assert saved.exists()
+    (tmp_path / "mine.py").write_text(MINE.replace("grad_y.clamp(min=0)", "grad_y * (x > 0)"))
+    assert run("mine:wrong", "--rule", "relu", "--max-examples", "5", "--dtype", "float32").returncode == 0
+    assert saved.exists()
+    assert run("mine:wrong", "--rule", "relu", "--max-examples", "5").returncode == 0
+    assert not saved.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": 1}', None])
+def test_a_saved_case_that_cannot_be_tried_is_told_and_blocks_nothing(run, tmp_path, text):
+    run("mine:wrong", "--rule", "relu", "--max-examples", "5")
+    (saved,) = (tmp_path / ".backprop_rules").iterdir()
+    saved.write_text(saved.read_text().replace("relu", "silu") if text is None else text)
+    done = run("mine:right", "--rule", "relu", "--max-examples", "5")
+    assert done.returncode == 0, done.stderr
+    done = run("mine:wrong", "--rule", "relu", "--max-examples", "5")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"the case that was saved is not tried: {saved.relative_to(tmp_path)}")
+
+
+def test_the_replay_asks_the_same_question(run):
+    asked = "--forward torch:relu --example mine:call --dtype float32 --convention catalogue --accuracy catalogue"
+    done = run("mine:wrong", *asked.split(), "--device", "cpu", "--framework", "torch", "--max-examples", "5")
+    assert done.returncode == 1, done.stderr
+    for word in ("--device cpu", "--framework torch", *re.findall(r"--\w+ \S+", asked)):
+        assert f" {word} " in done.stdout
+
+
 def test_the_other_formats(run):
     done = run("mine:wrong", "--rule", "relu", "--max-examples", "50", "--output-format", "json")
     assert json.loads(done.stdout)["mistake"]["name"] == "masked by the cotangent"
@@ -83,6 +126,12 @@ def test_where_nothing_can_be_said_it_exits_4(run):
     assert done.returncode == 4, done.stdout + done.stderr
 
 
+def test_a_backward_that_ends_the_program_at_some_points_is_wrong(run):
+    done = run("mine:exits_at_times", "--forward", "torch:relu", "--example", "mine:call", "--max-examples", "20")
+    assert done.returncode == 1
+    assert "SystemExit: 0" in done.stdout
+
+
 REFUSALS = {
     "a module that is not there": (
         ("other:right", "--rule", "relu"),
@@ -90,7 +139,7 @@ REFUSALS = {
     ),
     "a function that is not there": (
         ("mine:rigth", "--rule", "relu"),
-        "the module 'mine' has no 'rigth'. It has: nothing,",
+        "the module 'mine' has no 'rigth'. It has: exits, exits_at_times, nothing,",
     ),
     "no function named": (("mine", "--rule", "relu"), "'mine' names no function: write package.module:function."),
     "no rule": (("mine:right",), "nothing to hold the backward against"),
@@ -98,6 +147,14 @@ REFUSALS = {
     "a backward that raises": (
         ("mine:raises", "--forward", "torch:relu", "--example", "mine:call"),
         "raises: the backward raises ValueError: no such key (mine.py, line 11), for the example itself",
+    ),
+    "a backward that ends the program": (
+        ("mine:exits", "--forward", "torch:relu", "--example", "mine:call"),
+        "exits: the backward raises SystemExit: 0 (mine.py, line 14), for the example itself",
+    ),
+    "a module that ends the program": (
+        ("exiting:right", "--rule", "relu"),
+        "the module 'exiting' cannot be imported: SystemExit: 5 (exiting.py, line 1).",
     ),
     "a case that is not there": (("mine:right", "--rule", "relu", "--case", "lost.json"), "there is no file"),
     "a case that is none": (("mine:right", "--rule", "relu", "--case", "mine.py"), "mine.py is no saved case"),

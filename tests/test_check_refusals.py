@@ -1,10 +1,14 @@
 """What the reference oracle refuses, and in which words."""
 
+import json
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 
 from backprop_rules import InputError, check, check_function
+from backprop_rules.testing import assert_gradients
 
 
 def relu(grad_y, x):
@@ -114,3 +118,51 @@ def test_what_cannot_be_asked_is_refused_in_words(case):
     with pytest.raises(InputError) as refusal:
         asked()
     assert words in str(refusal.value)
+
+
+NUMBER = {"dtype": "float64", "device": "cpu", "shape": [], "stored": [], "layout": "contiguous", "values": ["0x1p0"]}
+SAVED = {"format": 2, "operation": "relu", "primals": [NUMBER], "params": {}, "grad_y": [NUMBER]}
+BROKEN = {
+    "another device": ({"device": "nope"}, "there is no device 'nope'"),
+    "no numbers": ({"device": "meta"}, "a tensor of shape [] is told, contiguous on meta,"),
+    "another layout": ({"layout": "zigzag"}, "a tensor of shape [] is told, zigzag on cpu,"),
+    "another shape": ({"shape": [-1]}, "a tensor of shape [-1] is told, contiguous on cpu, and one of [] is stored"),
+    "too many values": ({"values": [1.0, 2.0]}, "is invalid for input of size 2"),
+    "a number too large": ({"values": [10**400]}, "OverflowError"),
+    "digits too large": ({"values": ["0x1p99999"]}, "OverflowError"),
+}
+
+
+def refused(text, tmp_path):
+    (tmp_path / "case.json").write_text(text)
+    with pytest.raises(InputError) as refusal:
+        check(relu, "relu", cases=[tmp_path / "case.json"], only_cases=True)
+    assert "case.json is no saved case: " in str(refusal.value)
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_case_that_is_broken_is_refused_in_words(name, tmp_path):
+    change, words = BROKEN[name]
+    case = deepcopy(SAVED)
+    case["primals"][0].update(change)
+    assert words in refused(json.dumps(case), tmp_path)
+
+
+def test_a_case_that_is_nested_too_deeply_is_refused_in_words(tmp_path):
+    assert "RecursionError" in refused("[" * 100_000, tmp_path)
+
+
+def test_a_case_on_a_device_that_is_not_here_is_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    case = {**SAVED, "grad_y": [{**NUMBER, "device": "cuda"}]}
+    assert "finds no CUDA GPU here" in refused(json.dumps(case), tmp_path)
+
+
+def test_code_that_ends_the_program_is_refused_in_words():
+    def form(grad_y, x):
+        raise SystemExit(0)
+
+    x = torch.ones(3)
+    with pytest.raises(InputError, match=r"ends the program, by SystemExit: 0 \(test_check_refusals.py, line "):
+        assert_gradients((2 * x,), forward=lambda x: x * x, primals=(x,), grad_y=x, also=form)

@@ -2,6 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from plugin_words import LOADED
@@ -103,6 +104,15 @@ def test_an_implementation_is_held_to_the_conformance_suite(pytester, run):
     result.stdout.fnmatch_lines(["*backwards has no function matmul*"])
 
 
+def test_a_suite_of_numpy_functions_is_asked_with_its_arrays(pytester, run):
+    pytester.makepyfile(backwards="import numpy\ndef relu(grad_y, x):\n    return numpy.where(x > 0, grad_y, x * 0)\n")
+    pytester.syspathinsert()
+    result = run(*SUITE, "-k", "relu")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(['*as framework="numpy" (--framework numpy) is not said*'])
+    run(*SUITE, "-k", "relu", "--backprop-framework", "numpy").assert_outcomes(passed=1)
+
+
 def test_known_failures_are_named_in_a_file(pytester, run):
     pytester.makepyfile(backwards=BACKWARDS)
     pytester.syspathinsert()
@@ -113,6 +123,9 @@ def test_known_failures_are_named_in_a_file(pytester, run):
     (pytester.path / "known.txt").write_text("expp\n")
     result = run(*SUITE, "--backprop-xfails-file", "known.txt")
     assert "there is no rule 'expp'. Did you mean 'exp'?" in result.stdout.str() + result.stderr.str()
+    (pytester.path / "known.txt").write_bytes(b"\xff")
+    result = run(*SUITE, "--backprop-xfails-file", "known.txt")
+    assert "--backprop-xfails-file: known.txt cannot be read" in result.stdout.str() + result.stderr.str()
 
 
 def test_a_target_that_cannot_be_imported_is_refused(run):
@@ -145,6 +158,32 @@ def test_a_mark_that_would_not_be_asked_is_an_error(text, pytester, run):
     result = run()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*backprop_rule marks functions of a module; relu*would not be checked*"])
+
+
+STACKED = """
+import pytest
+
+@pytest.mark.backprop_rule("abs", dtypes=["float64"], max_examples=20)
+@pytest.mark.backprop_rule("relu", dtypes=["float64"], max_examples=20)
+def both(grad_y, x):
+    return grad_y * (x > 0)
+"""
+
+
+def test_each_of_several_marks_is_a_test(pytester, run):
+    pytester.makepyfile(STACKED)
+    result = run("-v")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines_random(["*::both?relu? PASSED*", "*::both?abs? FAILED*"])
+
+
+@pytest.mark.parametrize("mark", ["{}", "[{}]"])
+def test_a_mark_of_a_whole_module_is_an_error(mark, pytester, run):
+    mark = mark.format('pytest.mark.backprop_rule("relu")')
+    pytester.makepyfile(f"import pytest\npytestmark = {mark}\ndef relu_backward(grad_y, x):\n    return grad_y\n")
+    result = run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*backprop_rule marks functions of a module; pytestmark*would not be checked*"])
 
 
 def test_a_target_without_a_rule_s_name_is_refused(pytester, run):
@@ -207,10 +246,80 @@ def test_accuracies_are_kept_and_shown_where_they_got_worse(pytester, run):
     )
 
 
+def test_files_of_an_earlier_run_stay_where_no_test_ran(pytester, run):
+    pytester.makepyfile(MARKED)
+    words = ("--backprop-report", "reports.json", "--backprop-accuracy-save", "accuracies.json")
+    for path in (words[1], words[3]):
+        (pytester.path / path).write_text("earlier")
+    for more in (("--collect-only",), ("-k", "nosuch"), ("--fixtures",), ("no_such_file.py",)):
+        run(*words, *more)
+        assert {(pytester.path / path).read_text() for path in (words[1], words[3])} == {"earlier"}
+    run(*words)
+    assert len(json.loads((pytester.path / "reports.json").read_text())) == 2
+    assert not list(pytester.path.glob("*.unfinished"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+def test_a_file_that_cannot_be_written_is_an_error_in_words(pytester, run):
+    pytester.makepyfile(HELD.replace("FACTOR", "1.0"))
+    result = run("--backprop-accuracy-save", "/dev/full")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["ERROR: /dev/full cannot be written: No space left on device. *"])
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+
+
+IN_FIXTURES = """
+import pytest
+import torch
+from backprop_rules.testing import assert_gradients
+
+def held(name, x=2.0):
+    x = torch.full((2,), x)
+    forward = eval(f"lambda {name}: {name} * {name}")
+    assert_gradients((2 * x,), forward=forward, primals=(x,), grad_y=torch.ones(2))
+
+@pytest.fixture
+def around():
+    held("before")
+    yield
+    held("after")
+
+def test_first(around):
+    held("inside")
+
+def test_second():
+    held("zero", 0.0)
+"""
+
+
+def test_what_fixtures_assert_belongs_to_their_own_test_and_no_slope_is_null(pytester, run):
+    pytester.makepyfile(test_it=IN_FIXTURES)
+    run("--backprop-accuracy-save", "found.json").assert_outcomes(passed=2)
+    text = (pytester.path / "found.json").read_text()
+    found = {name.partition("::")[2]: figures for name, figures in json.loads(text).items()}
+    first = {"test_first before", "test_first inside (2)", "test_first after (3)"}
+    assert set(found) == {*first, "test_second zero"}
+    assert found["test_second zero"]["slope"] is None and "NaN" not in text
+    result = run("--backprop-accuracy-compare", "found.json")
+    result.stdout.fnmatch_lines(["0 less accurate than before, 4 as accurate or more, of 4"])
+
+
+def test_nothing_is_kept_for_a_plugin_that_is_not_there(all_loaded):
+    count = "from backprop_rules.report.agreement import ASSERTED\nprint(len(ASSERTED))"
+    for first, kept in (("", 0), ("import backprop_rules.pytest_plugin\n", 1)):
+        done = all_loaded.run("-c", f"{first}{IN_FIXTURES}held('x')\n{count}", PYTEST_CURRENT_TEST="a test")
+        assert done.stdout == f"{kept}\n", done.stderr
+
+
 def test_a_file_of_accuracies_that_is_none_is_refused(pytester, run):
     pytester.makepyfile(HELD.replace("FACTOR", "1.0"))
     (pytester.path / "before.json").write_text("[]")
+    (pytester.path / "broken.json").write_text('{"a x": {"used": "much"}}')
+    (pytester.path / "deep.json").write_text("[" * 100_000)
     for words, said in (
+        (("--backprop-accuracy-compare", "broken.json"), "broken.json was not written by --backprop-accuracy-save"),
+        (("--backprop-accuracy-compare", "deep.json"), "deep.json cannot be read"),
         (("--backprop-accuracy-compare", "before.json"), "before.json was not written by --backprop-accuracy-save"),
         (("--backprop-accuracy-compare", "none.json"), "none.json cannot be read"),
         (("--backprop-accuracy-save", "nowhere/file.json"), "there is no folder"),

@@ -50,7 +50,7 @@ def imported(module: str, passed: type[Exception] | tuple[()] = ()) -> ModuleTyp
         return importlib.import_module(module.removesuffix(".py"))
     except passed:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
         hint = " It is named without .py and without its folder, which must be the current one or on the path."
         said = f"{type(error).__name__}: {error}{raised_at(error)}.{hint * missing}"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -17,11 +18,13 @@ from backprop_rules.checking import check
 from backprop_rules.cli.app import WRONG, app, imported
 from backprop_rules.errors import InputError
 from backprop_rules.properties.effort import DRAWN
-from backprop_rules.report.case import save
+from backprop_rules.report.case import CaseError, save
 from backprop_rules.report.report import Report
 from backprop_rules.subject.frameworks.carried import BRIDGES
 
 CASES = Path(".backprop_rules")
+DEFAULTS = {"convention": "torch", "accuracy": "torch"}
+MOST_LETTERS = 200  # of a file's name, which file systems bound
 CODES, NOTHING = {"right": 0, "inconclusive": 4}, 5
 
 CheckFormat = StrEnum("CheckFormat", ["full", "json", "github"])
@@ -66,31 +69,31 @@ def check_backward(
 
     Exits 0 if it is right, 1 if it is wrong, 2 for a usage error, 4 if nothing can be said, 5 if nothing was checked.
     """
-    words, options = _held(rule=rule, forward=forward, definition=definition, example=example)
+    held = {"forward": forward, "definition": definition, "example": example}
+    asked = {"framework": framework, "convention": convention, "accuracy": accuracy, "accumulate": accumulate}
+    words = _words(rule=rule, **held, dtype=dtype, device=device, **asked)
     torch.set_num_threads(1)  # the tensors are too small for more
     report = _check_and_remember(
         target,
         case,
         words,
+        rule=rule,
         dtypes=dtype,
         devices=device or ["cpu"],
-        framework=framework.value if framework else None,
-        convention=convention.value,
-        accuracy=accuracy.value,
-        accumulate=accumulate,
         max_examples=max_examples,
         seed=seed,
-        **options,
+        **{name: value and str(value) for name, value in asked.items()},
+        **{name: _attribute(place) for name, place in held.items() if place is not None},
     )
     _show(report, target, output_format)
     raise typer.Exit(CODES.get(report.verdict, WRONG) if report.points else NOTHING)
 
 
-def _held(*, rule: str | None, **places: str | None) -> tuple[str, dict[str, Any]]:
-    """Return what a backward is held against: as words that name it again, and as arguments."""
-    named = {"rule": rule, **places}
-    words = "".join(f" --{name} {value}" for name, value in named.items() if value is not None)
-    return words, {"rule": rule, **{name: _attribute(place) for name, place in places.items() if place is not None}}
+def _words(**asked: Any) -> str:
+    """Return the words of the command line that ask the same question again: all that decides the verdict."""
+    given = {name: value for name, value in asked.items() if value not in (None, DEFAULTS.get(name))}
+    several = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+    return "".join(f" --{name} {shlex.quote(str(one))}" for name, values in several.items() for one in values)
 
 
 def _attribute(place: str) -> Any:
@@ -111,17 +114,22 @@ def _attribute(place: str) -> Any:
 def _check_and_remember(target: str, case: Path | None, words: str, **options: Any) -> Report:
     """Return the report on a target, its failing case of last time tried first; a new one is saved.
 
-    `words` are the rest of the command line that replays it.
+    `words` are the rest of the command line that replays it: each question has a case of its own.
     """
+    options |= {"only_cases": case is not None, "raise_on_failure": False}
     backward = _attribute(target)
-    place = CASES / (re.sub(r"\W+", "-", target) + ".json")
+    place = CASES / (re.sub(r"\W+", "-", target + words)[:MOST_LETTERS] + ".json")
     if case is not None and not case.is_file():
         raise InputError(f"there is no file '{case}'. Cases are saved in {CASES} when a check fails.")
     tried = case or (place if place.is_file() else None)
     with redirect_stdout(sys.stderr):  # what the backward prints is no part of the report
-        report = check(
-            backward, **options, cases=[tried] if tried else [], only_cases=case is not None, raise_on_failure=False
-        )
+        try:
+            report = check(backward, **options, cases=[tried] if tried else [])
+        except CaseError as error:
+            if case is not None:
+                raise
+            typer.echo(f"the case that was saved is not tried: {error}", err=True)
+            report = check(backward, **options)
     if case is None and report.finding is not None:
         try:
             save(report.subject, report.finding.point, place)

@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -15,6 +16,9 @@ from backprop_rules.properties.special_values import Limit
 from backprop_rules.properties.special_values import table as table_of_special_values
 from backprop_rules.rule import Rule
 from backprop_rules.verify import RuleResult
+
+# The exit code of each verdict but right.
+CODES = {"wrong": 1, "inconclusive": 4, "not finished": 4, "not asked": 5}
 
 
 def _grid(*headings: str, right: Sequence[str] = ()) -> Table:
@@ -35,7 +39,7 @@ def table(results: Sequence[RuleResult | ReplayResult]) -> Table:
 
 
 def _row(result: RuleResult | ReplayResult) -> tuple[str | Text, ...]:
-    seconds, wrong = f"{result.seconds:.2f} s", Text("wrong", style="bold red")
+    seconds, wrong = f"{result.seconds:.2f} s", Text(verdict_of(result), style="bold red")
     if isinstance(result, ReplayResult):
         names = ", ".join(result.program.parameters)
         said = wrong if result.problem else f"{names}: autograd, certified, baseline"
@@ -56,6 +60,13 @@ def tightness(results: Sequence[RuleResult | ReplayResult]) -> Table:
     return grid
 
 
+def verdict_of(result: RuleResult | ReplayResult) -> str:
+    """Return the verdict on a rule, or on a replayed program."""
+    if isinstance(result, RuleResult):
+        return result.verdict
+    return "wrong" if result.problem else "right"
+
+
 def problems(results: Sequence[RuleResult | ReplayResult]) -> list[str]:
     """Return what is wrong, a text each."""
     return [result.problem for result in results if result.problem]
@@ -72,8 +83,8 @@ def summary(results: Sequence[RuleResult | ReplayResult], seed: int) -> str:
     steps = sum(result.steps for result in results if isinstance(result, ReplayResult))
     points = sum(result.points for result in rules)
     pace = f" ({sum(result.seconds for result in rules) / points * 1000:.1f} ms a point)" if points else ""
-    wrong = len(problems(results))
-    verdict = f"{wrong} wrong" if wrong else "all right"
+    counts = Counter(map(verdict_of, results))
+    verdict = ", ".join(f"{counts[name]} {name}" for name in CODES if counts[name]) or "all right"
     return (
         f"{counted(len(rules), 'rule')}, {counted(points, 'point')}{pace}, "
         f"{counted(steps, 'recorded step')}: {verdict}. Seed {seed}."

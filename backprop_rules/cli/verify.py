@@ -58,7 +58,8 @@ def verify(
 ) -> None:
     """Verify rules at drawn points against every oracle, and replay the documents' programs.
 
-    Exits 0 if all is right, 1 if anything is wrong, 2 for a usage error.
+    Exits 0 if all is right, 1 if anything is wrong, 2 for a usage error, 4 if nothing can be said of a rule, or it was
+    not finished, 5 if nothing was asked of it.
     """
     names = named_or_imported(names, module)
     rules, programs = _named(names)
@@ -91,7 +92,7 @@ def _conclude(results: list[RuleResult | ReplayResult], seed: int, tightness: bo
     for problem in problems:
         out.print(f"\n{problem}", markup=False, highlight=False, soft_wrap=True)
     if problems:
-        raise typer.Exit(WRONG)
+        raise typer.Exit(min(tables.CODES[tables.verdict_of(result)] for result in results if result.problem))
 
 
 def _named(names: list[str]) -> tuple[list[Rule], list[Program]]:

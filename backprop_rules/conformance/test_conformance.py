@@ -20,7 +20,7 @@ def target(config: pytest.Config) -> ModuleType:
         raise pytest.UsageError(f"the conformance suite needs {needed}")
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise pytest.UsageError(
             f"--backprop-target: {name} cannot be imported: {type(error).__name__}: {error}. It is named without .py, "
             "and must be on the path, as the current folder is for python -m pytest"
@@ -41,8 +41,8 @@ def known_failures(config: pytest.Config) -> set[str]:
         return set()
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise pytest.UsageError(f"--backprop-xfails-file: {error}") from error
+    except (OSError, ValueError) as error:  # or it is not in UTF-8
+        raise pytest.UsageError(f"--backprop-xfails-file: {path} cannot be read: {error}") from error
     names = {line.partition("#")[0].strip() for line in lines} - {""}
     for name in names - set(CATALOGUE):
         raise pytest.UsageError(f"--backprop-xfails-file: {unknown('rule', name, CATALOGUE)}")

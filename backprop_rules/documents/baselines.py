@@ -4,7 +4,6 @@ Numbers are hexadecimal, so that every bit is there, and decimal, so that they c
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from backprop_rules.documents.program import Program, Step
 from backprop_rules.domain import dtype_name
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.enclosure import Enclosure
+from backprop_rules.report.whole import write_whole
 
 # Beside the sources in a checkout, inside the package in an installed wheel.
 FOLDERS = (
@@ -114,11 +114,8 @@ def _flat(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def write(path: Path, text: str) -> None:
     """Write a baseline so that no file is lost or cut off half-way."""
-    beside = path.with_suffix(".json.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
+        write_whole(path, text)
     except OSError as error:
         raise InputError(f"the baseline {path.name} cannot be written: {error.strerror}.") from error
 

@@ -15,6 +15,7 @@ from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
 from backprop_rules.subject.ambient import F64, SEED, all_finite, inexact, real, running
 from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.frameworks.carried import BRIDGES
 from backprop_rules.subject.function import NoPoint
 
 
@@ -47,7 +48,9 @@ def has_the_form_of_its_primal(
             if bool((right != 0).any()) if right.device.type != "meta" else False:
                 yield Finding(Kind.NONE, point, i, expected="a tensor", got="None")
         elif not isinstance(got, Tensor):
-            yield Finding(Kind.NO_TENSOR, point, i, expected="a tensor", got=type(got).__name__)
+            whose = next((name for name, bridge in BRIDGES.items() if bridge.owns(got)), "")
+            hint = f': it was given tensors, as framework="{whose}" (--framework {whose}) is not said' if whose else ""
+            yield Finding(Kind.NO_TENSOR, point, i, expected="a tensor", got=type(got).__name__, detail=hint)
         elif got.layout != torch.strided:
             yield Finding(Kind.NO_TENSOR, point, i, expected="a dense tensor", got=str(got.layout))
         elif got.shape != right.shape:

@@ -116,7 +116,7 @@ class Whole:
             grads = tuple(g if j == k or g is None else torch.zeros_like(g) for j, g in enumerate(point.grads))
             try:
                 alone = self._by_engine(evidence, output=k)
-            except Exception as error:  # of somebody's code
+            except (Exception, SystemExit) as error:  # of somebody's code
                 there = tuple(g if j == k else None for j, g in enumerate(point.grads))
                 raised = ": ".join(filter(None, (type(error).__name__, first_line(error)))) + raised_at(error)
                 yield Finding(Kind.UNDEFINED, replace(point, grads=there), detail=f": it raises {raised}")
@@ -230,7 +230,7 @@ def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
         once_more = _by_engine(y, leaves, call.grad_y, keep=True)
         first = tuple(None if g is None else g.clone() for g in once_more)  # which the second may write into
         second = _by_engine(y, leaves, call.grad_y, keep=True)
-    except Exception as error:  # of somebody's code, that writes into what it saved, or frees it: it can be called once
+    except (Exception, SystemExit) as error:  # of somebody's code: what it saved is freed, or was written into
         raised = f"{type(error).__name__}: {first_line(error)}"
     if not same_numbers(before, y.detach()):
         yield unequal(Kind.SAVED, widened(call), None, before, y.detach(), before != y.detach())

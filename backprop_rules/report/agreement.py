@@ -3,6 +3,7 @@
 import linecache
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -249,7 +250,7 @@ class Agreement:
     def to_dict(self) -> dict[str, Any]:
         """Return the figures, for a file of accuracies."""
         return {
-            one.name: {"used": one.used, "slope": one.slope, "blind": one.blind}
+            one.name: {"used": one.used, "slope": None if math.isnan(one.slope) else one.slope, "blind": one.blind}
             for one in (*self.gradients, *self.outputs)
         }
 
@@ -372,7 +373,7 @@ def _table(agreement: Agreement) -> str:
 
 
 def kept(agreement: Agreement) -> Agreement:
-    """Return the agreement, of which pytest's plugin is told."""
-    if "PYTEST_CURRENT_TEST" in os.environ:
+    """Return the agreement, of which pytest's plugin is told, where it is there to take it away."""
+    if "PYTEST_CURRENT_TEST" in os.environ and "backprop_rules.pytest_plugin" in sys.modules:
         ASSERTED.append(agreement)
     return agreement

@@ -10,14 +10,19 @@ from torch import Tensor
 
 from backprop_rules import layout
 from backprop_rules.domain import dtype_name
-from backprop_rules.errors import InputError
+from backprop_rules.errors import InputError, first_line
+from backprop_rules.report.whole import write_whole
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.build import INTEGERS
-from backprop_rules.subject.devices import DTYPES
+from backprop_rules.subject.devices import DTYPES, find_device
 from backprop_rules.subject.subject import Subject
 
 FORMAT = 2
 STORED = DTYPES | {dtype_name(dtype): dtype for dtype in INTEGERS}
+
+
+class CaseError(InputError):
+    """A file that is no saved case, or one of another function."""
 
 
 def save(subject: Subject, point: Point, path: Path) -> None:
@@ -32,29 +37,25 @@ def save(subject: Subject, point: Point, path: Path) -> None:
         },
         indent=1,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, text + "\n")
 
 
-def load(path: Path, subject: Subject) -> Point:
-    """Read a point for that subject; InputError if the file is no such case."""
+def load(path: Path | str, subject: Subject) -> Point:
+    """Read a point for that subject; CaseError if the file is no such case."""
     try:
-        case = json.loads(path.read_text(encoding="utf-8"))
+        case = json.loads(Path(path).read_text(encoding="utf-8"))
         if case["format"] != FORMAT:
-            raise InputError(f"{path}: the case has format {case['format']}, this version reads {FORMAT}.")
+            raise CaseError(f"{path}: the case has format {case['format']}, this version reads {FORMAT}.")
         leaves, grads = tuple(map(_read, case["primals"])), tuple(map(_read, case["grad_y"]))
         params = {name: _param_of(value) for name, value in case["params"].items()}
         operation = case["operation"]
-    except InputError:
+    except CaseError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is no saved case: {type(error).__name__}: {error}. Delete it, or name another."
-        ) from error
+    except (OSError, LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}."
+        raise CaseError(f"{path} is no saved case: {said} Delete it, or name another.") from error
     if operation != subject.name or len(leaves) != len(subject.names):
-        raise InputError(f"{path} is a case of {operation} with {len(leaves)} primals, not of {subject}.")
+        raise CaseError(f"{path} is a case of {operation} with {len(leaves)} primals, not of {subject}.")
     return Point(leaves, grads, params, "a saved case")
 
 
@@ -76,13 +77,19 @@ def _written(x: Tensor | None) -> dict[str, Any] | None:
 def _read(written: Mapping[str, Any] | None) -> Tensor | None:
     if written is None:
         return None
-    dtype = STORED[written["dtype"]]
+    dtype, shape, how = STORED[written["dtype"]], written["shape"], written["layout"]
     values = [float.fromhex(v) if isinstance(v, str) else v for v in written["values"]]
     if dtype.is_complex:
         small = torch.view_as_complex(torch.tensor(values, dtype=dtype.to_real()).reshape(*written["stored"], 2))
     else:
         small = torch.tensor(values, dtype=dtype).reshape(written["stored"])
-    return layout.arranged(small.to(written["device"]), written["layout"], written["shape"])
+    x = layout.arranged(small.to(find_device(written["device"])), how, shape)
+    if x.is_meta or how not in layout.LAYOUTS or list(x.shape) != shape:
+        raise InputError(
+            f"a tensor of shape {shape} is told, {how} on {x.device.type}, and one of {list(x.shape)} is stored; what "
+            f"can be tried has its numbers, and is {', '.join(layout.LAYOUTS)}."
+        )
+    return x
 
 
 def _param(value: Any) -> Any:

@@ -133,7 +133,7 @@ class Backward:
                     found = self.called(over, grad_y, out, primals, forward.params)
             except (InputError, OwnError, Misfit):
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if fill is not None and ASKS_FOR_DETERMINISM in str(error).lower():  # who makes warnings errors
                     return self(forward, grads, y, leaves, ambient, seed, whole, None)
                 raise Raised(type(error).__name__, f"{first_line(error)}{raised_at(error)}".strip()) from error

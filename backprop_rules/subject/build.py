@@ -143,7 +143,7 @@ def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> t
     """
     try:
         y = _called(made, leaves)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if "does not require grad" in str(error) and not made.differentiates:  # it asks autograd itself
             return _tried(name, replace(made, differentiates=True), leaves, defined)
         told = f"{name}: the {'definition' if defined else 'forward'} raises {type(error).__name__} for the example"

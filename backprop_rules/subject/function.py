@@ -103,7 +103,7 @@ class Function:
                 found = self.raw(leaves)
         except OwnError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise NoPoint(f"forward raises {type(error).__name__}: {first_line(error)}") from error
         flat = tuple(y for y in _pytree.tree_leaves(found) if isinstance(y, Tensor))
         if not any(map(inexact, flat)):
@@ -145,7 +145,7 @@ class Function:
                 found = gradients_along(pairs, live)
             except OwnError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if not trivial:
                     raise NoPoint(f"torch's backward raises {type(error).__name__}: {first_line(error)}") from error
                 found = (None,) * len(live)  # zeros, or empty: some of torch's backwards die of it
