@@ -6,6 +6,7 @@ import math
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from backprop_rules.diagnosis.mistake import Case, Known
 from backprop_rules.domain import BATCH, axes_of
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.bounds import bounds
-from backprop_rules.evidence.oracles import ReverseMode
+from backprop_rules.evidence.oracles import OneSidedDifferences, ReverseMode
 from backprop_rules.evidence.proof.certified import certify, enclosure
 from backprop_rules.formula import columns, element, in_lines, of_reals, plain
 from backprop_rules.properties.same import given
@@ -170,14 +171,15 @@ def _shape(x: Tensor) -> str:
 def kinks(rule: Rule, words: Words) -> Iterator[str]:
     """Yield each point without a derivative, the choice made there, who makes it, and the smallest example."""
     for convention in rule.conventions:
-        yield words("kink", at=words.of("kinks", convention.at), value=words.of("kinks", convention.value))
+        found = next(filter(partial(_stands_on, convention), standing(rule)), None)
+        key = "no kink" if found is not None and _differentiable(found) else "kink"
+        yield words(key, at=words.of("kinks", convention.at), value=words.of("kinks", convention.value))
         modes = (convention.torch, convention.torch_forward)
         reverse, forward = (words("some versions", versions=v) if v else words("no version") for v in modes)
         yield "    " + words("versions", reverse=reverse, forward=forward)
         agrees = {(True, True): "both", (True, False): "reverse", (False, True): "forward", (False, False): "none"}
         key = f"agrees in {agrees[installed(modes[0]), installed(modes[1])]}"
         yield "    " + words(key, version=torch.__version__)
-        found = next(filter(partial(_stands_on, convention), standing(rule)), None)
         if found is not None:
             i = max(found.given, key=lambda k: _disagree(found, k))
             yield "    " + words("choices", given=words.listed(_given(found)), name=rule.primals[i])
@@ -187,6 +189,12 @@ def kinks(rule: Rule, words: Words) -> Iterator[str]:
 def _stands_on(convention: Convention, call: Call) -> bool:
     """Say whether an output with a cotangent stands on the kink."""
     return bool((convention.where(*call.primals, **call.params) & (call.grad_y != 0)).any())
+
+
+def _differentiable(call: Call) -> bool:
+    """Say whether the derivatives from both sides are equal, for a cotangent of 1, with respect to each primal."""
+    sides = OneSidedDifferences().enclosures(replace(call, spacing=1.0))
+    return all(between is None or between.lo.equal(between.hi) for between in sides)
 
 
 def _disagree(call: Call, i: int) -> int:
