@@ -187,10 +187,17 @@ def test_special_values_are_told_where_torch_gives_another():
     told = list(special(CATALOGUE["silu"], ENGLISH))
     there = "Where the first element of x is inf, that of the gradient of x is"
     assert told[0] == f"{there} 1, and torch's nan; the definition gives 1."
-    assert told[1].endswith("there y has no value, or its derivative no limit, so that anything may be chosen.")
+    assert told[1].endswith("that of the gradient of x is -0, and torch's nan; the definition gives 0.")
     assert "by the definition it may be any number from 0 to 1." in next(special(CATALOGUE["relu"], ENGLISH))
-    assert all(line.endswith((" For p = 2.", " For p = inf.")) for line in special(CATALOGUE["norm"], ENGLISH))
+    *lines, _ = special(CATALOGUE["norm"], ENGLISH)
+    assert all(line.endswith((" For p = 2.", " For p = inf.")) for line in lines)
     assert not list(special(CATALOGUE["exp"], ENGLISH))
+
+
+def test_the_point_at_which_special_values_hold_is_told():
+    for lang, words in (("en", "All other elements are those of {}."), ("zh", "其余元素均取自 {}。")):
+        given = Words(lang).listed(["x = [0.5, 1.25]", "n = [0.75, 1.5]", "grad_y = [1, 1.25]"])
+        assert [*special(CATALOGUE["pow_tensor"], Words(lang))][-1] == words.format(given)
 
 
 def test_a_special_value_at_which_a_rule_is_wrong_is_told_where_torch_is_wrong_as_well():

@@ -23,7 +23,7 @@ from backprop_rules.evidence.oracles import OneSidedDifferences, ReverseMode
 from backprop_rules.evidence.proof.certified import certify, enclosure
 from backprop_rules.formula import columns, element, in_lines, of_reals, plain
 from backprop_rules.properties.same import given
-from backprop_rules.properties.special_values import Special, table
+from backprop_rules.properties.special_values import Special, ordinary, table
 from backprop_rules.rule import Convention, Rule, installed
 from backprop_rules.teaching.example import example, standing, told
 from backprop_rules.teaching.pictures import beside, on_one_line, text
@@ -229,6 +229,9 @@ def special(rule: Rule, words: Words) -> Iterator[str]:
             if {str(row.call.params[name]) for row in some} != {str(row.call.params[name]) for row in table(rule)}
         ]
         yield line + (words("only for", params=words.listed(params)) if params else "")
+    if rows:
+        points = dict.fromkeys(words.listed(_tensors(call)) for call in ordinary(rule))
+        yield words("elsewhere", given=" / ".join(points))
 
 
 def _limit(row: Special, words: Words) -> str:
@@ -267,7 +270,12 @@ def _shown(case: Case, wrong: Tensor, words: Words) -> Iterator[str]:
     yield words("right", name=case.call.rule.primals[case.primal], right=right, wrong=got)
 
 
-def _given(call: Call) -> list[str]:
+def _tensors(call: Call) -> list[str]:
     named = zip((*call.rule.primals, "grad_y"), (*call.primals, call.grad_y), strict=True)
-    given = [f"{name} = {on_one_line(x)}" for name, x in named if x is not None]
-    return given + [f"{name} = {v:g}" if isinstance(v, float) else f"{name} = {v}" for name, v in told(call).items()]
+    return [f"{name} = {on_one_line(x)}" for name, x in named if x is not None]
+
+
+def _given(call: Call) -> list[str]:
+    return _tensors(call) + [
+        f"{name} = {v:g}" if isinstance(v, float) else f"{name} = {v}" for name, v in told(call).items()
+    ]
