@@ -62,6 +62,15 @@ def test_it_is_found_out_if_it_is_wrong(all_loaded, tmp_path):
 
 
 @in_processes
+def test_it_is_not_explained_if_it_is_wrong(all_loaded, tmp_path):
+    done = all_loaded.run("-c", COMMAND, "explain", "cube", path=declared(tmp_path, 2))
+    assert done.returncode
+    assert not done.stdout
+    assert "cube: it cannot be explained before it is verified. cube: wrong.\n" in done.stderr
+    assert "what      the gradient of x is wrong, 1 of 1 elements" in done.stderr
+
+
+@in_processes
 def test_it_is_in_the_parametrisation_of_the_tests(torch_alone, tmp_path):
     words = (
         "-m",

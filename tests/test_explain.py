@@ -314,6 +314,26 @@ def test_a_rule_of_your_own_is_explained_in_chinese_with_its_own_words():
     assert next(explained(own(np.tanh), "zh")).startswith("mine：The hyperbolic tangent of x.\n")
 
 
+def constant(grad_y, y, x):
+    """A number."""
+    return torch.zeros_like(x)
+
+
+def test_a_constant_is_explained():
+    one = replace(own(lambda x: x**0), backward=constant, forward=torch.ones_like, saves=(), formula="y = 1: x̄ = 0")
+    told = "\n".join(explained(one))
+    assert "changes no element of y: ∂L/∂x₁ = 0." in told
+    assert "The gradient is torch's at every one of them" in told
+
+
+def test_a_wrong_gradient_is_not_explained():
+    wrong = replace(CATALOGUE["square"], backward=lambda grad_y, y, x: grad_y * x)
+    with pytest.raises(InputError, match=r"cannot be explained before it is verified\. square: wrong\."):
+        list(explained(wrong))
+    with pytest.raises(InputError, match=r"its gradient of x is \[.*\], and the true one lies from \[.*\] to \["):
+        list(worked(example(wrong), ENGLISH))
+
+
 def test_a_definition_that_raises_is_refused_in_words():
     with pytest.raises(InputError, match="mine: it cannot be explained before it is verified: AttributeError"):
         list(explained(own(lambda x: x.nothing)))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from backprop_rules import CATALOGUE
+from backprop_rules import CATALOGUE, InputError
 from backprop_rules.properties import special_values as special
 from backprop_rules.properties.finding import Kind
 
@@ -66,6 +66,27 @@ def test_nothing_is_asked_outside_of_the_values_that_a_rule_takes():
     narrow = replace(CATALOGUE["log"], domain=replace(CATALOGUE["log"].domain, values={"x": (2.0, 3.0)}))
     assert {str(row.value) for row in special.table(narrow) if row.at == "x"} == {"nan"}
     assert all(row.right and bool((row.call.primals[0] > 2).all()) for row in special.table(narrow) if row.at != "x")
+
+
+def raises(*those):
+    raise KeyError("k")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"backward": lambda grad_y, y, x: raises()}, "its backward raises KeyError: 'k'"),
+        (
+            {"backward": lambda grad_y, y, x: None},
+            r"its gradients have the shapes \[None\], and the primals \[\(2,\)\]",
+        ),
+        ({"forward": raises}, "its forward or its definition raises KeyError: 'k'"),
+        ({"definition": raises}, "its forward or its definition raises KeyError: 'k'"),
+    ],
+)
+def test_a_rule_that_does_not_run_is_refused_in_words(changes, words):
+    with pytest.raises(InputError, match=f"exp: {words}. Run 'backprop-rules verify exp' first."):
+        special.table(replace(CATALOGUE["exp"], **changes))
 
 
 def test_at_a_kink_the_definition_leaves_an_interval():

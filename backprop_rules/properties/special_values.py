@@ -18,8 +18,9 @@ import torch
 from flint import arb
 from torch import Tensor
 
-from backprop_rules.call import Call
+from backprop_rules.call import BackwardRaised, Call
 from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of
+from backprop_rules.errors import InputError, OwnError, first_line
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
@@ -76,7 +77,12 @@ class Special:
     @property
     def torchs(self) -> float:
         """What torch's reverse mode gives."""
-        gradient = ReverseMode().gradients(self.call)[self.primal]
+        try:
+            gradient = ReverseMode().gradients(self.call)[self.primal]
+        except Silent:
+            return (
+                0.0  # no graph leads to the primal, as where forward is a constant: for autograd the two are the same
+            )
         assert gradient is not None
         return float(_first(gradient))
 
@@ -127,11 +133,30 @@ def ordinary(rule: Rule) -> Iterator[Call]:
     for params in map(dict, itertools.product(*kinds)):
         primals = tuple(numbers(k, params) for k in range(len(named)))
         if rule.domain.accepts(*primals, **params):
-            blank = Call(rule, primals, params, torch.empty(0))
-            # Without symmetry, so that no gradient is zero because two cotangents are equal.
-            yield replace(
-                blank, grad_y=1 + torch.arange(blank.y.numel(), dtype=torch.float64).reshape(blank.y.shape) / 4
-            )
+            yield _called(Call(rule, primals, params, torch.empty(0)))
+
+
+def _called(blank: Call) -> Call:
+    """Return the call with a cotangent; InputError where one of the rule's functions does not take it."""
+    why, wanted = "", [tuple(x.shape) for x in blank.tensors]
+    try:
+        y = blank.y.double()
+        # Without symmetry, so that no gradient is zero because two cotangents are equal.
+        call = replace(blank, grad_y=1 + torch.arange(y.numel(), dtype=torch.float64).reshape(y.shape) / 4)
+        got = [None if (g := call.gradients[i]) is None else tuple(g.shape) for i in call.given]
+        why = "" if got == wanted else f"its gradients have the shapes {got}, and the primals {wanted}"
+        certified.gradients_at(call, _values(call), call.grad_y.flatten().tolist())
+    except (OwnError, InputError):
+        raise
+    except Silent:
+        pass
+    except BackwardRaised as error:
+        why = f"its backward raises {': '.join(error.args)}"
+    except Exception as error:  # of forward and the definition, which are anybody's
+        why = f"its forward or its definition raises {type(error).__name__}: {first_line(error)}"
+    if why:
+        raise InputError(f"{blank.rule}: {why}. Run 'backprop-rules verify {blank.rule}' first.")
+    return call
 
 
 def _of_primals(call: Call) -> Iterator[Special]:

@@ -79,13 +79,17 @@ def worked(call: Call, words: Words) -> Iterator[str]:
     except Exception as error:  # of the definition, which may be anybody's
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{call.rule}: it cannot be explained before it is verified: {reason}") from error
-    right = True
     for i, gradient in given(call, call.gradients):
         ball, radius = balls[i], radii[i]
         assert ball is not None and radius is not None
         yield beside(f"grad_{call.rule.primals[i]} = ", text(gradient))
-        right &= enclosure(ball, radius, gradient).outside(gradient) is None
-    yield words("checked" if right else "not checked")
+        true = enclosure(ball, radius, gradient)
+        if true.outside(gradient) is not None:
+            raise InputError(
+                f"{call.rule}: it cannot be explained before it is verified: its gradient of {call.rule.primals[i]} is "
+                f"{on_one_line(gradient)}, and the true one lies from {on_one_line(true.lo)} to {on_one_line(true.hi)}."
+            )
+    yield words("checked")
 
 
 def one_element(call: Call, words: Words) -> Iterator[str]:
