@@ -146,6 +146,16 @@ class Domain:
         if strangers or not self.dtypes:
             known = ", ".join(map(str, REAL + COMPLEX))
             raise InputError(f"a domain's dtypes must be of {known}; got {strangers or 'none'}.")
+        if not isinstance(self.shapes, str):
+            raise InputError(f"a domain's shapes are named as in '... m n, n'; got {self.shapes!r}.")
+        for which in ("degree", "power", "weight"):
+            value = getattr(self, which)
+            if not (callable(value) or (type(value) is int and value > 0) or (which, value) == ("degree", None)):
+                none = ", or None where forward is no polynomial" if which == "degree" else ""
+                raise InputError(f"a domain's {which} is a whole number from 1{none}; got {value!r}.")
+        for name, ends in self.values.items():
+            if not (callable(ends) or (isinstance(ends, tuple) and len(ends) == 2 and ends[0] < ends[1])):
+                raise InputError(f"a domain's values are (low, high) with low < high; got {ends!r} for {name}.")
 
     def count(self, which: str, params: Mapping[str, Any]) -> int:
         """Return `degree`, `power` or `weight` at these params."""
