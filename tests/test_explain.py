@@ -314,6 +314,11 @@ def test_a_rule_of_your_own_is_explained_in_chinese_with_its_own_words():
     assert next(explained(own(np.tanh), "zh")).startswith("mine：The hyperbolic tangent of x.\n")
 
 
+def test_decimal_constants_are_written_as_decimals():
+    tenth = example(own(lambda x: 0.1 * x**3))
+    assert "\n".join(derivation(tenth, ENGLISH)[1]).count("yᵢ = 0.1·xᵢ^3    ∂yᵢ/∂xᵢ = 0.3·xᵢ^2") == 1
+
+
 def constant(grad_y, y, x):
     """A number."""
     return torch.zeros_like(x)

@@ -14,7 +14,7 @@ import sympy
 
 def _operator(operation: Callable[[Any, Any], Any], swapped: bool = False) -> Callable[["Symbol", Any], "Symbol"]:
     def method(self: "Symbol", other: Any) -> "Symbol":
-        there = other if isinstance(other, Symbol) else Symbol(exactly(other), float(other))
+        there = other if isinstance(other, Symbol) else Symbol(as_written(other), float(other))
         a, b = (there, self) if swapped else (self, there)
         return Symbol(operation(a.expression, b.expression), float(operation(a.value, b.value)))
 
@@ -101,6 +101,11 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "log1p": lambda x: sympy.log(1 + x),
     "ndtr": Distribution,
 }
+
+
+def as_written(value: Any) -> Any:
+    """Return a constant of a definition as the decimal number that it is written as: 1/10 for 0.1."""
+    return sympy.Rational(repr(float(value)))
 
 
 def exactly(value: Any) -> Any:
