@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.layout import reaches
+
 Dims = int | tuple[int, ...] | None
 
 
@@ -15,8 +17,20 @@ def unbroadcast(grad: Tensor, x: Tensor) -> Tensor:
 
     The gradient of a real x is real, and it has x's dtype whatever dtype the other operand brought in.
     """
+    # No InputError, which ends a check: in a backward that is asked this is its own error, and a finding.
+    for name, one in (("grad", grad), ("x", x)):
+        if not isinstance(one, Tensor):
+            raise ValueError(
+                f"unbroadcast: {name} must be a torch tensor; got {type(one).__name__} {one!r}. "
+                f"Use torch.as_tensor({name})."
+            )
     if grad.shape == x.shape and grad.dtype == x.dtype:
         return grad
+    if not reaches(x, grad):
+        raise ValueError(
+            f"unbroadcast: x has shape {tuple(x.shape)}, which is not broadcast to that of grad, {tuple(grad.shape)}. "
+            "Give the gradient of what x was broadcast to, and then x."
+        )
     added = grad.ndim - x.ndim
     stretched = [i for i in range(grad.ndim) if i < added or (x.shape[i - added] == 1 and grad.shape[i] != 1)]
     if stretched:
