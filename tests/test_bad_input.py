@@ -115,10 +115,10 @@ def test_a_name_is_suggested_whatever_the_case_of_its_letters():
 @pytest.mark.parametrize(
     ("grad", "words"),
     [
-        ([1.0], "grad must be a torch tensor; got list [1.0]. Use torch.as_tensor(grad)."),
+        ([1.0], "grad is list, x is of shape (2, 3): give two tensors"),
         (
             torch.ones(3, 2),
-            "x has shape (2, 3), which is not broadcast to that of grad, (3, 2). Give the gradient of what",
+            "grad is of shape (3, 2), x is of shape (2, 3): give two tensors, the gradient of what",
         ),
     ],
 )

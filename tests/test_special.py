@@ -75,17 +75,17 @@ def raises(*those):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"backward": lambda grad_y, y, x: raises()}, "its backward raises KeyError: 'k'"),
+        ({"backward": lambda grad_y, y, x: raises()}, "one of its functions raises KeyError: 'k'"),
         (
             {"backward": lambda grad_y, y, x: None},
             r"its gradients have the shapes \[None\], and the primals \[\(2,\)\]",
         ),
-        ({"forward": raises}, "its forward or its definition raises KeyError: 'k'"),
-        ({"definition": raises}, "its forward or its definition raises KeyError: 'k'"),
+        ({"forward": raises}, "one of its functions raises KeyError: 'k'"),
+        ({"definition": raises}, "one of its functions raises KeyError: 'k'"),
     ],
 )
 def test_a_rule_that_does_not_run_is_refused_in_words(changes, words):
-    with pytest.raises(InputError, match=f"exp: {words}. Run 'backprop-rules verify exp' first."):
+    with pytest.raises(InputError, match=f"exp: {words}.* Verify it first."):
         special.table(replace(CATALOGUE["exp"], **changes))
 
 

@@ -17,20 +17,15 @@ def unbroadcast(grad: Tensor, x: Tensor) -> Tensor:
 
     The gradient of a real x is real, and it has x's dtype whatever dtype the other operand brought in.
     """
-    # No InputError, which ends a check: in a backward that is asked this is its own error, and a finding.
-    for name, one in (("grad", grad), ("x", x)):
-        if not isinstance(one, Tensor):
-            raise ValueError(
-                f"unbroadcast: {name} must be a torch tensor; got {type(one).__name__} {one!r}. "
-                f"Use torch.as_tensor({name})."
-            )
+    if not (isinstance(grad, Tensor) and isinstance(x, Tensor) and reaches(x, grad)):
+        # No InputError, which ends a check: in a backward that is asked this is its own error, and a finding.
+        got = [f"of shape {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in (grad, x)]
+        raise ValueError(
+            f"unbroadcast: grad is {got[0]}, x is {got[1]}: give two tensors, the gradient of what x was broadcast to, "
+            "and then x."
+        )
     if grad.shape == x.shape and grad.dtype == x.dtype:
         return grad
-    if not reaches(x, grad):
-        raise ValueError(
-            f"unbroadcast: x has shape {tuple(x.shape)}, which is not broadcast to that of grad, {tuple(grad.shape)}. "
-            "Give the gradient of what x was broadcast to, and then x."
-        )
     added = grad.ndim - x.ndim
     stretched = [i for i in range(grad.ndim) if i < added or (x.shape[i - added] == 1 and grad.shape[i] != 1)]
     if stretched:

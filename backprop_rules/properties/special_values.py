@@ -28,6 +28,7 @@ from backprop_rules.evidence.proof import certified
 from backprop_rules.properties.finding import Finding, Kind, found
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.values import with_element
+from backprop_rules.subject.places import raised_at
 
 VALUES = (0.0, -0.0, math.inf, -math.inf, math.nan)
 # Exponents of the numbers that run to infinity, or their negatives to zero: past float64's range; and within it, for
@@ -80,9 +81,7 @@ class Special:
         try:
             gradient = ReverseMode().gradients(self.call)[self.primal]
         except Silent:
-            return (
-                0.0  # no graph leads to the primal, as where forward is a constant: for autograd the two are the same
-            )
+            return 0.0  # no graph leads to the primal, as of a constant: autograd's None
         assert gradient is not None
         return float(_first(gradient))
 
@@ -138,24 +137,23 @@ def ordinary(rule: Rule) -> Iterator[Call]:
 
 def _called(blank: Call) -> Call:
     """Return the call with a cotangent; InputError where one of the rule's functions does not take it."""
-    why, wanted = "", [tuple(x.shape) for x in blank.tensors]
+    rule, wanted = blank.rule, [tuple(x.shape) for x in blank.tensors]
     try:
         y = blank.y.double()
         # Without symmetry, so that no gradient is zero because two cotangents are equal.
         call = replace(blank, grad_y=1 + torch.arange(y.numel(), dtype=torch.float64).reshape(y.shape) / 4)
         got = [None if (g := call.gradients[i]) is None else tuple(g.shape) for i in call.given]
-        why = "" if got == wanted else f"its gradients have the shapes {got}, and the primals {wanted}"
+        if got != wanted:
+            raise InputError(f"{rule}: its gradients have the shapes {got}, and the primals {wanted}. Verify it first.")
         certified.gradients_at(call, _values(call), call.grad_y.flatten().tolist())
-    except (OwnError, InputError):
-        raise
     except Silent:
         pass
-    except BackwardRaised as error:
-        why = f"its backward raises {': '.join(error.args)}"
-    except Exception as error:  # of forward and the definition, which are anybody's
-        why = f"its forward or its definition raises {type(error).__name__}: {first_line(error)}"
-    if why:
-        raise InputError(f"{blank.rule}: {why}. Run 'backprop-rules verify {blank.rule}' first.")
+    except (OwnError, InputError):
+        raise
+    except Exception as error:  # of forward, backward or the definition, which are anybody's
+        own = error.__cause__ if isinstance(error, BackwardRaised) and error.__cause__ else error
+        what = f"{type(own).__name__}: {first_line(own)}{raised_at(own)}"
+        raise InputError(f"{rule}: one of its functions raises {what}. Verify it first.") from error
     return call
 
 
