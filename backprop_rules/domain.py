@@ -148,11 +148,14 @@ class Domain:
             raise InputError(f"a domain's dtypes must be of {known}; got {strangers or 'none'}.")
         if not isinstance(self.shapes, str):
             raise InputError(f"a domain's shapes are named as in '... m n, n'; got {self.shapes!r}.")
-        for which in ("degree", "power", "weight"):
+        # Of a higher degree not even two values can be multiplied in float64 without rounding.
+        for which, most in (("degree", 53), ("power", 53), ("weight", math.inf)):
             value = getattr(self, which)
-            if not (callable(value) or (type(value) is int and value > 0) or (which, value) == ("degree", None)):
+            if not (
+                callable(value) or (type(value) is int and 0 < value <= most) or (which, value) == ("degree", None)
+            ):
                 none = ", or None where forward is no polynomial" if which == "degree" else ""
-                raise InputError(f"a domain's {which} is a whole number from 1{none}; got {value!r}.")
+                raise InputError(f"a domain's {which} is a whole number from 1 to {most}{none}; got {value!r}.")
         for name, ends in self.values.items():
             if not (callable(ends) or (isinstance(ends, tuple) and len(ends) == 2 and ends[0] < ends[1])):
                 raise InputError(f"a domain's values are (low, high) with low < high; got {ends!r} for {name}.")
