@@ -175,6 +175,14 @@ class Domain:
         return self.requires is None or self.requires[1](*primals, **params)
 
 
+def moved_into(interval: Interval, x: torch.Tensor) -> torch.Tensor:
+    """Return positive numbers, moved into the inside of the interval where one of them lies elsewhere."""
+    low, high = interval
+    if bool(((low < x) & (x < high)).all()):
+        return x
+    return high - x if math.isinf(low) else low + (x if math.isinf(high) else (high - low) * x / (1 + x.max()))
+
+
 def kinds_of(param: Param) -> tuple[Any, ...]:
     """Return values of a param that make its function behave in different ways, the plainest first."""
     match param:

@@ -319,6 +319,14 @@ def test_decimal_constants_are_written_as_decimals():
     assert "\n".join(derivation(tenth, ENGLISH)[1]).count("yᵢ = 0.1·xᵢ^3    ∂yᵢ/∂xᵢ = 0.3·xᵢ^2") == 1
 
 
+@pytest.mark.parametrize("interval", [(2.125, 2.875), (5.0, np.inf), (-np.inf, -5.0)])
+def test_an_example_has_numbers_of_any_interval(interval):
+    inside = replace(CATALOGUE["square"].domain, values={"x": interval})
+    (x,) = example(replace(CATALOGUE["square"], domain=inside)).primals
+    assert ((interval[0] < x) & (x < interval[1])).all()
+    assert len({*x.tolist()}) == 3
+
+
 def constant(grad_y, y, x):
     """A number."""
     return torch.zeros_like(x)

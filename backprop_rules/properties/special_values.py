@@ -19,7 +19,7 @@ from flint import arb
 from torch import Tensor
 
 from backprop_rules.call import BackwardRaised, Call
-from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of
+from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of, moved_into
 from backprop_rules.errors import InputError, OwnError, first_line
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.oracles import ReverseMode
@@ -119,10 +119,7 @@ def ordinary(rule: Rule) -> Iterator[Call]:
         counted = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
         if primal in rule.domain.indices:
             return counted.long() % SIDE if isinstance(rule.domain.indices[primal], Index) else counted < 1
-        x, (low, high) = 0.5 + 0.75 * counted + 0.25 * k, rule.domain.interval(primal, params)
-        if bool(((low < x) & (x < high)).all()):
-            return x
-        return high - x if math.isinf(low) else low + (x if math.isinf(high) else (high - low) * x / (1 + x.max()))
+        return moved_into(rule.domain.interval(primal, params), 0.5 + 0.75 * counted + 0.25 * k)
 
     bounds_in_order = itertools.count()
     kinds = [
