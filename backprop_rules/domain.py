@@ -154,8 +154,7 @@ class Domain:
             if not (
                 callable(value) or (type(value) is int and 0 < value <= most) or (which, value) == ("degree", None)
             ):
-                none = ", or None where forward is no polynomial" if which == "degree" else ""
-                raise InputError(f"a domain's {which} is a whole number from 1 to {most}{none}; got {value!r}.")
+                raise InputError(f"a domain's {which} is a whole number from 1 to {most}; got {value!r}.")
         for name, ends in self.values.items():
             if not (callable(ends) or (isinstance(ends, tuple) and len(ends) == 2 and ends[0] < ends[1])):
                 raise InputError(f"a domain's values are (low, high) with low < high; got {ends!r} for {name}.")

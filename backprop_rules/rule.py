@@ -225,8 +225,6 @@ def rule(
         ("definition", definition, callable(definition), "a function in NumPy's notation"),
         ("domain", domain, isinstance(domain, Domain), "a Domain, as in Domain('...')"),
         ("saves", saves, isinstance(saves, str), "names with blanks between, as in 'x y'"),
-        ("formula", formula, isinstance(formula, str), "a text"),
-        ("source", source, isinstance(source, str), "a text"),
         ("conventions", conventions, kinked, "a tuple of Convention"),
     ):
         if not fits:

@@ -170,8 +170,6 @@ CONTRADICTIONS = {
         ("domain", None),
         ("domain", "..."),
         ("saves", ["x"]),
-        ("formula", 3),
-        ("source", 3),
         ("conventions", "x"),
     ],
 )
@@ -184,8 +182,8 @@ def test_a_part_of_a_declaration_that_is_something_else_is_refused(part, value):
     ("parts", "words"),
     [
         ({"shapes": 3}, "shapes are named as in '... m n, n'; got 3."),
-        ({"degree": 0}, "degree is a whole number from 1 to 53, or None where forward is no polynomial; got 0."),
-        ({"degree": -1}, "degree is a whole number from 1 to 53, or None where forward is no polynomial; got -1."),
+        ({"degree": 0}, "degree is a whole number from 1 to 53; got 0."),
+        ({"degree": -1}, "degree is a whole number from 1 to 53; got -1."),
         ({"power": 1000}, "power is a whole number from 1 to 53; got 1000."),
         ({"weight": 0}, "weight is a whole number from 1 to inf; got 0."),
         ({"power": 0}, "power is a whole number from 1 to 53; got 0."),

@@ -199,10 +199,7 @@ def _limits(call: Call, k: int, value: float) -> list[Limit]:
     if math.isnan(value) or not bool(call.y.isnan().any()):
         return limits
     # The forward gives NaN here, as inf times 0 does: a gradient need not be the limit.
-    return [
-        limit if row.gradient == limit else None
-        for row, limit in zip(_rows(call, "", value, limits), limits, strict=True)
-    ]
+    return [row.limit if row.gradient == row.limit else None for row in _rows(call, "", value, limits)]
 
 
 def _limit(call: Call, j: int, ball: arb, value: float, runs: Sequence[float | None]) -> Limit:

@@ -129,19 +129,11 @@ class _Printer(StrPrinter):  # type: ignore[misc]
         return sorted(expr.args, key=lambda term: bool(term.could_extract_minus_sign()))
 
 
-def _is_decimal(below: int) -> bool:
-    """Say whether a fraction with this denominator is a decimal one, as 1/10 is, and no half or quarter."""
-    return below % 5 == 0 and 10 ** below.bit_length() % below == 0
-
-
 def written(expression: Any) -> str:
     """Return an expression as a person writes it."""
-    decimals = {r: sympy.Float(r, 40) for r in sympy.sympify(expression).atoms(sympy.Rational) if _is_decimal(r.q)}
-    printer = _Printer({"order": "none", "full_prec": False})
-    text = (
-        str(printer.doprint(expression.xreplace(decimals) if decimals else expression))
-        .replace("**", "^")
-        .replace("*", "·")
-    )
+    e, printer = sympy.sympify(expression), _Printer({"order": "none", "full_prec": False})
+    # Decimals as 0.1, and not halves and quarters.
+    decimals = {r: sympy.Float(r, 40) for r in e.atoms(sympy.Rational) if r.q % 5 == 0 and 10**400 % r.q == 0}
+    text = str(printer.doprint(e.xreplace(decimals))).replace("**", "^").replace("*", "·")
     text = re.sub(r"\((\(Σ[^()]*\))\)", r"\1", text)
     return re.sub(r"(^|[-+] )\((Σ[^()]*)\)(?=$|\))", r"\1\2", text)

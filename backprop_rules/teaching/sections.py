@@ -85,10 +85,9 @@ def worked(call: Call, words: Words) -> Iterator[str]:
         yield beside(f"grad_{call.rule.primals[i]} = ", text(gradient))
         true = enclosure(ball, radius, gradient)
         if true.outside(gradient) is not None:
-            raise InputError(
-                f"{call.rule}: it cannot be explained before it is verified: its gradient of {call.rule.primals[i]} is "
-                f"{on_one_line(gradient)}, and the true one lies from {on_one_line(true.lo)} to {on_one_line(true.hi)}."
-            )
+            mine, low, high = map(on_one_line, (gradient, true.lo, true.hi))
+            said = f"its gradient of {call.rule.primals[i]} is {mine}, and the true one lies from {low} to {high}"
+            raise InputError(f"{call.rule}: it cannot be explained before it is verified: {said}.")
     yield words("checked")
 
 

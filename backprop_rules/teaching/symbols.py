@@ -6,7 +6,6 @@ expressions are those of the branch that the numbers lie on.
 
 import operator
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 import sympy
@@ -14,7 +13,7 @@ import sympy
 
 def _operator(operation: Callable[[Any, Any], Any], swapped: bool = False) -> Callable[["Symbol", Any], "Symbol"]:
     def method(self: "Symbol", other: Any) -> "Symbol":
-        there = other if isinstance(other, Symbol) else Symbol(as_written(other), float(other))
+        there = other if isinstance(other, Symbol) else Symbol(exactly(other), float(other))
         a, b = (there, self) if swapped else (self, there)
         return Symbol(operation(a.expression, b.expression), float(operation(a.value, b.value)))
 
@@ -103,11 +102,6 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def as_written(value: Any) -> Any:
-    """Return a constant of a definition as the decimal number that it is written as: 1/10 for 0.1."""
-    return sympy.Rational(repr(float(value)))
-
-
 def exactly(value: Any) -> Any:
-    """Return a number as SymPy has it, without rounding."""
-    return sympy.Rational(Fraction(float(value)))
+    """Return a number as the decimal that it is written as, which has no more digits: 1/10 for 0.1."""
+    return sympy.Rational(repr(float(value)))

@@ -140,10 +140,8 @@ def traced(
     names = dict(found) if isinstance(found, Mapping) else {} if "y" in leaves else {"y": found}
     end = list(names.values())[-1] if names else found
     if not isinstance(end, Tensor):
-        raise InputError(
-            f"trace: the function returned {type(found).__name__} {found!r}: return one tensor, or a dict that names "
-            "several, the last of which is y."
-        )
+        what = f"{type(found).__name__} {found!r}"
+        raise InputError(f"trace: the function returned {what}: return a tensor, or a dict that names several, y last.")
     graph = _Graph(leaves, names)
     for application in applications:
         graph.add(application)
@@ -178,10 +176,7 @@ class _Graph:
     def known(self, x: Tensor, where: str) -> str:
         """Return the tensor's name, a new one if it is a constant."""
         if not isinstance(x, Tensor):
-            raise InputError(
-                f"trace: {where} is {type(x).__name__} {x!r}, not a tensor. Make it one, or give it by name if it is "
-                "a param."
-            )
+            raise InputError(f"trace: {where} is {type(x).__name__} {x!r}: give a tensor, and params by name.")
         if id(x) not in self._name_of:
             if x.grad_fn is not None:
                 raise InputError(
@@ -201,10 +196,8 @@ class _Graph:
         """Add the node that a rule made."""
         rule = application.rule
         if len(application.primals) > len(rule.primals):
-            raise InputError(
-                f"trace: {rule} takes {', '.join(rule.primals)} by position, and was given {len(application.primals)} "
-                "arguments. Give the params by name."
-            )
+            taken, got = ", ".join(rule.primals), len(application.primals)
+            raise InputError(f"trace: {rule} takes {taken} by position; got {got} arguments. Give the params by name.")
         for i, x in enumerate(application.primals):
             if isinstance(x, Tensor) and i in rule.differentiable and not inexact(x):
                 raise _integers(f"the primal {rule.primals[i]} of {rule}", x)
@@ -228,9 +221,7 @@ class _Graph:
 
 
 def _integers(what: str, x: Tensor) -> InputError:
-    return InputError(
-        f"trace: {what} holds {x.dtype}, which has no gradient, so that it would be lost. Use x.double()."
-    )
+    return InputError(f"trace: {what} holds {x.dtype}, whose gradient would be lost. Use x.double().")
 
 
 def _swept(nodes: dict[str, Node], end: str, grad_y: Tensor | None, inputs: Mapping[str, Tensor]) -> dict[str, Node]:
@@ -265,10 +256,8 @@ def _through(node: Node, nodes: dict[str, Node]) -> None:
     primals = [None if x is None else x.detach() for x in made_by.primals]
     entries = y.numel() * max(x.numel() for x in primals if x is not None)
     if entries > MOST:
-        raise InputError(
-            f"trace: the local derivative of {node.name}, of shape {tuple(y.shape)}, has {entries} entries, and "
-            f"at most {MOST} are kept. Trace the function at smaller inputs."
-        )
+        what = f"{node.name}, of shape {tuple(y.shape)}, has a derivative of {entries} entries"
+        raise InputError(f"trace: {what}, and at most {MOST} are kept. Trace the function at smaller inputs.")
     units = torch.eye(y.numel(), dtype=y.dtype, device=y.device).reshape(y.numel(), *y.shape)
     rows = [rule.gradients(unit, y, *primals, **params) for unit in units]
     gradients = rule.gradients(arrives, y, *primals, **params)

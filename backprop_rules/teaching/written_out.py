@@ -21,7 +21,7 @@ from backprop_rules.evidence.proof.balls import outputs
 from backprop_rules.formula import element
 from backprop_rules.rule import parts_named
 from backprop_rules.teaching.indices import LETTERS, Names, Place, expanded, general, written
-from backprop_rules.teaching.symbols import Symbol, as_written
+from backprop_rules.teaching.symbols import Symbol, exactly
 
 Slope = dict[Any, Any]  # the derivative of an element, by what it is taken with respect to
 
@@ -79,7 +79,7 @@ class WrittenOut:
         to_pick = any(part.picked for part in self.parts)
         self.branched = bool(call.rule.domain.indices) or (Symbol.comparisons > compared and not to_pick)
         of = {
-            at: e.expression if isinstance(e, Symbol) else as_written(e)
+            at: e.expression if isinstance(e, Symbol) else exactly(e)
             for at, e in zip(_places(call.y.shape), y, strict=True)
         }
         self.parts.append(Part("y", of, self._letters_of(of), False))
