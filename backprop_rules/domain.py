@@ -146,6 +146,18 @@ class Domain:
         if strangers or not self.dtypes:
             known = ", ".join(map(str, REAL + COMPLEX))
             raise InputError(f"a domain's dtypes must be of {known}; got {strangers or 'none'}.")
+        if not isinstance(self.shapes, str):
+            raise InputError(f"a domain's shapes are named as in '... m n, n'; got {self.shapes!r}.")
+        # Of a higher degree not even two values can be multiplied in float64 without rounding.
+        for which, most in (("degree", 53), ("power", 53), ("weight", math.inf)):
+            value = getattr(self, which)
+            if not (
+                callable(value) or (type(value) is int and 0 < value <= most) or (which, value) == ("degree", None)
+            ):
+                raise InputError(f"a domain's {which} is a whole number from 1 to {most}; got {value!r}.")
+        for name, ends in self.values.items():
+            if not (callable(ends) or (isinstance(ends, tuple) and len(ends) == 2 and ends[0] < ends[1])):
+                raise InputError(f"a domain's values are (low, high) with low < high; got {ends!r} for {name}.")
 
     def count(self, which: str, params: Mapping[str, Any]) -> int:
         """Return `degree`, `power` or `weight` at these params."""
@@ -160,6 +172,14 @@ class Domain:
     def accepts(self, *primals: torch.Tensor | None, **params: Any) -> bool:
         """Say whether the requirement that the signature alone cannot state is met."""
         return self.requires is None or self.requires[1](*primals, **params)
+
+
+def moved_into(interval: Interval, x: torch.Tensor) -> torch.Tensor:
+    """Return positive numbers, moved into the inside of the interval where one of them lies elsewhere."""
+    low, high = interval
+    if bool(((low < x) & (x < high)).all()):
+        return x
+    return high - x if math.isinf(low) else low + (x if math.isinf(high) else (high - low) * x / (1 + x.max()))
 
 
 def kinds_of(param: Param) -> tuple[Any, ...]:

@@ -19,8 +19,9 @@ class OwnError(Exception):
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """Return the error for a name that is not among the known ones, with the nearest of them."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    lower = {one.lower(): one for one in names}
+    near = get_close_matches(name.lower(), lower, n=1)
+    hint = f" Did you mean '{lower[near[0]]}'?" if near else ""
     return InputError(f"there is no {what} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
 
 

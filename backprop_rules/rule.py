@@ -219,6 +219,16 @@ def rule(
     `saves` is the names that the backward reads, separated by blanks. Raises InputError where the
     declaration contradicts itself, so that a slip shows when the catalogue is imported.
     """
+    kinked = isinstance(conventions, tuple) and all(isinstance(one, Convention) for one in conventions)
+    for what, value, fits, kind in (
+        ("forward", forward, callable(forward), "a function"),
+        ("definition", definition, callable(definition), "a function in NumPy's notation"),
+        ("domain", domain, isinstance(domain, Domain), "a Domain, as in Domain('...')"),
+        ("saves", saves, isinstance(saves, str), "names with blanks between, as in 'x y'"),
+        ("conventions", conventions, kinked, "a tuple of Convention"),
+    ):
+        if not fits:
+            raise InputError(f"@rule: {what} must be {kind}; got {value!r}.")
 
     def declare(backward: Callable[..., Any]) -> Rule:
         name = backward.__name__
@@ -239,6 +249,8 @@ def misfit(rule: Rule) -> str | None:
         return f"backward must begin with (grad_y, y, ...), not ({', '.join(parameters)})"
     if len(rule.primals) != len(axes_of(rule.domain.shapes)):
         return f"backward has the primals {rule.primals}, but the domain has the shapes '{rule.domain.shapes}'"
+    if not all(axes_of(rule.domain.shapes)):
+        return f"a primal has no axes in the shapes '{rule.domain.shapes}'; '...' stands for any number of them"
     keyword_only = {n for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
     if keyword_only != set(rule.domain.params):
         return (

@@ -62,6 +62,15 @@ def test_it_is_found_out_if_it_is_wrong(all_loaded, tmp_path):
 
 
 @in_processes
+def test_it_is_not_explained_if_it_is_wrong(all_loaded, tmp_path):
+    done = all_loaded.run("-c", COMMAND, "explain", "cube", path=declared(tmp_path, 2))
+    assert done.returncode
+    assert not done.stdout
+    assert "cube: it cannot be explained before it is verified. cube: wrong.\n" in done.stderr
+    assert "what      the gradient of x is wrong, 1 of 1 elements" in done.stderr
+
+
+@in_processes
 def test_it_is_in_the_parametrisation_of_the_tests(torch_alone, tmp_path):
     words = (
         "-m",
@@ -138,6 +147,11 @@ CONTRADICTIONS = {
         one,
         "rule one: saves names ['w'], but there is only y, x",
     ),
+    "a primal without axes": (
+        declare(domain=Domain("m n,")),
+        two,
+        "rule two: a primal has no axes in the shapes 'm n,'; '...' stands for any number of them",
+    ),
     "no docstring": (declare(), undocumented, "rule undocumented: a rule needs a docstring, a formula and a source"),
     "no formula": (declare(formula=""), one, "rule one: a rule needs a docstring, a formula and a source"),
     "a name that is taken": (
@@ -146,6 +160,40 @@ CONTRADICTIONS = {
         "rule neg: the catalogue has a rule of that name already, in backprop_rules.catalogue.arithmetic",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("forward", None),
+        ("definition", None),
+        ("domain", None),
+        ("domain", "..."),
+        ("saves", ["x"]),
+        ("conventions", "x"),
+    ],
+)
+def test_a_part_of_a_declaration_that_is_something_else_is_refused(part, value):
+    with pytest.raises(InputError, match=rf"@rule: {part} must be .*; got {re.escape(repr(value))}\."):
+        declare(**{part: value})
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"shapes": 3}, "shapes are named as in '... m n, n'; got 3."),
+        ({"degree": 0}, "degree is a whole number from 1 to 53; got 0."),
+        ({"degree": -1}, "degree is a whole number from 1 to 53; got -1."),
+        ({"power": 1000}, "power is a whole number from 1 to 53; got 1000."),
+        ({"weight": 0}, "weight is a whole number from 1 to inf; got 0."),
+        ({"power": 0}, "power is a whole number from 1 to 53; got 0."),
+        ({"values": {"x": (3.0, 1.0)}}, "values are (low, high) with low < high; got (3.0, 1.0) for x."),
+        ({"values": {"x": 3.0}}, "values are (low, high) with low < high; got 3.0 for x."),
+    ],
+)
+def test_a_domain_that_says_nothing_is_refused(parts, words):
+    with pytest.raises(InputError, match=re.escape(f"a domain's {words}")):
+        Domain(**{"shapes": "...", **parts})
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)

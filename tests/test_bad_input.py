@@ -1,9 +1,11 @@
 """Every refusal names the rule, the argument and both values, and says what to do next."""
 
+import re
+
 import pytest
 import torch
 
-from backprop_rules import CATALOGUE, InputError, vjp
+from backprop_rules import CATALOGUE, InputError, find, unbroadcast, vjp
 
 X = torch.ones(2, 3)
 G = torch.ones(2, 2)
@@ -103,6 +105,26 @@ def test_bad_input_gets_one_clear_error(case):
     with pytest.raises(InputError) as refusal:
         call()
     assert str(refusal.value) == message
+
+
+def test_a_name_is_suggested_whatever_the_case_of_its_letters():
+    with pytest.raises(InputError, match=r"there is no rule 'ReLU'\. Did you mean 'relu'\?"):
+        find("ReLU")
+
+
+@pytest.mark.parametrize(
+    ("grad", "words"),
+    [
+        ([1.0], "grad is list, x is of shape (2, 3): give two tensors"),
+        (
+            torch.ones(3, 2),
+            "grad is of shape (3, 2), x is of shape (2, 3): give two tensors, the gradient of what",
+        ),
+    ],
+)
+def test_what_cannot_be_unbroadcast_is_told_in_words(grad, words):
+    with pytest.raises(ValueError, match=re.escape(f"unbroadcast: {words}")):
+        unbroadcast(grad, X)
 
 
 def test_good_input_gets_its_gradients():

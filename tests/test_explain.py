@@ -86,7 +86,12 @@ def test_every_rule_is_explained(rule):
     told = "\n".join(explained(rule))
     assert f"def {rule.name}(" in told
     for convention in rule.conventions:
-        assert f"At {convention.at} there is no derivative, and the rule takes {convention.value}." in told
+        kink = f"At {convention.at} there is no derivative, and the rule takes {convention.value}."
+        none = f"At {convention.at} there is a derivative, which not every framework gives, and the rule takes it, "
+        assert (f"{none}{convention.value}." if convention.at in FLAT.get(rule.name, ()) else kink) in told
+
+
+FLAT = {"clamp": ["x = min = max"]}  # where y is max for every x
 
 
 def test_the_sizes_of_different_axes_differ():
@@ -182,10 +187,17 @@ def test_special_values_are_told_where_torch_gives_another():
     told = list(special(CATALOGUE["silu"], ENGLISH))
     there = "Where the first element of x is inf, that of the gradient of x is"
     assert told[0] == f"{there} 1, and torch's nan; the definition gives 1."
-    assert told[1].endswith("there y has no value, or its derivative no limit, so that anything may be chosen.")
+    assert told[1].endswith("that of the gradient of x is -0, and torch's nan; the definition gives 0.")
     assert "by the definition it may be any number from 0 to 1." in next(special(CATALOGUE["relu"], ENGLISH))
-    assert all(line.endswith((" For p = 2.", " For p = inf.")) for line in special(CATALOGUE["norm"], ENGLISH))
+    *lines, _ = special(CATALOGUE["norm"], ENGLISH)
+    assert all(line.endswith((" For p = 2.", " For p = inf.")) for line in lines)
     assert not list(special(CATALOGUE["exp"], ENGLISH))
+
+
+def test_the_point_at_which_special_values_hold_is_told():
+    for lang, words in (("en", "All other elements are those of {}."), ("zh", "其余元素均取自 {}。")):
+        given = Words(lang).listed(["x = [0.5, 1.25]", "n = [0.75, 1.5]", "grad_y = [1, 1.25]"])
+        assert [*special(CATALOGUE["pow_tensor"], Words(lang))][-1] == words.format(given)
 
 
 def test_a_special_value_at_which_a_rule_is_wrong_is_told_where_torch_is_wrong_as_well():
@@ -300,6 +312,39 @@ def test_functions_of_numpy_are_written_out_as_sympy_has_them():
 
 def test_a_rule_of_your_own_is_explained_in_chinese_with_its_own_words():
     assert next(explained(own(np.tanh), "zh")).startswith("mine：The hyperbolic tangent of x.\n")
+
+
+def test_decimal_constants_are_written_as_decimals():
+    tenth = example(own(lambda x: 0.1 * x**3))
+    assert "\n".join(derivation(tenth, ENGLISH)[1]).count("yᵢ = 0.1·xᵢ^3    ∂yᵢ/∂xᵢ = 0.3·xᵢ^2") == 1
+
+
+@pytest.mark.parametrize("interval", [(2.125, 2.875), (5.0, np.inf), (-np.inf, -5.0)])
+def test_an_example_has_numbers_of_any_interval(interval):
+    inside = replace(CATALOGUE["square"].domain, values={"x": interval})
+    (x,) = example(replace(CATALOGUE["square"], domain=inside)).primals
+    assert ((interval[0] < x) & (x < interval[1])).all()
+    assert len({*x.tolist()}) == 3
+
+
+def constant(grad_y, y, x):
+    """A number."""
+    return torch.zeros_like(x)
+
+
+def test_a_constant_is_explained():
+    one = replace(own(lambda x: x**0), backward=constant, forward=torch.ones_like, saves=(), formula="y = 1: x̄ = 0")
+    told = "\n".join(explained(one))
+    assert "changes no element of y: ∂L/∂x₁ = 0." in told
+    assert "The gradient is torch's at every one of them" in told
+
+
+def test_a_wrong_gradient_is_not_explained():
+    wrong = replace(CATALOGUE["square"], backward=lambda grad_y, y, x: grad_y * x)
+    with pytest.raises(InputError, match=r"cannot be explained before it is verified\. square: wrong\."):
+        list(explained(wrong))
+    with pytest.raises(InputError, match=r"its gradient of x is \[.*\], and the true one lies from \[.*\] to \["):
+        list(worked(example(wrong), ENGLISH))
 
 
 def test_a_definition_that_raises_is_refused_in_words():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from backprop_rules import CATALOGUE
+from backprop_rules import CATALOGUE, InputError
 from backprop_rules.properties import special_values as special
 from backprop_rules.properties.finding import Kind
 
@@ -39,6 +39,8 @@ def rows(name, at, value, **params):
         ("sigmoid", -math.inf, {}, 0.0),
         ("silu", math.inf, {}, 1.0),
         ("gelu", math.inf, {}, 1.0),
+        ("silu", -math.inf, {}, 0.0),
+        ("gelu", -math.inf, {}, 0.0),
         ("logsumexp", math.inf, {}, 1.0),
         ("norm", math.inf, {"p": 2}, 1.0),
         ("exp", math.nan, {}, math.nan),
@@ -57,6 +59,34 @@ def test_powers_of_zero_have_the_slopes_of_polynomials():
         (row,) = rows("pow", "x", 0.0, n=n)
         assert row.limit[0] <= slope <= row.limit[1]
         assert row.gradient == slope
+
+
+def test_nothing_is_asked_outside_of_the_values_that_a_rule_takes():
+    assert not rows("log", "x", -math.inf)
+    narrow = replace(CATALOGUE["log"], domain=replace(CATALOGUE["log"].domain, values={"x": (2.0, 3.0)}))
+    assert {str(row.value) for row in special.table(narrow) if row.at == "x"} == {"nan"}
+    assert all(row.right and bool((row.call.primals[0] > 2).all()) for row in special.table(narrow) if row.at != "x")
+
+
+def raises(*those):
+    raise KeyError("k")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"backward": lambda grad_y, y, x: raises()}, "one of its functions raises KeyError: 'k'"),
+        (
+            {"backward": lambda grad_y, y, x: None},
+            r"its gradients have the shapes \[None\], and the primals \[\(2,\)\]",
+        ),
+        ({"forward": raises}, "one of its functions raises KeyError: 'k'"),
+        ({"definition": raises}, "one of its functions raises KeyError: 'k'"),
+    ],
+)
+def test_a_rule_that_does_not_run_is_refused_in_words(changes, words):
+    with pytest.raises(InputError, match=f"exp: {words}.* Verify it first."):
+        special.table(replace(CATALOGUE["exp"], **changes))
 
 
 def test_at_a_kink_the_definition_leaves_an_interval():

@@ -82,6 +82,7 @@ def test_a_tensor_made_inside_is_a_constant():
     found = trace(lambda x: total(mul(x, torch.full((2,), 3.0))), torch.ones(2))
     assert found.gradients["x"].tolist() == [3, 3]
     assert found.nodes["constant1"].arrives.tolist() == [1, 1]
+    assert list(found.gradients) == ["x"]
 
 
 def test_indices_and_params_take_part():
@@ -100,6 +101,18 @@ def test_inputs_of_a_function_that_takes_any_number_are_counted():
     assert list(found.nodes) == ["x1", "x2", "y"]
 
 
+def test_a_function_of_one_number_is_traced():
+    found = trace(mul, torch.tensor(2.0), torch.tensor(3.0))
+    assert (found.gradients["x"].item(), found.y.edges[0].jacobian.shape) == (3, ())
+
+
+def test_an_input_may_be_called_y_and_the_end_may_be_an_input():
+    found = trace(lambda x, y: total(mul(x, y)), torch.ones(2), torch.full((2,), 3.0))
+    assert found.gradients["x"].tolist() == [3, 3]
+    assert found.y.name == "sum1"
+    assert trace(lambda x, z: x, torch.ones(1), torch.ones(3)).gradients["z"] is None
+
+
 def test_nothing_is_recorded_outside_of_a_trace():
     trace(lambda x: total(square(x)), torch.ones(2))
     again = trace(total, torch.ones(2))
@@ -114,7 +127,15 @@ REFUSED = {
     ),
     "an end that is no rule's": (lambda x: x + 1, "the end was computed from the inputs by torch (AddBackward0)"),
     "an end of several elements": (square, "y has shape (2, 2), so that its cotangent must be given: grad_y=..."),
-    "a number as a primal": (lambda x: mul(x, 2.0), "the primal z of mul is float, not a tensor"),
+    "a number as a primal": (
+        lambda x: mul(x, 2.0),
+        "the primal z of mul is float 2.0: give a tensor, and params by name",
+    ),
+    "params by position": (lambda x: clamp(x, 0, 1), "clamp takes x by position; got 3 arguments"),
+    "a value called as an input": (lambda x: {"x": exp(x)}, "the function returns a value as 'x', as an input is"),
+    "nothing returned": (lambda x: {}, "the function returned dict {}: return a tensor, or a dict"),
+    "several values": (lambda x: (x, exp(x)), "the function returned tuple"),
+    "an input changed in place": (lambda x: total(x.add_(1)), "x was changed in place after it was computed"),
     "a value changed in place": (
         lambda x: total(exp(exp(x).detach_().add_(1))),
         "exp1 was changed in place after it was computed",
@@ -129,6 +150,23 @@ def test_what_would_lose_a_gradient_is_refused_in_words(case):
         trace(function, torch.ones(2, 2))
 
 
+@pytest.mark.parametrize("function", [lambda x: total(mul(x * 2, x)), lambda x: total(square(x.float()))])
+def test_integers_whose_gradient_would_be_lost_are_refused(function):
+    with pytest.raises(InputError, match=r"holds torch\.int64, whose gradient would be lost"):
+        trace(function, torch.tensor([1, 2]))
+
+
+def test_a_local_derivative_that_would_fill_the_memory_is_refused():
+    with pytest.raises(InputError, match="has a derivative of 8100000000 entries, and at most 67108864 are kept"):
+        trace(lambda x: total(exp(x)), torch.ones(300, 300))
+
+
+@pytest.mark.parametrize("grad_y", [1.0, [1.0, 1.0]])
+def test_a_cotangent_that_is_no_tensor_is_refused(grad_y):
+    with pytest.raises(InputError, match=re.escape(f"not a tensor. Write torch.tensor({grad_y}).")):
+        trace(square, torch.ones(2), grad_y=grad_y)
+
+
 def test_a_cotangent_of_another_shape_is_refused():
     with pytest.raises(InputError, match=re.escape("grad_y has shape (3,), but y has shape (2,).")):
         trace(square, torch.ones(2), grad_y=torch.ones(3))
@@ -137,6 +175,8 @@ def test_a_cotangent_of_another_shape_is_refused():
 def test_an_input_that_is_no_tensor_is_refused():
     with pytest.raises(InputError, match=re.escape("x is list, not a tensor. Write torch.tensor([1.0]).")):
         trace(square, [1.0])
+    with pytest.raises(InputError, match="Give each of its tensors as an argument of its own"):
+        trace(square, [torch.ones(1)])
 
 
 def made_here(program, step):

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.layout import reaches
+
 Dims = int | tuple[int, ...] | None
 
 
@@ -15,6 +17,13 @@ def unbroadcast(grad: Tensor, x: Tensor) -> Tensor:
 
     The gradient of a real x is real, and it has x's dtype whatever dtype the other operand brought in.
     """
+    if not (isinstance(grad, Tensor) and isinstance(x, Tensor) and reaches(x, grad)):
+        # No InputError, which ends a check: in a backward that is asked this is its own error, and a finding.
+        got = [f"of shape {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in (grad, x)]
+        raise ValueError(
+            f"unbroadcast: grad is {got[0]}, x is {got[1]}: give two tensors, the gradient of what x was broadcast to, "
+            "and then x."
+        )
     if grad.shape == x.shape and grad.dtype == x.dtype:
         return grad
     added = grad.ndim - x.ndim

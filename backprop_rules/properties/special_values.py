@@ -9,7 +9,7 @@ something else. What is left is a choice, such as at a kink, and the catalogue's
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -18,8 +18,9 @@ import torch
 from flint import arb
 from torch import Tensor
 
-from backprop_rules.call import Call
-from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of
+from backprop_rules.call import BackwardRaised, Call
+from backprop_rules.domain import BATCH, Bound, Index, axes_of, kinds_of, moved_into
+from backprop_rules.errors import InputError, OwnError, first_line
 from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
@@ -27,12 +28,14 @@ from backprop_rules.evidence.proof import certified
 from backprop_rules.properties.finding import Finding, Kind, found
 from backprop_rules.rule import Rule
 from backprop_rules.strategies.values import with_element
+from backprop_rules.subject.places import raised_at
 
 VALUES = (0.0, -0.0, math.inf, -math.inf, math.nan)
 # Exponents of the numbers that run to infinity, or their negatives to zero: past float64's range; and within it, for
 # functions whose exponential of a larger number FLINT does not form.
 FAR, NEAR = (1 << 16, 1 << 18), (40, 50)
 SIDE = 2
+ROUNDING = 2.0**-100  # what ball arithmetic leaves of numbers near 1 that cancel, with room
 
 
 # A number; all that lie between two; or, as None, whatever is chosen.
@@ -75,7 +78,10 @@ class Special:
     @property
     def torchs(self) -> float:
         """What torch's reverse mode gives."""
-        gradient = ReverseMode().gradients(self.call)[self.primal]
+        try:
+            gradient = ReverseMode().gradients(self.call)[self.primal]
+        except Silent:
+            return 0.0  # no graph leads to the primal, as of a constant: autograd's None
         assert gradient is not None
         return float(_first(gradient))
 
@@ -83,7 +89,7 @@ class Special:
 @cache
 def table(rule: Rule) -> tuple[Special, ...]:
     """Return every special value of the rule's primals and cotangent, for each kind of params that it takes."""
-    return tuple(row for call in _ordinary(rule) for row in (*_of_primals(call), *_of_cotangent(call)))
+    return tuple(row for call in ordinary(rule) for row in (*_of_primals(call), *_of_cotangent(call)))
 
 
 def wrong(rule: Rule) -> Iterator[Finding]:
@@ -103,35 +109,55 @@ def _same(a: float, b: float) -> bool:
     return a == b or (math.isnan(a) and math.isnan(b))
 
 
-def _ordinary(rule: Rule) -> Iterator[Call]:
+def ordinary(rule: Rule) -> Iterator[Call]:
     """Yield a point of ordinary numbers for each kind of params."""
     named = axes_of(rule.domain.shapes)
     has_names = any(name != BATCH for names in named for name in names)
-    primals: list[Tensor] = []
-    for k, (primal, names) in enumerate(zip(rule.primals, named, strict=True)):
-        shape = tuple(SIDE for name in names if name != BATCH or not has_names)
-        numbers = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
+
+    def numbers(k: int, params: Mapping[str, Any]) -> Tensor:
+        primal, shape = rule.primals[k], tuple(SIDE for name in named[k] if name != BATCH or not has_names)
+        counted = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
         if primal in rule.domain.indices:
-            primals.append(numbers.long() % SIDE if isinstance(rule.domain.indices[primal], Index) else numbers < 1)
-        else:
-            primals.append(0.5 + 0.75 * numbers + 0.25 * k)
+            return counted.long() % SIDE if isinstance(rule.domain.indices[primal], Index) else counted < 1
+        return moved_into(rule.domain.interval(primal, params), 0.5 + 0.75 * counted + 0.25 * k)
+
     bounds_in_order = itertools.count()
     kinds = [
         [(name, value) for value in ((next(bounds_in_order),) if isinstance(param, Bound) else kinds_of(param))]
         for name, param in rule.domain.params.items()
     ]
     for params in map(dict, itertools.product(*kinds)):
+        primals = tuple(numbers(k, params) for k in range(len(named)))
         if rule.domain.accepts(*primals, **params):
-            blank = Call(rule, tuple(primals), params, torch.empty(0))
-            # Without symmetry, so that no gradient is zero because two cotangents are equal.
-            yield replace(
-                blank, grad_y=1 + torch.arange(blank.y.numel(), dtype=torch.float64).reshape(blank.y.shape) / 4
-            )
+            yield _called(Call(rule, primals, params, torch.empty(0)))
+
+
+def _called(blank: Call) -> Call:
+    """Return the call with a cotangent; InputError where one of the rule's functions does not take it."""
+    rule, wanted = blank.rule, [tuple(x.shape) for x in blank.tensors]
+    try:
+        y = blank.y.double()
+        # Without symmetry, so that no gradient is zero because two cotangents are equal.
+        call = replace(blank, grad_y=1 + torch.arange(y.numel(), dtype=torch.float64).reshape(y.shape) / 4)
+        got = [None if (g := call.gradients[i]) is None else tuple(g.shape) for i in call.given]
+        if got != wanted:
+            raise InputError(f"{rule}: its gradients have the shapes {got}, and the primals {wanted}. Verify it first.")
+        certified.gradients_at(call, _values(call), call.grad_y.flatten().tolist())
+    except Silent:
+        pass
+    except (OwnError, InputError):
+        raise
+    except Exception as error:  # of forward, backward or the definition, which are anybody's
+        own = error.__cause__ if isinstance(error, BackwardRaised) and error.__cause__ else error
+        what = f"{type(own).__name__}: {first_line(own)}{raised_at(own)}"
+        raise InputError(f"{rule}: one of its functions raises {what}. Verify it first.") from error
+    return call
 
 
 def _of_primals(call: Call) -> Iterator[Special]:
     for k, i in enumerate(call.given):
-        for value in VALUES:
+        low, high = call.rule.domain.interval(call.rule.primals[i], call.params)
+        for value in (value for value in VALUES if math.isnan(value) or low <= value <= high):
             there = replace(
                 call, primals=(*call.primals[:i], with_element(call.tensors[k], 0, value), *call.primals[i + 1 :])
             )
@@ -164,14 +190,16 @@ def _rows(call: Call, at: str, value: float, limits: Sequence[Limit]) -> Iterato
 
 def _limits(call: Call, k: int, value: float) -> list[Limit]:
     """Return what the first element of each gradient must be where the k-th primal's first element has this value."""
-    if bool(call.y.isnan().any()) and not math.isnan(value):
-        return [None] * len(call.given)  # the forward itself has no limit here
     try:
         here = certified.gradients_at(call, _values(call), call.grad_y.flatten().tolist())
     except Silent:
         return [None] * len(call.given)
     runs = [_run_to(call, k, value, exponents) for exponents in (FAR, NEAR)]
-    return [_limit(call, j, balls[0], value, [run[j] for run in runs]) for j, balls in enumerate(here)]
+    limits = [_limit(call, j, balls[0], value, [run[j] for run in runs]) for j, balls in enumerate(here)]
+    if math.isnan(value) or not bool(call.y.isnan().any()):
+        return limits
+    # The forward gives NaN here, as inf times 0 does: a gradient need not be the limit.
+    return [row.limit if row.gradient == row.limit else None for row in _rows(call, "", value, limits)]
 
 
 def _limit(call: Call, j: int, ball: arb, value: float, runs: Sequence[float | None]) -> Limit:
@@ -195,9 +223,15 @@ def _run_to(call: Call, k: int, value: float, exponents: tuple[int, int]) -> lis
         values = _values(call)
         values[k][0] = arb(sign) * arb(2) ** (exponent if math.isinf(value) else -exponent)
         balls = certified.gradients_at(call, values, call.grad_y.flatten().tolist())
-        narrow = (some[0].is_finite() and certified.width(some[0], torch.float64) <= 1 for some in balls)
-        there.append([float(some[0]) if known else math.nan for some, known in zip(balls, narrow, strict=True)])
+        there.append([_number(some[0]) for some in balls])
     return [a if a == b else None for a, b in zip(*there, strict=True)]
+
+
+def _number(ball: arb) -> float:
+    """Return the number that a narrow ball is in float64, 0 for one of nothing but rounding around it, or NaN."""
+    if ball.is_finite() and certified.width(ball, torch.float64) <= 1:
+        return float(ball)
+    return 0.0 if ball.abs_upper() < ROUNDING else math.nan
 
 
 def _values(call: Call) -> list[list[Any]]:

@@ -24,6 +24,7 @@ from backprop_rules.domain import (
     Whole,
     axes_of,
     kinds_of,
+    moved_into,
 )
 from backprop_rules.rule import Rule
 
@@ -154,7 +155,10 @@ def _values(
         counted = torch.arange(math.prod(shape)).reshape(tuple(shape)) % 2 * (turn != 1)
         return counted if isinstance(holds, Index) else counted == turn % 2
     low, high = rule.domain.interval(rule.primals[k], params)
-    inside = [v for v in _turned(NUMBERS, k + turn) if low < v < high]
+    turned = _turned(NUMBERS, k + turn)
+    inside = [v for v in turned if low < v < high] or moved_into(
+        (low, high), torch.tensor(turned).double().abs()
+    ).tolist()
     real = _numbers(shape, inside)
     return torch.complex(real, _numbers(shape, _turned(inside, 1))) if dtype.is_complex else real
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from backprop_rules.domain import Index
+from backprop_rules.errors import InputError
 from backprop_rules.formula import in_lines, plain
 from backprop_rules.rule import Rule
 from backprop_rules.teaching.told import TEXTS, Words
@@ -25,6 +26,13 @@ SIGNS = {
 def explained(rule: Rule, lang: str = "en") -> Iterator[str]:
     """Yield what there is to say of the rule, a section at a time, each as soon as it is ready."""
     words, formula = Words(lang), plain(rule.formula)
+    if not rule.backward.__module__.startswith("backprop_rules."):
+        # The catalogue's rules are held against the oracles by its tests. It takes longer to import than this to print.
+        from backprop_rules.verify import verified
+
+        _, report = verified(rule)
+        if not report.passed:
+            raise InputError(f"{rule}: it cannot be explained before it is verified. {report}")
     head = [in_lines(words.formula(formula)), words.source(rule.source), words("bars"), *_legend(rule, formula, words)]
     yield "\n".join(
         [

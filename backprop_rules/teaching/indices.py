@@ -131,6 +131,9 @@ class _Printer(StrPrinter):  # type: ignore[misc]
 
 def written(expression: Any) -> str:
     """Return an expression as a person writes it."""
-    text = str(_Printer({"order": "none"}).doprint(expression)).replace("**", "^").replace("*", "·")
+    e, printer = sympy.sympify(expression), _Printer({"order": "none", "full_prec": False})
+    # Decimals as 0.1, and not halves and quarters.
+    decimals = {r: sympy.Float(r, 40) for r in e.atoms(sympy.Rational) if r.q % 5 == 0 and 10**400 % r.q == 0}
+    text = str(printer.doprint(e.xreplace(decimals))).replace("**", "^").replace("*", "·")
     text = re.sub(r"\((\(Σ[^()]*\))\)", r"\1", text)
     return re.sub(r"(^|[-+] )\((Σ[^()]*)\)(?=$|\))", r"\1\2", text)

@@ -6,6 +6,7 @@ import math
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,11 @@ from backprop_rules.diagnosis.mistake import Case, Known
 from backprop_rules.domain import BATCH, axes_of
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.bounds import bounds
-from backprop_rules.evidence.oracles import ReverseMode
+from backprop_rules.evidence.oracles import OneSidedDifferences, ReverseMode
 from backprop_rules.evidence.proof.certified import certify, enclosure
 from backprop_rules.formula import columns, element, in_lines, of_reals, plain
 from backprop_rules.properties.same import given
-from backprop_rules.properties.special_values import Special, table
+from backprop_rules.properties.special_values import Special, ordinary, table
 from backprop_rules.rule import Convention, Rule, installed
 from backprop_rules.teaching.example import example, standing, told
 from backprop_rules.teaching.pictures import beside, on_one_line, text
@@ -78,13 +79,16 @@ def worked(call: Call, words: Words) -> Iterator[str]:
     except Exception as error:  # of the definition, which may be anybody's
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{call.rule}: it cannot be explained before it is verified: {reason}") from error
-    right = True
     for i, gradient in given(call, call.gradients):
         ball, radius = balls[i], radii[i]
         assert ball is not None and radius is not None
         yield beside(f"grad_{call.rule.primals[i]} = ", text(gradient))
-        right &= enclosure(ball, radius, gradient).outside(gradient) is None
-    yield words("checked" if right else "not checked")
+        true = enclosure(ball, radius, gradient)
+        if true.outside(gradient) is not None:
+            mine, low, high = map(on_one_line, (gradient, true.lo, true.hi))
+            said = f"its gradient of {call.rule.primals[i]} is {mine}, and the true one lies from {low} to {high}"
+            raise InputError(f"{call.rule}: it cannot be explained before it is verified: {said}.")
+    yield words("checked")
 
 
 def one_element(call: Call, words: Words) -> Iterator[str]:
@@ -170,14 +174,15 @@ def _shape(x: Tensor) -> str:
 def kinks(rule: Rule, words: Words) -> Iterator[str]:
     """Yield each point without a derivative, the choice made there, who makes it, and the smallest example."""
     for convention in rule.conventions:
-        yield words("kink", at=words.of("kinks", convention.at), value=words.of("kinks", convention.value))
+        found = next(filter(partial(_stands_on, convention), standing(rule)), None)
+        key = "no kink" if found is not None and _differentiable(found) else "kink"
+        yield words(key, at=words.of("kinks", convention.at), value=words.of("kinks", convention.value))
         modes = (convention.torch, convention.torch_forward)
         reverse, forward = (words("some versions", versions=v) if v else words("no version") for v in modes)
         yield "    " + words("versions", reverse=reverse, forward=forward)
         agrees = {(True, True): "both", (True, False): "reverse", (False, True): "forward", (False, False): "none"}
         key = f"agrees in {agrees[installed(modes[0]), installed(modes[1])]}"
         yield "    " + words(key, version=torch.__version__)
-        found = next(filter(partial(_stands_on, convention), standing(rule)), None)
         if found is not None:
             i = max(found.given, key=lambda k: _disagree(found, k))
             yield "    " + words("choices", given=words.listed(_given(found)), name=rule.primals[i])
@@ -187,6 +192,12 @@ def kinks(rule: Rule, words: Words) -> Iterator[str]:
 def _stands_on(convention: Convention, call: Call) -> bool:
     """Say whether an output with a cotangent stands on the kink."""
     return bool((convention.where(*call.primals, **call.params) & (call.grad_y != 0)).any())
+
+
+def _differentiable(call: Call) -> bool:
+    """Say whether the derivatives from both sides are equal, for a cotangent of 1, with respect to each primal."""
+    sides = OneSidedDifferences().enclosures(replace(call, spacing=1.0))
+    return all(between is None or between.lo.equal(between.hi) for between in sides)
 
 
 def _disagree(call: Call, i: int) -> int:
@@ -221,6 +232,9 @@ def special(rule: Rule, words: Words) -> Iterator[str]:
             if {str(row.call.params[name]) for row in some} != {str(row.call.params[name]) for row in table(rule)}
         ]
         yield line + (words("only for", params=words.listed(params)) if params else "")
+    if rows:
+        points = dict.fromkeys(words.listed(_tensors(call)) for call in ordinary(rule))
+        yield words("elsewhere", given=" / ".join(points))
 
 
 def _limit(row: Special, words: Words) -> str:
@@ -259,7 +273,12 @@ def _shown(case: Case, wrong: Tensor, words: Words) -> Iterator[str]:
     yield words("right", name=case.call.rule.primals[case.primal], right=right, wrong=got)
 
 
-def _given(call: Call) -> list[str]:
+def _tensors(call: Call) -> list[str]:
     named = zip((*call.rule.primals, "grad_y"), (*call.primals, call.grad_y), strict=True)
-    given = [f"{name} = {on_one_line(x)}" for name, x in named if x is not None]
-    return given + [f"{name} = {v:g}" if isinstance(v, float) else f"{name} = {v}" for name, v in told(call).items()]
+    return [f"{name} = {on_one_line(x)}" for name, x in named if x is not None]
+
+
+def _given(call: Call) -> list[str]:
+    return _tensors(call) + [
+        f"{name} = {v:g}" if isinstance(v, float) else f"{name} = {v}" for name, v in told(call).items()
+    ]

@@ -6,7 +6,6 @@ expressions are those of the branch that the numbers lie on.
 
 import operator
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 import sympy
@@ -104,5 +103,5 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 
 
 def exactly(value: Any) -> Any:
-    """Return a number as SymPy has it, without rounding."""
-    return sympy.Rational(Fraction(float(value)))
+    """Return a number as the decimal that it is written as, which has no more digits: 1/10 for 0.1."""
+    return sympy.Rational(repr(float(value)))

@@ -18,6 +18,8 @@ from backprop_rules.formula import of_reals, plain
 from backprop_rules.rule import Application, Rule, recorded
 from backprop_rules.subject.ambient import inexact
 
+MOST = 1 << 26  # entries of a local derivative: half a gigabyte in float64
+
 
 @dataclass(frozen=True, eq=False)
 class Edge:
@@ -64,6 +66,7 @@ class Trace:
     """A computation graph, in the order in which it was computed, swept backwards from its last node."""
 
     nodes: dict[str, Node]
+    inputs: tuple[str, ...]
 
     def __repr__(self) -> str:
         return f"<Trace of {len(self.nodes)} nodes, from {', '.join(self.gradients)} to {self.y.name}>"
@@ -76,7 +79,7 @@ class Trace:
     @property
     def gradients(self) -> dict[str, Tensor | None]:
         """The gradient of each input; None where the end does not depend on it."""
-        return {name: node.arrives for name, node in self.nodes.items() if node.made_by is None}
+        return {name: self.nodes[name].arrives for name in self.inputs}
 
 
 def trace(function: Callable[..., Any], *primals: Tensor, grad_y: Tensor | None = None) -> Trace:
@@ -87,8 +90,9 @@ def trace(function: Callable[..., Any], *primals: Tensor, grad_y: Tensor | None 
     `grad_y` has y's shape; it may be left out where y has one element, and is 1 then.
 
     Raises InputError where a value was computed from the inputs by something that is no rule, or was
-    changed in place, where grad_y is missing or has another shape, and where the function takes more or
-    fewer tensors. Source: Griewank & Walther, Evaluating Derivatives, 2nd ed., section 3.2.
+    changed in place, where integers are taken for numbers, where a local derivative has too many entries
+    to be kept, where grad_y is missing or has another shape, and where the function takes more or fewer
+    tensors. Source: Griewank & Walther, Evaluating Derivatives, 2nd ed., section 3.2.
     """
     _refuse_another_count(function, primals)
     inputs = dict(zip(_names(function, len(primals)), primals, strict=False))
@@ -133,17 +137,28 @@ def traced(
     leaves = {name: _leaf(name, x) for name, x in inputs.items()}
     with recorded() as applications, torch.enable_grad():
         found = function(leaves)
-    names = dict(found) if isinstance(found, Mapping) else {"y": found}
+    names = dict(found) if isinstance(found, Mapping) else {} if "y" in leaves else {"y": found}
+    end = list(names.values())[-1] if names else found
+    if not isinstance(end, Tensor):
+        what = f"{type(found).__name__} {found!r}"
+        raise InputError(f"trace: the function returned {what}: return a tensor, or a dict that names several, y last.")
     graph = _Graph(leaves, names)
     for application in applications:
         graph.add(application)
-    return Trace(_swept(graph.nodes, graph.known(list(names.values())[-1], "the end"), grad_y))
+    made = [node.name for node in graph.nodes.values() if not node.made_by and inexact(node.value)]
+    read = {source for node in graph.nodes.values() for source in node.sources}
+    for name, x in leaves.items():
+        if not inexact(x) and name not in read and {*made} - {*leaves}:
+            raise _integers(name, x)  # of which those numbers may have been made
+    return Trace(_swept(graph.nodes, graph.known(end, "the end"), grad_y, leaves), tuple(leaves))
 
 
 def _leaf(name: str, x: Any) -> Tensor:
     if not isinstance(x, Tensor):
-        raise InputError(f"trace: {name} is {type(x).__name__}, not a tensor. Write torch.tensor({x!r}).")
-    return x.detach().clone().requires_grad_(inexact(x))
+        several = isinstance(x, list | tuple) and any(isinstance(one, Tensor) for one in x)
+        hint = "Give each of its tensors as an argument of its own." if several else f"Write torch.tensor({x!r})."
+        raise InputError(f"trace: {name} is {type(x).__name__}, not a tensor. {hint}")
+    return x.detach().requires_grad_(inexact(x)).clone()  # no leaf of autograd: of those torch refuses changes itself
 
 
 class _Graph:
@@ -153,12 +168,15 @@ class _Graph:
         self.nodes = {name: Node(name, x) for name, x in leaves.items()}
         self._name_of = {id(x): name for name, x in leaves.items()}
         self._given = {id(x): name for name, x in names.items()}
-        self._versions = {id(x): x._version for x in leaves.values()}
+        self._versions = dict.fromkeys(self._name_of, 0)
+        for name, x in names.items():
+            if name in leaves and x is not leaves[name]:
+                raise InputError(f"trace: the function returns a value as '{name}', as an input is called: rename it.")
 
     def known(self, x: Tensor, where: str) -> str:
         """Return the tensor's name, a new one if it is a constant."""
         if not isinstance(x, Tensor):
-            raise InputError(f"trace: {where} is {type(x).__name__}, not a tensor: give numbers as params, by name.")
+            raise InputError(f"trace: {where} is {type(x).__name__} {x!r}: give a tensor, and params by name.")
         if id(x) not in self._name_of:
             if x.grad_fn is not None:
                 raise InputError(
@@ -177,6 +195,12 @@ class _Graph:
     def add(self, application: Application) -> None:
         """Add the node that a rule made."""
         rule = application.rule
+        if len(application.primals) > len(rule.primals):
+            taken, got = ", ".join(rule.primals), len(application.primals)
+            raise InputError(f"trace: {rule} takes {taken} by position; got {got} arguments. Give the params by name.")
+        for i, x in enumerate(application.primals):
+            if isinstance(x, Tensor) and i in rule.differentiable and not inexact(x):
+                raise _integers(f"the primal {rule.primals[i]} of {rule}", x)
         labels = [f"the primal {name} of {rule}" for name in rule.primals]
         sources = tuple(
             None if x is None else self.known(x, label) for x, label in zip(application.primals, labels, strict=False)
@@ -196,10 +220,14 @@ class _Graph:
         return next(name for k in range(1, len(taken) + 2) if (name := f"{stem}{k}") not in taken)
 
 
-def _swept(nodes: dict[str, Node], end: str, grad_y: Tensor | None) -> dict[str, Node]:
-    """Sweep back from the end, and return the nodes up to it."""
-    names = list(nodes)
-    kept = {name: nodes[name] for name in names[: names.index(end) + 1]}
+def _integers(what: str, x: Tensor) -> InputError:
+    return InputError(f"trace: {what} holds {x.dtype}, whose gradient would be lost. Use x.double().")
+
+
+def _swept(nodes: dict[str, Node], end: str, grad_y: Tensor | None, inputs: Mapping[str, Tensor]) -> dict[str, Node]:
+    """Sweep back from the end, and return the nodes up to it, and the inputs."""
+    names = list(nodes)[: list(nodes).index(end)]
+    kept = {name: nodes[name] for name in dict.fromkeys([*inputs, *names]) if name != end} | {end: nodes[end]}
     with torch.no_grad():
         kept[end].arrives = _cotangent(kept[end].value.detach(), grad_y)
         for node in reversed(kept.values()):
@@ -213,6 +241,8 @@ def _swept(nodes: dict[str, Node], end: str, grad_y: Tensor | None) -> dict[str,
 def _cotangent(y: Tensor, grad_y: Tensor | None) -> Tensor:
     if grad_y is None and y.numel() != 1:
         raise InputError(f"trace: y has shape {tuple(y.shape)}, so that its cotangent must be given: grad_y=...")
+    if grad_y is not None and not isinstance(grad_y, Tensor):
+        raise InputError(f"trace: grad_y is {type(grad_y).__name__}, not a tensor. Write torch.tensor({grad_y!r}).")
     if grad_y is not None and grad_y.shape != y.shape:
         raise InputError(f"trace: grad_y has shape {tuple(grad_y.shape)}, but y has shape {tuple(y.shape)}.")
     return torch.ones_like(y) if grad_y is None else grad_y.detach()
@@ -224,6 +254,10 @@ def _through(node: Node, nodes: dict[str, Node]) -> None:
     assert made_by is not None and arrives is not None
     rule, params = made_by.rule, made_by.params
     primals = [None if x is None else x.detach() for x in made_by.primals]
+    entries = y.numel() * max(x.numel() for x in primals if x is not None)
+    if entries > MOST:
+        what = f"{node.name}, of shape {tuple(y.shape)}, has a derivative of {entries} entries"
+        raise InputError(f"trace: {what}, and at most {MOST} are kept. Trace the function at smaller inputs.")
     units = torch.eye(y.numel(), dtype=y.dtype, device=y.device).reshape(y.numel(), *y.shape)
     rows = [rule.gradients(unit, y, *primals, **params) for unit in units]
     gradients = rule.gradients(arrives, y, *primals, **params)
@@ -233,7 +267,7 @@ def _through(node: Node, nodes: dict[str, Node]) -> None:
         jacobian = gradient.new_empty(len(rows), *gradient.shape)
         for k, row in enumerate(rows):
             jacobian[k] = row[i]  # type: ignore[assignment]
-        jacobian = jacobian.reshape(*y.shape, *gradient.shape)
+        jacobian = jacobian.reshape((*y.shape, *gradient.shape))
         formula = formula_of(rule, i) if y.is_complex() or gradient.is_complex() else of_reals(formula_of(rule, i))
         node.edges.append(Edge(rule.primals[i], source, gradient, jacobian, formula))
         there = nodes[source]
