@@ -262,18 +262,7 @@ def _asked(
     if values:
         primals = tuple(x for k, x in enumerate(primals) if k not in values)
     leaves, structure = _pytree.tree_flatten(tuple(primals))
-    for k, x in enumerate(leaves):
-        if isinstance(x, Tensor) and x.is_meta:
-            raise InputError(f"primal {k} is on meta, where it has no numbers: give it on a device that has.")
-        if not isinstance(x, Tensor) or x.is_complex():
-            what = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else f"{type(x).__name__} {x!r}"
-            raise InputError(
-                f"primal {k} is {what}; primals are real tensors, beside which numbers, names and None may stand, and "
-                f"other arguments go into params."
-            )
-    floats = [x for x in leaves if inexact(x)]
-    if not floats:
-        raise InputError("no primal is of a floating-point dtype: there is no gradient.")
+    floats = _floats(leaves)
     own = forward
     forward = of_arrays(forward, values) if values else forward
     function = function_of(forward, structure, params or {})
@@ -288,6 +277,23 @@ def _asked(
     question = Question(function, tuple(x.detach() for x in leaves), _cotangents(grad_y, function, leaves), forms)
     names = leaf_names(forward, primals), argument_names(forward, primals)
     return _Asked(question, *names, precision_named(precision, narrowest))
+
+
+def _floats(leaves: Sequence[Any]) -> list[Tensor]:
+    """Return the leaves that have a gradient; InputError for what is no real tensor with numbers, or if none has."""
+    for k, x in enumerate(leaves):
+        if isinstance(x, Tensor) and x.is_meta:
+            raise InputError(f"primal {k} is on meta, where it has no numbers: give it on a device that has.")
+        if not isinstance(x, Tensor) or x.is_complex():
+            what = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else f"{type(x).__name__} {x!r}"
+            raise InputError(
+                f"primal {k} is {what}; primals are real tensors, beside which numbers, names and None may stand, and "
+                f"other arguments go into params."
+            )
+    floats = [x for x in leaves if inexact(x)]
+    if not floats:
+        raise InputError("no primal is of a floating-point dtype: there is no gradient.")
+    return floats
 
 
 def _cotangents(grad_y: Any, function: Any, leaves: Sequence[Any]) -> Cotangents:

@@ -66,7 +66,7 @@ mean: wrong.
     got       1.0
     against   certified, torch's own gradient agrees
     right     shape, dtype and device
-    likely    not recognised
+    likely    the gradient of x is to be 1 / the size of axis 0 of `x` times as large
 The smallest counterexample found:
     import torch
     x = torch.tensor([0.0, 0.0], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Kernels that take numbers below the smallest normal one for 0, and zeros that are none of these."""
+"""Ends of functions: where kernels take numbers below the smallest normal one for 0, and where a sigmoid is 1."""
 
 import pytest
 import torch
@@ -52,3 +52,13 @@ def test_what_is_flushed_is_right_and_what_is_larger_is_not(case, dtype):
         assert_gradients(torch.where(small, 0.0, made).to(dtype), **held)
     with pytest.raises(WrongGradients):  # that nothing is flushed op by op is known
         assert_gradients(made.to(dtype), **held, precision="eager")
+
+
+@pytest.mark.parametrize("forward", [torch.nn.functional.silu, lambda x: x * torch.sigmoid(x)])
+def test_a_factor_is_seen_where_a_sigmoid_is_1(forward):
+    """What the exponential is off by, more the larger its argument, is of no account there."""
+    x = 1000 * (1 + torch.rand(512, generator=torch.Generator().manual_seed(0)) / 10)
+    held = {"forward": forward, "primals": (x,), "grad_y": torch.ones_like(x)}
+    assert assert_gradients(torch.ones_like(x), **held).right
+    with pytest.raises(WrongGradients):
+        assert_gradients(torch.full_like(x, 1.002), **held)

@@ -171,8 +171,8 @@ def _places(subject: Subject, pair: Pair, failing: Sequence[Point]) -> Iterator[
 
 
 def _by_the_rule(subject: Subject, point: Point, floats: Sequence[int]) -> list[Tensor] | None:
-    """Return the rule's own gradients: torch's may be others at a kink, or keep no digit. None without a rule."""
-    if subject.right is None:
+    """Return the rule's own gradients: torch's may be others at a kink, or keep no digit. None without another rule."""
+    if subject.right is None or subject.right is subject.rule:
         return None
     found = call_at(subject.right, point, in_precision(point, F64)).gradients
     return [g for k in floats if (g := found[k]) is not None]

@@ -54,9 +54,8 @@ def attention(
     $$z = s\, q k^\top + m, \qquad p = \operatorname{softmax}(z), \qquad y = p v, \qquad
       \bar z = p \odot (\bar p - \textstyle\sum \bar y \odot y)$$
 
-    The product is scaled, and not its operands: q √s and k √s would be rounded anew to the dtype in which products are
-    taken. The sum over p ⊙ p̄ of a softmax's backward is that over ȳ ⊙ y: `multiplied` is told of y and of the softmax.
-    Kernels take the product `again` on the way back, where it rounds otherwise than it did in the sums of the softmax.
+    The product is scaled, not its operands: q √s would be rounded anew to the dtype of products. On the way back it is
+    taken `again`, and rounds otherwise. `multiplied` is told of y and of the softmax, as Σ p ⊙ p̄ is Σ ȳ ⊙ y.
 
     Source: Dao, FlashAttention-2, 2023, algorithm 2. Raises ValueError for a mask and `is_causal` at once.
     """
@@ -66,19 +65,16 @@ def attention(
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     scores = products = query @ key.mT * factor
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril() if is_causal else attn_mask
     if attn_mask is not None:
         is_mask = attn_mask.dtype == torch.bool
         scores = scores.masked_fill(~attn_mask, -torch.inf) if is_mask else scores + attn_mask
     shares = torch._safe_softmax(scores, -1)  # 0 where nothing may be seen
-    if again:
-        shares = shares * (1 + (query @ key.mT * factor - products))
+    shares = shares * (1 + (query @ key.mT * factor - products)) if again else shares
     kept = functional.dropout(shares, dropout_p) if dropout_p else shares
     y = kept @ value
-    if scores.requires_grad:
-        softmax = softmax_behind(shares)
-        assert softmax is not None
+    softmax = softmax_behind(shares)
+    if softmax is not None:
         multiplied(y, softmax, kept, lambda p: p @ value)
     return y
 
