@@ -72,8 +72,7 @@ def attention(
     shares = torch._safe_softmax(scores, -1)  # 0 where nothing may be seen
     shares = shares * (1 + (query @ key.mT * factor - products)) if again else shares
     kept = functional.dropout(shares, dropout_p) if dropout_p else shares
-    y = kept @ value
-    softmax = softmax_behind(shares)
+    y, softmax = kept @ value, softmax_behind(shares)
     if softmax is not None:
         multiplied(y, softmax, kept, lambda p: p @ value)
     return y
