@@ -67,12 +67,12 @@ def attention(
     scores = products = query @ key.mT * factor
     attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril() if is_causal else attn_mask
     if attn_mask is not None:
-        is_mask = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if is_mask else scores + attn_mask
+        scores = scores + attn_mask if attn_mask.dtype != torch.bool else scores.masked_fill(~attn_mask, -torch.inf)
     shares = torch._safe_softmax(scores, -1)  # 0 where nothing may be seen
     shares = shares * (1 + (query @ key.mT * factor - products)) if again else shares
     kept = functional.dropout(shares, dropout_p) if dropout_p else shares
     y, softmax = kept @ value, softmax_behind(shares)
+    assert softmax is not None or not scores.requires_grad
     if softmax is not None:
         multiplied(y, softmax, kept, lambda p: p @ value)
     return y

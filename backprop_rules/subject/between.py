@@ -52,8 +52,8 @@ class Between:
         for places in self.left_out or (self.values,):
             if all(k >= len(gradients) or gradients[k] is None for k in places):
                 return tuple(g for k, g in enumerate(gradients) if k not in places)
-        given = ", ".join(f"{value!r}" for value in self.values.values())
-        raise Misfit(f"{len(gradients)} gradients are returned, and not None for what is no array, {given or 'beside'}")
+        which = ", ".join(map(repr, self.values.values())) or "which stands beside these"
+        raise Misfit(f"{len(gradients)} gradients are returned, and not None for what is no array, {which}")
 
     @cached_property
     def _names(self) -> set[str]:
