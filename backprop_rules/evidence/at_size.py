@@ -226,7 +226,7 @@ def widened(mode: Declared, tensors: Sequence[Any], live: bool) -> list[Any]:
     wide = [x.detach().to(at(F64, x), copy=True).requires_grad_(live) if inexact(x) else x for x in tensors]
     for x, own in zip(wide, tensors, strict=True):
         if inexact(x):
-            mode.tag(x, own.dtype)
+            mode.given(x, own.dtype)
     return wide
 
 

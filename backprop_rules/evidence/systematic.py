@@ -30,7 +30,7 @@ from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import AtSize, Held, Question
 from backprop_rules.evidence.sensitivity import Enough, Sensitivities, Weighed
-from backprop_rules.evidence.unseen import BLIND, ONCE, SUMMED, TWICE, Unseen, unseen_of
+from backprop_rules.evidence.unseen import BLIND, NOT_FAR, SUMMED, Unseen, unseen_of
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F32
 
@@ -168,7 +168,7 @@ class _Reaches:
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """Elements of a gradient that the worst case does not tell from 0, and random weights of some in two sums."""
+    """Elements of a gradient that the worst case does not tell from 0, and random weights of some in a few sums."""
 
     table: "_Table"
     unseen: Unseen
@@ -197,25 +197,27 @@ class _Drawn:
 
 
 def _none_at_zero(drawn: Sequence[_Drawn], reaches: _Reaches) -> bool:
-    """Say whether right implementations take none of the elements to 0: a random sum hardly anywhere, or two not far.
+    """Say whether right implementations take none of the elements to 0: by few random sums, that they do not take far.
 
     One that is farther off than these reach is looked for one by one.
     """
-    for which in range(2):
+    farthest = 0.0
+    for which, at_most in enumerate(NOT_FAR):
         sums = {some.table.leaf: some.random(which) for some in drawn}
         answer = abs(math.fsum(float((sums[some.table.leaf] * some.table.off).sum()) for some in drawn))
-        reach = reaches.reach(sums, TWICE) if answer <= TWICE else math.inf
-        if not answer <= reach <= TWICE:
+        reach = reaches.reach(sums, NOT_FAR[-1]) if answer <= NOT_FAR[-1] else math.inf
+        farthest = max(farthest, reach)
+        if not answer <= reach <= NOT_FAR[-1]:
             return False
-        if reach <= ONCE:
-            break
-    return True
+        if farthest <= at_most:
+            return True
+    return False
 
 
 def _of_the_drawn(answers: Systematic, reaches: _Reaches, drawn: Sequence[_Drawn]) -> Systematic:
     """Return how blind the gradients are by the elements drawn of them, all at once or one by one; or what is off."""
     blind: dict[int, float] = {}
-    at_once = [some for some in drawn if some.table.at_once]
+    at_once = [some for some in drawn if some.weights.numel()]
     seen = at_once if at_once and _none_at_zero(at_once, reaches) else []
     for some in drawn:
         found = some.unseen.share(0, 1) if some in seen else some.share_at_zero(reaches)
@@ -337,21 +339,21 @@ class _Table:
         The second where none of those drawn may be asked for itself.
         """
         size, found = self.off.abs(), list[int]()
-        for among, off in ((unseen.wide, size), (unseen.open, size / self.truth.abs()))[: 1 + self.at_once]:
+        alone = self.got.dtype in NARROW  # or some of those drawn are
+        for among, off in ((unseen.wide, size), (unseen.open, size / self.truth.abs()))[: 2 - alone]:
             if bool(among.any()):
                 found.append(int(torch.where(among, off, -1.0).argmax()))
         yield from (self.at(self._place(k)) for k in dict.fromkeys(found))
 
-    @property
-    def at_once(self) -> bool:
-        """Whether its elements may be seen at once: what a narrow dtype rounds reaches farther than that."""
-        return self.got.dtype not in NARROW
-
     def drawn(self, unseen: Unseen) -> _Drawn:
-        """Return some elements, where it is open whether they are told from 0."""
+        """Return some elements, where it is open whether they are told from 0, and weights of those in random sums.
+
+        What bfloat16 rounds reaches farther than such sums may; float16 has as many in them as are asked one by one.
+        """
         random = numbers_from(self.leaf)
         elements = [*map(self._place, unseen.drawn(random))]
-        weights = 2 * torch.rand(2, min(SUMMED, len(elements)), generator=random, dtype=self.truth.dtype) - 1
+        summed = {torch.bfloat16: 0, torch.float16: unseen.at_least(len(elements))}.get(self.got.dtype, SUMMED)
+        weights = 2 * torch.rand(len(NOT_FAR), min(summed, len(elements)), generator=random, dtype=self.truth.dtype) - 1
         return _Drawn(self, unseen, elements, weights)
 
     def at(self, element: tuple[int, ...]) -> tuple[Sum, float]:

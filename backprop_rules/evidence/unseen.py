@@ -8,7 +8,7 @@ that they reach it at none of several elements, of one gradient or of many: in a
     c = sum(w_k 1_k / |t_k|),    w_k independent, each equally likely anywhere from -1 to 1,
 
 <n, c> = a w_k + b, where b is of the other weights and a >= 1, if N(1_k / |t_k|) >= 1 for any k; then N(c) <= r happens
-with a probability of at most r, and in two such sums with r^2. The weights are the same in every run, as verdicts are.
+with a probability of at most r, and in m such sums with r^m. The weights are the same in every run, as verdicts are.
 """
 
 import math
@@ -35,8 +35,8 @@ BY_CHANCE = 1 / 4
 # often at most, too, none of them is among the half of the elements that do.
 AT_ONCE = 1 / 20
 SUMMED = math.ceil(math.log2(1 / AT_ONCE))
-# How far a random sum may reach at most, or two of them.
-ONCE, TWICE = AT_ONCE / 2, math.sqrt(AT_ONCE / 2)
+# How far one random sum may reach at most, or each of two, or of three.
+NOT_FAR = tuple((AT_ONCE / 3) ** (1 / sums) for sums in (1, 2, 3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,10 @@ class Unseen:
         places = torch.nonzero(self.open.reshape(-1)).reshape(-1)
         drawn = torch.randperm(len(places), generator=random)[:ELEMENTS]
         return [int(k) for k in places[drawn.to(places.device)]]
+
+    def at_least(self, drawn: int) -> int:
+        """Return how many of those drawn are asked one by one, if 0 is reached at none of them."""
+        return next((n for n in range(drawn) if self.decided([False] * n, drawn - n)), drawn)
 
     def decided(self, reached: Sequence[bool], left: int) -> bool:
         """Say whether the share is on its side of `BLIND` by more than chance, or whatever comes of those left."""

@@ -75,6 +75,11 @@ class Declared(RunningError):
         """Say in which dtype the reference stores this tensor, in its own run."""
         self._tags[x] = dtype
 
+    def given(self, x: Tensor, dtype: torch.dtype) -> None:
+        """Say in which dtype a tensor was given: it has none but numbers of that."""
+        self.tag(x, dtype)
+        self._take_as_rounded(x, dtype)
+
     def dtype_of(self, x: Tensor) -> torch.dtype:
         """Return the dtype in which the reference stores a tensor."""
         found: torch.dtype = self._tags.get(x, x.dtype) if inexact(x) else x.dtype
@@ -203,7 +208,8 @@ class Declared(RunningError):
         first = result[0] if isinstance(result, tuple) else result
         axes = 0
         if isinstance(first, Tensor) and first.numel() > BLOCK and not named:
-            axes = 0 if self.choices.concern(args) else separate(func, first, args)
+            whole = self.choices.concern(args) or (func == aten.add.Tensor and self.slices.lie_apart(*args))
+            axes = 0 if whole else separate(func, first, args)
         if axes and func.overloadpacket == aten.native_layer_norm_backward:
             radius = self._rows_and_sums(func, result, args, axes)
         elif axes:

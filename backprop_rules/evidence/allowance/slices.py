@@ -74,6 +74,10 @@ class Slices:
         """Say whether one of these is the gradient of a slice, beside zeros, or a sum of such."""
         return bool(self._known) and any(isinstance(x, Tensor) and x in self._known for x in terms)
 
+    def lie_apart(self, *terms: Any) -> bool:
+        """Say whether at each index of one axis one of two terms is 0."""
+        return self.are_among(*terms) and self._apart(*terms) is not None
+
     def _apart(self, a: Any, b: Any) -> tuple[int, int] | None:
         """Return where the sum of two is not 0, if at each index of one axis one of them is."""
         if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape:
@@ -89,7 +93,7 @@ class Slices:
         """Return where a term is exactly 0, as most of the gradient of a slice is: a sum rounds nothing there."""
         if not self.are_among(*terms):
             return None
-        if self._apart(*terms) is not None:
+        if self.lie_apart(*terms):
             return torch.ones((), dtype=torch.bool)
         found = None
         for x in terms:

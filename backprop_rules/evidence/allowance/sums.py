@@ -294,7 +294,7 @@ def sum_of_two(op: Operation, a: Any, b: Any, *, alpha: complex = 1) -> Any:
     if alpha in (1, -1):
         nothing, varies = op.adds_nothing(a, b), plus(x.radius, y.radius)
         if nothing is not None and bool(nothing.all()):
-            return None if varies is None else op.up(varies)
+            return varies  # of which one is 0 where the other is not
         by_steps = op.flushes or op.dtype != op.unit_dtype  # and else in proportion: 0 by nothing
         zero = (op.size == 0) & (x.size == 0) & (y.size == 0) if by_steps and op.may_vanish else None
         exact = [mask for mask in (zero, nothing) if mask is not None]
