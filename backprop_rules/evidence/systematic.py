@@ -173,12 +173,13 @@ class _Drawn:
     table: "_Table"
     unseen: Unseen
     elements: Sequence[tuple[int, ...]]
+    summed: Sequence[tuple[int, ...]]
     weights: Tensor
 
     def random(self, which: int) -> Tensor:
         """Return the coefficients of a random sum, each in units of its element's truth."""
         found = torch.zeros_like(self.table.truth)
-        for element, weight in zip(self.elements, self.weights[which], strict=False):
+        for element, weight in zip(self.summed, self.weights[which], strict=True):
             found[element] = weight / self.table.truth[element].abs()
         return found
 
@@ -217,7 +218,7 @@ def _none_at_zero(drawn: Sequence[_Drawn], reaches: _Reaches) -> bool:
 def _of_the_drawn(answers: Systematic, reaches: _Reaches, drawn: Sequence[_Drawn]) -> Systematic:
     """Return how blind the gradients are by the elements drawn of them, all at once or one by one; or what is off."""
     blind: dict[int, float] = {}
-    at_once = [some for some in drawn if some.weights.numel()]
+    at_once = [some for some in drawn if some.summed]
     seen = at_once if at_once and _none_at_zero(at_once, reaches) else []
     for some in drawn:
         found = some.unseen.share(0, 1) if some in seen else some.share_at_zero(reaches)
@@ -348,13 +349,17 @@ class _Table:
     def drawn(self, unseen: Unseen) -> _Drawn:
         """Return some elements, where it is open whether they are told from 0, and weights of those in random sums.
 
-        What bfloat16 rounds reaches farther than such sums may; float16 has as many in them as are asked one by one.
+        What narrow dtypes round may take a few of those drawn to 0, and farthest in proportion the smallest: these are
+        left out.
         """
         random = numbers_from(self.leaf)
         elements = [*map(self._place, unseen.drawn(random))]
-        summed = {torch.bfloat16: 0, torch.float16: unseen.at_least(len(elements))}.get(self.got.dtype, SUMMED)
-        weights = 2 * torch.rand(len(NOT_FAR), min(summed, len(elements)), generator=random, dtype=self.truth.dtype) - 1
-        return _Drawn(self, unseen, elements, weights)
+        summed = elements[:SUMMED]
+        if self.got.dtype in NARROW:
+            by_size = sorted(elements, key=lambda element: -abs(float(self.truth[element])))
+            summed = by_size[: unseen.have_to_be_seen(len(elements))]
+        weights = 2 * torch.rand(len(NOT_FAR), len(summed), generator=random, dtype=self.truth.dtype) - 1
+        return _Drawn(self, unseen, elements, summed, weights)
 
     def at(self, element: tuple[int, ...]) -> tuple[Sum, float]:
         """Return what is asked of an element, and the answer."""

@@ -32,7 +32,8 @@ BLIND = 0.5
 ELEMENTS = 7
 BY_CHANCE = 1 / 4
 # With this probability at most a gradient is taken for seen by random sums, though one of their elements reaches 0; so
-# often at most, too, none of them is among the half of the elements that do.
+# often at most, too, none of them is among the half of the elements that do: of float32. Of narrow dtypes so few are as
+# decide one by one, that is with `BY_CHANCE`.
 AT_ONCE = 1 / 20
 SUMMED = math.ceil(math.log2(1 / AT_ONCE))
 # How far one random sum may reach at most, or each of two, or of three.
@@ -67,9 +68,15 @@ class Unseen:
         drawn = torch.randperm(len(places), generator=random)[:ELEMENTS]
         return [int(k) for k in places[drawn.to(places.device)]]
 
-    def at_least(self, drawn: int) -> int:
-        """Return how many of those drawn are asked one by one, if 0 is reached at none of them."""
-        return next((n for n in range(drawn) if self.decided([False] * n, drawn - n)), drawn)
+    def have_to_be_seen(self, drawn: int) -> int:
+        """Return of how many of so many it has to be known that none reaches 0, for less than half to: 0 if of none."""
+        may = [n for n in range(math.floor(self._even * drawn) + 1) if self._by_chance(n, drawn) <= BY_CHANCE]
+        return drawn - max(may, default=drawn)
+
+    @cached_property
+    def _even(self) -> float:
+        """The share of the open ones that makes `BLIND` of all."""
+        return min(1.0, max(0.0, (BLIND * self.total - self.lost) / self._opens))
 
     def decided(self, reached: Sequence[bool], left: int) -> bool:
         """Say whether the share is on its side of `BLIND` by more than chance, or whatever comes of those left."""
@@ -78,9 +85,13 @@ class Unseen:
             return False
         if self.share(least, drawn + left) > BLIND or self.share(least + left, drawn + left) <= BLIND:
             return True
-        even = min(1.0, max(0.0, (BLIND * self.total - self.lost) / self._opens))  # that of the open ones
-        alike = range(least, drawn + 1) if least > even * drawn else range(least + 1)
-        return sum(math.comb(drawn, k) * even**k * (1 - even) ** (drawn - k) for k in alike) <= BY_CHANCE
+        return self._by_chance(least, drawn) <= BY_CHANCE
+
+    def _by_chance(self, reached: int, drawn: int) -> float:
+        """Return how often a share of exactly `BLIND` has as many, or even more on their side of it."""
+        even = self._even
+        alike = range(reached, drawn + 1) if reached > even * drawn else range(reached + 1)
+        return sum(math.comb(drawn, k) * even**k * (1 - even) ** (drawn - k) for k in alike)
 
 
 def unseen_of(held: Held, truth: Tensor, off: Tensor, dtype: torch.dtype, deviations: float) -> Unseen:
