@@ -66,7 +66,8 @@ def test_two_alike_decide_and_where_storing_takes_most_to_zero_one_that_reaches_
 
 def test_of_those_drawn_as_many_may_reach_zero_as_tell_a_share_from_a_half_by_more_than_chance():
     half, most = (Unseen(torch.ones(100 - lost), torch.ones(100 - lost), lost, 100) for lost in (0, 40))
-    assert [half.have_to_be_seen(n) for n in range(1, 8)] == [0, 2, 3, 4, 4, 5, 5]
+    assert [half.have_to_be_seen(n) for n in range(8)] == [0, 0, 2, 3, 4, 4, 5, 5]
+    assert not Unseen(torch.zeros(3), torch.zeros(3), 3, 3).have_to_be_seen(0)  # where storing takes all to 0
     assert sum(math.comb(7, k) for k in range(3)) <= BY_CHANCE * 2**7 < sum(math.comb(7, k) for k in range(4))
     assert not most.have_to_be_seen(7) and BY_CHANCE < (5 / 6) ** 7  # a sixth of those that are open
 

@@ -76,7 +76,7 @@ class Unseen:
     @cached_property
     def _even(self) -> float:
         """The share of the open ones that makes `BLIND` of all."""
-        return min(1.0, max(0.0, (BLIND * self.total - self.lost) / self._opens))
+        return min(1.0, max(0.0, (BLIND * self.total - self.lost) / max(1, self._opens)))
 
     def decided(self, reached: Sequence[bool], left: int) -> bool:
         """Say whether the share is on its side of `BLIND` by more than chance, or whatever comes of those left."""
