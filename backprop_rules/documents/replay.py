@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backprop_rules.documents.baselines import RERECORD, Baseline, hexadecimal, load
+from backprop_rules.documents.baselines import RERECORD, Baseline, load
 from backprop_rules.documents.certified import held, true_run
 from backprop_rules.documents.program import Program, Step, Tensors
 from backprop_rules.errors import InputError
@@ -105,7 +105,7 @@ def _part(program: Program, errors: RunningError, value: Tensor, other: Tensor) 
     if value.shape != other.shape or value.dtype != other.dtype:
         return float("inf")
     if program.fixed:
-        return 0.0 if hexadecimal(value) == hexadecimal(other) else float("inf")
+        return 0.0 if repr(value.tolist()) == repr(other.tolist()) else float("inf")
     distance = (value.double() - other.double()).abs()
     same = (value == other) | (value.isnan() & other.isnan())
     parts = torch.where(same, 0.0, distance / errors.radius(value))
