@@ -88,7 +88,8 @@ class Rule:
         y = (self.definition if defined and self.definition else self.forward)(*primals, **params)
         record = _record.get()
         if record is not None:
-            record.append(Application(self, primals, params, y, getattr(y, "_version", 0)))
+            counted = isinstance(y, Tensor) and not y.is_inference()
+            record.append(Application(self, primals, params, y, y._version if counted else 0))
         return y
 
     def __reduce__(self) -> tuple[Any, ...]:

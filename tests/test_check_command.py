@@ -88,11 +88,11 @@ def test_a_case_is_kept_until_it_passes_under_the_same_question(run, tmp_path):
     assert not saved.exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"format": 1}', None])
+@pytest.mark.parametrize("text", [b"", b"{", b'{"format": 1}', None])
 def test_a_saved_case_that_cannot_be_tried_is_told_and_blocks_nothing(run, tmp_path, text):
     run("mine:wrong", "--rule", "relu", "--max-examples", "5")
     (saved,) = (tmp_path / ".backprop_rules").iterdir()
-    saved.write_text(saved.read_text().replace("relu", "silu") if text is None else text)
+    saved.write_bytes(saved.read_bytes().replace(b"relu", b"silu") if text is None else text)
     done = run("mine:right", "--rule", "relu", "--max-examples", "5")
     assert done.returncode == 0, done.stderr
     done = run("mine:wrong", "--rule", "relu", "--max-examples", "5")

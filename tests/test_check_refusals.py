@@ -1,13 +1,16 @@
 """What the reference oracle refuses, and in which words."""
 
-import json
-from copy import deepcopy
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from backprop_rules import InputError, check, check_function
+from backprop_rules.layout import LAYOUTS, arranged
+from backprop_rules.report.case import FORMAT, load, save
+from backprop_rules.strategies.point import Point
 from backprop_rules.testing import assert_gradients
 
 
@@ -120,43 +123,64 @@ def test_what_cannot_be_asked_is_refused_in_words(case):
     assert words in str(refusal.value)
 
 
-NUMBER = {"dtype": "float64", "device": "cpu", "shape": [], "stored": [], "layout": "contiguous", "values": ["0x1p0"]}
-SAVED = {"format": 2, "operation": "relu", "primals": [NUMBER], "params": {}, "grad_y": [NUMBER]}
+NUMBER = torch.ones((), dtype=torch.float64)
+SAVED = (FORMAT, "relu", (NUMBER,), (NUMBER,), {})
 BROKEN = {
-    "another device": ({"device": "nope"}, "there is no device 'nope'"),
-    "no numbers": ({"device": "meta"}, "a tensor of shape [] is told, contiguous on meta,"),
-    "another layout": ({"layout": "zigzag"}, "a tensor of shape [] is told, zigzag on cpu,"),
-    "another shape": ({"shape": [-1]}, "a tensor of shape [-1] is told, contiguous on cpu, and one of [] is stored"),
-    "too many values": ({"values": [1.0, 2.0]}, "is invalid for input of size 2"),
-    "a number too large": ({"values": [10**400]}, "OverflowError"),
-    "digits too large": ({"values": ["0x1p99999"]}, "OverflowError"),
+    "another format": ((2, *SAVED[1:]), "it has format 2, and this version reads 3"),
+    "no numbers": ((*SAVED[:2], (NUMBER.to("meta"),), (NUMBER,), {}), "a primal or a cotangent in it is no tensor of"),
+    "another layout": ((*SAVED[:2], (torch.eye(2).to_sparse(),), (NUMBER,), {}), "in it is no tensor of numbers"),
+    "no tensor": ((*SAVED[:3], (1.0,), {}), "a primal or a cotangent in it is no tensor of numbers"),
+    "too little": (SAVED[:4], "ValueError: not enough values to unpack"),
+    "code": ((FORMAT, print), "it holds something else"),
+    "another function": ((FORMAT, "silu", *SAVED[2:]), "is a case of silu with 1 primals, not of relu"),
+    "another count": (
+        (FORMAT, "relu", (NUMBER, NUMBER), (NUMBER,), {}),
+        "is a case of relu with 2 primals, not of relu",
+    ),
 }
 
 
-def refused(text, tmp_path):
-    (tmp_path / "case.json").write_text(text)
+def refused(case, tmp_path):
+    if isinstance(case, bytes):
+        (tmp_path / "case.pt").write_bytes(case)
+    else:
+        torch.save(case, tmp_path / "case.pt")
     with pytest.raises(InputError) as refusal:
-        check(relu, "relu", cases=[tmp_path / "case.json"], only_cases=True)
-    assert "case.json is no saved case: " in str(refusal.value)
+        check(relu, "relu", cases=[tmp_path / "case.pt"], only_cases=True)
+    assert re.search(r"case\.pt is (no saved case: |a case of )", str(refusal.value))
     return str(refusal.value)
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_case_that_is_broken_is_refused_in_words(name, tmp_path):
-    change, words = BROKEN[name]
-    case = deepcopy(SAVED)
-    case["primals"][0].update(change)
-    assert words in refused(json.dumps(case), tmp_path)
+    case, words = BROKEN[name]
+    assert words in refused(case, tmp_path)
 
 
-def test_a_case_that_is_nested_too_deeply_is_refused_in_words(tmp_path):
-    assert "RecursionError" in refused("[" * 100_000, tmp_path)
+def test_a_file_that_is_no_case_is_refused_in_words(tmp_path):
+    for text, words in (
+        (b"", "EOFError"),
+        (b"[" * 100_000, "it holds something else"),
+        (b"PK\x03\x04", "RuntimeError"),
+    ):
+        assert words in refused(text, tmp_path)
 
 
-def test_a_case_on_a_device_that_is_not_here_is_refused_in_words(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    case = {**SAVED, "grad_y": [{**NUMBER, "device": "cuda"}]}
-    assert "finds no CUDA GPU here" in refused(json.dumps(case), tmp_path)
+@pytest.mark.parametrize("how", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64, torch.int8])
+def test_a_case_is_read_as_it_was_saved(how, dtype, tmp_path):
+    x = arranged(torch.tensor([[1, 2, 3]]).to(dtype), how, [2, 3])
+    subject = SimpleNamespace(name="relu", names=("x", "weight"))
+    given = Point((x, None), (x.conj(),), {"dtype": dtype, "by": 1 + 2j, "sizes": (1, 2), "like": None})
+    save(subject, given, tmp_path / "case.pt")
+    found = load(tmp_path / "case.pt", subject)
+    (read, nothing), (g,) = found.leaves, found.grads
+    assert nothing is None and (read.dtype, read.stride(), read.storage_offset()) == (
+        dtype,
+        x.stride(),
+        x.storage_offset(),
+    )
+    assert read.equal(x) and g.equal(x.conj()) and found.params == given.params
 
 
 def test_code_that_ends_the_program_is_refused_in_words():

@@ -34,10 +34,10 @@ def change(where, program, edit):
 
 def nudge(entry, by):
     """Change the first number of an entry by that many units in the last place of its dtype."""
-    x = torch.tensor(entry["decimal"][0], dtype=torch.float32 if by > 0 else torch.float64)
+    x = torch.tensor(entry["found"], dtype=torch.float32 if by > 0 else torch.float64)
     for _ in range(abs(by)):
-        x = torch.nextafter(x, torch.tensor(torch.inf, dtype=x.dtype))
-    entry["decimal"][0], entry["hex"][0] = x.item(), x.item().hex()
+        x.view(-1)[:1] = torch.nextafter(x.view(-1)[:1], torch.tensor(torch.inf, dtype=x.dtype))
+    entry["found"] = x.tolist()
 
 
 @every_program
@@ -123,9 +123,9 @@ def test_a_value_outside_the_computed_enclosure_is_found_with_its_step(copied, n
 
     def enlarge(record):
         entry = record["steps"][3][name]
-        k = max(range(len(entry["decimal"])), key=lambda k: abs(entry["decimal"][k]))
-        value = torch.tensor(entry["decimal"][k] * (1 + 1e-5), dtype=torch.float32).item()
-        entry["decimal"][k], entry["hex"][k] = value, value.hex()
+        x = torch.tensor(entry["found"], dtype=torch.float32)
+        x.view(-1)[x.abs().argmax()] *= 1 + 1e-5
+        entry["found"] = x.tolist()
 
     change(copied, program, enlarge)
     with pytest.raises(StepDiffers, match=f"two_layer_network, step 4: the {name}, element"):
@@ -149,8 +149,8 @@ def test_a_true_run_recorded_otherwise_is_found_with_its_step(copied):
     program = PROGRAMS["linear_model"]
 
     def move(record):
-        entry = record["steps"][7]["gradient of w"]["true"]
-        entry["lo"] = entry["hi"] = [math.nextafter(float.fromhex(entry["hi"][0]), math.inf).hex()]
+        entry = record["steps"][7]["gradient of w"]
+        entry["lo"] = entry["hi"] = [math.nextafter(entry["hi"][0], math.inf)]
 
     change(copied, program, move)
     with pytest.raises(StepDiffers, match="step 8: the recorded enclosure of the true gradient of w has no number in"):
@@ -220,9 +220,9 @@ EDITS = {
     "another dtype": (lambda r: r.update(dtype="float64"), "is of dtype float64, not float32"),
     "a missing input": (lambda r: r["inputs"].pop("x"), "no input 'x'"),
     "a missing value": (lambda r: r["steps"][1].pop("loss"), "step 2 has no 'loss'"),
-    "hex that is none": (lambda r: r["steps"][0]["loss"].update(hex=["zz"]), "is corrupt (ValueError"),
-    "decimals that differ": (lambda r: r["steps"][0]["loss"].update(decimal=[2.0]), "the hexadecimal and the decimal"),
-    "a wrong shape": (lambda r: r["steps"][0]["loss"].update(shape=[7]), "is corrupt (RuntimeError"),
+    "a number that is none": (lambda r: r["steps"][0]["loss"].update(found=["zz"]), "is corrupt (ValueError"),
+    "no true one": (lambda r: r["steps"][0]["loss"].pop("lo"), "is corrupt (KeyError"),
+    "rows of two sizes": (lambda r: r["steps"][0]["loss"].update(found=[[1.0], []]), "is corrupt (ValueError"),
 }
 
 

@@ -118,7 +118,7 @@ def _check_and_remember(target: str, case: Path | None, words: str, **options: A
     """
     options |= {"only_cases": case is not None, "raise_on_failure": False}
     backward = _attribute(target)
-    place = CASES / (re.sub(r"\W+", "-", target + words)[:MOST_LETTERS] + ".json")
+    place = CASES / (re.sub(r"\W+", "-", target + words)[:MOST_LETTERS] + ".pt")
     if case is not None and not case.is_file():
         raise InputError(f"there is no file '{case}'. Cases are saved in {CASES} when a check fails.")
     tried = case or (place if place.is_file() else None)

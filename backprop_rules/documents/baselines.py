@@ -1,10 +1,10 @@
 """Recorded training runs: every step's loss, gradients and parameters, and beside each the enclosure of the true one.
 
-Numbers are hexadecimal, so that every bit is there, and decimal, so that they can be read.
+Numbers are the shortest decimals that have every bit: reading gives what was written.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,9 @@ def load(program: Program, where: Path | None = None) -> Baseline:
         for what, wanted in (("program", program.name), ("dtype", dtype_name(program.dtype))):
             if record[what] != wanted:
                 raise InputError(f"{head} is of {what} {record[what]}, not {wanted}.")
-        return Baseline(
-            _decoded(record["inputs"], program.dtype),
-            [_step(program, k, step) for k, step in enumerate(record["steps"], 1)],
-            [{name: _enclosure(entry) for name, entry in step.items()} for step in record["steps"]],
-        )
+        inputs = {name: torch.tensor(found, dtype=program.dtype) for name, found in record["inputs"].items()}
+        steps = [_step(program, k, step) for k, step in enumerate(record["steps"], 1)]
+        return Baseline(inputs, steps, [{name: _true(one) for name, one in step.items()} for step in record["steps"]])
     except OSError as error:
         raise InputError(f"{head} cannot be read: {error.strerror}. {RERECORD}") from None
     except InputError:
@@ -70,10 +68,7 @@ def load(program: Program, where: Path | None = None) -> Baseline:
 
 def record(program: Program, inputs: Mapping[str, Tensor]) -> str:
     """Return the text of the baseline that the program gives from these inputs."""
-    steps = [_encoded(step.values()) for step in program.run(inputs)]
-    for step, true in zip(steps, true_run(program, inputs), strict=True):
-        for name, entry in step.items():
-            entry["true"] = {"lo": hexadecimal(true[name].lo), "hi": hexadecimal(true[name].hi)}
+    pairs = zip(program.run(inputs), true_run(program, inputs), strict=True)
     document = {
         "program": program.name,
         "document": program.document,
@@ -81,8 +76,11 @@ def record(program: Program, inputs: Mapping[str, Tensor]) -> str:
         "dtype": dtype_name(program.dtype),
         "learning_rate": program.learning_rate,
         "compared": "bit for bit" if program.fixed else "by membership in the computed enclosure",
-        "inputs": _encoded(inputs),
-        "steps": steps,
+        "inputs": {name: x.tolist() for name, x in inputs.items()},
+        "steps": [
+            {name: {"found": x.tolist(), **_ends(true[name])} for name, x in step.values().items()}
+            for step, true in pairs
+        ],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
@@ -104,12 +102,12 @@ def _flat(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in record.items():
         if name not in ("inputs", "steps"):
             yield name, value
-    groups = {"input": record["inputs"], **{f"step {k}": step for k, step in enumerate(record["steps"], 1)}}
-    for group, entries in groups.items():
-        for name, entry in entries.items():
-            yield f"{group}, {name}", entry["decimal"]
-            for end, numbers in entry.get("true", {}).items():
-                yield f"{group}, {name}, {end} of the true one", [float.fromhex(digits) for digits in numbers]
+    for name, found in record["inputs"].items():
+        yield f"input, {name}", found
+    for k, step in enumerate(record["steps"], 1):
+        for name, entry in step.items():
+            yield f"step {k}, {name}", entry["found"]
+            yield from ((f"step {k}, {name}, {end} of the true one", entry[end]) for end in ("lo", "hi"))
 
 
 def write(path: Path, text: str) -> None:
@@ -120,27 +118,8 @@ def write(path: Path, text: str) -> None:
         raise InputError(f"the baseline {path.name} cannot be written: {error.strerror}.") from error
 
 
-def hexadecimal(x: Tensor) -> list[str]:
-    """Return the numbers with every bit."""
-    return [number.hex() for number in x.flatten().tolist()]
-
-
-def _encoded(values: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {
-        name: {"shape": list(value.shape), "hex": hexadecimal(value), "decimal": value.flatten().tolist()}
-        for name, value in values.items()
-    }
-
-
-def _decoded(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
-    for name, entry in values.items():
-        if [float.fromhex(digits) for digits in entry["hex"]] != entry["decimal"]:
-            raise ValueError(f"{name}: the hexadecimal and the decimal numbers differ")
-    return {name: _tensor(entry["hex"], entry["shape"], dtype) for name, entry in values.items()}
-
-
 def _step(program: Program, number: int, values: Mapping[str, Any]) -> Step:
-    found = _decoded(values, program.dtype)
+    found = {name: torch.tensor(entry["found"], dtype=program.dtype) for name, entry in values.items()}
     try:
         return Step(
             found["loss"],
@@ -153,9 +132,9 @@ def _step(program: Program, number: int, values: Mapping[str, Any]) -> Step:
         ) from None
 
 
-def _enclosure(entry: Mapping[str, Any]) -> Enclosure:
-    return Enclosure(*(_tensor(entry["true"][end], entry["shape"], torch.float64) for end in ("lo", "hi")))
+def _ends(true: Enclosure) -> dict[str, Any]:
+    return {"lo": true.lo.tolist(), "hi": true.hi.tolist()}
 
 
-def _tensor(digits: Sequence[str], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    return torch.tensor([float.fromhex(number) for number in digits], dtype=dtype).reshape(shape)
+def _true(entry: Mapping[str, Any]) -> Enclosure:
+    return Enclosure(*(torch.tensor(entry[end], dtype=torch.float64) for end in ("lo", "hi")))

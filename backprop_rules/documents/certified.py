@@ -31,7 +31,7 @@ def true_step(program: Program, parameters: Mapping[str, Balls], sample: Tensors
     given = {**{name: exactly(x) for name, x in sample.items()}, **parameters}
     values = {name: leaves(list(x.flat), x.shape, tape) for name, x in given.items()}
     values.update(program.forward(values))
-    if program.wrong:
+    if program.backward is not None:
         found = {name: _each(ball, g) for name, g in program.backward(values).items()}
     else:
         pull_back(values["loss"], [1] * np.size(values["loss"]), tape)

@@ -1,4 +1,4 @@
-"""A document's program: a forward and a handwritten backward in terms of the catalogue's rules, and its steps."""
+"""A document's program: a forward in terms of the catalogue's rules, which are swept back through, and its steps."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from backprop_rules.rule import Application, recorded
 
 Tensors = Mapping[str, Tensor]
 Values = Mapping[str, Any]  # tensors, or arrays of the numbers of ball arithmetic
@@ -24,9 +26,9 @@ class Printed:
 class Program:
     """A computation that a document carries out step by step.
 
-    `forward(values)` returns the intermediate values by name, `loss` among them; `backward(values)`
-    takes the inputs and those and returns a gradient for each of `parameters`. `inputs()` makes the
-    inputs, initial parameters included; `samples(inputs)` gives the inputs of each step. The
+    `forward(values)` returns the intermediate values by name, `loss` the last; a gradient for each of `parameters`
+    comes of its rules, or of a `backward(values)` of the document's own, which takes the inputs and those. `inputs()`
+    makes the inputs, initial parameters included; `samples(inputs)` gives the inputs of each step. The
     gradients named in `wrong` are what the document computes, though they are not the gradients, by the
     lines that are `printed`, in which an input may have another name of `names`.
     Where each step is a fixed sequence of correctly rounded scalar operations, `fixed` is True, and
@@ -40,7 +42,7 @@ class Program:
     inputs: Callable[[], dict[str, Tensor]]
     samples: Callable[[Tensors], Sequence[Tensors]]
     forward: Callable[[Values], dict[str, Any]]
-    backward: Callable[[Values], dict[str, Any]]
+    backward: Callable[[Values], dict[str, Any]] | None = None
     learning_rate: float | None = None
     fixed: bool = True
     wrong: tuple[str, ...] = ()
@@ -50,8 +52,13 @@ class Program:
     def step(self, parameters: Tensors, sample: Tensors) -> "Step":
         """Return one step's loss, gradients and parameters after the update, from the parameters before it."""
         values = {**sample, **parameters}
-        values.update(self.forward(values))
-        gradients = self.backward(values)
+        with recorded() as calls:
+            values.update(self.forward(values))
+        if self.backward is not None:
+            gradients = self.backward(values)
+        else:
+            arrived = swept(calls)
+            gradients = {name: arrived[id(w)] for name, w in parameters.items()}
         return Step(values["loss"], gradients, self.updated(parameters, gradients))
 
     def updated(self, parameters: Tensors, gradients: Tensors) -> dict[str, Tensor]:
@@ -76,6 +83,17 @@ class Program:
             step = self.step(parameters, sample)
             yield step
             parameters = step.parameters
+
+
+def swept(calls: Sequence[Application]) -> dict[int, Tensor]:
+    """Return what arrives at each tensor, by its id, from the last rule's y: each rule takes it on to its primals."""
+    arrived = {id(calls[-1].y): torch.ones_like(calls[-1].y)}
+    for call in reversed(calls):
+        gradients = call.rule.gradients(arrived[id(call.y)], call.y, *call.primals, **call.params)
+        for x, gradient in zip(call.primals, gradients, strict=True):
+            if gradient is not None:
+                arrived[id(x)] = arrived[id(x)] + gradient if id(x) in arrived else gradient
+    return arrived
 
 
 @dataclass(frozen=True, eq=False)

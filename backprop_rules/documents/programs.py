@@ -1,4 +1,4 @@
-"""The programs of the four documents, each with its handwritten backward in terms of the catalogue's rules."""
+"""The programs of the four documents, made of the catalogue's rules."""
 
 from dataclasses import replace
 from typing import Any
@@ -33,13 +33,6 @@ def _linear_model(v: Tensors) -> dict[str, Tensor]:
     return {"prediction": prediction, "error": error, "loss": square(error)}
 
 
-def _back_through_the_linear_model(v: Tensors) -> dict[str, Tensor]:
-    (grad_error,) = square.gradients(torch.ones_like(v["loss"]), v["loss"], v["error"])
-    grad_prediction, _ = sub.backward(grad_error, v["error"], v["prediction"], v["target"])
-    _, grad_w = mul.backward(grad_prediction, v["prediction"], v["x"], v["w"])
-    return {"w": grad_w}
-
-
 LINEAR_MODEL = Program(
     name="linear_model",
     document="linear_model.md",
@@ -48,7 +41,6 @@ LINEAR_MODEL = Program(
     inputs=lambda: _tensors(torch.float32, w=[1.0], x=[1.0, 2.0, 3.0], target=[2.0, 4.0, 6.0]),
     samples=lambda inputs: _pairs(inputs) * 100,
     forward=_linear_model,
-    backward=_back_through_the_linear_model,
     learning_rate=0.01,
 )
 
@@ -62,14 +54,6 @@ def _regression(v: Tensors) -> dict[str, Tensor]:
     return {"product": product, "prediction": prediction, "loss": half_squared_error(prediction, v["target"])}
 
 
-def _back_through_the_regression(v: Tensors) -> dict[str, Tensor]:
-    ones = torch.ones_like(v["loss"])
-    grad_prediction, _ = half_squared_error.backward(ones, v["loss"], v["prediction"], v["target"])
-    grad_product, _ = add.backward(grad_prediction, v["prediction"], v["product"], v["b"])
-    grad_w, _ = mul.backward(grad_product, v["product"], v["w"], v["x"])
-    return {"w": grad_w}
-
-
 ONE_PARAMETER_REGRESSION = Program(
     name="one_parameter_regression",
     document="one_parameter_regression.md",
@@ -78,7 +62,6 @@ ONE_PARAMETER_REGRESSION = Program(
     inputs=lambda: _tensors(torch.float64, w=[1.0], b=1.0, x=[1.0, 2.0], target=[3.0, 5.0]),
     samples=lambda inputs: [{**pair, "b": inputs["b"]} for pair in _pairs(inputs)],
     forward=_regression,
-    backward=_back_through_the_regression,
     learning_rate=0.1,
 )
 
@@ -103,15 +86,6 @@ def _two_layers(v: Tensors) -> dict[str, Tensor]:
     return {"hidden": hidden, "active": active, "prediction": prediction, "loss": loss}
 
 
-def _back_through_two_layers(v: Tensors) -> dict[str, Tensor]:
-    ones = torch.ones_like(v["loss"])
-    grad_prediction, _ = sum_of_squared_errors.backward(ones, v["loss"], v["prediction"], v["target"])
-    grad_active, grad_w2 = matmul.backward(grad_prediction, v["prediction"], v["active"], v["w2"])
-    grad_hidden = clamp.backward(grad_active, v["active"], v["hidden"], min=0)
-    _, grad_w1 = matmul.backward(grad_hidden, v["hidden"], v["x"], v["w1"])
-    return {"w1": grad_w1, "w2": grad_w2}
-
-
 def _as_printed(v: Tensors) -> dict[str, Tensor]:
     grad_prediction = 2 * (v["prediction"] - v["target"])
     grad_w2 = v["active"].T @ grad_prediction
@@ -127,7 +101,6 @@ TWO_LAYER_NETWORK = Program(
     inputs=_normal,
     samples=lambda inputs: [{"x": inputs["x"], "target": inputs["target"]}] * 20,
     forward=_two_layers,
-    backward=_back_through_two_layers,
     learning_rate=1e-6,
     fixed=False,
     names={"target": "y"},
@@ -165,13 +138,6 @@ def _product(v: Tensors) -> dict[str, Tensor]:
     return {"y": y, "weighted": weighted, "loss": total(weighted)}
 
 
-def _back_through_the_product(v: Tensors) -> dict[str, Tensor]:
-    (grad_weighted,) = total.gradients(torch.ones_like(v["loss"]), v["loss"], v["weighted"])
-    _, grad_y = mul.backward(grad_weighted, v["weighted"], v["grad_y"], v["y"])
-    grad_x, grad_w = matmul.backward(grad_y, v["y"], v["x"], v["w"])
-    return {"x": grad_x, "w": grad_w}
-
-
 def _matmul_derivatives(case: str, grad_y: list[list[float]]) -> Program:
     rows, columns = len(grad_y), len(grad_y[0])
     return Program(
@@ -182,7 +148,6 @@ def _matmul_derivatives(case: str, grad_y: list[list[float]]) -> Program:
         inputs=lambda: _tensors(torch.float64, x=X[:rows], w=[row[:columns] for row in W], grad_y=grad_y),
         samples=lambda inputs: [{"grad_y": inputs["grad_y"]}],
         forward=_product,
-        backward=_back_through_the_product,
     )
 
 

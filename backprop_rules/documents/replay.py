@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backprop_rules.documents.baselines import RERECORD, Baseline, hexadecimal, load
+from backprop_rules.documents.baselines import RERECORD, Baseline, load
 from backprop_rules.documents.certified import held, true_run
-from backprop_rules.documents.program import Program, Step, Tensors
+from backprop_rules.documents.program import Program, Tensors
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance import RunningError
 
@@ -40,24 +40,22 @@ def replay(program: Program, where: Path | None = None) -> Replay:
     samples = _samples(program, baseline)
     parameters: Tensors = {name: baseline.inputs[name] for name in program.parameters}
     used, strays = 0.0, set(program.wrong)
+    wrong = {f"{what} {name}" for what in ("gradient of", "parameter") for name in program.wrong}
     for number, (sample, recorded) in enumerate(zip(samples, baseline.steps, strict=True), 1):
         errors = RunningError(evaluations=2)
         with nullcontext() if program.fixed else errors:
             step = program.step(parameters, sample)
-        witness = program.by_autograd(parameters, sample)
-        parts, by_autograd = _parts(program, errors, step, recorded), _parts(program, errors, step, witness)
-        strays -= {name for name in program.wrong if by_autograd[f"gradient of {name}"] > 1}
-        for name in program.wrong:
-            del by_autograd[f"gradient of {name}"], by_autograd[f"parameter {name}"]
-        _hold(program, number, step, recorded, parts, "recorded in the baseline")
-        _hold(program, number, step, witness, by_autograd, "found by autograd")
+        witness = program.by_autograd(parameters, sample).values()
+        strays -= {n for n in strays if _part(program, errors, step.gradients[n], witness[f"gradient of {n}"]) > 1}
+        right = {name: value for name, value in witness.items() if name not in wrong}
+        for others, whence in ((recorded.values(), "recorded in the baseline"), (right, "found by autograd")):
+            used = max(used, _hold(program, number, errors, step.values(), others, whence))
         stray = held(program, parameters, sample, recorded.values())
         if stray:
             raise StepDiffers(
                 f"{program.name}, step {number}: the {stray} that was recorded in the baseline is farther from the "
                 f"true one, computed in ball arithmetic, than the roundings of the step allow. {RERECORD}"
             )
-        used = max(used, *parts.values(), *by_autograd.values())
         parameters = recorded.parameters
     _hold_the_true_run(program, baseline)
     if strays:
@@ -94,28 +92,23 @@ def _hold_the_true_run(program: Program, baseline: Baseline) -> None:
                 )
 
 
-def _parts(program: Program, errors: RunningError, step: Step, other: Step) -> dict[str, float]:
-    """Return how far each value of `other` is from the step's, as a part of the radius allowed."""
-    theirs = other.values()
-    return {name: _part(program, errors, value, theirs[name]) for name, value in step.values().items()}
-
-
 def _part(program: Program, errors: RunningError, value: Tensor, other: Tensor) -> float:
     """Return |value - other| as a part of the radius allowed; infinite where it is not allowed at all."""
     if value.shape != other.shape or value.dtype != other.dtype:
         return float("inf")
     if program.fixed:
-        return 0.0 if hexadecimal(value) == hexadecimal(other) else float("inf")
+        return 0.0 if repr(value.tolist()) == repr(other.tolist()) else float("inf")
     distance = (value.double() - other.double()).abs()
     same = (value == other) | (value.isnan() & other.isnan())
     parts = torch.where(same, 0.0, distance / errors.radius(value))
     return float("inf") if parts.isnan().any() else float(parts.max())
 
 
-def _hold(program: Program, number: int, step: Step, other: Step, parts: dict[str, float], whence: str) -> None:
-    """Raise StepDiffers at the first value of `other` that is farther from the step's than is allowed."""
+def _hold(program: Program, number: int, errors: RunningError, values: Tensors, others: Tensors, whence: str) -> float:
+    """Return the largest part of its radius that a value is away; StepDiffers at the first farther than is allowed."""
+    parts = {name: _part(program, errors, values[name], theirs) for name, theirs in others.items()}
     for name in (name for name, part in parts.items() if part > 1):
-        value, theirs = step.values()[name], other.values()[name]
+        value, theirs = values[name], others[name]
         head = f"{program.name}, step {number}: the {name}"
         if value.shape != theirs.shape or value.dtype != theirs.dtype:
             ours, found = ((tuple(x.shape), x.dtype) for x in (value, theirs))
@@ -126,6 +119,7 @@ def _hold(program: Program, number: int, step: Step, other: Step, parts: dict[st
             f"{head}, element {place}, is {a!r} ({a.hex()}), but {b!r} ({b.hex()}) was {whence}. "
             f"Either a rule of the program or torch's arithmetic has changed. {RERECORD}"
         )
+    return max(parts.values())
 
 
 @dataclass(frozen=True)
