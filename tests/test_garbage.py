@@ -5,12 +5,14 @@ import weakref
 
 import pytest
 import torch
+from real_sizes import KERNELS, stored
 
 from backprop_rules import CATALOGUE, check
 from backprop_rules.call import Call
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
 from backprop_rules.subject.garbage import of_what_is_new, uncollected
+from backprop_rules.testing import assert_gradients
 
 
 @pytest.mark.parametrize("quiet", [of_what_is_new, uncollected])
@@ -66,3 +68,25 @@ def test_the_numbers_of_a_proof_are_gone_without_the_collector(most):
         except Silent:
             assert most == 20
         assert numbers() == before
+
+
+@pytest.mark.parametrize("name", ["attention", "cross_entropy", "max_pool", "lstm"])
+def test_tensors_of_gradients_held_at_a_point_are_gone_without_the_collector(name):
+    """At real sizes they are gigabytes."""
+    kernel = next(kernel for kernel in KERNELS if kernel.name == name)
+    primals = kernel.primals(torch.float32, large=False)
+    grad_y = kernel.cotangent(primals)
+    got = stored(kernel.fused(grad_y, *primals), primals)
+
+    def tensors() -> set[int]:
+        return {id(x) for x in gc.get_objects() if type(x) is torch.Tensor}
+
+    assert_gradients(got, forward=kernel.forward, primals=primals, grad_y=grad_y)
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        assert_gradients(got, forward=kernel.forward, primals=primals, grad_y=grad_y)
+        assert tensors() <= before
+    finally:
+        gc.enable()

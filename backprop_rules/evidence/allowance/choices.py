@@ -49,11 +49,11 @@ def extreme(op: Operation, a: Tensor, *how: Any) -> Any:
     radius = op.operand(a, a.dtype).radius
     if radius is None:
         return None
-    version, shape = a._version, op.result.shape
+    version, func, shape = a._version, op.func, op.result.shape  # the operation knows the mode, which keeps this
     ids = partial(_numbered, shape, a.device)
 
     def groups() -> Tensor:
-        alone = _alone(op, a, radius, *how) if a._version == version else torch.zeros((), dtype=torch.bool)
+        alone = _alone(func, shape, a, radius, *how) if a._version == version else torch.zeros((), dtype=torch.bool)
         return torch.where(alone, ids(), -ids())
 
     op.choices.extreme(op.result, Among(a, lambda: _as_kept(ids(), a, *how).expand(a.shape), groups))
@@ -61,14 +61,14 @@ def extreme(op: Operation, a: Tensor, *how: Any) -> Any:
     return moved(op, op.result, op.func(end_of(a, radius, sign), *how))
 
 
-def _alone(op: Operation, a: Tensor, radius: Tensor, dims: Any = (), keepdim: bool = False) -> Tensor:
+def _alone(func: Any, shape: torch.Size, a: Tensor, radius: Tensor, dims: Any = (), keepdim: bool = False) -> Tensor:
     """Return where none but one of the numbers along dimensions may be the extreme."""
     low, high = ends(a, radius)
-    if op.func.overloadpacket in SMALLEST:
+    if func.overloadpacket in SMALLEST:
         low, high = -high, -low
     along = _along(a, dims)
     may_be = high >= low.amax(along, keepdim=True)
-    return (may_be.sum(along, keepdim=True) == 1).reshape(op.result.shape)
+    return (may_be.sum(along, keepdim=True) == 1).reshape(shape)
 
 
 def _numbered(shape: torch.Size, device: torch.device) -> Tensor:
