@@ -171,9 +171,9 @@ def _take_asserted(item: pytest.Item) -> None:
     """Put what was asserted of gradients in the item's properties, and along with its report."""
     module = sys.modules.get("backprop_rules.report.agreement")
     told_before = item.stash.setdefault(ACCURACY, [])
-    for agreement in [] if module is None else module.ASSERTED:
+    for asserted in [] if module is None else module.ASSERTED:
         number = f" ({len(told_before) + 1})" * bool(told_before)
-        told_before.append({f"{name}{number}": figures for name, figures in agreement.to_dict().items()})
+        told_before.append({f"{name}{number}": figures for name, figures in asserted.items()})
         item.user_properties += [(f"gradient of {name}", figures) for name, figures in told_before[-1].items()]
     if module is not None:
         module.ASSERTED.clear()

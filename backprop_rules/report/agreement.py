@@ -22,8 +22,9 @@ from backprop_rules.evidence.systematic import FALSE_ALARMS, Of, Off, Systematic
 from backprop_rules.evidence.unseen import BLIND
 from backprop_rules.report.where import likeness, where
 
-# The agreements that were asserted by the test of pytest that runs, for the plugin, which takes them away.
-ASSERTED: list["Agreement"] = []
+# The figures of what was asserted by the test of pytest that runs, for the plugin, which takes them away: in a loop over
+# real sizes no tensors stay.
+ASSERTED: list[dict[str, Any]] = []
 
 
 class WrongGradients(AssertionError):
@@ -375,5 +376,5 @@ def _table(agreement: Agreement) -> str:
 def kept(agreement: Agreement) -> Agreement:
     """Return the agreement, of which pytest's plugin is told, where it is there to take it away."""
     if "PYTEST_CURRENT_TEST" in os.environ and "backprop_rules.pytest_plugin" in sys.modules:
-        ASSERTED.append(agreement)
+        ASSERTED.append(agreement.to_dict())
     return agreement
