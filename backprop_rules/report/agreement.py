@@ -22,8 +22,8 @@ from backprop_rules.evidence.systematic import FALSE_ALARMS, Of, Off, Systematic
 from backprop_rules.evidence.unseen import BLIND
 from backprop_rules.report.where import likeness, where
 
-# The figures of what was asserted by the test of pytest that runs, for the plugin, which takes them away: in a loop over
-# real sizes no tensors stay.
+# The figures of what was asserted by the test of pytest that runs, for the plugin, which takes them away: in a loop
+# over real sizes no tensors stay.
 ASSERTED: list[dict[str, Any]] = []
 
 
