@@ -33,10 +33,9 @@ from backprop_rules.diagnosis.changes import (
 )
 from backprop_rules.diagnosis.edited import DIGITS, Edited
 from backprop_rules.diagnosis.factor import of_a_size
-from backprop_rules.diagnosis.followed import Followed, Site, Taken
-from backprop_rules.diagnosis.in_backward import is_readable
+from backprop_rules.diagnosis.followed import Followed, Site, in_words, is_readable
 from backprop_rules.diagnosis.mistake import Mistake
-from backprop_rules.diagnosis.tape import UNMADE
+from backprop_rules.diagnosis.tape import UNMADE, Rows, Step
 from backprop_rules.layout import reaches
 from backprop_rules.subject.backward import Misfit, Raised
 
@@ -54,15 +53,10 @@ UNFIT = (*UNMADE, AttributeError)
 
 def mended(places: Sequence[Edited]) -> Mistake | None:
     """Return the plainest change with which the backward is right at every point, None if none is seen."""
-    calls: list[Followed] = []
     try:
-        calls += map(Followed, places[:PLACES])
-        return _mended(calls)
+        return _mended([*map(Followed, places[:PLACES])])
     except (Raised, Misfit, *UNFIT):
         return None
-    finally:
-        for call in calls:
-            call.end()
 
 
 def _mended(calls: Sequence[Followed]) -> Mistake | None:
@@ -90,7 +84,7 @@ class _Seen:
 
     change: Change
     site: Site
-    step: Taken
+    step: Step
     c: float
 
     @property
@@ -112,18 +106,18 @@ class _Seen:
         if not (differ and all(map(self._mends, calls, numbers))):
             return None
         size = of_a_size(numbers, [call.at for call in wrong], ())
-        return None if size is None else (size[0], f"{step.told} is to be {size[2]} times as large")
+        return None if size is None else (size[0], f"{in_words(step)} is to be {size[2]} times as large")
 
     def _mends(self, call: Followed, c: float) -> bool:
         try:
             found = call.with_another(self.site, partial(self.change.make, c, call))
-        except (Raised, Misfit, *UNFIT):
+        except UNFIT:
             return False
         right = call.at.vector(call.at.right)
         return found.shape == right.shape and bool(((found - right).abs() <= DIGITS).all())
 
     def _in_words(self) -> tuple[str, str]:
-        c, told = self.c, self.step.told
+        c, told = self.c, in_words(self.step)
         number = _plain(c) or f"{c:.6g}"
         if self.change.rank:
             words = self.change.words.replace("{step}", told)
@@ -138,12 +132,11 @@ class _Seen:
 class _At:
     """A site at a point: what is missing along some directions, and the sensitivities of these sums to its results."""
 
-    def __init__(self, call: Followed, site: Site, wanted: Tensor, along: dict[int, list[Tensor]]) -> None:
+    def __init__(self, call: Followed, site: Site, wanted: Tensor, along: Rows) -> None:
         self.call, self.site, self.wanted = call, site, wanted
-        numbered = ((n, step) for n, step in enumerate(call.steps) if step.site == site)
-        every = [(k, step, along.get(n)) for k, (n, step) in enumerate(numbered)]
-        self.rounds = [(k, step, torch.stack(s)) for k, step, s in every if s is not None]
-        self.step = call.by_site[site][0] if site in call.by_site else None
+        every = call.by_site.get(site, [])
+        self.rounds = [(k, step, along[step.number]) for k, step in enumerate(every) if step.number in along]
+        self.step = every[0] if every else None
 
     @cached_property
     def own(self) -> Tensor:
@@ -238,7 +231,7 @@ def _in_a_round(call: Followed) -> Iterator[_Seen]:
             return
         try:
             count, off = call.of_rounds(site), call.missing.abs() > DIGITS
-        except (Raised, Misfit, *UNFIT):  # some code looks at its numbers
+        except UNFIT:  # a function that does not take what is not known
             continue
         least = next((n for n in (1, 2) if bool(off[count == n].any())), None)
         if least:
@@ -267,15 +260,15 @@ def _of_a_site(at: _At, at_hand: Sequence[Source]) -> Iterator[_Seen]:
             yield _Seen(product(one, two), at.site, step, 1.0)
 
 
-def _itself(call: Followed, step: Taken, k: int) -> Tensor:
+def _itself(call: Followed, step: Step, k: int) -> Tensor:
     return step.result
 
 
-def _times(c: float, call: Followed, step: Taken, k: int) -> Tensor:
+def _times(c: float, call: Followed, step: Step, k: int) -> Tensor:
     return c * step.result
 
 
-def _c_times(make: Make, c: float, call: Followed, step: Taken, k: int) -> Tensor:
+def _c_times(make: Make, c: float, call: Followed, step: Step, k: int) -> Tensor:
     return c * make(call, step, k)
 
 

@@ -65,9 +65,8 @@ class Guess:
 
 def seen_in(places: Sequence[Edited], explanations: Sequence[tuple[Edit, ...]]) -> tuple[int, str]:
     """Return which explanation the first wrong line of the backward is of, and that line; nothing if none is seen."""
-    evidence = places[0].evidence if places else None
     shares = [{at: share for edit in one for at, share in edit.shares.items()} for one in explanations]
-    return (0, "") if evidence is None else told_in_backward(evidence, places[0].tape, shares, DIGITS)
+    return told_in_backward(places[0], shares) if places else (0, "")
 
 
 def mistake_of(explanations: Sequence[tuple[Edit, ...]], made: str = "") -> Mistake | None:
