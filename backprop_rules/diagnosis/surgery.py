@@ -23,7 +23,7 @@ from backprop_rules.diagnosis.factor import factor_in_words, of_a_size
 from backprop_rules.diagnosis.in_backward import told_in_backward
 from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.several import EXCHANGED
-from backprop_rules.diagnosis.tape import Rows, Share, Shares, Step, tape_of
+from backprop_rules.diagnosis.tape import Rows, Share, Shares, Step, taped
 from backprop_rules.domain import Axes, Axis
 from backprop_rules.evidence.evidence import Evidence, Pair, in_precision
 from backprop_rules.formula import of_reals, plain
@@ -161,7 +161,8 @@ def _places(subject: Subject, pair: Pair, failing: Sequence[Point]) -> Iterator[
             truth = [evidence.run.gradients[k] for k in floats]
             if not all_finite(*got):
                 continue
-            at = Edited(evidence, tape_of(evidence), got)
+            tape = taped(evidence.function, point.leaves, point.grads, floats, subject.names)
+            at = Edited(evidence, tape, got)
         except (Raised, Misfit, NoPoint, RuntimeError, KeyError):
             continue
         right = [torch.zeros_like(g) if t is None else t for t, g in zip(truth, got, strict=True)]

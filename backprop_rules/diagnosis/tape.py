@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
 from backprop_rules.diagnosis.composites import TAKEN_APART
-from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.function import Cotangents, Function, cloned, live_ones
 from backprop_rules.subject.in_place import in_place
@@ -216,9 +215,9 @@ class Tape:
         """Return the tape of the same code with other functions for some steps; RuntimeError where none comes of it."""
         made: dict[int, Step] = {}
         for step in self.steps:
-            if step.number in functions or any(n in made for n in step.sources.values()):
-                given = ((made.get(step.sources[p]) if p in step.sources else None, x) for p, x in enumerate(step.args))
-                args = [x if source is None else source.result for source, x in given]
+            others = {p: made[n].result for p, n in step.sources.items() if n in made}
+            if others or step.number in functions:
+                args = [others.get(p, x) for p, x in enumerate(step.args)]
                 again = replace(step, args=args, function=functions.get(step.number, step.function))
                 y = again.function(args).detach()
                 if y.shape != step.result.shape:
@@ -232,13 +231,6 @@ def fitting(share: Tensor, x: Tensor) -> Tensor:
     if share.shape[1:] != x.shape:
         raise RuntimeError("another shape")
     return share
-
-
-def tape_of(evidence: Evidence) -> Tape:
-    """Return the tape of a forward at a point, in float64."""
-    floats = [k for k in evidence.subject.floats if isinstance(evidence.user[k], Tensor)]
-    point = evidence.point
-    return taped(evidence.function, point.leaves, point.grads, floats, evidence.subject.names)
 
 
 def taped(
