@@ -32,7 +32,7 @@ Instead = Callable[[Step, int], Tensor]
 
 
 class _Steps(Record):
-    """While it is entered, every call in somebody's code that makes numbers, a mask or an index is kept."""
+    """While it is entered, every call that makes numbers, a mask or an index is kept; a site is one of somebody's."""
 
     apart: Mapping[str, Any] = {}  # these are somebody's lines: nothing is taken apart
 
@@ -49,10 +49,13 @@ class _Steps(Record):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         frames = ((frame.f_code, frame.f_lineno, frame.f_lasti) for frame in somebodys_frames())
         self._calls = tuple(frames)[::-1]
-        return super().__torch_function__(func, types, args, kwargs) if self._calls else func(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
 
     def keep(self, step: Step, y: Tensor, flat: Sequence[Any]) -> None:
-        site = "" if step.function.part is not None else self._calls
+        is_own = step.live or not shares_memory(y, flat)  # not what only looks at what is given
+        if not (is_own or self._calls):
+            return
+        site = self._calls if is_own and step.function.part is None else ""
         self._add(replace(step, calls=self._calls, site=site), y)
         whole = y._base
         if whole is not None and step.function.mutates and whole.is_contiguous() and not whole.storage_offset():
@@ -78,6 +81,12 @@ class _Steps(Record):
             result=whole.detach().clone(),
             calls=self._calls,
         )
+
+
+def shares_memory(y: Tensor, given: Sequence[Any]) -> bool:
+    """Say whether a tensor lies in the memory of one that was given."""
+    own = y.untyped_storage().data_ptr()
+    return any(is_a_step(x) and x.untyped_storage().data_ptr() == own for x in given)
 
 
 def is_readable(y: Any) -> bool:
