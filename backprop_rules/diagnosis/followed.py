@@ -44,7 +44,7 @@ class _Steps(Record):
         return inexact(x) and id(x) in self.made
 
     def is_kept(self, y: Any, live: Sequence[int]) -> bool:
-        return is_a_step(y) and len(self.steps) < MOST[1]
+        return is_a_step(y) and not self.full and len(self.steps) < MOST[1]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         frames = ((frame.f_code, frame.f_lineno, frame.f_lasti) for frame in somebodys_frames())

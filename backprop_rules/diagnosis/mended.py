@@ -39,6 +39,7 @@ from backprop_rules.diagnosis.tape import UNMADE, Rows, Step
 from backprop_rules.layout import reaches
 from backprop_rules.subject.backward import Misfit, Raised
 
+STEPS = 400  # of a backward, at sites: more take longer than the check else
 PLACES = 4  # at which a change must make the backward right
 TRIED = 24  # changes that are put in
 EFFORT = 6_000  # steps that are taken again to see on which rounds of a loop gradients depend
@@ -60,6 +61,8 @@ def mended(places: Sequence[Edited]) -> Mistake | None:
 
 
 def _mended(calls: Sequence[Followed]) -> Mistake | None:
+    if any(sum(map(len, call.by_site.values())) > STEPS for call in calls):
+        return None
     wrong = [call for call in calls if bool((call.missing.abs() > DIGITS).any())]
     if len(wrong) < 2:
         return None
