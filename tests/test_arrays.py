@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searched import points
 
 from backprop_rules import CATALOGUE, layout
 from backprop_rules.evidence.allowance import RunningError
-from backprop_rules.strategies.drawing.search import points
 from backprop_rules.subject.frameworks.arrays import Array, on_tensors
 
 # Halves and quarters, without symmetry: sums and products of them do not round.

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.followed import Followed, Site, Taken, is_a_step
-from backprop_rules.diagnosis.in_backward import is_readable
+from backprop_rules.diagnosis.followed import Followed, Site, in_words, is_a_step, is_readable
+from backprop_rules.diagnosis.tape import Step
 from backprop_rules.subject.ambient import inexact
-from backprop_rules.subject.in_place import in_place
-from backprop_rules.subject.places import name_of
 
 AT_HAND, MASKS = 60, 20  # tensors that may be a factor, a term or an argument, and signs of these
 # What a step may be instead, by the function that it takes.
@@ -42,7 +40,7 @@ ROUNDS: dict[str, Callable[[int, int], int]] = {
 }  # fmt: skip
 
 # What a step makes at a point, in one of the rounds of a loop.
-Make = Callable[[Followed, Taken, int], Tensor]
+Make = Callable[[Followed, Step, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Form:
     rank: int
     name: str
     words: str
-    parts: Callable[[Taken], tuple[Any, Any]]
+    parts: Callable[[Step], tuple[Any, Any]]
     inverse: bool = False
 
     def factor(self, w: Tensor) -> Tensor:
@@ -98,13 +96,13 @@ class Change:
     rank: int
     name: str
     words: str
-    make: Callable[[float, Followed, Taken, int], Tensor]
+    make: Callable[[float, Followed, Step, int], Tensor]
 
 
 def with_another_tensor(form: Form, source: Source) -> Change:
     """Return the change of a form and a tensor that is at hand."""
 
-    def make(c: float, call: Followed, step: Taken, k: int) -> Tensor:
+    def make(c: float, call: Followed, step: Step, k: int) -> Tensor:
         a, b = form.parts(step)
         w = source.at(call, k, step.result)
         return step.result if w is None else c * a * form.factor(w) + b
@@ -112,13 +110,13 @@ def with_another_tensor(form: Form, source: Source) -> Change:
     return Change(form.rank, form.name, form.words.replace("{w}", source.words), make)
 
 
-def forms(step: Taken) -> Iterator[Form]:
+def forms(step: Step) -> Iterator[Form]:
     """Yield the forms that a step may have with another tensor."""
     yield Form(1, "missing factor", "{step} lacks the factor {w}", lambda step: (step.result, 0))
     yield Form(1, "factor too many", "{step} has the factor {w} too many", lambda step: (step.result, 0), inverse=True)
     yield Form(2, "missing term", "{step} lacks the term {w}", lambda step: (1, step.result))
-    name, args = name_of(step.func), step.args
-    if in_place(step.func) or len(args) != 2 or step.named or not any(map(is_readable, args)):
+    name, (args, named) = step.name, step.given
+    if step.mutates or len(args) != 2 or named or not any(map(is_readable, args)):
         return
     for p in (0, 1):
         place = f"argument {p + 1} of {{step}}"
@@ -131,13 +129,13 @@ def forms(step: Taken) -> Iterator[Form]:
             yield Form(1, "missing factor", f"{place} lacks the factor {{w}}", partial(_other_term, p, sign, True))
 
 
-def _other_factor(p: int, divides: bool, step: Taken) -> tuple[Any, Any]:
-    other = step.args[1 - p]
+def _other_factor(p: int, divides: bool, step: Step) -> tuple[Any, Any]:
+    other = step.given[0][1 - p]
     return 1 / other if divides else other, 0
 
 
-def _other_term(p: int, sign: int, stays: bool, step: Taken) -> tuple[Any, Any]:
-    own = sign * step.args[p]
+def _other_term(p: int, sign: int, stays: bool, step: Step) -> tuple[Any, Any]:
+    own = sign * step.given[0][p]
     return own if stays else sign, step.result - own
 
 
@@ -145,7 +143,7 @@ def sources(call: Followed) -> list[Source]:
     """Return what may be a factor, a term or an argument: of equal numbers the first; signs at last."""
     found: list[Source] = []
     seen: list[Tensor] = []
-    steps = [(those[0].told, site, those[0].result) for site, those in call.by_site.items() if those[0].line]
+    steps = [(in_words(those[0]), site, those[0].result) for site, those in call.by_site.items() if those[0].line]
     for words, site, x in (*((name, name, x) for name, x in call.named.items()), *steps):
         trivial = bool((x == 1).all() or (x == 0).all())
         if len(found) < AT_HAND and not (trivial or any(x.shape == y.shape and torch.equal(x, y) for y in seen)):
@@ -162,13 +160,14 @@ def of_rounds(call: Followed, source: Source) -> Iterator[Source]:
         yield Source(f"{source.words}{told}", source.site, told, source.mask)
 
 
-def alone(call: Followed, step: Taken, at_hand: Sequence[Source]) -> Iterator[tuple[int, str, str, Make]]:
+def alone(call: Followed, step: Step, at_hand: Sequence[Source]) -> Iterator[tuple[int, str, str, Make]]:
     """Yield what a step may be instead as a whole: its rank, a name, words, and what it makes."""
     for words, along in ALONG.items():
         for d in range(step.result.ndim):
             yield 3, "along an axis", words.replace("{d}", str(d)), partial(_along, along, d)
-    written, own = in_place(step.func), sum(map(is_a_step, step.args)) == 1
-    for p, x in enumerate(step.args):
+    written, (args, _) = step.mutates, step.given
+    own = sum(map(is_a_step, args)) == 1
+    for p, x in enumerate(args):
         if (written and p == 0) or not (is_a_step(x) or (written and isinstance(x, int | float) and p > 1)):
             continue
         place = "the argument of {step}" if own else f"argument {p + 1} of {{step}}"
@@ -186,7 +185,7 @@ def alone(call: Followed, step: Taken, at_hand: Sequence[Source]) -> Iterator[tu
 def product(one: Source, two: Source) -> Change:
     """Return the change of a gradient that lacks a term, the product of two tensors that are at hand."""
 
-    def make(c: float, call: Followed, step: Taken, k: int) -> Tensor:
+    def make(c: float, call: Followed, step: Step, k: int) -> Tensor:
         a, b = (source.at(call, k, step.result) for source in (one, two))
         assert a is not None and b is not None
         return c * a * b + step.result
@@ -194,15 +193,16 @@ def product(one: Source, two: Source) -> Change:
     return Change(3, "missing term", f"{{step}} lacks the term {one.words} times {two.words}", make)
 
 
-def _has_forms(step: Taken) -> bool:
-    return name_of(step.func) in ("mul", "multiply", "add", "sub", "truediv") and len(step.args) == 2 and not step.named
+def _has_forms(step: Step) -> bool:
+    args, named = step.given
+    return step.name in ("mul", "multiply", "add", "sub", "truediv") and len(args) == 2 and not named
 
 
-def _of_another_function(step: Taken) -> Iterator[tuple[int, str, str, Make]]:
-    name = name_of(step.func)
+def _of_another_function(step: Step) -> Iterator[tuple[int, str, str, Make]]:
+    name, (args, named) = step.name, step.given
     if name == "setitem":
         yield 1, "overwritten", "{step} is to be added to what is there", _added
-    if name in ("cumsum", "cumprod") and len(step.args) + len(step.named) == 2:
+    if name in ("cumsum", "cumprod") and len(args) + len(named) == 2:
         yield 1, "direction", "{step} is to run from the end", _from_the_end
     other = getattr(torch, OTHERS.get(name, ""), None)
     if other is not None:
@@ -214,7 +214,7 @@ def _of_another_function(step: Taken) -> Iterator[tuple[int, str, str, Make]]:
         )
 
 
-def _along(along: Callable[[Tensor, int], Tensor], d: int, call: Followed, step: Taken, k: int) -> Tensor:
+def _along(along: Callable[[Tensor, int], Tensor], d: int, call: Followed, step: Step, k: int) -> Tensor:
     return along(step.result, d)
 
 
@@ -236,19 +236,16 @@ def _in_place_of(source: Source, call: Followed, x: Any, k: int) -> Any:
     return x if w is None else w
 
 
-def _of_another(p: int, other: Callable[..., Any], call: Followed, step: Taken, k: int) -> Tensor:
+def _of_another(p: int, other: Callable[..., Any], call: Followed, step: Step, k: int) -> Tensor:
     """Return the result of the same step of another argument."""
-    written, args = in_place(step.func), [*step.args]
-    args[0] = args[0].clone() if written else args[0]
-    args[p] = other(call, args[p], k)
-    made: Tensor = step.func(*args, **step.named)
-    return args[0] if written else made
+    args = step.given[0]
+    return step.again([*args[:p], other(call, args[p], k), *args[p + 1 :]])
 
 
-def _added(call: Followed, step: Taken, k: int) -> Tensor:
+def _added(call: Followed, step: Step, k: int) -> Tensor:
     """Return a tensor into which numbers are added in the place of being written, also where two meet."""
-    found: Tensor = step.args[0].clone()
-    where, value = step.args[1], step.args[2]
+    into, where, value = step.given[0]
+    found: Tensor = into.clone()
     index = where if isinstance(where, tuple) else (where,)
     if all(isinstance(i, Tensor) for i in index) and isinstance(value, Tensor):
         found.index_put_(index, value, accumulate=True)
@@ -257,12 +254,12 @@ def _added(call: Followed, step: Taken, k: int) -> Tensor:
     return found
 
 
-def _from_the_end(call: Followed, step: Taken, k: int) -> Tensor:
-    d = step.args[1] if len(step.args) > 1 else step.named["dim"]
-    made: Tensor = step.func(step.args[0].flip(d), d).flip(d)
-    return made
+def _from_the_end(call: Followed, step: Step, k: int) -> Tensor:
+    x, *rest = step.given[0]
+    (d,) = step.axes
+    return step.again([x.flip(d), *rest]).flip(d)
 
 
-def _by_another(other: Any, call: Followed, step: Taken, k: int) -> Tensor:
-    made: Tensor = other(*step.args, **step.named)
+def _by_another(other: Any, call: Followed, step: Step, k: int) -> Tensor:
+    made: Tensor = other(*step.given[0], **step.given[1])
     return made

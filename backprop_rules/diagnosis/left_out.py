@@ -20,7 +20,8 @@ def left_out(tape: Tape) -> Iterator[tuple[Edit, Callable[[], Tape]]]:
         what = "eps" if _adds_a_fraction(step) else "mask" if step.name in KINKED else "factor"
         words = "as if {} were left out of forward altogether"
         without = partial(_without, step)
-        yield Edit(step, what, words, {}, (step.number, (), "left out")), partial(tape.with_step, step.number, without)
+        left_out_of = partial(tape.with_steps, {step.number: without})
+        yield Edit(step, what, words, {}, (step.number, (), "left out")), left_out_of
         after = [s for s in tape.steps if step.number in s.sources.values()]
         if what == "eps" and len(after) == 1 and len(after[0].live) == 1:
             words = f"as if {{}} were added after {after[0].told}"
@@ -45,6 +46,7 @@ def _moved(tape: Tape, step: Step, after: Step, without: Callable[[Sequence[Any]
     def then(args: Sequence[Any]) -> Tensor:
         own = list(step.args)
         own[step.live[0]] = after.function(args)
-        return step.function(own)
+        found: Tensor = step.function(own)
+        return found
 
-    return tape.with_step(step.number, without).with_step(after.number, then)
+    return tape.with_steps({step.number: without, after.number: then})

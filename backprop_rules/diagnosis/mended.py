@@ -33,13 +33,13 @@ from backprop_rules.diagnosis.changes import (
 )
 from backprop_rules.diagnosis.edited import DIGITS, Edited
 from backprop_rules.diagnosis.factor import of_a_size
-from backprop_rules.diagnosis.followed import Followed, Site, Taken
-from backprop_rules.diagnosis.in_backward import is_readable
+from backprop_rules.diagnosis.followed import Followed, Site, in_words, is_readable
 from backprop_rules.diagnosis.mistake import Mistake
-from backprop_rules.diagnosis.tape import UNMADE
+from backprop_rules.diagnosis.tape import UNMADE, Rows, Step
 from backprop_rules.layout import reaches
 from backprop_rules.subject.backward import Misfit, Raised
 
+STEPS = 400  # of a backward, at sites: more take longer than the check else
 PLACES = 4  # at which a change must make the backward right
 TRIED = 24  # changes that are put in
 EFFORT = 6_000  # steps that are taken again to see on which rounds of a loop gradients depend
@@ -54,18 +54,15 @@ UNFIT = (*UNMADE, AttributeError)
 
 def mended(places: Sequence[Edited]) -> Mistake | None:
     """Return the plainest change with which the backward is right at every point, None if none is seen."""
-    calls: list[Followed] = []
     try:
-        calls += map(Followed, places[:PLACES])
-        return _mended(calls)
+        return _mended([*map(Followed, places[:PLACES])])
     except (Raised, Misfit, *UNFIT):
         return None
-    finally:
-        for call in calls:
-            call.end()
 
 
 def _mended(calls: Sequence[Followed]) -> Mistake | None:
+    if any(sum(map(len, call.by_site.values())) > STEPS for call in calls):
+        return None
     wrong = [call for call in calls if bool((call.missing.abs() > DIGITS).any())]
     if len(wrong) < 2:
         return None
@@ -90,7 +87,7 @@ class _Seen:
 
     change: Change
     site: Site
-    step: Taken
+    step: Step
     c: float
 
     @property
@@ -112,18 +109,18 @@ class _Seen:
         if not (differ and all(map(self._mends, calls, numbers))):
             return None
         size = of_a_size(numbers, [call.at for call in wrong], ())
-        return None if size is None else (size[0], f"{step.told} is to be {size[2]} times as large")
+        return None if size is None else (size[0], f"{in_words(step)} is to be {size[2]} times as large")
 
     def _mends(self, call: Followed, c: float) -> bool:
         try:
             found = call.with_another(self.site, partial(self.change.make, c, call))
-        except (Raised, Misfit, *UNFIT):
+        except UNFIT:
             return False
         right = call.at.vector(call.at.right)
         return found.shape == right.shape and bool(((found - right).abs() <= DIGITS).all())
 
     def _in_words(self) -> tuple[str, str]:
-        c, told = self.c, self.step.told
+        c, told = self.c, in_words(self.step)
         number = _plain(c) or f"{c:.6g}"
         if self.change.rank:
             words = self.change.words.replace("{step}", told)
@@ -138,12 +135,11 @@ class _Seen:
 class _At:
     """A site at a point: what is missing along some directions, and the sensitivities of these sums to its results."""
 
-    def __init__(self, call: Followed, site: Site, wanted: Tensor, along: dict[int, list[Tensor]]) -> None:
+    def __init__(self, call: Followed, site: Site, wanted: Tensor, along: Rows) -> None:
         self.call, self.site, self.wanted = call, site, wanted
-        numbered = ((n, step) for n, step in enumerate(call.steps) if step.site == site)
-        every = [(k, step, along.get(n)) for k, (n, step) in enumerate(numbered)]
-        self.rounds = [(k, step, torch.stack(s)) for k, step, s in every if s is not None]
-        self.step = call.by_site[site][0] if site in call.by_site else None
+        every = call.by_site.get(site, [])
+        self.rounds = [(k, step, along[step.number]) for k, step in enumerate(every) if step.number in along]
+        self.step = every[0] if every else None
 
     @cached_property
     def own(self) -> Tensor:
@@ -166,7 +162,8 @@ class _At:
             made = self._sums([make(self.call, step, k) for k, step, _ in self.rounds])
         except UNFIT:
             return None
-        return _number(made.tolist(), (self.wanted + self.own).tolist())
+        (c,) = _numbers(made[None], self.wanted + self.own)
+        return c if math.isfinite(c) else None
 
     def beside(self, at_hand: Sequence[Source]) -> tuple[list[Source], list[tuple[Tensor, Tensor]]]:
         """Return those of some tensors that fit, and by round their numbers, one a row, beside which of them there are.
@@ -238,7 +235,7 @@ def _in_a_round(call: Followed) -> Iterator[_Seen]:
             return
         try:
             count, off = call.of_rounds(site), call.missing.abs() > DIGITS
-        except (Raised, Misfit, *UNFIT):  # some code looks at its numbers
+        except UNFIT:  # a function that does not take what is not known
             continue
         least = next((n for n in (1, 2) if bool(off[count == n].any())), None)
         if least:
@@ -267,32 +264,20 @@ def _of_a_site(at: _At, at_hand: Sequence[Source]) -> Iterator[_Seen]:
             yield _Seen(product(one, two), at.site, step, 1.0)
 
 
-def _itself(call: Followed, step: Taken, k: int) -> Tensor:
+def _itself(call: Followed, step: Step, k: int) -> Tensor:
     return step.result
 
 
-def _times(c: float, call: Followed, step: Taken, k: int) -> Tensor:
+def _times(c: float, call: Followed, step: Step, k: int) -> Tensor:
     return c * step.result
 
 
-def _c_times(make: Make, c: float, call: Followed, step: Taken, k: int) -> Tensor:
+def _c_times(make: Make, c: float, call: Followed, step: Step, k: int) -> Tensor:
     return c * make(call, step, k)
 
 
-def _number(made: Sequence[float], wanted: Sequence[float]) -> float | None:
-    """Return the c for which c made is what is wanted along every direction, None if there is none."""
-    squares = sum(x * x for x in made)
-    if not squares or not math.isfinite(squares):
-        return None
-    c = sum(x * y for x, y in zip(made, wanted, strict=True)) / squares
-    size = max(1.0, abs(c))
-    c = round(c) if abs(c - round(c)) <= DIGITS * size else c
-    near = (abs(c * x - y) <= DIGITS * (abs(x) * size + abs(y)) for x, y in zip(made, wanted, strict=True))
-    return float(c) if all(near) else None
-
-
 def _numbers(made: Tensor, wanted: Tensor) -> list[float]:
-    """Return the same for each row, NaN where there is none: of one row that takes ten times as long."""
+    """Return for each row the c for which c made is what is wanted along every direction, NaN where there is none."""
     c = (made * wanted).sum(1) / (made * made).sum(1)
     size = c.abs().clamp_min(1.0)
     near = (c[:, None] * made - wanted).abs() <= DIGITS * (made.abs() * size[:, None] + wanted.abs())

@@ -23,7 +23,7 @@ from backprop_rules.diagnosis.factor import factor_in_words, of_a_size
 from backprop_rules.diagnosis.in_backward import told_in_backward
 from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.several import EXCHANGED
-from backprop_rules.diagnosis.tape import Rows, Share, Shares, Step, tape_of
+from backprop_rules.diagnosis.tape import Rows, Share, Shares, Step, taped
 from backprop_rules.domain import Axes, Axis
 from backprop_rules.evidence.evidence import Evidence, Pair, in_precision
 from backprop_rules.formula import of_reals, plain
@@ -65,9 +65,8 @@ class Guess:
 
 def seen_in(places: Sequence[Edited], explanations: Sequence[tuple[Edit, ...]]) -> tuple[int, str]:
     """Return which explanation the first wrong line of the backward is of, and that line; nothing if none is seen."""
-    evidence = places[0].evidence if places else None
     shares = [{at: share for edit in one for at, share in edit.shares.items()} for one in explanations]
-    return (0, "") if evidence is None else told_in_backward(evidence, places[0].tape, shares, DIGITS)
+    return told_in_backward(places[0], shares) if places else (0, "")
 
 
 def mistake_of(explanations: Sequence[tuple[Edit, ...]], made: str = "") -> Mistake | None:
@@ -162,7 +161,8 @@ def _places(subject: Subject, pair: Pair, failing: Sequence[Point]) -> Iterator[
             truth = [evidence.run.gradients[k] for k in floats]
             if not all_finite(*got):
                 continue
-            at = Edited(evidence, tape_of(evidence), got)
+            tape = taped(evidence.function, point.leaves, point.grads, floats, subject.names)
+            at = Edited(evidence, tape, got)
         except (Raised, Misfit, NoPoint, RuntimeError, KeyError):
             continue
         right = [torch.zeros_like(g) if t is None else t for t, g in zip(truth, got, strict=True)]

@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
 from backprop_rules.diagnosis.composites import TAKEN_APART
-from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.function import Cotangents, Function, cloned, live_ones
 from backprop_rules.subject.in_place import in_place
@@ -45,7 +44,7 @@ class Step:
 
     number: int
     name: str
-    function: Callable[[Sequence[Any]], Tensor]
+    function: Any  # of its arguments, to its result
     args: Sequence[Any]
     live: tuple[int, ...]
     sources: Mapping[int, int]
@@ -57,6 +56,9 @@ class Step:
     whole: str = ""  # the name of that function, or its own
     round: int = 1  # of a loop, of so many `rounds`
     rounds: int = 1
+    # Of a backward: the functions that led to it, the outermost first, and where each was; all of that if it is a call.
+    calls: tuple[Any, ...] = ()
+    site: Any = ()
     _first: list[tuple[Tensor, dict[int, Tensor]]] = field(default_factory=list, init=False)
 
     @property
@@ -78,6 +80,21 @@ class Step:
         """Return the same step with another argument."""
         args = [value if p == position else x for p, x in enumerate(self.args)]
         return replace(self, args=args)
+
+    @property
+    def mutates(self) -> bool:
+        """Whether it writes into its first argument."""
+        return isinstance(self.function, Called) and self.function.mutates
+
+    @cached_property
+    def given(self) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """The arguments as somebody gives them, and those with names; none of what is no call."""
+        return self.function.given(self.args) if isinstance(self.function, Called) else ((), {})
+
+    def again(self, args: Sequence[Any]) -> Tensor:
+        """Return the result of other arguments, beside those with names."""
+        found: Tensor = self.function(_pytree.tree_flatten((tuple(args), self.given[1]))[0])
+        return found
 
     @cached_property
     def _graph(self) -> tuple[list[Tensor], Tensor]:
@@ -148,10 +165,11 @@ class Tape:
         """Return the cotangents of every tensor, from those that are given."""
         found = dict(given)
         for step in reversed(self.steps):
-            self._back(step, {}, found)
+            self.back(step, {}, found)
         return found
 
-    def _back(self, step: Step, shares: Shares, found: Rows) -> None:
+    def back(self, step: Step, shares: Shares, found: Rows) -> None:
+        """Add to the cotangents what comes back through a step, with some of the shares changed."""
         g = found.get(step.number)
         if g is None:
             return
@@ -167,7 +185,7 @@ class Tape:
         found, kept = dict(self.outputs), list[Rows]()
         for step in reversed(self.steps):
             kept.append(dict(found))
-            self._back(step, {}, found)
+            self.back(step, {}, found)
         kept.append(found)
         return kept[::-1]
 
@@ -176,7 +194,7 @@ class Tape:
         last = max((n for n, _ in shares), default=-1)
         found = dict(self._on_the_way[last + 1])
         for step in reversed(self.steps[: last + 1]):
-            self._back(step, shares, found)
+            self.back(step, shares, found)
         return found
 
     def gradients(self, shares: Shares) -> list[Tensor]:
@@ -193,20 +211,19 @@ class Tape:
                 found[step.number] = step.pushed(given).detach()
         return found
 
-    def with_step(self, number: int, function: Callable[[Sequence[Any]], Tensor]) -> "Tape":
-        """Return the tape of the same forward with another function for a step; RuntimeError where none comes of it."""
-        made: dict[int, Tensor] = {}
-        steps = []
+    def with_steps(self, functions: Mapping[int, Callable[[Sequence[Any]], Tensor]]) -> "Tape":
+        """Return the tape of the same code with other functions for some steps; RuntimeError where none comes of it."""
+        made: dict[int, Step] = {}
         for step in self.steps:
-            args = [made.get(step.sources.get(p, -1), x) for p, x in enumerate(step.args)]
-            again = replace(step, args=args, function=function if step.number == number else step.function)
-            if step.number == number or any(step.sources.get(p, -1) in made for p in step.live):
+            others = {p: made[n].result for p, n in step.sources.items() if n in made}
+            if others or step.number in functions:
+                args = [others.get(p, x) for p, x in enumerate(step.args)]
+                again = replace(step, args=args, function=functions.get(step.number, step.function))
                 y = again.function(args).detach()
                 if y.shape != step.result.shape:
                     raise RuntimeError("another shape")
-                again, made[step.number] = replace(again, result=y), y
-            steps.append(again)
-        return replace(self, steps=steps)
+                made[step.number] = replace(again, result=y)
+        return replace(self, steps=[made.get(step.number, step) for step in self.steps])
 
 
 def fitting(share: Tensor, x: Tensor) -> Tensor:
@@ -214,13 +231,6 @@ def fitting(share: Tensor, x: Tensor) -> Tensor:
     if share.shape[1:] != x.shape:
         raise RuntimeError("another shape")
     return share
-
-
-def tape_of(evidence: Evidence) -> Tape:
-    """Return the tape of a forward at a point, in float64."""
-    floats = [k for k in evidence.subject.floats if isinstance(evidence.user[k], Tensor)]
-    point = evidence.point
-    return taped(evidence.function, point.leaves, point.grads, floats, evidence.subject.names)
 
 
 def taped(
@@ -237,9 +247,11 @@ def taped(
     """
     with running(function.ambient(F64)) as inside, torch.enable_grad():
         leaves = live_ones(given)
-        record = _Record(leaves, most)
+        record = Record(leaves, most)
         with record:
             ys = function.outputs(leaves, inside)
+    if record.full:
+        raise RuntimeError("too large a tape")
     outputs: Rows = {}
     for y, g in zip(ys, grads, strict=True):
         if g is not None and y.requires_grad:
@@ -261,8 +273,10 @@ def _in_rounds(steps: Sequence[Step]) -> list[Step]:
     return [replace(step, round=k, rounds=n) for step, k, n in found]
 
 
-class _Record(TorchFunctionMode):
-    """While it is entered, calls that make a tensor with a gradient are kept as steps."""
+class Record(TorchFunctionMode):
+    """While it is entered, calls that make a tensor with a gradient are kept as steps, up to so many numbers."""
+
+    apart: Mapping[str, Callable[..., Tensor]] = TAKEN_APART
 
     def __init__(self, leaves: Sequence[Any], most: float) -> None:
         super().__init__()
@@ -274,20 +288,33 @@ class _Record(TorchFunctionMode):
         self._held = list(leaves)  # an id is that of another tensor once a tensor is gone
         self._whole: tuple[int, str, str] | None = None  # the line, the text and the name of what is taken apart
 
+    @property
+    def full(self) -> bool:
+        """Whether there were more numbers than are kept."""
+        return self._left < 0
+
+    def is_live(self, x: Any) -> bool:
+        """Say whether what is made of an argument has a gradient by it."""
+        return isinstance(x, Tensor) and x.requires_grad
+
+    def is_kept(self, y: Any, live: Sequence[int]) -> bool:
+        """Say whether a result is kept."""
+        compared = isinstance(y, Tensor) and y.dtype is torch.bool and bool(live)
+        return compared or (inexact(y) and self.is_live(y))
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         flat, structure = _pytree.tree_flatten((args, named))
         mutates = in_place(func)
-        apart = TAKEN_APART.get(name_of(func)) if self._whole is None else None
-        if apart is not None and any(isinstance(x, Tensor) and x.requires_grad for x in flat):
+        apart = self.apart.get(name_of(func)) if self._whole is None else None
+        if apart is not None and any(map(self.is_live, flat)):
             return self._apart(apart, func, args, named)
-        live = [p for p, x in enumerate(flat) if isinstance(x, Tensor) and x.requires_grad]
+        live = [p for p, x in enumerate(flat) if self.is_live(x)]
         before = cloned(flat) if mutates else None
         found = func(*args, **named)
         results = [flat[0]] if mutates else list(found) if isinstance(found, tuple | list) else [found]
         for k, y in enumerate(results):
-            compared = isinstance(y, Tensor) and y.dtype is torch.bool and bool(live)
-            if not compared and not (inexact(y) and y.requires_grad):
+            if not self.is_kept(y, live):
                 continue
             before = cloned(flat) if before is None else before
             part = k if isinstance(found, tuple | list) and not mutates else None
@@ -295,10 +322,10 @@ class _Record(TorchFunctionMode):
             step = Step(
                 number=len(self.steps),
                 name=name_of(func),
-                function=_called(func, structure, part, mutates),
+                function=Called(func, structure, part, mutates),
                 args=before,
                 live=tuple(live),
-                sources={p: self.made[id(flat[p])] for p in live if id(flat[p]) in self.made},
+                sources={p: self.made[id(x)] for p, x in enumerate(flat) if id(x) in self.made},
                 axes=_axes(args, named),
                 result=y.detach().clone(),
                 text=text if part is None else f"{text}[{part}]",
@@ -306,13 +333,14 @@ class _Record(TorchFunctionMode):
                 part=name_of(func) if self._whole else "",
                 whole=whole,
             )
-            self._keep(step, y, flat)
+            self.keep(step, y, flat)
         return found
 
-    def _keep(self, step: Step, y: Tensor, flat: Sequence[Any]) -> None:
+    def keep(self, step: Step, y: Tensor, flat: Sequence[Any]) -> None:
+        """Keep a step that made a tensor."""
         self._left -= y.numel()
-        if self._left < 0:
-            raise RuntimeError("too large a tape")
+        if self.full:
+            return
         self._held.append(y)
         if y.dtype is torch.bool:
             self._compared[id(y)] = step
@@ -337,16 +365,26 @@ class _Record(TorchFunctionMode):
             self._whole = None
 
 
-def _called(func: Any, structure: Any, part: int | None, mutates: bool) -> Callable[[Sequence[Any]], Tensor]:
-    """Return the call as a function of its arguments alone, which stay as they are."""
+@dataclass(frozen=True, eq=False)
+class Called:
+    """A call as a function of its arguments alone, which stay as they are: flat, or as they are given."""
 
-    def again(flat: Sequence[Any]) -> Tensor:
-        args, named = _pytree.tree_unflatten([flat[0].clone(), *flat[1:]] if mutates else list(flat), structure)
-        found = func(*args, **named)
-        own: Tensor = args[0] if mutates else found if part is None else found[part]
+    func: Any
+    structure: Any
+    part: int | None
+    mutates: bool
+
+    def __call__(self, flat: Sequence[Any]) -> Tensor:
+        """Return the result of flat arguments."""
+        args, named = self.given([flat[0].clone(), *flat[1:]] if self.mutates else flat)
+        found = self.func(*args, **named)
+        own: Tensor = args[0] if self.mutates else found if self.part is None else found[self.part]
         return own
 
-    return again
+    def given(self, flat: Sequence[Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Return the arguments as they are given, and those with names."""
+        args, named = _pytree.tree_unflatten(list(flat), self.structure)
+        return args, named
 
 
 def _axes(args: Any, named: Mapping[str, Any]) -> tuple[int, ...]:

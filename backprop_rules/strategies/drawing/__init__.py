@@ -1,1 +1,1 @@
-"""Points of a rule's domain: in bulk, or drawn by Hypothesis, which only `search` knows."""
+"""Points of a rule's domain, drawn in bulk."""

@@ -1,4 +1,4 @@
-"""How a choice is made while a point is drawn: from a seed, in bulk; search.py draws what is to be shrunk."""
+"""How a choice is made while a point is drawn: from a seed, in bulk."""
 
 from collections.abc import Sequence
 from random import Random
