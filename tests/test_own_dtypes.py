@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from backprop_rules import check
+from backprop_rules import check, check_function
 from backprop_rules.evidence.evidence import farthest, largest
 from backprop_rules.evidence.witnesses import has_lost_digits
 from backprop_rules.properties.finding import Kind
@@ -98,3 +98,33 @@ def test_how_far_two_tensors_lie_apart_is_found_wherever_it_is(shape):
     if b.numel():
         b.view(-1)[-1] += 3
     assert farthest(a, b) == (3 if b.numel() else 0) or abs(farthest(a, b) - 3) < 2.0**-20
+
+
+CODES = {torch.float32: 0, torch.bfloat16: 1}  # what a kernel is compiled for: it takes no float64
+
+
+class ForTwoDtypes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return x * w
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        x, w = ctx.saved_tensors
+        return (grad_y * w, (grad_y * x).sum(0)) if CODES[x.dtype] < 2 else None
+
+
+class NeedsBoth(ForTwoDtypes):
+    @staticmethod
+    def backward(ctx, grad_y):
+        grad_x, grad_w = ForTwoDtypes.backward(ctx, grad_y)
+        return grad_x, grad_w if ctx.needs_input_grad[0] else grad_w / 2
+
+
+def test_a_function_that_takes_no_float64_is_asked_all_that_others_are():
+    example = torch.randn(4, 3), torch.randn(3)
+    for dtypes in (["float32"], None):
+        assert check_function(ForTwoDtypes, forward=torch.mul, example=example, dtypes=dtypes).verdict == "right"
+    report = check_function(NeedsBoth, forward=torch.mul, example=example, raise_on_failure=False)
+    assert (report.verdict, report.finding.kind) == ("wrong", Kind.ALONE)
