@@ -122,7 +122,9 @@ class Whole:
                 yield Finding(Kind.UNDEFINED, replace(point, grads=there), detail=f": it raises {raised}")
                 return
             if alone is not None:
-                yield from self._same(evidence, Kind.UNDEFINED, alone, evidence.asked(point.leaves, grads, evidence.pair.high))
+                yield from self._same(
+                    evidence, Kind.UNDEFINED, alone, evidence.asked(point.leaves, grads, evidence.pair.high)
+                )
 
     def _by_engine(
         self, evidence: Evidence, frozen: Collection[int] = (), between: bool = False, output: int | None = None
