@@ -1,4 +1,4 @@
-"""What is told of gradients that are off as kernels make them: in place, of one output, at a kink, in a narrow dtype."""
+"""What is told of gradients that are off as kernels make them: in place, at a kink, of one output, kept narrow."""
 
 import pytest
 import torch
