@@ -137,7 +137,7 @@ def _of_arrays(backward: Any, held: Held, asked: Asked) -> tuple[Any, Held, Aske
     values = fixed_in(example) if isinstance(example, list | tuple) and callable(backward) else {}
     if not values or rule is not None or (forward or definition) is None:
         return backward, held, asked
-    backward = backward_of_arrays(backward, forward or definition, values, len(example))
+    backward = backward_of_arrays(backward, forward or definition, values, len(example), asked.extra is not None)
     if asked.extra is not None and isinstance(backward, Between):
         before = {k - 1: value for k, value in backward.values.items()}
         asked = replace(asked, extra=Whole(Between(asked.extra.function, before)))

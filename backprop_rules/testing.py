@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.checking import leaving_alone
+from backprop_rules.diagnosis.beside import kept_narrow, not_read, other_side
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.allowance.precision import Precision, precision_named
 from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size
@@ -348,7 +349,8 @@ def _compared(
         holds = [None if h is None or g is None else _of(h, g) for h, g in zip(held.gradients, got, strict=True)]
         explained = cache(partial(_explained, asked, holds, got))
         pairs = enumerate(zip(got, asked.question.leaves, strict=True))
-        found = [compared(k, asked.names, holds, g, explained, x) for k, (g, x) in pairs if g is not None]
+        beside = partial(other_side, asked.question, asked.names, holds, got)
+        found = [compared(k, asked.names, holds, g, explained, x, beside) for k, (g, x) in pairs if g is not None]
         names = [f"y[{k}]" if len(outputs) > 1 else "y" for k in range(len(outputs))]
         own = [_of(h, out) for h, out in zip(held.y if outputs else (), outputs, strict=True)]
         made = [compared(k, names, own, out) for k, out in enumerate(outputs)]
@@ -359,14 +361,15 @@ def _compared(
         shapes = tuple(tuple(x.shape) for x in asked.question.leaves)
         find = partial(_lines, asked, holds, got)
         told = (asked.declared.name, sums, asked.names, shapes, allows_blind, find)
-        return Agreement(tuple(found), tuple(made), *told, held.said)
+        narrow = "" if right or asked.declared.name == "eager" else kept_narrow(asked.question, got, outputs)
+        return Agreement(tuple(found), tuple(made), *told, held.said, narrow)
 
 
 def _explained(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> str:
     """Return which step of the reference was differentiated otherwise, where that explains all gradients."""
     from backprop_rules.diagnosis.at_size import likely_at_size  # of what is wrong alone, and long to import
 
-    return likely_at_size(asked.question, asked.names, holds, got)
+    return not_read(asked.question, holds, got) or likely_at_size(asked.question, asked.names, holds, got)
 
 
 def _of(held: Held, got: Tensor) -> Held:

@@ -210,3 +210,28 @@ def test_what_is_neither_is_refused():
         assert_gradients((x, None, w), forward=power, primals=(x, {1.0}, w), grad_y=x)
     with pytest.raises(InputError, match=r"lambda x, w: module\(x, 3.0, w\)"):
         check(in_its_place, forward=torch.nn.Linear(4, 4), example=(x, p))
+
+
+class WithDefaults(torch.autograd.Function):
+    """What a real kernel's Function takes beside its arrays: more than one number, most with defaults."""
+
+    @staticmethod
+    def forward(ctx, x, w, p, offset=0.0, mode="plus", in_place=True):
+        ctx.save_for_backward(x, w)
+        ctx.p, ctx.mode, ctx.in_place = p, mode, in_place
+        return power(x, p, w, mode) + offset
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        x, w = ctx.saved_tensors
+        assert ctx.mode == "times" and not ctx.in_place
+        return grad_x(grad_y, x, ctx.p, w), grad_w(grad_y, x, ctx.p), None, None, None, None
+
+
+@pytest.mark.parametrize("name", ["p", "exponent"])
+def test_a_whole_function_is_called_as_the_example_says_whatever_forward_calls_its_constants(name):
+    scope = {"power": power}
+    exec(f"def forward(x, w, {name}, off, how, inside): return power(x, {name}, w, how) + off", scope)
+    example = (torch.randn(3, 4), torch.randn(3, 4), 3.0, 0.5, "times", False)
+    report = check_function(WithDefaults, forward=scope["forward"], example=example, raise_on_failure=False)
+    assert report.verdict == "right", str(report)

@@ -42,3 +42,39 @@ def test_the_wrong_version_fails(name):
     made = run(name, "--wrong")
     assert made.returncode == 1
     assert "WrongGradients: The gradient of " in made.stderr and SAID[name] in made.stderr
+
+
+# Triton's interpreter keeps the place in the grid for all threads alike: a right kernel is none of two calls at once.
+INTERPRETED = """
+import os
+os.environ["TRITON_INTERPRET"] = "1"
+import torch, triton, triton.language as tl
+from backprop_rules import check
+
+@triton.jit
+def halve(grad_y, grad_x, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(grad_x + at, tl.load(grad_y + at, mask=at < n) * 0.5, mask=at < n)
+
+def backward(grad_y, x):
+    grad_y, grad_x = grad_y.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    if x.numel():
+        halve[(triton.cdiv(x.numel(), 2),)](grad_y, grad_x, x.numel(), BLOCK=2)
+    return grad_x
+
+SCRATCH = torch.zeros(1 << 16, dtype=torch.float64)
+
+def one_scratch(grad_y, x):
+    scratch = SCRATCH[: x.numel()].view(x.shape)
+    torch.mul(grad_y, 0.5, out=scratch) if grad_y.dtype == scratch.dtype else scratch.copy_(grad_y * 0.5)
+    return (scratch + torch.zeros_like(x)).to(x.dtype)
+
+for f in (backward, one_scratch):
+    report = check(f, forward=lambda x: x / 2, example=(torch.randn(5, 7),), raise_on_failure=False, explain=False)
+    print(report.verdict, "at the same time" in str(report))
+"""
+
+
+def test_an_interpreted_kernel_is_not_asked_in_two_threads_and_others_are():
+    made = subprocess.run([sys.executable, "-c", INTERPRETED], capture_output=True, text=True, check=False)
+    assert made.stdout.splitlines() == ["right False", "wrong True"], made.stdout + made.stderr

@@ -1,9 +1,10 @@
 """What an example says of its primals: their dtypes, and how many columns are read."""
 
+import numpy as np
 import pytest
 import torch
 
-from backprop_rules import check
+from backprop_rules import check, check_function
 from backprop_rules.evidence.evidence import farthest, largest
 from backprop_rules.evidence.witnesses import has_lost_digits
 from backprop_rules.properties.finding import Kind
@@ -98,3 +99,60 @@ def test_how_far_two_tensors_lie_apart_is_found_wherever_it_is(shape):
     if b.numel():
         b.view(-1)[-1] += 3
     assert farthest(a, b) == (3 if b.numel() else 0) or abs(farthest(a, b) - 3) < 2.0**-20
+
+
+CODES = {torch.float32: 0, torch.bfloat16: 1}  # what a kernel is compiled for: it takes no float64
+
+
+class ForTwoDtypes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return x * w
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        x, w = ctx.saved_tensors
+        return (grad_y * w, (grad_y * x).sum(0)) if CODES[x.dtype] < 2 else None
+
+
+class NeedsBoth(ForTwoDtypes):
+    @staticmethod
+    def backward(ctx, grad_y):
+        grad_x, grad_w = ForTwoDtypes.backward(ctx, grad_y)
+        return grad_x, grad_w if ctx.needs_input_grad[0] else grad_w / 2
+
+
+def test_a_function_that_takes_no_float64_is_asked_all_that_others_are():
+    example = torch.randn(4, 3), torch.randn(3)
+    for dtypes in (["float32"], None):
+        assert check_function(ForTwoDtypes, forward=torch.mul, example=example, dtypes=dtypes).verdict == "right"
+    report = check_function(NeedsBoth, forward=torch.mul, example=example, raise_on_failure=False)
+    assert (report.verdict, report.finding.kind) == ("wrong", Kind.ALONE)
+
+
+def sparsemax(x):
+    z, _ = torch.sort(x, -1, descending=True)
+    r = torch.arange(1, x.shape[-1] + 1, dtype=x.dtype)
+    k = (1 + r * z > z.cumsum(-1)).sum(-1, keepdim=True)
+    return torch.clamp(x - (z.cumsum(-1).gather(-1, k - 1) - 1) / k, min=0)
+
+
+def in_float32(grad_y, x, shift=0.0):
+    """As a kernel that nobody can follow: NumPy's casts are its own."""
+    g, z = (t.detach().numpy().astype(np.float32) for t in (grad_y, x))
+    down = -np.sort(-z, -1)
+    inside = down > (down.cumsum(-1, dtype=np.float32) - 1) / np.arange(1, z.shape[-1] + 1, dtype=np.float32) + shift
+    count = np.maximum(inside.sum(-1, keepdims=True), 1)
+    support = z > ((down * inside).sum(-1, keepdims=True) - 1) / count
+    mean = (g * support).sum(-1, keepdims=True) / np.maximum(support.sum(-1, keepdims=True), 1)
+    return torch.from_numpy(np.where(support, g - mean, 0).astype(x.detach().numpy().dtype))
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.0, "right"), (-0.125, "wrong")])
+def test_a_threshold_that_float32_puts_elsewhere_is_none_of_float64(shift, verdict):
+    options = {"dtypes": ["float32"], "convention": "any subgradient", "explain": False, "raise_on_failure": False}
+    for seed in range(3):
+        example = (torch.randn(4, 20, generator=torch.Generator().manual_seed(seed)),)
+        report = check(lambda g, x: in_float32(g, x, shift), forward=sparsemax, example=example, **options)
+        assert report.verdict == verdict, str(report)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.evidence import Evidence
-from backprop_rules.evidence.kinks import DISTANCES
+from backprop_rules.evidence.evidence import Evidence, largest
+from backprop_rules.evidence.kinks import DISTANCES, neighbours
 from backprop_rules.strategies.point import JUMP, Point
 from backprop_rules.subject.ambient import F64, inexact
 from backprop_rules.subject.backward import Misfit, Raised
@@ -76,6 +76,23 @@ def is_of_one_number(evidence: Evidence, i: int, at: tuple[int, ...]) -> bool:
     except (Raised, Misfit, NoPoint):
         return False
     return True
+
+
+def is_beyond_its_dtypes(evidence: Evidence, i: int | None) -> bool:
+    """Say whether a gradient is torch's own on the other side of a jump that is nearer than sums in float32 round.
+
+    A kernel of float32 that cannot be followed has its jump there, wherever it stands in float64: of a sum of n numbers
+    as far as n roundings go.
+    """
+    if evidence.subject.in_float64 or i is None:
+        return False
+    user, truth = evidence.user[i], evidence.gradients_here[i]
+    if truth is None:
+        return False
+    near = largest(truth) * 2.0**-evidence.pair.half
+    longest = max(max(x.shape, default=1) for x in evidence.point.leaves if inexact(x))
+    others = (gradients[i] for delta in (1, longest) for _, gradients in neighbours(evidence, delta * DISTANCES[0]))
+    return any(g is not None and largest(user.to(g) - g) <= near for g in others)
 
 
 def _cornered(grid: Tensor, asked: Any) -> Iterator[tuple[float, float]]:

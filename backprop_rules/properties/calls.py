@@ -1,5 +1,6 @@
 """What a backward does with memory and between calls: of its arguments alone, whatever lies beside or came before."""
 
+import sys
 import threading
 import time
 import warnings
@@ -202,15 +203,17 @@ def stays_inside_its_arguments(evidence: Evidence) -> Iterator[Finding]:
 def answers_in_two_threads(evidence: Evidence) -> Iterator[Finding]:
     """Two calls at the same time, with other values each, give what they give one after the other.
 
-    Not asked of what draws random numbers, whose state all threads share, nor of what answers in the main thread alone:
-    that cannot be called twice at once.
+    Not asked of what draws random numbers, whose state all threads share, nor of what answers in the main thread alone,
+    nor of a kernel that Triton interprets, in one grid for all threads: these cannot be called twice at once.
     """
     if evidence.subject.backward.framework == "jax":
         return
-    asked = [_own(evidence), _own(evidence, _halved(evidence.point))]
+    asked, grid = [_own(evidence), _own(evidence, _halved(evidence.point))], _interpreted_grid()
     try:
         expected = [cloned(_called(evidence, *one)) for one in asked]
     except NO_ANSWER:
+        return
+    if _interpreted_grid() is not grid:
         return
     ((alone, draws),) = _in_threads(evidence, asked[:1])
     if draws or alone is None or first_other(expected[0], alone) is not None:
@@ -225,6 +228,12 @@ def answers_in_two_threads(evidence: Evidence) -> Iterator[Finding]:
                 )
                 yield Finding(kind, evidence.point, off, expected="what each gives alone", got="another")
                 return
+
+
+def _interpreted_grid() -> Any:
+    """Return the grid of the kernel that Triton's interpreter ran last, None before the first: a new one each time."""
+    interpreter = sys.modules.get("triton.runtime.interpreter")
+    return getattr(getattr(interpreter, "interpreter_builder", None), "grid_dim", None)
 
 
 def _in_threads(evidence: Evidence, asked: Sequence[Any]) -> list[tuple[list[Any] | None, bool]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from backprop_rules.call import Call
 from backprop_rules.errors import InputError, first_line
 from backprop_rules.evidence.allowance.units import wide
-from backprop_rules.evidence.evidence import WIDE, Evidence, largest
+from backprop_rules.evidence.evidence import WIDE, Evidence, Pair, cast, largest
 from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Kind, found, unequal
 from backprop_rules.properties.form import same_numbers
@@ -66,13 +66,13 @@ class Whole:
 
     function: Any
 
-    def wrong(self, subject: Subject, point: Point) -> Iterator[Finding]:
+    def wrong(self, subject: Subject, point: Point, pair: Pair) -> Iterator[Finding]:
         """Yield what is wrong with its output, its gradients through autograd, and what it saves."""
         found = next(self._at_a_call(subject, point), None)
         if found is not None:
             yield replace(found, point=point, native=False)
         if (found is None or found.kind is Kind.ONCE) and _is_autograd_function(self.function):
-            yield from self._at_a_point(Evidence(subject, point))
+            yield from self._at_a_point(Evidence(subject, point, pair))
 
     def _at_a_call(self, subject: Subject, point: Point) -> Iterator[Finding]:
         """Yield what is wrong with a function of one output."""
@@ -122,15 +122,18 @@ class Whole:
                 yield Finding(Kind.UNDEFINED, replace(point, grads=there), detail=f": it raises {raised}")
                 return
             if alone is not None:
-                yield from self._same(evidence, Kind.UNDEFINED, alone, evidence.asked(point.leaves, grads, F64))
+                yield from self._same(
+                    evidence, Kind.UNDEFINED, alone, evidence.asked(point.leaves, grads, evidence.pair.high)
+                )
 
     def _by_engine(
         self, evidence: Evidence, frozen: Collection[int] = (), between: bool = False, output: int | None = None
     ) -> Gradients | None:
         """Return the gradients through autograd, None where there are none."""
-        point, params = evidence.point, evidence.function.params
-        primals = tuple(evidence.function.arguments(point.leaves))
-        with running(evidence.subject.precision_of_backward(F64)) as inside, inside:
+        point, params, dtype = evidence.point, evidence.function.params, evidence.pair.high
+        primals = tuple(evidence.function.arguments(cast(point.leaves, dtype)))
+        grads = cast(point.grads, dtype)
+        with running(evidence.subject.precision_of_backward(dtype)) as inside, inside:
             ys, leaves = _outputs(self.function, primals, params, frozen)
             if between:
                 _outputs(self.function, tuple(x / 2 if inexact(x) else x for x in primals), params)
@@ -139,7 +142,7 @@ class Whole:
             ]
             if not used:
                 return None
-            return _by_engine([ys[k] for k in used], leaves, [point.grads[k] for k in used])
+            return _by_engine([ys[k] for k in used], leaves, [grads[k] for k in used])
 
     def _same(
         self, evidence: Evidence, kind: Kind, through: Gradients | None, direct: Sequence[Any]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backprop_rules.evidence.differences import second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, in_precision, precise
-from backprop_rules.evidence.jumps import is_of_one_number
+from backprop_rules.evidence.jumps import is_beyond_its_dtypes, is_of_one_number
 from backprop_rules.properties import calls, effort, form
 from backprop_rules.properties.agreement import SETTLED, ComputesNarrower, Judged, agrees
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
@@ -128,6 +128,7 @@ class Trial:
             found += list(rule.ask(point, outcome))
         if point.kind == JUMP:
             found = [f for f in found if f.kind not in OF_A_KINK or self._is_of_one_number(evidence, f)]
+            found = [f for f in found if f.kind is not Kind.VALUE or not is_beyond_its_dtypes(evidence, f.leaf)]
         if any(f.kind is Kind.VALUE for f in found):
             found = self._not_of_the_values(evidence) or found
         outcome.points += 1

@@ -67,15 +67,19 @@ def compared(
     got: Tensor,
     explained: Callable[[], str] = str,
     primal: Tensor | None = None,
+    beside: Callable[[int], str] | None = None,
 ) -> Compared:
-    """Return one gradient, of a primal, beside what holds it; `explained` is asked where it is like nothing known."""
+    """Return one gradient, of a primal, beside what holds it; `explained` is asked where it is like nothing known.
+
+    `beside` is asked before, of the gradient at this place: whether it is that of the other side of a kink.
+    """
     held, name = holds[k], names[k]
     assert held is not None
     total = _Tally()
     for block in held.parts:
         total = total.beside(_tally(held.part(block), got[block]))
     slope = total.along / total.squares if total.squares else math.nan
-    words = _words(k, names, holds, got, slope, explained, primal) if total.outside else ()
+    words = _words(k, names, holds, got, slope, explained, primal, beside) if total.outside else ()
     vanishes = dtype_name(got.dtype) if held.blind > BLIND and _vanishes(held, got.dtype) else ""
     counts = got.numel(), total.outside, total.unjudged
     return Compared(name, total.used, slope, held.blind, *counts, vanishes, words, held.open)
@@ -137,6 +141,7 @@ def _words(
     slope: float,
     explained: Callable[[], str],
     primal: Tensor | None,
+    beside: Callable[[int], str] | None,
 ) -> tuple[tuple[str, str], ...]:
     held = holds[k]
     assert held is not None
@@ -153,7 +158,8 @@ def _words(
     digits = 6 if f"{truth:.6g}" != f"{value:.6g}" else 17
     expected = interval(truth, radius) if radius or not math.isfinite(truth) else f"{truth:.{digits}g}"
     kink = primal is not None and bool(primal.any()) and not bool(primal[outside].any())
-    likely = AT_ZERO.format(names[k]) if kink else likeness(k, holds, names, got, outside, explained)
+    likely = AT_ZERO.format(names[k]) if kink else beside(k) if beside else ""
+    likely = likely or likeness(k, holds, names, got, outside, explained, primal)
     said = [
         ("worst", f"{list(worst)}: expected {expected}, got {value:.{digits}g}; {far}"),
         ("where", where(outside)),
@@ -209,6 +215,7 @@ class Agreement:
     allows_blind: bool = False
     find_lines: Callable[[], tuple[tuple[Line, float], ...]] = tuple
     said: Reservations = NONE
+    narrow: str = ""  # the dtype in which numbers kept on the way would explain what is wrong
 
     @cached_property
     def lines(self) -> tuple[tuple[Line, float], ...]:
@@ -246,6 +253,8 @@ class Agreement:
         if others:
             parts.append(f"Within what a right implementation may round: {', '.join(others)}.")
         parts.append(f"Held as {self.precision}: {PRECISION_WORDS[self.precision]}")
+        if self.narrow:
+            parts.append(AS_EAGER.format(self.narrow))
         return "\n".join([*parts, *_reserved(self.said), *_unsaid(self)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -256,6 +265,7 @@ class Agreement:
         }
 
 
+AS_EAGER = 'All of it is within what precision="eager" allows: as if numbers were kept in {} on the way.'
 PRECISION_WORDS = {
     "float32": "intermediates and products in float32, results rounded once.",
     "tensorcore": "intermediates in float32, operands of matrix products in the inputs' dtype, results rounded once.",

@@ -48,6 +48,7 @@ def likeness(
     got: Tensor,
     outside: Tensor,
     explained: Callable[[], str] = str,
+    primal: Tensor | None = None,
 ) -> str:
     """Say what a wrong gradient looks like: zeros, another factor, transposed, another primal's; "" if like nothing.
 
@@ -57,13 +58,10 @@ def likeness(
     assert own is not None
     off, truth = got[outside], own.truth[outside]
     all_over = _by_a_factor(own, got, own.truth, own.radius) if _is_off_inside(own, got, outside) else ""
-    far = bool(((off.to(truth) - truth).abs() >= truth.abs() / 2).all())
-    if len(off) == 1 and outside.numel() > 1 and far and not all_over:
-        return "one element: two writes to it, or none, at an edge"
-    if not bool(off.any()):
-        return "zeros: never written, or multiplied by a mask"
-    if not bool(off.isfinite().all()):
-        return "not finite: memory that was never written, or an overflow"
+    itself = primal is not None and primal.shape == got.shape and bool((off == primal[outside].to(off)).all())
+    plain = _plainly(own, off, truth, bool(all_over), names[k] if itself and bool(off.any()) else "")
+    if plain:
+        return plain
     for other, h in enumerate(held):
         if other != k and h is not None and h.truth.shape == got.shape and bool(h.contains(got).all()):
             return f"the gradient of {names[other]}, in the wrong place"
@@ -74,8 +72,27 @@ def likeness(
     order = _in_another_order(own, got, outside)
     if order:
         return order
-    factor = all_over or _by_a_factor(own, off, truth, own.radius[outside])
+    radius = own.radius[outside]
+    # Less than two radii off, an element that is another by any factor may be so by rounding as far.
+    told = bool(((off.to(truth) - truth).abs() > 2 * radius).any())
+    factor = all_over or (_by_a_factor(own, off, truth, radius) if told else "")
     return "; ".join(filter(None, (factor, explained())))
+
+
+def _plainly(own: Held, off: Tensor, truth: Tensor, is_a_factor: bool, itself: str) -> str:
+    """Say what is plain of the elements that are off; `itself` names the primal whose own numbers they are."""
+    far = bool(((off.to(truth) - truth).abs() >= truth.abs() / 2).all())
+    if itself:
+        return f"`{itself}` itself: memory that a kernel writes to in place, and has not overwritten"
+    if len(off) == 1 and own.truth.numel() > 1 and far and not is_a_factor:
+        return "one element: two writes to it, or none, at an edge"
+    if not bool(off.any()):
+        return "zeros: never written, or multiplied by a mask"
+    if not bool(off.isfinite().all()):
+        return "not finite: memory that was never written, or an overflow"
+    if not bool(truth.any()) and bool(own.truth.any()):
+        return "the right one is 0 there: what forward leaves out is not left out, or memory was not cleared"
+    return ""
 
 
 def _in_another_order(own: Held, got: Tensor, outside: Tensor) -> str:

@@ -1,0 +1,82 @@
+"""What else explains gradients that are off: a kink's other side, a cotangent not read, numbers kept narrow."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from backprop_rules.domain import dtype_name, precision
+from backprop_rules.errors import InputError
+from backprop_rules.evidence.allowance.precision import precision_named
+from backprop_rules.evidence.allowance.units import NARROW
+from backprop_rules.evidence.at_size import Held, Question, at_size
+from backprop_rules.evidence.unseen import BLIND
+from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.function import Cotangents, NoPoint
+
+Holds = Sequence[Held | None]
+Got = Sequence[Tensor | None]
+NEAR = (
+    2.0**-40
+)  # of a primal's largest number: the middle, in bits, of what float32 and float64 keep, and a little more
+
+
+def other_side(question: Question, names: Sequence[str], holds: Holds, got: Got, k: int) -> str:
+    """Return which primal makes gradient k right where it is off, a little larger or smaller; "" if none does."""
+    own, given = holds[k], got[k]
+    assert own is not None and given is not None
+    outside = ~own.contains(given)
+    there, truth = given[outside].to(own.truth), own.truth[outside]
+    for j, x in enumerate(question.leaves):
+        if not inexact(x) or holds[j] is None or not x.numel():
+            continue
+        for words, sign in ("larger", 1), ("smaller", -1):
+            step = sign * NEAR * float(x.abs().max())
+            moved = _gradients(question, {j: x.to(F64) + step}, question.grads)[k]
+            if moved is None:
+                continue
+            beside = moved[outside]
+            half = beside.abs() * math.sqrt(torch.finfo(given.dtype).eps)
+            if bool((((there - beside).abs() <= half) & ((truth - beside).abs() > half)).all()):
+                kink = "there is a kink, of which torch's choice is expected, or left out"
+                return f"as if `{names[j]}` were a little {words} where it is off: {kink}"
+    return ""
+
+
+def not_read(question: Question, holds: Holds, got: Got) -> str:
+    """Return which of several outputs has a cotangent without which all gradients are right; "" if none has."""
+    for j, g in enumerate(question.grads if len(question.grads) > 1 else ()):
+        if g is None:
+            continue
+        without = tuple(torch.zeros_like(g) if i == j else other for i, other in enumerate(question.grads))
+        made = _gradients(question, {}, without)
+        known = [(h, m, x) for h, m, x in zip(holds, made, got, strict=True) if h is not None and x is not None]
+        if all(m is not None and bool(Held(m, h.radius, h.dtype).contains(x).all()) for h, m, x in known):
+            return f"the cotangent of output {j} is not read"
+    return ""
+
+
+def kept_narrow(question: Question, got: Got, outputs: Sequence[Tensor]) -> str:
+    """Return the narrow dtype in which each number may be kept on the way if all is to be right; "" if it is not."""
+    narrowest = min((x.dtype for x in question.leaves if inexact(x)), key=precision)
+    if narrowest not in NARROW:
+        return ""
+    try:
+        held = at_size(question, precision_named("eager", narrowest))
+    except (NoPoint, NotImplementedError, InputError):
+        return ""
+    pairs = [*zip(held.gradients, got, strict=True), *zip(held.y if outputs else (), outputs, strict=True)]
+    fits = (h.blind <= BLIND and bool(h.contains(x).all()) for h, x in pairs if h is not None and x is not None)
+    return dtype_name(narrowest) if all(fits) else ""
+
+
+def _gradients(question: Question, moved: dict[int, Tensor], grads: Cotangents) -> Sequence[Tensor | None]:
+    """Return the gradients in float64 where some leaves are others; None for each where there are none."""
+    leaves = [moved.get(k, x) for k, x in enumerate(question.leaves)]
+    leaves = [x.to(F64) if inexact(x) else x for x in leaves]
+    try:
+        run, _ = question.function.run(leaves, tuple(None if g is None else g.to(F64) for g in grads), F64)
+    except NoPoint:
+        return [None] * len(leaves)
+    return run.gradients

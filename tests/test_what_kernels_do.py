@@ -1,0 +1,91 @@
+"""What is told of gradients that are off as kernels make them: in place, at a kink, of one output, kept narrow."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backprop_rules.testing import WrongGradients, assert_gradients
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def said(got, forward, primals, grad_y=None, **options) -> str:
+    with pytest.raises(WrongGradients) as caught:
+        assert_gradients(got, forward=forward, primals=primals, grad_y=grad_y, **options)
+    return str(caught.value)
+
+
+def distance(p, q):
+    return 0.5 * (p - q.detach()).abs()
+
+
+@pytest.mark.parametrize("ties", [1, 9])
+def test_the_other_side_of_a_kink_between_two_tensors(ties):
+    p, q, g = numbers(7, 30), numbers(7, 30, seed=1), numbers(7, 30, seed=2)
+    q.view(-1)[20 : 20 + ties] = p.view(-1)[20 : 20 + ties]
+    got = 0.5 * torch.where(p > q, g, -g), None
+    told = said(got, distance, (p, q), g)
+    assert "likely    as if `p` were a little smaller where it is off: there is a kink" in told
+    got[0].view(-1)[20] *= 3
+    assert "a kink" not in said(got, distance, (p, q), g)
+
+
+def gated(a, b):
+    return functional.silu(a) * b
+
+
+def gated_backward(g, a, b):
+    s = torch.sigmoid(a)
+    return g * b * s * (1 + a * (1 - s)), g * a * s
+
+
+def test_what_was_written_in_place_and_not_overwritten():
+    a, b, g = (numbers(8, 30, seed=s) for s in range(3))
+    grad_a, grad_b = gated_backward(g, a, b)
+    grad_a[:, 25:] = a[:, 25:]
+    told = said((grad_a, grad_b), gated, (a, b), g)
+    assert "likely    `a` itself: memory that a kernel writes to in place, and has not overwritten" in told
+
+
+def test_what_is_not_masked_where_forward_masks_it():
+    x, g, keep = numbers(8, 30), numbers(8, 30, seed=1), torch.ones(8, 1, dtype=torch.bool)
+    keep[5] = False
+    told = said((2 * x * g,), lambda x: torch.where(keep, x * x, 0.0), (x,), g)
+    assert "likely    the right one is 0 there: what forward leaves out is not left out" in told
+
+
+def normed(x, r, w):
+    s = x + r
+    return s * torch.rsqrt(s.square().mean(-1, keepdim=True) + 1e-6) * w, s
+
+
+def test_the_cotangent_of_an_output_that_is_not_read():
+    x, r, w, *g = numbers(8, 30), numbers(8, 30, seed=1), numbers(30), numbers(8, 30, seed=2), numbers(8, 30, seed=3)
+    with torch.enable_grad():
+        live = [t.clone().requires_grad_() for t in (x, r, w)]
+        got = torch.autograd.grad(normed(*live)[0], live, g[0])
+    told = said(got, normed, (x, r, w), tuple(g))
+    assert told.count("likely    the cotangent of output 1 is not read") == 2
+
+
+def test_few_elements_that_are_hardly_off_are_no_factor():
+    x, g = numbers(8, 30).half(), numbers(8, 30, seed=1).half()
+    got = (x.double().cos() * g.double()).half()
+    where = (0, 3), (2, 7)
+    for at in where:
+        got[at] += 2.0 ** (torch.frexp(got[at].float()).exponent - 11) * got[at].sign()  # another ulp
+    told = said((got,), torch.sin, (x,), g)
+    assert "is wrong: 2 of 240 elements" in told and "a factor" not in told
+
+
+def test_what_fits_where_numbers_are_kept_narrow_on_the_way_is_told_to_be_so():
+    a, b, g = (numbers(8, 300, seed=s).bfloat16() for s in range(3))
+    s = torch.sigmoid(a.float())
+    narrow = (a.float() * s).bfloat16() * g, (g * b) * (s * (1 + a.float() * (1 - s))).bfloat16()
+    told = said((narrow[1], narrow[0]), gated, (a, b), g)
+    assert 'All of it is within what precision="eager" allows: as if numbers were kept in bfloat16 on the way.' in told
+    assert "eager" not in said((narrow[1] * 2, narrow[0]), gated, (a, b), g)
+    assert assert_gradients((narrow[1], narrow[0]), forward=gated, primals=(a, b), grad_y=g, precision="eager").right
