@@ -66,11 +66,11 @@ def of_all(x, way=""):
     return largest(x.reshape(-1), way) if way else x.max()
 
 
-def by_argsort(x, way=""):
+def argsorted(x, way=""):
     return sort(x, way) if way else x.gather(-1, x.argsort(-1))
 
 
-def by_argmax(x, way=""):
+def at_argmax(x, way=""):
     return largest(x, way) if way else x[torch.arange(len(x)), x.argmax(-1)]
 
 
@@ -98,7 +98,7 @@ def so_far(x, way=""):
     return x.gather(-1, choose.gather(-1, place.cummin(-1).values))
 
 
-OF_RANK = (sort, topk, kth, median, largest, smallest, amax, of_all, by_argsort, by_argmax, unsorted, range_of, pooled)
+OF_RANK = (sort, topk, kth, median, largest, smallest, amax, of_all, argsorted, at_argmax, unsorted, range_of, pooled)
 SHARED = {largest: lambda x: x.amax(-1), smallest: lambda x: x.amin(-1)}
 
 
@@ -215,7 +215,7 @@ WRONG = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize(
-    "choose", [topk, kth, median, largest, amax, of_all, by_argsort, pooled], ids=lambda f: f.__name__
+    "choose", [topk, kth, median, largest, amax, of_all, argsorted, pooled], ids=lambda f: f.__name__
 )
 def test_what_no_choice_among_equal_numbers_gives_is_wrong(choose, name, dtype):
     x = with_ties(8, 64).to(dtype)

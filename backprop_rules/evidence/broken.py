@@ -15,11 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.declared import Declared
-from backprop_rules.evidence.allowance.precision import Precision
+from backprop_rules.evidence.allowance.precision import Precision, precision_named
 from backprop_rules.evidence.at_size import AtSize, Question, at_size, run_at_size
+from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.evidence.flushed import all_inside
 from backprop_rules.evidence.ties import Choice, Ties, in_order, steps
+from backprop_rules.evidence.witnesses import fits
 from backprop_rules.subject.ambient import F64, inexact
 from backprop_rules.subject.function import NoPoint
 
@@ -43,6 +46,26 @@ def with_ties_broken(
             if all_inside(found, got, outputs):
                 return otherwise, found
     return question, held
+
+
+def breaks_ties(evidence: Evidence, noise: float) -> bool:
+    """Say whether a backward breaks ties otherwise than torch at a point: as near to that as a precision sees."""
+    got, near = evidence.user, 2.0**-evidence.pair.half
+
+    def are(truth: Gradients) -> bool:
+        pairs = [(t, g) for t, g in zip(truth, got, strict=True) if t is not None]
+        return all(
+            fits(g, t) and largest(g.to(t) - t) <= near * max(noise, evidence.pair.unit * largest(t)) for t, g in pairs
+        )
+
+    def asked() -> bool:
+        question = Question(evidence.function, evidence.point.leaves, evidence.point.grads)
+        given = [g if isinstance(g, Tensor) else None for g in got]
+        with suppress(NoPoint, NotImplementedError, InputError):
+            return any(are(truth) for _, truth in _broken(question, precision_named("eager", F64), given))
+        return False
+
+    return evidence.kept(("breaks ties", noise), asked)
 
 
 def _far(truth: Gradients, got: Gradients) -> float:
