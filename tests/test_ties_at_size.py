@@ -75,7 +75,7 @@ def at_argmax(x, way=""):
 
 
 def unsorted(x, way=""):
-    return topk(x, way).sum(-1) if way else x.topk(5, -1, sorted=False).values.sum(-1)
+    return (topk(x, way) if way else x.topk(5, -1, sorted=False).values).square().sum(-1)
 
 
 def range_of(x, way=""):
@@ -146,6 +146,35 @@ def test_equal_shares_are(choose, dtype):
     x = with_ties(8, 64).to(dtype)
     assert passes(gradients(lambda x: weighed(SHARED[choose](x)), x), lambda x: weighed(choose(x)), x)
     assert passes(gradients(lambda x: weighed(SHARED[choose](x)), x), lambda x: weighed(SHARED[choose](x)), x)
+
+
+def test_equal_shares_are_right_whatever_else_numbers_are_used_for():
+    def beside(chosen):
+        return lambda x: weighed(x * x) + weighed(chosen(x))
+
+    x = with_ties(8, 64)
+    assert passes(gradients(beside(lambda x: x.amax(-1)), x), beside(largest), x)
+    assert not passes(gradients(beside(lambda x: 1.5 * x.amax(-1)), x), beside(largest), x)
+
+
+@pytest.mark.parametrize("way", ["first", "last"])
+def test_of_what_is_detached_the_first_or_the_last_is(way):
+    def by_index(x, way):
+        return weighed(x.gather(-1, order(x.detach(), way) if way else x.detach().argsort(-1)))
+
+    assert accepts(by_index, way, with_ties(8, 64))
+
+
+def test_among_numbers_that_are_nan_no_other_is_chosen():
+    x = torch.tensor([[3.0, torch.nan, 1, 2, 1], [0, 1, 0, 0, 2]])
+
+    def smallest_of(x):
+        return x.min(-1).values.sum()
+
+    (right,) = gradients(smallest_of, x)
+    (wrong,) = gradients(smallest_of, x.nan_to_num(9))
+    assert passes((right,), smallest_of, x)
+    assert not passes((wrong,), smallest_of, x)
 
 
 # What else a number goes to, and what the numbers come from.
@@ -250,6 +279,16 @@ def test_what_equal_ones_get_may_change_places_and_no_other(seed):
         got = right.clone()
         got[row, [at, other]] = right[row, [other, at]]
         assert passes((got,), lambda x: weighed(sort(x)), x) == bool(x[row, at] == x[row, other])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_element_that_is_off_by_its_last_digit_where_nothing_rounds_is_wrong(dtype):
+    x = with_ties(32, 64).to(dtype)
+    (right,) = gradients(lambda x: weighed(sort(x, "mixed")), x)
+    wrong = right.clone()
+    wrong[3, 5] = torch.nextafter(right[3, 5], torch.tensor(9.0, dtype=dtype))
+    assert passes((right,), lambda x: weighed(sort(x)), x)
+    assert not passes((wrong,), lambda x: weighed(sort(x)), x)
 
 
 def test_a_factor_that_no_element_shows_stands_out_among_ties_too():
