@@ -21,8 +21,9 @@ from backprop_rules.diagnosis.beside import kept_narrow, not_read, other_side
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.allowance.precision import Precision, precision_named
 from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size
+from backprop_rules.evidence.broken import with_ties_broken
 from backprop_rules.evidence.exact_fill import exact_fill
-from backprop_rules.evidence.flushed import where_flushed
+from backprop_rules.evidence.flushed import all_inside, where_flushed
 from backprop_rules.evidence.recorded import Line
 from backprop_rules.evidence.sensitivity import Sensitivities
 from backprop_rules.evidence.systematic import Systematic, systematic
@@ -345,7 +346,10 @@ def _compared(
     asked: _Asked, held: AtSize, got: Sequence[Tensor | None], outputs: Sequence[Tensor], allows_blind: bool
 ) -> Agreement:
     with leaving_alone(asked.question.function.module), uncompiled():
-        held = where_flushed(asked.question, asked.declared, held, got, outputs)
+        if not all_inside(held, got, outputs):
+            question, held = with_ties_broken(asked.question, asked.declared, held, got, outputs)
+            asked = replace(asked, question=question)
+            held = where_flushed(question, asked.declared, held, got, outputs)
         holds = [None if h is None or g is None else _of(h, g) for h, g in zip(held.gradients, got, strict=True)]
         explained = cache(partial(_explained, asked, holds, got))
         pairs = enumerate(zip(got, asked.question.leaves, strict=True))

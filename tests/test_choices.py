@@ -214,8 +214,12 @@ def test_nothing_and_nan_end_in_no_error_of_our_own(what, rows):
     assert errors.radius(grad).shape == x.shape
 
 
-def test_what_is_taken_as_it_came_out_is_told():
-    """Which expert gets a token is decided where its numbers meet: what the others' weights get is not known then."""
+@pytest.mark.parametrize("apart", [True, False])
+def test_what_is_taken_as_it_came_out_is_told(apart):
+    """Which expert gets a token is decided where its numbers meet: what the others' weights get is not known then.
+
+    Where they are equal, and no more than that, it is known: as of any tie.
+    """
 
     def switch(x, w, weights):
         chosen = (x @ w).softmax(-1).argmax(-1)
@@ -228,6 +232,7 @@ def test_what_is_taken_as_it_came_out_is_told():
     primals = [torch.randn(*shape, generator=draws) for shape in ((64, 16), (16, 4), (4, 16, 16))]
     grad_y = torch.randn(64, 16, generator=draws)
     primals[1][:, 1] = primals[1][:, 0]  # of two experts either may be chosen
+    primals[1][0, 1] += 2.0**-24 * apart
     live = [x.clone().requires_grad_() for x in primals]
     x, w, weights = live
     chosen = (x @ w).argmax(-1)
@@ -236,6 +241,9 @@ def test_what_is_taken_as_it_came_out_is_told():
     (*got,) = torch.autograd.grad(y, live, grad_y, allow_unused=True)
     got[1] = torch.zeros_like(w)
     asked = {"forward": switch, "primals": primals, "grad_y": grad_y, "blind": "allow"}
+    if not apart:
+        assert assert_gradients(got, y=y.detach(), **asked).right
+        return
     with pytest.raises(WrongGradients, match=r"another choice. Give the index as an input") as error:
         assert_gradients(got, y=y.detach(), **asked)
     assert [one.name for one in error.value.agreement.wrong] == ["weights"]

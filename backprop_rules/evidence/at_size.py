@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 from typing import Any
@@ -19,6 +19,7 @@ from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import lost_in, positive
 from backprop_rules.evidence.reservations import NONE, Reservations
+from backprop_rules.evidence.ties import Ties
 from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
 from backprop_rules.subject.backward import in_their_places
 from backprop_rules.subject.function import (
@@ -144,13 +145,15 @@ class AtSize:
 class Question:
     """A function at a point: its leaves and cotangents in their own dtypes, and other algebraic forms of its backward.
 
-    A form takes the cotangent (of several outputs a tuple), then the arguments.
+    A form takes the cotangent (of several outputs a tuple), then the arguments. `ties` is how ties are broken in the
+    function, None in torch's own way.
     """
 
     function: Function
     leaves: tuple[Any, ...]
     grads: Cotangents
     also: tuple[Callable[..., Any], ...] = ()
+    ties: Ties | None = None
 
     @property
     def runs(self) -> list[Run]:
@@ -244,7 +247,9 @@ def _inside(mode: Declared) -> Iterator[AbstractContextManager[Any]]:
 def run_at_size(question: Question, mode: Declared, create_graph: bool) -> tuple[Outputs, Gradients]:
     """Return the outputs and torch's gradients in float64, while a mode looks on at every operation."""
     live, cotangents = widened(mode, question.leaves, True), widened(mode, question.grads, create_graph)
-    with _inside(mode) as within:
+    if question.ties is not None:
+        question.ties.leaves = live
+    with _inside(mode) as within, question.ties or nullcontext():
         try:
             y = question.function.outputs(live, within)
         except NoPoint as error:

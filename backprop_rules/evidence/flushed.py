@@ -6,6 +6,7 @@ Few do, and few numbers are so small: it is asked where elements lie outside, by
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +23,9 @@ def where_flushed(
     question: Question, declared: Precision, held: AtSize, got: Sequence[Tensor | None], outputs: Sequence[Tensor]
 ) -> AtSize:
     """Return what holds gradients and outputs, at elements outside as if numbers were flushed, where they may be."""
-    pairs = [*zip(held.gradients, got, strict=True), *zip(held.y if outputs else (), outputs, strict=True)]
-    if not declared.fast or all(_is_inside(h, g) for h, g in pairs):
+    if not declared.fast or all_inside(held, got, outputs):
         return held
+    pairs = _pairs(held, got, outputs)
     outside = [_outside(h, g) for h, g in pairs]
     if not all(near for _, near in outside):
         return held
@@ -34,6 +35,15 @@ def where_flushed(
     gradients = (None if h is None else _widened(h, wide, mask) for h, wide, mask in of_gradients)
     computed = map(_widened, held.computed, flushed.computed, own)
     return replace(held, gradients=tuple(gradients), computed=tuple(computed))
+
+
+def all_inside(held: AtSize, got: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> bool:
+    """Say whether every element of gradients and outputs is."""
+    return all(_is_inside(h, g) for h, g in _pairs(held, got, outputs))
+
+
+def _pairs(held: AtSize, got: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> list[tuple[Any, Any]]:
+    return [*zip(held.gradients, got, strict=True), *zip(held.y if outputs else (), outputs, strict=True)]
 
 
 def _is_inside(held: Held | None, got: Tensor | None) -> bool:

@@ -236,12 +236,18 @@ def _where_it_is_not_smooth(
         return _wrong(evidence, i, user, truth, seen, "the derivative grows without bound nearby", Kind.SINGULAR)
     if kink.shape is Shape.EDGE:
         return _wrong(evidence, i, user, truth, seen, "at the edge of the domain", Kind.SINGULAR)
-    if is_in_the_hull(evidence, i, kink, seen.noise, shared=not chosen):
+    if _breaks_ties(evidence, seen.noise) or is_in_the_hull(evidence, i, kink, seen.noise, shared=not chosen):
         if seen.noise > seen.scale * 2.0**-evidence.pair.half:  # as of a singular system, solved all the same
             return _wrong(evidence, i, user, truth, seen, "torch keeps few of its digits nearby", Kind.SINGULAR)
         return _wrong(evidence, i, user, truth, seen, "", Kind.CHOICE)
     kind = Kind.SUBGRADIENT if _each_between(evidence, i, kink, seen.noise) else Kind.VALUE
     return _wrong(evidence, i, user, truth, seen, "at a kink, and no gradient from around it", kind)
+
+
+def _breaks_ties(evidence: Evidence, noise: float) -> bool:
+    from backprop_rules.evidence.broken import breaks_ties  # long to import, and seldom asked
+
+    return breaks_ties(evidence, noise)
 
 
 def _is_among_those_around(evidence: Evidence, i: int, gradient: Tensor, seen: Witnessed, kink: Around) -> bool:

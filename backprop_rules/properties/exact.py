@@ -16,6 +16,7 @@ from backprop_rules.domain import precision
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.precision import precision_named
 from backprop_rules.evidence.at_size import Question, at_size
+from backprop_rules.evidence.broken import breaks_ties
 from backprop_rules.evidence.evidence import Evidence, Pair, cast, largest
 from backprop_rules.evidence.exact_fill import EXPONENTIAL, Fill, exact_fill
 from backprop_rules.evidence.witnesses import fits
@@ -96,9 +97,13 @@ def where_nothing_rounds(subject: Subject, point: Point, pair: Pair) -> WholeNum
         leaves, grads = (tuple(recast(x, F64) if inexact(x) else x for x in some) for some in both)
         there = Point(leaves, grads, point.params, "whole numbers", "whole numbers", where=point.where)
         answered = WholeNumbers(Evidence(subject, there, pair))
-        return answered if answered.apart == {} or _is_smooth(answered.evidence) else None
+        return answered if answered.apart == {} or _leaves_no_choice(answered.evidence) else None
     except (NoPoint, NotImplementedError, InputError):
         return None
+
+
+def _leaves_no_choice(evidence: Evidence) -> bool:
+    return _is_smooth(evidence) and not breaks_ties(evidence, 0.0)
 
 
 def _is_smooth(evidence: Evidence) -> bool:

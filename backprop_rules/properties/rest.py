@@ -16,6 +16,9 @@ from backprop_rules.properties.invariance import WAYS, varies
 from backprop_rules.properties.native import holds_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.strategies.point import FULL, JUMP, Point
+from backprop_rules.strategies.values import recast
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
 if TYPE_CHECKING:  # the first of which brings ball arithmetic along
@@ -39,12 +42,7 @@ def rest(trial: "Trial") -> None:
         for point in jumps(Evidence(trial.subject, plain[0], outcome.pair), plain[1]):
             trial.at(point)
     for point, dtypes, device in _natives(trial, full, plain):
-        # Digits are counted from torch's gradient: not where that is the wrong one.
-        off = {f.leaf for f in outcome.findings if f.kind is Kind.TORCH}
-        found = list(holds_in(trial.subject, point, dtypes, device))
-        if not point.ordinary and not point.dtypes:
-            found = [replace(f, kind=Kind.OVERFLOWS) for f in found if f.kind is Kind.INACCURATE]
-        outcome.findings += [f for f in found if f.kind is not Kind.INACCURATE or f.leaf not in off]
+        outcome.findings += _held_in(trial, point, dtypes, device)
     if not outcome.objects and (full or plain) and not trial.subject.heavy and not trial.questions.of_rules:
         _to_the_bit(trial, [*full, *plain][0])
     if not outcome.objects and plain and not trial.subject.heavy:
@@ -59,6 +57,18 @@ def rest(trial: "Trial") -> None:
         outcome.findings += list(reaches_past_32_bits(trial.subject, plain[0]))
     if not outcome.is_wrong and not outcome.rungs[Rung.PROVED]:  # as it is of a rule, at some of its points
         climb_with_what_passed(trial.subject, outcome, trial.questions)
+
+
+def _held_in(trial: "Trial", point: Point, dtypes: Dtypes, device: str) -> list[Finding]:
+    """Return what is wrong in dtypes of its own, on a device."""
+    found = list(holds_in(trial.subject, point, dtypes, device))
+    # Digits are counted from torch's gradient: not where that is the wrong one, nor where it breaks ties otherwise.
+    off = {f.leaf for f in trial.outcome.findings if f.kind is Kind.TORCH}
+    if any(f.kind is Kind.INACCURATE for f in found) and _breaks_ties(trial.subject, point, dtypes):
+        found = [f for f in found if f.kind is not Kind.INACCURATE]
+    if not point.ordinary and not point.dtypes:
+        found = [replace(f, kind=Kind.OVERFLOWS) for f in found if f.kind is Kind.INACCURATE]
+    return [f for f in found if f.kind is not Kind.INACCURATE or f.leaf not in off]
 
 
 def _invariance(trial: "Trial", full: Sequence[Point], plain: Sequence[Point]) -> None:
@@ -157,7 +167,21 @@ def climb_with_what_passed(subject: Subject, outcome: Outcome, questions: Questi
         elif found.spoke:
             if not any(verdict.disagrees for verdict in found.verdicts):
                 outcome.rungs[Rung.PROVED if found.proved else Rung.ALLOWED] += 1
+            elif _breaks_ties(subject, point, dtypes):  # where torch's own gradient is no measure
+                continue
             outcome.findings += list(_findings(subject, outcome, questions, point, dtypes, found))
+
+
+def _breaks_ties(subject: Subject, point: Point, dtypes: Dtypes) -> bool:
+    """Say whether a backward breaks ties otherwise than torch, among the numbers of a point in these dtypes."""
+    from backprop_rules.evidence.broken import breaks_ties
+
+    pairs = zip(point.leaves, dtypes, strict=True)
+    there = replace(point, leaves=tuple(x if d is None else recast(recast(x, d), x.dtype) for x, d in pairs))
+    try:
+        return breaks_ties(Evidence(subject, there), 0.0)
+    except (NoPoint, Raised, Misfit):
+        return False
 
 
 def _to_climb(subject: Subject, outcome: Outcome, questions: Questions) -> Iterator[tuple[Point, Dtypes]]:

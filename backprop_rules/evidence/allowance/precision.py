@@ -68,9 +68,10 @@ class DeclaredOperation(Operation):
     @cached_property
     def dtype(self) -> torch.dtype:
         """The dtype in which the other implementation stores the result."""
-        if not inexact(self.result):
-            return self.result.dtype  # type: ignore[no-any-return]
-        return self.own.to_complex() if self.result.is_complex() else self.own
+        result = self.result[0] if isinstance(self.result, tuple) else self.result
+        if not inexact(result):
+            return result.dtype  # type: ignore[no-any-return]
+        return self.own.to_complex() if result.is_complex() else self.own
 
     def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
         """Return an operand, which was rounded to its dtype when it was stored; a subnormal one may be read as 0."""
