@@ -128,7 +128,8 @@ def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], H
     """Return the own backward of a function, and what else is asked of such a one."""
     framework = held[-1] or _framework(function, held[3])
     extra = Whole(function) if framework == "torch" else None
-    return own_backward(function, framework), (*held[:-1], framework), replace(asked, extra=extra)
+    count = len(held[3]) if isinstance(held[3], list | tuple) else 0
+    return own_backward(function, framework, count), (*held[:-1], framework), replace(asked, extra=extra)
 
 
 def _of_arrays(backward: Any, held: Held, asked: Asked) -> tuple[Any, Held, Asked]:

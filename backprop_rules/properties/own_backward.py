@@ -31,8 +31,11 @@ from backprop_rules.subject.subject import Subject
 Function = Callable[..., Any]
 
 
-def own_backward(function: Any, framework: str) -> Function:
-    """Return f(grad_y, *primals, **params): the own backward, called directly, so that nothing is repaired."""
+def own_backward(function: Any, framework: str, count: int = 0) -> Function:
+    """Return f(grad_y, *primals, **params): the own backward, called directly, so that nothing is repaired.
+
+    `count` arguments are given, as in the example, and none of them is left to its default.
+    """
     if framework == "jax":
         return vjp_of_custom(function)
     if framework != "torch":
@@ -56,7 +59,9 @@ def own_backward(function: Any, framework: str) -> Function:
         return tuple(gradients[: len(primals)])
 
     backward.__name__ = _name(function)
-    backward.__signature__ = _signature(function)  # type: ignore[attr-defined]
+    own = _signature(function)
+    taken = [p.replace(default=p.empty) if 0 < k <= count else p for k, p in enumerate(own.parameters.values())]
+    backward.__signature__ = own.replace(parameters=taken)  # type: ignore[attr-defined]
     return backward
 
 

@@ -113,7 +113,10 @@ def backward_of_arrays(backward: Function, forward: Function, values: Mapping[in
     by_name = {k: named[positional[k].name] for k in places if positional[k].name in named}
     needed = sum(positional[k].default is EMPTY for k in places if k not in by_name)
     if by_name and needed <= arrays <= len(places) - len(by_name):
-        return Between(backward, by_name, (frozenset(map(places.index, by_name)), frozenset(values)), arrays)
+        left_out = frozenset(map(places.index, by_name)), frozenset(values)
+        if max(by_name) > arrays + len(by_name):  # behind an option of its own, which is not given
+            return Between(partial(backward, **{positional[k].name: by_name[k] for k in by_name}), {}, left_out, arrays)
+        return Between(backward, by_name, left_out, arrays)
     many = any(p.kind is p.VAR_POSITIONAL for p in signature)
     places += range(len(positional), len(positional) + many * (count - len(places)))
     taken = many or sum(positional[k].default is EMPTY for k in places) > arrays
