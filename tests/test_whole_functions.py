@@ -1,5 +1,7 @@
 """Functions with a backward of their own, held against references of every kind: none is refused, and none blamed."""
 
+import functools
+
 import pytest
 import torch
 from torch.nn import functional
@@ -194,3 +196,71 @@ def test_labels_that_are_padded_may_be_any_number():
             return torch.autograd.grad(forward(x), x, grad_y)[0]
 
     assert check(backward, forward=forward, example=(numbers(6, 2, 4, dtype=torch.float64),)).verdict == "right"
+
+
+class SoftmaxInSingle(torch.autograd.Function):
+    """As published for training in half precision: the backward casts all to float32, and returns that."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = x.softmax(-1)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        y, grad_y = ctx.saved_tensors[0].to(torch.float32), grad_y.to(torch.float32)
+        return y * (grad_y - (y * grad_y).sum(-1, keepdim=True))
+
+
+class ByAConstant(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x @ torch.full((4, 2), 0.1).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return grad_y @ torch.full((2, 4), 0.1, dtype=torch.float32)
+
+
+def test_a_backward_that_casts_is_not_said_to_be_that_of_another_forward():
+    forward = functools.partial(torch.softmax, dim=-1)
+    assert check_function(SoftmaxInSingle, forward=forward, example=(numbers(4, 6),)).verdict == "right"
+
+
+def test_a_backward_that_takes_its_own_dtype_alone_is_asked_through_autograd_where_it_can_be():
+    def forward(x):
+        return x @ torch.full((4, 2), 0.1).to(x.dtype)
+
+    assert check_function(ByAConstant, forward=forward, example=(numbers(3, 4),)).verdict == "right"
+
+
+class LinearWithOptionalGradients(torch.autograd.Function):
+    """As published: a size that the bias's gradient needs is taken where the weight requires one."""
+
+    @staticmethod
+    def forward(ctx, x, w, b):
+        ctx.save_for_backward(x, w)
+        return x @ w.t() + b
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        x, w = ctx.saved_tensors
+        grad_x = grad_w = grad_b = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad_y @ w
+        if ctx.needs_input_grad[1]:
+            axes = list(range(grad_y.dim() - 1))
+            grad_w = grad_y.flatten(0, -2).t() @ x.flatten(0, -2)
+        if ctx.needs_input_grad[2]:
+            grad_b = grad_y.sum(axes)
+        return grad_x, grad_w, grad_b
+
+
+def test_a_backward_that_raises_where_a_primal_requires_no_gradient_is_wrong():
+    given = numbers(2, 3, 4), numbers(5, 4), numbers(5)
+    asked = {"forward": lambda x, w, b: functional.linear(x, w, b), "example": given, "raise_on_failure": False}
+    found = check_function(LinearWithOptionalGradients, **asked)
+    assert found.verdict == "wrong"
+    assert "otherwise where some other primal requires no gradient, as w: it raises UnboundLocalError" in str(found)
+    assert "what one gradient needs is computed, or saved, only where another primal requires" in str(found)

@@ -22,6 +22,7 @@ from backprop_rules.strategies.of_rules import call_at, widened
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact, running
+from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.between import Between
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 from backprop_rules.subject.function import by_autograd, live_ones
@@ -104,7 +105,7 @@ class Whole:
 
     def _keeps_forwards_apart(self, evidence: Evidence) -> Iterator[Finding]:
         """Another forward, between a forward and its backward, changes nothing."""
-        yield from self._same(evidence, Kind.FORWARDS, self._by_engine(evidence, between=True), evidence.user)
+        yield from self._as_direct(evidence, Kind.FORWARDS, evidence.user, between=True)
 
     def _does_without(self, evidence: Evidence) -> Iterator[Finding]:
         """Each gradient is the same whichever of the other primals require one."""
@@ -112,7 +113,23 @@ class Whole:
         several = [set(some) for n in range(1, len(floats)) for some in combinations(floats, n)]
         for frozen in several[: effort.ALONE]:
             direct = [None if k in frozen else g for k, g in enumerate(evidence.user)]
-            yield from self._same(evidence, Kind.ALONE, self._by_engine(evidence, frozen), direct)
+            found = next(self._as_direct(evidence, Kind.ALONE, direct, frozen), None)
+            if found is not None:
+                yield found
+                return
+
+    def _as_direct(
+        self, evidence: Evidence, kind: Kind, direct: Sequence[Any], frozen: Collection[int] = (), between: bool = False
+    ) -> Iterator[Finding]:
+        """Through autograd the gradients are those of a direct call, and it raises where that raises."""
+        try:
+            through = self._by_engine(evidence, frozen, between)
+        except (Exception, SystemExit) as error:  # of somebody's code
+            if self._as_it_is(evidence) is not None:
+                names = ", ".join(evidence.subject.names[k] for k in sorted(frozen))
+                yield Finding(kind, evidence.point, detail=f"{names and ', as ' + names}: it raises {_told(error)}")
+            return
+        yield from self._same(evidence, kind, through, direct)
 
     def _does_without_a_cotangent(self, evidence: Evidence) -> Iterator[Finding]:
         """Where one of several outputs is used alone, the gradients are those with zeros for the others."""
@@ -123,8 +140,7 @@ class Whole:
                 alone = self._by_engine(evidence, output=k)
             except (Exception, SystemExit) as error:  # of somebody's code
                 there = tuple(g if j == k else None for j, g in enumerate(point.grads))
-                raised = ": ".join(filter(None, (type(error).__name__, first_line(error)))) + raised_at(error)
-                yield Finding(Kind.UNDEFINED, replace(point, grads=there), detail=f": it raises {raised}")
+                yield Finding(Kind.UNDEFINED, replace(point, grads=there), detail=f": it raises {_told(error)}")
                 return
             if alone is not None:
                 yield from self._same(evidence, Kind.UNDEFINED, alone, evidence.asked(point.leaves, grads, F64))
@@ -146,14 +162,30 @@ class Whole:
                 return None
             return _by_engine([ys[k] for k in used], leaves, [point.grads[k] for k in used])
 
+    def _as_it_is(self, evidence: Evidence) -> Sequence[Any] | None:
+        """Return its gradients called directly, with casts to narrower dtypes that are casts; None where it raises."""
+        given = tuple(x.detach() if isinstance(x, Tensor) else x for x in evidence.point.leaves)
+        try:
+            return evidence.subject.backward(evidence.function, evidence.point.grads, evidence.y, given, None)
+        except (Raised, Misfit):
+            return None
+
     def _same(
         self, evidence: Evidence, kind: Kind, through: Gradients | None, direct: Sequence[Any]
     ) -> Iterator[Finding]:
         for i, (right, got) in enumerate(zip(direct, through or (), strict=False)):
             if isinstance(right, Tensor) and not same_numbers(right, torch.zeros_like(right) if got is None else got):
+                here = (self._as_it_is(evidence) or direct)[i]  # autograd's engine runs it with the casts that it makes
+                if kind is not Kind.UNDEFINED and got is not None and same_numbers(here.to(got.dtype), got):
+                    continue
                 expected, found_ = (None if t is None else t.tolist() for t in (right, got))
                 yield Finding(kind, evidence.point, i, expected=expected, got=found_)
                 return
+
+
+def _told(error: BaseException) -> str:
+    """Return what is said of an error of somebody's code."""
+    return ": ".join(filter(None, (type(error).__name__, first_line(error)))) + raised_at(error)
 
 
 def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
