@@ -259,8 +259,36 @@ class LinearWithOptionalGradients(torch.autograd.Function):
 
 def test_a_backward_that_raises_where_a_primal_requires_no_gradient_is_wrong():
     given = numbers(2, 3, 4), numbers(5, 4), numbers(5)
-    asked = {"forward": lambda x, w, b: functional.linear(x, w, b), "example": given, "raise_on_failure": False}
+    asked = {"forward": lambda x, w, b: x @ w.t() + b, "example": given, "raise_on_failure": False}
     found = check_function(LinearWithOptionalGradients, **asked)
     assert found.verdict == "wrong"
     assert "otherwise where some other primal requires no gradient, as w: it raises UnboundLocalError" in str(found)
     assert "what one gradient needs is computed, or saved, only where another primal requires" in str(found)
+
+
+class Arsinh(torch.autograd.Function):
+    """As published in two libraries of hyperbolic geometry: digits are lost near 0."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return (x + (1 + x**2).sqrt()).log()
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        (x,) = ctx.saved_tensors
+        return grad_y / (1 + x**2).sqrt()
+
+
+class OffArsinh(Arsinh):
+    @staticmethod
+    def forward(ctx, x):
+        return Arsinh.forward(ctx, x) + 1e-7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_forward_that_loses_digits_computes_no_other_function(dtype):
+    example = (numbers(4, 5, dtype=dtype) / 16,)
+    assert check_function(Arsinh, forward=torch.asinh, example=example).verdict == "right"
+    found = check_function(OffArsinh, forward=torch.asinh, example=example, raise_on_failure=False)
+    assert found.verdict == "wrong" and "has a forward that computes another function" in str(found)

@@ -204,7 +204,7 @@ def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
     except (InputError, NotImplementedError):  # neither its rounding nor its exact value is known
         y, expected, radius = _in_two_precisions(function, call)
     apart = (wide(y) - wide(expected)).abs() > radius
-    if bool(apart.any()):
+    if bool(apart.any()) and not _is_rounding(function, call):
         yield unequal(Kind.FUNCTION, widened(call), None, expected, y, apart)
 
 
@@ -213,6 +213,15 @@ def _both(function: Any, call: Call, primals: Sequence[Any]) -> tuple[Tensor, Te
     y, _ = _run(function, tuple(primals), call.params)
     with running(None):
         return y.detach(), call.forward(*primals).detach()
+
+
+def _is_rounding(function: Any, call: Call) -> bool:
+    """Say whether the output is off by what shrinks with the unit roundoff: written otherwise, it may lose digits."""
+    try:
+        precise, right, noise = _in_two_precisions(function, call)
+    except (Exception, SystemExit):  # of somebody's code, which may take its own dtype alone
+        return False
+    return bool(((precise - right).abs() <= noise).all())
 
 
 def _in_two_precisions(function: Any, call: Call) -> tuple[Tensor, Tensor, float]:
