@@ -1,5 +1,8 @@
 """Examples and primals with numbers, names and None beside the arrays: these stay what they are, in their places."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -243,3 +246,24 @@ def test_what_is_neither_is_refused():
         assert_gradients((x, None, w), forward=power, primals=(x, {1.0}, w), grad_y=x)
     with pytest.raises(InputError, match=r"lambda x, w: module\(x, 3.0, w\)"):
         check(in_its_place, forward=torch.nn.Linear(4, 4), example=(x, p))
+
+
+def test_a_custom_vjp_takes_numbers_that_jax_is_not_to_differentiate():
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+    def total(x, axis):
+        return jax.scipy.special.logsumexp(x, axis=axis)
+
+    def forth(x, axis):
+        return total(x, axis), x
+
+    def softly(axis, x, g):
+        return (jax.nn.softmax(x, axis=axis) * jnp.expand_dims(g, axis),)
+
+    def half(axis, x, g):
+        return (softly(axis, x, g)[0] / 2,)
+
+    given = {"forward": lambda x, axis: x.logsumexp(axis), "example": (jnp.ones((3, 4)), -1)}
+    total.defvjp(forth, softly)
+    assert check_function(total, **given).verdict == "right"
+    total.defvjp(forth, half)
+    assert check_function(total, **given, raise_on_failure=False).verdict == "wrong"

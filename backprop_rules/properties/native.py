@@ -57,7 +57,7 @@ def holds_in(
         return
     if written := first_written((*subject.names, *(["grad_y"] * len(grads))), (*given, *grads), before):
         yield Finding(Kind.WRITES, point, detail=f" {written}", dtype=shown)
-    own = [x.dtype if inexact(x) else None for x in leaves]
+    own = [x.dtype if inexact(x) and x.dtype not in subject.backward.bridge.borrowed else None for x in leaves]
     found = list(has_the_form_of_its_primal(point, got, truth, own))
     yield from (replace(finding, dtype=shown) for finding in found)
     if device != "meta" and not any(f.kind.grade is Grade.WRONG for f in found):
