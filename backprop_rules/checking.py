@@ -31,7 +31,7 @@ from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
 from backprop_rules.subject import denormals, garbage
 from backprop_rules.subject.ambient import F64, inexact, quiet, running, uncompiled
-from backprop_rules.subject.backward import Miscounted, Misfit, Raised
+from backprop_rules.subject.backward import Miscounted, Misfit, Raised, Refused
 from backprop_rules.subject.between import Between, backward_of_arrays, fixed_in, of_arrays
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
@@ -272,6 +272,10 @@ def _first_called(subject: Subject, points: Iterator[Point]) -> tuple[Iterator[P
     return chain([first], points), pair
 
 
+def _what_raises(error: Raised) -> str:
+    return "its own forward" if isinstance(error, Refused) else "the backward"
+
+
 def _refuse_what_cannot_be_called(subject: Subject, point: Point) -> Pair:
     """Return the precisions to compare; InputError for a backward that cannot be called for the example at all."""
     # A backward that writes into what it is given must not write into the example.
@@ -301,6 +305,6 @@ def _refuse_what_cannot_be_called(subject: Subject, point: Point) -> Pair:
             called = subject.backward.signature.arguments("grad_y", "y", subject.names)
             no_graph = ", without a graph, as autograd calls it: inside, torch.enable_grad() makes one"
             raise InputError(
-                f"{subject}: the backward raises {error}, for the example itself. It is called as "
+                f"{subject}: {_what_raises(error)} raises {error}, for the example itself. It is called as "
                 f"f({', '.join(called)}){no_graph * ('does not require grad' in str(error))}."
             ) from error

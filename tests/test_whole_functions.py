@@ -292,3 +292,42 @@ def test_a_forward_that_loses_digits_computes_no_other_function(dtype):
     assert check_function(Arsinh, forward=torch.asinh, example=example).verdict == "right"
     found = check_function(OffArsinh, forward=torch.asinh, example=example, raise_on_failure=False)
     assert found.verdict == "wrong" and "has a forward that computes another function" in str(found)
+
+
+class LearnedStep(torch.autograd.Function):
+    """A quantizer as published: its forward says of which steps it is defined."""
+
+    @staticmethod
+    def forward(ctx, w, step):
+        assert step > 0, "no step"
+        ctx.save_for_backward(w, step)
+        return w / step
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        w, step = ctx.saved_tensors
+        return grad_y / step, -(grad_y * w).sum().reshape(step.shape) / step**2
+
+
+class Never(LearnedStep):
+    @staticmethod
+    def forward(ctx, w, step):
+        raise ValueError("not here")
+
+
+class Late(LearnedStep):
+    @staticmethod
+    def backward(ctx, grad_y):
+        assert ctx.saved_tensors[1] < 1, "too far"
+        return LearnedStep.backward(ctx, grad_y)
+
+
+def test_where_its_own_forward_raises_a_function_is_not_asked():
+    asked = {"forward": lambda w, step: w / step, "example": (numbers(3, 4), torch.tensor([0.3]))}
+    found = check_function(LearnedStep, **asked)
+    assert found.verdict == "right"
+    assert "the backward is not asked where its own forward raises, AssertionError: no step (test_whole" in str(found)
+    late = check_function(Late, **asked, raise_on_failure=False)
+    assert late.verdict == "wrong" and "backward raises AssertionError: too far" in str(late)
+    with pytest.raises(InputError, match="Never: its own forward raises ValueError: not here"):
+        check_function(Never, **asked)

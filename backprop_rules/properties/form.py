@@ -14,7 +14,7 @@ from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
 from backprop_rules.subject.ambient import F64, SEED, all_finite, inexact, real, running
-from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.backward import Misfit, Raised, Refused
 from backprop_rules.subject.frameworks.carried import BRIDGES
 from backprop_rules.subject.function import NoPoint
 
@@ -27,6 +27,7 @@ def is_answered(evidence: Evidence) -> Iterator[Finding]:
     except Raised as error:
         there = Kind.RAISES if all_finite(*evidence.run.y) else Kind.RAISES_THERE
         kind = Kind.EMPTY if point.empty else there if point.own else Kind.SIZES
+        kind = Kind.DOMAIN if isinstance(error, Refused) else kind
         name, text = error.args
         odd = kind is Kind.RAISES and not all(x.is_contiguous() for x in point.tensors)
         words = ", where arrays do not lie in order: contiguous=True tries no such arrays" * odd

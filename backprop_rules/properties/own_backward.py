@@ -22,7 +22,7 @@ from backprop_rules.strategies.of_rules import call_at, widened
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact, running
-from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.backward import Misfit, Raised, Refused
 from backprop_rules.subject.between import Between
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 from backprop_rules.subject.function import by_autograd, live_ones
@@ -43,7 +43,12 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
         raise InputError(f"check_function takes functions of torch or JAX; for {framework} give the backward to check.")
 
     def backward(grad_y: Any, *primals: Tensor | None, **params: Any) -> Any:
-        ys, leaves = _outputs(function, primals, params)
+        try:
+            ys, leaves = _outputs(function, primals, params)
+        except InputError:
+            raise
+        except Exception as error:  # of somebody's code
+            raise Refused(type(error).__name__, f"{first_line(error)}{raised_at(error)}".strip()) from error
         node = next((y.grad_fn for y in ys if y.grad_fn is not None), None)
         if node is None:
             raise InputError(f"{_name(function)} returns a tensor that has no gradient: it does not use its arguments.")
