@@ -331,3 +331,28 @@ def test_where_its_own_forward_raises_a_function_is_not_asked():
     assert late.verdict == "wrong" and "backward raises AssertionError: too far" in str(late)
     with pytest.raises(InputError, match="Never: its own forward raises ValueError: not here"):
         check_function(Never, **asked)
+
+
+class LossAndNothing(torch.autograd.Function):
+    """As published: a second output that is None where it is not asked for."""
+
+    @staticmethod
+    def forward(ctx, x, times):
+        ctx.save_for_backward(x)
+        ctx.times = times
+        return x.pow(2).sum(-1), None
+
+    @staticmethod
+    def backward(ctx, grad_y, nothing):
+        assert nothing is None
+        return ctx.times * ctx.saved_tensors[0] * grad_y[..., None], None
+
+
+@pytest.mark.parametrize("returned", [lambda y: (y, None), lambda y: y])
+def test_an_output_that_is_none_needs_no_gradient(returned):
+    def forward(x, times):
+        return returned(x.pow(2).sum(-1))
+
+    asked = {"forward": forward, "raise_on_failure": False}
+    assert check_function(LossAndNothing, **asked, example=(numbers(3, 4), 2)).verdict == "right"
+    assert check_function(LossAndNothing, **asked, example=(numbers(3, 4), 3)).verdict == "wrong"

@@ -49,17 +49,21 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
             raise
         except Exception as error:  # of somebody's code
             raise Refused(type(error).__name__, f"{first_line(error)}{raised_at(error)}".strip()) from error
-        node = next((y.grad_fn for y in ys if y.grad_fn is not None), None)
+        tensors = _tensors(ys)
+        node = next((y.grad_fn for y in tensors if y.grad_fn is not None), None)
         if node is None:
             raise InputError(f"{_name(function)} returns a tensor that has no gradient: it does not use its arguments.")
         grads = grad_y if isinstance(grad_y, tuple) else (grad_y,)
         if not _is_autograd_function(function):
             return _by_engine(ys, leaves, grads)
+        if len(grads) == len(tensors):
+            there = iter(grads)
+            grads = tuple(None if y is None else next(there) for y in ys)
         if len(grads) != len(ys):
             several = f"{_name(function)} returns {len(ys)} tensors, and forward {len(grads)}"
             raise InputError(f"{several}: give a forward that returns as many.")
         # An output of whole numbers, or one without a gradient, has a cotangent of zeros, as the engine gives it.
-        own = [torch.zeros_like(y) if g is None else g for g, y in zip(grads, ys, strict=True)]
+        own = [torch.zeros_like(y) if g is None and y is not None else g for g, y in zip(grads, ys, strict=True)]
         found = node.apply(*own)  # type: ignore[attr-defined]
         gradients = list(found) if isinstance(found, tuple | list) else [found]
         return tuple(gradients[: len(primals)])
@@ -157,7 +161,8 @@ class Whole:
         point, params = evidence.point, evidence.function.params
         primals = tuple(evidence.function.arguments(point.leaves))
         with running(evidence.subject.precision_of_backward(F64)) as inside, inside:
-            ys, leaves = _outputs(self.function, primals, params, frozen)
+            outputs, leaves = _outputs(self.function, primals, params, frozen)
+            ys = _tensors(outputs)
             if between:
                 _outputs(self.function, tuple(x / 2 if inexact(x) else x for x in primals), params)
             used = [
@@ -295,13 +300,19 @@ def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
 
 
 def _run(function: Any, primals: tuple[Tensor | None, ...], params: Any) -> tuple[Tensor, list[Tensor | None]]:
-    (y,), leaves = _outputs(function, primals, params)
+    ys, leaves = _outputs(function, primals, params)
+    (y,) = _tensors(ys)
     return y, leaves
+
+
+def _tensors(ys: Sequence[Tensor | None]) -> list[Tensor]:
+    """Return the outputs of a function without those that are None, as of an option that is not asked for."""
+    return [y for y in ys if y is not None]
 
 
 def _outputs(
     function: Any, primals: tuple[Tensor | None, ...], params: Any, frozen: Collection[int] = ()
-) -> tuple[tuple[Tensor, ...], list[Tensor | None]]:
+) -> tuple[tuple[Tensor | None, ...], list[Tensor | None]]:
     with torch.enable_grad(), running(None):
         leaves = live_ones(primals)
         for i in frozen:
@@ -312,7 +323,7 @@ def _outputs(
         # It may work in place.
         y = _applied(function, [x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in leaves], params)
     ys = tuple(y) if isinstance(y, tuple | list) else (y,)
-    if not all(isinstance(y, Tensor) for y in ys):
+    if not all(isinstance(y, Tensor) or y is None for y in ys) or all(y is None for y in ys):
         kinds = ", ".join(type(y).__name__ for y in ys)
         raise InputError(f"{_name(function)} returns {kinds}: only functions that return tensors are checked.")
     return ys, leaves
