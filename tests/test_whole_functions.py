@@ -120,6 +120,10 @@ def test_random_numbers_of_a_forward_blame_nobody_and_the_report_says_what_to_do
     assert "draw them outside, and give them as an argument" in str(found)
 
 
+def pair(x):
+    return x.amax(-1), x.amin(-1)
+
+
 def test_another_number_of_outputs_is_told_by_both():
     class Two(torch.autograd.Function):
         @staticmethod
@@ -136,6 +140,8 @@ def test_another_number_of_outputs_is_told_by_both():
 
     with pytest.raises(InputError, match="Two returns 2 tensors, and forward 1: give a forward that returns as many"):
         check_function(Two, forward=lambda x: x.amax(-1), example=(numbers(3, 5),))
+    with pytest.raises(InputError, match="pair returns 2 tensors, and forward 1: give a forward that returns as many"):
+        check_function(pair, forward=lambda x: x.amax(-1), example=(numbers(3, 5),))
 
 
 def test_labels_beyond_the_classes_do_not_end_the_process():

@@ -11,7 +11,7 @@ from backprop_rules.domain import precision
 from backprop_rules.evidence.evidence import Evidence, cast, filled
 from backprop_rules.evidence.witnesses import has_lost_digits
 from backprop_rules.properties.finding import Finding, Grade, Kind, unequal
-from backprop_rules.properties.form import first_written, has_the_form_of_its_primal, remembered
+from backprop_rules.properties.form import first_written, has_the_form_of_its_primal, remembered, where_out_of_order
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import is_near
 from backprop_rules.strategies.values import cast_like, recast
@@ -52,7 +52,7 @@ def holds_in(
         if isinstance(error, Refused) and _refuses(Evidence(subject, point)):
             return  # in float64 as well: it is not asked here
         if point.own and not point.empty and _has_a_gradient(function, leaves, grads):
-            yield Finding(Kind.RAISES, point, detail=f" {error}", dtype=shown)
+            yield Finding(Kind.RAISES, point, detail=f" {error}{where_out_of_order(point)}", dtype=shown)
         return
     except Misfit as error:
         yield Finding(Kind.COUNT, point, detail=f": {error}", dtype=shown)

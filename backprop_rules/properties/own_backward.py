@@ -54,14 +54,14 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
         if node is None:
             raise InputError(f"{_name(function)} returns a tensor that has no gradient: it does not use its arguments.")
         grads = grad_y if isinstance(grad_y, tuple) else (grad_y,)
-        if not _is_autograd_function(function):
-            return _by_engine(ys, leaves, grads)
         if len(grads) == len(tensors):
             there = iter(grads)
             grads = tuple(None if y is None else next(there) for y in ys)
         if len(grads) != len(ys):
             several = f"{_name(function)} returns {len(ys)} tensors, and forward {len(grads)}"
             raise InputError(f"{several}: give a forward that returns as many.")
+        if not _is_autograd_function(function):
+            return _by_engine(ys, leaves, grads)
         # An output of whole numbers, or one without a gradient, has a cotangent of zeros, as the engine gives it.
         own = [torch.zeros_like(y) if g is None and y is not None else g for g, y in zip(grads, ys, strict=True)]
         found = node.apply(*own)  # type: ignore[attr-defined]
