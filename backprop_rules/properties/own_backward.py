@@ -49,17 +49,10 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
             raise
         except Exception as error:  # of somebody's code
             raise Refused(type(error).__name__, f"{first_line(error)}{raised_at(error)}".strip()) from error
-        tensors = _tensors(ys)
-        node = next((y.grad_fn for y in tensors if y.grad_fn is not None), None)
+        node = next((y.grad_fn for y in _tensors(ys) if y.grad_fn is not None), None)
         if node is None:
             raise InputError(f"{_name(function)} returns a tensor that has no gradient: it does not use its arguments.")
-        grads = grad_y if isinstance(grad_y, tuple) else (grad_y,)
-        if len(grads) == len(tensors):
-            there = iter(grads)
-            grads = tuple(None if y is None else next(there) for y in ys)
-        if len(grads) != len(ys):
-            several = f"{_name(function)} returns {len(ys)} tensors, and forward {len(grads)}"
-            raise InputError(f"{several}: give a forward that returns as many.")
+        grads = _cotangents(function, ys, grad_y)
         if not _is_autograd_function(function):
             return _by_engine(ys, leaves, grads)
         # An output of whole numbers, or one without a gradient, has a cotangent of zeros, as the engine gives it.
@@ -73,6 +66,18 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
     taken = [p.replace(default=p.empty) if 0 < k <= count else p for k, p in enumerate(own.parameters.values())]
     backward.__signature__ = own.replace(parameters=taken)  # type: ignore[attr-defined]
     return backward
+
+
+def _cotangents(function: Any, ys: Sequence[Tensor | None], grad_y: Any) -> tuple[Any, ...]:
+    """Return a cotangent for each output of a function, None for what is None."""
+    grads = grad_y if isinstance(grad_y, tuple) else (grad_y,)
+    if len(grads) == len(_tensors(ys)):
+        there = iter(grads)
+        grads = tuple(None if y is None else next(there) for y in ys)
+    if len(grads) != len(ys):
+        several = f"{_name(function)} returns {len(ys)} tensors, and forward {len(grads)}"
+        raise InputError(f"{several}: give a forward that returns as many.")
+    return grads
 
 
 @dataclass(frozen=True)
