@@ -31,7 +31,7 @@ from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
 from backprop_rules.subject import denormals, garbage
 from backprop_rules.subject.ambient import F64, inexact, quiet, running, uncompiled
-from backprop_rules.subject.backward import Miscounted, Misfit, Raised
+from backprop_rules.subject.backward import Miscounted, Misfit, Raised, Refused
 from backprop_rules.subject.between import Between, backward_of_arrays, fixed_in, of_arrays
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
@@ -128,7 +128,8 @@ def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], H
     """Return the own backward of a function, and what else is asked of such a one."""
     framework = held[-1] or _framework(function, held[3])
     extra = Whole(function) if framework == "torch" else None
-    return own_backward(function, framework), (*held[:-1], framework), replace(asked, extra=extra)
+    count = len(held[3]) if isinstance(held[3], list | tuple) else 0
+    return own_backward(function, framework, count), (*held[:-1], framework), replace(asked, extra=extra)
 
 
 def _of_arrays(backward: Any, held: Held, asked: Asked) -> tuple[Any, Held, Asked]:
@@ -137,7 +138,7 @@ def _of_arrays(backward: Any, held: Held, asked: Asked) -> tuple[Any, Held, Aske
     values = fixed_in(example) if isinstance(example, list | tuple) and callable(backward) else {}
     if not values or rule is not None or (forward or definition) is None:
         return backward, held, asked
-    backward = backward_of_arrays(backward, forward or definition, values, len(example), asked.extra is not None)
+    backward = backward_of_arrays(backward, forward or definition, values, len(example))
     if asked.extra is not None and isinstance(backward, Between):
         before = {k - 1: value for k, value in backward.values.items()}
         asked = replace(asked, extra=Whole(Between(asked.extra.function, before)))
@@ -271,6 +272,10 @@ def _first_called(subject: Subject, points: Iterator[Point]) -> tuple[Iterator[P
     return chain([first], points), pair
 
 
+def _what_raises(error: Raised) -> str:
+    return "its own forward" if isinstance(error, Refused) else "the backward"
+
+
 def _refuse_what_cannot_be_called(subject: Subject, point: Point) -> Pair:
     """Return the precisions to compare; InputError for a backward that cannot be called for the example at all."""
     # A backward that writes into what it is given must not write into the example.
@@ -300,6 +305,6 @@ def _refuse_what_cannot_be_called(subject: Subject, point: Point) -> Pair:
             called = subject.backward.signature.arguments("grad_y", "y", subject.names)
             no_graph = ", without a graph, as autograd calls it: inside, torch.enable_grad() makes one"
             raise InputError(
-                f"{subject}: the backward raises {error}, for the example itself. It is called as "
+                f"{subject}: {_what_raises(error)} raises {error}, for the example itself. It is called as "
                 f"f({', '.join(called)}){no_graph * ('does not require grad' in str(error))}."
             ) from error

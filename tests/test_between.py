@@ -1,5 +1,8 @@
 """Examples and primals with numbers, names and None beside the arrays: these stay what they are, in their places."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -156,6 +159,39 @@ def test_a_function_is_applied_to_all_of_them(door):
     assert "another forward" in str(door(Keeping, forward=power, example=given, raise_on_failure=False))
 
 
+class Reversed(torch.autograd.Function):
+    """A gradient reversal as published, whose options have defaults."""
+
+    @staticmethod
+    def forward(ctx, x, coeff=1.0, dim=-1):
+        ctx.coeff = coeff
+        return x.cumsum(dim)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return -ctx.coeff * grad_y.flip(-1).cumsum(-1).flip(-1), None, None
+
+
+REVERSED = {
+    "under other names": lambda x, c, d: ((1 + c) * x).detach().cumsum(d) - c * x.cumsum(d),
+    "one of them by its name": lambda x, c, dim: ((1 + c) * x).detach().cumsum(dim) - c * x.cumsum(dim),
+}
+
+
+@pytest.mark.parametrize("name", REVERSED)
+def test_a_function_is_applied_to_the_examples_numbers_and_not_to_its_defaults(name):
+    given = torch.randn(3, 4), 0.3, -1
+    assert check_function(Reversed, forward=REVERSED[name], example=given).verdict == "right"
+
+
+def test_a_number_by_name_behind_an_option_of_the_backwards_own_goes_to_its_name():
+    def backward(grad_y, x, eps=0.0, dim=-1):
+        return grad_y.flip(dim).cumsum(dim).flip(dim) + eps
+
+    given = torch.randn(3, 4), 0
+    assert check(backward, forward=lambda x, dim: x.cumsum(dim), example=given).verdict == "right"
+
+
 def test_a_function_that_torch_runs_is_called_with_all_of_them():
     assert check_function(power, forward=power, example=example()).verdict == "right"
 
@@ -235,3 +271,24 @@ def test_a_whole_function_is_called_as_the_example_says_whatever_forward_calls_i
     example = (torch.randn(3, 4), torch.randn(3, 4), 3.0, 0.5, "times", False)
     report = check_function(WithDefaults, forward=scope["forward"], example=example, raise_on_failure=False)
     assert report.verdict == "right", str(report)
+
+
+def test_a_custom_vjp_takes_numbers_that_jax_is_not_to_differentiate():
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+    def total(x, axis):
+        return jax.scipy.special.logsumexp(x, axis=axis)
+
+    def forth(x, axis):
+        return total(x, axis), x
+
+    def softly(axis, x, g):
+        return (jax.nn.softmax(x, axis=axis) * jnp.expand_dims(g, axis),)
+
+    def half(axis, x, g):
+        return (softly(axis, x, g)[0] / 2,)
+
+    given = {"forward": lambda x, axis: x.logsumexp(axis), "example": (jnp.ones((3, 4)), -1)}
+    total.defvjp(forth, softly)
+    assert check_function(total, **given).verdict == "right"
+    total.defvjp(forth, half)
+    assert check_function(total, **given, raise_on_failure=False).verdict == "wrong"

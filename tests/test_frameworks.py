@@ -370,3 +370,11 @@ def test_complex_gradients_are_jax_s_own(conjugated):
     found = check_function(product, forward=lambda z, w: z * w, example=(z, w), raise_on_failure=False)
     assert found.verdict == ("wrong" if conjugated else "right")
     assert ("JAX's are their conjugates" in str(found)) == conjugated
+
+
+def test_an_array_in_bfloat16_which_pythons_numbers_widen_is_no_mistake_of_numpys():
+    def backward(grad_y, x):
+        y = 1 / (1 + np.exp(-x))
+        return grad_y * (1.0 - y) * y
+
+    assert check(backward, "sigmoid", framework="numpy").verdict == "right"

@@ -326,3 +326,14 @@ def test_a_definition_that_cannot_be_followed_is_called_one():
 
     with pytest.raises(InputError, match=r"the definition raises .* write it with other functions, or give forward="):
         check(lambda g, x: g[1:-1], definition=lambda x: np.pad(x, 1), example=(np.ones(3),))
+
+
+def test_a_cotangent_that_lies_out_of_order_is_told_as_arrays_are():
+    def by_rows(grad_y, x, w):
+        rows = grad_y.view(-1, grad_y.shape[-1])
+        return (rows @ w.t()).view(x.shape), x.reshape(-1, x.shape[-1]).t() @ rows
+
+    asked = {"forward": torch.matmul, "example": (torch.randn(2, 3, 4), torch.randn(4, 5)), "raise_on_failure": False}
+    report = check(by_rows, **asked)
+    assert report.verdict == "wrong" and "contiguous=True tries no such arrays" in str(report)
+    assert check(by_rows, **asked, contiguous=True).verdict == "right"

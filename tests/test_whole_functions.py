@@ -1,5 +1,7 @@
 """Functions with a backward of their own, held against references of every kind: none is refused, and none blamed."""
 
+import functools
+
 import pytest
 import torch
 from torch.nn import functional
@@ -118,6 +120,10 @@ def test_random_numbers_of_a_forward_blame_nobody_and_the_report_says_what_to_do
     assert "draw them outside, and give them as an argument" in str(found)
 
 
+def pair(x):
+    return x.amax(-1), x.amin(-1)
+
+
 def test_another_number_of_outputs_is_told_by_both():
     class Two(torch.autograd.Function):
         @staticmethod
@@ -134,6 +140,8 @@ def test_another_number_of_outputs_is_told_by_both():
 
     with pytest.raises(InputError, match="Two returns 2 tensors, and forward 1: give a forward that returns as many"):
         check_function(Two, forward=lambda x: x.amax(-1), example=(numbers(3, 5),))
+    with pytest.raises(InputError, match="pair returns 2 tensors, and forward 1: give a forward that returns as many"):
+        check_function(pair, forward=lambda x: x.amax(-1), example=(numbers(3, 5),))
 
 
 def test_labels_beyond_the_classes_do_not_end_the_process():
@@ -194,3 +202,163 @@ def test_labels_that_are_padded_may_be_any_number():
             return torch.autograd.grad(forward(x), x, grad_y)[0]
 
     assert check(backward, forward=forward, example=(numbers(6, 2, 4, dtype=torch.float64),)).verdict == "right"
+
+
+class SoftmaxInSingle(torch.autograd.Function):
+    """As published for training in half precision: the backward casts all to float32, and returns that."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = x.softmax(-1)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        y, grad_y = ctx.saved_tensors[0].to(torch.float32), grad_y.to(torch.float32)
+        return y * (grad_y - (y * grad_y).sum(-1, keepdim=True))
+
+
+class ByAConstant(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x @ torch.full((4, 2), 0.1).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return grad_y @ torch.full((2, 4), 0.1, dtype=torch.float32)
+
+
+def test_a_backward_that_casts_is_not_said_to_be_that_of_another_forward():
+    forward = functools.partial(torch.softmax, dim=-1)
+    assert check_function(SoftmaxInSingle, forward=forward, example=(numbers(4, 6),)).verdict == "right"
+
+
+def test_a_backward_that_takes_its_own_dtype_alone_is_asked_through_autograd_where_it_can_be():
+    def forward(x):
+        return x @ torch.full((4, 2), 0.1).to(x.dtype)
+
+    assert check_function(ByAConstant, forward=forward, example=(numbers(3, 4),)).verdict == "right"
+
+
+class LinearWithOptionalGradients(torch.autograd.Function):
+    """As published: a size that the bias's gradient needs is taken where the weight requires one."""
+
+    @staticmethod
+    def forward(ctx, x, w, b):
+        ctx.save_for_backward(x, w)
+        return x @ w.t() + b
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        x, w = ctx.saved_tensors
+        grad_x = grad_w = grad_b = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad_y @ w
+        if ctx.needs_input_grad[1]:
+            axes = list(range(grad_y.dim() - 1))
+            grad_w = grad_y.flatten(0, -2).t() @ x.flatten(0, -2)
+        if ctx.needs_input_grad[2]:
+            grad_b = grad_y.sum(axes)
+        return grad_x, grad_w, grad_b
+
+
+def test_a_backward_that_raises_where_a_primal_requires_no_gradient_is_wrong():
+    given = numbers(2, 3, 4), numbers(5, 4), numbers(5)
+    asked = {"forward": lambda x, w, b: x @ w.t() + b, "example": given, "raise_on_failure": False}
+    found = check_function(LinearWithOptionalGradients, **asked)
+    assert found.verdict == "wrong"
+    assert "otherwise where some other primal requires no gradient, as w: it raises UnboundLocalError" in str(found)
+    assert "what one gradient needs is computed, or saved, only where another primal requires" in str(found)
+
+
+class Arsinh(torch.autograd.Function):
+    """As published in two libraries of hyperbolic geometry: digits are lost near 0."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return (x + (1 + x**2).sqrt()).log()
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        (x,) = ctx.saved_tensors
+        return grad_y / (1 + x**2).sqrt()
+
+
+class OffArsinh(Arsinh):
+    @staticmethod
+    def forward(ctx, x):
+        return Arsinh.forward(ctx, x) + 1e-7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_forward_that_loses_digits_computes_no_other_function(dtype):
+    example = (numbers(4, 5, dtype=dtype) / 16,)
+    assert check_function(Arsinh, forward=torch.asinh, example=example).verdict == "right"
+    found = check_function(OffArsinh, forward=torch.asinh, example=example, raise_on_failure=False)
+    assert found.verdict == "wrong" and "has a forward that computes another function" in str(found)
+
+
+class LearnedStep(torch.autograd.Function):
+    """A quantizer as published: its forward says of which steps it is defined."""
+
+    @staticmethod
+    def forward(ctx, w, step):
+        assert step > 0, "no step"
+        ctx.save_for_backward(w, step)
+        return w / step
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        w, step = ctx.saved_tensors
+        return grad_y / step, -(grad_y * w).sum().reshape(step.shape) / step**2
+
+
+class Never(LearnedStep):
+    @staticmethod
+    def forward(ctx, w, step):
+        raise ValueError("not here")
+
+
+class Late(LearnedStep):
+    @staticmethod
+    def backward(ctx, grad_y):
+        assert ctx.saved_tensors[1] < 1, "too far"
+        return LearnedStep.backward(ctx, grad_y)
+
+
+def test_where_its_own_forward_raises_a_function_is_not_asked():
+    asked = {"forward": lambda w, step: w / step, "example": (numbers(3, 4), torch.tensor([0.3]))}
+    found = check_function(LearnedStep, **asked)
+    assert found.verdict == "right"
+    assert "the backward is not asked where its own forward raises, AssertionError: no step (test_whole" in str(found)
+    late = check_function(Late, **asked, raise_on_failure=False)
+    assert late.verdict == "wrong" and "backward raises AssertionError: too far" in str(late)
+    with pytest.raises(InputError, match="Never: its own forward raises ValueError: not here"):
+        check_function(Never, **asked)
+
+
+class LossAndNothing(torch.autograd.Function):
+    """As published: a second output that is None where it is not asked for."""
+
+    @staticmethod
+    def forward(ctx, x, times):
+        ctx.save_for_backward(x)
+        ctx.times = times
+        return x.pow(2).sum(-1), None
+
+    @staticmethod
+    def backward(ctx, grad_y, nothing):
+        assert nothing is None
+        return ctx.times * ctx.saved_tensors[0] * grad_y[..., None], None
+
+
+@pytest.mark.parametrize("returned", [lambda y: (y, None), lambda y: y])
+def test_an_output_that_is_none_needs_no_gradient(returned):
+    def forward(x, times):
+        return returned(x.pow(2).sum(-1))
+
+    asked = {"forward": forward, "raise_on_failure": False}
+    assert check_function(LossAndNothing, **asked, example=(numbers(3, 4), 2)).verdict == "right"
+    assert check_function(LossAndNothing, **asked, example=(numbers(3, 4), 3)).verdict == "wrong"

@@ -60,6 +60,10 @@ TOLD = {
     Kind.UNDEFINED: Mistake(
         "undefined cotangent", "a cotangent that is not there is None, where grads are not materialised: it means zeros"
     ),
+    Kind.ALONE: Mistake(
+        "under another's condition",
+        "what one gradient needs is computed, or saved, only where another primal requires a gradient",
+    ),
     Kind.FORWARDS: Mistake(
         "saved outside of ctx", "what forward leaves for backward lies in one place for all calls: save it in ctx"
     ),

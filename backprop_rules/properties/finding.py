@@ -102,6 +102,7 @@ class Kind(Enum):
         "loses its digits in float16 at numbers some hundred times as large, where torch's does not",
         Grade.NOTE,
     )
+    DOMAIN = ("is not asked where its own forward raises", Grade.NOTE)
     RAISES_THERE = ("raises where forward is not finite", Grade.NOTE)
     DIGITS = ("has fewer digits in float64 than torch's", Grade.NOTE)
     BITS = ("is not right to the last bit where no sum rounds: another form, or something is left out", Grade.NOTE)

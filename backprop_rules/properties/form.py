@@ -14,7 +14,7 @@ from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
 from backprop_rules.subject.ambient import F64, SEED, all_finite, inexact, real, running
-from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.backward import Misfit, Raised, Refused
 from backprop_rules.subject.frameworks.carried import BRIDGES
 from backprop_rules.subject.function import NoPoint
 
@@ -27,12 +27,18 @@ def is_answered(evidence: Evidence) -> Iterator[Finding]:
     except Raised as error:
         there = Kind.RAISES if all_finite(*evidence.run.y) else Kind.RAISES_THERE
         kind = Kind.EMPTY if point.empty else there if point.own else Kind.SIZES
+        kind = Kind.DOMAIN if isinstance(error, Refused) else kind
         name, text = error.args
-        odd = kind is Kind.RAISES and not all(x.is_contiguous() for x in point.tensors)
-        words = ", where arrays do not lie in order: contiguous=True tries no such arrays" * odd
+        words = where_out_of_order(point) if kind in (Kind.RAISES, Kind.SIZES) else ""
         yield Finding(kind, point, detail=(f" {name}: {text}" if text else f" {name}") + words)
     except Misfit as error:
         yield Finding(Kind.COUNT, point, detail=f": {error}")
+
+
+def where_out_of_order(point: Point) -> str:
+    """Say what is particular of a point at which a backward raises, if its arrays do not lie in order."""
+    odd = not all(x.is_contiguous() for x in (*point.tensors, *point.grads) if isinstance(x, Tensor))
+    return ", where arrays do not lie in order: contiguous=True tries no such arrays" * odd
 
 
 def has_the_form_of_its_primal(

@@ -22,6 +22,7 @@ from backprop_rules.strategies.of_rules import call_at, widened
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact, running
+from backprop_rules.subject.backward import Misfit, Raised, Refused
 from backprop_rules.subject.between import Between
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 from backprop_rules.subject.function import by_autograd, live_ones
@@ -31,33 +32,52 @@ from backprop_rules.subject.subject import Subject
 Function = Callable[..., Any]
 
 
-def own_backward(function: Any, framework: str) -> Function:
-    """Return f(grad_y, *primals, **params): the own backward, called directly, so that nothing is repaired."""
+def own_backward(function: Any, framework: str, count: int = 0) -> Function:
+    """Return f(grad_y, *primals, **params): the own backward, called directly, so that nothing is repaired.
+
+    `count` arguments are given, as in the example, and none of them is left to its default.
+    """
     if framework == "jax":
         return vjp_of_custom(function)
     if framework != "torch":
         raise InputError(f"check_function takes functions of torch or JAX; for {framework} give the backward to check.")
 
     def backward(grad_y: Any, *primals: Tensor | None, **params: Any) -> Any:
-        ys, leaves = _outputs(function, primals, params)
-        node = next((y.grad_fn for y in ys if y.grad_fn is not None), None)
+        try:
+            ys, leaves = _outputs(function, primals, params)
+        except InputError:
+            raise
+        except Exception as error:  # of somebody's code
+            raise Refused(type(error).__name__, f"{first_line(error)}{raised_at(error)}".strip()) from error
+        node = next((y.grad_fn for y in _tensors(ys) if y.grad_fn is not None), None)
         if node is None:
             raise InputError(f"{_name(function)} returns a tensor that has no gradient: it does not use its arguments.")
-        grads = grad_y if isinstance(grad_y, tuple) else (grad_y,)
+        grads = _cotangents(function, ys, grad_y)
         if not _is_autograd_function(function):
             return _by_engine(ys, leaves, grads)
-        if len(grads) != len(ys):
-            several = f"{_name(function)} returns {len(ys)} tensors, and forward {len(grads)}"
-            raise InputError(f"{several}: give a forward that returns as many.")
         # An output of whole numbers, or one without a gradient, has a cotangent of zeros, as the engine gives it.
-        own = [torch.zeros_like(y) if g is None else g for g, y in zip(grads, ys, strict=True)]
+        own = [torch.zeros_like(y) if g is None and y is not None else g for g, y in zip(grads, ys, strict=True)]
         found = node.apply(*own)  # type: ignore[attr-defined]
         gradients = list(found) if isinstance(found, tuple | list) else [found]
         return tuple(gradients[: len(primals)])
 
     backward.__name__ = _name(function)
-    backward.__signature__ = _signature(function)  # type: ignore[attr-defined]
+    own = _signature(function)
+    taken = [p.replace(default=p.empty) if 0 < k <= count else p for k, p in enumerate(own.parameters.values())]
+    backward.__signature__ = own.replace(parameters=taken)  # type: ignore[attr-defined]
     return backward
+
+
+def _cotangents(function: Any, ys: Sequence[Tensor | None], grad_y: Any) -> tuple[Any, ...]:
+    """Return a cotangent for each output of a function, None for what is None."""
+    grads = grad_y if isinstance(grad_y, tuple) else (grad_y,)
+    if len(grads) == len(_tensors(ys)):
+        there = iter(grads)
+        grads = tuple(None if y is None else next(there) for y in ys)
+    if len(grads) != len(ys):
+        several = f"{_name(function)} returns {len(ys)} tensors, and forward {len(grads)}"
+        raise InputError(f"{several}: give a forward that returns as many.")
+    return grads
 
 
 @dataclass(frozen=True)
@@ -99,7 +119,7 @@ class Whole:
 
     def _keeps_forwards_apart(self, evidence: Evidence) -> Iterator[Finding]:
         """Another forward, between a forward and its backward, changes nothing."""
-        yield from self._same(evidence, Kind.FORWARDS, self._by_engine(evidence, between=True), evidence.user)
+        yield from self._as_direct(evidence, Kind.FORWARDS, evidence.user, between=True)
 
     def _does_without(self, evidence: Evidence) -> Iterator[Finding]:
         """Each gradient is the same whichever of the other primals require one."""
@@ -107,7 +127,23 @@ class Whole:
         several = [set(some) for n in range(1, len(floats)) for some in combinations(floats, n)]
         for frozen in several[: effort.ALONE]:
             direct = [None if k in frozen else g for k, g in enumerate(evidence.user)]
-            yield from self._same(evidence, Kind.ALONE, self._by_engine(evidence, frozen), direct)
+            found = next(self._as_direct(evidence, Kind.ALONE, direct, frozen), None)
+            if found is not None:
+                yield found
+                return
+
+    def _as_direct(
+        self, evidence: Evidence, kind: Kind, direct: Sequence[Any], frozen: Collection[int] = (), between: bool = False
+    ) -> Iterator[Finding]:
+        """Through autograd the gradients are those of a direct call, and it raises where that raises."""
+        try:
+            through = self._by_engine(evidence, frozen, between)
+        except (Exception, SystemExit) as error:  # of somebody's code
+            if self._as_it_is(evidence) is not None:
+                names = ", ".join(evidence.subject.names[k] for k in sorted(frozen))
+                yield Finding(kind, evidence.point, detail=f"{names and ', as ' + names}: it raises {_told(error)}")
+            return
+        yield from self._same(evidence, kind, through, direct)
 
     def _does_without_a_cotangent(self, evidence: Evidence) -> Iterator[Finding]:
         """Where one of several outputs is used alone, the gradients are those with zeros for the others."""
@@ -118,8 +154,7 @@ class Whole:
                 alone = self._by_engine(evidence, output=k)
             except (Exception, SystemExit) as error:  # of somebody's code
                 there = tuple(g if j == k else None for j, g in enumerate(point.grads))
-                raised = ": ".join(filter(None, (type(error).__name__, first_line(error)))) + raised_at(error)
-                yield Finding(Kind.UNDEFINED, replace(point, grads=there), detail=f": it raises {raised}")
+                yield Finding(Kind.UNDEFINED, replace(point, grads=there), detail=f": it raises {_told(error)}")
                 return
             if alone is not None:
                 yield from self._same(
@@ -134,7 +169,8 @@ class Whole:
         primals = tuple(evidence.function.arguments(cast(point.leaves, dtype)))
         grads = cast(point.grads, dtype)
         with running(evidence.subject.precision_of_backward(dtype)) as inside, inside:
-            ys, leaves = _outputs(self.function, primals, params, frozen)
+            outputs, leaves = _outputs(self.function, primals, params, frozen)
+            ys = _tensors(outputs)
             if between:
                 _outputs(self.function, tuple(x / 2 if inexact(x) else x for x in primals), params)
             used = [
@@ -144,14 +180,32 @@ class Whole:
                 return None
             return _by_engine([ys[k] for k in used], leaves, [grads[k] for k in used])
 
+    def _as_it_is(self, evidence: Evidence) -> Sequence[Any] | None:
+        """Return its gradients called directly, with casts to narrower dtypes that are casts; None where it raises."""
+        high, y = evidence.pair.high, evidence.y
+        leaves, grads = (tuple(cast(those, high)) for those in (evidence.point.leaves, evidence.point.grads))
+        given, y = tuple(x.detach() if isinstance(x, Tensor) else x for x in leaves), y and tuple(cast(y, high))
+        try:
+            return evidence.subject.backward(evidence.function, grads, y, given, None)
+        except (Raised, Misfit):
+            return None
+
     def _same(
         self, evidence: Evidence, kind: Kind, through: Gradients | None, direct: Sequence[Any]
     ) -> Iterator[Finding]:
         for i, (right, got) in enumerate(zip(direct, through or (), strict=False)):
             if isinstance(right, Tensor) and not same_numbers(right, torch.zeros_like(right) if got is None else got):
+                here = (self._as_it_is(evidence) or direct)[i]  # autograd's engine runs it with the casts that it makes
+                if kind is not Kind.UNDEFINED and got is not None and same_numbers(here.to(got.dtype), got):
+                    continue
                 expected, found_ = (None if t is None else t.tolist() for t in (right, got))
                 yield Finding(kind, evidence.point, i, expected=expected, got=found_)
                 return
+
+
+def _told(error: BaseException) -> str:
+    """Return what is said of an error of somebody's code."""
+    return ": ".join(filter(None, (type(error).__name__, first_line(error)))) + raised_at(error)
 
 
 def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
@@ -170,7 +224,7 @@ def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
     except (InputError, NotImplementedError):  # neither its rounding nor its exact value is known
         y, expected, radius = _in_two_precisions(function, call)
     apart = (wide(y) - wide(expected)).abs() > radius
-    if bool(apart.any()):
+    if bool(apart.any()) and not _is_rounding(function, call):
         yield unequal(Kind.FUNCTION, widened(call), None, expected, y, apart)
 
 
@@ -179,6 +233,15 @@ def _both(function: Any, call: Call, primals: Sequence[Any]) -> tuple[Tensor, Te
     y, _ = _run(function, tuple(primals), call.params)
     with running(None):
         return y.detach(), call.forward(*primals).detach()
+
+
+def _is_rounding(function: Any, call: Call) -> bool:
+    """Say whether the output is off by what shrinks with the unit roundoff: written otherwise, it may lose digits."""
+    try:
+        precise, right, noise = _in_two_precisions(function, call)
+    except (Exception, SystemExit):  # of somebody's code, which may take its own dtype alone
+        return False
+    return bool(((precise - right).abs() <= noise).all())
 
 
 def _in_two_precisions(function: Any, call: Call) -> tuple[Tensor, Tensor, float]:
@@ -247,13 +310,19 @@ def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
 
 
 def _run(function: Any, primals: tuple[Tensor | None, ...], params: Any) -> tuple[Tensor, list[Tensor | None]]:
-    (y,), leaves = _outputs(function, primals, params)
+    ys, leaves = _outputs(function, primals, params)
+    (y,) = _tensors(ys)
     return y, leaves
+
+
+def _tensors(ys: Sequence[Tensor | None]) -> list[Tensor]:
+    """Return the outputs of a function without those that are None, as of an option that is not asked for."""
+    return [y for y in ys if y is not None]
 
 
 def _outputs(
     function: Any, primals: tuple[Tensor | None, ...], params: Any, frozen: Collection[int] = ()
-) -> tuple[tuple[Tensor, ...], list[Tensor | None]]:
+) -> tuple[tuple[Tensor | None, ...], list[Tensor | None]]:
     with torch.enable_grad(), running(None):
         leaves = live_ones(primals)
         for i in frozen:
@@ -264,7 +333,7 @@ def _outputs(
         # It may work in place.
         y = _applied(function, [x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in leaves], params)
     ys = tuple(y) if isinstance(y, tuple | list) else (y,)
-    if not all(isinstance(y, Tensor) for y in ys):
+    if not all(isinstance(y, Tensor) or y is None for y in ys) or all(y is None for y in ys):
         kinds = ", ".join(type(y).__name__ for y in ys)
         raise InputError(f"{_name(function)} returns {kinds}: only functions that return tensors are checked.")
     return ys, leaves

@@ -151,7 +151,7 @@ def _again(subject: Subject, pair: Pair, finding: Finding) -> Again:
             return None
         found: Iterable[Finding] = form.is_answered(evidence)
         if finding.kind in (Kind.RAISES, Kind.COUNT):
-            return next((replace(f, kind=finding.kind) for f in found), None)
+            return next((replace(f, kind=finding.kind) for f in found if f.kind is not Kind.DOMAIN), None)
         if list(found):
             return None
         dtypes = in_precision(point, pair.high)

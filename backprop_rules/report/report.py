@@ -266,7 +266,12 @@ def _notes(subject: Subject, outcome: Outcome, shown: Finding | None) -> list[st
         if finding.kind.grade is Grade.NOTE:
             which = "the backward" if finding.leaf is None else f"the gradient of {subject.names[finding.leaf]}"
             note = f"{which} {_note_words(subject, finding)}"
-            of_sizes = finding.kind in (Kind.SIZES, Kind.EMPTY, Kind.EMPTY_SHAPE)  # one of many sizes tells enough
+            of_sizes = finding.kind in (
+                Kind.SIZES,
+                Kind.EMPTY,
+                Kind.EMPTY_SHAPE,
+                Kind.DOMAIN,
+            )  # one of many sizes tells enough
             distinct.setdefault((finding.kind, finding.leaf) if of_sizes else note.partition(":")[0], note)
     notes = list(distinct.values())
     if shown is None:
@@ -290,7 +295,7 @@ def _note_words(subject: Subject, finding: Finding) -> str:
     if finding.kind in (Kind.SIZES, Kind.EMPTY, Kind.EMPTY_SHAPE):
         shapes = shapes_of(subject.names, finding.point.leaves)
         return f"{finding.kind.words} ({finding.detail.strip()}): {shapes}"
-    return f"{finding.kind.words}{', ' + finding.detail if finding.detail else ''}"
+    return f"{finding.kind.words}{', ' + finding.detail.strip() if finding.detail else ''}"
 
 
 def _right(subject: Subject, outcome: Outcome, shown: Finding | None) -> str:
@@ -313,7 +318,7 @@ def _also(subject: Subject, outcome: Outcome, shown: Finding | None) -> str:
 
 # Of these the words end with what is particular.
 DETAILED = {Kind.RAISES, Kind.COUNT, Kind.WRITES, Kind.DIRTY, Kind.OUTSIDE, Kind.VARIES, Kind.ENGINE, Kind.UNDEFINED}
-DETAILED |= {Kind.NO_TENSOR}
+DETAILED |= {Kind.NO_TENSOR, Kind.ALONE, Kind.FORWARDS}
 
 
 def _told(finding: Finding) -> str:

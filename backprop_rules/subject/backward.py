@@ -32,6 +32,10 @@ class Raised(Exception):
         return ": ".join(filter(None, self.args))
 
 
+class Refused(Raised):
+    """A function's own forward raised, and not its backward: so it says where it is defined."""
+
+
 class Misfit(Exception):
     """The backward returned what is no gradients of the primals."""
 
@@ -136,6 +140,8 @@ class Backward:
             except (Exception, SystemExit) as error:
                 if fill is not None and ASKS_FOR_DETERMINISM in str(error).lower():  # who makes warnings errors
                     return self(forward, grads, y, leaves, ambient, seed, whole, None)
+                if isinstance(error, Refused):
+                    raise
                 raise Raised(type(error).__name__, f"{first_line(error)}{raised_at(error)}".strip()) from error
         return _for_each(found, primals)
 

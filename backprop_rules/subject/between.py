@@ -98,13 +98,8 @@ def of_arrays(function: Function | None, values: Mapping[int, Any]) -> Function 
     return None if function is None else Between(as_written(function), values)
 
 
-def backward_of_arrays(
-    backward: Function, forward: Function, values: Mapping[int, Any], count: int, whole: bool = False
-) -> Function:
-    """Return a backward that is given the example's values where it takes them: by forward's names, or places.
-
-    That of a `whole` function is called as the example says: it has room for all, whatever forward calls them.
-    """
+def backward_of_arrays(backward: Function, forward: Function, values: Mapping[int, Any], count: int) -> Function:
+    """Return a backward that is given the example's values where it takes them: by forward's names, or places."""
     try:
         signature = list(inspect.signature(backward).parameters.values())
     except (TypeError, ValueError):
@@ -117,10 +112,11 @@ def backward_of_arrays(
     places = [k for k, p in enumerate(positional) if k and (p.name != "y" or "y" in names)]
     by_name = {k: named[positional[k].name] for k in places if positional[k].name in named}
     needed = sum(positional[k].default is EMPTY for k in places if k not in by_name)
-    if whole and len(by_name) < len(values) and len(places) >= count:
-        return Between(backward, {places[k]: value for k, value in values.items()}, (frozenset(values),), arrays)
     if by_name and needed <= arrays <= len(places) - len(by_name):
-        return Between(backward, by_name, (frozenset(map(places.index, by_name)), frozenset(values)), arrays)
+        left_out = frozenset(map(places.index, by_name)), frozenset(values)
+        if max(by_name) > arrays + len(by_name):  # behind an option of its own, which is not given
+            return Between(partial(backward, **{positional[k].name: by_name[k] for k in by_name}), {}, left_out, arrays)
+        return Between(backward, by_name, left_out, arrays)
     many = any(p.kind is p.VAR_POSITIONAL for p in signature)
     places += range(len(positional), len(positional) + many * (count - len(places)))
     taken = many or sum(positional[k].default is EMPTY for k in places) > arrays

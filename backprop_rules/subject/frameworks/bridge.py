@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from backprop_rules.errors import InputError
@@ -42,6 +43,7 @@ class Bridge:
     around: Callable[[Sequence[Any]], AbstractContextManager[Any]] = lambda given: nullcontext()
     compiles: bool = False  # each operation anew for each shape and dtype, so that few shapes are asked
     flushes: bool = False  # subnormal numbers to zero
+    borrowed: tuple[torch.dtype, ...] = ()  # dtypes of another package, which Python's numbers do not leave as they are
     conjugates: bool = False  # complex cotangents and gradients: g v is paired, where torch pairs g* v
 
 

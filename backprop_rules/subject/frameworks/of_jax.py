@@ -21,13 +21,20 @@ def vjp_of_custom(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the backward of a JAX function, by its own custom_vjp where it has one.
 
     It is called as `backward(grad_y, *primals, **params)`, with JAX arrays, and returns a tuple with
-    one gradient per primal: None for a None, and JAX's float0 for integers. Carry it over to call
-    it with tensors: `carried(vjp_of_custom(function), "jax")`.
+    one gradient per primal: None for a None, a number or a name, which is no argument of the derivative, and JAX's
+    float0 for integers. Carry it over to call it with tensors: `carried(vjp_of_custom(function), "jax")`.
     """
 
     def backward(grad_y: Any, *primals: Any, **params: Any) -> Any:
         jax = installed("jax", "The backward of a JAX function needs JAX")
-        return jax.vjp(lambda *those: function(*those, **params), *primals)[1](grad_y)
+        live = [k for k, x in enumerate(primals) if not isinstance(x, bool | int | float | complex | str | None)]
+
+        def of_arrays(*those: Any) -> Any:
+            given = dict(zip(live, those, strict=True))
+            return function(*(given.get(k, x) for k, x in enumerate(primals)), **params)
+
+        found = dict(zip(live, jax.vjp(of_arrays, *(primals[k] for k in live))[1](grad_y), strict=True))
+        return tuple(found.get(k) for k in range(len(primals)))
 
     return backward
 

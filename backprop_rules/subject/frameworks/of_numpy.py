@@ -69,4 +69,4 @@ def _followed(function: Function) -> Function:
     return on_tensors(function)
 
 
-NUMPY = Bridge("numpy", owns, array_of, tensor_of, "{}.numpy()", followed=_followed)
+NUMPY = Bridge("numpy", owns, array_of, tensor_of, "{}.numpy()", followed=_followed, borrowed=(torch.bfloat16,))
