@@ -295,7 +295,7 @@ def test_a_factor_that_no_element_shows_stands_out_among_ties_too():
     x, w = torch.randn(256, 256, generator=torch.Generator().manual_seed(1)).bfloat16(), NUMBERS.reshape(256, 256)
     (right,) = gradients(lambda x: (sort(x, "mixed").sin() * w).sum(), x)
     asked = {"forward": lambda x: (sort(x).sin() * w).sum(), "primals": (x,)}
-    assert_gradients(right, **asked)
+    assert "Of equal numbers others were chosen than torch chooses" in str(assert_gradients(right, **asked))
     (off,) = gradients(lambda x: (sort(x, "mixed").sin() * w).sum() * 1.002, x)
     with pytest.raises(WrongGradients):
         assert_gradients(off, **asked)

@@ -44,7 +44,7 @@ def with_ties_broken(
             otherwise = replace(question, ties=ties)
             found = at_size(otherwise, declared)
             if all_inside(found, got, outputs):
-                return otherwise, found
+                return otherwise, replace(found, said=replace(found.said, ties=True))
     return question, held
 
 

@@ -10,6 +10,7 @@ class Reservations:
     `overflow` is what it stores beyond the end of its dtype, and `vanished` a number that is 0 there; `custom`
     somebody's autograd.Function, whose backward is a part of the truth as it is; `taken` the operation that took an
     index or a mask of what was chosen as it came out, though it may be another; `drawn` one that draws random numbers.
+    `ties` says whether equal numbers count in another order than torch has them.
     """
 
     overflow: str = ""
@@ -17,6 +18,7 @@ class Reservations:
     custom: str = ""
     taken: str = ""
     drawn: str = ""
+    ties: bool = False
 
     def beside(self, other: "Reservations") -> "Reservations":
         """Return what is to be said of this one and of another."""

@@ -289,7 +289,8 @@ def _unsaid(agreement: Agreement) -> list[str]:
         f"forward's own derivative is the backward of {custom}, somebody's autograd.Function: it was taken as it is."
     ]
     asked = f"What stands out by less than the worst case was not asked farther, and a factor near 1 may pass: {why}."
-    return found * bool(custom) + [asked] * bool(why)
+    ties = "Of equal numbers others were chosen than torch chooses: held to the reference with its ties broken so."
+    return found * bool(custom) + [asked] * bool(why) + [ties] * agreement.said.ties
 
 
 def _reserved(said: Reservations) -> list[str]:
