@@ -23,6 +23,7 @@ from backprop_rules.evidence.witnesses import (
     witnessed,
 )
 from backprop_rules.properties.finding import Finding, Kind, unequal
+from backprop_rules.strategies.point import EDGE
 from backprop_rules.strategies.values import is_symmetric
 from backprop_rules.subject.ambient import all_finite, real
 
@@ -151,7 +152,7 @@ def _closer(
     if bits >= pair.half:
         judged.spoke, judged.nonzero = True, seen.scale > 0
         return
-    if pair.high is torch.float64 and is_granular(evidence, i):
+    if pair.high is torch.float64 and point.kind != EDGE and is_granular(evidence, i):
         if point.ordinary:
             raise ComputesNarrower(point)
         return  # numbers that are zeros but for a few may look so by chance

@@ -38,7 +38,8 @@ WORK = 20_000
 # Calls that the search for a smaller point may take: ten times what half of the runs need. A few take up to three
 # times as many, for plainer values of the same sizes, and a check of an LSTM then takes longer than all its points do.
 SHRINKING = 6_000
-# Elements of a point up to which thresholds in the backward's own code are hunted: each halving is one call.
+# Elements of a point up to which thresholds in the backward's own code are hunted, and edges of forward's domain: each
+# halving is one call.
 JUMPS = 4096
 # Rounds in which two threads call a backward at the same time.
 AT_ONCE = 2

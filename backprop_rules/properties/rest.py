@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from backprop_rules.evidence.edges import edges, is_told_near_an_edge
 from backprop_rules.evidence.evidence import ELEMENTS, WIDE, Evidence, in_precision, largest, precise
 from backprop_rules.evidence.jumps import jumps
 from backprop_rules.evidence.witnesses import fits, noise_nearby
@@ -41,6 +42,7 @@ def rest(trial: "Trial") -> None:
     if len(plain) > 1 and plain[0].size <= effort.JUMPS and not trial.subject.heavy:
         for point in jumps(Evidence(trial.subject, plain[0], outcome.pair), plain[1]):
             trial.at(point)
+        _near_edges(trial, plain[0], plain[1:])
     for point, dtypes, device in _natives(trial, full, plain):
         outcome.findings += _held_in(trial, point, dtypes, device)
     if not outcome.objects and (full or plain) and not trial.subject.heavy and not trial.questions.of_rules:
@@ -57,6 +59,24 @@ def rest(trial: "Trial") -> None:
         outcome.findings += list(reaches_past_32_bits(trial.subject, plain[0]))
     if not outcome.is_wrong and not outcome.rungs[Rung.PROVED]:  # as it is of a rule, at some of its points
         climb_with_what_passed(trial.subject, outcome, trial.questions)
+
+
+def _near_edges(trial: "Trial", start: Point, others: Sequence[Point]) -> None:
+    """Ask for values near edges of forward's domain: a clamp shows there, and lost digits are nobody's mistake."""
+    outcome = trial.outcome
+    if outcome.is_wrong or outcome.pair is not WIDE:  # of few digits nothing is left there
+        return
+    for point in edges(Evidence(trial.subject, start, outcome.pair), others):
+        evidence = Evidence(trial.subject, _without_zeros(point), outcome.pair)
+        try:
+            asked = list(trial.ask(evidence, {}))
+        except NoPoint:
+            continue
+        outcome.points += 1
+        found = [f for f in asked if f.kind is Kind.VALUE and is_told_near_an_edge(evidence, f.leaf)]
+        outcome.findings += found
+        if found:
+            return
 
 
 def _held_in(trial: "Trial", point: Point, dtypes: Dtypes, device: str) -> list[Finding]:

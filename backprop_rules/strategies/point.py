@@ -71,5 +71,6 @@ FULL = "full size"  # of a large example, beside which it is made small
 NOTHING_KEPT = "nothing kept"  # where a mask or a length keeps nothing, or all are alike, as not in the example
 TORN_APART = "sizes torn apart"  # where an axis is not as long as those that it equals in the example
 JUMP = "jump"  # a kind of values that no lower precision holds
+EDGE = "near an edge"  # of forward's domain: of few digits, and asked for values alone
 EVERY_BIT = "every bit"  # the same, drawn so: it is asked in its own dtypes alone
-EXTRAORDINARY = ("big", "small", "wide", "hard row", "any magnitude", EVERY_BIT)
+EXTRAORDINARY = ("big", "small", "wide", "hard row", "any magnitude", EVERY_BIT, EDGE)
