@@ -19,6 +19,7 @@ from backprop_rules.properties.effort import DRAWN
 from backprop_rules.properties.finding import Finding
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.own_backward import Whole, has_its_own_backward, is_autograd_function, own_backward
+from backprop_rules.properties.own_notes import own_notes
 from backprop_rules.properties.smallest import confirmed, smallest
 from backprop_rules.properties.trial import Trial
 from backprop_rules.question import Asked, Held, question, several
@@ -267,8 +268,6 @@ def tried(subject: Subject, points: Any, questions: Questions) -> tuple[Outcome,
     with shown(points, str(subject)) as counted:
         outcome = Trial(subject, counted, questions).run(pair)
         finding = outcome.chief
-        if questions.extra is not None and questions.extra.note:
-            outcome.notes[questions.extra.note] = None
         if finding is not None and not outcome.interrupted:
             try:
                 finding = smallest(subject, outcome.pair, finding, outcome.findings)
@@ -276,6 +275,8 @@ def tried(subject: Subject, points: Any, questions: Questions) -> tuple[Outcome,
                 outcome.notes["interrupted: a smaller counterexample was not looked for any longer"] = None
         if finding is not None and not finding.native and outcome.pair.high.itemsize == WIDE_BYTES:
             finding = confirmed(subject, finding) or finding
+        if questions.extra is not None:
+            outcome.notes.update(dict.fromkeys(own_notes(questions.extra, subject, finding)))
         return outcome, finding, named_mistake(subject, outcome, finding, questions.explain)
 
 
