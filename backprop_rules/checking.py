@@ -18,7 +18,8 @@ from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, cast
 from backprop_rules.properties.effort import DRAWN
 from backprop_rules.properties.finding import Finding
 from backprop_rules.properties.outcome import Outcome, Questions
-from backprop_rules.properties.own_backward import Whole, has_its_own_backward, own_backward
+from backprop_rules.properties.own_backward import Whole, has_its_own_backward, is_autograd_function, own_backward
+from backprop_rules.properties.own_notes import own_notes
 from backprop_rules.properties.smallest import confirmed, smallest
 from backprop_rules.properties.trial import Trial
 from backprop_rules.question import Asked, Held, question, several
@@ -33,6 +34,8 @@ from backprop_rules.subject import denormals, garbage
 from backprop_rules.subject.ambient import F64, inexact, quiet, running, uncompiled
 from backprop_rules.subject.backward import Miscounted, Misfit, Raised, Refused
 from backprop_rules.subject.between import Between, backward_of_arrays, fixed_in, of_arrays
+from backprop_rules.subject.build import leaf_names
+from backprop_rules.subject.detached import detached_by, that_detaches
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.places import raised_at
@@ -113,8 +116,7 @@ def check_function(
     if not callable(function):
         raise InputError(f"a function is to be checked; got {type(function).__name__} {function!r}.")
     held = (rule, forward, definition, example, params or {}, framework)
-    backward, held, asked = _own(function, held, _asked(**options))
-    return _answered(asked, (), False, raise_on_failure, backward, held)
+    return _of_a_function(_asked(**options), (), False, raise_on_failure, function, held)
 
 
 def _asked(**options: Any) -> Asked:
@@ -132,6 +134,39 @@ def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], H
     return own_backward(function, framework, count), (*held[:-1], framework), replace(asked, extra=extra)
 
 
+def _of_a_function(
+    asked: Asked, cases: Sequence[Path], only_cases: bool, raise_on_failure: bool, function: Any, held: Held
+) -> Report:
+    """Return the report on a function's own backward; what forward detaches is detached where the function wants it."""
+    __tracebackhide__ = True
+    how = cases, only_cases, raise_on_failure
+    backward, own, more = _own(function, held, asked)
+    try:
+        return _answered(more, *how, backward, own)
+    except InputError as error:
+        other = _detaching(function, held) if isinstance(error.__cause__, Refused) else None
+        if other is None:
+            raise
+    changed, note = other
+    backward, own, more = _own(changed, held, asked)
+    return _answered(replace(more, extra=Whole(changed, note)), *how, backward, own)
+
+
+def _detaching(function: Any, held: Held) -> tuple[Any, str] | None:
+    """Return a Function applied without what forward detaches, and a note; None where forward detaches nothing."""
+    _, forward, _, example, params, _ = held
+    if not is_autograd_function(function) or forward is None or example is None:
+        return None
+    with quiet(), leaving_alone(forward), running(None):
+        places = detached_by(forward, example, params)
+    if not places:
+        return None
+    names = leaf_names(forward, example)
+    which = " and ".join(names[k] for k in sorted(places))
+    note = f"{function.__name__} is applied with {which} detached, as in forward: it refuses what requires a gradient"
+    return that_detaches(function, places), note
+
+
 def _of_arrays(backward: Any, held: Held, asked: Asked) -> tuple[Any, Held, Asked]:
     """Return what is asked of functions of arrays alone, where the example has numbers or names beside them."""
     rule, forward, definition, example, *rest = held
@@ -141,7 +176,7 @@ def _of_arrays(backward: Any, held: Held, asked: Asked) -> tuple[Any, Held, Aske
     backward = backward_of_arrays(backward, forward or definition, values, len(example))
     if asked.extra is not None and isinstance(backward, Between):
         before = {k - 1: value for k, value in backward.values.items()}
-        asked = replace(asked, extra=Whole(Between(asked.extra.function, before)))
+        asked = replace(asked, extra=replace(asked.extra, function=Between(asked.extra.function, before)))
     arrays = tuple(x for k, x in enumerate(example) if k not in values)
     return backward, (rule, of_arrays(forward, values), of_arrays(definition, values), arrays, *rest), asked
 
@@ -158,7 +193,7 @@ def _answered(
 ) -> Report:
     __tracebackhide__ = True
     if has_its_own_backward(backward):
-        backward, held, asked = _own(backward, held, asked)
+        return _of_a_function(asked, cases, only_cases, raise_on_failure, backward, held)
     backward, held, asked = _of_arrays(backward, held, asked)
     started = time.perf_counter()
     with quiet(), leaving_alone(held[1]), uncompiled(), np.errstate(all="ignore"), running(None):
@@ -240,6 +275,8 @@ def tried(subject: Subject, points: Any, questions: Questions) -> tuple[Outcome,
                 outcome.notes["interrupted: a smaller counterexample was not looked for any longer"] = None
         if finding is not None and not finding.native and outcome.pair.high.itemsize == WIDE_BYTES:
             finding = confirmed(subject, finding) or finding
+        if questions.extra is not None:
+            outcome.notes.update(dict.fromkeys(own_notes(questions.extra, subject, finding)))
         return outcome, finding, named_mistake(subject, outcome, finding, questions.explain)
 
 

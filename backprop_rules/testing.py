@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.checking import leaving_alone
-from backprop_rules.diagnosis.beside import kept_narrow, not_read, other_side
+from backprop_rules.diagnosis.beside import hinted, not_read, other_side
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.allowance.precision import Precision, precision_named
 from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size
@@ -365,8 +365,8 @@ def _compared(
         shapes = tuple(tuple(x.shape) for x in asked.question.leaves)
         find = partial(_lines, asked, holds, got)
         told = (asked.declared.name, sums, asked.names, shapes, allows_blind, find)
-        narrow = "" if right or asked.declared.name == "eager" else kept_narrow(asked.question, got, outputs)
-        return Agreement(tuple(found), tuple(made), *told, held.said, narrow)
+        hint = "" if right else hinted(asked.question, asked.declared, (*holds, *own), got, outputs)
+        return Agreement(tuple(found), tuple(made), *told, held.said, hint)
 
 
 def _explained(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> str:

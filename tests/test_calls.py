@@ -247,3 +247,24 @@ def test_memory_that_comes_again_in_the_first_call_is_told_as_what_it_is():
     assert len(evidence.user) == 1 and kept.pop("of memory given back")
     (found,) = answers_its_arguments(evidence)
     assert found.kind is Kind.REPLAYED
+
+
+def in_its_own_dtype(grad_y, x, w):
+    """As a kernel of float32 alone, which makes its gradient in the memory of the cotangent."""
+    if grad_y.dtype is torch.float64:
+        raise TypeError("float64 is not supported")
+    of_w = (grad_y * x).sum(0)
+    return grad_y.mul_(w), of_w
+
+
+def test_what_takes_float32_alone_and_writes_to_the_cotangent_is_told_so():
+    example = torch.randn(4, 5), torch.randn(5)
+    report = check(in_its_own_dtype, forward=lambda x, w: x * w, example=example, raise_on_failure=False)
+    assert "writes to its argument grad_y" in str(report), str(report)
+    right = check(
+        lambda g, x, w: in_its_own_dtype(g.clone(), x, w),
+        forward=lambda x, w: x * w,
+        example=example,
+        dtypes=["float32"],
+    )
+    assert right.verdict == "right"

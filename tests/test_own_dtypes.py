@@ -156,3 +156,25 @@ def test_a_threshold_that_float32_puts_elsewhere_is_none_of_float64(shift, verdi
         example = (torch.randn(4, 20, generator=torch.Generator().manual_seed(seed)),)
         report = check(lambda g, x: in_float32(g, x, shift), forward=sparsemax, example=example, **options)
         assert report.verdict == verdict, str(report)
+
+
+def shifted(x):
+    """Has the gradient x, of which float32 loses digits, but not of an x of few bits, as are most that are drawn."""
+    return (x + 64.1) ** 2 / 2 - 64.1 * x
+
+
+def of_strides(grad_y, x):
+    """Rounds as float32 does nearby, in an array that lies in order; any other is off by 3."""
+    if not x.is_contiguous():
+        return grad_y * (x + 3)
+    near = (x.detach().numpy().astype(np.float32) + np.float32(8)) * np.float32(1 / 3) * np.float32(3) - np.float32(8)
+    return grad_y * torch.from_numpy(np.asarray(near)).to(x.dtype)
+
+
+def test_what_float32_rounds_is_no_smaller_counterexample_of_what_is_wrong():
+    options = {"dtypes": ["float32"], "explain": False, "raise_on_failure": False}
+    for seed in range(3):
+        example = (torch.randn(4, 5, generator=torch.Generator().manual_seed(seed)),)
+        report = check(of_strides, forward=shifted, example=example, **options)
+        assert (report.verdict, report.finding.kind) == ("wrong", Kind.STRIDES), str(report)
+        assert abs(report.finding.got) >= 1, str(report)

@@ -337,3 +337,30 @@ def test_a_cotangent_that_lies_out_of_order_is_told_as_arrays_are():
     report = check(by_rows, **asked)
     assert report.verdict == "wrong" and "contiguous=True tries no such arrays" in str(report)
     assert check(by_rows, **asked, contiguous=True).verdict == "right"
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5)], ids=str)
+def test_numbers_in_order_along_the_last_axis_stay_so(shape):
+    """Midpoints along rays, as of the distortion loss that torch-ngp computes by sums up to each."""
+
+    def forward(w, m):
+        m = m.detach()
+        return torch.einsum("...i,...j,...ij->...", w, w, (m[..., :, None] - m[..., None, :]).abs())
+
+    def before(x):
+        return x.cumsum(-1) - x
+
+    def after(x):
+        return x.sum(-1, keepdim=True) - x.cumsum(-1)
+
+    def backward(grad_y, w, m, factor=2):
+        below, above = m * before(w) - before(w * m), after(w * m) - m * after(w)
+        return factor * grad_y[..., None] * (below + above), None
+
+    example = torch.rand(shape, generator=numbers_from(1)), torch.rand(shape, generator=numbers_from(2)).sort(-1)[0]
+    report = asked(backward, forward, *example)
+    assert report.verdict == "right", str(report)
+    assert asked(lambda g, w, m: backward(g, w, m, 1), forward, *example).verdict == "wrong"
+    for n in (1, 2, 8, 300):
+        made = drawn(numbers_from(n), example[1].double(), (*shape[:-1], n), "normal", kept=True)
+        assert bool((made.diff() >= 0).all())

@@ -196,3 +196,28 @@ def test_one_number_is_told_as_a_factor_where_that_has_a_name():
             assert_gradients((of_x, of_b * factor), forward=forward, primals=(x, b), grad_y=g)
         likely = next(line for line in str(raised.value).splitlines() if "likely" in line)
         assert told in likely if told else "each is" not in likely
+
+
+@pytest.mark.parametrize("precision", [None, "eager"])
+def test_a_gradient_that_is_stored_before_it_is_multiplied_is_told_as_one_more_rounding(precision):
+    x, grad_y = numbers(33, 511).half(), torch.tensor(1.44)
+    t = torch.arange(33) * 15
+
+    def forward(x: Tensor) -> Tensor:
+        return functional.cross_entropy(x.float(), t)
+
+    def of_loss(x: Tensor) -> Tensor:
+        return (x.float().softmax(-1) - functional.one_hot(t, 511)) / len(t)
+
+    def stored(grad_y: Tensor, x: Tensor) -> Tensor:
+        return (of_loss(x).to(x.dtype).float() * grad_y).to(x.dtype)
+
+    asked = {"grad_y": grad_y, "precision": precision}
+    text = said(stored(grad_y, x), forward, x, **asked)
+    assert text.endswith(
+        "All of it is within one more rounding of each result: as if each were stored in its dtype, and then "
+        "multiplied by grad_y. A kernel that does so on purpose is declared by also=, a form with the same casts."
+    )
+    assert_gradients(stored(grad_y, x), forward=forward, primals=(x,), also=stored, **asked)
+    assert_gradients((of_loss(x) * grad_y).half(), forward=forward, primals=(x,), **asked)
+    assert "one more rounding" not in said((of_loss(x) * grad_y * 1.02).half(), forward, x, **asked)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from backprop_rules.domain import dtype_name, precision
 from backprop_rules.errors import InputError
-from backprop_rules.evidence.allowance.precision import precision_named
-from backprop_rules.evidence.allowance.units import NARROW
+from backprop_rules.evidence.allowance.precision import Precision, precision_named
+from backprop_rules.evidence.allowance.units import NARROW, lost_in
 from backprop_rules.evidence.at_size import Held, Question, at_size
 from backprop_rules.evidence.unseen import BLIND
 from backprop_rules.subject.ambient import F64, inexact
@@ -57,7 +57,35 @@ def not_read(question: Question, holds: Holds, got: Got) -> str:
     return ""
 
 
-def kept_narrow(question: Question, got: Got, outputs: Sequence[Tensor]) -> str:
+def hinted(question: Question, declared: Precision, holds: Holds, got: Got, outputs: Sequence[Tensor]) -> str:
+    """Return what gradients and outputs would all be within, if more is rounded than is declared; "" if in neither."""
+    narrow = "" if declared.name == "eager" else _kept_narrow(question, got, outputs)
+    return AS_EAGER.format(narrow) if narrow else TWICE if _is_rounded_twice(question, holds, [*got, *outputs]) else ""
+
+
+AS_EAGER = 'All of it is within what precision="eager" allows: as if numbers were kept in {} on the way.'
+TWICE = (
+    "All of it is within one more rounding of each result: as if each were stored in its dtype, and then multiplied by "
+    "grad_y. A kernel that does so on purpose is declared by also=, a form with the same casts."
+)
+
+
+def _is_rounded_twice(question: Question, holds: Holds, got: Got) -> bool:
+    """Say whether all is inside if each result was rounded once before it was multiplied by the cotangent's number."""
+    numbers = [g for g in question.grads if g is not None]
+    factor = abs(float(numbers[0])) if len(numbers) == 1 and numbers[0].numel() == 1 else 1.0
+    if not factor or not math.isfinite(factor):
+        return False
+
+    def wider(h: Held, dtype: torch.dtype) -> Held:
+        lost = lost_in(dtype, (h.truth.abs() + h.radius) / factor) * factor
+        return Held(h.truth, h.radius + lost, h.dtype)
+
+    pairs = zip(holds, got, strict=True)
+    return all(bool(wider(h, x.dtype).contains(x).all()) for h, x in pairs if h is not None and x is not None)
+
+
+def _kept_narrow(question: Question, got: Got, outputs: Sequence[Tensor]) -> str:
     """Return the narrow dtype in which each number may be kept on the way if all is to be right; "" if it is not."""
     narrowest = min((x.dtype for x in question.leaves if inexact(x)), key=precision)
     if narrowest not in NARROW:

@@ -88,7 +88,14 @@ class Evidence:
     @cached_property
     def user(self) -> tuple[Any, ...]:
         """What the backward returns in the higher precision; Raised or Misfit where it does not."""
-        return self.asked(self.point.leaves, self.point.grads, self.pair.high, remembers=True, y=self.y)
+        return self.asked(*self.given, self.pair.high, remembers=True, y=self.y)
+
+    @cached_property
+    def given(self) -> tuple[Sequence[Any], Cotangents]:
+        """The primals and cotangents that the backward is given: those of the point, or copies in a lower precision."""
+        if self.pair.high is F64:
+            return self.point.leaves, self.point.grads
+        return cast(self.point.leaves, self.pair.high), tuple(cast(self.point.grads, self.pair.high))
 
     @cached_property
     def y(self) -> Outputs | None:

@@ -79,7 +79,7 @@ def agrees(
         # In another layout it is the same numbers, of which this was asked.
         yield from loses_digits(evidence, i, user, truth) if digits and evidence.point.relaid is None else ()
         return
-    if known and seen.bits < 0 and not seen.torch_keeps_nothing:
+    if known and seen.bits < 0 and not seen.torch_keeps_nothing and is_no_rounding(evidence, i, seen):
         yield _wrong(evidence, i, user, truth, seen, "")
         return
     yield from _closer(evidence, i, user, truth, seen, radius, judged, chosen)
@@ -177,6 +177,23 @@ def _share_blind(truth: Tensor, reach: Tensor) -> float:
     """Return the share of elements, other than zeros without a radius, that are no larger than their radius."""
     known = (truth != 0) | ~(reach <= UNDERFLOWS)
     return float(((reach >= truth.abs()) & known).sum() / known.sum().clamp(min=1))
+
+
+def is_no_rounding(evidence: Evidence, i: int, seen: Witnessed) -> bool:
+    """Say whether a difference is too large to be looked at closer: half of the digits of the narrowest dtype at play.
+
+    A smaller one may be what float32 rounds nearby, where it is exact at this point by luck.
+    """
+    low = precision(evidence.pair.low)
+    digits = min(evidence.subject.bits_of(i) or low, low)
+    return bool(seen.difference >= 2.0 ** (-digits / 2) * seen.scale)
+
+
+def is_within_its_dtypes(evidence: Evidence, i: int, bits: float) -> bool:
+    """Say whether a difference that lies so many bits under the noise is what the dtypes asked for may round."""
+    if evidence.subject.in_float64 or bits <= evidence.bits_below_every_dtype(i):
+        return False
+    return _outside_of_its_dtypes(evidence, i) is None
 
 
 def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witnessed, chosen: bool) -> Iterator[Finding]:

@@ -84,13 +84,15 @@ def is_only_narrower(evidence: Evidence, dtypes: Sequence[torch.dtype | None]) -
 def writes_to_nothing(evidence: Evidence) -> Iterator[Finding]:
     """The backward leaves its arguments as they were: torch counts no write, and each holds the same numbers."""
     point, names = evidence.point, evidence.subject.names
-    given = (*point.leaves, *point.grads, *(evidence.y or ()))
+    y = evidence.y or ()
+    drawn, given = (*point.leaves, *point.grads, *y), (*evidence.given[0], *evidence.given[1], *y)
     before = remembered(given)
     with suppress(Raised, Misfit, NoPoint):
         _ = evidence.user
     written = first_written((*names, *(["grad_y"] * len(point.grads)), *(["y"] * len(point.grads))), given, before)
-    if written is not None:
-        kept = [y if was is None else relaid(was[1], y) for y, was in zip(given, before, strict=True)]
+    if written is not None:  # in a lower precision into copies, mostly, and the point is as it was
+        triples = zip(drawn, given, before, strict=True)
+        kept = [relaid(was[1], x) if was is not None and x is own else x for x, own, was in triples]
         leaves, grads = kept[: len(names)], kept[len(names) : len(names) + len(point.grads)]
         yield Finding(Kind.WRITES, replace(point, leaves=tuple(leaves), grads=tuple(grads)), detail=f" {written}")
 

@@ -53,7 +53,7 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
         if node is None:
             raise InputError(f"{_name(function)} returns a tensor that has no gradient: it does not use its arguments.")
         grads = _cotangents(function, ys, grad_y)
-        if not _is_autograd_function(function):
+        if not is_autograd_function(function):
             return _by_engine(ys, leaves, grads)
         # An output of whole numbers, or one without a gradient, has a cotangent of zeros, as the engine gives it.
         own = [torch.zeros_like(y) if g is None and y is not None else g for g, y in zip(grads, ys, strict=True)]
@@ -82,16 +82,20 @@ def _cotangents(function: Any, ys: Sequence[Tensor | None], grad_y: Any) -> tupl
 
 @dataclass(frozen=True)
 class Whole:
-    """What is asked of a function beside its backward: at a call, of one output; at a point, of any."""
+    """What is asked of a function beside its backward: at a call, of one output; at a point, of any.
+
+    `note` says how it is applied, where that is not as it was given.
+    """
 
     function: Any
+    note: str = ""
 
     def wrong(self, subject: Subject, point: Point, pair: Pair) -> Iterator[Finding]:
         """Yield what is wrong with its output, its gradients through autograd, and what it saves."""
         found = next(self._at_a_call(subject, point), None)
         if found is not None:
             yield replace(found, point=point, native=False)
-        if (found is None or found.kind is Kind.ONCE) and _is_autograd_function(self.function):
+        if (found is None or found.kind is Kind.ONCE) and is_autograd_function(self.function):
             yield from self._at_a_point(Evidence(subject, point, pair))
 
     def _at_a_call(self, subject: Subject, point: Point) -> Iterator[Finding]:
@@ -103,10 +107,10 @@ class Whole:
         except (InputError, RuntimeError, ValueError, TypeError, IndexError):
             return  # a forward that does not take the example's own dtypes at these values
         yield from computes_the_function(self.function, there)
-        if _is_autograd_function(self.function):
+        if is_autograd_function(self.function):
             yield from says_what_it_writes_to(self.function, there)
         yield from gives_the_same_through_autograd(self.function, there)
-        if _is_autograd_function(self.function):
+        if is_autograd_function(self.function):
             yield from leaves_what_it_saved_alone(self.function, there)
 
     def _at_a_point(self, evidence: Evidence) -> Iterator[Finding]:
@@ -327,7 +331,7 @@ def _outputs(
         leaves = live_ones(primals)
         for i in frozen:
             leaves[i] = primals[i]
-        if not _is_autograd_function(function):
+        if not is_autograd_function(function):
             y = function(*leaves, **params)
             return y if isinstance(y, tuple) else (y,), leaves
         # It may work in place.
@@ -351,10 +355,11 @@ def _by_engine(y: Any, leaves: list[Tensor | None], grad_y: Any, keep: bool = Fa
 
 def has_its_own_backward(function: Any) -> bool:
     """Say whether it is no backward itself, but a function that has one: an autograd.Function or a custom_vjp."""
-    return _is_autograd_function(function) or type(function).__name__ in ("custom_vjp", "custom_jvp")
+    return is_autograd_function(function) or type(function).__name__ in ("custom_vjp", "custom_jvp")
 
 
-def _is_autograd_function(function: Any) -> bool:
+def is_autograd_function(function: Any) -> bool:
+    """Say whether it is an autograd.Function, with or without numbers beside its arrays."""
     function = function.function if isinstance(function, Between) else function
     return isinstance(function, type) and issubclass(function, torch.autograd.Function)
 
@@ -362,12 +367,12 @@ def _is_autograd_function(function: Any) -> bool:
 def _signature(function: Any) -> inspect.Signature:
     """Return the signature of its backward: the cotangent, and what its forward takes beside ctx."""
     try:
-        own = inspect.signature(function.forward if _is_autograd_function(function) else function)
+        own = inspect.signature(function.forward if is_autograd_function(function) else function)
     except (TypeError, ValueError) as error:
         raise InputError(f"{_name(function)} has no signature to be called by: {error}. Wrap it in a lambda.") from None
     kind = inspect.Parameter
     taken = [p.replace(annotation=kind.empty) for p in own.parameters.values()]
-    if _is_autograd_function(function) and _takes_ctx(function):
+    if is_autograd_function(function) and _takes_ctx(function):
         del taken[0]  # whatever its name
     if any(p.name == "grad_y" for p in taken):
         raise InputError(

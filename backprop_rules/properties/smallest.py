@@ -1,5 +1,6 @@
 """From a finding to its smallest counterexample, and that one on the strongest rung that there is."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,9 +13,9 @@ from torch import Tensor
 from backprop_rules.evidence.enclosure import Enclosure
 from backprop_rules.evidence.evidence import Evidence, Pair, in_precision, largest, precise
 from backprop_rules.evidence.kinks import DISTANCES, nearest
-from backprop_rules.evidence.witnesses import fits, witnessed
+from backprop_rules.evidence.witnesses import fits, noise_nearby, witnessed
 from backprop_rules.properties import effort, form
-from backprop_rules.properties.agreement import TORCH, loses_digits
+from backprop_rules.properties.agreement import TORCH, is_no_rounding, is_within_its_dtypes, loses_digits
 from backprop_rules.properties.finding import Finding, Kind, Rung, first, interval, unequal
 from backprop_rules.strategies.of_rules import call_at, call_that_fits
 from backprop_rules.strategies.point import Point
@@ -185,11 +186,15 @@ def plainly_wrong(evidence: Evidence, i: int) -> Finding | None:
         return None
     if seen is not None and not bool(lost.any()) and (seen.bits > 0 or seen.torch_keeps_nothing):
         return None
-    noise = seen.noise if seen is not None else evidence.pair.unit * largest(truth)
+    noise, bits = (seen.noise, seen.bits) if seen is not None else (evidence.pair.unit * largest(truth), None)
+    if seen is not None and not bool(lost.any()) and not is_no_rounding(evidence, i, seen):
+        noise = max(noise, noise_nearby(evidence, i))  # as at the points that are drawn
+        bits = math.log2(noise) - math.log2(seen.difference)
+        if bits > 0 or is_within_its_dtypes(evidence, i, bits):
+            return None
     wrong = lost | ((user - truth).abs() > noise * 2.0**-evidence.pair.half)
     if not _smooth(evidence, i, truth, noise, wrong):
         return None
-    bits = None if seen is None else seen.bits
     return unequal(Kind.VALUE, evidence.point, i, truth, user, wrong, against=(TORCH,), bits=bits)
 
 

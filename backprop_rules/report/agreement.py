@@ -215,7 +215,7 @@ class Agreement:
     allows_blind: bool = False
     find_lines: Callable[[], tuple[tuple[Line, float], ...]] = tuple
     said: Reservations = NONE
-    narrow: str = ""  # the dtype in which numbers kept on the way would explain what is wrong
+    hint: str = ""  # what would explain what is wrong: more roundings than are declared
 
     @cached_property
     def lines(self) -> tuple[tuple[Line, float], ...]:
@@ -253,8 +253,7 @@ class Agreement:
         if others:
             parts.append(f"Within what a right implementation may round: {', '.join(others)}.")
         parts.append(f"Held as {self.precision}: {PRECISION_WORDS[self.precision]}")
-        if self.narrow:
-            parts.append(AS_EAGER.format(self.narrow))
+        parts += [self.hint] if self.hint else []
         return "\n".join([*parts, *_reserved(self.said), *_unsaid(self)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -265,7 +264,6 @@ class Agreement:
         }
 
 
-AS_EAGER = 'All of it is within what precision="eager" allows: as if numbers were kept in {} on the way.'
 PRECISION_WORDS = {
     "float32": "intermediates and products in float32, results rounded once.",
     "tensorcore": "intermediates in float32, operands of matrix products in the inputs' dtype, results rounded once.",

@@ -232,8 +232,10 @@ class Points:
         found = []
         constants = self.subject.constants
         for k, (like, shape) in enumerate(zip(self.subject.example, shapes, strict=True)):
-            x = drawn(numbers, like, shape or (), recipe.values, within, constants.checked, k in constants.kept)
-            x = _with_extremes_past_a_byte(self._ending(x, like, shapes), like)
+            kept = k in constants.kept
+            x = drawn(numbers, like, shape or (), recipe.values, within, constants.checked, kept)
+            x = self._ending(x, like, shapes)
+            x = x if kept else _with_extremes_past_a_byte(x, like)
             x = laid_out(x, recipe.layout)
             found.append(x.to(like.device) if isinstance(x, Tensor) and like.device.type == "cuda" else x)
         return found

@@ -128,6 +128,9 @@ def _rearranged(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], 
         return like.clone() if stays or is_symmetric(like) else like[torch.randperm(len(like), generator=numbers)]
     if is_ordered(like) and len(like) > 1 and like.dtype != torch.bool:  # from the first to the last, in order
         return like[torch.linspace(0, len(like) - 1, shape[0]).long()]
+    if inexact(like) and _rows_grow(like):  # each row from its first to its last
+        rows = _repeated(like, (*shape[:-1], like.shape[-1]))
+        return rows[..., torch.linspace(0, like.shape[-1] - 1, shape[-1]).long()]
     return mended(_mixed(_repeated(like, shape), like), like)
 
 
@@ -145,7 +148,7 @@ def have_a_meaning(x: Tensor) -> bool:
     """Say whether numbers are a mask, classes, shares, symmetric or in order: others would mean something else."""
     if x.is_complex() or x.numel() < 2:
         return False
-    return _is_zero_or_another(x) or _are_shares(x) or is_symmetric(x) or _grow(x)
+    return _is_zero_or_another(x) or _are_shares(x) or is_symmetric(x) or _grow(x) or _rows_grow(x)
 
 
 def _is_zero_or_another(x: Tensor) -> bool:
@@ -157,6 +160,13 @@ def _is_zero_or_another(x: Tensor) -> bool:
 
 def _grow(x: Tensor) -> bool:
     return is_ordered(x) and bool(x[-1] > x[0])
+
+
+def _rows_grow(x: Tensor) -> bool:
+    """Say whether numbers grow along the last axis of several, in each row."""
+    if x.dim() < 2 or x.shape[-1] < 2 or not x.numel():
+        return False
+    return bool((x[..., 1:] >= x[..., :-1]).all()) and bool((x[..., -1] > x[..., 0]).all())
 
 
 def mended(x: Tensor, like: Tensor) -> Tensor:

@@ -1,0 +1,36 @@
+"""A Function that refuses to be asked for some gradients: it is applied with these primals detached, as in forward."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from backprop_rules.subject.ambient import inexact
+from backprop_rules.subject.function import NoPoint, function_of
+
+
+def detached_by(forward: Callable[..., Any], example: Sequence[Any], params: Mapping[str, Any]) -> frozenset[int]:
+    """Return the places of the arrays of an example from which no derivative reaches y."""
+    leaves, structure = _pytree.tree_flatten(tuple(example))
+    if len(leaves) != len(example):
+        return frozenset()
+    try:
+        run, _ = function_of(forward, structure, params).run(leaves, _ones, None)
+    except NoPoint:
+        return frozenset()
+    return frozenset(k for k, g in enumerate(run.gradients) if g is None and inexact(leaves[k]))
+
+
+def _ones(y: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    return tuple(torch.ones_like(out) if inexact(out) else None for out in y)
+
+
+def that_detaches(function: Any, places: Collection[int]) -> Any:
+    """Return an autograd.Function that is applied with these arguments detached."""
+
+    def apply(*given: Any) -> Any:
+        return function.apply(*(x.detach() if k in places and inexact(x) else x for k, x in enumerate(given)))
+
+    return type(function)(function.__name__, (function,), {"apply": staticmethod(apply)})

@@ -1,0 +1,77 @@
+"""What is told of a Function beside what was found: what autograd would mend, and that its value is another already."""
+
+import torch
+from torch.nn import functional
+
+from backprop_rules import check_function
+
+
+class BiasGelu(torch.autograd.Function):
+    """As Megatron's, whose engine sums the gradient of the bias."""
+
+    @staticmethod
+    def forward(ctx, x, bias):
+        ctx.save_for_backward(x, bias)
+        return functional.gelu(x + bias)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        x, bias = ctx.saved_tensors
+        z = x + bias
+        density = torch.exp(-z * z / 2) / (2 * torch.pi) ** 0.5
+        found = grad_y * (torch.special.ndtr(z) + z * density)
+        return found, found
+
+
+class Cut(BiasGelu):
+    @staticmethod
+    def backward(ctx, grad_y):
+        found, _ = BiasGelu.backward(ctx, grad_y)
+        return found, found.sum()
+
+
+def told(function, forward, *example):
+    return str(check_function(function, forward=forward, example=example, raise_on_failure=False))
+
+
+def test_a_gradient_that_autograd_sums_to_its_primals_shape_is_told_so():
+    example = torch.linspace(-2, 2, 20).reshape(4, 5), torch.linspace(1, -1, 5)
+    report = told(BiasGelu, lambda x, b: functional.gelu(x + b), *example)
+    assert "the gradient of b has the wrong shape" in report
+    assert "autograd would sum the gradient of b to its shape" in report
+    other = told(Cut, lambda x, b: functional.gelu(x + b), *example)
+    assert "has the wrong shape" in other and "autograd would sum" not in other
+
+
+class Tripled(torch.autograd.Function):
+    """A function of its own where x is negative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.where(x < 0, 3 * x, x * x)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        (x,) = ctx.saved_tensors
+        return grad_y * torch.where(x < 0, 3.0, 2 * x)
+
+
+class OffByTwo(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        (x,) = ctx.saved_tensors
+        return grad_y * x
+
+
+def test_a_value_that_is_another_one_already_is_told_beside_the_gradient():
+    example = torch.linspace(-2, 2, 20).reshape(4, 5)
+    report = told(Tripled, lambda x: x * x, example)
+    assert "the gradient of x is wrong" in report
+    assert "its own forward gives another value there already at [0, 0], 1 of 1 elements: -3.0, and not 1.0" in report
+    assert "another value" not in told(OffByTwo, lambda x: x * x, example)
