@@ -223,8 +223,9 @@ def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
             radius = bounds(call, evaluations=2).y.to(y.device)
     except (InputError, NotImplementedError):  # neither its rounding nor its exact value is known
         y, expected, radius = _in_two_precisions(function, call)
-    apart = (wide(y) - wide(expected)).abs() > radius
-    if bool(apart.any()) and not _is_rounding(function, call):
+    beyond = (wide(y) - wide(expected)).abs() - radius
+    apart = beyond > 0
+    if bool(apart.any()) and not _is_rounding(function, call, beyond):
         yield unequal(Kind.FUNCTION, widened(call), None, expected, y, apart)
 
 
@@ -235,13 +236,37 @@ def _both(function: Any, call: Call, primals: Sequence[Any]) -> tuple[Tensor, Te
         return y.detach(), call.forward(*primals).detach()
 
 
-def _is_rounding(function: Any, call: Call) -> bool:
-    """Say whether the output is off by what shrinks with the unit roundoff: written otherwise, it may lose digits."""
+def _is_rounding(function: Any, call: Call, beyond: Tensor) -> bool:
+    """Say whether the output is off by what shrinks with the unit roundoff: written otherwise, it may lose digits.
+
+    In this dtype no element lies farther `beyond` than the function's own operations round, where these are known.
+    """
     try:
         precise, right, noise = _in_two_precisions(function, call)
     except (Exception, SystemExit):  # of somebody's code, which may take its own dtype alone
         return False
-    return bool(((precise - right).abs() <= noise).all())
+    if not bool(((precise - right).abs() <= noise).all()):
+        return False
+    own = _own_rounding(function, call)
+    return own is None or not bool((beyond > own).any())
+
+
+def _own_rounding(function: Any, call: Call) -> Tensor | None:
+    """Return how far the operations of a function round, in the dtype at hand; None where one is not known.
+
+    Nor is it where none rounds, as of numbers that come from outside of torch.
+    """
+    from backprop_rules.evidence.allowance import RunningError
+    from backprop_rules.evidence.climb import UNFOLLOWED
+
+    try:
+        with torch.no_grad(), running(None), RunningError(decided=True) as errors:
+            y = _applied(function, [x.clone() if isinstance(x, Tensor) else x for x in call.primals], call.params)
+            (y,) = _tensors(y if isinstance(y, tuple | list) else (y,))
+            radius = errors.radius(y)
+            return radius.to(y.device) if bool(radius.any()) else None
+    except UNFOLLOWED:
+        return None
 
 
 def _in_two_precisions(function: Any, call: Call) -> tuple[Tensor, Tensor, float]:
