@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence.evidence import Evidence, cast, filled
+from backprop_rules.evidence.evidence import WIDE, Evidence, Pair, cast, filled
 from backprop_rules.evidence.witnesses import has_lost_digits
 from backprop_rules.properties.finding import Finding, Grade, Kind, unequal
 from backprop_rules.properties.form import first_written, has_the_form_of_its_primal, remembered, where_out_of_order
@@ -28,7 +28,7 @@ def own_dtypes(subject: Subject, point: Point) -> list[torch.dtype | None]:
 
 
 def holds_in(
-    subject: Subject, point: Point, dtypes: Sequence[torch.dtype | None], device: str = "cpu"
+    subject: Subject, point: Point, dtypes: Sequence[torch.dtype | None], device: str = "cpu", pair: Pair = WIDE
 ) -> Iterator[Finding]:
     """Yield what is wrong in these dtypes: the form of a gradient, or that it keeps no digit where torch keeps half."""
     leaves = [
@@ -49,8 +49,8 @@ def holds_in(
     try:
         got = subject.backward(function, grads, None, given, None, whole=True)
     except Raised as error:
-        if isinstance(error, Refused) and _refuses(Evidence(subject, point)):
-            return  # in float64 as well: it is not asked here
+        if isinstance(error, Refused) and _refuses(Evidence(subject, point, pair)):
+            return  # in the higher precision as well: it is not asked here
         if point.own and not point.empty and _has_a_gradient(function, leaves, grads):
             yield Finding(Kind.RAISES, point, detail=f" {error}{where_out_of_order(point)}", dtype=shown)
         return

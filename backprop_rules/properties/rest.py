@@ -58,7 +58,7 @@ def rest(trial: "Trial") -> None:
 
 def _held_in(trial: "Trial", point: Point, dtypes: Dtypes, device: str) -> list[Finding]:
     """Return what is wrong in dtypes of its own, on a device."""
-    found = list(holds_in(trial.subject, point, dtypes, device))
+    found = list(holds_in(trial.subject, point, dtypes, device, trial.outcome.pair))
     # Digits are counted from torch's gradient: not where that is the wrong one.
     off = {f.leaf for f in trial.outcome.findings if f.kind is Kind.TORCH}
     if not point.ordinary and not point.dtypes:
