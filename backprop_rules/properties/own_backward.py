@@ -224,9 +224,8 @@ def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
     except (InputError, NotImplementedError):  # neither its rounding nor its exact value is known
         y, expected, radius = _in_two_precisions(function, call)
     beyond = (wide(y) - wide(expected)).abs() - radius
-    apart = beyond > 0
-    if bool(apart.any()) and not _is_rounding(function, call, beyond):
-        yield unequal(Kind.FUNCTION, widened(call), None, expected, y, apart)
+    if bool((beyond > 0).any()) and not _is_rounding(function, call, beyond):
+        yield unequal(Kind.FUNCTION, widened(call), None, expected, y, beyond > 0)
 
 
 def _both(function: Any, call: Call, primals: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -241,32 +240,16 @@ def _is_rounding(function: Any, call: Call, beyond: Tensor) -> bool:
 
     In this dtype no element lies farther `beyond` than the function's own operations round, where these are known.
     """
+    from backprop_rules.evidence.climb import own_rounding
+
     try:
         precise, right, noise = _in_two_precisions(function, call)
     except (Exception, SystemExit):  # of somebody's code, which may take its own dtype alone
         return False
     if not bool(((precise - right).abs() <= noise).all()):
         return False
-    own = _own_rounding(function, call)
+    own = own_rounding(lambda: _run(function, tuple(call.primals), call.params)[0])
     return own is None or not bool((beyond > own).any())
-
-
-def _own_rounding(function: Any, call: Call) -> Tensor | None:
-    """Return how far the operations of a function round, in the dtype at hand; None where one is not known.
-
-    Nor is it where none rounds, as of numbers that come from outside of torch.
-    """
-    from backprop_rules.evidence.allowance import RunningError
-    from backprop_rules.evidence.climb import UNFOLLOWED
-
-    try:
-        with torch.no_grad(), running(None), RunningError(decided=True) as errors:
-            y = _applied(function, [x.clone() if isinstance(x, Tensor) else x for x in call.primals], call.params)
-            (y,) = _tensors(y if isinstance(y, tuple | list) else (y,))
-            radius = errors.radius(y)
-            return radius.to(y.device) if bool(radius.any()) else None
-    except UNFOLLOWED:
-        return None
 
 
 def _in_two_precisions(function: Any, call: Call) -> tuple[Tensor, Tensor, float]:
