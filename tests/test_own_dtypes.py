@@ -131,6 +131,21 @@ def test_a_function_that_takes_no_float64_is_asked_all_that_others_are():
     assert (report.verdict, report.finding.kind) == ("wrong", Kind.ALONE)
 
 
+class OfFloat32(ForTwoDtypes):
+    @staticmethod
+    def forward(ctx, x, w):
+        if x.dtype != torch.float32:
+            raise ValueError("float32 alone")
+        return ForTwoDtypes.forward(ctx, x, w)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_function_that_refuses_the_examples_own_dtype_raises(dtype):
+    example = torch.randn(4, 3).to(dtype), torch.randn(3).to(dtype)
+    report = check_function(OfFloat32, forward=torch.mul, example=example, raise_on_failure=False)
+    assert (report.verdict, report.finding.kind) == ("wrong", Kind.RAISES)
+
+
 def sparsemax(x):
     z, _ = torch.sort(x, -1, descending=True)
     r = torch.arange(1, x.shape[-1] + 1, dtype=x.dtype)

@@ -50,3 +50,30 @@ def test_another_order_of_equal_numbers_is_another_convention(choose, way, examp
 def test_what_no_order_gives_is_wrong(choose, name, example):
     backward = backward_of(choose, "last", WRONG[name])
     assert verdict(backward, choose, EXAMPLES[example], "any subgradient") == "wrong"
+
+
+def in_narrow_dtypes(factor):
+    """Return what makes a gradient wrong in narrow dtypes alone."""
+    return lambda x, g: g * factor if x.dtype in (torch.bfloat16, torch.float16) else g
+
+
+def sharpest(x, way=""):
+    """Return the largest times a sum, of which each element has a gradient, tied or not."""
+    return (x * x).sum(-1) * largest(x, way)
+
+
+@pytest.mark.parametrize("way", ["", "last"])
+def test_what_is_wrong_in_narrow_dtypes_alone_is_told_whatever_breaks_ties(way):
+    example = torch.randn(4, 300, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for factor in (-1, 0, 2):
+        backward = backward_of(sharpest, way, in_narrow_dtypes(factor))
+        assert verdict(backward, sharpest, example, "any subgradient") == "wrong"
+    assert verdict(backward_of(sharpest, way), sharpest, example, "any subgradient") == "right"
+
+
+@pytest.mark.parametrize("way", ["", "last"])
+def test_digits_that_are_lost_in_narrow_dtypes_are_told_whatever_breaks_ties(way):
+    backward = backward_of(topk, way, in_narrow_dtypes(-1))
+    example = torch.randn(4, 300, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert verdict(backward, topk, example, "any subgradient") != "right"
+    assert verdict(backward_of(topk, way), topk, example, "any subgradient") == "right"

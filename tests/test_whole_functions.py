@@ -362,3 +362,38 @@ def test_an_output_that_is_none_needs_no_gradient(returned):
     asked = {"forward": forward, "raise_on_failure": False}
     assert check_function(LossAndNothing, **asked, example=(numbers(3, 4), 2)).verdict == "right"
     assert check_function(LossAndNothing, **asked, example=(numbers(3, 4), 3)).verdict == "wrong"
+
+
+class Exponential(torch.autograd.Function):
+    """In other words: its digits are lost where its argument is large."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.exp2(x * 1.4426950408889634)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return grad_y * ctx.saved_tensors[0].exp()
+
+
+class NothingOfSmallOnes(Exponential):
+    @staticmethod
+    def forward(ctx, x):
+        y = Exponential.forward(ctx, x)
+        return torch.where(x < -9, 0, y).to(y.dtype)
+
+
+class OffInItsOwnDtype(Exponential):
+    @staticmethod
+    def forward(ctx, x):
+        return Exponential.forward(ctx, x) * (1 if x.dtype == torch.float64 else 1.25)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_forwards_own_operations_do_not_round_is_another_function(dtype):
+    example = (10 * numbers(6, 8, dtype=torch.float32).to(dtype),)
+    assert check_function(Exponential, forward=torch.exp, example=example).verdict == "right"
+    for function in (NothingOfSmallOnes, OffInItsOwnDtype):
+        found = check_function(function, forward=torch.exp, example=example, raise_on_failure=False, explain=False)
+        assert found.verdict == "wrong" and "has a forward that computes another function" in str(found)

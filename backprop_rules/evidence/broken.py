@@ -50,22 +50,35 @@ def with_ties_broken(
 
 def breaks_ties(evidence: Evidence, noise: float) -> bool:
     """Say whether a backward breaks ties otherwise than torch at a point: as near to that as a precision sees."""
+    return moved_by_ties(evidence, noise) is not None
+
+
+def moved_by_ties(evidence: Evidence, noise: float) -> Gradients | None:
+    """Return what a backward that breaks ties otherwise adds to torch's gradients so; None where it does not.
+
+    It is 0 where ties concern no gradient: there torch's own is as good a measure as anywhere.
+    """
     got, near = evidence.user, 2.0**-evidence.pair.half
+
+    def same(a: Tensor, b: Tensor) -> Tensor:
+        return (a.to(b) - b).abs().le(near * max(noise, evidence.pair.unit * largest(b)))
 
     def are(truth: Gradients) -> bool:
         pairs = [(t, g) for t, g in zip(truth, got, strict=True) if t is not None]
-        return all(
-            fits(g, t) and largest(g.to(t) - t) <= near * max(noise, evidence.pair.unit * largest(t)) for t, g in pairs
-        )
+        return all(fits(g, t) and bool(same(g, t).all()) for t, g in pairs)
 
-    def asked() -> bool:
+    def asked() -> Gradients | None:
         question = Question(evidence.function, evidence.point.leaves, evidence.point.grads)
         given = [g if isinstance(g, Tensor) else None for g in got]
         with suppress(NoPoint, NotImplementedError, InputError):
-            return any(are(truth) for _, truth in _broken(question, precision_named("eager", F64), given))
-        return False
+            broken = _broken(question, precision_named("eager", F64), given)
+            truth = next((truth for _, truth in broken if are(truth)), ())
+            pairs = zip(truth, evidence.gradients_here, strict=False)
+            added = [None if t is None or h is None else torch.where(same(h, t), 0.0, t - h) for t, h in pairs]
+            return added if any(x is not None and bool(x.any()) for x in added) else None
+        return None
 
-    return evidence.kept(("breaks ties", noise), asked)
+    return evidence.kept(("moved by ties", noise), asked)
 
 
 def _far(truth: Gradients, got: Gradients) -> float:

@@ -4,7 +4,7 @@ Where an operation has no formula, or no exact meaning, the rung is lower, and t
 refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -130,6 +130,19 @@ def radii_in_float64(subject: Subject, point: Point) -> tuple[Tensor | None, ...
         a if a is None or b is None or a.shape != b.shape else a + b
         for a, b in zip(theirs, _radii_of_the_backward(subject, function, point), strict=True)
     )
+
+
+def own_rounding(made: Callable[[], Tensor]) -> Tensor | None:
+    """Return how far the operations round that make a tensor, in their own dtypes; None where one is not known.
+
+    Nor is it where none rounds, as of numbers that come from outside of torch.
+    """
+    try:
+        with RunningError(decided=True) as errors:
+            radius = errors.radius(made())
+            return radius if bool(radius.any()) else None
+    except UNFOLLOWED:
+        return None
 
 
 def _radii_of_the_backward(subject: Subject, function: Function, point: Point) -> list[Tensor | None]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence.evidence import Evidence, cast, filled
+from backprop_rules.evidence.evidence import WIDE, Evidence, Pair, cast, filled
 from backprop_rules.evidence.witnesses import has_lost_digits
 from backprop_rules.properties.finding import Finding, Grade, Kind, unequal
 from backprop_rules.properties.form import first_written, has_the_form_of_its_primal, remembered, where_out_of_order
@@ -28,7 +28,7 @@ def own_dtypes(subject: Subject, point: Point) -> list[torch.dtype | None]:
 
 
 def holds_in(
-    subject: Subject, point: Point, dtypes: Sequence[torch.dtype | None], device: str = "cpu"
+    subject: Subject, point: Point, dtypes: Sequence[torch.dtype | None], device: str = "cpu", pair: Pair = WIDE
 ) -> Iterator[Finding]:
     """Yield what is wrong in these dtypes: the form of a gradient, or that it keeps no digit where torch keeps half."""
     leaves = [
@@ -49,8 +49,8 @@ def holds_in(
     try:
         got = subject.backward(function, grads, None, given, None, whole=True)
     except Raised as error:
-        if isinstance(error, Refused) and _refuses(Evidence(subject, point)):
-            return  # in float64 as well: it is not asked here
+        if isinstance(error, Refused) and _refuses(Evidence(subject, point, pair)):
+            return  # in the higher precision as well: it is not asked here
         if point.own and not point.empty and _has_a_gradient(function, leaves, grads):
             yield Finding(Kind.RAISES, point, detail=f" {error}{where_out_of_order(point)}", dtype=shown)
         return
@@ -126,6 +126,7 @@ def _digits(
         run, _ = subject.function.at(point.params).run(cast(leaves, F64), tuple(cast(grads, F64)), F64)
     except NoPoint:
         return
+    moved: Sequence[Tensor | None] | None = None
     for i in subject.floats:
         truth, g, t = run.gradients[i], got[i], theirs[i]
         if truth is None or not isinstance(g, Tensor) or t is None or not truth.numel():
@@ -133,9 +134,34 @@ def _digits(
         if precision(g.dtype) == precision(F64):
             continue
         mine, other = g.to(truth.dtype), t.to(truth.dtype)
-        lost = has_lost_digits(mine, other, truth, g.dtype)
-        off = lost
-        if point.ordinary or all_finite(other):  # past an overflow each form has it elsewhere
-            off = off | (truth.isfinite() & other.isfinite() & ~mine.isfinite())
+        off = _lost(point, mine, other, truth, g.dtype)
+        if bool(off.any()) and moved is None:
+            moved = moved_by_ties_in(subject, point, [x.dtype if inexact(x) else None for x in leaves])
+        by = moved[i] if moved and bool(off.any()) else None
+        if by is not None:
+            truth, other = truth + by, other + by
+            off = _lost(point, mine, other, truth, g.dtype)
         if bool(off.any()):
             yield unequal(Kind.INACCURATE, point, i, truth, g, off, against=("torch's reverse mode",), dtype=shown)
+
+
+def _lost(point: Point, mine: Tensor, other: Tensor, truth: Tensor, dtype: torch.dtype) -> Tensor:
+    lost = has_lost_digits(mine, other, truth, dtype)
+    if point.ordinary or all_finite(other):  # past an overflow each form has it elsewhere
+        return lost | (truth.isfinite() & other.isfinite() & ~mine.isfinite())
+    return lost
+
+
+def moved_by_ties_in(subject: Subject, point: Point, dtypes: Sequence[torch.dtype | None]) -> Sequence[Tensor | None]:
+    """Return what a backward that breaks ties otherwise than torch adds to gradients, at numbers of these dtypes.
+
+    Nothing where it does not.
+    """
+    from backprop_rules.evidence.broken import moved_by_ties  # long to import, and seldom asked
+
+    pairs = zip(point.leaves, dtypes, strict=True)
+    there = replace(point, leaves=tuple(x if d is None else recast(recast(x, d), x.dtype) for x, d in pairs))
+    try:
+        return moved_by_ties(Evidence(subject, there), 0.0) or ()
+    except (NoPoint, Raised, Misfit):
+        return ()

@@ -14,12 +14,9 @@ from backprop_rules.properties import calls, effort, special
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
 from backprop_rules.properties.huge import reaches_past_32_bits
 from backprop_rules.properties.invariance import WAYS, varies
-from backprop_rules.properties.native import holds_in, own_dtypes
+from backprop_rules.properties.native import holds_in, moved_by_ties_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.strategies.point import FULL, JUMP, Point
-from backprop_rules.strategies.values import recast
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
 if TYPE_CHECKING:  # the first of which brings ball arithmetic along
@@ -81,11 +78,9 @@ def _near_edges(trial: "Trial", start: Point, others: Sequence[Point]) -> None:
 
 def _held_in(trial: "Trial", point: Point, dtypes: Dtypes, device: str) -> list[Finding]:
     """Return what is wrong in dtypes of its own, on a device."""
-    found = list(holds_in(trial.subject, point, dtypes, device))
-    # Digits are counted from torch's gradient: not where that is the wrong one, nor where it breaks ties otherwise.
+    found = list(holds_in(trial.subject, point, dtypes, device, trial.outcome.pair))
+    # Digits are counted from torch's gradient: not where that is the wrong one.
     off = {f.leaf for f in trial.outcome.findings if f.kind is Kind.TORCH}
-    if any(f.kind is Kind.INACCURATE for f in found) and _breaks_ties(trial.subject, point, dtypes):
-        found = [f for f in found if f.kind is not Kind.INACCURATE]
     if not point.ordinary and not point.dtypes:
         found = [replace(f, kind=Kind.OVERFLOWS) for f in found if f.kind is Kind.INACCURATE]
     return [f for f in found if f.kind is not Kind.INACCURATE or f.leaf not in off]
@@ -187,21 +182,21 @@ def climb_with_what_passed(subject: Subject, outcome: Outcome, questions: Questi
         elif found.spoke:
             if not any(verdict.disagrees for verdict in found.verdicts):
                 outcome.rungs[Rung.PROVED if found.proved else Rung.ALLOWED] += 1
-            elif _breaks_ties(subject, point, dtypes):  # where torch's own gradient is no measure
-                continue
+            else:
+                found = _beside_ties(subject, point, dtypes, found)
             outcome.findings += list(_findings(subject, outcome, questions, point, dtypes, found))
 
 
-def _breaks_ties(subject: Subject, point: Point, dtypes: Dtypes) -> bool:
-    """Say whether a backward breaks ties otherwise than torch, among the numbers of a point in these dtypes."""
-    from backprop_rules.evidence.broken import breaks_ties
-
-    pairs = zip(point.leaves, dtypes, strict=True)
-    there = replace(point, leaves=tuple(x if d is None else recast(recast(x, d), x.dtype) for x, d in pairs))
-    try:
-        return breaks_ties(Evidence(subject, there), 0.0)
-    except (NoPoint, Raised, Misfit):
-        return False
+def _beside_ties(subject: Subject, point: Point, dtypes: Dtypes, found: "Climbed") -> "Climbed":
+    """Return what was found but for elements that get something else where a backward breaks ties otherwise."""
+    moved = moved_by_ties_in(subject, point, dtypes)
+    verdicts = list(found.verdicts)
+    for k, verdict in enumerate(verdicts):
+        by, outside = moved[verdict.primal] if moved else None, verdict.outside
+        if by is not None and outside is not None:  # torch's own gradient is no measure there
+            outside = outside & (by == 0).to(outside.device)
+            verdicts[k] = replace(verdict, outside=outside if bool(outside.any()) else None)
+    return replace(found, verdicts=tuple(verdicts))
 
 
 def _to_climb(subject: Subject, outcome: Outcome, questions: Questions) -> Iterator[tuple[Point, Dtypes]]:
