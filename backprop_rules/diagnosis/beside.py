@@ -12,14 +12,13 @@ from backprop_rules.evidence.allowance.precision import Precision, precision_nam
 from backprop_rules.evidence.allowance.units import NARROW, lost_in
 from backprop_rules.evidence.at_size import Held, Question, at_size
 from backprop_rules.evidence.unseen import BLIND
-from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.subject.ambient import F32, F64, inexact
 from backprop_rules.subject.function import Cotangents, NoPoint
 
 Holds = Sequence[Held | None]
 Got = Sequence[Tensor | None]
-NEAR = (
-    2.0**-40
-)  # of a primal's largest number: the middle, in bits, of what float32 and float64 keep, and a little more
+# Of a primal's largest number: in bits midway between what float32 and float64 keep of it.
+NEAR = 2.0 ** (-(precision(F32) + precision(F64)) / 2)
 
 
 def other_side(question: Question, names: Sequence[str], holds: Holds, got: Got, k: int) -> str:

@@ -97,10 +97,12 @@ class _Exact(Declared):
 
 def _broken(question: Question, declared: Precision, got: Gradients) -> Iterator[tuple[Ties, Gradients]]:
     """Yield ways to break ties, and the gradients that they give; none where nothing that is chosen is tied."""
+    modes = list[_Exact]()  # which a graph needs, and does not own
 
     def run(keys: Sequence[Tensor] = (), create_graph: bool = False) -> tuple[Ties, Gradients]:
         ties = Ties(keys)
-        return ties, run_at_size(replace(question, ties=ties), _Exact(declared), create_graph)[1]
+        modes.append(_Exact(declared))
+        return ties, run_at_size(replace(question, ties=ties), modes[-1], create_graph)[1]
 
     first, _ = run(create_graph=True)
     tied = [_Tied.among(choice, first.leaves) for choice in first.choices]

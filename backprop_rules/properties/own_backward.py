@@ -45,7 +45,7 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
     def backward(grad_y: Any, *primals: Tensor | None, **params: Any) -> Any:
         try:
             ys, leaves = _outputs(function, primals, params)
-        except InputError:
+        except (InputError, NameError):  # which no values make right
             raise
         except Exception as error:  # of somebody's code
             raise Refused(type(error).__name__, f"{first_line(error)}{raised_at(error)}".strip()) from error
@@ -74,8 +74,8 @@ def _cotangents(function: Any, ys: Sequence[Tensor | None], grad_y: Any) -> tupl
     if len(grads) == len(_tensors(ys)):
         there = iter(grads)
         grads = tuple(None if y is None else next(there) for y in ys)
-    if len(grads) != len(ys):
-        several = f"{_name(function)} returns {len(ys)} tensors, and forward {len(grads)}"
+    if len(grads) != len(ys) or any(y is None and g is not None for y, g in zip(ys, grads, strict=True)):
+        several = f"{_name(function)} returns {len(_tensors(ys))} tensors, and forward {len(grads)}"
         raise InputError(f"{several}: give a forward that returns as many.")
     return grads
 

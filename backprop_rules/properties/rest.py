@@ -17,6 +17,7 @@ from backprop_rules.properties.invariance import WAYS, varies
 from backprop_rules.properties.native import holds_in, moved_by_ties_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.strategies.point import FULL, JUMP, Point
+from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
 if TYPE_CHECKING:  # the first of which brings ball arithmetic along
