@@ -250,10 +250,9 @@ def _is_rounding(function: Any, call: Call, beyond: Tensor) -> bool:
         precise, right, noise = _in_two_precisions(function, call)
     except (Exception, SystemExit):  # of somebody's code, which may take its own dtype alone
         return False
-    if not bool(((precise - right).abs() <= noise).all()):
-        return False
-    own = own_rounding(lambda: _run(function, tuple(call.primals), call.params)[0])
-    return own is None or not bool((beyond > own).any())
+    shrinks = bool(((precise - right).abs() <= noise).all())
+    own = own_rounding(lambda: _run(function, tuple(call.primals), call.params)[0]) if shrinks else None
+    return shrinks and (own is None or not bool((beyond > own).any()))
 
 
 def _in_two_precisions(function: Any, call: Call) -> tuple[Tensor, Tensor, float]:
