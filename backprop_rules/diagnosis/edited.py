@@ -250,9 +250,10 @@ class Edited:
         made, edited, right = list[Edit](), list[Tensor](), list[Tensor]()
         nothing = torch.zeros(len(g), DIRECTIONS * len(self.right), dtype=torch.float64)
         own = {p: self._along(step, p, share) for p, share in step.pulled(g).items()}
+        turned = self._turned(step, [edit for edit in edits if edit.turn is not None], g)
         for edit in edits:
             try:
-                some = [self._along(step, p, fitting(share(g), step.args[p])) for (_, p), share in edit.shares.items()]
+                some = turned[edit.key] if edit.turn is not None else self._shared(step, edit, g)
             except UNMADE:
                 continue
             made.append(edit)
@@ -261,6 +262,19 @@ class Edited:
         if not made:
             raise RuntimeError("none can be made")
         return Effects(made, torch.stack(edited), torch.stack(right))
+
+    def _shared(self, step: Step, edit: Edit, g: Tensor) -> list[Tensor]:
+        return [self._along(step, p, fitting(share(g), step.args[p])) for (_, p), share in edit.shares.items()]
+
+    def _turned(self, step: Step, edits: Sequence[Edit], g: Tensor) -> dict[Key, list[Tensor]]:
+        """Return what comes back along each direction where the cotangents are turned first: all at once."""
+        turns = {edit.key[-1]: edit.turn for edit in edits}
+        if not turns:
+            return {}
+        rows = step.pulled(torch.cat([turn(g) for turn in turns.values() if turn is not None]))
+        along = {p: self._along(step, p, share).reshape(len(turns), len(g), -1) for p, share in rows.items()}
+        place = {key: k for k, key in enumerate(turns)}
+        return {edit.key: [along[p][place[edit.key[-1]]] for _, p in edit.shares] for edit in edits}
 
     def _along(self, step: Step, p: int, share: Tensor) -> Tensor:
         """Return what shares of an argument, one a row, make of the gradients along each direction."""

@@ -29,6 +29,7 @@ class Edit:
     """Other shares than the right ones, what that is called, and words around the step.
 
     `beside` are further steps that it is told of; of a `chained` one a share meets cotangents that another has changed.
+    `turn` is what is done to the cotangent first, if all else is right: all of a step's turns are pulled back at once.
     `number` is the number that a factor is, where it is known.
     """
 
@@ -39,6 +40,7 @@ class Edit:
     key: Key
     beside: tuple[Step, ...] = ()
     chained: bool = False
+    turn: Turn | None = None
     number: str = ""
 
     @property
@@ -136,8 +138,16 @@ def summed(x: Tensor, g: Tensor) -> Tensor:
 Made = tuple[Key, str, str, Share]
 
 
-def told_of(step: Step, by: tuple[int, ...], key: Key, what: str, words: str, shares: Mapping[int, Share]) -> Edit:
+def told_of(
+    step: Step,
+    by: tuple[int, ...],
+    key: Key,
+    what: str,
+    words: str,
+    shares: Mapping[int, Share],
+    turn: Turn | None = None,
+) -> Edit:
     """Return an edit of some arguments of a step, which its words name unless it is of all."""
     words += f", for its argument {by[0] + 1}" if len(by) < len(step.live) else ""
     changed = {(step.number, p): share for p, share in shares.items()}
-    return Edit(step, what, words, changed, (step.number, by, key))
+    return Edit(step, what, words, changed, (step.number, by, key), turn=turn)

@@ -20,7 +20,7 @@ def turned(step: Step, last: bool) -> Iterator[Edit]:
         read = [FIRST] if last and by == step.live and step.result.numel() > 1 else []
         for key, what, words, turn in (*read, *_turns(step, by)):
             shares = {p: partial(_turned, step, p, turn) for p in by}
-            yield told_of(step, by, key, what, f"{words} where {{}} is differentiated", shares)
+            yield told_of(step, by, key, what, f"{words} where {{}} is differentiated", shares, turn)
         if step.result.is_complex():
             shares = {p: partial(_not_conjugated, step, p) for p in by}
             words = "the derivative of {} is not conjugated"
@@ -146,7 +146,7 @@ def clipped(step: Step, bound: float) -> Edit:
     turn = partial(torch.clamp, min=-bound, max=bound)
     shares = {p: partial(_turned, step, p, turn) for p in step.live}
     words = f"the cotangent is clipped at {bound:.6g} where {{}} is differentiated"
-    return told_of(step, step.live, (CLIPPED, bound), "mask", words, shares)
+    return told_of(step, step.live, (CLIPPED, bound), "mask", words, shares, turn)
 
 
 def clippings(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
