@@ -32,6 +32,8 @@ from hypothesis import strategies as st
 from rounding import ANY, COMPLEX, POSITIVE, REAL, REAL_ONLY, widened, worst
 from torch.nn import functional
 
+from backprop_rules.evidence.allowance.mode import RunningError
+
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -298,3 +300,12 @@ def test_the_radius_of_a_rounding_is_attained(name, dtype):
 def test_a_slope_that_underflows_is_not_lost_beside_a_large_radius():
     """Of polygamma near 10^273, a number that cancellation has left: its slope is 5e-548."""
     worst(CASES["polygamma"], torch.float64, 542185334)
+
+
+def test_a_quotient_is_whole_where_nothing_is_left_over_and_not_where_it_is_rounded_to_that():
+    assert worst(CASES["div trunc"], torch.float64, 107786203) <= 1  # a quotient that is rounded to -8181920357473213
+    a, b = (torch.tensor(x, dtype=torch.float64) for x in (3.1237113402061856, 1.041237113402062))
+    for dividend, least, most in ((a, 1, 1.5), (4 * b, 0, 0)):  # the quotient of the first is less than 3, and is 3.0
+        with RunningError() as errors:
+            radius = errors.radius(torch.div(dividend, b, rounding_mode="trunc"))
+        assert least <= radius <= most

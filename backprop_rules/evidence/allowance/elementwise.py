@@ -103,7 +103,8 @@ def whole_quotient(op: Operation, a: Any, b: Any, rounding_mode: str) -> Any:
     exact = torch.as_tensor(wide(a) / wide(b), dtype=torch.float64, device=op.result.device)
     away = exact.abs() * (2 * op.quotient_ulps * u + 2.0**-50)
     known = x.radius is None and y.radius is None
-    away = torch.where(exact == whole(exact), 0.0, away) if known else over(exact.abs(), x.radius, y) + away
+    left = torch.fmod(*(torch.as_tensor(wide(z), dtype=torch.float64, device=exact.device) for z in (a, b)))
+    away = torch.where(left == 0, 0.0, away) if known else over(exact.abs(), x.radius, y) + away  # which rounds nothing
     away = torch.where(torch.as_tensor(x.grown()) > 0, away + 1e-323, away)  # below which float64 has no quotients
     off = torch.maximum(whole(exact + away) - found, found - whole(exact - away)).clamp_min(0)
     jumps = bool(off.any()) and op.may_be_either(off)
