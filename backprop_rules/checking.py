@@ -18,10 +18,11 @@ from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, cast
 from backprop_rules.properties.effort import DRAWN
 from backprop_rules.properties.finding import Finding
 from backprop_rules.properties.outcome import Outcome, Questions
-from backprop_rules.properties.own_backward import Whole, has_its_own_backward, is_autograd_function, own_backward
+from backprop_rules.properties.own_backward import has_its_own_backward, is_autograd_function, own_backward
 from backprop_rules.properties.own_notes import own_notes
 from backprop_rules.properties.smallest import confirmed, smallest
 from backprop_rules.properties.trial import Trial
+from backprop_rules.properties.whole import Whole
 from backprop_rules.question import Asked, Held, question, several
 from backprop_rules.report.case import load
 from backprop_rules.report.progress import shown
@@ -276,7 +277,8 @@ def tried(subject: Subject, points: Any, questions: Questions) -> tuple[Outcome,
         if finding is not None and not finding.native and outcome.pair.high.itemsize == WIDE_BYTES:
             finding = confirmed(subject, finding) or finding
         if questions.extra is not None:
-            outcome.notes.update(dict.fromkeys(own_notes(questions.extra, subject, finding)))
+            told = own_notes(questions.extra, subject, finding)
+            outcome.notes.update(dict.fromkeys(outcome.until_ours(told)))
         return outcome, finding, named_mistake(subject, outcome, finding, questions.explain)
 
 

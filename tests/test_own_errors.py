@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from backprop_rules import CATALOGUE, check
+from backprop_rules import CATALOGUE, check, check_function
 from backprop_rules.errors import OwnError
 from backprop_rules.evidence.allowance import mode
 from backprop_rules.verify import verify_rule
@@ -37,6 +37,33 @@ def test_check_answers_and_tells_of_it(sign, verdict):
 def test_verify_hides_it_under_no_verdict():
     with pytest.raises(OwnError, match="an error of backprop_rules itself"):
         verify_rule(CATALOGUE["sin"], examples=5)
+
+
+class Sine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        (x,) = ctx.saved_tensors
+        return grad_y * x.cos()
+
+
+class Halved(Sine):
+    @staticmethod
+    def backward(ctx, grad_y):
+        return Sine.backward(ctx, grad_y) / 2
+
+
+@pytest.mark.usefixtures("_a_broken_formula")
+@pytest.mark.parametrize(("function", "verdict"), [(Sine, "right"), (Halved, "wrong")])
+def test_check_of_a_whole_function_answers_and_tells_of_it(function, verdict):
+    example = (torch.tensor([0.5, -1.25, 2.0]),)
+    report = check_function(function, forward=torch.sin, example=example, raise_on_failure=False)
+    assert report.verdict == verdict
+    assert "an error of backprop_rules itself" in str(report)
 
 
 def test_a_forward_without_a_definition_is_no_error_of_ours():

@@ -11,6 +11,7 @@ from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.precision import Precision, precision_named
 from backprop_rules.evidence.allowance.units import NARROW, lost_in
 from backprop_rules.evidence.at_size import Held, Question, at_size
+from backprop_rules.evidence.flushed import all_inside, pairs_of
 from backprop_rules.evidence.unseen import BLIND
 from backprop_rules.subject.ambient import F32, F64, inexact
 from backprop_rules.subject.function import Cotangents, NoPoint
@@ -93,9 +94,8 @@ def _kept_narrow(question: Question, got: Got, outputs: Sequence[Tensor]) -> str
         held = at_size(question, precision_named("eager", narrowest))
     except (NoPoint, NotImplementedError, InputError):
         return ""
-    pairs = [*zip(held.gradients, got, strict=True), *zip(held.y if outputs else (), outputs, strict=True)]
-    fits = (h.blind <= BLIND and bool(h.contains(x).all()) for h, x in pairs if h is not None and x is not None)
-    return dtype_name(narrowest) if all(fits) else ""
+    open_ones = any(h is not None and x is not None and h.blind > BLIND for h, x in pairs_of(held, got, outputs))
+    return "" if open_ones or not all_inside(held, got, outputs) else dtype_name(narrowest)
 
 
 def _gradients(question: Question, moved: dict[int, Tensor], grads: Cotangents) -> Sequence[Tensor | None]:

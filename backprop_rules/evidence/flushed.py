@@ -23,13 +23,11 @@ def where_flushed(
     question: Question, declared: Precision, held: AtSize, got: Sequence[Tensor | None], outputs: Sequence[Tensor]
 ) -> AtSize:
     """Return what holds gradients and outputs, at elements outside as if numbers were flushed, where they may be."""
-    if not declared.fast or all_inside(held, got, outputs):
+    outside = [_outside(h, g) for h, g in pairs_of(held, got, outputs)] if declared.fast else []
+    masks = [mask for mask, _ in outside]
+    if not any(bool(mask.any()) for mask in masks) or not all(near for _, near in outside):
         return held
-    pairs = _pairs(held, got, outputs)
-    outside = [_outside(h, g) for h, g in pairs]
-    if not all(near for _, near in outside):
-        return held
-    flushed, masks = at_size(question, declared, flushes=True), [mask for mask, _ in outside]
+    flushed = at_size(question, declared, flushes=True)
     own = masks[len(held.gradients) :] or [torch.zeros((), dtype=torch.bool)] * len(held.computed)
     of_gradients = zip(held.gradients, flushed.gradients, masks, strict=False)
     gradients = (None if h is None else _widened(h, wide, mask) for h, wide, mask in of_gradients)
@@ -39,10 +37,11 @@ def where_flushed(
 
 def all_inside(held: AtSize, got: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> bool:
     """Say whether every element of gradients and outputs is."""
-    return all(_is_inside(h, g) for h, g in _pairs(held, got, outputs))
+    return all(_is_inside(h, g) for h, g in pairs_of(held, got, outputs))
 
 
-def _pairs(held: AtSize, got: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> list[tuple[Any, Any]]:
+def pairs_of(held: AtSize, got: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> list[tuple[Any, Any]]:
+    """Return what holds each gradient, and each output if these were given, beside it."""
     return [*zip(held.gradients, got, strict=True), *zip(held.y if outputs else (), outputs, strict=True)]
 
 

@@ -1,7 +1,7 @@
 """What is asked of a backward, and what came of asking it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,7 +15,7 @@ from backprop_rules.properties.finding import GRADES, Finding, Grade, Kind, Rung
 from backprop_rules.strategies.point import Point
 
 if TYPE_CHECKING:
-    from backprop_rules.properties.own_backward import Whole
+    from backprop_rules.properties.whole import Whole
 
 
 T = TypeVar("T")
@@ -85,6 +85,13 @@ class Outcome:
         except Exception as error:
             self.notes[of_ours(error)] = None
             return otherwise
+
+    def until_ours(self, asked: Iterator[T]) -> Iterator[T]:
+        """Yield answers until our own analysis ends in an error: likewise."""
+        try:
+            yield from asked
+        except Exception as error:
+            self.notes[of_ours(error)] = None
 
     @property
     def worst(self) -> Grade | None:

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 
 from backprop_rules.properties.finding import Finding, Kind
-from backprop_rules.properties.native import own_dtypes
-from backprop_rules.properties.own_backward import Whole, computes_the_function
-from backprop_rules.strategies.of_rules import call_at
+from backprop_rules.properties.whole import Whole, call_of, computes_the_function
 from backprop_rules.strategies.point import Point
+from backprop_rules.subject.backward import Refused
 from backprop_rules.subject.subject import Subject
 
 OF_VALUES = (Kind.VALUE, Kind.STRIDES, Kind.SUBGRADIENT, Kind.INACCURATE)
@@ -33,12 +32,10 @@ def _is_summed(got: object, right: object) -> bool:
 
 
 def _of_its_value(whole: Whole, subject: Subject, point: Point) -> Iterator[str]:
-    if subject.rule is None:
-        return
+    there = call_of(subject, point)
     try:
-        there = call_at(subject.rule, point, list(point.dtypes) or own_dtypes(subject, point))
-        found = next(computes_the_function(whole.function, there), None)
-    except (Exception, SystemExit):  # of somebody's code, which may not take its own dtypes at these values
+        found = None if there is None else next(computes_the_function(whole.function, there), None)
+    except Refused:
         return
     if found is not None:
         yield f"its own forward gives another value there already{found.where}: {found.got}, and not {found.expected}"

@@ -103,7 +103,7 @@ def _of_a_whole_function(trial: "Trial", points: Sequence[Point]) -> None:
     outcome, extra = trial.outcome, trial.questions.extra
     for point in points:
         if extra is not None and not outcome.is_wrong:
-            outcome.findings += list(extra.wrong(trial.subject, point, outcome.pair))
+            outcome.findings += outcome.until_ours(extra.wrong(trial.subject, point, outcome.pair))
     if trial.questions.of_rules and not outcome.is_wrong and trial.subject.rule is not None:
         from backprop_rules.properties import special_values
 

@@ -1,0 +1,292 @@
+"""What is asked of a whole function with a backward of its own, beside its gradients: its value, and autograd."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.call import Call
+from backprop_rules.errors import InputError, OwnError, first_line
+from backprop_rules.evidence.allowance.units import wide
+from backprop_rules.evidence.evidence import WIDE, Evidence, Pair, cast, largest
+from backprop_rules.properties import effort
+from backprop_rules.properties.finding import Finding, Kind, found, unequal
+from backprop_rules.properties.form import same_numbers
+from backprop_rules.properties.native import own_dtypes
+from backprop_rules.properties.own_backward import (
+    applied,
+    by_engine,
+    is_autograd_function,
+    outputs_of,
+    run_once,
+    tensors_of,
+)
+from backprop_rules.rule import Gradients
+from backprop_rules.strategies.of_rules import call_at, widened
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.values import recast
+from backprop_rules.subject.ambient import F32, F64, at, inexact, running
+from backprop_rules.subject.backward import Misfit, Raised, Refused
+from backprop_rules.subject.function import live_ones
+from backprop_rules.subject.places import raised_at
+from backprop_rules.subject.subject import Subject
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What is asked of a function beside its backward: at a call, of one output; at a point, of any.
+
+    `note` says how it is applied, where that is not as it was given.
+    """
+
+    function: Any
+    note: str = ""
+
+    def wrong(self, subject: Subject, point: Point, pair: Pair) -> Iterator[Finding]:
+        """Yield what is wrong with its output, its gradients through autograd, and what it saves."""
+        found = next(self._at_a_call(subject, point), None)
+        if found is not None:
+            yield replace(found, point=point, native=False)
+        if (found is None or found.kind is Kind.ONCE) and is_autograd_function(self.function):
+            yield from self._at_a_point(Evidence(subject, point, pair))
+
+    def _at_a_call(self, subject: Subject, point: Point) -> Iterator[Finding]:
+        """Yield what is wrong with a function of one output."""
+        there = call_of(subject, point)
+        if there is None:
+            return
+        try:
+            yield from computes_the_function(self.function, there)
+        except Refused:  # which others ask
+            return
+        if is_autograd_function(self.function):
+            yield from says_what_it_writes_to(self.function, there)
+        yield from gives_the_same_through_autograd(self.function, there)
+        if is_autograd_function(self.function):
+            yield from leaves_what_it_saved_alone(self.function, there)
+
+    def _at_a_point(self, evidence: Evidence) -> Iterator[Finding]:
+        """Yield what is wrong between its forwards and backwards, and for some of its gradients alone, at a point."""
+        for holds in (self._keeps_forwards_apart, self._does_without, self._does_without_a_cotangent):
+            found = next(holds(evidence), None)
+            if found is not None:
+                yield found
+                return
+
+    def _keeps_forwards_apart(self, evidence: Evidence) -> Iterator[Finding]:
+        """Another forward, between a forward and its backward, changes nothing."""
+        yield from self._as_direct(evidence, Kind.FORWARDS, evidence.user, between=True)
+
+    def _does_without(self, evidence: Evidence) -> Iterator[Finding]:
+        """Each gradient is the same whichever of the other primals require one."""
+        floats = evidence.subject.floats
+        several = [set(some) for n in range(1, len(floats)) for some in combinations(floats, n)]
+        for frozen in several[: effort.ALONE]:
+            direct = [None if k in frozen else g for k, g in enumerate(evidence.user)]
+            found = next(self._as_direct(evidence, Kind.ALONE, direct, frozen), None)
+            if found is not None:
+                yield found
+                return
+
+    def _as_direct(
+        self, evidence: Evidence, kind: Kind, direct: Sequence[Any], frozen: Collection[int] = (), between: bool = False
+    ) -> Iterator[Finding]:
+        """Through autograd the gradients are those of a direct call, and it raises where that raises."""
+        try:
+            through = self._through_autograd(evidence, frozen, between)
+        except (Exception, SystemExit) as error:  # of somebody's code
+            if self._as_it_is(evidence) is not None:
+                names = ", ".join(evidence.subject.names[k] for k in sorted(frozen))
+                yield Finding(kind, evidence.point, detail=f"{names and ', as ' + names}: it raises {_told(error)}")
+            return
+        yield from self._same(evidence, kind, through, direct)
+
+    def _does_without_a_cotangent(self, evidence: Evidence) -> Iterator[Finding]:
+        """Where one of several outputs is used alone, the gradients are those with zeros for the others."""
+        point = evidence.point
+        for k in range(len(point.grads)) if len(point.grads) > 1 else ():
+            grads = tuple(g if j == k or g is None else torch.zeros_like(g) for j, g in enumerate(point.grads))
+            try:
+                alone = self._through_autograd(evidence, output=k)
+            except (Exception, SystemExit) as error:  # of somebody's code
+                there = tuple(g if j == k else None for j, g in enumerate(point.grads))
+                yield Finding(Kind.UNDEFINED, replace(point, grads=there), detail=f": it raises {_told(error)}")
+                return
+            if alone is not None:
+                yield from self._same(
+                    evidence, Kind.UNDEFINED, alone, evidence.asked(point.leaves, grads, evidence.pair.high)
+                )
+
+    def _through_autograd(
+        self, evidence: Evidence, frozen: Collection[int] = (), between: bool = False, output: int | None = None
+    ) -> Gradients | None:
+        """Return the gradients through autograd, None where there are none."""
+        point, params, dtype = evidence.point, evidence.function.params, evidence.pair.high
+        primals = tuple(evidence.function.arguments(cast(point.leaves, dtype)))
+        grads = cast(point.grads, dtype)
+        with running(evidence.subject.precision_of_backward(dtype)) as inside, inside:
+            outputs, leaves = outputs_of(self.function, primals, params, frozen)
+            ys = tensors_of(outputs)
+            if between:
+                outputs_of(self.function, tuple(x / 2 if inexact(x) else x for x in primals), params)
+            used = [
+                k for k, y in enumerate(ys) if y.requires_grad and point.grads[k] is not None and output in (None, k)
+            ]
+            if not used:
+                return None
+            return by_engine([ys[k] for k in used], leaves, [grads[k] for k in used])
+
+    def _as_it_is(self, evidence: Evidence) -> Sequence[Any] | None:
+        """Return its gradients called directly, with casts to narrower dtypes that are casts; None where it raises."""
+        high, y = evidence.pair.high, evidence.y
+        leaves, grads = (tuple(cast(those, high)) for those in (evidence.point.leaves, evidence.point.grads))
+        given, y = tuple(x.detach() if isinstance(x, Tensor) else x for x in leaves), y and tuple(cast(y, high))
+        try:
+            return evidence.subject.backward(evidence.function, grads, y, given, None)
+        except (Raised, Misfit):
+            return None
+
+    def _same(
+        self, evidence: Evidence, kind: Kind, through: Gradients | None, direct: Sequence[Any]
+    ) -> Iterator[Finding]:
+        for i, (right, got) in enumerate(zip(direct, through or (), strict=False)):
+            if isinstance(right, Tensor) and not same_numbers(right, torch.zeros_like(right) if got is None else got):
+                here = (self._as_it_is(evidence) or direct)[i]  # autograd's engine runs it with the casts that it makes
+                if kind is not Kind.UNDEFINED and got is not None and same_numbers(here.to(got.dtype), got):
+                    continue
+                expected, found_ = (None if t is None else t.tolist() for t in (right, got))
+                yield Finding(kind, evidence.point, i, expected=expected, got=found_)
+                return
+
+
+def _told(error: BaseException) -> str:
+    """Return what is said of an error of somebody's code."""
+    return ": ".join(filter(None, (type(error).__name__, first_line(error)))) + raised_at(error)
+
+
+def call_of(subject: Subject, point: Point) -> Call | None:
+    """Return the call of a forward of one output in its own dtypes; None where it does not take these values so."""
+    if subject.rule is None:
+        return None
+    try:
+        return call_at(subject.rule, point, list(point.dtypes) or own_dtypes(subject, point))
+    except (InputError, RuntimeError, ValueError, TypeError, IndexError):
+        return None
+
+
+def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
+    """The output of its forward is the function, but for rounding. Raises Refused where one of both raises."""
+    from backprop_rules.evidence.allowance.bounds import bounds
+
+    y, expected = _both(function, call, call.primals)
+    if y.shape != expected.shape or y.dtype != expected.dtype:
+        shapes = ((tuple(t.shape), t.dtype) for t in (expected, y))
+        yield found(Kind.FUNCTION, call, expected=next(shapes), got=next(shapes))
+        return
+    radius: Tensor | float
+    try:
+        with running(None):
+            radius = bounds(call, evaluations=2).y.to(y.device)
+    except (InputError, NotImplementedError):  # neither its rounding nor its exact value is known
+        y, expected, radius = _in_two_precisions(function, call)
+    beyond = (wide(y) - wide(expected)).abs() - radius
+    if bool((beyond > 0).any()) and not _is_rounding(function, call, beyond):
+        yield unequal(Kind.FUNCTION, widened(call), None, expected, y, beyond > 0)
+
+
+def _both(function: Any, call: Call, primals: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Return what the function gives, and what it is to give, where random numbers are the same ones; or Refused."""
+    try:
+        y, _ = run_once(function, tuple(primals), call.params)
+        with running(None):
+            return y.detach(), call.forward(*primals).detach()
+    except (InputError, OwnError):
+        raise
+    except (Exception, SystemExit) as error:  # of somebody's code
+        raise Refused(type(error).__name__, first_line(error)) from error
+
+
+def _is_rounding(function: Any, call: Call, beyond: Tensor) -> bool:
+    """Say whether the output is off by what shrinks with the unit roundoff: written otherwise, it may lose digits.
+
+    In this dtype no element lies farther `beyond` than the function's own operations round, where these are known.
+    """
+    from backprop_rules.evidence.climb import own_rounding
+
+    try:
+        precise, right, noise = _in_two_precisions(function, call)
+    except Refused:  # it may take its own dtype alone
+        return False
+    shrinks = bool(((precise - right).abs() <= noise).all())
+    own = own_rounding(lambda: run_once(function, tuple(call.primals), call.params)[0]) if shrinks else None
+    return shrinks and (own is None or not bool((beyond > own).any()))
+
+
+def _in_two_precisions(function: Any, call: Call) -> tuple[Tensor, Tensor, float]:
+    """Return both outputs in float64, and how far they may be apart if that is rounding: it shrinks from float32 on."""
+
+    def both(dtype: torch.dtype) -> list[Tensor]:
+        primals = (
+            recast(recast(x, at(F32, x)), at(dtype, x)) if x is not None and inexact(x) else x for x in call.primals
+        )
+        return [wide(y) for y in _both(function, call, tuple(primals))]
+
+    precise, narrow = both(F64), both(F32)
+    noise = max(largest(a - b) for a, b in zip(precise, narrow, strict=True))
+    return precise[0], precise[1], noise * 2.0**-WIDE.half
+
+
+def says_what_it_writes_to(function: Any, call: Call) -> Iterator[Finding]:
+    """Its forward leaves its arguments as they were, or says by mark_dirty which it writes to: autograd asks that."""
+    with torch.enable_grad():
+        given = [x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in live_ones(call.primals)]
+        live = [(name, x) for name, x in zip(call.rule.primals, given, strict=True) if x is not None and x.grad_fn]
+        before = [(x.grad_fn, x.detach().clone()) for _, x in live]
+        applied(function, given, call.params)
+    for (name, x), (made_by, old) in zip(live, before, strict=True):
+        if x.grad_fn is made_by and not same_numbers(x.detach(), old):
+            yield found(Kind.DIRTY, call, detail=f" {name}")
+            return
+
+
+def gives_the_same_through_autograd(function: Any, call: Call) -> Iterator[Finding]:
+    """The gradients through autograd are the same bits as those of its own backward."""
+    y, leaves = run_once(function, call.primals, call.params)
+    try:
+        through = by_engine(y, leaves, call.grad_y)
+    except RuntimeError as error:
+        yield found(Kind.ENGINE, call, detail=f": {first_line(error) or type(error).__name__}")
+        return
+    for i in call.given:
+        direct, engine = call.gradients[i], through[i]
+        if engine is not None and not same_numbers(direct, engine):
+            expected = None if direct is None else direct.tolist()
+            yield found(Kind.ENGINE, call, i, expected=expected, got=engine.tolist())
+
+
+def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
+    """A second backward of one forward gives the same, and none writes into y."""
+    y, leaves = run_once(function, call.primals, call.params)
+    before = y.detach().clone()
+    first: Gradients = tuple(None for _ in call.primals)
+    second, raised = first, ""
+    try:
+        once_more = by_engine(y, leaves, call.grad_y, keep=True)
+        first = tuple(None if g is None else g.clone() for g in once_more)  # which the second may write into
+        second = by_engine(y, leaves, call.grad_y, keep=True)
+    except (Exception, SystemExit) as error:  # of somebody's code: what it saved is freed, or was written into
+        raised = f"{type(error).__name__}: {first_line(error)}"
+    if not same_numbers(before, y.detach()):
+        yield unequal(Kind.SAVED, widened(call), None, before, y.detach(), before != y.detach())
+        return
+    for i in call.given:
+        once, twice = first[i], second[i]
+        if once is not None and twice is not None and not same_numbers(once, twice):
+            yield unequal(Kind.SAVED, widened(call), i, once, twice, once != twice)
+    if raised:
+        yield found(Kind.ONCE, call, detail=raised)
