@@ -6,8 +6,7 @@ declared precision, in any order of its sums: one that cannot be followed, such 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,12 +15,12 @@ from torch import Tensor
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance.a_cast import Cast
-from backprop_rules.evidence.allowance.blocks import BLOCK, blocks, cut_in, part_of, separate
+from backprop_rules.evidence.allowance.blockwise import Blockwise
 from backprop_rules.evidence.allowance.by_storage import ByStorage
 from backprop_rules.evidence.allowance.gathered import euclidean
 from backprop_rules.evidence.allowance.joint import Extreme
 from backprop_rules.evidence.allowance.kept_narrow import OF_THE_FIRST, ROUNDED_INSIDE, SUMS_NARROW, besides, of_numbers
-from backprop_rules.evidence.allowance.mode import REFERENCES, RunningError
+from backprop_rules.evidence.allowance.mode import REFERENCES
 from backprop_rules.evidence.allowance.moves import close
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
@@ -40,7 +39,7 @@ class Rounds(NotImplementedError):
     """The named operation may round, where only what is exact was asked for."""
 
 
-class Declared(RunningError):
+class Declared(Blockwise):
     """While it is entered, keep beside every float64 tensor how far a declared implementation may be from it."""
 
     def __init__(self, declared: Precision, only_exact: bool = False, flushes: bool = False) -> None:
@@ -50,7 +49,7 @@ class Declared(RunningError):
         self._tags = ByStorage()  # the dtypes that tensors have in their own run, by storage
         self._rounded = ByStorage()  # what casts have rounded, by storage: to which dtype, in which version
         self.slices = Slices()
-        self._in_kernel, self._in_a_block = 0, False
+        self._in_kernel = 0
         self._rounds_inside = False  # whether the kernel of torch's that is followed stores its parts in its own dtype
         self.roundings, self.overflow, self.vanished, self.custom, self.drawn = 0, "", "", "", ""
         self._longest = 0
@@ -205,22 +204,15 @@ class Declared(RunningError):
         """Return the radius of an operation's result, block by block where it is made so: in the processor's cache."""
         if not self._in_kernel:
             self.roundings, self._longest = self.roundings + self._longest, 1
-        first = result[0] if isinstance(result, tuple) else result
-        axes = 0
-        if isinstance(first, Tensor) and first.numel() > BLOCK and not named:
-            whole = self.choices.concern(args) or (func == aten.add.Tensor and self.slices.lie_apart(*args))
-            axes = 0 if whole else separate(func, first, args)
-        if axes and func.overloadpacket == aten.native_layer_norm_backward:
-            radius = self._rows_and_sums(func, result, args, axes)
-        elif axes:
-            radius = self._in_blocks(func, result, args, axes)
-        else:
-            radius = self._of_torchs_kernel(func, result, args, named)
+        radius = self._blockwise(func, result, args, named)
         if self.eager and not self._in_kernel:
             self._note_overflow(func, result)
         if self._only_exact and not (self._in_kernel or self._in_a_block) and any(True for _ in tensors_in(radius)):
             raise Rounds(str(func).removesuffix(".default"))
         return radius
+
+    def _is_one(self, func: Any, args: Any) -> bool:
+        return super()._is_one(func, args) or (func == aten.add.Tensor and self.slices.lie_apart(*args))
 
     def _note_overflow(self, func: Any, result: Any) -> None:
         """Take note of the first operation whose result is beyond the dtype in which the reference stores it."""
@@ -262,82 +254,23 @@ class Declared(RunningError):
         """Return a radius: an infinity in float64, or what stands for one, is the reference's own, and is exact."""
         if not total:
             return None
-        unknown = radius.nan_to_num(torch.inf, torch.inf)
+        anything = radius in self.anything or float(radius.amin()) >= self._far(result)
+        if not anything and total < math.inf:
+            return radius
+        unknown = self.anything.like(result) if anything else radius.nan_to_num(torch.inf, torch.inf)
         if not inexact(result) or (not result.is_complex() and max(map(abs, map(float, result.aminmax()))) < ENDLESS):
             return unknown
         return torch.where(result.abs() >= ENDLESS, 0.0, unknown)
+
+    def _far(self, result: Tensor) -> float:
+        """Return twice the largest number of the dtype in which another implementation keeps it: all lie within."""
+        kept = self.declared.kept or self.dtype_of(result)
+        return 2 * torch.finfo(component(kept)).max if inexact(result) else math.inf
 
     def holds_exactly(self, x: Tensor, dtype: torch.dtype) -> bool:
         """Say whether nothing is lost of a result, nor when it is stored in a dtype."""
         radius = self._radius(x)
         return (radius is None or not bool(radius.any())) and torch.equal(x.to(dtype).to(x), x)
-
-    def _rows_and_sums(self, func: Any, result: Any, args: Any, axes: int) -> Any:
-        """Return the radii of a gradient that is separate in its rows, and of those that are sums over them."""
-        *given, mask = args
-        rows = self._in_blocks(func, (result[0], None, None), (*given, [mask[0], False, False]), axes)
-        return [rows[0], *self._sums_of_columns(func, result[1:], (*given, [False, *mask[1:]]))]
-
-    def _sums_of_columns(self, func: Any, results: Any, args: Any) -> list[Any]:
-        """Return the radii of a layer norm's gradients that are sums over its rows, some columns at a time."""
-        grad, a, shape, mean, rstd, _, _, mask = args
-        if len(shape) > 1:
-            return list(self._of_torchs_kernel(func, (None, *results), args, {})[1:])
-        self._in_a_block, step = True, max(1, BLOCK // mean.numel())
-        found: list[list[Any]] = [[], []]
-        known = [self._radius(x) for x in (grad, a, mean, rstd)]
-        for k in range(0, a.shape[-1], step):
-            columns = (..., slice(k, k + step))
-            here = [None if y is None else y[columns] for y in results]
-            part = (grad[columns], a[columns], [a[columns].shape[-1]], mean, rstd)
-            radii = [None if radius is None else radius[columns] for radius in known[:2]]
-            with self._knowing(part, (*radii, None, *known[2:])):
-                made = self._of_torchs_kernel(func, (None, *here), (*part, None, None, mask), {})
-            for y, radius, parts in zip(here, made[1:], found, strict=True):
-                parts.append(torch.zeros_like(y) if radius is None and y is not None else radius)
-        self._in_a_block = False
-        return [
-            None if parts[0] is None else self.settled(y, torch.cat(parts))
-            for y, parts in zip(results, found, strict=True)
-        ]
-
-    def _in_blocks(self, func: Any, result: Any, args: Any, axes: int) -> Any:
-        several = isinstance(result, tuple)
-        results = result if several else (result,)
-        shape = results[0].shape
-        found = [None if y is None else torch.empty(y.shape, dtype=F64, device=y.device) for y in results]
-        off = [False] * len(results)
-        radii = [self._radius(x) for x in args]
-        self._in_a_block, cut = True, cut_in(func, args)
-        for block in blocks(shape, axes):
-            parts, known = (
-                [part_of(x, shape, block, axes) if k in cut else x for k, x in enumerate(those)]
-                for those in (args, radii)
-            )
-            here = tuple(part_of(y, shape, block, axes) for y in results)
-            with self._knowing(parts, known):
-                made = self._of_torchs_kernel(func, here if several else here[0], tuple(parts), {})
-            several_made = (made or [None] * len(results)) if several else (made,)
-            for k, (whole, radius) in enumerate(zip(found, several_made, strict=True)):
-                if whole is not None:
-                    part = part_of(whole, shape, block, axes)
-                    part.zero_() if radius is None else part.copy_(radius)
-                    off[k] = off[k] or radius is not None
-        self._in_a_block = False
-        found = [whole if any_off else None for whole, any_off in zip(found, off, strict=True)]
-        return found if several else found[0]
-
-    @contextmanager
-    def _knowing(self, parts: Sequence[Any], radii: Sequence[Tensor | None]) -> Iterator[None]:
-        """Until the end of the block, know the radii of these parts of tensors alone."""
-        before, self._radii = self._radii, ByStorage()
-        for part, radius in zip(parts, radii, strict=True):
-            if radius is not None:
-                self.keep(part, radius)
-        try:
-            yield
-        finally:
-            self._radii = before
 
     def _reference(self, packet: Any, args: Any) -> Callable[..., Any] | None:
         """Return what an operation is made of: squares that stand beside a product's operands are none of these."""

@@ -23,6 +23,7 @@ from backprop_rules.evidence.allowance import (
     sums,
     windows,
 )
+from backprop_rules.evidence.allowance.anything import CARRYING, INNER, Anything
 from backprop_rules.evidence.allowance.by_storage import ByStorage
 from backprop_rules.evidence.allowance.chosen import Choices
 from backprop_rules.evidence.allowance.joint import Joint
@@ -93,7 +94,7 @@ class RunningError(TorchDispatchMode):
         self._evaluations, self._flushes, self.decided = evaluations, flushes, decided
         self.least_bits = 0
         self.sums: Sums = as_computed
-        self.choices, self.joint = Choices(), Joint()
+        self.choices, self.joint, self.anything = Choices(), Joint(), Anything()
         self.ambiguous = False  # whether a comparison might come out otherwise for the exact operands
         # The radii by storage and place: what autograd saves comes back as another tensor in the same place. They go
         # with the storage, so that a radius lives as long as its tensor.
@@ -198,8 +199,12 @@ class RunningError(TorchDispatchMode):
         if not isinstance(result, Tensor):
             return [None if y is None else self.settled(y, r) for y, r in zip(result, radius, strict=True)]
         radius = torch.as_tensor(radius, dtype=torch.float64, device=result.device)
-        total = float(radius.sum())
-        return radius if math.isfinite(total) and total else self._special(result, radius, total)
+        total = math.inf if radius in self.anything else float(radius.sum())
+        return radius if 0 < total < self._far(result) else self._special(result, radius, total)
+
+    def _far(self, result: Tensor) -> float:
+        """Return the size from which on a radius says nothing: infinity, of a number that is what it is."""
+        return math.inf
 
     def _special(self, result: Tensor, radius: Tensor, total: float) -> Tensor | None:
         """Return a radius whose elements add up to 0, or to nothing finite."""
@@ -209,6 +214,10 @@ class RunningError(TorchDispatchMode):
         """Return the radius of an operation's result: by its reference, its formula, or its parts."""
         op = self._operation(func, result, args)
         packet = func.overloadpacket
+        if self.anything and packet in CARRYING and any(self._radius(x) in self.anything for x in args):
+            if packet in INNER:
+                op.counted(sums.roundings(op, args[0].shape[-1], op.loses)[0])
+            return self.anything.like(result)
         reference = self._reference(packet, args)
         if reference is not None:
             return self._decomposed(op, reference, args, named)

@@ -261,6 +261,9 @@ class Operation:
         """Say whether a sum of exact terms, of these sizes together, is exact in any order."""
         return False
 
+    def counted(self, length: int) -> None:
+        """Take note of a sum of that many roundings."""
+
     def stored_exactly(self) -> Radius:
         """Return what is lost of an exact result when it is stored."""
         return None

@@ -133,7 +133,7 @@ class DeclaredOperation(Operation):
         self, varies: Radius, size: Tensor, length: int, underflows: float = 0, narrow: bool = False, divisor: float = 1
     ) -> Radius:
         """Return the radius of a sum, whose length is counted; of a sum that is exact in any order, what is stored."""
-        self.mode.counted(length)
+        self.counted(length)
         if varies is None and self.exact_sum(size, divisor, narrow):
             return self.stored_exactly()
         return super().summed(varies, size, length, underflows, narrow, divisor)
@@ -145,6 +145,10 @@ class DeclaredOperation(Operation):
         if varies is None and ulps == CORRECTLY and self.knows_it_exactly():
             return self.stored_exactly()
         return super().rounded(varies, ulps, underflows, exact)
+
+    def counted(self, length: int) -> None:
+        """Take note of a sum of that many roundings."""
+        self.mode.counted(length)
 
     def exact_sum(self, size: Tensor, divisor: float = 1, narrow: bool = False) -> bool:
         """Say whether a sum of exact terms is exact in any order: all multiples of one number, and not many of it.

@@ -256,14 +256,14 @@ def _spread_of(op: Operation, x: Operand, y: Operand, size: Tensor, length: int)
 
 def products_summed(op: Operation, size: Tensor, varies: Any, length: int, lost: float = 0.0) -> Tensor:
     """Return the radius of a sum of that many products, whose sizes add up to `size`."""
-    roundings, narrow = _roundings(op, length, lost)
+    count, narrow = roundings(op, length, lost)
     if op.flushes_products:
         if varies is None and op.exact_sum(size, narrow=narrow):
             return op.stored_exactly()  # type: ignore[no-any-return]
         varies = plus(varies, op.of_any(size, varies, length * unit(op.dtype).normal))
     # Four products to a complex term: twice for either part.
     underflows = float(length) * (3 if op.result.is_complex() else 1)
-    return op.summed(varies, size, roundings, underflows, narrow)
+    return op.summed(varies, size, count, underflows, narrow)
 
 
 def added_product(op: Operation, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
@@ -271,7 +271,7 @@ def added_product(op: Operation, c: Tensor, a: Tensor, b: Tensor, *, beta: float
     return inner(op, a, b, op.operand(c), beta, alpha)
 
 
-def _roundings(op: Operation, length: int, lost: float) -> tuple[int, bool]:
+def roundings(op: Operation, length: int, lost: float) -> tuple[int, bool]:
     """Return the number of roundings, of u each, and whether they are in the narrow dtype."""
     if op.result.is_complex():
         return COMPLEX * (length + 1), False
