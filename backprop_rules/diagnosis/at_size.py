@@ -7,6 +7,7 @@ where every one of them lies within its allowance of what the edit makes of it.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -72,6 +73,9 @@ def _found(tape: Tape, holds: Sequence[Held | None], got: Sequence[Tensor | None
             words = f"{edit.words} is off by the factor {factor}"
             ways.append((likely(edit, c), replace(edit, what=what, words=words, shares={})))
     yield from ((named,) for _, named in sorted(ways, key=lambda one: one[0]))
+    if not ways:
+        near = partial(_is_near, at=at, reach=reach)
+        yield from ((at.edit(key),) for key in at.other_numbers(near, EFFORT // max(1, size) * steps))
 
 
 def _seen_along_directions(at: Edited, reach: Tensor) -> list[Key]:

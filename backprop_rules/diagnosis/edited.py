@@ -17,6 +17,7 @@ from torch import Tensor
 
 from backprop_rules.diagnosis.edits import Edit, Key, ways_of
 from backprop_rules.diagnosis.left_out import left_out
+from backprop_rules.diagnosis.other_numbers import NUMBER, Forward, Search, corrected, with_another
 from backprop_rules.diagnosis.other_values import other_values
 from backprop_rules.diagnosis.several import ROUNDS, in_loops, other_sums, several, ways_to_primals
 from backprop_rules.diagnosis.tape import UNMADE, Rows, Step, Tape, fitting
@@ -118,8 +119,8 @@ class Edited:
 
     def edit(self, key: Key) -> Edit:
         """Return an edit by its key; KeyError where there is none such."""
-        if key in self.forwards:
-            return self.forwards[key][0]
+        if self._is_of_forward(key):
+            return self._forward(key)[0]
         if not isinstance(key[0], int):
             return self._of_several_steps[key]
         if key[-1][0] == CLIPPED:
@@ -127,20 +128,30 @@ class Edited:
         return self.edits[key] if key[-1][0] in ROUNDS else self._of_step(key[0])[key]
 
     @cached_property
-    def forwards(self) -> dict[Key, tuple[Edit, Callable[[], Tape]]]:
-        """Other forwards, by keys: without a step, or with it in another place. Values change, too."""
-        return {edit.key: (edit, tape) for edit, tape in left_out(self.tape)}
+    def forwards(self) -> dict[Key, Forward]:
+        """Other forwards, by keys: without a step, with it in another place, over n - 1. Values change, too."""
+        return {edit.key: (edit, tape) for edit, tape in chain(left_out(self.tape), corrected(self.tape))}
+
+    def _is_of_forward(self, key: Key) -> bool:
+        return key[-1][0] == NUMBER or key in self.forwards
+
+    def _forward(self, key: Key) -> Forward:
+        return with_another(self.tape, key) if key[-1][0] == NUMBER else self.forwards[key]
+
+    def other_numbers(self, explains: Callable[[Tensor], bool], effort: int) -> Iterator[Key]:
+        """Yield the numbers that explain all in the place of one of forward's, by the edits' keys."""
+        return Search(self.tape, self.vector, self.target, self.wrong, explains, effort).found()
 
     def under(self, key: Key) -> "Edited":
         """Return the same of another forward; RuntimeError where there is none."""
         if key not in self._under:
-            self._under[key] = Edited(self.evidence, self.forwards[key][1](), self.got, self._scales)
+            self._under[key] = Edited(self.evidence, self._forward(key)[1](), self.got, self._scales)
         return self._under[key]
 
     def gradients(self, keys: Sequence[Key]) -> Tensor | None:
         """Return the gradients under several edits, as a vector; None where they cannot be made."""
         try:
-            if keys and keys[0] in self.forwards:
+            if keys and self._is_of_forward(keys[0]):
                 return self.under(keys[0]).gradients(keys[1:])
             edits = [self.edit(key) for key in keys]
             found = self.tape.gradients({at: share for edit in edits for at, share in edit.shares.items()})

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.edits import COPIES, KINKED, SUMS, Edit
+from backprop_rules.diagnosis.edits import COPIES, KINKED, Edit
+from backprop_rules.diagnosis.other_numbers import adds_a_fraction
 from backprop_rules.diagnosis.tape import Step, Tape
 from backprop_rules.layout import reaches
 
@@ -17,7 +18,7 @@ def left_out(tape: Tape) -> Iterator[tuple[Edit, Callable[[], Tape]]]:
     for step in tape.steps:
         if len(step.live) != 1 or step.name in COPIES or not reaches(step.args[step.live[0]], step.result):
             continue
-        what = "eps" if _adds_a_fraction(step) else "mask" if step.name in KINKED else "factor"
+        what = "eps" if adds_a_fraction(step) else "mask" if step.name in KINKED else "factor"
         words = "as if {} were left out of forward altogether"
         without = partial(_without, step)
         left_out_of = partial(tape.with_steps, {step.number: without})
@@ -27,12 +28,6 @@ def left_out(tape: Tape) -> Iterator[tuple[Edit, Callable[[], Tape]]]:
             words = f"as if {{}} were added after {after[0].told}"
             moved = partial(_moved, tape, step, after[0], without)
             yield Edit(step, what, words, {}, (step.number, (), "moved")), moved
-
-
-def _adds_a_fraction(step: Step) -> bool:
-    """Say whether a step adds a number that is not whole, as an eps is."""
-    others = [x for p, x in enumerate(step.args) if p not in step.live]
-    return step.name in SUMS and any(isinstance(x, float) and x % 1 != 0 for x in others)
 
 
 def _without(step: Step, args: Sequence[Any]) -> Tensor:

@@ -22,6 +22,7 @@ from backprop_rules.diagnosis.edits import DROPPED, MATRICES, SCALES, SIGN, WAY,
 from backprop_rules.diagnosis.factor import factor_in_words, of_a_size
 from backprop_rules.diagnosis.in_backward import told_in_backward
 from backprop_rules.diagnosis.mistake import Family, Mistake
+from backprop_rules.diagnosis.other_numbers import COUNT
 from backprop_rules.diagnosis.several import EXCHANGED
 from backprop_rules.diagnosis.tape import Rows, Share, Shares, Step, taped
 from backprop_rules.domain import Axes, Axis
@@ -190,6 +191,7 @@ def _single(at: Edited) -> Iterator[list[Guess]]:
     others = [one for one in some if one[0][-1] not in (WAY, SIGN)]
     yield [Guess((key,)) for key, _, it_fits in others if it_fits]
     yield [*_left_out(at), *(Guess((key,)) for key in at.clipped())]
+    yield [Guess((key,)) for key in at.other_numbers(at.explains, EFFORT)]
     yield [Guess((key,), True) for key, c, it_fits in others if math.isfinite(c) and not it_fits]
 
 
@@ -210,9 +212,9 @@ def _left_out(at: Edited) -> list[Guess]:
 
 
 def _of_other_forwards(at: Edited) -> Iterator[list[Guess]]:
-    """Yield what may explain what is wrong beside an eps that is left out or elsewhere."""
+    """Yield what may explain what is wrong beside an eps that is left out or elsewhere, or another count."""
     for key, (edit, _) in at.forwards.items():
-        if edit.what == "eps" and at.gradients((key,)) is not None:
+        if edit.what in ("eps", COUNT) and at.gradients((key,)) is not None:
             yield from ([replace(one, keys=(key, *one.keys)) for one in some] for some in _single(at.under(key)))
 
 
