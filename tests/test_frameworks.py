@@ -370,6 +370,7 @@ def test_complex_gradients_are_jax_s_own(conjugated):
     found = check_function(product, forward=lambda z, w: z * w, example=(z, w), raise_on_failure=False)
     assert found.verdict == ("wrong" if conjugated else "right")
     assert ("JAX's are their conjugates" in str(found)) == conjugated
+    assert str(found).startswith("product: ")
 
 
 def test_an_array_in_bfloat16_which_pythons_numbers_widen_is_no_mistake_of_numpys():

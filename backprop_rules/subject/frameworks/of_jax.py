@@ -36,6 +36,7 @@ def vjp_of_custom(function: Callable[..., Any]) -> Callable[..., Any]:
         found = dict(zip(live, jax.vjp(of_arrays, *(primals[k] for k in live))[1](grad_y), strict=True))
         return tuple(found.get(k) for k in range(len(primals)))
 
+    backward.__name__ = getattr(function, "__name__", "backward")
     return backward
 
 
