@@ -68,6 +68,14 @@ def test_a_factor_near_1_is_told_with_the_digits_that_it_has():
     assert "is off by the factor 1.0001" in text
 
 
+def test_no_line_is_told_where_nothing_rounds():
+    x, w, g = numbers(1, 2, 5, 5), numbers(3, 2, 1, 1), numbers(1, 3, 3, 3)
+    of_w = torch.einsum("bnij,bcij->nc", g, x[..., ::2, ::2])[..., None, None]
+    text = said((x + 3, of_w), lambda x, w: functional.conv2d(x, w, stride=2), x, w, grad_y=g)
+    assert "expected 0, got" in text and "where nothing rounds" in text
+    assert "    allowance" not in text
+
+
 def test_none_is_taken_for_zeros():
     assert_gradients((ONES, None), forward=lambda x, b: x + b * 0, primals=(X, B), grad_y=ONES)
 
