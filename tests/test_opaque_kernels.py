@@ -55,20 +55,24 @@ def gelu(x):
     return torch.nn.functional.gelu(x, approximate="tanh")
 
 
-def in_c(grad_y, x, factor=1.0):
+def in_c_into(make, grad_y, x, factor=1.0):
     """As C in a shared library computes, in float32 whatever there is: it gets addresses, and a number of elements."""
 
     def at(address, kind=ctypes.c_float):
         return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(kind)), (x.numel(),))
 
     grad_y, x = grad_y.contiguous(), x.contiguous()
-    grad_x = torch.zeros_like(x)
+    grad_x = make(x)
     if x.numel():
         g, z, k, c = at(grad_y.data_ptr()), at(x.data_ptr()), np.float32(math.sqrt(2 / math.pi)), np.float32(0.044715)
         t = np.tanh(k * (z + c * z * z * z))
         slope = (1 + t) / 2 + z * (1 - t * t) * k * (1 + 3 * c * z * z) / 2
         at(grad_x.data_ptr())[:] += np.float32(factor) * slope * g
     return grad_x
+
+
+in_c = partial(in_c_into, torch.zeros_like)
+in_c_with_room_by_dtype = partial(in_c_into, lambda x: torch.zeros(x.shape, dtype=x.dtype))
 
 
 def in_c_of_float32(grad_y, x, factor=1.0):
@@ -87,7 +91,7 @@ def in_numpy(grad_y, x, factor=1.0):
 
 
 @pytest.mark.parametrize("n", [3, 33])
-@pytest.mark.parametrize("kernel", [in_c, in_c_of_float32, in_numpy])
+@pytest.mark.parametrize("kernel", [in_c, in_c_with_room_by_dtype, in_c_of_float32, in_numpy])
 def test_what_a_kernel_of_float32_rounds_is_no_mistake_and_a_factor_is_one(kernel, n):
     x = torch.randn(n, generator=torch.Generator().manual_seed(0))
     report = check(kernel, forward=gelu, example=(x,), raise_on_failure=False)
