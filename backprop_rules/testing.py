@@ -386,8 +386,11 @@ def _lines(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | N
     for k, (h, g) in enumerate(zip(holds, got, strict=True)):
         if h is None or g is None or bool(h.contains(g).all()):
             continue
+        worst = worst_of(share_of(h, g))
+        if not bool(h.radius[worst]):
+            break  # where nothing rounds there is no allowance
         try:
-            moved = Sensitivities(asked.question.runs[0], asked.declared).lines(k, worst_of(share_of(h, g)))
+            moved = Sensitivities(asked.question.runs[0], asked.declared).lines(k, worst)
         except NotImplementedError:
             return ()
         total = sum(moved.values())

@@ -242,7 +242,8 @@ def test_memory_that_comes_again_in_the_first_call_is_told_as_what_it_is():
         place, stale = kept["of memory given back"]
         return stale.clone() if x.data_ptr() == place else g * x.cos()
 
-    subject, points = question(by_pointer, (None, torch.sin, None, SINE["example"], {}, None), Asked())
+    example = (torch.randn(3, 5, dtype=torch.float64),)
+    subject, points = question(by_pointer, (None, torch.sin, None, example, {}, None), Asked())
     evidence = Evidence(subject, next(iter(points)))
     assert len(evidence.user) == 1 and kept.pop("of memory given back")
     (found,) = answers_its_arguments(evidence)

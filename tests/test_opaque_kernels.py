@@ -1,10 +1,17 @@
 """Kernels whose operations cannot be followed: each example's right version passes, its wrong one fails in words."""
 
+import ctypes
+import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+from backprop_rules import check, check_function
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "kernels"
 # What is said of the wrong version.
@@ -42,6 +49,73 @@ def test_the_wrong_version_fails(name):
     made = run(name, "--wrong")
     assert made.returncode == 1
     assert "WrongGradients: The gradient of " in made.stderr and SAID[name] in made.stderr
+
+
+def gelu(x):
+    return torch.nn.functional.gelu(x, approximate="tanh")
+
+
+def in_c_into(make, grad_y, x, factor=1.0):
+    """As C in a shared library computes, in float32 whatever there is: it gets addresses, and a number of elements."""
+
+    def at(address, kind=ctypes.c_float):
+        return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(kind)), (x.numel(),))
+
+    grad_y, x = grad_y.contiguous(), x.contiguous()
+    grad_x = make(x)
+    if x.numel():
+        g, z, k, c = at(grad_y.data_ptr()), at(x.data_ptr()), np.float32(math.sqrt(2 / math.pi)), np.float32(0.044715)
+        t = np.tanh(k * (z + c * z * z * z))
+        slope = (1 + t) / 2 + z * (1 - t * t) * k * (1 + 3 * c * z * z) / 2
+        at(grad_x.data_ptr())[:] += np.float32(factor) * slope * g
+    return grad_x
+
+
+in_c = partial(in_c_into, torch.zeros_like)
+in_c_with_room_by_dtype = partial(in_c_into, lambda x: torch.zeros(x.shape, dtype=x.dtype))
+
+
+def in_c_of_float32(grad_y, x, factor=1.0):
+    if x.dtype is not torch.float32:
+        raise TypeError(f"float32 is wanted, and not {x.dtype}")
+    return in_c(grad_y, x, factor)
+
+
+def in_numpy(grad_y, x, factor=1.0):
+    if x.dtype is not torch.float32:
+        raise TypeError(f"float32 is wanted, and not {x.dtype}")
+    z, k, c = x.numpy(), np.float32(math.sqrt(2 / math.pi)), np.float32(0.044715)
+    t = np.tanh(k * (z + c * z * z * z))
+    slope = (1 + t) / 2 + z * (1 - t * t) * k * (1 + 3 * c * z * z) / 2
+    return torch.from_numpy(np.asarray(np.float32(factor) * slope * grad_y.numpy()))
+
+
+@pytest.mark.parametrize("n", [3, 33])
+@pytest.mark.parametrize("kernel", [in_c, in_c_with_room_by_dtype, in_c_of_float32, in_numpy])
+def test_what_a_kernel_of_float32_rounds_is_no_mistake_and_a_factor_is_one(kernel, n):
+    x = torch.randn(n, generator=torch.Generator().manual_seed(0))
+    report = check(kernel, forward=gelu, example=(x,), raise_on_failure=False)
+    assert report.verdict == "right", report
+    assert "in float64" not in str(report)  # which it was never asked in
+    for factor in (1.001, 1.00001):
+        report = check(partial(kernel, factor=factor), forward=gelu, example=(x,), raise_on_failure=False)
+        assert report.verdict in ("wrong", "inaccurate"), report
+
+
+class InC(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return gelu(x)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return in_c(grad_y, *ctx.saved_tensors)
+
+
+def test_a_function_that_takes_addresses_is_asked_in_its_own_dtype():
+    report = check_function(InC, forward=gelu, example=(torch.randn(7, 9),), raise_on_failure=False)
+    assert report.verdict == "right", report
 
 
 # Triton's interpreter keeps the place in the grid for all threads alike: a right kernel is none of two calls at once.

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from backprop_rules import CATALOGUE, check
 from backprop_rules.call import call
 from backprop_rules.evidence.allowance import RunningError
 from backprop_rules.evidence.verdict import judge
-from backprop_rules.testing import assert_gradients
+from backprop_rules.testing import assert_gradients, enclose
 from backprop_rules.verify import verify_rule
 
 DEADLOCK = """
@@ -66,6 +67,24 @@ def test_a_backward_is_called_as_the_process_would_and_all_else_is_not():
 
     assert check(backward, forward=lambda x: x * x, example=(torch.randn(3),), max_examples=5).passed
     assert all(found)
+
+
+@pytest.mark.usefixtures("flushing")
+def test_comparisons_are_followed_where_subnormal_numbers_are_flushed():
+    """So they are as soon as a library that was linked with -ffast-math is loaded."""
+    x, g = torch.linspace(-3, 3, 30).reshape(5, 6), torch.linspace(1, 2, 30).reshape(5, 6)
+    for holds in (lambda x: x < -1, lambda x: x > x.flip(1), lambda x: x.argmax(1, keepdim=True) == x.long()):
+        forward = partial(lambda holds, x: torch.where(holds(x), 2 * x, x), holds)
+        assert assert_gradients(torch.where(holds(x), 2 * g, g), forward=forward, primals=(x,), grad_y=g)
+
+
+@pytest.mark.usefixtures("flushing")
+def test_a_gradient_of_0_is_nothing_that_is_flushed():
+    x, i, j = torch.randn(3, 6, 5), torch.tensor([0, 2, 2]), torch.tensor([1, 1, 3])
+    one, other = torch.tensor([0.3, 0.5, 0.7]), torch.tensor([0.6, 0.4, 0.1])
+    held = enclose(lambda x: one * x[:, i, j] + other * x[:, j, i], (x,), grad_y=torch.ones(3, 3))[0]
+    assert bool((held.truth == 0).any())
+    assert bool((held.radius[held.truth == 0] == 0).all())
 
 
 @pytest.mark.usefixtures("flushing")

@@ -41,6 +41,41 @@ def test_another_form_is_wrong():
     )
 
 
+def test_numbers_of_a_narrower_dtype_are_told():
+    x, g = numbers(40).double(), numbers(40).double()
+    right = g * torch.cos(x)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        words = f"each is a number of {name}: it was made, or kept, in that dtype"
+        assert words in said(right.to(dtype).double(), torch.sin, x, grad_y=g)
+    assert "a number of" not in said(1.25 * right, torch.sin, x, grad_y=g)
+    assert "a number of" not in said(torch.where(g > 0, 2.0, g.sign()), lambda x: x * 1.0, x, grad_y=g.sign())
+
+
+def test_what_is_not_finite_is_no_overflow_where_it_is_no_number():
+    x = numbers(40).abs()
+    (right,) = (0.5 / x.sqrt(),)
+    ones = torch.ones(40)
+    assert "a logarithm of 0" in said(right / torch.zeros(40), torch.sqrt, x, grad_y=ones)
+    assert "0 / 0, 0 × inf, or a root" in said(right * torch.nan, torch.sqrt, x, grad_y=ones)
+
+
+def test_a_factor_near_1_is_told_with_the_digits_that_it_has():
+    x, g, at = numbers(40, 50), numbers(40), torch.arange(40)
+    right = torch.softmax(x, -1)
+    right[at, at] -= 1
+    text = said(1.0001 * right * g[:, None], lambda x: functional.cross_entropy(x, at, reduction="none"), x, grad_y=g)
+    assert "is off by the factor 1.0001" in text
+
+
+def test_no_line_is_told_where_nothing_rounds():
+    x, w, g = numbers(1, 2, 5, 5), numbers(3, 2, 1, 1), numbers(1, 3, 3, 3)
+    of_w = torch.einsum("bnij,bcij->nc", g, x[..., ::2, ::2])[..., None, None]
+    text = said((x + 3, of_w), lambda x, w: functional.conv2d(x, w, stride=2), x, w, grad_y=g)
+    assert "expected 0, got" in text and "where nothing rounds" in text
+    assert "    allowance" not in text
+
+
 def test_none_is_taken_for_zeros():
     assert_gradients((ONES, None), forward=lambda x, b: x + b * 0, primals=(X, B), grad_y=ONES)
 

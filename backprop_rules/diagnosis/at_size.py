@@ -130,5 +130,6 @@ def _factor_in_words(c: float, uncertain: float, at: Edited, step: Step) -> tupl
     for value, words in SIMPLE.items():
         if abs(c - value) <= uncertain:
             return "factor", words
-    what, _, size = of_a_size([c], [at], [step], uncertain / abs(c)) or ("factor", "", f"{c:.4g}")
+    digits = max(4, 2 + math.ceil(-math.log10(abs(c - 1))))  # so many that it is no 1
+    what, _, size = of_a_size([c], [at], [step], uncertain / abs(c)) or ("factor", "", f"{c:.{digits}g}")
     return what, size

@@ -151,3 +151,19 @@ def outside_of_its_dtypes(evidence: Evidence, i: int) -> Tensor | None:
         return None
     outside = ~held.contains(got.to(held.dtype))
     return outside if bool(outside.any()) else None
+
+
+def is_what_a_kernel_may_round(evidence: Evidence, dtypes: Sequence[Any], i: int, got: Any) -> bool:
+    """Say whether the gradient of leaf i lies in what a right kernel may round that computes in these dtypes.
+
+    In any order of its sums, as of a kernel whose operations nobody sees and which is asked in no other dtypes.
+    """
+    function, point = evidence.function, evidence.point
+    leaves = tuple(recast(x, d) if d is not None else x for x, d in zip(point.leaves, dtypes, strict=True))
+    narrowest = min((d for d in dtypes if d is not None), key=precision)
+    try:
+        grads = tuple(map(cast_like, point.grads, function.y(leaves, None)))
+        held = at_size(Question(function, leaves, grads), precision_named(None, narrowest)).gradients[i]
+    except (NoPoint, NotImplementedError, InputError):
+        return False
+    return held is not None and held.truth.shape == got.shape and bool(held.contains(got).all())

@@ -227,12 +227,16 @@ def _findings(
     subject: Subject, outcome: Outcome, questions: Questions, point: Point, dtypes: Dtypes, found: "Climbed"
 ) -> Iterator[Finding]:
     from backprop_rules.properties.beyond import beyond, keeps_its_digits, keeps_its_sums_as_asked
+    from backprop_rules.properties.exact import is_what_a_kernel_may_round
 
     evidence = Evidence(subject, point)
 
     def shrinks(i: int) -> bool:
+        if outcome.pair is not WIDE:  # nothing was asked in float64
+            said = found.of(i)
+            return said is not None and is_what_a_kernel_may_round(evidence, dtypes, i, said.gradient)
         user, truth = evidence.user[i], evidence.gradients_here[i]
-        if outcome.pair is not WIDE or truth is None or not fits(user, truth):
+        if truth is None or not fits(user, truth):
             return False
         return bool(largest(user.to(truth) - truth) <= noise_nearby(evidence, i) * 2.0**-WIDE.half)
 

@@ -292,6 +292,8 @@ def _notes(subject: Subject, outcome: Outcome, shown: Finding | None) -> list[st
 def _note_words(subject: Subject, finding: Finding) -> str:
     if finding.kind is Kind.DIGITS and finding.bits is not None:
         return "has fewer digits in float64 than torch's: within the rounding of every dtype that is asked for"
+    if finding.kind is Kind.DIGITS and finding.dtype is not None:
+        return f"has fewer digits in {dtype_name(finding.dtype)} than torch's"
     if finding.kind in (Kind.SIZES, Kind.EMPTY, Kind.EMPTY_SHAPE):
         shapes = shapes_of(subject.names, finding.point.leaves)
         return f"{finding.kind.words} ({finding.detail.strip()}): {shapes}"

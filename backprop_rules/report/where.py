@@ -6,10 +6,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from backprop_rules.domain import dtype_name
 from backprop_rules.evidence.at_size import Held
 
 # Numbers with a name, by which a whole gradient may be off: signs, and the factors of a formula.
 FACTORS = {-1.0: "the sign", 2.0: "a factor of 2", 0.5: "a factor of 1/2", -2.0: "the sign and a factor of 2"}
+# In which dtypes a number may have been stored before, the narrowest first.
+NARROWER = {
+    torch.float64: (torch.bfloat16, torch.float16, torch.float32), torch.float32: (torch.bfloat16, torch.float16),
+}  # fmt: skip
 MOVED = 16  # indices along an axis that may be in another order
 
 
@@ -76,7 +81,15 @@ def likeness(
     # Less than two radii off, an element that is another by any factor may be so by rounding as far.
     told = bool(((off.to(truth) - truth).abs() > 2 * radius).any())
     factor = all_over or (_by_a_factor(own, off, truth, radius) if told else "")
-    return "; ".join(filter(None, (factor, explained())))
+    return "; ".join(filter(None, (_of_a_narrower_dtype(off, truth), factor, explained())))
+
+
+def _of_a_narrower_dtype(off: Tensor, truth: Tensor) -> str:
+    """Say in which narrower dtype all of these are stored, where the right ones would not be."""
+    for dtype in NARROWER.get(off.dtype, ()) if len(off) > 1 else ():
+        if bool((off.to(dtype).to(off.dtype) == off).all()) and bool((truth.to(dtype).to(truth.dtype) != truth).all()):
+            return f"each is a number of {dtype_name(dtype)}: it was made, or kept, in that dtype"
+    return ""
 
 
 def _plainly(own: Held, off: Tensor, truth: Tensor, is_a_factor: bool, itself: str) -> str:
@@ -89,7 +102,9 @@ def _plainly(own: Held, off: Tensor, truth: Tensor, is_a_factor: bool, itself: s
     if not bool(off.any()):
         return "zeros: never written, or multiplied by a mask"
     if not bool(off.isfinite().all()):
-        return "not finite: memory that was never written, or an overflow"
+        if bool(off.isnan().any()):
+            return "not finite: memory that was never written, 0 / 0, 0 × inf, or a root or power of what is negative"
+        return "not finite: memory that was never written, an overflow, a division by 0, or a logarithm of 0"
     if not bool(truth.any()) and bool(own.truth.any()):
         return "the right one is 0 there: what forward leaves out is not left out, or memory was not cleared"
     return ""

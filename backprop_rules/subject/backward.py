@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.errors import InputError, OwnError, first_line
+from backprop_rules.subject.addresses import AddressesIn
 from backprop_rules.subject.ambient import SEED, Ambient, inexact, running
 from backprop_rules.subject.denormals import as_found
 from backprop_rules.subject.frameworks.bridge import Bridge, each
@@ -108,6 +110,7 @@ class Backward:
     signature: Signature
     framework: str
     returned: Returned  # what forward returns: so grad_y is one tensor, or several in the same structure
+    dtypes: tuple[torch.dtype, ...] = ()  # for which it is made, as an example has them; none where that is not known
 
     def __call__(
         self,
@@ -151,7 +154,8 @@ class Backward:
         """Call a function that takes what this backward takes, with the processor in the mode in which it was found."""
         some = {name: value for name, value in params.items() if self.signature.takes(name)}
         own = partial(each, _conjugate) if self.bridge.conjugates else _as_it_is
-        with as_found():
+        made_for = self.dtypes if self.framework == "torch" else ()
+        with as_found(), AddressesIn(made_for) if made_for else nullcontext():
             found = own(function(*self.signature.arguments(own(grad_y), y, primals), **some))
         return in_order(found, self.signature.primals)
 

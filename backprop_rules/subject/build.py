@@ -52,7 +52,8 @@ def subject_of(
     arguments = (*argument_names(given, example), *parameters)
     signature = Signature(backward, arguments, params, len(example), "y" in arguments_of(_signed(given), len(example)))
     constants = replace(constants_of(made, leaves), cut_off=_cut_off(named(backward), made, leaves))
-    own = Backward(backward, signature, framework, returned(y))
+    dtypes = tuple(dict.fromkeys(x.dtype for x in leaves if inexact(x)))
+    own = Backward(backward, signature, framework, returned(y), dtypes)
     rule, why = _as_rule(own, made, definition, names, leaves, params, constants)
     return Subject(
         named(backward).strip("<>"),
@@ -63,7 +64,7 @@ def subject_of(
         rule,
         why,
         _described(given, names, params),
-        tuple(dict.fromkeys(x.dtype for x in leaves if inexact(x))),
+        dtypes,
         constants,
     )
 

@@ -1,6 +1,7 @@
 """How far rounding may take the forward and the gradients of a point, by running error analysis."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -11,6 +12,7 @@ from backprop_rules.call import Call
 from backprop_rules.domain import precision
 from backprop_rules.errors import OwnError, RoundingUnknown
 from backprop_rules.evidence.allowance import RunningError, Sums, accumulated_in, as_computed, no_narrower_than
+from backprop_rules.evidence.allowance.handed_out import NothingHandedOut
 from backprop_rules.evidence.allowance.units import component, computed_in
 from backprop_rules.evidence.enclosure import as_real
 from backprop_rules.evidence.oracles.oracle import Silent, widest
@@ -99,7 +101,7 @@ def cannot_round_as_far(call: Call, primal: int, outside: Tensor) -> bool:
     if len(call.rule.references) == 1:
         return True
     try:
-        own = _followed(call.rule.references[1], call, 1)[0].gradients[primal]
+        own = _followed(call.rule.references[1], call, 1, seen=True)[0].gradients[primal]
     except OwnError:
         raise
     except Exception:  # an operation without a formula, or a backward that raises
@@ -139,10 +141,13 @@ def sums_as_asked(call: Call) -> Bounds:
 
 
 def _followed(
-    rule: Rule, call: Call, evaluations: int, sums: Sums = as_computed, decided: bool = False
+    rule: Rule, call: Call, evaluations: int, sums: Sums = as_computed, decided: bool = False, seen: bool = False
 ) -> tuple[Bounds, bool]:
-    """Return the bounds of a rule, and whether a comparison in it might come out otherwise."""
-    through = partial(_through, rule, call, evaluations, sums, decided)
+    """Return the bounds of a rule, and whether a comparison in it might come out otherwise.
+
+    With `seen`, NotImplementedError where a gradient may be made by more than the operations that are seen.
+    """
+    through = partial(_through, rule, call, evaluations, sums, decided, seen)
     try:
         return through(None)
     except NotImplementedError:
@@ -156,7 +161,7 @@ def _followed(
 
 
 def _through(
-    rule: Rule, call: Call, evaluations: int, sums: Sums, decided: bool, away: Tensor | None
+    rule: Rule, call: Call, evaluations: int, sums: Sums, decided: bool, seen: bool, away: Tensor | None
 ) -> tuple[Bounds, bool]:
     """Follow the forward, unless it is known how far y is away from the exact one, and the backward with its sums."""
     errors = RunningError(evaluations, call.rule.roundings.flushes, decided)
@@ -174,10 +179,14 @@ def _through(
         if rule is not references[0]:
             # The reference for somebody else's backward is right whatever it computes in, and so is the forward.
             errors.least_bits = least
-        gradients = rule.gradients(call.grad_y, y, *call.primals, **call.params)
+        with NothingHandedOut() if seen else nullcontext():
+            gradients = rule.gradients(call.grad_y, y, *call.primals, **call.params)
     given = {x.untyped_storage().data_ptr() for x in (*call.tensors, call.grad_y, y)}
     for g in gradients:
-        if g is not None and not errors.made(g) and g.untyped_storage().data_ptr() not in given:
+        if g is None:
+            continue
+        unseen = seen and errors.is_filled_unseen(g)
+        if unseen or (not errors.made(g) and g.untyped_storage().data_ptr() not in given):
             raise NotImplementedError("a gradient is made by something else than operations of torch")
     radii = Bounds(errors.radius(y), tuple(None if g is None else errors.radius(g) for g in gradients))
     return radii, errors.ambiguous

@@ -50,6 +50,11 @@ OF_THE_CHOSEN = {*moves.COMPARED, aten.scatter, aten.scatter_, aten.index_put, a
 OF_NUMBERS = {aten._to_copy, aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.pow}
 # These say something of a tensor's form, and nothing of its numbers.
 OF_FORM = {aten.is_same_size, aten._has_same_storage_numel}
+# These make memory, or take over what something else has made; what is in it comes from there.
+MEMORY = {
+    aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten.zeros,
+    aten.zeros_like, aten.new_zeros, aten.lift_fresh,
+}  # fmt: skip
 # These fill a tensor with what was drawn.
 DRAWN = {aten.bernoulli_, aten.uniform_, aten.normal_, aten.random_, aten.exponential_}
 # The floating-point dtypes, whose precision is asked for.
@@ -128,6 +133,10 @@ class RunningError(TorchDispatchMode):
         """Say whether the tensor came from an operation that was seen here, or looks into one that did."""
         return not x.numel() or x in self._own or x in self._viewed
 
+    def is_filled_unseen(self, x: Tensor) -> bool:
+        """Say whether there are numbers in memory that was made here, and which no operation put there."""
+        return self._own.get(x) is False and bool(x.any())
+
     def _radius(self, x: Any) -> Tensor | None:
         if not isinstance(x, Tensor) or x.layout != torch.strided:
             return None
@@ -171,7 +180,7 @@ class RunningError(TorchDispatchMode):
                 raise
             except Exception as error:
                 raise OwnError(of_ours(error)) from error
-        self.keep(result, radius)
+        self.keep(result, radius, func.overloadpacket not in MEMORY)
         make(self.choices, func, args, named, result)
         return result
 
@@ -264,8 +273,8 @@ class RunningError(TorchDispatchMode):
             return False
         return not any(inexact(x) or self._radius(x) is not None for x in args)
 
-    def keep(self, result: Any, radius: Any) -> None:
-        """Keep the radius of a tensor, or those of several; None for what is exact."""
+    def keep(self, result: Any, radius: Any, filled: bool = True) -> None:
+        """Keep the radius of a tensor, or those of several; None for what is exact. Memory alone is not `filled`."""
         if not isinstance(result, Tensor):
             for one, its in zip(result, radius if radius is not None else [None] * len(result), strict=True):
                 if one is not None:
@@ -275,7 +284,7 @@ class RunningError(TorchDispatchMode):
             if radius is not None:
                 raise NotImplementedError(f"no radius can be kept beside a tensor of the layout {result.layout}")
             return
-        self._own[result] = True
+        self._own[result] = filled
         if radius is not None and result not in self._shared:
             if radius.shape != result.shape:
                 radius = radius.expand(result.shape)
@@ -308,6 +317,7 @@ class RunningError(TorchDispatchMode):
         self.choices.pass_on(aten.copy, written, (made,))
         make(self.choices, aten.clone.default, (made,), {}, written)
         self.keep_written(written, self._radius(made))
+        self._own[written] = True
         self._chosen.pop(written, None)
         if made in self._chosen:
             self._chosen[written] = True

@@ -20,7 +20,7 @@ from backprop_rules.evidence.allowance.operation import (
     plus,
     scalar,
 )
-from backprop_rules.evidence.allowance.units import NARROW, lost_in, positive, unit
+from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in, positive, unit
 from backprop_rules.subject.ambient import F32, F64, inexact
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class DeclaredOperation(Operation):
         found = Operand(x, self.radius(x)) if isinstance(x, Tensor) else self._number(x, dtype or self.dtype)
         if isinstance(x, float) and math.isinf(found.size):  # beyond the dtype: it stands for infinity, as in a mask
             return Operand(abs(x), None)
-        if not self.flushes or not isinstance(found.size, Tensor):
+        if not (self.flushes and isinstance(x, Tensor) and inexact(x)):
             return found
         lost = self.flushed(found.size)
         if bool(lost.any()):
@@ -93,8 +93,11 @@ class DeclaredOperation(Operation):
         return found
 
     def flushed(self, size: Tensor) -> Tensor:
-        """Return what is lost of numbers of these sizes where subnormal ones are flushed."""
-        return torch.where(size < unit(self.unit_dtype).normal, size, 0.0)
+        """Return what is lost of numbers of these sizes where subnormal ones are flushed.
+
+        Those that are compared are of the dtype that they share, whatever the dtype of the answer.
+        """
+        return torch.where(size < unit(computed_in(self.own)).normal, size, 0.0)
 
     def factor(self, x: Tensor) -> Operand:
         """Return an operand of a matrix product, rounded to the dtype in which products are taken."""
@@ -204,6 +207,14 @@ class DeclaredOperation(Operation):
     def of_either(self, chosen: Tensor, other: Tensor, *operands: Any) -> Tensor:
         """Return the radius of what may be either operand, as the mode counts choices."""
         return self.mode.of_either(chosen, other, *operands)
+
+    @property
+    def may_vanish(self) -> bool:
+        """Whether an element of the result may be 0: where numbers are flushed, too, as none is in float64.
+
+        What is flushed comes nearer to 0, and so is no farther from a result of 0 than what it is made of.
+        """
+        return bool(self.result.is_cuda) or not positive(self.size)
 
     @property
     def truncates(self) -> bool:
