@@ -16,10 +16,11 @@ from backprop_rules.evidence.allowance.behind import NORMS, Behind, behind, behi
 from backprop_rules.evidence.allowance.by_storage import ByStorage
 from backprop_rules.evidence.allowance.declared import Declared
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
-from backprop_rules.evidence.allowance.mode import FORMULAS, out_of_place
+from backprop_rules.evidence.allowance.mode import FORMULAS
 from backprop_rules.evidence.allowance.operation import as_computed, plus
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.remade import make
+from backprop_rules.evidence.allowance.schemas import out_of_place
 from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, unit
 from backprop_rules.evidence.in_order import InOrder, Summing, nothing_of
 from backprop_rules.evidence.rounded_up import above, added

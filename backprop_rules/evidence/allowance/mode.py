@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -29,6 +28,16 @@ from backprop_rules.evidence.allowance.chosen import Choices
 from backprop_rules.evidence.allowance.joint import Joint
 from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, place_of, plus
 from backprop_rules.evidence.allowance.remade import make, spread
+from backprop_rules.evidence.allowance.schemas import (
+    DRAWN,
+    MEMORY,
+    OF_FORM,
+    OF_NUMBERS,
+    OF_THE_CHOSEN,
+    RESHAPING,
+    composite,
+    out_of_place,
+)
 from backprop_rules.evidence.allowance.units import computed_in, item_by_item, items_of, wide
 from backprop_rules.subject.ambient import inexact, tensors_in
 from backprop_rules.subject.denormals import flushing
@@ -40,45 +49,12 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     **factored.FORMULAS, **gammas.FORMULAS,
 }  # fmt: skip
 REFERENCES = {**fused.REFERENCES, **gathered.REFERENCES, **factored.REFERENCES}
-# Of these torch has decompositions that say less: x is finite where x == x and |x| != inf; of the nearest by its place.
-UNDIVIDED = {aten.isfinite, aten.isinf, aten.isnan, aten.reshape, *moves.NEAREST}
-# These write a shape, and no value.
-RESHAPING = {aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_, aten.as_strided_}
-# Of whole numbers these put what is chosen among others, or compare it.
-OF_THE_CHOSEN = {*moves.COMPARED, aten.scatter, aten.scatter_, aten.index_put, aten.index_put_}
-# Numbers are made of whole ones by these.
-OF_NUMBERS = {aten._to_copy, aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.pow}
-# These say something of a tensor's form, and nothing of its numbers.
-OF_FORM = {aten.is_same_size, aten._has_same_storage_numel}
-# These make memory, or take over what something else has made; what is in it comes from there.
-MEMORY = {
-    aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten.zeros,
-    aten.zeros_like, aten.new_zeros, aten.lift_fresh,
-}  # fmt: skip
-# These fill a tensor with what was drawn.
-DRAWN = {aten.bernoulli_, aten.uniform_, aten.normal_, aten.random_, aten.exponential_}
 # The floating-point dtypes, whose precision is asked for.
 UNIT = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64)
 
 
 class Narrower(Exception):
     """An operation computes in the named dtype, which has fewer bits than what it is asked for."""
-
-
-@cache
-def out_of_place(func: Any) -> Any:
-    """Return the operation that computes what this one writes into its first argument; None if there is none."""
-    name = func._schema.name.removeprefix("aten::")
-    packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
-    types = [str(a.type) for a in func._schema.arguments]
-    made = (getattr(packet, overload) for overload in (packet.overloads() if packet is not None else ()))
-    return next((one for one in made if [str(a.type) for a in one._schema.arguments] == types), None)
-
-
-@cache
-def _composite(func: Any) -> bool:
-    """Say whether torch makes the operation of others, which come here one by one."""
-    return func._can_decompose() and func.overloadpacket not in UNDIVIDED
 
 
 class RunningError(TorchDispatchMode):
@@ -151,7 +127,7 @@ class RunningError(TorchDispatchMode):
     ) -> Any:
         """Compute the operation and its radius."""
         named = kwargs or {}
-        if _composite(func):
+        if composite(func):
             with self:
                 return func.decompose(*args, **named)
         if func == aten._native_batch_norm_legit.default:  # what it writes into its running statistics nobody reads
