@@ -32,9 +32,9 @@ def _places(
     input: Tensor, grid: Tensor, mode: Any = "bilinear", padding_mode: Any = "zeros", *_: Any, **__: Any
 ) -> None:
     """Of these paddings the gradient of an image is written wherever a place that is no number is taken to be."""
-    if mode in ("bilinear", 0) and padding_mode not in ("zeros", 0) and input.ndim == 4:
-        if not bool((grid * max(input.shape[2:])).isfinite().all()):
-            raise ValueError("a place of the grid is NaN or infinite")
+    asks = mode not in ("bilinear", 0) or padding_mode in ("zeros", 0) or input.ndim != 4
+    if not asks and not bool((grid * max(input.shape[2:])).isfinite().all()):
+        raise ValueError("a place of the grid is NaN or infinite")
 
 
 # Where torch's own kernels read or write past the end, and the process dies, as they do not ask whether they may.
