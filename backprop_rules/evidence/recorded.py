@@ -138,7 +138,7 @@ class Recorded(Declared):
         return line
 
     def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
-        if self._in_kernel or self._in_a_block:
+        if self.in_kernel or self._in_a_block:
             return super()._radius_of(func, result, args, named)
         self.settle()
         self._operation(func, result, args)
