@@ -174,8 +174,7 @@ def _closer(
             judged.spoke, judged.nonzero = True, seen.scale > 0
         return
     judged.spoke = True
-    looked_at = Witnessed(seen.difference, noise, seen.scale, False, seen.user_keeps_nothing, suspicious)
-    yield from _told(evidence, i, user, truth, looked_at, chosen)
+    yield from _told(evidence, i, user, truth, replace(seen, noise=noise, outside=suspicious), chosen)
 
 
 def _share_blind(truth: Tensor, reach: Tensor) -> float:
