@@ -83,7 +83,9 @@ LINEAR = [
     lambda a, b, v: np.triu(a, 1), lambda a, b, v: a.copy(), lambda a, b, v: np.real(a) - np.imag(a),
     lambda a, b, v: np.conj(a), lambda a, b, v: a.dot(v), lambda a, b, v: list(a)[1],
     lambda a, b, v: written(a), lambda a, b, v: seen_through_views(a), lambda a, b, v: counted(a),
-    lambda a, b, v: replaced(a),
+    lambda a, b, v: replaced(a), lambda a, b, v: np.diff(a), lambda a, b, v: np.diff(a, 2),
+    lambda a, b, v: np.diff(a, axis=0), lambda a, b, v: np.fft.irfft(np.fft.rfft(a, 4), 4),
+    lambda a, b, v: np.fft.ifft(np.fft.fft(a, 4, axis=0), axis=0).real,
 ]  # fmt: skip
 POLYNOMIAL = [
     lambda a, b, v: a * b, lambda a, b, v: a**2, lambda a, b, v: np.square(a), lambda a, b, v: np.power(a, 3),
@@ -97,6 +99,7 @@ POLYNOMIAL = [
     lambda a, b, v: np.full_like(a, 3) * a, lambda a, b, v: np.ones_like(a) + a * np.zeros_like(b),
 ]  # fmt: skip
 PIECEWISE = [
+    lambda a, b, v: np.sort(a), lambda a, b, v: np.sort(a, axis=None), lambda a, b, v: np.sort(a, 0),
     lambda a, b, v: np.maximum(a, 0.0), lambda a, b, v: np.minimum(a, b), lambda a, b, v: np.where(a > b, a, b),
     lambda a, b, v: np.where(a > 0, a, 0.0), lambda a, b, v: np.clip(a, -2, 2), lambda a, b, v: a.clip(min=0),
     lambda a, b, v: np.clip(a, None, v), lambda a, b, v: np.abs(a), lambda a, b, v: abs(a), lambda a, b, v: a.max(),
@@ -105,6 +108,8 @@ PIECEWISE = [
 ]  # fmt: skip
 # What torch has no gradient of, or no formula for its rounding.
 OTHER = [
+    lambda a, b, v: np.linalg.inv(a[:, ::2] * 2), lambda a, b, v: np.linalg.solve(b[:, :2], a[:, 2]),
+    lambda a, b, v: np.fft.rfft(a.astype(np.int64), 4), lambda a, b, v: np.linalg.det(np.eye(2) * 2 + 0 * a[:, :2]),
     lambda a, b, v: np.sign(a), lambda a, b, v: np.floor(a), lambda a, b, v: np.ceil(a), lambda a, b, v: np.rint(a),
     lambda a, b, v: np.round(a), lambda a, b, v: a // 2, lambda a, b, v: a % 2, lambda a, b, v: a > b,
     lambda a, b, v: (a > b) & ~(a < 1) | (a == b), lambda a, b, v: np.logical_not(a), lambda a, b, v: a.any(0),
@@ -220,8 +225,8 @@ def test_a_write_into_an_argument_is_seen_unless_torch_forbids_it():
 
 
 UNKNOWN = {
-    "np.fft.fft": np.fft.fft, "np.sort": np.sort, "np.cbrt": np.cbrt, "np.add.reduce": np.add.reduce,
-    "np.add.at": lambda x: np.add.at(x, 0, 1),
+    "np.fft.fft2": np.fft.fft2, "np.sort": lambda x: np.sort(x, kind="stable"), "np.cbrt": np.cbrt,
+    "np.add.reduce": np.add.reduce, "np.add.at": lambda x: np.add.at(x, 0, 1),
     "np.sum with initial": lambda x: np.sum(x, initial=1.0), "np.exp with where": lambda x: np.exp(x, where=x > 0),
     "np.array and np.asarray": np.asarray, "ndarray.sort": lambda x: x.sort(),
     "would lose it": lambda x: float(x[0]), "np.add writes into an ndarray": lambda x: np.add(x, x, out=np.zeros(3)),

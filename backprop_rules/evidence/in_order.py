@@ -53,6 +53,9 @@ class _Alone(DeclaredOperation):
     def met_behind(self) -> bool:
         return True
 
+    def several(self, a: Any, b: Any) -> None:
+        """Of one addition by itself nobody asks what was added up before."""
+
 
 class InOrder(Declared):
     """While it is entered, sums on the way are taken in an order that does not depend on their terms."""

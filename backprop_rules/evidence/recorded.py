@@ -139,7 +139,7 @@ class Recorded(Declared):
         return line
 
     def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
-        if self._in_kernel or self._in_a_block:
+        if self.in_kernel or self._in_a_block:
             return super()._radius_of(func, result, args, named)
         self.settle()
         self._operation(func, result, args)
@@ -160,10 +160,11 @@ class Recorded(Declared):
 
     def _with_choices(self, *what: Any) -> tuple[Any, tuple[Any, ...] | None]:
         """Return the radius of a result, and by how much choices make it larger that may come out either way."""
-        what = _detached(what)
+        what, before, self.ambiguous = _detached(what), self.ambiguous, False
         with torch.no_grad():
             whole = super()._radius_of(*what)
-            if not self.ambiguous:
+            chooses, self.ambiguous = self.ambiguous, self.ambiguous or before
+            if not chooses and all(inexact(x) or self._radius(x) is None for x in tensors_in(what)):
                 return whole, None
             self.decided = True
             decided = super()._radius_of(*what)

@@ -26,6 +26,7 @@ from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Cotangents, NoPoint
 
 SMALLEST = 2.0**-149  # float32's smallest subnormal number
+LAST_BITS = 2.0**-50  # by how much of itself a number moves by a few ulps of float64
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,42 @@ def lost_in_the_norm(evidence: Evidence, i: int) -> float:
             if truth is not None and there is not None:
                 error = max(error, largest(there - truth))
     return error
+
+
+def keeps_few_digits_nearby(evidence: Evidence, i: int) -> bool:
+    """Say whether torch's gradient in float64 loses half of its digits at each neighbour, by the last bits of these.
+
+    So it is where a singular system is solved all the same, as A^T A is of an A with more columns than rows: by what
+    rounding makes of a pivot. Exact at whole numbers, the two precisions may agree there by luck. Where forward is
+    defined at no neighbour, the point itself is asked.
+    """
+    numbers, leaves, often = numbers_from(43), evidence.point.leaves, _often(evidence)
+
+    def lost(base: Sequence[Any]) -> bool | None:
+        here = _gradient_at(evidence, i, base)
+        if here is None or not largest(here):
+            return None
+        there = _gradient_at(evidence, i, _nudged(base, LAST_BITS, numbers))
+        return there is None or farthest(there, here) > 2.0 ** (-precision(F64) / 2) * largest(here)
+
+    told = [lost(_nudged(leaves, 2.0**-10, numbers)) for _ in range(often)]
+    if all(one is None for one in told):
+        return any(lost(leaves) for _ in range(often))
+    return False not in told
+
+
+def _gradient_at(evidence: Evidence, i: int, leaves: Sequence[Any]) -> Tensor | None:
+    """Return torch's gradient of leaf i at other leaves, None where forward is not defined."""
+    try:
+        return evidence.gradients(leaves, evidence.point.grads)[i]
+    except NoPoint:
+        return None
+
+
+def _nudged(leaves: Sequence[Any], by: float, numbers: torch.Generator) -> list[Any]:
+    """Return the leaves, each number moved by about so much of it."""
+    noise = (torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device) if inexact(x) else None for x in leaves)
+    return [x if some is None else x * (1 + by * some) for x, some in zip(leaves, noise, strict=True)]
 
 
 def _often(evidence: Evidence) -> int:

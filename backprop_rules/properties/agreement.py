@@ -17,6 +17,7 @@ from backprop_rules.evidence.witnesses import (
     fits,
     has_lost_digits,
     is_granular,
+    keeps_few_digits_nearby,
     lost_in_the_norm,
     noise_nearby,
     torchs_error_nearby,
@@ -29,6 +30,7 @@ from backprop_rules.subject.ambient import all_finite, real
 
 TORCH = "torch's reverse mode"
 SETTLED = "differences agree with torch"
+FEW_DIGITS = "torch keeps few of its digits nearby"
 FROM_AROUND = "torch's gradients around the point"
 
 
@@ -152,6 +154,9 @@ def _closer(
     if bits >= pair.half:
         judged.spoke, judged.nonzero = True, seen.scale > 0
         return
+    if keeps_few_digits_nearby(evidence, i):
+        yield _wrong(evidence, i, user, truth, seen, FEW_DIGITS, Kind.SINGULAR)
+        return
     if pair.high is torch.float64 and point.kind != EDGE and is_granular(evidence, i):
         if point.ordinary:
             raise ComputesNarrower(point)
@@ -169,8 +174,7 @@ def _closer(
             judged.spoke, judged.nonzero = True, seen.scale > 0
         return
     judged.spoke = True
-    looked_at = Witnessed(seen.difference, noise, seen.scale, False, seen.user_keeps_nothing, suspicious)
-    yield from _told(evidence, i, user, truth, looked_at, chosen)
+    yield from _told(evidence, i, user, truth, replace(seen, noise=noise, outside=suspicious), chosen)
 
 
 def _share_blind(truth: Tensor, reach: Tensor) -> float:
@@ -256,7 +260,7 @@ def _where_it_is_not_smooth(
         return _wrong(evidence, i, user, truth, seen, "at the edge of the domain", Kind.SINGULAR)
     if _breaks_ties(evidence, seen.noise) or is_in_the_hull(evidence, i, kink, seen.noise, shared=not chosen):
         if seen.noise > seen.scale * 2.0**-evidence.pair.half:  # as of a singular system, solved all the same
-            return _wrong(evidence, i, user, truth, seen, "torch keeps few of its digits nearby", Kind.SINGULAR)
+            return _wrong(evidence, i, user, truth, seen, FEW_DIGITS, Kind.SINGULAR)
         return _wrong(evidence, i, user, truth, seen, "", Kind.CHOICE)
     kind = Kind.SUBGRADIENT if _each_between(evidence, i, kink, seen.noise) else Kind.VALUE
     return _wrong(evidence, i, user, truth, seen, "at a kink, and no gradient from around it", kind)

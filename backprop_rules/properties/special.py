@@ -95,8 +95,9 @@ def _grows_to(told: Finding, evidence: Evidence) -> bool:
 
 def _asked(evidence: Evidence, point: Point) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield the backward's gradient and torch's for each leaf, where both have the same shape."""
-    try:
-        got, theirs = evidence.asked(point.leaves, point.grads), evidence.gradients(point.leaves, point.grads)
+    try:  # torch's first: where its kernel does not ask whether it may, the backward's own is not called either
+        theirs = evidence.gradients(point.leaves, point.grads)
+        got = evidence.asked(point.leaves, point.grads)
     except (Raised, Misfit, NoPoint):
         return
     for i in evidence.subject.floats:

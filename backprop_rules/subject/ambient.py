@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from backprop_rules.subject.attention import MADE_BY, OPENED, Attentions, Lost, attention
 from backprop_rules.subject.cumulative import cumprod
+from backprop_rules.subject.determinants import LOGARITHMS, logarithm
 from backprop_rules.subject.in_place import in_place, written
 from backprop_rules.subject.unchecked import UNCHECKED
 
@@ -173,6 +174,8 @@ class Ambient(TorchFunctionMode):
             product = cumprod(args, named)
             if product is not None:
                 return product
+        if func in LOGARITHMS and (found := logarithm(args, named)) is not None:
+            return found
         made = self._shadowed(self._shadow, func, args, named)
         if func in MADE_BY and not self._shadow.eager and not _recomputed():
             self.attentions.multiplied(func, args, named, made, self._shadow)

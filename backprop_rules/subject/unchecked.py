@@ -1,4 +1,4 @@
-"""What torch's own kernels do not ask: they read past the end, and the process dies."""
+"""What torch's own kernels do not ask: they read or write past the end, and the process dies."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,8 +28,18 @@ def _known_labels(
         raise ValueError(f"targets are labels of 0 to {classes - 1}, of so many classes as there are log_probs")
 
 
-# Where torch's own kernels read past the end, and the process dies, as they do not ask whether they may.
+def _places(
+    input: Tensor, grid: Tensor, mode: Any = "bilinear", padding_mode: Any = "zeros", *_: Any, **__: Any
+) -> None:
+    """Of these paddings the gradient of an image is written wherever a place that is no number is taken to be."""
+    asks = mode not in ("bilinear", 0) or padding_mode in ("zeros", 0) or input.ndim != 4
+    if not asks and not bool((grid * max(input.shape[2:])).isfinite().all()):
+        raise ValueError("a place of the grid is NaN or infinite")
+
+
+# Where torch's own kernels read or write past the end, and the process dies, as they do not ask whether they may.
 UNCHECKED: dict[Any, Callable[..., None]] = {
     torch.nn.functional.scaled_dot_product_attention: _as_many, torch.nn.functional.embedding_bag: _some_bags,
     torch.nn.functional.ctc_loss: _known_labels,
+    **dict.fromkeys((torch.nn.functional.grid_sample, torch.grid_sampler, torch.grid_sampler_2d), _places),
 }  # fmt: skip

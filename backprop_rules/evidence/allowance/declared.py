@@ -49,7 +49,7 @@ class Declared(Blockwise):
         self._tags = ByStorage()  # the dtypes that tensors have in their own run, by storage
         self._rounded = ByStorage()  # what casts have rounded, by storage: to which dtype, in which version
         self.slices = Slices()
-        self._in_kernel = 0
+        self.in_kernel = 0
         self._rounds_inside = False  # whether the kernel of torch's that is followed stores its parts in its own dtype
         self.roundings, self.overflow, self.vanished, self.custom, self.drawn = 0, "", "", "", ""
         self._longest = 0
@@ -172,9 +172,9 @@ class Declared(Blockwise):
 
     def _operation(self, func: Any, result: Any, args: Any) -> Operation:
         own = self.declared.kept
-        if own is None or not self._in_kernel:  # within a kernel nobody asks what is kept alike
+        if own is None or not self.in_kernel:  # within a kernel nobody asks what is kept alike
             promoted = self._promoted(args[:1] if func.overloadpacket in OF_THE_FIRST else args)
-            promoted = promoted and (computed_in(promoted) if self._in_kernel and not self._rounds_inside else promoted)
+            promoted = promoted and (computed_in(promoted) if self.in_kernel and not self._rounds_inside else promoted)
             if promoted and not func.is_view:
                 for y in tensors_in((result,)):
                     self.tag(y, promoted)
@@ -202,17 +202,17 @@ class Declared(Blockwise):
 
     def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         """Return the radius of an operation's result, block by block where it is made so: in the processor's cache."""
-        if not self._in_kernel:
+        if not self.in_kernel:
             self.roundings, self._longest = self.roundings + self._longest, 1
         radius = self._blockwise(func, result, args, named)
-        if self.eager and not self._in_kernel:
+        if self.eager and not self.in_kernel:
             self._note_overflow(func, result)
-        if self._only_exact and not (self._in_kernel or self._in_a_block) and any(True for _ in tensors_in(radius)):
+        if self._only_exact and not (self.in_kernel or self._in_a_block) and any(True for _ in tensors_in(radius)):
             raise Rounds(str(func).removesuffix(".default"))
         return radius
 
     def _is_one(self, func: Any, args: Any) -> bool:
-        return super()._is_one(func, args) or (func == aten.add.Tensor and self.slices.lie_apart(*args))
+        return super()._is_one(func, args) or self.slices.are_whole(func, args)
 
     def _note_overflow(self, func: Any, result: Any) -> None:
         """Take note of the first operation whose result is beyond the dtype in which the reference stores it."""
@@ -224,7 +224,7 @@ class Declared(Blockwise):
 
     def _of_torchs_kernel(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         """Return the radius of an operation's result, as torch computes it where the implementation is eager."""
-        own = self._promoted(args) if self.eager and not self._in_kernel else F64
+        own = self._promoted(args) if self.eager and not self.in_kernel else F64
         if own not in NARROW:
             return super()._radius_of(func, result, args, named)
         self._sums_in = own if func.overloadpacket in SUMS_NARROW else None
@@ -290,11 +290,11 @@ class Declared(Blockwise):
         before = self._rounds_inside
         packet = op.func.overloadpacket
         inside = packet in ROUNDED_INSIDE or (before and packet not in REFERENCES)
-        self._in_kernel, self._rounds_inside = self._in_kernel + 1, inside
+        self.in_kernel, self._rounds_inside = self.in_kernel + 1, inside
         try:
             return super()._decomposed(op, reference, args, named)
         finally:
-            self._in_kernel, self._rounds_inside = self._in_kernel - 1, before
+            self.in_kernel, self._rounds_inside = self.in_kernel - 1, before
 
     def constant(self, x: Tensor, dtype: torch.dtype, drawn_up: bool) -> Tensor:
         """Return what the reference makes of no tensor, in a dtype; if `drawn_up` of numbers, rounded to that."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance import units
-from backprop_rules.evidence.allowance.operation import INFINITE, Operand, Operation, Radius, spread
+from backprop_rules.evidence.allowance.operation import INFINITE, UNDERFLOWS, Operand, Operation, Radius, spread
 from backprop_rules.evidence.allowance.sums import COMPLEX_PRODUCT
 from backprop_rules.evidence.allowance.units import (
     FEW,
@@ -318,8 +318,10 @@ def function(op: Operation, a: Tensor, *, name: str) -> Tensor:
     if op.result.is_complex() and name != "exp":
         raise op.refuse(f"in {op.dtype}")
     error, x = _function_error(op, a, name), op.operand(a)
-    if name == "exp" and op.knows_it_exactly(x) and not units.positive(x.size):  # exp(0) is 1, and exp(-inf) is 0
-        error = torch.where((x.size == 0) | (op.size == 0) & x.size.isinf(), 0.0, error)
+    if name == "exp" and not units.positive(x.size):  # exp(0) is 1, and exp(-inf) is 0
+        nought = x.size == 0 if x.radius is None else (x.size == 0) & (torch.as_tensor(x.radius) <= UNDERFLOWS)
+        endless = (op.size == 0) & x.size.isinf() if op.knows_it_exactly(x) else False
+        error = torch.where(nought | endless, 0.0, error)
     besides = op.besides(name, a)
     error = error if besides is None else error + besides
     return error if x.radius is None else op.up(VARIATIONS[name](x, op.size + error, a) + error)

@@ -267,9 +267,33 @@ def step(op: Operation, a: Tensor, decimals: int = 0) -> Radius:
     return None if radius is None else torch.maximum(op.func(a + radius) - op.result, op.result - op.func(a - radius))
 
 
+def searched(
+    op: Operation, bounds: Tensor, a: Any, *, right: bool = False, side: str | None = None, **how: Any
+) -> Radius:
+    """The place of a number among bounds in order: another one, where the radii of both reach across."""
+    if how.get("sorter") is not None:
+        raise op.refuse("of numbers in another order")
+    bound, x, right = (*(op.operand(y, bounds.dtype) for y in (bounds, a)), right or side == "right")
+    if bound.radius is None and x.radius is None:
+        return None
+    by, off = (0.0 if radius is None else radius for radius in (bound.radius, x.radius))
+    high, low = (bounds + by).cummax(-1).values, (bounds - by).flip(-1).cummin(-1).values.flip(-1)
+    least, most = (
+        torch.searchsorted(ends, torch.as_tensor(at, dtype=ends.dtype).contiguous(), right=right)
+        for ends, at in ((high.contiguous(), a - off), (low.contiguous(), a + off))
+    )
+    return torch.maximum(op.result - least, most - op.result).double()
+
+
+def _in_buckets(op: Operation, a: Any, bounds: Tensor, **how: Any) -> Radius:
+    return searched(op, bounds, a, **how)
+
+
 # What may come out otherwise for the exact operands, and so choose another branch.
 COMPARED = (aten.ge, aten.le, aten.gt, aten.lt, aten.eq, aten.ne)
-AMBIGUOUS = {*COMPARED, aten.sign, aten.sgn, aten.floor, aten.ceil, aten.trunc, aten.round}
+AMBIGUOUS = {
+    *COMPARED, aten.sign, aten.sgn, aten.floor, aten.ceil, aten.trunc, aten.round, aten.searchsorted, aten.bucketize,
+}  # fmt: skip
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(EXACT, exact), **dict.fromkeys(ALIKE, alike), **dict.fromkeys(RESHAPED, reshaped),
@@ -288,5 +312,5 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((aten.relu, aten.clamp, aten.clamp_min, aten.clamp_max, aten.hardtanh), clamp),
     **choices.FORMULAS, aten.block_diag: joined_blocks,
     **dict.fromkeys((aten.floor, aten.ceil, aten.trunc, aten.round), step),
-    aten.masked_scatter: _masked_scatter,
+    aten.masked_scatter: _masked_scatter, aten.searchsorted: searched, aten.bucketize: _in_buckets,
 }  # fmt: skip

@@ -257,6 +257,17 @@ class Operation:
         """Return where a term of a sum is known to be exactly 0, None where nobody looked."""
         return None
 
+    def several(self, a: Any, b: Any) -> tuple[Tensor, int] | None:
+        """Return by how many units a sum of several gradients may be off, and of how many; None where nobody looks."""
+        return None
+
+    def in_any_order(self, varies: Radius, size: Tensor, terms: int) -> Tensor:
+        """Return the radius of a sum whose terms others may add up in another order, off by u times the size."""
+        factor, floor = _coefficients(self.dtype, 0.5, 2.0 * self.flushes, self.flushes)
+        error = self.up(size, terms, factor)
+        error = torch.where(size > 0, error.clamp_min(floor), 0.0) if floor else error
+        return self.total(varies, error, terms * factor)
+
     def exact_sum(self, size: Tensor, divisor: float = 1, narrow: bool = False) -> bool:
         """Say whether a sum of exact terms, of these sizes together, is exact in any order."""
         return False

@@ -204,6 +204,10 @@ class DeclaredOperation(Operation):
         tensors = all(isinstance(x, Tensor) for x in terms)  # a number may round where it is stored
         return self.mode.slices.adds_nothing(self.radius, *terms) if tensors else None
 
+    def several(self, a: Any, b: Any) -> tuple[Tensor, int] | None:
+        """Return what a sum of several gradients may round beside its terms, times the unit, and how many these are."""
+        return None if self.mode.in_kernel else self.mode.slices.several(self.result, a, b)
+
     def of_either(self, chosen: Tensor, other: Tensor, *operands: Any) -> Tensor:
         """Return the radius of what may be either operand, as the mode counts choices."""
         return self.mode.of_either(chosen, other, *operands)

@@ -1,4 +1,7 @@
-"""The gradients of slices, which are 0 but in the slice: added up, as a loop does it, they round nothing."""
+"""The gradients of slices, which are 0 but in the slice: added up, as a loop does it, they round nothing.
+
+And sums of several gradients, as of what is used in several places: others may add them up in another order.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,11 +50,60 @@ class _Beside:
         return (self.axis, self.indices >> first[self.axis]) if inside and not left else None
 
 
+@dataclass(frozen=True, eq=False)
+class _Terms:
+    """How many terms a sum has, of some sizes together: a number for each element where some of these are 0."""
+
+    count: Any
+    size: Tensor
+    own: Tensor  # the size of the sum itself
+    place: Any = None
+
+    def rounded(self) -> Any:
+        """Return by how many times the unit roundoff the sum may be off, in whatever order it was taken.
+
+        (n - 1) u times the sizes of n terms together (C.-P. Jeannerod and S. M. Rump, Improved error bounds for inner
+        products in floating-point arithmetic, 2013, section 3); of two there is one order.
+        """
+        if not isinstance(self.count, Tensor):
+            return 0.0 if self.count < 2 else self.own if self.count == 2 else (self.count - 1) * self.size
+        several = torch.where(self.count == 2, self.own, (self.count - 1) * self.size)
+        return torch.where(self.count < 2, 0.0, several)
+
+
+def _place(x: Tensor) -> Any:
+    return x.data_ptr(), x.shape, x.stride()
+
+
 class Slices:
-    """The gradients of slices beside zeros, and their sums, of one run."""
+    """The gradients of slices beside zeros, their sums, and sums of other gradients, of one run."""
 
     def __init__(self) -> None:
         self._known = ByStorage()  # True of those that nothing more is known of
+        self._sums = ByStorage()
+
+    def several(self, y: Tensor, a: Any, b: Any) -> tuple[Tensor, int] | None:
+        """Return what a sum y of several gradients adds to what its terms are off by, times the unit roundoff.
+
+        And how many terms there are. None of what is no such sum, or one of two.
+        """
+        if torch._C._current_graph_task_id() < 0 or not all(
+            isinstance(x, Tensor) and x.shape == y.shape for x in (a, b)
+        ):
+            return None
+        one, other = self._terms(a), self._terms(b)
+        whole = _Terms(one.count + other.count, one.size + other.size, y.abs(), _place(y))
+        self._sums[y] = whole
+        if not isinstance(whole.count, Tensor) and whole.count == 2:
+            return None
+        return whole.rounded() - one.rounded() - other.rounded(), int(torch.as_tensor(whole.count).max())
+
+    def _terms(self, x: Tensor) -> _Terms:
+        known: _Terms | None = self._sums.get(x) if self._sums else None
+        if known is not None and known.place == _place(x):
+            return known
+        size = x.abs()
+        return _Terms((size > 0).double() if x in self._known else 1, size, size)
 
     def keep(self, func: Any, args: Any, result: Any) -> None:
         """Remember a result that is the gradient of a slice, or a sum of such."""
@@ -69,6 +121,8 @@ class Slices:
         """Forget what is written to."""
         if self._known:
             self._known.pop(x)
+        if self._sums:
+            self._sums.pop(x)
 
     def are_among(self, *terms: Any) -> bool:
         """Say whether one of these is the gradient of a slice, beside zeros, or a sum of such."""
@@ -77,6 +131,11 @@ class Slices:
     def lie_apart(self, *terms: Any) -> bool:
         """Say whether at each index of one axis one of two terms is 0."""
         return self.are_among(*terms) and self._apart(*terms) is not None
+
+    def are_whole(self, func: Any, args: Any) -> bool:
+        """Say whether a sum is looked at as a whole, and not block by block."""
+        added = func == aten.add.Tensor
+        return added and (torch._C._current_graph_task_id() >= 0 or self.lie_apart(*args))
 
     def _apart(self, a: Any, b: Any) -> tuple[int, int] | None:
         """Return where the sum of two is not 0, if at each index of one axis one of them is."""

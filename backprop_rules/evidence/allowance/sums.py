@@ -295,6 +295,9 @@ def sum_of_two(op: Operation, a: Any, b: Any, *, alpha: complex = 1) -> Any:
         nothing, varies = op.adds_nothing(a, b), plus(x.radius, y.radius)
         if nothing is not None and bool(nothing.all()):
             return varies  # of which one is 0 where the other is not
+        several = op.several(a, b) if alpha == 1 else None
+        if several is not None:
+            return op.in_any_order(varies, *several)
         by_steps = op.flushes or op.dtype != op.unit_dtype  # and else in proportion: 0 by nothing
         zero = (op.size == 0) & (x.size == 0) & (y.size == 0) if by_steps and op.may_vanish else None
         exact = [mask for mask in (zero, nothing) if mask is not None]

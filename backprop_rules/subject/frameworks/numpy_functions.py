@@ -179,6 +179,10 @@ def _full_like(a: Tensor, fill_value: Any, dtype: Any = None) -> Tensor:
     return torch.as_tensor(fill_value, device=a.device).to(wanted).expand(a.shape).clone()
 
 
+def _transform(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda a, n=None, axis=-1, norm=None: compute(_inexact(a), n, axis, norm)
+
+
 def _filled(value: int) -> Callable[..., Tensor]:
     return lambda a, dtype=None: _full_like(a, value, dtype)
 
@@ -196,6 +200,11 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.argmax: lambda a, axis=None, *, keepdims=False: torch.argmax(a, axis, keepdims),
     np.argmin: lambda a, axis=None, *, keepdims=False: torch.argmin(a, axis, keepdims),
     np.cumsum: _running(torch.cumsum), np.cumprod: _running(torch.cumprod),
+    np.diff: lambda a, n=1, axis=-1: torch.diff(a, n, axis),
+    np.sort: lambda a, axis=-1: torch.sort(a.reshape(-1) if axis is None else a, -1 if axis is None else axis).values,
+    np.linalg.solve: lambda a, b: torch.linalg.solve(*map(_inexact, _promoted(a, b))),
+    np.linalg.inv: lambda a: torch.linalg.inv(_inexact(a)), np.linalg.det: lambda a: torch.linalg.det(_inexact(a)),
+    **{getattr(np.fft, name): _transform(getattr(torch.fft, name)) for name in ("fft", "ifft", "rfft", "irfft")},
     np.linalg.norm: lambda x, *, axis=None, keepdims=False:
         torch.linalg.vector_norm(_inexact(x), 2, _axes(axis), keepdims),
     np.where: _where, np.clip: _clip, np.round: lambda a, decimals=0: torch.round(a, decimals=decimals),
