@@ -25,7 +25,7 @@ from backprop_rules.evidence.broken import with_ties_broken
 from backprop_rules.evidence.exact_fill import exact_fill
 from backprop_rules.evidence.flushed import all_inside, where_flushed
 from backprop_rules.evidence.recorded import Line
-from backprop_rules.evidence.sensitivity import Sensitivities
+from backprop_rules.evidence.sensitivity import sensitivities
 from backprop_rules.evidence.systematic import Systematic, systematic
 from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, share_of, worst_of
 from backprop_rules.report.matched import fitting, in_a_row, matched, matched_outputs
@@ -363,8 +363,8 @@ def _compared(
         sums = systematic(asked.question, asked.declared, held, got) if right else nothing
         found = [replace(one, blind=sums.blind.get(asked.names.index(one.name), one.blind)) for one in found]
         shapes = tuple(tuple(x.shape) for x in asked.question.leaves)
-        find = partial(_lines, asked, holds, got)
-        told = (asked.declared.name, sums, asked.names, shapes, allows_blind, find)
+        lines = () if right else _lines(asked, holds, got)
+        told = (asked.declared.name, sums, asked.names, shapes, allows_blind, lines)
         hint = "" if right else hinted(asked.question, asked.declared, (*holds, *own), got, outputs)
         return Agreement(tuple(found), tuple(made), *told, held.said, hint)
 
@@ -387,7 +387,7 @@ def _lines(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | N
         if h is None or g is None or bool(h.contains(g).all()):
             continue
         try:
-            moved = Sensitivities(asked.question.runs[0], asked.declared).lines(k, worst_of(share_of(h, g)))
+            moved = next(sensitivities(asked.question, asked.declared)).lines(k, worst_of(share_of(h, g)))
         except NotImplementedError:
             return ()
         total = sum(moved.values())

@@ -7,6 +7,7 @@ where every one of them lies within its allowance of what the edit makes of it.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ def likely_at_size(
     grads = tuple(None if g is None else g.to(F64) for g in question.grads)
     floats = [k for k, x in enumerate(leaves) if inexact(x) and holds[k] is not None]
     try:
-        tape = taped(question.function, leaves, grads, floats, names, MOST)
+        make = partial(taped, question.function, leaves, grads, floats, names, MOST)
+        tape = question.kept(("tape", tuple(floats)), make)
         found = list(_found(tape, [holds[k] for k in floats], [got[k] for k in floats]))
     except (NoPoint, *UNMADE):
         return ""

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial, reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from backprop_rules.subject.function import (
     steps_to,
 )
 
+T = TypeVar("T")
 # Of a point: the mode that looks on, and the gradients with the graph that made them, if one is asked for.
 Run = Callable[[Declared, bool], tuple[Outputs, Gradients]]
 
@@ -146,7 +147,7 @@ class Question:
     """A function at a point: its leaves and cotangents in their own dtypes, and other algebraic forms of its backward.
 
     A form takes the cotangent (of several outputs a tuple), then the arguments. `ties` is how ties are broken in the
-    function, None in torch's own way.
+    function, None in torch's own way. What is `kept` is the same for all gradients that are held to it.
     """
 
     function: Function
@@ -154,6 +155,14 @@ class Question:
     grads: Cotangents
     also: tuple[Callable[..., Any], ...] = ()
     ties: Ties | None = None
+    _kept: dict[Any, Any] = field(default_factory=dict, init=False)
+
+    def kept(self, name: Any, make: Callable[[], T]) -> T:
+        """Return what has this name, made when it is first asked for."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        found: T = self._kept[name]
+        return found
 
     @property
     def runs(self) -> list[Run]:
