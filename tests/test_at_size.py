@@ -143,23 +143,30 @@ def test_gradients_in_each_others_places_are_named():
     )
 
 
-def long_product(dx_of, factor_of_dw=1.0):
-    """Hold the gradients of a product whose sums are long, so that its allowance is wide, in bfloat16."""
+@functools.cache
+def long_product():
+    """Return the gradients of a product whose sums are long, so that its allowance is wide, in bfloat16."""
     x, w, g = (
         torch.randn(*shape, generator=torch.Generator().manual_seed(k)).bfloat16()
         for k, shape in enumerate(((64, 2048), (2048, 2048), (64, 2048)))
     )
     h = torch.tanh(x.float() @ w.float() / 64)
     d = (g.float() * (1 - h * h) / 64).bfloat16().float()
-    got = dx_of(d @ w.float().T).bfloat16(), (x.float().T @ d * factor_of_dw).bfloat16()
-    return got, {"forward": lambda x, w: torch.tanh(x @ w / 64), "primals": (x, w), "grad_y": g}
+    return enclose(lambda x, w: torch.tanh(x @ w / 64), (x, w), grad_y=g), d @ w.float().T, (x.float().T @ d).bfloat16()
+
+
+def told_of(dx_of):
+    """Return what is said where the first gradient of the long product is another one."""
+    enclosed, dx, dw = long_product()
+    found = enclosed.agreement((dx_of(dx).bfloat16(), dw))
+    assert not found.right
+    return str(WrongGradients(found))
 
 
 def test_what_is_inside_but_off_systematically_is_told_so():
-    got, held = long_product(lambda dx: dx)
-    assert_gradients(got, **held)
-    got, held = long_product(lambda dx: dx * 1.003)
-    text = text_of(got, **held)
+    enclosed, dx, dw = long_product()
+    assert enclosed.agreement((dx.bfloat16(), dw)).right
+    text = told_of(lambda dx: dx * 1.003)
     assert "The gradient of x is off systematically: every element is within its allowance, but it is 1.00" in text
     assert "but for one run in 1e+12" in text and "a factor, or a sum that is kept in too few digits" in text
 
@@ -170,8 +177,7 @@ def test_the_gradients_of_one_slice_may_be_off_systematically():
         found[5] *= 1.01
         return found
 
-    got, held = long_product(one_row)
-    text = text_of(got, **held)
+    text = told_of(one_row)
     assert "at index 5 of 64 along axis 0" in text and "a factor, in this slice" in text
 
 

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial, reduce
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +32,8 @@ from backprop_rules.subject.function import (
     somebodys_function,
     steps_to,
 )
+from backprop_rules.subject.kept import Keeps
 
-T = TypeVar("T")
 # Of a point: the mode that looks on, and the gradients with the graph that made them, if one is asked for.
 Run = Callable[[Declared, bool], tuple[Outputs, Gradients]]
 
@@ -143,7 +143,7 @@ class AtSize:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class Question(Keeps):
     """A function at a point: its leaves and cotangents in their own dtypes, and other algebraic forms of its backward.
 
     A form takes the cotangent (of several outputs a tuple), then the arguments. `ties` is how ties are broken in the
@@ -155,14 +155,6 @@ class Question:
     grads: Cotangents
     also: tuple[Callable[..., Any], ...] = ()
     ties: Ties | None = None
-    _kept: dict[Any, Any] = field(default_factory=dict, init=False)
-
-    def kept(self, name: Any, make: Callable[[], T]) -> T:
-        """Return what has this name, made when it is first asked for."""
-        if name not in self._kept:
-            self._kept[name] = make()
-        found: T = self._kept[name]
-        return found
 
     @property
     def runs(self) -> list[Run]:
