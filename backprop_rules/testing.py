@@ -363,9 +363,9 @@ def _compared(
         sums = systematic(asked.question, asked.declared, held, got) if right else nothing
         found = [replace(one, blind=sums.blind.get(asked.names.index(one.name), one.blind)) for one in found]
         shapes = tuple(tuple(x.shape) for x in asked.question.leaves)
-        lines = () if right else _lines(asked, holds, got)
-        told = (asked.declared.name, sums, asked.names, shapes, allows_blind, lines)
         hint = "" if right else hinted(asked.question, asked.declared, (*holds, *own), got, outputs)
+        lines = () if right else _lines(asked, holds, got)  # the last, as its graph is kept
+        told = (asked.declared.name, sums, asked.names, shapes, allows_blind, lines)
         return Agreement(tuple(found), tuple(made), *told, held.said, hint)
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,19 +26,18 @@ def other_side(question: Question, names: Sequence[str], holds: Holds, got: Got,
     own, given = holds[k], got[k]
     assert own is not None and given is not None
     outside = ~own.contains(given)
-    got_there, truth = given[outside].to(own.truth), own.truth[outside]
+    there, truth = given[outside].to(own.truth), own.truth[outside]
     for j, x in enumerate(question.leaves):
         if not inexact(x) or holds[j] is None or not x.numel():
             continue
         for words, sign in ("larger", 1), ("smaller", -1):
             step = sign * NEAR * float(x.abs().max())
-            there = {j: x.to(F64) + step}
-            moved = question.kept(("beside", j, sign), partial(_gradients, question, there, question.grads))[k]
+            moved = _gradients(question, {j: x.to(F64) + step}, question.grads)[k]
             if moved is None:
                 continue
             beside = moved[outside]
             half = beside.abs() * math.sqrt(torch.finfo(given.dtype).eps)
-            if bool((((got_there - beside).abs() <= half) & ((truth - beside).abs() > half)).all()):
+            if bool((((there - beside).abs() <= half) & ((truth - beside).abs() > half)).all()):
                 kink = "there is a kink, of which torch's choice is expected, or left out"
                 return f"as if `{names[j]}` were a little {words} where it is off: {kink}"
     return ""
@@ -51,7 +49,7 @@ def not_read(question: Question, holds: Holds, got: Got) -> str:
         if g is None:
             continue
         without = tuple(torch.zeros_like(g) if i == j else other for i, other in enumerate(question.grads))
-        made = question.kept(("without", j), partial(_gradients, question, {}, without))
+        made = _gradients(question, {}, without)
         known = [(h, m, x) for h, m, x in zip(holds, made, got, strict=True) if h is not None and x is not None]
         if all(m is not None and bool(Held(m, h.radius, h.dtype).contains(x).all()) for h, m, x in known):
             return f"the cotangent of output {j} is not read"
