@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import multiprocessing
 import platform
-import random
 import re
 import statistics
 import sys
@@ -18,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.autograd.forward_ad as fw
+from samples import samples_of
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from yardstick import yardstick
@@ -28,7 +27,6 @@ from yardstick import yardstick
 from backprop_rules import InputError, __version__, check
 
 Function = Callable[..., Any]
-SEED = 1234  # with which torch's own tests draw each sample
 ANSWERED = ("right", "convention", "inaccurate", "wrong")
 SECONDS = 120  # for an operation; then its worker is ended
 MOST_ELEMENTS = 64  # forward mode takes a pass for each
@@ -63,25 +61,6 @@ def operations() -> dict[str, Any]:
 
 def is_real_or_complex(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
-
-
-def seeded(seed: int) -> None:
-    """Begin all random numbers anew; torch.manual_seed tells every device, and writes down who called it."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
-
-
-def samples_of(op: Any, dtype: torch.dtype) -> Iterator[Any]:
-    """Yield the samples of an operation as its `sample_inputs` does, which looks each time who called it."""
-    seeded(0)
-    samples = iter(op.sample_inputs_func(op, "cpu", dtype, True))
-    while True:
-        seeded(SEED)
-        try:
-            yield next(samples)
-        except StopIteration:
-            return
 
 
 def sample_of(op: Any) -> Any:

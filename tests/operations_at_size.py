@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-from operations import Function, as_function, as_tuple, is_real_or_complex, operations, samples_of
+from operations import Function, as_function, as_tuple, is_real_or_complex, operations
+from samples import samples_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from operations import seeded
+from samples import seeded
 from torch import Tensor
 from torch.testing._internal.common_modules import module_db
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
