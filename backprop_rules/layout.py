@@ -56,6 +56,8 @@ def arrangement(x: Tensor) -> tuple[str, Tensor]:
 
 def reaches(x: Tensor, y: Tensor) -> bool:
     """Say whether x is broadcast to the shape of y."""
+    if x.shape == y.shape:  # as most are
+        return True
     pairs = zip(reversed(x.shape), reversed(y.shape), strict=False)
     return x.ndim <= y.ndim and all(n in (1, m) for n, m in pairs)
 

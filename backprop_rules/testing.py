@@ -25,7 +25,7 @@ from backprop_rules.evidence.broken import with_ties_broken
 from backprop_rules.evidence.exact_fill import exact_fill
 from backprop_rules.evidence.flushed import all_inside, where_flushed
 from backprop_rules.evidence.recorded import Line
-from backprop_rules.evidence.sensitivity import Sensitivities
+from backprop_rules.evidence.sensitivity import sensitivities
 from backprop_rules.evidence.systematic import Systematic, systematic
 from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, share_of, worst_of
 from backprop_rules.report.matched import fitting, in_a_row, matched, matched_outputs
@@ -363,9 +363,9 @@ def _compared(
         sums = systematic(asked.question, asked.declared, held, got) if right else nothing
         found = [replace(one, blind=sums.blind.get(asked.names.index(one.name), one.blind)) for one in found]
         shapes = tuple(tuple(x.shape) for x in asked.question.leaves)
-        find = partial(_lines, asked, holds, got)
-        told = (asked.declared.name, sums, asked.names, shapes, allows_blind, find)
         hint = "" if right else hinted(asked.question, asked.declared, (*holds, *own), got, outputs)
+        lines = () if right else _lines(asked, holds, got)  # the last, as its graph is kept
+        told = (asked.declared.name, sums, asked.names, shapes, allows_blind, lines)
         return Agreement(tuple(found), tuple(made), *told, held.said, hint)
 
 
@@ -390,7 +390,7 @@ def _lines(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | N
         if not bool(h.radius[worst]):
             break  # where nothing rounds there is no allowance
         try:
-            moved = Sensitivities(asked.question.runs[0], asked.declared).lines(k, worst)
+            moved = next(sensitivities(asked.question, asked.declared)).lines(k, worst)
         except NotImplementedError:
             return ()
         total = sum(moved.values())

@@ -8,13 +8,19 @@ from processes import Forked, forked
 
 from backprop_rules.documents.answers import report
 
-# A first check loads what is loaded late.
+# A first check loads what is loaded late, and so does a first run of pytest, whose plugins rewrite what they load.
 EVERYTHING = """
+import contextlib
+import io
+import os
+import tempfile
 import pytest
 import torch
 from backprop_rules import check, cli, verify
 verify.warm_up(torch.get_num_threads())
 check(lambda grad_y, x: grad_y, forward=torch.neg, example=(torch.ones(2),), raise_on_failure=False)
+with tempfile.TemporaryDirectory() as nothing, contextlib.redirect_stdout(io.StringIO()):
+    pytest.main([nothing, "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:backprop_rules"])
 """
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import runpy
 import sys
+import traceback
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,9 @@ def ended(program: Callable[[], None]) -> None:
         program()
     except SystemExit as error:
         code = error.code
+    except BaseException:
+        code = 1
+        traceback.print_exc()
     if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1

@@ -11,9 +11,9 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from operations import Function, as_function, as_tuple, is_real_or_complex, operations
+from samples import samples_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -30,8 +30,7 @@ def points(op, dtype: torch.dtype, most: int) -> Iterator[tuple[Function, tuple[
     """Yield the operation as a function of what torch differentiates by, and those, of some of its samples."""
     if dtype not in op.supported_backward_dtypes("cpu"):
         return
-    random.seed(0), np.random.seed(0), torch.manual_seed(0)
-    samples = list(op.sample_inputs("cpu", dtype, requires_grad=True))
+    samples = list(samples_of(op, dtype))
     random.Random(op.full_name).shuffle(samples)
     for sample in samples[:most]:
         leaves = tree_flatten((sample.input, sample.args, sample.kwargs))[0]

@@ -1,5 +1,6 @@
 """Gradients at a point of one's own: what is right passes, what is wrong fails, and says how."""
 
+import functools
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from real_sizes import KERNELS, WRONG, Kernel, stored
 from torch import Tensor
 
 from backprop_rules import InputError
-from backprop_rules.testing import WrongGradients, assert_gradients, enclose
+from backprop_rules.testing import Enclosures, WrongGradients, assert_gradients, enclose
 
 NARROW = (torch.bfloat16, torch.float16)
 DTYPES = (*NARROW, torch.float32)
@@ -55,17 +56,28 @@ def test_torchs_own_gradients_op_by_op_pass_as_eager(kernel, dtype):
 SEEN = [(d, m) for d in DTYPES for m in WRONG if not (m == "1.002" and d == torch.bfloat16)]
 
 
+@pytest.fixture(scope="module")
+def enclosures():
+    """Return a function that encloses a kernel's gradients, once for all wrong ones that are held to them in a row."""
+
+    @functools.lru_cache(maxsize=len(KERNELS))
+    def once(kernel: Kernel, dtype: torch.dtype) -> tuple[Enclosures, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        primals, grad_y = at(kernel, dtype)
+        return enclose(kernel.forward, primals, grad_y=grad_y), primals, kernel.fused(grad_y, *primals)
+
+    return once
+
+
 @every_kernel
 @pytest.mark.parametrize(("dtype", "mistake"), SEEN, ids=[f"{str(d)[6:]}-{m}" for d, m in SEEN])
-def test_a_wrong_one_fails_whichever_gradient_it_is_in(kernel, dtype, mistake):
-    primals, grad_y = at(kernel, dtype)
-    made = kernel.fused(grad_y, *primals)
+def test_a_wrong_one_fails_whichever_gradient_it_is_in(kernel, dtype, mistake, enclosures):
+    held, primals, made = enclosures(kernel, dtype)
     for k, g in enumerate(made):
         if g is None:
             continue
         got = stored([WRONG[mistake](g) if j == k else x for j, x in enumerate(made)], primals)
-        options = {"forward": kernel.forward, "primals": primals, "grad_y": grad_y}
-        text_of(got, blind="allow", **options)
+        found = held.agreement(got, blind="allow")
+        assert not found.right and str(WrongGradients(found))
 
 
 # ------------------------------------------------------------------ what a failure says
@@ -131,23 +143,30 @@ def test_gradients_in_each_others_places_are_named():
     )
 
 
-def long_product(dx_of, factor_of_dw=1.0):
-    """Hold the gradients of a product whose sums are long, so that its allowance is wide, in bfloat16."""
+@functools.cache
+def long_product():
+    """Return the gradients of a product whose sums are long, so that its allowance is wide, in bfloat16."""
     x, w, g = (
         torch.randn(*shape, generator=torch.Generator().manual_seed(k)).bfloat16()
         for k, shape in enumerate(((64, 2048), (2048, 2048), (64, 2048)))
     )
     h = torch.tanh(x.float() @ w.float() / 64)
     d = (g.float() * (1 - h * h) / 64).bfloat16().float()
-    got = dx_of(d @ w.float().T).bfloat16(), (x.float().T @ d * factor_of_dw).bfloat16()
-    return got, {"forward": lambda x, w: torch.tanh(x @ w / 64), "primals": (x, w), "grad_y": g}
+    return enclose(lambda x, w: torch.tanh(x @ w / 64), (x, w), grad_y=g), d @ w.float().T, (x.float().T @ d).bfloat16()
+
+
+def told_of(dx_of):
+    """Return what is said where the first gradient of the long product is another one."""
+    enclosed, dx, dw = long_product()
+    found = enclosed.agreement((dx_of(dx).bfloat16(), dw))
+    assert not found.right
+    return str(WrongGradients(found))
 
 
 def test_what_is_inside_but_off_systematically_is_told_so():
-    got, held = long_product(lambda dx: dx)
-    assert_gradients(got, **held)
-    got, held = long_product(lambda dx: dx * 1.003)
-    text = text_of(got, **held)
+    enclosed, dx, dw = long_product()
+    assert enclosed.agreement((dx.bfloat16(), dw)).right
+    text = told_of(lambda dx: dx * 1.003)
     assert "The gradient of x is off systematically: every element is within its allowance, but it is 1.00" in text
     assert "but for one run in 1e+12" in text and "a factor, or a sum that is kept in too few digits" in text
 
@@ -158,8 +177,7 @@ def test_the_gradients_of_one_slice_may_be_off_systematically():
         found[5] *= 1.01
         return found
 
-    got, held = long_product(one_row)
-    text = text_of(got, **held)
+    text = told_of(one_row)
     assert "at index 5 of 64 along axis 0" in text and "a factor, in this slice" in text
 
 

@@ -259,7 +259,7 @@ def test_in_float64_a_choice_is_no_closer_than_its_operands_are_and_a_zero_no_wi
 
 def test_of_what_storing_alone_takes_to_zero_nothing_is_asked(monkeypatch):
     """Whatever the first order says of these elements, the result may be 0 there; each would be a reverse pass."""
-    monkeypatch.setattr(systematic, "Sensitivities", None)
+    monkeypatch.setattr(systematic, "sensitivities", None)
     x, target = (4 * numbers(64, 3000)).half(), torch.arange(64)
     y = F.cross_entropy(x.float().requires_grad_(), target)
     live = x.float().requires_grad_()

@@ -2,8 +2,6 @@
 
 import ctypes
 import math
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -28,25 +26,20 @@ every_example = pytest.mark.parametrize("name", SAID)
 pytestmark = pytest.mark.xdist_group("compiled")
 
 
-def run(name, *options):
-    line = [sys.executable, EXAMPLES / f"{name}.py", *options]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
-
-
 def test_every_example_is_run():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SAID)
 
 
 @every_example
-def test_the_right_version_passes(name):
-    made = run(name)
+def test_the_right_version_passes(name, all_loaded):
+    made = all_loaded.run(str(EXAMPLES / f"{name}.py"))
     assert made.returncode == 0, made.stderr
     assert made.stdout.splitlines()[-1].startswith("Right, as ")
 
 
 @every_example
-def test_the_wrong_version_fails(name):
-    made = run(name, "--wrong")
+def test_the_wrong_version_fails(name, all_loaded):
+    made = all_loaded.run(str(EXAMPLES / f"{name}.py"), "--wrong")
     assert made.returncode == 1
     assert "WrongGradients: The gradient of " in made.stderr and SAID[name] in made.stderr
 
@@ -149,6 +142,6 @@ for f in (backward, one_scratch):
 """
 
 
-def test_an_interpreted_kernel_is_not_asked_in_two_threads_and_others_are():
-    made = subprocess.run([sys.executable, "-c", INTERPRETED], capture_output=True, text=True, check=False)
+def test_an_interpreted_kernel_is_not_asked_in_two_threads_and_others_are(all_loaded):
+    made = all_loaded.run("-c", INTERPRETED)
     assert made.stdout.splitlines() == ["right False", "wrong True"], made.stdout + made.stderr

@@ -1,12 +1,11 @@
 """The gradients of torch's own modules are right, at inputs of torch's own tests, in training and in evaluation."""
 
-import random
 from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
+from samples import seeded
 from torch import Tensor
 from torch.testing._internal.common_modules import module_db
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
@@ -25,7 +24,7 @@ def called(module: torch.nn.Module, leaves: list, structure, *tensors: Tensor):
     """Return what a module makes of these tensors in the place of those among its arguments, with one seed."""
     given = iter(tensors)
     args, named = tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], structure)
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     return module(*args, **named)
 
 
@@ -33,7 +32,7 @@ def points(name: str, dtype: torch.dtype) -> Iterator[tuple]:
     """Yield a module as a function, its arguments, and torch's own gradients along drawn cotangents."""
     one = MODULES[name]
     for training in (True, False):
-        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        seeded(0)
         inputs = one.module_inputs_func(one, device="cpu", dtype=dtype, requires_grad=False, training=training)
         for given in inputs[:INPUTS]:
             if given.forward_input is None:

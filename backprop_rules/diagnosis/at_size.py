@@ -12,11 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.edited import Edited, factors
+from backprop_rules.diagnosis.edited import Edited, Edits, factors
 from backprop_rules.diagnosis.edits import DROPPED, WAY, Edit, Key
 from backprop_rules.diagnosis.factor import of_a_size
 from backprop_rules.diagnosis.surgery import likely, mistake_of, plainest
-from backprop_rules.diagnosis.tape import UNMADE, Step, Tape, taped
+from backprop_rules.diagnosis.tape import UNMADE, Step, taped
 from backprop_rules.evidence.at_size import Held, Question
 from backprop_rules.subject.ambient import F64, inexact
 from backprop_rules.subject.function import NoPoint
@@ -35,19 +35,21 @@ def likely_at_size(
     grads = tuple(None if g is None else g.to(F64) for g in question.grads)
     floats = [k for k, x in enumerate(leaves) if inexact(x) and holds[k] is not None]
     try:
-        tape = taped(question.function, leaves, grads, floats, names, MOST)
-        found = list(_found(tape, [holds[k] for k in floats], [got[k] for k in floats]))
+        make = partial(taped, question.function, leaves, grads, floats, names, MOST)
+        edits = question.kept(("edits", tuple(floats)), lambda: Edits(make()))
+        found = list(_found(edits, [holds[k] for k in floats], [got[k] for k in floats]))
     except (NoPoint, *UNMADE):
         return ""
     mistake = mistake_of(plainest(found)) if found else None
     return "" if mistake is None else mistake.words
 
 
-def _found(tape: Tape, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> Iterator[tuple[Edit, ...]]:
+def _found(edits: Edits, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> Iterator[tuple[Edit, ...]]:
     """Yield each edit of one step that explains all gradients that were given, the likelier factors first."""
+    tape = edits.tape
     right = tape.gradients({})
     given = [r if g is None else g.to(F64) for g, r in zip(got, right, strict=True)]
-    at = Edited(None, tape, given)
+    at = Edited(None, edits, given)
     reach = at.vector([allowed(h, r) for h, r in zip(holds, right, strict=True)])
     size, steps = sum(step.result.numel() for step in tape.steps), len(tape.steps)
     if steps**2 > CALLS or bool(((at.vector(right) - at.target).abs() <= reach).all()):

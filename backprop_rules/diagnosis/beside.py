@@ -91,7 +91,7 @@ def _kept_narrow(question: Question, got: Got, outputs: Sequence[Tensor]) -> str
     if narrowest not in NARROW:
         return ""
     try:
-        held = at_size(question, precision_named("eager", narrowest))
+        held = question.kept("eager", lambda: at_size(question, precision_named("eager", narrowest)))
     except (NoPoint, NotImplementedError, InputError):
         return ""
     open_ones = any(h is not None and x is not None and h.blind > BLIND for h, x in pairs_of(held, got, outputs))

@@ -56,17 +56,54 @@ class Effects:
         return Effects([self.edits[k] for k in some], self.edited[list(some)], self.right[list(some)])
 
 
+class Edits:
+    """All that can be done to the steps of a tape, whatever gradients it is held against."""
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self._by_step: dict[int, dict[Key, Edit]] = {}
+
+    @cached_property
+    def cotangents(self) -> Rows:
+        """The right ones, of every tensor."""
+        return self.tape.changed({})
+
+    @cached_property
+    def every(self) -> dict[Key, Edit]:
+        """All of them, by keys; first of all nothing, of which there are factors."""
+        found = {key: edit for step in self.tape.steps for key, edit in self.of_step(step.number).items()}
+        return {**found, **self.of_several_steps, **{edit.key: edit for edit in in_loops(self.tape, found)}}
+
+    def of_step(self, n: int) -> dict[Key, Edit]:
+        """Return those of one step."""
+        if n not in self._by_step:
+            step, tape = self.tape.steps[n], self.tape
+            ways = (edit for way in ways_of(step) for edit in way.edits)
+            families = (
+                turned(step, n in tape.outputs),
+                other_values(step, tape),
+                other_sums(step, tape, self.cotangents),
+            )
+            self._by_step[n] = {edit.key: edit for edit in chain(ways, *map(_as_far_as_made, families))}
+        return self._by_step[n]
+
+    @cached_property
+    def of_several_steps(self) -> dict[Key, Edit]:
+        """Those of which each concerns several."""
+        ways = (edit for way in ways_to_primals(self.tape) for edit in way.edits)
+        return {edit.key: edit for edit in chain(ways, several(self.tape, self.cotangents))}
+
+
 class Edited:
     """A tape at a point, the gradients that somebody's backward gives there, and what edits would change in them."""
 
     def __init__(
-        self, evidence: Evidence | None, tape: Tape, got: Sequence[Tensor], scales: Sequence[float] | None = None
+        self, evidence: Evidence | None, edits: Edits, got: Sequence[Tensor], scales: Sequence[float] | None = None
     ) -> None:
-        self.evidence, self.tape, self.got = evidence, tape, got
+        self.evidence, self.tape, self.got, self._edits = evidence, edits.tape, got, edits
         self.toward: Tensor | None = None  # one direction that is asked for, as a vector
-        self._by_step: dict[int, dict[Key, Edit]] = {}
         self._under: dict[Key, Edited] = {}
-        self.right = tape.gradients({})
+        self.right = self.tape.gradients({})
         pairs = zip(got, self.right, strict=True)
         self._scales = scales or _scales([max(float(a.abs().max()), float(b.abs().max())) for a, b in pairs])
         ends = [0]
@@ -94,38 +131,20 @@ class Edited:
             found.append(torch.view_as_complex(own.reshape(*g.shape, 2)) if g.is_complex() else own.reshape(g.shape))
         return found
 
-    @cached_property
+    @property
     def edits(self) -> dict[Key, Edit]:
         """All that can be done to the steps, by keys; first of all nothing, of which there are factors."""
-        found = {key: edit for step in self.tape.steps for key, edit in self._of_step(step.number).items()}
-        return {**found, **self._of_several_steps, **{edit.key: edit for edit in in_loops(self.tape, found)}}
-
-    def _of_step(self, n: int) -> dict[Key, Edit]:
-        if n not in self._by_step:
-            step, tape = self.tape.steps[n], self.tape
-            ways = (edit for way in ways_of(step) for edit in way.edits)
-            families = (
-                turned(step, n in tape.outputs),
-                other_values(step, tape),
-                other_sums(step, tape, self._cotangents),
-            )
-            self._by_step[n] = {edit.key: edit for edit in chain(ways, *map(_as_far_as_made, families))}
-        return self._by_step[n]
-
-    @cached_property
-    def _of_several_steps(self) -> dict[Key, Edit]:
-        ways = (edit for way in ways_to_primals(self.tape) for edit in way.edits)
-        return {edit.key: edit for edit in chain(ways, several(self.tape, self._cotangents))}
+        return self._edits.every
 
     def edit(self, key: Key) -> Edit:
         """Return an edit by its key; KeyError where there is none such."""
         if self._is_of_forward(key):
             return self._forward(key)[0]
         if not isinstance(key[0], int):
-            return self._of_several_steps[key]
+            return self._edits.of_several_steps[key]
         if key[-1][0] == CLIPPED:
             return clipped(self.tape.steps[key[0]], key[-1][1])
-        return self.edits[key] if key[-1][0] in ROUNDS else self._of_step(key[0])[key]
+        return self.edits[key] if key[-1][0] in ROUNDS else self._edits.of_step(key[0])[key]
 
     @cached_property
     def forwards(self) -> dict[Key, Forward]:
@@ -145,7 +164,7 @@ class Edited:
     def under(self, key: Key) -> "Edited":
         """Return the same of another forward; RuntimeError where there is none."""
         if key not in self._under:
-            self._under[key] = Edited(self.evidence, self._forward(key)[1](), self.got, self._scales)
+            self._under[key] = Edited(self.evidence, Edits(self._forward(key)[1]()), self.got, self._scales)
         return self._under[key]
 
     def gradients(self, keys: Sequence[Key]) -> Tensor | None:
@@ -189,9 +208,9 @@ class Edited:
         """The tangents as matrices, one row a direction."""
         return {n: _matrix(t) for n, t in self.tape.tangents(self._directions).items()}
 
-    @cached_property
+    @property
     def _cotangents(self) -> Rows:
-        return self.tape.changed({})
+        return self._edits.cotangents
 
     @cached_property
     def seen(self) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.catalogue import CATALOGUE
-from backprop_rules.diagnosis.edited import DIGITS, EFFORT, Edited, Effects, factors
+from backprop_rules.diagnosis.edited import DIGITS, EFFORT, Edited, Edits, Effects, factors
 from backprop_rules.diagnosis.edits import DROPPED, MATRICES, SCALES, SIGN, WAY, Edit, Key, is_trivial
 from backprop_rules.diagnosis.factor import factor_in_words, of_a_size
 from backprop_rules.diagnosis.in_backward import told_in_backward
@@ -163,7 +163,7 @@ def _places(subject: Subject, pair: Pair, failing: Sequence[Point]) -> Iterator[
             if not all_finite(*got):
                 continue
             tape = taped(evidence.function, point.leaves, point.grads, floats, subject.names)
-            at = Edited(evidence, tape, got)
+            at = Edited(evidence, Edits(tape), got)
         except (Raised, Misfit, NoPoint, RuntimeError, KeyError):
             continue
         right = [torch.zeros_like(g) if t is None else t for t, g in zip(truth, got, strict=True)]

@@ -32,6 +32,7 @@ from backprop_rules.subject.function import (
     somebodys_function,
     steps_to,
 )
+from backprop_rules.subject.kept import Keeps
 
 # Of a point: the mode that looks on, and the gradients with the graph that made them, if one is asked for.
 Run = Callable[[Declared, bool], tuple[Outputs, Gradients]]
@@ -142,11 +143,11 @@ class AtSize:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class Question(Keeps):
     """A function at a point: its leaves and cotangents in their own dtypes, and other algebraic forms of its backward.
 
     A form takes the cotangent (of several outputs a tuple), then the arguments. `ties` is how ties are broken in the
-    function, None in torch's own way.
+    function, None in torch's own way. What is `kept` is the same for all gradients that are held to it.
     """
 
     function: Function

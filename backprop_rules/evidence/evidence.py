@@ -1,10 +1,10 @@
 """All that is known of one point, computed once, when it is first asked for."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import BF16, F32, F64, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs, Run
+from backprop_rules.subject.kept import Keeps
 from backprop_rules.subject.subject import HEAVY, Subject
 
-T = TypeVar("T")
 ELEMENTS = 1 << 15  # of a point that an allowance is computed for
 
 
@@ -50,13 +50,12 @@ NARROW = Pair(F32, BF16)  # of a backward that cannot compute in float64
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class Evidence(Keeps):
     """The witnesses of a point: torch's gradients and the backward's, in two precisions, at the same values."""
 
     subject: Subject
     point: Point
     pair: Pair = WIDE
-    _kept: dict[Any, Any] = field(default_factory=dict, init=False)
 
     def relaid(self, point: Point) -> "Evidence":
         """Return the evidence of a point that has the values of this one in another layout: the truth is the same."""
@@ -73,7 +72,7 @@ class Evidence:
     @cached_property
     def run(self) -> Run:
         """The outputs and torch's gradients in float64; NoPoint where there are none."""
-        return self.truth(self.point.leaves, self.point.grads)
+        return self.function.run(self.point.leaves, self.point.grads, F64, looks=True)[0]
 
     @cached_property
     def low_run(self) -> Run | None:
@@ -125,13 +124,6 @@ class Evidence:
     def bits_below_every_dtype(self, i: int) -> float:
         """Return the bits under the noise from which a difference is within that of every dtype asked for of leaf i."""
         return float((self.subject.bits_of(i) or precision(self.pair.high)) - precision(self.pair.low))
-
-    def kept(self, name: Any, make: Callable[[], T]) -> T:
-        """Return what has this name, made when it is first asked for."""
-        if name not in self._kept:
-            self._kept[name] = make()
-        found: T = self._kept[name]
-        return found
 
     def truth(self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype = F64) -> Run:
         """Return the outputs and torch's gradients at other leaves; NoPoint where forward does not take them."""

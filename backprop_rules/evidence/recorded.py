@@ -162,8 +162,8 @@ class Recorded(Declared):
         """Return the radius of a result, and by how much choices make it larger that may come out either way."""
         what, before, self.ambiguous = _detached(what), self.ambiguous, False
         with torch.no_grad():
-            whole = super()._radius_of(*what)
-            chooses, self.ambiguous = self.ambiguous, self.ambiguous or before
+            whole, chooses = super()._radius_of(*what), self.ambiguous
+            self.ambiguous = chooses or before
             if not chooses and all(inexact(x) or self._radius(x) is None for x in tensors_in(what)):
                 return whole, None
             self.decided = True
@@ -274,7 +274,9 @@ class Recorded(Declared):
         if narrow is None:
             return None
         real = [(k, x) for k, x in enumerate(args) if inexact(x) and x.ndim and not x.is_complex()]
-        rounded = tuple(k for k, x in real if not self.has_been_rounded(x, narrow) and not _in_dtype(x, narrow))
+        rounded = tuple(
+            k for k, x in real if not self.has_been_rounded(x, narrow) and not torch.equal(x.to(narrow).to(x), x)
+        )
         return Product(last.func, args, last.named, rounded) if rounded else None
 
     def _error_of(self, last: _Last, args: tuple[Any, ...], result: Any) -> Any:
@@ -389,10 +391,6 @@ class Recorded(Declared):
 def parts_of(result: Any) -> tuple[Any, ...]:
     """Return the parts of a result, of which most have one."""
     return tuple(result) if isinstance(result, tuple | list) else (result,)
-
-
-def _in_dtype(x: Tensor, dtype: torch.dtype) -> bool:
-    return bool((x.to(dtype).to(x.dtype) == x).all())
 
 
 def _detached(x: Any) -> Any:

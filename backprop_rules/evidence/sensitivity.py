@@ -16,7 +16,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, component, half_an_ulp, stored_by, unit
-from backprop_rules.evidence.at_size import Run
+from backprop_rules.evidence.at_size import Question, Run
 from backprop_rules.evidence.recorded import Line, OutOfSight, Product, Recorded, Step, parts_of
 from backprop_rules.evidence.rounded_up import added
 from backprop_rules.subject.ambient import F32, F64, real
@@ -310,6 +310,12 @@ class Sensitivities:
                     errors[n][0], errors[m][k] = added(errors[n][0], errors[m][k]), None
         found = (replace(step, errors=tuple(its)) for step, its in zip(steps, errors, strict=True))
         return [step for step in found if step.rounds]
+
+
+def sensitivities(question: Question, declared: Precision, either: bool = False) -> Iterator[Sensitivities]:
+    """Yield the operations of each run of a question, recorded once for all that is asked of it."""
+    for k, run in enumerate(question.runs):
+        yield question.kept(("sensitivities", k, declared, either), partial(Sensitivities, run, declared, either))
 
 
 def _add_where_it_lies(whole: Tensor, x: Tensor, more: Tensor) -> None:

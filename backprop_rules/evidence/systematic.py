@@ -29,7 +29,7 @@ from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import AtSize, Held, Question
-from backprop_rules.evidence.sensitivity import Enough, Sensitivities, Weighed
+from backprop_rules.evidence.sensitivity import Enough, Weighed, sensitivities
 from backprop_rules.evidence.unseen import BLIND, NOT_FAR, SUMMED, Unseen, unseen_of
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F32
@@ -146,7 +146,7 @@ class _Reaches:
     def __init__(
         self, question: Question, declared: Precision, held: AtSize, got: Sequence[Any], deviations: float
     ) -> None:
-        self._forms = [Sensitivities(run, declared, held.either) for run in question.runs]
+        self._forms = list(sensitivities(question, declared, held.either))
         self._held, self._got, self._deviations = held, got, deviations
 
     def reach(self, coefficients: dict[int, Tensor], far: float) -> float:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -213,14 +212,9 @@ class Agreement:
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     allows_blind: bool = False
-    find_lines: Callable[[], tuple[tuple[Line, float], ...]] = tuple
+    lines: tuple[tuple[Line, float], ...] = ()  # that give most of the worst element's allowance, and their shares
     said: Reservations = NONE
     hint: str = ""  # what would explain what is wrong: more roundings than are declared
-
-    @cached_property
-    def lines(self) -> tuple[tuple[Line, float], ...]:
-        """The lines of the reference that give most of the worst element's allowance, with their shares."""
-        return self.find_lines()
 
     @property
     def blind(self) -> tuple[Compared, ...]:

@@ -31,9 +31,9 @@ def shrunk(
     for steps in ways:
         found = True
         while found:
-            found, simple = False, simplicity(at(best))
+            found, simple = False, [*simplicity(at(best))]
             for point in steps(at(best)):
-                if simplicity(point) >= simple:
+                if not is_less(simplicity(point), simple):
                     continue
                 if not left():
                     return best
@@ -44,11 +44,17 @@ def shrunk(
     return best
 
 
-def simplicity(point: Point) -> tuple[int, int, int]:
-    """Return how simple a point is, smaller being simpler: its elements, its layouts, and the values in it."""
+def simplicity(point: Point) -> Iterator[int]:
+    """Yield how simple a point is, smaller being simpler: its elements, its layouts, and the values in it."""
     tensors = point.tensors
-    odd = sum(not x.is_contiguous() or bool(x.storage_offset()) for x in tensors)
-    return point.size + sum(x.dim() for x in tensors), odd, sum(_cost(x) for x in tensors if inexact(x))
+    yield point.size + sum(x.dim() for x in tensors)
+    yield sum(not x.is_contiguous() or bool(x.storage_offset()) for x in tensors)
+    yield sum(_cost(x) for x in tensors if inexact(x))
+
+
+def is_less(one: Iterator[int], other: Sequence[int]) -> bool:
+    """Say whether numbers come before others, as tuples of them do; of the one no more are asked for than tell."""
+    return next((a < b for a, b in zip(one, other, strict=True) if a != b), False)
 
 
 def _cost(x: Tensor) -> int:

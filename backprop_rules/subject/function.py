@@ -122,10 +122,12 @@ class Function:
         leaves: Sequence[Any],
         grads: Cotangents | Callable[[Outputs], Cotangents],
         dtype: torch.dtype | None,
+        looks: bool = False,
     ) -> tuple[Run, Cotangents]:
         """Return the outputs and torch's gradients; the cotangents may depend on the outputs' shapes.
 
-        Raises NoPoint where forward or torch's backward raises.
+        Raises NoPoint where forward or torch's backward raises. Whether somebody's own Function, or a factorisation,
+        was on the way is known if it `looks`.
         """
         with running(None if dtype is None else self.ambient(dtype)) as inside, torch.enable_grad():
             live = live_ones(leaves)
@@ -149,7 +151,7 @@ class Function:
                 if not trivial:
                     raise NoPoint(f"torch's backward raises {type(error).__name__}: {first_line(error)}") from error
                 found = (None,) * len(live)  # zeros, or empty: some of torch's backwards die of it
-            steps = list(steps_to(out.grad_fn for out, _ in pairs))
+            steps = list(steps_to(out.grad_fn for out, _ in pairs)) if looks else []
             factorises = any(step.name().startswith(FACTORISATIONS) for step in steps)
             custom = bool(somebodys_function(steps))
         detached = tuple(None if g is None else g.detach() for g in found)
