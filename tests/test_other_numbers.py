@@ -59,6 +59,27 @@ def test_another_slope():
     assert "as if 0.2 stood in the place of 0.01 in `functional.leaky_relu(x, 0.01)`" in likely(backward, forward, X)
 
 
+def test_another_number_in_every_round_of_a_loop():
+    def forward(x, w):
+        h = torch.zeros_like(x[0])
+        for step in x:
+            h = (0.9 * h + w * step).tanh()
+        return h
+
+    def backward(grad_y, x, w):
+        kept = [torch.zeros_like(x[0])]
+        for step in x:
+            kept.append((0.8 * kept[-1] + w * step).tanh())
+        g, grad_x, grad_w = grad_y, torch.zeros_like(x), torch.zeros_like(w)
+        for t in reversed(range(len(x))):
+            own = g * (1 - kept[t + 1] ** 2)
+            grad_x[t], grad_w, g = own * w, grad_w + (own * x[t]).sum_to_size(w.shape), 0.8 * own
+        return grad_x, grad_w
+
+    told = likely(backward, forward, X[:5, :3], W[:3])
+    assert "as if 0.8 stood in the place of 0.9 in `0.9 * h` (forward, line" in told
+
+
 def test_a_variance_over_one_less():
     def over(grad_y, x, by_n):
         n, centred = x.shape[-1], x - x.mean(-1, keepdim=True)

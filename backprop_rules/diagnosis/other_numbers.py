@@ -74,12 +74,18 @@ def _scaled(step: Step, factor: float, args: Sequence[Any]) -> Tensor:
     return found
 
 
+def _alike(tape: Tape, step: Step, p: int) -> list[Step]:
+    """Return the steps of the same expression with the same number, as in the rounds of a loop."""
+    same = (s for s in tape.steps if (s.line, s.told) == (step.line, step.told) and len(s.args) > p)
+    return [s for s in same if isinstance(s.args[p], float) and s.args[p] == step.args[p]]
+
+
 def _tape_with(tape: Tape, step: Step, p: int, number: float) -> Tape:
-    def another(args: Sequence[Any]) -> Tensor:
-        found: Tensor = step.function([number if k == p else x for k, x in enumerate(args)])
+    def another(own: Step, args: Sequence[Any]) -> Tensor:
+        found: Tensor = own.function([number if k == p else x for k, x in enumerate(args)])
         return found
 
-    return tape.with_steps({step.number: another})
+    return tape.with_steps({s.number: partial(another, s) for s in _alike(tape, step, p)})
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,8 @@ class Search:
 
     def found(self) -> Iterator[Key]:
         """Yield the numbers that explain all, by the edits' keys."""
-        places = [(s, p) for s in self.tape.steps for p, x in enumerate(s.args) if isinstance(x, float)]
+        every = [(s, p) for s in self.tape.steps for p, x in enumerate(s.args) if isinstance(x, float)]
+        places = [(s, p) for s, p in every if _alike(self.tape, s, p)[0] is s]
         if not places or len(places) * len(self.tape.steps) * (2 * DECADES + HALVINGS) > self.effort:
             return
         for step, p in places:
