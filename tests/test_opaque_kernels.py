@@ -106,6 +106,15 @@ class InC(torch.autograd.Function):
         return in_c(grad_y, *ctx.saved_tensors)
 
 
+@pytest.mark.parametrize("kernel", [in_c_of_float32, in_numpy])
+def test_what_is_farther_off_than_rounding_goes_is_told_so_and_not_as_lost_digits(kernel):
+    example = (torch.randn(7, 33, generator=torch.Generator().manual_seed(0)),)
+    report = check(partial(kernel, factor=1.00001), forward=gelu, example=example, raise_on_failure=False)
+    assert report.verdict == "inaccurate"
+    assert "nearly the right function, and farther off than rounding goes" in str(report)
+    assert "a factor near 1" in str(report) and "digits" not in str(report).split("likely")[0]
+
+
 def test_a_function_that_takes_addresses_is_asked_in_its_own_dtype():
     report = check_function(InC, forward=gelu, example=(torch.randn(7, 9),), raise_on_failure=False)
     assert report.verdict == "right", report

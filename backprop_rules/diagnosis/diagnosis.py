@@ -81,6 +81,10 @@ TOLD = {
         "cancellation",
         "digits are lost to cancellation or underflow: two nearly equal numbers are subtracted, or a product vanishes",
     ),
+    Kind.FARTHER: Mistake(
+        "not rounding",
+        "a factor near 1, a constant of few digits, or a function that is approximated: no sum rounds as far",
+    ),
     Kind.NAN_PASSED: Mistake(
         "NaN falls through",
         "NaN compares false with everything: a chain of comparisons lets it fall through to the cotangent",

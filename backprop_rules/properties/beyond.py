@@ -62,8 +62,11 @@ def beyond(
         yield _told(Kind.NARROW_SUMS, point, verdict, outside, dtypes)
     elif cannot_round_as_far(verdict.call, verdict.primal, outside):
         yield _told(Kind.VALUE, point, verdict, outside, dtypes)
-    elif accuracy != "catalogue" and shrinks(verdict.primal) and _keeps_half_of_its_digits(verdict):
-        yield _told(Kind.DIGITS, point, verdict, verdict.outside, dtypes)
+    elif accuracy != "catalogue" and _keeps_half_of_its_digits(verdict):
+        if shrinks(verdict.primal):
+            yield _told(Kind.DIGITS, point, verdict, verdict.outside, dtypes)
+        else:
+            yield _told(Kind.FARTHER, point, verdict, outside, dtypes)
     else:
         yield _told(Kind.INACCURATE, point, verdict, outside, dtypes)
 

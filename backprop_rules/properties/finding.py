@@ -88,6 +88,7 @@ class Kind(Enum):
     NAN_PASSED = ("passes the cotangent where the primal is NaN", Grade.CONVENTION)
     ANTISYMMETRIC = ("differs by an antisymmetric part, which no symmetric matrix sees", Grade.CONVENTION)
     INACCURATE = ("is the right function, but inaccurate", Grade.INACCURATE)
+    FARTHER = ("is farther off than rounding goes", Grade.INACCURATE)
     NARROW_SUMS = (
         "is the right function, but inaccurate: its sums are kept in a dtype as narrow as the primals'",
         Grade.INACCURATE,

@@ -28,6 +28,7 @@ SAID = {
     "convention": "another convention: a valid choice at a kink, but not the one asked for",
     "inconclusive": "inconclusive",
 }
+FARTHER = "inaccurate: nearly the right function, and farther off than rounding goes"
 CONTRADICTED = (
     "not the backward is at fault here, but one of the oracles, or what the rule declares: on the grid, forward must "
     "be a polynomial of the degree and power that the domain states and must not round, and every kink must be among "
@@ -80,7 +81,9 @@ class Report:
         return "" if found is None else "\n".join(code_of(self.subject, found)[:-1])
 
     def __str__(self) -> str:
-        found, lines = self.finding, [f"{self.subject}: {SAID[self.verdict]}."]
+        found = self.finding
+        said = FARTHER if found is not None and found.kind is Kind.FARTHER else SAID[self.verdict]
+        lines = [f"{self.subject}: {said}."]
         if found is None:
             lines += [f"    why       {self.why}"] if self.verdict == "inconclusive" else []
             lines += [f"    note      {note}" for note in self.notes]
