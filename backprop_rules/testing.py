@@ -4,7 +4,6 @@ from backprop_rules.testing import assert_gradients
 assert_gradients((dq, dk, dv), forward=reference, primals=(q, k, v), grad_y=g)
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from backprop_rules.evidence.broken import with_ties_broken
 from backprop_rules.evidence.exact_fill import exact_fill
 from backprop_rules.evidence.flushed import all_inside, where_flushed
 from backprop_rules.evidence.recorded import Line
-from backprop_rules.evidence.sensitivity import sensitivities
+from backprop_rules.evidence.sensitivity import most_of
 from backprop_rules.evidence.systematic import Systematic, systematic
 from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, share_of, worst_of
 from backprop_rules.report.matched import fitting, in_a_row, matched, matched_outputs
@@ -373,7 +372,9 @@ def _explained(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor
     """Return which step of the reference was differentiated otherwise, where that explains all gradients."""
     from backprop_rules.diagnosis.at_size import likely_at_size  # of what is wrong alone, and long to import
 
-    return not_read(asked.question, holds, got) or likely_at_size(asked.question, asked.names, holds, got)
+    said = not_read(asked.question, holds, got)
+    found = None if said else likely_at_size(asked.question, asked.names, holds, got)
+    return said if found is None else found.words
 
 
 def _of(held: Held, got: Tensor) -> Held:
@@ -387,14 +388,5 @@ def _lines(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | N
         if h is None or g is None or bool(h.contains(g).all()):
             continue
         worst = worst_of(share_of(h, g))
-        if not bool(h.radius[worst]):
-            break  # where nothing rounds there is no allowance
-        try:
-            moved = next(sensitivities(asked.question, asked.declared)).lines(k, worst)
-        except NotImplementedError:
-            return ()
-        total = sum(moved.values())
-        if 0 < total < math.inf:
-            return tuple(sorted(((line, m / total) for line, m in moved.items()), key=lambda x: -x[1]))
-        break
+        return most_of(asked.question, asked.declared, k, worst) if bool(h.radius[worst]) else ()
     return ()

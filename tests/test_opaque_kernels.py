@@ -115,6 +115,15 @@ def test_what_is_farther_off_than_rounding_goes_is_told_so_and_not_as_lost_digit
     assert "a factor near 1" in str(report) and "digits" not in str(report).split("likely")[0]
 
 
+@pytest.mark.parametrize("kernel", [in_c_of_float32, in_numpy])
+def test_the_mistake_of_what_takes_no_float64_is_named(kernel):
+    example = (torch.randn(7, 33, generator=torch.Generator().manual_seed(0)),)
+    for factor, words in ((1.001, "is off by the factor 1.001"), (-1.0, "the sign"), (2.0, "is off by the factor 2")):
+        report = check(partial(kernel, factor=factor), forward=gelu, example=example, raise_on_failure=False)
+        assert report.verdict == "wrong"
+        assert words in report.mistake.words, report
+
+
 def test_a_function_that_takes_addresses_is_asked_in_its_own_dtype():
     report = check_function(InC, forward=gelu, example=(torch.randn(7, 9),), raise_on_failure=False)
     assert report.verdict == "right", report

@@ -15,6 +15,7 @@ from torch import Tensor
 from backprop_rules.diagnosis.edited import Edited, Edits, factors
 from backprop_rules.diagnosis.edits import DROPPED, WAY, Edit, Key
 from backprop_rules.diagnosis.factor import of_a_size
+from backprop_rules.diagnosis.mistake import Mistake
 from backprop_rules.diagnosis.surgery import likely, mistake_of, plainest
 from backprop_rules.diagnosis.tape import UNMADE, Step, taped
 from backprop_rules.evidence.at_size import Held, Question
@@ -29,8 +30,8 @@ SIMPLE = {2.0: "2", 0.5: "1/2", -1.0: "-1", -2.0: "-2"}
 
 def likely_at_size(
     question: Question, names: Sequence[str], holds: Sequence[Held | None], got: Sequence[Tensor | None]
-) -> str:
-    """Return what was differentiated otherwise, if that explains every gradient; nothing otherwise."""
+) -> Mistake | None:
+    """Return what was differentiated otherwise, if that explains every gradient; None otherwise."""
     leaves = [x.to(F64) if inexact(x) else x for x in question.leaves]
     grads = tuple(None if g is None else g.to(F64) for g in question.grads)
     floats = [k for k, x in enumerate(leaves) if inexact(x) and holds[k] is not None]
@@ -39,9 +40,8 @@ def likely_at_size(
         edits = question.kept(("edits", tuple(floats)), lambda: Edits(make()))
         found = list(_found(edits, [holds[k] for k in floats], [got[k] for k in floats]))
     except (NoPoint, *UNMADE):
-        return ""
-    mistake = mistake_of(plainest(found)) if found else None
-    return "" if mistake is None else mistake.words
+        return None
+    return mistake_of(plainest(found)) if found else None
 
 
 def _found(edits: Edits, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> Iterator[tuple[Edit, ...]]:

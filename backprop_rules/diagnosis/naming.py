@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.call import Call
+from backprop_rules.diagnosis.at_size import likely_at_size
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
 from backprop_rules.diagnosis.mended import mended
 from backprop_rules.diagnosis.mistake import Family, Mistake
@@ -20,7 +21,9 @@ from backprop_rules.diagnosis.surgery import in_its_line, is_one_call, mistake_o
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError
 from backprop_rules.evidence.allowance.bounds import bounds
-from backprop_rules.evidence.evidence import Evidence, in_precision, precise
+from backprop_rules.evidence.allowance.precision import precision_named
+from backprop_rules.evidence.at_size import Question, at_size
+from backprop_rules.evidence.evidence import Evidence, cast, in_precision, precise
 from backprop_rules.properties import form
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.outcome import Outcome
@@ -28,6 +31,7 @@ from backprop_rules.properties.smallest import plainly_wrong
 from backprop_rules.strategies.of_rules import SMALL, call_at, of_the_rule
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import Points
+from backprop_rules.subject.ambient import F64
 from backprop_rules.subject.frameworks.carried import carried
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 from backprop_rules.subject.function import NoPoint
@@ -48,7 +52,9 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
     if finding.kind is not Kind.VALUE or subject.heavy:
         return _by_the_bank(subject, outcome, finding)
     if subject.right is None:
-        return _of_a_value(subject, outcome, finding)
+        named = _of_a_value(subject, outcome, finding)
+        alone = named is None and outcome.pair.high is not F64
+        return outcome.unless_ours(lambda: _in_its_own_dtype(subject, outcome), None) if alone else named
     known = _by_the_bank(subject, outcome, finding)
     failing = [f.point for f in outcome.findings if f.kind is Kind.VALUE]
     if known is not None:
@@ -75,6 +81,19 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
     made = _told(outcome, places, None if one_call else found)
     named = known if made is None or (known is not None and made.family is not Family.SIZE) else made
     return named or _in_the_backward(outcome, places)
+
+
+def _in_its_own_dtype(subject: Subject, outcome: Outcome) -> Mistake | None:
+    """Of a kernel that takes no float64 return what explains its gradients, as far as right ones may round."""
+    point = max((f.point for f in outcome.findings if f.kind is Kind.VALUE), key=attrgetter("size"))
+    evidence, dtype = Evidence(subject, point, outcome.pair), outcome.pair.high
+    question = Question(evidence.function, tuple(cast(point.leaves, dtype)), tuple(cast(point.grads, dtype)))
+    try:
+        holds = at_size(question, precision_named(None, dtype)).gradients
+    except (NoPoint, NotImplementedError, InputError):
+        return None
+    got = [g if isinstance(g, Tensor) else None for g in evidence.user]
+    return likely_at_size(question, subject.names, holds, got)
 
 
 def _told(outcome: Outcome, places: list[Any], found: list[Any] | None = None) -> Mistake | None:

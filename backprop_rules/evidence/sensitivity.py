@@ -318,6 +318,20 @@ def sensitivities(question: Question, declared: Precision, either: bool = False)
         yield question.kept(("sensitivities", k, declared, either), partial(Sensitivities, run, declared, either))
 
 
+def most_of(
+    question: Question, declared: Precision, leaf: int, index: tuple[int, ...]
+) -> tuple[tuple[Line, float], ...]:
+    """Return the lines of the reference that give most of the allowance of one element, with their shares."""
+    try:
+        moved = next(sensitivities(question, declared)).lines(leaf, index)
+    except NotImplementedError:
+        return ()
+    total = sum(moved.values())
+    if not 0 < total < math.inf:
+        return ()
+    return tuple(sorted(((line, m / total) for line, m in moved.items()), key=lambda x: -x[1]))
+
+
 def _add_where_it_lies(whole: Tensor, x: Tensor, more: Tensor) -> None:
     """Add numbers to all that is stored, each where its element of x lies: of what is expanded several in one place."""
     if not _overlaps(x):
