@@ -4,7 +4,9 @@ It is made for one dtype: of a wider one C reads halves of numbers, and in a nar
 """
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,12 +27,13 @@ class AddressesIn(TorchFunctionMode):
 
     def __init__(self, dtypes: Collection[torch.dtype]) -> None:
         super().__init__()
-        self._dtypes, self._looked = dtypes, False
+        self._dtypes, self._looked, self.taken = dtypes, False, False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function."""
         self._looked = self._looked or (func in _OF_A_DTYPE and not _is_ours(sys._getframe(1).f_globals))
         if func is Tensor.data_ptr and inexact(args[0]):
+            self.taken = True
             with torch._C.DisableTorchFunction():
                 dtype = args[0].dtype
             # Who looks may still make room by that dtype alone, and half of it is written past its end.
@@ -38,6 +41,27 @@ class AddressesIn(TorchFunctionMode):
                 own = " or ".join(map(dtype_name, self._dtypes))
                 raise TypeError(f"the address of a tensor in {dtype_name(dtype)} is taken as if it were in {own}")
         return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Whether code that is made for some dtypes, if these are known, takes addresses: else it is called as it is."""
+
+    dtypes: Collection[torch.dtype] = ()
+    _none: set[Any] = field(default_factory=set)  # where it took none, in dtypes and at about the sizes of a call
+
+    @contextmanager
+    def guarded(self, given: Iterable[Any]) -> Iterator[None]:
+        """Until the end of the block, of a call, take care of addresses in other dtypes than those."""
+        tensors = [x for x in given if inexact(x)]
+        kind = tuple((x.dtype, x.numel().bit_length()) for x in tensors)
+        if kind in self._none or not self.dtypes or all(x.dtype in self.dtypes for x in tensors):
+            yield
+            return
+        with AddressesIn(self.dtypes) as asked:
+            yield
+        if not asked.taken:
+            self._none.add(kind)
 
 
 def _is_ours(names: dict[str, Any]) -> bool:

@@ -3,8 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.errors import InputError, OwnError, first_line
-from backprop_rules.subject.addresses import AddressesIn
+from backprop_rules.subject.addresses import Addresses
 from backprop_rules.subject.ambient import SEED, Ambient, inexact, running
 from backprop_rules.subject.denormals import as_found
 from backprop_rules.subject.frameworks.bridge import Bridge, each
@@ -110,7 +109,7 @@ class Backward:
     signature: Signature
     framework: str
     returned: Returned  # what forward returns: so grad_y is one tensor, or several in the same structure
-    dtypes: tuple[torch.dtype, ...] = ()  # for which it is made, as an example has them; none where that is not known
+    addresses: Addresses = field(default_factory=Addresses)  # those of tensors that it takes
 
     def __call__(
         self,
@@ -154,8 +153,7 @@ class Backward:
         """Call a function that takes what this backward takes, with the processor in the mode in which it was found."""
         some = {name: value for name, value in params.items() if self.signature.takes(name)}
         own = partial(each, _conjugate) if self.bridge.conjugates else _as_it_is
-        made_for = self.dtypes if self.framework == "torch" else ()
-        with as_found(), AddressesIn(made_for) if made_for else nullcontext():
+        with as_found(), self.addresses.guarded(primals):
             found = own(function(*self.signature.arguments(own(grad_y), y, primals), **some))
         return in_order(found, self.signature.primals)
 

@@ -14,6 +14,7 @@ from torch.utils import _pytree
 from backprop_rules.domain import COMPLEX, REAL
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.rule import Rule
+from backprop_rules.subject.addresses import Addresses
 from backprop_rules.subject.ambient import F64, inexact, running
 from backprop_rules.subject.as_rule import against_a_function, arguments_of, names_of
 from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, named
@@ -53,7 +54,7 @@ def subject_of(
     signature = Signature(backward, arguments, params, len(example), "y" in arguments_of(_signed(given), len(example)))
     constants = replace(constants_of(made, leaves), cut_off=_cut_off(named(backward), made, leaves))
     dtypes = tuple(dict.fromkeys(x.dtype for x in leaves if inexact(x)))
-    own = Backward(backward, signature, framework, returned(y), dtypes)
+    own = Backward(backward, signature, framework, returned(y), Addresses(dtypes if framework == "torch" else ()))
     rule, why = _as_rule(own, made, definition, names, leaves, params, constants)
     return Subject(
         named(backward).strip("<>"),
