@@ -110,3 +110,37 @@ def test_a_jacobian_is_made_where_there_is_no_other_way_and_it_is_small():
     assert float((found[0] - differences).abs().max()) < 1e-6
     with pytest.raises(RuntimeError):
         pushed(400)
+
+
+def of(forward, primals, grad_y):
+    """Return the gradients of another forward, as a kernel that computes in float32 stores them."""
+    live = [x.float().requires_grad_() for x in primals]
+    found = torch.autograd.grad(forward(*live), live, grad_y.float())
+    return [g.to(x) for g, x in zip(found, primals, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_of_forward_that_is_not_there_is_named(dtype):
+    mask = torch.ones(48, 48, dtype=torch.bool).tril()
+
+    def masked(q, k, v):
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        return torch.softmax(scores.masked_fill(~mask, -math.inf), -1) @ v
+
+    primals, grad_y = [numbers(2, 3, 48, n, dtype=dtype) for n in (31, 31, 16)], numbers(2, 3, 48, 16, dtype=dtype)
+    lines = told(of(attention, primals, grad_y), masked, primals, grad_y)
+    assert all("as if `scores.masked_fill(~mask, -math.inf)` (forward, line" in line for line in lines)
+    assert all("were left out of forward altogether" in line for line in lines)
+
+
+def test_a_mean_over_one_less_is_named():
+    def norm(x, w, by=0):
+        return x * (x.square().sum(-1, keepdim=True) / (x.shape[-1] - by) + 1e-5).rsqrt() * w
+
+    def reference(x, w):
+        return x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * w
+
+    primals, grad_y = [numbers(64, 256) / 300, numbers(256)], numbers(64, 257)[:, 1:]
+    lines = told(of(lambda x, w: norm(x, w, 1), primals, grad_y), reference, primals, grad_y)
+    words = "as if `x.square().mean(-1, keepdim=True)` (forward, line"
+    assert all(words in line and "were over n - 1 in the place of n" in line for line in lines)

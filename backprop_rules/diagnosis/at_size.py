@@ -76,8 +76,18 @@ def _found(edits: Edits, holds: Sequence[Held | None], got: Sequence[Tensor | No
             ways.append((likely(edit, c), replace(edit, what=what, words=words, shares={})))
     yield from ((named,) for _, named in sorted(ways, key=lambda one: one[0]))
     if not ways:
-        near = partial(_is_near, at=at, reach=reach)
-        yield from ((at.edit(key),) for key in at.other_numbers(near, EFFORT // max(1, size) * steps))
+        yield from ((edit,) for edit in _of_other_forwards(at, reach, EFFORT // max(1, size)))
+
+
+def _of_other_forwards(at: Edited, reach: Tensor, runs: int) -> Iterator[Edit]:
+    """Yield what explains the gradients and is done to forward itself, by so many runs: a step that is left out."""
+    near = partial(_is_near, at=at, reach=reach)
+    for key in [*at.forwards][:runs]:
+        changed = at.gradients((key,))
+        if changed is not None and near(changed):
+            yield at.edit(key)
+            return
+    yield from (at.edit(key) for key in at.other_numbers(near, runs * len(at.tape.steps)))
 
 
 def _seen_along_directions(at: Edited, reach: Tensor) -> list[Key]:
