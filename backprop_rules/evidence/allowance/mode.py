@@ -166,7 +166,8 @@ class RunningError(TorchDispatchMode):
             self.choices.tell(func)
         elif any(radius is not None and radius.any() for radius in map(self._radius, args)):
             raise NotImplementedError(
-                f"no radius can be kept beside the Python number that {func} takes out of a tensor"
+                f"no radius can be kept beside the Python number that {func} takes out of a tensor, "
+                "as int(x) and x.item() do: give it as an argument"
             )
 
     def _operation(self, func: Any, result: Any, args: Any) -> Operation:
