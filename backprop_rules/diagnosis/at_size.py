@@ -77,7 +77,8 @@ def _found(edits: Edits, holds: Sequence[Held | None], got: Sequence[Tensor | No
     yield from ((named,) for _, named in sorted(ways, key=lambda one: one[0]))
     if not ways:
         near = partial(_is_near, at=at, reach=reach)
-        yield from ((at.edit(key),) for key in at.other_numbers(near, EFFORT // max(1, size) * steps))
+        again = min(EFFORT // max(1, size) * steps, CALLS // 2)  # steps, which are taken forward and back
+        yield from ((at.edit(key),) for key in at.other_numbers(near, again))
 
 
 def _seen_along_directions(at: Edited, reach: Tensor) -> list[Key]:
