@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.errors import InputError, OwnError, first_line
-from backprop_rules.subject.addresses import AddressesIn
+from backprop_rules.subject.addresses import Addresses
 from backprop_rules.subject.ambient import SEED, Ambient, inexact, running
 from backprop_rules.subject.denormals import as_found
 from backprop_rules.subject.frameworks.bridge import Bridge, each
@@ -110,7 +110,7 @@ class Backward:
     signature: Signature
     framework: str
     returned: Returned  # what forward returns: so grad_y is one tensor, or several in the same structure
-    dtypes: tuple[torch.dtype, ...] = ()  # for which it is made, as an example has them; none where that is not known
+    addresses: Addresses | None = None  # in which dtypes it may take some, None where it may in all
 
     def __call__(
         self,
@@ -141,6 +141,8 @@ class Backward:
             except (InputError, OwnError, Misfit):
                 raise
             except (Exception, SystemExit) as error:
+                if self.addresses is not None and self.addresses.may_be_taken_after_all():
+                    return self(forward, grads, y, leaves, ambient, seed, whole, fill)
                 if fill is not None and ASKS_FOR_DETERMINISM in str(error).lower():  # who makes warnings errors
                     return self(forward, grads, y, leaves, ambient, seed, whole, None)
                 if isinstance(error, Refused):
@@ -154,8 +156,7 @@ class Backward:
         """Call a function that takes what this backward takes, with the processor in the mode in which it was found."""
         some = {name: value for name, value in params.items() if self.signature.takes(name)}
         own = partial(each, _conjugate) if self.bridge.conjugates else _as_it_is
-        made_for = self.dtypes if self.framework == "torch" else ()
-        with as_found(), AddressesIn(made_for) if made_for else nullcontext():
+        with as_found(), self.addresses.around() if self.addresses else nullcontext():
             found = own(function(*self.signature.arguments(own(grad_y), y, primals), **some))
         return in_order(found, self.signature.primals)
 
