@@ -55,9 +55,7 @@ def subject_of(
     signature = Signature(backward, arguments, params, len(example), "y" in arguments_of(_signed(given), len(example)))
     constants = replace(constants_of(made, leaves), cut_off=_cut_off(named(backward), made, leaves))
     dtypes = tuple(dict.fromkeys(x.dtype for x in leaves if inexact(x)))
-    own = Backward(backward, signature, framework, returned(y))
-    if framework == "torch":
-        own = replace(own, addresses=Addresses(dtypes, partial(_at_the_example, own, made, leaves, y)))
+    own = _own(Backward(backward, signature, framework, returned(y)), made, leaves, y, dtypes)
     rule, why = _as_rule(own, made, definition, names, leaves, params, constants)
     return Subject(
         named(backward).strip("<>"),
@@ -172,6 +170,13 @@ def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> t
 def _called(made: Function, leaves: Sequence[Any]) -> Any:
     with running(None), torch.set_grad_enabled(made.differentiates):
         return made.raw(live_ones(cloned(leaves)) if made.differentiates else cloned(leaves))
+
+
+def _own(own: Backward, made: Function, leaves: Sequence[Any], y: Any, dtypes: Collection[torch.dtype]) -> Backward:
+    """Return a backward that is called in other dtypes than the example's where it takes no addresses, if in torch."""
+    if own.framework != "torch":
+        return own
+    return replace(own, addresses=Addresses(dtypes, partial(_at_the_example, own, made, leaves, y)))
 
 
 def _at_the_example(own: Backward, made: Function, leaves: Sequence[Any], y: Any) -> tuple[Any, ...]:
