@@ -11,7 +11,7 @@ from tolerances import shares
 
 from backprop_rules import InputError
 from backprop_rules.evidence import systematic
-from backprop_rules.evidence.allowance import blocks, declared
+from backprop_rules.evidence.allowance import blocks, blockwise
 from backprop_rules.testing import WrongGradients, assert_gradients, enclose
 
 
@@ -46,7 +46,7 @@ def test_a_radius_does_not_depend_on_the_blocks(name, monkeypatch):
     found = []
     for size in (5, 1 << 20):
         monkeypatch.setattr(blocks, "BLOCK", size)
-        monkeypatch.setattr(declared, "BLOCK", size)
+        monkeypatch.setattr(blockwise, "BLOCK", size)
         found.append(enclose(function, primals, grad_y=torch.ones_like(y)))
     for small, large in zip(*found, strict=True):
         assert torch.equal(small.truth, large.truth)
