@@ -191,8 +191,8 @@ def assert_gradients(
     __tracebackhide__ = True
     if blind not in BLIND:
         raise unknown("answer to blindness", blind, BLIND)
-    held = enclose(forward, primals, grad_y=grad_y, params=params, precision=precision, also=also)
-    agreement = held.agreement(got, y, blind)
+    asked = {"grad_y": grad_y, "params": params, "precision": precision, "also": also}
+    agreement = enclose(forward, primals, **asked).agreement(got, y, blind)  # the enclosure is kept by no frame
     if not agreement.right:
         raise WrongGradients(agreement)
     return kept(agreement)

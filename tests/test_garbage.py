@@ -11,8 +11,9 @@ from backprop_rules import CATALOGUE, check
 from backprop_rules.call import Call
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
+from backprop_rules.evidence.sensitivity import Sensitivities
 from backprop_rules.subject.garbage import of_what_is_new, uncollected
-from backprop_rules.testing import assert_gradients
+from backprop_rules.testing import WrongGradients, assert_gradients
 
 
 @pytest.mark.parametrize("quiet", [of_what_is_new, uncollected])
@@ -91,3 +92,14 @@ def test_tensors_of_gradients_held_at_a_point_are_gone_without_the_collector(nam
     finally:
         gc.unfreeze()
         gc.enable()
+
+
+def test_an_error_that_is_kept_keeps_no_run():
+    def runs() -> int:
+        gc.collect()
+        return sum(type(x) is Sensitivities for x in gc.get_objects())
+
+    before, x = runs(), torch.linspace(-1, 1, 7)
+    with pytest.raises(WrongGradients) as error:
+        assert_gradients(2 * x.cos(), forward=torch.sin, primals=(x,), grad_y=torch.ones(7))
+    assert "allowance" in str(error.value) and runs() == before

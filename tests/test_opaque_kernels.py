@@ -129,6 +129,54 @@ def test_a_function_that_takes_addresses_is_asked_in_its_own_dtype():
     assert report.verdict == "right", report
 
 
+SEEN = {}
+
+
+def in_torch(grad_y, x, factor=1.0):
+    """It computes with no address: it looks whether two are one, and takes note of them."""
+    scratch = grad_y if grad_y.data_ptr() != x.data_ptr() else grad_y.clone()
+    SEEN[x.data_ptr()] = x.numel()
+    return 2 * x * scratch * factor
+
+
+class InTorch(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return in_torch(grad_y, *ctx.saved_tensors)
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.bfloat16, 1 + 2.0**-5), (torch.float32, 1 + 2.0**-22)])
+def test_code_of_torch_that_looks_at_addresses_is_asked_in_float64_all_the_same(dtype, factor):
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert check(in_torch, forward=torch.square, example=(x,)).verdict == "right"
+    assert check_function(InTorch, forward=torch.square, example=(x,)).verdict == "right"
+    wrong = check(partial(in_torch, factor=factor), forward=torch.square, example=(x,), raise_on_failure=False)
+    assert wrong.verdict == "wrong", wrong
+
+
+def the_sign_in_c(grad_y, x):
+    """Only a mask, of whole numbers, is made by address: the same of many numbers."""
+    x, mask = x.contiguous(), torch.zeros(x.shape, dtype=torch.uint8)
+    if x.numel():
+        z, m = (
+            np.ctypeslib.as_array(ctypes.cast(t.data_ptr(), ctypes.POINTER(kind)), (x.numel(),))
+            for t, kind in ((x, ctypes.c_float), (mask, ctypes.c_uint8))
+        )
+        m[:] = z > 0
+    return grad_y * mask
+
+
+def test_a_mask_that_is_made_by_address_is_asked_for_in_its_own_dtype():
+    x = torch.linspace(-2, 3, 12)
+    report = check(the_sign_in_c, forward=torch.relu, example=(x,), raise_on_failure=False)
+    assert report.verdict == "right", report
+
+
 # Triton's interpreter keeps the place in the grid for all threads alike: a right kernel is none of two calls at once.
 INTERPRETED = """
 import os

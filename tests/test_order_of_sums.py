@@ -5,6 +5,7 @@ from functools import reduce
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from backprop_rules.testing import WrongGradients, assert_gradients, enclose
 
@@ -65,3 +66,20 @@ def test_a_term_that_is_off_by_a_thousandth_is_seen():
     known[2] = known[2] * 1.001
     with pytest.raises(WrongGradients):
         assert_gradients((sum(known), None), forward=moving, primals=(x, weights), grad_y=grad_y)
+
+
+def test_what_a_checkpoint_runs_again_on_the_way_back_adds_no_gradients():
+    draws = torch.Generator().manual_seed(0)
+    x, weights, grad_y = (
+        torch.randn(shape, generator=draws).bfloat16() / 4 for shape in ((8, 16), (6, 16, 16), (8, 16))
+    )
+
+    def forward(x, weights):
+        return reduce(lambda x, w: x + torch.tanh(x @ w), weights, x)
+
+    def again(x, weights):
+        return checkpoint(forward, x, weights, use_reentrant=False)
+
+    plain, same = (enclose(f, (x, weights), grad_y=grad_y, precision="eager").every for f in (forward, again))
+    for one, other in zip(plain, same, strict=True):
+        assert torch.equal(one.radius, other.radius)

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from backprop_rules import check
+from backprop_rules.diagnosis import at_size, other_numbers
 from backprop_rules.testing import WrongGradients, assert_gradients
 
 NUMBERS = torch.Generator().manual_seed(0)
@@ -109,6 +110,22 @@ def test_another_eps_at_size(dtype):
     got = [g.to(dtype) for g in of_rms_norm(1e-6)(grad_y.float(), *(x.float() for x in own))]
     with pytest.raises(WrongGradients, match=r"as if 1e-06 stood in the place of 1e-05 in `"):
         assert_gradients(got, forward=rms_norm(1e-5), primals=own, grad_y=grad_y)
+
+
+def test_a_loop_is_not_taken_again_for_every_one_of_its_numbers(monkeypatch):
+    asked, own = [], other_numbers._tape_with
+    monkeypatch.setattr(other_numbers, "_tape_with", lambda *what: asked.append(None) or own(*what))
+
+    def forward(x):
+        for _ in range(5):
+            x = torch.tanh(x) * 0.9 + 0.1 * torch.sin(x)
+        return x
+
+    x = X.clone().requires_grad_()
+    (got,) = torch.autograd.grad(forward(x), x, torch.ones_like(X))
+    with pytest.raises(WrongGradients, match="not recognised"):
+        assert_gradients(got + 0.1, forward=forward, primals=(X,), grad_y=torch.ones_like(X))
+    assert 2 * 25 * len(asked) <= at_size.CALLS  # 25 steps, each taken forward and back
 
 
 def test_what_no_number_explains_is_not_told_so():

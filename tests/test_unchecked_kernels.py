@@ -1,6 +1,11 @@
 """Where torch's own kernel writes past the end of an image, a check does not ask it: the process would die."""
 
+from functools import partial
+
 import pytest
+import torch
+
+from backprop_rules.testing import assert_gradients
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -33,3 +38,17 @@ for backward in (by_autograd, by_the_kernel):
 def test_a_grid_sample_is_checked_where_a_place_of_the_grid_is_no_number(all_loaded, padding):
     done = all_loaded.run("-c", PROGRAM, padding)
     assert (done.returncode, done.stdout.split()) == (0, ["right", "right"]), done.stderr
+
+
+def test_places_are_asked_for_under_vmap():
+    def sampled(image, grid):
+        one = partial(torch.nn.functional.grid_sample, padding_mode="border", align_corners=False)
+        return torch.vmap(lambda a, b: one(a[None], b[None])[0])(image, grid)
+
+    draws = torch.Generator().manual_seed(0)
+    image, grid = (torch.rand(shape, generator=draws) - 0.5 for shape in ((2, 1, 4, 5), (2, 3, 2, 2)))
+    leaves = [x.clone().requires_grad_() for x in (image, grid)]
+    y = sampled(*leaves)
+    grad_y = torch.rand(y.shape, generator=draws)
+    got = torch.autograd.grad(y, leaves, grad_y)
+    assert_gradients(got, forward=sampled, primals=(image, grid), grad_y=grad_y)

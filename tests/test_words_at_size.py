@@ -49,6 +49,8 @@ def test_numbers_of_a_narrower_dtype_are_told():
         words = f"each is a number of {name}: it was made, or kept, in that dtype"
         assert words in said(right.to(dtype).double(), torch.sin, x, grad_y=g)
     assert "a number of" not in said(1.25 * right, torch.sin, x, grad_y=g)
+    for plain in (torch.ones(40), (x > 0).double(), x.sign(), 2 * torch.ones(40)):  # where a factor is left out
+        assert "a number of" not in said(plain.double(), torch.sin, x, grad_y=torch.ones(40).double())
     assert "a number of" not in said(torch.where(g > 0, 2.0, g.sign()), lambda x: x * 1.0, x, grad_y=g.sign())
 
 

@@ -76,7 +76,8 @@ def _found(edits: Edits, holds: Sequence[Held | None], got: Sequence[Tensor | No
             ways.append((likely(edit, c), replace(edit, what=what, words=words, shares={})))
     yield from ((named,) for _, named in sorted(ways, key=lambda one: one[0]))
     if not ways:
-        yield from ((edit,) for edit in _of_other_forwards(at, reach, EFFORT // max(1, size)))
+        runs = min(EFFORT // max(1, size), CALLS // (2 * max(1, steps)))  # whose steps are taken forward and back
+        yield from ((edit,) for edit in _of_other_forwards(at, reach, runs))
 
 
 def _of_other_forwards(at: Edited, reach: Tensor, runs: int) -> Iterator[Edit]:

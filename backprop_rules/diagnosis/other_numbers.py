@@ -88,7 +88,7 @@ def _tape_with(tape: Tape, step: Step, p: int, number: float) -> Tape:
     return tape.with_steps({s.number: partial(another, s) for s in _alike(tape, step, p)})
 
 
-@dataclass(frozen=True)
+@dataclass
 class Search:
     """A search for numbers that explain gradients: by what these are as a vector, and what is wrong with the right one.
 
@@ -145,6 +145,9 @@ class Search:
         return None if changed is None else float(self.wrong @ (changed - self.target))
 
     def _changed(self, step: Step, p: int, number: float) -> Tensor | None:
+        self.effort -= len(self.tape.steps)
+        if self.effort < 0:
+            return None
         try:
             found = self.vector(_tape_with(self.tape, step, p, number).gradients({}))
         except UNMADE:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from backprop_rules.domain import dtype_name
+from backprop_rules.domain import dtype_name, precision
 from backprop_rules.evidence.at_size import Held
 
 # Numbers with a name, by which a whole gradient may be off: signs, and the factors of a formula.
@@ -85,9 +85,15 @@ def likeness(
 
 
 def _of_a_narrower_dtype(off: Tensor, truth: Tensor) -> str:
-    """Say in which narrower dtype all of these are stored, where the right ones would not be."""
-    for dtype in NARROWER.get(off.dtype, ()) if len(off) > 1 else ():
-        if bool((off.to(dtype).to(off.dtype) == off).all()) and bool((truth.to(dtype).to(truth.dtype) != truth).all()):
+    """Say in which narrower dtype all of these are stored, where the right ones would not be.
+
+    Such are whole numbers, too: what was kept in fewer digits still has half of these, beside the largest.
+    """
+    apart = (off.to(truth) - truth).abs() / truth.abs().max()
+    for dtype in NARROWER.get(off.dtype, ()) if bool((off != off[0]).any()) else ():
+        is_near = bool((apart <= 2.0 ** (-precision(dtype) / 2)).all())
+        stored, right = (x.to(dtype).to(x) == x for x in (off, truth))
+        if is_near and bool(stored.all()) and not bool(right.any()):
             return f"each is a number of {dtype_name(dtype)}: it was made, or kept, in that dtype"
     return ""
 

@@ -170,14 +170,14 @@ class Ambient(TorchFunctionMode):
         if func in _OPENED:
             with self:
                 return _OPENED[func](*args, **named)
-        if func in (torch.cumprod, Tensor.cumprod) and not _recomputed():
+        if func in (torch.cumprod, Tensor.cumprod) and not recomputed():
             product = cumprod(args, named)
             if product is not None:
                 return product
         if func in LOGARITHMS and (found := logarithm(args, named)) is not None:
             return found
         made = self._shadowed(self._shadow, func, args, named)
-        if func in MADE_BY and not self._shadow.eager and not _recomputed():
+        if func in MADE_BY and not self._shadow.eager and not recomputed():
             self.attentions.multiplied(func, args, named, made, self._shadow)
         return made
 
@@ -197,7 +197,7 @@ class Ambient(TorchFunctionMode):
             device = next((x.device.type for x in tensors_in((args, named))), "cpu")
             lowered = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
             args = _cast_to(lowered, args, shadow)
-        if func is torch.nn.functional.scaled_dot_product_attention and not shadow.eager and not _recomputed():
+        if func is torch.nn.functional.scaled_dot_product_attention and not shadow.eager and not recomputed():
             own = shadow.dtype_of(args[0] if args else named["query"])
             told = partial(self.attentions.of, dtype=own, shadow=shadow)
             return attention(*self._each(args), **self._each(named), multiplied=told, again=shadow.again)
@@ -282,7 +282,7 @@ class Ambient(TorchFunctionMode):
         return cast.as_strided(x.shape, x.stride(), x.storage_offset() - base.storage_offset())
 
 
-def _recomputed() -> bool:
+def recomputed() -> bool:
     """Say whether what is saved for the reverse pass goes elsewhere: a checkpoint runs its steps again, without us."""
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 

@@ -3,7 +3,8 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -109,7 +110,7 @@ class Backward:
     signature: Signature
     framework: str
     returned: Returned  # what forward returns: so grad_y is one tensor, or several in the same structure
-    addresses: Addresses = field(default_factory=Addresses)  # those of tensors that it takes
+    addresses: Addresses | None = None  # in which dtypes it may take some, None where it may in all
 
     def __call__(
         self,
@@ -140,6 +141,8 @@ class Backward:
             except (InputError, OwnError, Misfit):
                 raise
             except (Exception, SystemExit) as error:
+                if self.addresses is not None and self.addresses.may_be_taken_after_all():
+                    return self(forward, grads, y, leaves, ambient, seed, whole, fill)
                 if fill is not None and ASKS_FOR_DETERMINISM in str(error).lower():  # who makes warnings errors
                     return self(forward, grads, y, leaves, ambient, seed, whole, None)
                 if isinstance(error, Refused):
@@ -153,7 +156,7 @@ class Backward:
         """Call a function that takes what this backward takes, with the processor in the mode in which it was found."""
         some = {name: value for name, value in params.items() if self.signature.takes(name)}
         own = partial(each, _conjugate) if self.bridge.conjugates else _as_it_is
-        with as_found(), self.addresses.guarded(primals):
+        with as_found(), self.addresses.around(primals) if self.addresses else nullcontext():
             found = own(function(*self.signature.arguments(own(grad_y), y, primals), **some))
         return in_order(found, self.signature.primals)
 

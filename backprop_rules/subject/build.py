@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from backprop_rules.domain import COMPLEX, REAL
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.rule import Rule
 from backprop_rules.subject.addresses import Addresses
-from backprop_rules.subject.ambient import F64, inexact, running
+from backprop_rules.subject.ambient import F64, SEED, inexact, running
 from backprop_rules.subject.as_rule import against_a_function, arguments_of, names_of
-from backprop_rules.subject.backward import POSITIONAL, Backward, Signature, named
+from backprop_rules.subject.backward import POSITIONAL, Backward, Misfit, Raised, Signature, named
 from backprop_rules.subject.between import written_among
 from backprop_rules.subject.constants import Constants, constants_of
 from backprop_rules.subject.frameworks.of_numpy import NUMPY
@@ -54,7 +55,7 @@ def subject_of(
     signature = Signature(backward, arguments, params, len(example), "y" in arguments_of(_signed(given), len(example)))
     constants = replace(constants_of(made, leaves), cut_off=_cut_off(named(backward), made, leaves))
     dtypes = tuple(dict.fromkeys(x.dtype for x in leaves if inexact(x)))
-    own = Backward(backward, signature, framework, returned(y), Addresses(dtypes if framework == "torch" else ()))
+    own = _own(Backward(backward, signature, framework, returned(y)), made, leaves, y, dtypes)
     rule, why = _as_rule(own, made, definition, names, leaves, params, constants)
     return Subject(
         named(backward).strip("<>"),
@@ -169,6 +170,24 @@ def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> t
 def _called(made: Function, leaves: Sequence[Any]) -> Any:
     with running(None), torch.set_grad_enabled(made.differentiates):
         return made.raw(live_ones(cloned(leaves)) if made.differentiates else cloned(leaves))
+
+
+def _own(own: Backward, made: Function, leaves: Sequence[Any], y: Any, dtypes: Collection[torch.dtype]) -> Backward:
+    """Return a backward that is called in other dtypes than the example's where it takes no addresses, if in torch."""
+    if own.framework != "torch":
+        return own
+    return replace(own, addresses=Addresses(dtypes, partial(_at_the_example, own, made, leaves, y)))
+
+
+def _at_the_example(own: Backward, made: Function, leaves: Sequence[Any], y: Any) -> tuple[Any, ...]:
+    """Return the gradients of a backward at the example, in its own dtypes; none where it raises."""
+    numbers = torch.Generator().manual_seed(SEED)
+    ys = [x.detach() for x in _pytree.tree_leaves(y) if isinstance(x, Tensor)]
+    grads = tuple(torch.randn(x.shape, generator=numbers).to(x) if inexact(x) else None for x in ys)
+    try:
+        return own(made, grads, tuple(ys), cloned(leaves), None)
+    except (Raised, Misfit, InputError):
+        return ()
 
 
 def _as_rule(

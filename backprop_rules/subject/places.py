@@ -15,13 +15,8 @@ from backprop_rules.subject import addresses, ambient
 
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 # What lies between a call of somebody's code and what looks on.
-OWN = (
-    f"{PACKAGE}diagnosis{os.sep}",
-    f"{PACKAGE}evidence{os.sep}",
-    str(ambient.__file__),
-    str(addresses.__file__),
-    __file__,
-)
+MODES = str(addresses.__file__), str(ambient.__file__)
+OWN = f"{PACKAGE}diagnosis{os.sep}", f"{PACKAGE}evidence{os.sep}", *MODES, __file__
 TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 BETWEEN = TORCH, *OWN, "<frozen"
 

@@ -28,12 +28,19 @@ def _known_labels(
         raise ValueError(f"targets are labels of 0 to {classes - 1}, of so many classes as there are log_probs")
 
 
+def _of_all(x: Tensor) -> Tensor:
+    """Return the numbers of a whole batch, which a function of one of it under vmap must not ask for."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
 def _places(
     input: Tensor, grid: Tensor, mode: Any = "bilinear", padding_mode: Any = "zeros", *_: Any, **__: Any
 ) -> None:
     """Of these paddings the gradient of an image is written wherever a place that is no number is taken to be."""
     asks = mode not in ("bilinear", 0) or padding_mode in ("zeros", 0) or input.ndim != 4
-    if not asks and not bool((grid * max(input.shape[2:])).isfinite().all()):
+    if not asks and not bool((_of_all(grid) * max(input.shape[2:])).isfinite().all()):
         raise ValueError("a place of the grid is NaN or infinite")
 
 

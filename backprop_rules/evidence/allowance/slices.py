@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backprop_rules.evidence.allowance.by_storage import ByStorage
 from backprop_rules.evidence.allowance.operation import Radius
+from backprop_rules.subject.ambient import recomputed
 
 aten = torch.ops.aten
 
@@ -71,6 +72,11 @@ class _Terms:
         return torch.where(self.count < 2, 0.0, several)
 
 
+def _adds_gradients() -> bool:
+    """Say whether what is added now are gradients: on the way back a checkpoint runs steps of forward again."""
+    return torch._C._current_graph_task_id() >= 0 and not recomputed()
+
+
 def _place(x: Tensor) -> Any:
     return x.data_ptr(), x.shape, x.stride()
 
@@ -87,9 +93,7 @@ class Slices:
 
         And how many terms there are. None of what is no such sum, or one of two.
         """
-        if torch._C._current_graph_task_id() < 0 or not all(
-            isinstance(x, Tensor) and x.shape == y.shape for x in (a, b)
-        ):
+        if not _adds_gradients() or not all(isinstance(x, Tensor) and x.shape == y.shape for x in (a, b)):
             return None
         one, other = self._terms(a), self._terms(b)
         whole = _Terms(one.count + other.count, one.size + other.size, y.abs(), _place(y))
@@ -135,7 +139,7 @@ class Slices:
     def are_whole(self, func: Any, args: Any) -> bool:
         """Say whether a sum is looked at as a whole, and not block by block."""
         added = func == aten.add.Tensor
-        return added and (torch._C._current_graph_task_id() >= 0 or self.lie_apart(*args))
+        return added and (_adds_gradients() or self.lie_apart(*args))
 
     def _apart(self, a: Any, b: Any) -> tuple[int, int] | None:
         """Return where the sum of two is not 0, if at each index of one axis one of them is."""
