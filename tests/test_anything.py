@@ -64,3 +64,22 @@ def test_an_infinity_of_the_reference_is_what_it_is():
         y = x * torch.ones(2, dtype=torch.float64)
         z = y + torch.tensor([-torch.inf, 0.0], dtype=torch.float64)
     assert errors.radius(z).tolist() == [0.0, torch.inf]
+
+
+def test_nothing_times_a_number_that_may_be_anything_is_nothing():
+    with Declared(precision_named("float32", torch.float32)) as errors:
+        x = torch.full((2,), 3.0, dtype=torch.float64)
+        errors.keep(x, torch.full_like(x, 1e39))
+        y = x * torch.ones(2, dtype=torch.float64) * 2
+        z = y * torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert errors.radius(z).tolist() == [0.0, torch.inf]
+
+
+def test_what_is_beyond_its_dtype_on_a_way_that_is_not_taken_hides_nothing():
+    def softplus(x):
+        return torch.where(x > 20, x, torch.log1p(torch.exp(x)))
+
+    x = torch.tensor([200.0, 300.0])
+    found = enclose(softplus, (x,), grad_y=torch.ones(2))
+    assert found.truth.tolist() == [1.0, 1.0]
+    assert found.radius.tolist() == [0.0, 0.0]

@@ -254,13 +254,14 @@ class Declared(Blockwise):
         """Return a radius: an infinity in float64, or what stands for one, is the reference's own, and is exact."""
         if not total:
             return None
-        anything = radius in self.anything or float(radius.amin()) >= self._far(result)
+        real = inexact(result) and not result.is_complex()
+        most, far = max(map(abs, map(float, result.aminmax()))) if real else 0.0, self._far(result)
+        # Of a number that is itself beyond its dtype it is known how large that is, as in a softplus at 200.
+        anything = radius in self.anything or (2 * most <= far and float(radius.amin()) >= far)
         if not anything and total < math.inf:
             return radius
         unknown = self.anything.like(result) if anything else radius.nan_to_num(torch.inf, torch.inf)
-        if not inexact(result) or (not result.is_complex() and max(map(abs, map(float, result.aminmax()))) < ENDLESS):
-            return unknown
-        return torch.where(result.abs() >= ENDLESS, 0.0, unknown)
+        return unknown if most < ENDLESS else torch.where(result.abs() >= ENDLESS, 0.0, unknown)
 
     def _far(self, result: Tensor) -> float:
         """Return twice the largest number of the dtype in which another implementation keeps it: all lie within."""

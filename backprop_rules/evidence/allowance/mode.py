@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -203,7 +205,8 @@ class RunningError(TorchDispatchMode):
         if self.anything and packet in CARRYING and any(self._radius(x) in self.anything for x in args):
             if packet in INNER:
                 op.counted(sums.roundings(op, args[0].shape[-1], op.loses)[0])
-            return self.anything.like(result)
+            nothing = self._nothing(args) if packet == aten.mul else None
+            return self.anything.like(result) if nothing is None else torch.where(nothing, 0.0, math.inf)
         reference = self._reference(packet, args)
         if reference is not None:
             return self._decomposed(op, reference, args, named)
@@ -218,6 +221,13 @@ class RunningError(TorchDispatchMode):
         if packet in moves.AMBIGUOUS and radius is not None and radius.any():
             self.ambiguous, radius = True, None if self.decided else radius
         return radius
+
+    def _nothing(self, factors: Any) -> Tensor | None:
+        """Return where a factor is exactly 0, and so its product with whatever is finite; None where none is."""
+        known = [(x, self._radius(x)) for x in factors if isinstance(x, Tensor)]
+        zeros = [(x == 0) if off is None else (x == 0) & (off == 0) for x, off in known if off not in self.anything]
+        found = reduce(or_, zeros) if zeros else torch.zeros((), dtype=torch.bool)
+        return found if bool(found.any()) else None
 
     def _of_indices(self, result: Tensor, args: Any) -> None:
         """Remember whether whole numbers, or a mask, may be others by what was chosen alone: all else is exact."""
