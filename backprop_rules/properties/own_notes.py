@@ -8,7 +8,7 @@ from backprop_rules.strategies.point import Point
 from backprop_rules.subject.backward import Refused
 from backprop_rules.subject.subject import Subject
 
-OF_VALUES = (Kind.VALUE, Kind.STRIDES, Kind.SUBGRADIENT, Kind.INACCURATE)
+OF_VALUES = (Kind.VALUE, Kind.STRIDES, Kind.SUBGRADIENT, Kind.INACCURATE, Kind.FARTHER)
 
 
 def own_notes(whole: Whole, subject: Subject, finding: Finding | None) -> Iterator[str]:

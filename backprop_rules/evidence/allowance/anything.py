@@ -11,7 +11,7 @@ from torch import Tensor
 
 aten = torch.ops.aten
 
-# What these make may be anything where one of their operands may be: infinity times 0 is no number, and 0 is not known.
+# What these make may be anything where one of their operands may be; but a product with what is exactly 0.
 INNER = {aten.mm, aten.bmm}
 CARRYING = {*INNER, aten.add, aten.sub, aten.mul, aten.sigmoid_backward, aten.tanh_backward}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.by_storage import ByStorage
-from backprop_rules.evidence.allowance.operation import Radius
+from backprop_rules.evidence.allowance.operation import Radius, place_of
 from backprop_rules.subject.ambient import recomputed
 
 aten = torch.ops.aten
@@ -77,10 +77,6 @@ def _adds_gradients() -> bool:
     return torch._C._current_graph_task_id() >= 0 and not recomputed()
 
 
-def _place(x: Tensor) -> Any:
-    return x.data_ptr(), x.shape, x.stride()
-
-
 class Slices:
     """The gradients of slices beside zeros, their sums, and sums of other gradients, of one run."""
 
@@ -96,7 +92,7 @@ class Slices:
         if not _adds_gradients() or not all(isinstance(x, Tensor) and x.shape == y.shape for x in (a, b)):
             return None
         one, other = self._terms(a), self._terms(b)
-        whole = _Terms(one.count + other.count, one.size + other.size, y.abs(), _place(y))
+        whole = _Terms(one.count + other.count, one.size + other.size, y.abs(), place_of(y))
         self._sums[y] = whole
         if not isinstance(whole.count, Tensor) and whole.count == 2:
             return None
@@ -104,7 +100,7 @@ class Slices:
 
     def _terms(self, x: Tensor) -> _Terms:
         known: _Terms | None = self._sums.get(x) if self._sums else None
-        if known is not None and known.place == _place(x):
+        if known is not None and known.place == place_of(x):
             return known
         size = x.abs()
         return _Terms((size > 0).double() if x in self._known else 1, size, size)
