@@ -13,6 +13,10 @@ from backprop_rules.evidence.allowance.precision import DeclaredOperation
 aten = torch.ops.aten
 
 
+def _squared(x: Any) -> Any:
+    return x.double().square() if isinstance(x, Tensor) and not x.is_complex() else Operand(x, None).size ** 2
+
+
 def nothing_of(_: Any) -> None:
     """Of numbers that are exact."""
 
@@ -26,8 +30,7 @@ class Summing(DeclaredOperation):
 
     def operand(self, x: Any, dtype: torch.dtype | None = None, flushed: bool = False) -> Operand:
         """Return the square of a term."""
-        found = super().operand(x, dtype, flushed)
-        return Operand(found.size**2, None)
+        return Operand(_squared(super().operand(x, dtype, flushed).value), None)
 
     def factor(self, x: Tensor) -> Operand:
         """Return the square of a factor."""
@@ -42,7 +45,7 @@ class Summing(DeclaredOperation):
     ) -> Tensor:
         """Return how far the sum is off where every addition rounds, or cuts off, in the same direction."""
         share = (length + 1) / max(1, length) / divisor / 6
-        partial = self.size.square().div_(3).add_(size, alpha=share).sqrt_()
+        partial = _squared(self.result).div_(3).add_(size, alpha=share).sqrt_()
         return partial.mul_(length * self.unit.u).add_(length * self.unit.tiny)
 
 
