@@ -375,3 +375,12 @@ def test_a_cumulative_product_is_recorded_in_few_steps(precision):
         assert assert_gradients(got, **held, precision=precision, blind="allow").right
         with pytest.raises(WrongGradients):
             assert_gradients(1.002 * got, **held, precision=precision, blind="allow")
+
+
+def test_what_backward_uses_counts_though_forward_adds_it_up():
+    """As an exponential, whose argument may lose as many ulps as it is large: what reads it is its own gradient."""
+    x = torch.arange(20.0, 24.0, 1 / 16)
+    alone, added = reach(torch.exp, x), reach(lambda x: x.exp() + x.cos(), x)
+    assert added.worst >= alone.worst
+    fast = (x.double().exp() * (1 + 20 * 2.0**-23) - x.double().sin()).float()
+    assert_gradients((fast,), forward=lambda x: x.exp() + x.cos(), primals=(x,), grad_y=ONES)

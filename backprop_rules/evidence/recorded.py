@@ -117,7 +117,7 @@ class Recorded(Declared):
     def __init__(self, declared: Precision, either: bool, together: bool = True, constants: bool = True) -> None:
         super().__init__(declared)
         self.steps, self.again = list[Step](), True
-        self.taken: list[tuple[Any, int]] = []
+        self.taken: list[tuple[Any, tuple[Any, int]]] = []  # the sum, and the term
         self._together, self._constants = together, constants
         self._sums: dict[tuple[Any, int], int] = {}
         self._hidden = ByStorage()  # by storage: how what is made of nothing was made
@@ -224,7 +224,7 @@ class Recorded(Declared):
             if m != n and self.steps[m].line == step.line:
                 self.steps[n] = replace(step, errors=(added(*self.steps[n].errors, *self.steps[m].errors),))
                 self.steps[m] = replace(self.steps[m], errors=(None,))
-                self.taken.append(source)
+                self.taken.append((edge.node, source))
         self._sums[edge.node, edge.output_nr] = n
 
     def _step(self, last: _Last, edges: tuple[Any, ...]) -> Step:

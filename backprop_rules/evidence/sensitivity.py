@@ -290,21 +290,22 @@ class Sensitivities:
             raise NotImplementedError(str(error)) from error
         steps = mode.finished()
         gradients = [get_gradient_edge(g) for g in self._gradients if g is not None and g.requires_grad]
-        nodes = steps_to(g.node for g in gradients)
-        self._uses = Counter(edge for node in nodes for edge in node.next_functions if edge[0] is not None)
+        self._nodes = set(steps_to(g.node for g in gradients))
+        self._uses = Counter(edge for node in self._nodes for edge in node.next_functions if edge[0] is not None)
         self._uses.update((g.node, g.output_nr) for g in gradients)
-        return steps, all(self._uses[edge] <= 1 for edge in mode.taken)
+        return steps, all(self._uses[edge] <= (node in self._nodes) for node, edge in mode.taken)
 
     def _added_up(self, steps: Sequence[Step]) -> list[Step]:
         """Return steps with what terms of sums are off by in the sums' own: one sensitivity is that to all of these.
 
-        It is, of a term that is used once.
+        It is, of a term that is used once, by that: a gradient may use what forward adds up, but not the sum.
         """
         made: dict[tuple[Any, int], tuple[int, int]] = {}
         errors = [list(step.errors) for step in steps]
         for n, step in enumerate(steps):
             made.update(((edge.node, edge.output_nr), (n, k)) for k, edge in enumerate(step.edges) if edge is not None)
-            for source in step.edges[0].node.next_functions if step.adds and step.edges[0] is not None else ():
+            sums = step.adds and step.edges[0] is not None and step.edges[0].node in self._nodes
+            for source in step.edges[0].node.next_functions if sums else ():
                 m, k = made.get(source, (n, 0))
                 if self._uses[source] == 1 and m != n and steps[m].line == step.line:
                     errors[n][0], errors[m][k] = added(errors[n][0], errors[m][k]), None
