@@ -154,6 +154,47 @@ def between_dirichlets(a: Tensor, b: Tensor) -> Tensor:
     return ends + ((a - b) * (torch.digamma(a) - torch.digamma(a.sum(-1, keepdim=True)))).sum(-1)
 
 
+def probit(x: Tensor, labels: Tensor) -> Tensor:
+    return torch.special.log_ndtr(x * labels) + torch.special.erfcx(x.abs()).log()
+
+
+def truncated(x: Tensor) -> Tensor:
+    u = x.sigmoid() * 0.98 + 0.01
+    return torch.erfinv(2 * u - 1) * torch.special.ndtri(u)
+
+
+def on_a_circle(concentration: Tensor, x: Tensor) -> Tensor:
+    kappa = concentration.exp()
+    return kappa * (x.cos() - 1) - torch.special.i0e(kappa).log() + torch.special.i1e(kappa) / torch.i0(x)
+
+
+def curvature(x: Tensor) -> Tensor:
+    return torch.polygamma(1, x.exp()) - torch.polygamma(2, x.exp()) / 3
+
+
+def between_quantiles(x: Tensor) -> Tensor:
+    low, high = torch.quantile(x, torch.tensor([0.21, 0.83]), dim=0)
+    return (x - low) / (high - low)
+
+
+def magnified(x: Tensor) -> Tensor:
+    return functional.interpolate(x, size=(13, 4), mode="bicubic", align_corners=False)
+
+
+def reduced(x: Tensor) -> Tensor:
+    fewer = functional.interpolate(x, size=(5, 4), mode="bicubic", antialias=True)
+    return fewer * functional.interpolate(x, size=(5, 4), mode="bilinear", antialias=True)
+
+
+def aligned(x: Tensor) -> Tensor:
+    labels, lengths = torch.tensor([[1, 3, 3, 2], [2, 4, 0, 0]]), torch.tensor([4, 2])
+    return functional.ctc_loss(x.log_softmax(-1), labels, torch.tensor([12, 9]), lengths, reduction="none")
+
+
+def by_margins(x: Tensor) -> Tensor:
+    return functional.multi_margin_loss(x, torch.arange(len(x)) % x.shape[1], p=2, weight=torch.ones(x.shape[1]) * 1.5)
+
+
 def along_a_direction(x: Tensor, v: Tensor) -> Tensor:
     return torch.func.jvp(lambda t: t.sin() * t.square(), (x,), (v,))[1]
 
@@ -187,6 +228,15 @@ LAYERS = {
     flow: (numbers(9, 5), numbers(5, 5) / 2),
     negative_binomial: (numbers(9, 5), numbers(5)),
     along_a_direction: (numbers(9, 5), numbers(5, 9).mT),
+    probit: (3 * numbers(9, 5), numbers(5, 9).mT.sign()),
+    truncated: (numbers(9, 5),),
+    on_a_circle: (numbers(9, 5), numbers(5, 9).mT),
+    curvature: (numbers(9, 5),),
+    between_quantiles: (numbers(31, 4),),
+    magnified: (numbers(2, 3, 7, 6),),
+    reduced: (numbers(2, 3, 11, 9) + 1,),
+    aligned: (numbers(12, 2, 5),),
+    by_margins: (numbers(9, 5),),
     between_dirichlets: (numbers(9, 5), numbers(5, 9).mT),
 }
 

@@ -26,7 +26,8 @@ NAMES = [
     "nn.functional.batch_norm", "nn.functional.interpolate.bilinear", "nn.functional.interpolate.nearest",
     "nn.functional.pad.replicate", "nn.functional.pad.replicate_negative", "round", "sort", "topk",
     "addbmm", "logcumsumexp", "nn.functional.avg_pool2d", "nn.functional.embedding_bag", "nn.functional.nll_loss",
-    "nn.functional.smooth_l1_loss",
+    "nn.functional.smooth_l1_loss", "angle", "copysign", "erfinv", "i0", "nn.functional.interpolate.bicubic",
+    "special.i0e",
 ]  # fmt: skip
 
 
@@ -37,7 +38,9 @@ def numbers(*shape, seed=0):
 # Torch has no narrow kernel of these.
 WIDE = [
     "cdist", "linalg.solve_triangular", "nn.functional.pdist", "linalg.solve", "linalg.inv", "linalg.det",
-    "linalg.slogdet", "linalg.cholesky", "cholesky_solve", "lgamma", "digamma",
+    "linalg.slogdet", "linalg.cholesky", "cholesky_solve", "lgamma", "digamma", "_upsample_bilinear2d_aa",
+    "nanquantile", "nn.functional.ctc_loss", "nn.functional.multi_margin_loss", "polygamma.polygamma_n_2", "quantile",
+    "special.erfcx", "special.i1e", "special.log_ndtr", "special.ndtri", "triangular_solve",
 ]  # fmt: skip
 IN_ANY = [(name, dtype) for name in NAMES for dtype in (torch.bfloat16, torch.float16, torch.float32)]
 

@@ -174,11 +174,17 @@ def _inverse_by_cholesky(u: float, x: Tensor, factor: Tensor, upper: bool = Fals
     return _by_cholesky(u, x, eye.expand_as(factor), factor, upper)
 
 
+def _of_either_triangle(
+    u: float, x: Tensor, b: Tensor, a: Tensor, upper: bool = True, transpose: bool = False, ones: bool = False
+) -> Of:
+    return _of_triangles(u, x, a.mH if transpose else a, b, upper=upper != transpose, unitriangular=ones)
+
+
 # What is solved, and the place of the result that counts.
 _SOLVED: dict[Any, tuple[Callable[..., Of], int]] = {
     aten._linalg_solve_ex: (_of_systems, 0), aten.linalg_lu_solve: (_with_factors, 0),
     aten.linalg_inv_ex: (_of_inverses, 0), aten._linalg_slogdet: (_of_logarithms, 1),
     aten._linalg_det: (_of_determinants, 0), aten.linalg_solve_triangular: (_of_triangles, 0),
     aten.linalg_cholesky_ex: (_of_cholesky, 0), aten.cholesky_solve: (_by_cholesky, 0),
-    aten.cholesky_inverse: (_inverse_by_cholesky, 0),
+    aten.cholesky_inverse: (_inverse_by_cholesky, 0), aten.triangular_solve: (_of_either_triangle, 0),
 }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance import units
+from backprop_rules.evidence.allowance import special, units
 from backprop_rules.evidence.allowance.operation import INFINITE, UNDERFLOWS, Operand, Operation, Radius, spread
 from backprop_rules.evidence.allowance.sums import COMPLEX_PRODUCT
 from backprop_rules.evidence.allowance.units import (
@@ -199,6 +199,8 @@ def cast(op: Operation, a: Tensor, **_: Any) -> Any:
             return None
         if op.dtype == torch.bool:
             return ((a.abs().double() <= radius) & (radius > 0)).double()
+        if torch.equal((a.double() - radius).trunc(), (a.double() + radius).trunc()):
+            return None
         raise op.refuse("to integers, of a number that is not exact")
     if a.is_complex() and not op.result.is_complex():
         a = torch.view_as_real(a.resolve_conj())[..., 0]  # torch drops the imaginary part
@@ -310,6 +312,7 @@ VARIATIONS: dict[str, Callable[[Operand, Tensor, Tensor], Tensor]] = {
     "sigmoid": _sigmoid,
     "erf": _erf,
     "erfc": _erf,
+    **special.VARIATIONS,
 }
 
 
@@ -349,6 +352,8 @@ def _function_error(op: Operation, a: Tensor, name: str) -> Tensor:
         # 1 / (1 + exp(-a)): exp's error comes in with a weight of at most 1; the sum and the quotient round once
         # each. Where exp overflows, the exact value is below the smallest normal number.
         return op.rounded(None, op.ulps("exp") + 1) + op.unit.normal
+    if name == "special_erfcx":
+        return special.scaled_error(op, a)
     if name == "erf" and computed_in(op.result.dtype) == torch.float32:
         # For float32 torch's vectors have Abramowitz & Stegun's 7.1.26, with five digits more than nothing near
         # zero. In float64 there is a documented function to compare with.

@@ -260,8 +260,15 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.linalg_cholesky_ex: partial(_unless_empty, cholesky),
     aten.linalg_solve_triangular: partial(_unless_empty, triangular),
 }
+
+
+def _triangular(b: Tensor, a: Tensor, upper: bool = True, transpose: bool = False, ones: bool = False) -> Any:
+    a = a.mH if transpose else a
+    return torch.linalg.solve_triangular(a, b, upper=upper != transpose, unitriangular=ones), None
+
+
 # What torch computes as these do.
 REFERENCES: dict[Any, Callable[..., Any]] = {
-    aten.cholesky_solve: _cholesky_solve, aten.cholesky_inverse: _cholesky_inverse,
+    aten.triangular_solve: _triangular, aten.cholesky_solve: _cholesky_solve, aten.cholesky_inverse: _cholesky_inverse,
     aten.cholesky: lambda a, upper=False: torch.linalg.cholesky(a, upper=upper),
 }  # fmt: skip

@@ -186,6 +186,38 @@ def gelu(a: Tensor, *, approximate: str = "none") -> Tensor:
     )  # and no better than by the sigmoid of twice it
 
 
+def log_ndtr(a: Tensor) -> Tensor:
+    """log((1 + erf(t)) / 2) for t = a / sqrt(2): by erfc above 1, by exp(t^2) erfc(-t) below, where that vanishes."""
+    t = a / a.new_tensor(2.0).sqrt()
+    above, below = (-0.5 * torch.erfc(t)).log1p(), (torch.special.erfcx(-t) / 2).log() - t * t
+    return torch.where(exactly(a) < 1, below, above)
+
+
+def angle(a: Tensor) -> Tensor:
+    """The angle of a complex number; of a real one 0 or pi."""
+    parts = torch.view_as_real(a) if a.is_complex() else torch.stack((a, torch.zeros_like(a)), -1)
+    return torch.atan2(parts[..., 1], parts[..., 0])
+
+
+def copysign(a: Tensor, b: Any) -> Tensor:
+    """The size of a with the sign of b, which a zero has, too."""
+    b = torch.as_tensor(b)
+    return torch.where((b < 0) | (1 / exactly(b) < 0), -a.abs(), a.abs())
+
+
+def margins_backward(
+    grad: Tensor, a: Tensor, target: Tensor, p: int, margin: float, weight: Any = None, reduction: int = 1
+) -> Tensor:
+    """Of the mean over a row of max(0, margin - a_y + a_i)^p, i != y: its slopes, and less their sum at y."""
+    rows, index = a.reshape(target.numel(), -1), target.reshape(-1, 1)
+    z = margin - rows.gather(1, index) + rows
+    others = torch.ones_like(rows).scatter(1, index, 0.0) / rows.shape[1]
+    slopes = torch.where(z > 0, others if p == 1 else 2 * z * others, 0.0)
+    slopes = slopes if weight is None else slopes * weight[index]
+    each = grad.reshape(-1, 1) if reduction == 0 else grad / rows.shape[0] if reduction == 1 else grad
+    return (slopes.scatter_add(1, index, -slopes.sum(1, keepdim=True)) * each).reshape(a.shape)
+
+
 def softplus(a: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
     """log(1 + exp(beta a)) / beta; a itself above a threshold that is meant, as torch defines it."""
     z = a * beta
@@ -257,7 +289,8 @@ REFERENCES: dict[Any, Callable[..., Any]] = {
     aten.hypot: hypotenuse,
     aten.fmod: lambda a, b: remainder(a, b, "trunc"), aten.remainder: lambda a, b: remainder(a, b, "floor"),
     aten.hardshrink_backward: outside, aten.softshrink_backward: outside,
-    aten._trilinear: trilinear, aten.addbmm: products_added,
+    aten._trilinear: trilinear, aten.addbmm: products_added, aten.special_log_ndtr: log_ndtr, aten.angle: angle,
+    aten.copysign: copysign, aten.multi_margin_loss_backward: margins_backward,
     aten.addcmul: lambda a, b, c, *, value=1: a + (b * c) * value,
     # The gradients through y: of the sigmoid, of tanh, of the softmax and its logarithm.
     aten.sigmoid_backward: lambda grad, y: grad * (y * (1 - y)).conj_physical(),

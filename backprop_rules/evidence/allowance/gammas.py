@@ -45,9 +45,17 @@ def digamma(op: Operation, a: Tensor) -> Tensor:
 
 
 def polygamma(op: Operation, n: int, a: Tensor) -> Tensor:
-    """The second derivative: squares of inverses, and from x + 6 on a series whose next term is 1 / (30 x^9)."""
-    if n != 1:
-        raise op.refuse(f"of order {n}")
+    """The second derivative: squares of inverses, and from x + 6 on a series whose next term is 1 / (30 x^9).
+
+    The derivative of order n is n! times a sum of powers 1 / (x + k)^(n + 1), of which ten are taken one by one and the
+    rest by Euler & Maclaurin's series of twelve terms, with n! as the exponential of its logarithm.
+    """
+    if n > 1:
+        roundings = 32 + 2 * (op.ulps("pow") + op.ulps("exp") + op.ulps("lgamma") * max(1.0, math.lgamma(n + 1)))
+        error = op.up(op.size * gamma(roundings, op.unit.u)) + op.rounded(None)
+        # The power may underflow, of which x times as much is added in the end.
+        error = error + 8 * math.factorial(n) * op.unit.tiny * (1 + op.operand(a).grown())
+        return _with_slope(op, a, error, lambda x: torch.polygamma(n + 1, x))
     left_out = 2 / (30 * (a.double().clamp_min(0) + 6) ** 9)  # in float64, and here
     error = op.up(op.size * gamma(24, op.unit.u)) * FEW + left_out + op.rounded(None)
     return _with_slope(op, a, error, lambda x: torch.polygamma(2, x))

@@ -149,11 +149,23 @@ def _likelihood(args: Any, result: Any, dtype: torch.dtype) -> list[Any]:
     return [(sizes / weights.sum().abs() if reduction == 1 else sizes) * gamma(len(rows) + 2, unit(dtype).u), None]
 
 
+def _factorial(args: Any, result: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return how far a polygamma is off by what its factor n! is multiplied with, which was stored."""
+    used = unit(dtype)
+    return result.abs() * (used.u * (1 + 2 * used.u)) + used.tiny * math.factorial(args[0])
+
+
+def _chebyshev(args: Any, result: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return how far a sum of Chebyshev's polynomials is off that is kept narrow, as of tensors of a few numbers."""
+    return result.abs() * gamma(8, unit(dtype).u)
+
+
 # What is lost besides, by the arguments of an operation, its result, and the dtype.
 KEPT_NARROW: dict[Any, Callable[[Any, Any, torch.dtype], Any]] = {
     aten._log_softmax: _logarithm, aten.nll_loss_backward: _quotient,
     aten.nll_loss_forward: _likelihood, aten.nll_loss2d_forward: _likelihood,
     aten._native_batch_norm_legit: _batch_norm, aten.native_batch_norm_backward: _batch_norm_backward,
+    aten.polygamma: _factorial, aten.special_i0e: _chebyshev,
     aten.convolution: _convolution, aten.convolution_backward: _convolution_backward,
 }  # fmt: skip
 

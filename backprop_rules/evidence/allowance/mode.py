@@ -14,12 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, of_ours
 from backprop_rules.evidence.allowance import (
+    alignments,
     elementwise,
     factored,
     fused,
     gammas,
     gathered,
     moves,
+    resampled,
     sampled,
     sums,
     windows,
@@ -48,7 +50,7 @@ aten = torch.ops.aten
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
     **moves.FORMULAS, **elementwise.FORMULAS, **sums.FORMULAS, **windows.FORMULAS, **sampled.FORMULAS,
-    **factored.FORMULAS, **gammas.FORMULAS,
+    **factored.FORMULAS, **gammas.FORMULAS, **alignments.FORMULAS, **resampled.FORMULAS,
 }  # fmt: skip
 REFERENCES = {**fused.REFERENCES, **gathered.REFERENCES, **factored.REFERENCES}
 # The floating-point dtypes, whose precision is asked for.

@@ -211,6 +211,16 @@ ULPS: dict[str, tuple[float, float, float, float]] = {
     "erf": (1, 1, 2, 2),
     "erfc": (2.5, 5, 4, 5),  # Sleef_erfc_u15: 2.5 for arguments above 26.2; glibc: 5
     "pow": (1, 1, 4, 2),
+    # As CUDA documents; torch's own for the CPU ends with two of Newton's steps.
+    "erfinv": (2, 5, 2, 5),
+    # Of what is positive, and below 0 what its square loses besides (`elementwise.function`). As CUDA documents.
+    "special_erfcx": (4, 4, 4, 4),
+    # CUDA's, or of Cephes, whose code torch has for CPU and CUDA (peaks of the relative error in its comments).
+    "special_ndtri": (5, 7, 5, 7),
+    "i0": (6, 6, 6, 6),
+    "special_i0e": (6, 6, 6, 6),
+    "special_i1": (13, 9, 13, 9),
+    "special_i1e": (13, 10, 13, 10),
     # Of what is positive; glibc: 7 and 4, where SLEEF's is right to 1.
     "lgamma": (7, 4, 6, 4),
     # Correctly rounded by IEEE 754, and on CUDA with -prec-sqrt=true, which torch does not change; but not by

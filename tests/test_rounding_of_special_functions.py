@@ -1,0 +1,60 @@
+"""Special functions' radii hold the exact values, at operands of any size."""
+
+import pytest
+import torch
+from exact_functions import each, roughly
+from flint import arb
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rounding import POSITIVE, REAL, REAL_ONLY, widened, worst
+
+special = torch.special
+WIDE = (torch.float64, torch.float32)  # of others torch has none
+
+
+def in_wide(f):
+    return lambda a: f(widened(a))
+
+
+def inside(a):
+    """Return numbers between -1 and 1."""
+    return a / (1 + abs(a))
+
+
+def erfcx(v):
+    """exp(v^2) erfc(v), which has neither's size."""
+    return (v * v).hypgeom_u(0.5, 0.5) / arb.pi().sqrt() if v > 0 else (v * v).exp() * v.erfc()
+
+
+def log_ndtr(v):
+    t = v / arb(2).sqrt()
+    return (erfcx(-t) / 2).log() - t * t if v < 0 else (-t.erfc() / 2).log1p()
+
+
+CASES = {
+    "erfinv": (lambda a: torch.erfinv(inside(a)), each(lambda v: inside(v).erfinv()), 1, REAL_ONLY),
+    "erfcx": (in_wide(special.erfcx), roughly(erfcx), 1, REAL_ONLY),
+    "ndtri": (
+        lambda a: special.ndtri(inside(widened(a))),
+        each(lambda v: arb(2).sqrt() * (2 * inside(v) - 1).erfinv()),
+        1,
+        POSITIVE,
+    ),
+    "log_ndtr": (in_wide(special.log_ndtr), roughly(log_ndtr), 1, REAL_ONLY),
+    "i0": (torch.i0, roughly(lambda v: v.bessel_i(0)), 1, REAL_ONLY),
+    "i0e": (in_wide(special.i0e), roughly(lambda v: abs(v).bessel_i(0, scaled=True)), 1, REAL_ONLY),
+    "i1": (special.i1, roughly(lambda v: v.bessel_i(1)), 1, REAL_ONLY),
+    "i1e": (special.i1e, roughly(lambda v: v.sgn() * abs(v).bessel_i(1, scaled=True)), 1, REAL_ONLY),
+    "polygamma 2": (lambda a: torch.polygamma(2, widened(a)), roughly(lambda v: -2 * arb(3).zeta(v)), 1, POSITIVE),
+    "polygamma 5": (lambda a: torch.polygamma(5, widened(a)), roughly(lambda v: 120 * arb(6).zeta(v)), 1, POSITIVE),
+    "copysign": (torch.copysign, each(lambda v, w: -abs(v) if w < 0 else abs(v)), 2, REAL_ONLY),
+    "angle": (torch.angle, each(lambda v: arb.pi() if v < 0 else arb(0)), 1, REAL_ONLY),
+}
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_radius_holds_the_exact_value(name, dtype, seed):
+    worst(CASES[name], dtype, seed)
