@@ -45,7 +45,7 @@ class Summing(DeclaredOperation):
     ) -> Tensor:
         """Return how far the sum is off where every addition rounds, or cuts off, in the same direction."""
         share = (length + 1) / max(1, length) / divisor / 6
-        partial = _squared(self.result).div_(3).add_(size, alpha=share).sqrt_()
+        partial: Tensor = _squared(self.result).div_(3).add_(size, alpha=share).sqrt_()
         return partial.mul_(length * self.unit.u).add_(length * self.unit.tiny)
 
 

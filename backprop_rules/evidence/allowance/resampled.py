@@ -51,7 +51,8 @@ def _resampled(
     if op.dtype not in NARROW or op.func.overloadpacket not in ROUNDED_INSIDE:
         return radius
     used, stored = unit(op.dtype), 2 * sum(taps)  # the weights are, and what they are added up to
-    return radius + size * gamma(stored, used.u) + op.of_any(size, varies, stored * used.tiny)
+    lost: Tensor = size * gamma(stored, used.u) + op.of_any(size, varies, stored * used.tiny)
+    return radius + lost
 
 
 def forwards(op: Operation, a: Tensor, after: Any, align: bool, *scales: Any) -> Tensor:

@@ -40,7 +40,8 @@ def _i1e(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 def scaled_error(op: Operation, a: Tensor) -> Tensor:
     """Return how far exp(x^2) erfc(x) is off, which below 0 is 2 exp(x^2) less another."""
     square = a.double().clamp_max(0).square()
-    return op.rounded(None, op.ulps("special_erfcx")) + op.up(op.size * (square * gamma(2, op.unit.u)))
+    besides: Tensor = op.up(op.size * (square * gamma(2, op.unit.u)))
+    return op.rounded(None, op.ulps("special_erfcx")) + besides
 
 
 VARIATIONS: dict[str, Callable[[Operand, Tensor, Tensor], Tensor]] = {
