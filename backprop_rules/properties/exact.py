@@ -15,7 +15,7 @@ from torch import Tensor
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.precision import precision_named
-from backprop_rules.evidence.at_size import Question, at_size
+from backprop_rules.evidence.at_size import Held, Question, at_size
 from backprop_rules.evidence.broken import breaks_ties
 from backprop_rules.evidence.evidence import Evidence, Pair, cast, largest
 from backprop_rules.evidence.exact_fill import EXPONENTIAL, Fill, exact_fill
@@ -137,14 +137,11 @@ def outside_of_its_dtypes(evidence: Evidence, i: int) -> Tensor | None:
     Beside the largest element a small one may be lost, and yet be far outside of what it may be itself. It is stored in
     its dtype once: of what is exact there every digit is another matter.
     """
-    function, example = evidence.function, evidence.subject.example
-    pairs = zip(evidence.point.leaves, example, strict=True)
-    leaves = tuple(recast(x, at(own.dtype, x)) if inexact(x) else x for x, own in pairs)
-    narrowest = min((example[k].dtype for k in evidence.subject.floats), key=precision)
+    pairs = zip(evidence.point.leaves, evidence.subject.example, strict=True)
     try:
-        grads = tuple(map(cast_like, evidence.point.grads, function.y(leaves, None)))
-        held = at_size(Question(function, leaves, grads), precision_named("eager", narrowest)).gradients[i]
-        got = evidence.asked(cast(leaves, F64), tuple(None if g is None else cast([g], F64)[0] for g in grads))[i]
+        held, *there = _held_in(evidence, [at(own.dtype, x) if inexact(x) else None for x, own in pairs], "eager", i)
+        leaves, grads = (tuple(None if x is None else cast([x], F64)[0] for x in those) for those in there)
+        got = evidence.asked(leaves, grads)[i]
     except (NoPoint, Raised, Misfit, NotImplementedError, InputError):
         return None
     if held is None or held.truth.shape != got.shape:
@@ -158,12 +155,20 @@ def is_what_a_kernel_may_round(evidence: Evidence, dtypes: Sequence[Any], i: int
 
     In any order of its sums, as of a kernel whose operations nobody sees and which is asked in no other dtypes.
     """
-    function, point = evidence.function, evidence.point
-    leaves = tuple(recast(x, d) if d is not None else x for x, d in zip(point.leaves, dtypes, strict=True))
-    narrowest = min((d for d in dtypes if d is not None), key=precision)
     try:
-        grads = tuple(map(cast_like, point.grads, function.y(leaves, None)))
-        held = at_size(Question(function, leaves, grads), precision_named(None, narrowest)).gradients[i]
+        held, *_ = _held_in(evidence, dtypes, None, i)
     except (NoPoint, NotImplementedError, InputError):
         return False
     return held is not None and held.truth.shape == got.shape and bool(held.contains(got).all())
+
+
+def _held_in(
+    evidence: Evidence, dtypes: Sequence[Any], rounding: str | None, i: int
+) -> tuple[Held | None, tuple[Any, ...], tuple[Any, ...]]:
+    """Return what holds the gradient of leaf i at this point in these dtypes, and the leaves and cotangents there."""
+    function, point = evidence.function, evidence.point
+    leaves = tuple(x if d is None else recast(x, d) for x, d in zip(point.leaves, dtypes, strict=True))
+    grads = tuple(map(cast_like, point.grads, function.y(leaves, None)))
+    narrowest = min((d for d in dtypes if d is not None), key=precision)
+    held = at_size(Question(function, leaves, grads), precision_named(rounding, narrowest))
+    return held.gradients[i], leaves, grads
