@@ -56,10 +56,13 @@ def arrangement(x: Tensor) -> tuple[str, Tensor]:
 
 def reaches(x: Tensor, y: Tensor) -> bool:
     """Say whether x is broadcast to the shape of y."""
-    if x.shape == y.shape:  # as most are
-        return True
-    pairs = zip(reversed(x.shape), reversed(y.shape), strict=False)
-    return x.ndim <= y.ndim and all(n in (1, m) for n, m in pairs)
+    return x.shape == y.shape or stretches(x.shape, y.shape)  # as most are
+
+
+def stretches(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Say whether one shape is broadcast to another."""
+    pairs = zip(reversed(shape), reversed(other), strict=False)
+    return len(shape) <= len(other) and all(n in (1, m) for n, m in pairs)
 
 
 def code(x: Tensor | None) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from backprop_rules.layout import stretches
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.whole import Whole, call_of, computes_the_function
 from backprop_rules.strategies.point import Point
@@ -26,9 +27,7 @@ def own_notes(whole: Whole, subject: Subject, finding: Finding | None) -> Iterat
 
 def _is_summed(got: object, right: object) -> bool:
     """Say whether autograd's engine sums a gradient of this shape to the right one, as one that was stretched to it."""
-    if not isinstance(got, tuple) or not isinstance(right, tuple) or len(right) > len(got):
-        return False
-    return all(n in (1, m) for n, m in zip(reversed(right), reversed(got), strict=False))
+    return isinstance(got, tuple) and isinstance(right, tuple) and stretches(right, got)
 
 
 def _of_its_value(whole: Whole, subject: Subject, point: Point) -> Iterator[str]:
