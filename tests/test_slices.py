@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from backprop_rules.evidence.allowance.slices import Slices
+from backprop_rules.testing import assert_gradients
 
 aten = torch.ops.aten
 SHAPE = (4, 4)
@@ -82,3 +83,10 @@ def test_what_is_written_to_is_forgotten():
     assert not looked_at(slices, a, b)
     slices.forget(b)
     assert slices.adds_nothing(lambda _: None, a, b) is None
+
+
+def test_gradients_of_slices_without_elements_are_added_up():
+    def forward(x):
+        return x[:, :2].sum() + x[:, 1:].sin().sum() + x[:, :1].cos().sum()
+
+    assert assert_gradients((torch.zeros(0, 3),), forward=forward, primals=(torch.zeros(0, 3),)).right

@@ -89,7 +89,9 @@ class Slices:
 
         And how many terms there are. None of what is no such sum, or one of two.
         """
-        if not _adds_gradients() or not all(isinstance(x, Tensor) and x.shape == y.shape for x in (a, b)):
+        if not _adds_gradients() or not y.numel():
+            return None
+        if not all(isinstance(x, Tensor) and x.shape == y.shape for x in (a, b)):
             return None
         one, other = self._terms(a), self._terms(b)
         whole = _Terms(one.count + other.count, one.size + other.size, y.abs(), place_of(y))
