@@ -65,7 +65,7 @@ class Sum:
 
     def coefficients(self, truth: Tensor) -> Tensor:
         """Return the c for which the answer is <c, got - truth>."""
-        c, t = torch.zeros_like(truth), self.part(truth.nan_to_num(0.0, 0.0, 0.0))
+        c, t = torch.zeros_like(truth), self.part(truth)
         if self.of is Of.ELEMENT:
             c[self.element] = 1.0
         else:
@@ -133,7 +133,7 @@ def systematic(
     if not chosen and not drawn:
         return answers
     try:
-        reaches = _Reaches(question, declared, held, got, deviations)
+        reaches = _Reaches(question, declared, held.either, tables, deviations)
         off = next((off for one, answer in chosen if (off := reaches.off(one, answer)).beyond), None)
         return replace(answers, found=off) if off else _of_the_drawn(answers, reaches, drawn)
     except NotImplementedError as error:
@@ -144,26 +144,21 @@ class _Reaches:
     """How far right implementations reach, of every form of the reference: by reverse passes."""
 
     def __init__(
-        self, question: Question, declared: Precision, held: AtSize, got: Sequence[Any], deviations: float
+        self, question: Question, declared: Precision, either: bool, tables: Sequence["_Table"], deviations: float
     ) -> None:
-        self._forms = list(sensitivities(question, declared, held.either))
-        self._held, self._got, self._deviations = held, got, deviations
+        self._forms = list(sensitivities(question, declared, either))
+        self._tables, self._deviations = {table.leaf: table for table in tables}, deviations
 
     def reach(self, coefficients: dict[int, Tensor], far: float) -> float:
         """Return how far they take the sum of <coefficients, gradient>: no farther than is seen to be beyond `far`."""
-        terms = [Weighed(k, c, self._truth(k), self._got[k]) for k, c in coefficients.items()]
+        terms = [Weighed(k, c, self._tables[k].truth, self._tables[k].got) for k, c in coefficients.items()]
         passes = (form.reach(terms, Enough(self._deviations, far)) for form in self._forms)
         return max(reach.within(self._deviations) for reach in passes)
 
     def off(self, one: Sum, answer: float, far: float = 0.0) -> Off:
         """Return an answer beside how far they reach, as far as that and as `far`."""
-        coefficients = {one.leaf: one.coefficients(self._truth(one.leaf))}
+        coefficients = {one.leaf: one.coefficients(self._tables[one.leaf].truth)}
         return Off(one, answer, self.reach(coefficients, max(abs(answer), far)))
-
-    def _truth(self, leaf: int) -> Tensor:
-        held = self._held.gradients[leaf]
-        assert held is not None
-        return held.truth
 
 
 @dataclass(frozen=True, eq=False)
