@@ -159,8 +159,8 @@ def enclose(
 
     $\bar x = J^T \bar y$ in float64, and around each element what an implementation of the declared `precision` may
     round, in any order of its sums. Shapes: each enclosure has its primal's. Raises InputError where forward cannot be
-    run in float64, or an operation has no rounding formula. Source: Higham, Accuracy and Stability of Numerical
-    Algorithms (2002), chapter 3.
+    run in float64, or nothing is known of any gradient, for want of rounding formulas. Source: Higham, Accuracy and
+    Stability of Numerical Algorithms (2002), chapter 3.
     """
     asked = _asked(forward, primals, grad_y, params, precision, also)
     held = _told(partial(at_size, asked.question, asked.declared), asked.question)
@@ -275,7 +275,8 @@ def _asked(
         )
     if values:
         forms = tuple(backward_of_arrays(form, own, values, count) for form in forms)
-    question = Question(function, tuple(x.detach() for x in leaves), _cotangents(grad_y, function, leaves), forms)
+    own, grads = tuple(x.detach() for x in leaves), _cotangents(grad_y, function, leaves)
+    question = Question(function, own, grads, forms, partly=True)
     names = leaf_names(forward, primals), argument_names(forward, primals)
     return _Asked(question, *names, precision_named(precision, narrowest))
 

@@ -381,9 +381,9 @@ def test_messages_of_bad_input():
         "grad_y is missing: forward returns (64, 16), and only of one number it is 1 by itself."
     )
     assert refused((DX, DW), primals=(X, W[:5])).startswith("forward raises RuntimeError: mat1 and mat2 shapes")
-    assert refused(
-        (DX, DW), forward=lambda x, w: torch.linalg.qr(x[:16, :16])[0] @ x[:16] @ w, grad_y=G[:16]
-    ).startswith("how far an implementation may round is not known: no formula for the rounding of aten.linalg_qr")
+    assert refused((DX, DW), forward=lambda x, w: torch.linalg.qr(x @ w)[0].sum(), grad_y=None).startswith(
+        "how far an implementation may round is not known: no formula for the rounding of aten.linalg_qr"
+    )
     assert refused((DX, DW), y=(DX, DW)) == "2 outputs were given, and forward returns 1."
     with pytest.raises(InputError, match="1 gradients were given, and there are 2: of x, w"):
         enclose(line, (X, W), grad_y=G).slope(DX)

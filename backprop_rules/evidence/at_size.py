@@ -147,7 +147,8 @@ class Question(Keeps):
     """A function at a point: its leaves and cotangents in their own dtypes, and other algebraic forms of its backward.
 
     A form takes the cotangent (of several outputs a tuple), then the arguments. `ties` is how ties are broken in the
-    function, None in torch's own way. What is `kept` is the same for all gradients that are held to it.
+    function, None in torch's own way; `partly` says that an operation without a formula leaves open what is made of it,
+    and no more. What is `kept` is the same for all gradients that are held to it.
     """
 
     function: Function
@@ -155,6 +156,7 @@ class Question(Keeps):
     grads: Cotangents
     also: tuple[Callable[..., Any], ...] = ()
     ties: Ties | None = None
+    partly: bool = False
 
     @property
     def runs(self) -> list[Run]:
@@ -181,10 +183,14 @@ def at_size(question: Question, declared: Precision, flushes: bool = False) -> A
     Raises NoPoint where forward or a backward raises, NotImplementedError at an operation without a formula, and
     InputError where another form is another function.
     """
-    found = [_held_by(run, question, Declared(declared, flushes=flushes)) for run in question.runs]
+    modes = [Declared(declared, flushes=flushes, partly=question.partly) for _ in question.runs]
+    found = [_held_by(run, question, mode) for run, mode in zip(question.runs, modes, strict=True)]
     for form, other in zip(question.also, found[1:], strict=True):
         _same(form, found[0], other, declared)
-    return reduce(AtSize.joined, found)
+    whole = reduce(AtSize.joined, found)
+    if whole.said.unknown and not any(h is not None and bool(h.said.any()) for h in whole.gradients):
+        raise NotImplementedError(whole.said.unknown)
+    return whole
 
 
 def _held_by(run: Run, question: Question, mode: Declared) -> AtSize:
@@ -192,7 +198,7 @@ def _held_by(run: Run, question: Question, mode: Declared) -> AtSize:
     pairs = zip(gradients, question.leaves, strict=True)
     outputs = tuple(Held(out.detach(), mode.radius(out), mode.dtype_of(out)) for out in y if inexact(out))
     found = tuple(None if g is None else held(mode, g, x.dtype) for g, x in pairs)
-    said = Reservations(mode.overflow, mode.vanished, mode.custom, mode.choices.taken, mode.drawn)
+    said = Reservations(mode.overflow, mode.vanished, mode.custom, mode.choices.taken, mode.drawn, mode.unknown)
     return AtSize(outputs, found, mode.roundings, mode.ambiguous, said)
 
 

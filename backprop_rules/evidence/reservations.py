@@ -10,7 +10,8 @@ class Reservations:
     `overflow` is what it stores beyond the end of its dtype, and `vanished` a number that is 0 there; `custom`
     somebody's autograd.Function, whose backward is a part of the truth as it is; `taken` the operation that took an
     index or a mask of what was chosen as it came out, though it may be another; `drawn` one that draws random numbers.
-    `ties` says whether equal numbers count in another order than torch has them.
+    `unknown` says of which operation nobody knows how far it rounds, and so nothing is said of what is made of it;
+    `ties` whether equal numbers count in another order than torch has them.
     """
 
     overflow: str = ""
@@ -18,6 +19,7 @@ class Reservations:
     custom: str = ""
     taken: str = ""
     drawn: str = ""
+    unknown: str = ""
     ties: bool = False
 
     def beside(self, other: "Reservations") -> "Reservations":

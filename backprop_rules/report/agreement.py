@@ -276,13 +276,14 @@ SEES_MORE = {
 
 def _unsaid(agreement: Agreement) -> list[str]:
     """Say of what nothing is known."""
-    custom, why = agreement.said.custom, agreement.systematic.why
+    custom, why, unknown = agreement.said.custom, agreement.systematic.why, agreement.said.unknown
     found = [
         f"forward's own derivative is the backward of {custom}, somebody's autograd.Function: it was taken as it is."
     ]
+    some = [f"Of what is made of its results nothing is said, and the rest is held: {unknown}."] * bool(unknown)
     asked = f"What stands out by less than the worst case was not asked farther, and a factor near 1 may pass: {why}."
     ties = "Of equal numbers others were chosen than torch chooses: held to the reference with its ties broken so."
-    return found * bool(custom) + [asked] * bool(why) + [ties] * agreement.said.ties
+    return found * bool(custom) + some + [asked] * bool(why) + [ties] * agreement.said.ties
 
 
 def _reserved(said: Reservations) -> list[str]:

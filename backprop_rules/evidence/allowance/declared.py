@@ -42,9 +42,11 @@ class Rounds(NotImplementedError):
 class Declared(Blockwise):
     """While it is entered, keep beside every float64 tensor how far a declared implementation may be from it."""
 
-    def __init__(self, declared: Precision, only_exact: bool = False, flushes: bool = False) -> None:
+    def __init__(
+        self, declared: Precision, only_exact: bool = False, flushes: bool = False, partly: bool = False
+    ) -> None:
         super().__init__(flushes=flushes)
-        self.declared, self._only_exact = declared, only_exact
+        self.declared, self._only_exact, self._partly = declared, only_exact, partly
         self.default, self.eager, self.again = torch.get_default_dtype(), declared.kept is None, False
         self._tags = ByStorage()  # the dtypes that tensors have in their own run, by storage
         self._rounded = ByStorage()  # what casts have rounded, by storage: to which dtype, in which version
@@ -52,6 +54,7 @@ class Declared(Blockwise):
         self.in_kernel = 0
         self._rounds_inside = False  # whether the kernel of torch's that is followed stores its parts in its own dtype
         self.roundings, self.overflow, self.vanished, self.custom, self.drawn = 0, "", "", "", ""
+        self.unknown = ""  # why there is no formula for an operation, where what is made of one may be anything
         self._longest = 0
         self._sums_in: torch.dtype | None = None  # where the kernel of torch's that is followed keeps its sums
 
@@ -204,7 +207,15 @@ class Declared(Blockwise):
         """Return the radius of an operation's result, block by block where it is made so: in the processor's cache."""
         if not self.in_kernel:
             self.roundings, self._longest = self.roundings + self._longest, 1
-        radius = self._blockwise(func, result, args, named)
+        try:
+            radius = self._blockwise(func, result, args, named)
+        except NotImplementedError as error:
+            parts = result if isinstance(result, tuple | list) else (result,)
+            if not self._partly or self.in_kernel or not all(map(inexact, parts)):
+                raise
+            self.unknown = self.unknown or str(error)
+            found = [self.anything.like(y) for y in parts]
+            radius = found if isinstance(result, tuple | list) else found[0]
         if self.eager and not self.in_kernel:
             self._note_overflow(func, result)
         if self._only_exact and not (self.in_kernel or self._in_a_block) and any(True for _ in tensors_in(radius)):

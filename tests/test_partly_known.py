@@ -1,0 +1,60 @@
+"""An operation without a rounding formula leaves open what is made of its results: the rest is held."""
+
+import pytest
+import torch
+
+from backprop_rules import InputError
+from backprop_rules.testing import WrongGradients, assert_gradients
+
+UNKNOWN = "Of what is made of its results nothing is said, and the rest is held: no formula for the rounding of {}."
+
+
+def numbers(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def penalised(x, w, v):
+    return (x @ w).tanh().square().mean() + torch.linalg.svdvals(v).sum()
+
+
+PRIMALS = numbers(9, 4), numbers(4, 5), numbers(6, 3)
+HELD = {"forward": penalised, "primals": PRIMALS}
+
+
+def gradients():
+    live = [x.clone().requires_grad_() for x in PRIMALS]
+    return torch.autograd.grad(penalised(*live), live)
+
+
+def test_the_other_gradients_are_held():
+    found = assert_gradients(gradients(), **HELD, blind="allow")
+    assert [one.blind for one in found.gradients] == [0, 0, 1]
+    assert UNKNOWN.format("aten._linalg_svd.default") in str(found)
+
+
+def test_what_is_open_is_blind():
+    with pytest.raises(WrongGradients) as caught:
+        assert_gradients(gradients(), **HELD)
+    assert "Nothing was proved of the gradient of v" in str(caught.value)
+    assert UNKNOWN.format("aten._linalg_svd.default") in str(caught.value)
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_another_gradient_that_is_wrong_is_told(k):
+    got = [g * 1.01 if n == k else g for n, g in enumerate(gradients())]
+    with pytest.raises(WrongGradients, match=f"The gradient of {'xw'[k]} is wrong"):
+        assert_gradients(got, **HELD, blind="allow")
+
+
+def test_where_all_is_open_the_operation_is_refused():
+    with pytest.raises(InputError, match=r"not known: no formula for the rounding of aten\._linalg_svd\.default\."):
+        assert_gradients((torch.ones(6, 3),), forward=lambda v: torch.linalg.svdvals(v).sum(), primals=PRIMALS[2:])
+
+
+def test_a_value_that_no_gradient_is_made_of_may_be_unknown():
+    shape, x = numbers(20).abs() + 0.5, numbers(5, 4).reshape(20).abs() + 0.1
+    right = x ** (shape - 1) * torch.exp(-x - torch.lgamma(shape))
+    held = {"forward": lambda x: torch.special.gammainc(shape.to(x), x), "primals": (x,), "grad_y": torch.ones(20)}
+    assert "aten.igamma.default" in str(assert_gradients((right,), **held))
+    with pytest.raises(WrongGradients):
+        assert_gradients((right * 1.01,), **held)
