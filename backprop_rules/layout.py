@@ -56,10 +56,11 @@ def arrangement(x: Tensor) -> tuple[str, Tensor]:
 
 def reaches(x: Tensor, y: Tensor) -> bool:
     """Say whether x is broadcast to the shape of y."""
-    if x.shape == y.shape:  # as most are
+    own, other = x.shape, y.shape
+    if own == other:  # as most are
         return True
-    pairs = zip(reversed(x.shape), reversed(y.shape), strict=False)
-    return x.ndim <= y.ndim and all(n in (1, m) for n, m in pairs)
+    pairs = zip(reversed(own), reversed(other), strict=False)
+    return len(own) <= len(other) and all(n in (1, m) for n, m in pairs)
 
 
 def code(x: Tensor | None) -> str:
