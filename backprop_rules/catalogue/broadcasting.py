@@ -64,7 +64,7 @@ def in_float32(backward: Callable[..., Any]) -> Callable[..., Any]:
         found = backward(wide(grad_y), wide(y), *map(wide, primals), **params)
         single = isinstance(found, Tensor)
         gradients = tuple(
-            g if g is None or x is None else g.to(x.dtype)
+            g if g is None or x is None or g.dtype == x.dtype else g.to(x.dtype)
             for g, x in zip((found,) if single else found, primals, strict=True)
         )
         return gradients[0] if single else gradients

@@ -235,12 +235,13 @@ class Ambient(TorchFunctionMode):
                 UNCHECKED[func](*args, **named)
             if func is torch.nn.functional.embedding and self._shadow is None and named.get("padding_idx") is not None:
                 return _of_padding_none(*args, **named)
-        self.work += 1
+        work = 1
         for k, a in enumerate(args):
             if isinstance(a, Tensor):
-                self.work += a.numel() >> A_CALL
+                work += a.numel() >> A_CALL
             elif self._widening and isinstance(a, torch.dtype):
                 args = (*args[:k], self._wide(a), *args[k + 1 :])
+        self.work += work
         if func is Tensor.to and len(args) == 2 and not named and args[0].numel() >= _KEPT:
             return self._to(*args)
         try:
