@@ -287,8 +287,8 @@ class Edited:
             except UNMADE:
                 continue
             made.append(edit)
-            edited.append(sum(some, nothing))
-            right.append(sum((own[p] for _, p in edit.shares), nothing))
+            edited.append(_added(some, nothing))
+            right.append(_added([own[p] for _, p in edit.shares], nothing))
         if not made:
             raise RuntimeError("none can be made")
         return Effects(made, torch.stack(edited), torch.stack(right))
@@ -369,6 +369,11 @@ def factors(edited: Tensor, wanted: Tensor, reach: Tensor) -> Tensor:
     c = (edited * wanted).sum(-1) / (edited * edited).sum(-1)
     good = ((c[..., None] * edited - wanted).abs() <= reach).all(-1) & (edited.abs().amax(-1) > DIGITS)
     return torch.where(good, c, math.nan)
+
+
+def _added(some: Sequence[Tensor], nothing: Tensor) -> Tensor:
+    """Return the sum of tensors, of which there is one mostly."""
+    return sum(some[1:], start=some[0]) if some else nothing
 
 
 def _matrix(x: Tensor) -> Tensor:
