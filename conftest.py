@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    garbage.set_aside()  # the tests and all that they load: to go through it again and again takes a tenth of the time
+    garbage.set_aside()  # the tests and all that they load, of which each check would have all gone through again
 
 
 Verified = Callable[..., tuple[Outcome, Report]]
