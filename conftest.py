@@ -10,6 +10,7 @@ from backprop_rules import Rule, verify
 from backprop_rules.properties.effort import POINTS_OF_A_RULE
 from backprop_rules.properties.outcome import Outcome
 from backprop_rules.report.report import Report
+from backprop_rules.subject import garbage
 
 
 def _threads(text: str) -> int:
@@ -30,6 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(config.getoption("threads"))  # one if not said: the tensors are too small for more
     settings.register_profile("backprop_rules", deadline=None)  # a first call of torch may load for seconds
     settings.load_profile("backprop_rules")
+
+
+def pytest_collection_finish() -> None:
+    garbage.set_aside()  # the tests and all that they load, of which each check would have all gone through again
 
 
 Verified = Callable[..., tuple[Outcome, Report]]

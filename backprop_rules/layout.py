@@ -56,7 +56,8 @@ def arrangement(x: Tensor) -> tuple[str, Tensor]:
 
 def reaches(x: Tensor, y: Tensor) -> bool:
     """Say whether x is broadcast to the shape of y."""
-    return x.shape == y.shape or stretches(x.shape, y.shape)  # as most are
+    own, other = x.shape, y.shape
+    return own == other or stretches(own, other)  # the same, as most are
 
 
 def stretches(shape: Sequence[int], other: Sequence[int]) -> bool:

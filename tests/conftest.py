@@ -17,10 +17,12 @@ import tempfile
 import pytest
 import torch
 from backprop_rules import check, cli, verify
+from backprop_rules.subject import garbage
 verify.warm_up(torch.get_num_threads())
 check(lambda grad_y, x: grad_y, forward=torch.neg, example=(torch.ones(2),), raise_on_failure=False)
 with tempfile.TemporaryDirectory() as nothing, contextlib.redirect_stdout(io.StringIO()):
     pytest.main([nothing, "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:backprop_rules"])
+garbage.set_aside()
 """
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from plugin_words import LOADED
 
 from backprop_rules import InputError, check, check_function, find, trace
 from backprop_rules.properties import trial
@@ -239,21 +240,20 @@ def test_at_kinks_no_dependence_is_hidden():
     assert trial.HIDDEN not in report.notes
 
 
-def run(*words, cwd):
-    return subprocess.run([sys.executable, "-m", *words], cwd=cwd, capture_output=True, text=True, check=False)
-
-
-def test_a_case_that_cannot_be_saved_loses_no_report(tmp_path):
+@pytest.mark.xdist_group("processes")
+def test_a_case_that_cannot_be_saved_loses_no_report(all_loaded, tmp_path):
     (tmp_path / ".backprop_rules").touch()
     (tmp_path / "mine.py").write_text("def wrong(grad_y, x):\n    return 2 * grad_y * (x > 0)\n")
-    done = run("backprop_rules", "check", "mine:wrong", "--rule", "relu", cwd=tmp_path)
+    done = all_loaded.run("-m", "backprop_rules", "check", "mine:wrong", "--rule", "relu", cwd=tmp_path)
     assert done.returncode == 1 and "relu: wrong." in done.stdout
     assert "the case could not be saved" in done.stderr
 
 
-def test_a_folder_in_the_place_of_a_file_of_accuracies_is_refused_before_any_test_runs(tmp_path):
+@pytest.mark.xdist_group("processes")
+def test_a_folder_in_the_place_of_a_file_of_accuracies_is_refused_before_any_test_runs(all_loaded, tmp_path):
     (tmp_path / "test_it.py").write_text("def test_it():\n    assert False\n")
-    done = run("pytest", "-q", "-p", "no:cacheprovider", "--backprop-accuracy-save", ".", cwd=tmp_path)
+    words = ("-m", "pytest", *LOADED, "-q", "-p", "no:cacheprovider", "--backprop-accuracy-save", ".")
+    done = all_loaded.run(*words, cwd=tmp_path)
     assert done.returncode == 4 and "--backprop-accuracy-save: . is a folder; name a file" in done.stderr
 
 

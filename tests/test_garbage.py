@@ -12,8 +12,24 @@ from backprop_rules.call import Call
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.sensitivity import Sensitivities
-from backprop_rules.subject.garbage import of_what_is_new, uncollected
+from backprop_rules.subject.garbage import of_what_is_new, set_aside, uncollected
 from backprop_rules.testing import WrongGradients, assert_gradients
+
+
+@pytest.fixture(autouse=True)
+def nothing_set_aside(monkeypatch):
+    """What the tests have loaded is set aside, in all other files."""
+    monkeypatch.setattr("backprop_rules.subject.garbage._Before.set_aside", False)
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+def test_what_was_set_aside_for_good_stays_so():
+    set_aside()
+    with of_what_is_new():
+        pass
+    assert gc.get_freeze_count()
 
 
 @pytest.mark.parametrize("quiet", [of_what_is_new, uncollected])

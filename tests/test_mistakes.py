@@ -16,6 +16,7 @@ from backprop_rules.call import Call
 from backprop_rules.diagnosis.mistake import Case, Family, Known, applies
 from backprop_rules.diagnosis.naming import named_mistake
 from backprop_rules.evidence.allowance.bounds import bounds
+from backprop_rules.evidence.evidence import Evidence, Truth
 from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.properties.finding import Grade
@@ -40,6 +41,13 @@ def small_jacobians(monkeypatch):
 def shared_points(monkeypatch):
     """The points that tell explanations apart depend on the rule alone: they are drawn once."""
     monkeypatch.setattr("backprop_rules.strategies.of_rules.RulePoints", points_to_name_by)
+
+
+@pytest.fixture(autouse=True)
+def shared_truth(monkeypatch):
+    """What torch gives at a point depends on the rule alone: it is asked once for all mistakes of the test."""
+    known = functools.cache(Truth)
+    monkeypatch.setattr(Evidence, "known", property(lambda e: known(e.subject.function, e.point, e.pair)))
 
 
 @functools.cache
@@ -164,13 +172,24 @@ def drawn(rule, examples, seed):
     return tuple(RulePoints(rule, examples, seed, tuple(WIDEST[rule.name])))
 
 
+def asked_of(backward, rule):
+    held = (rule.name, None, None, None, {}, None)
+    subject, _ = question(backward, held, Asked(dtypes=WIDEST[rule.name]))
+    return subject
+
+
+@functools.cache
+def function_of(rule):
+    """Return the function that all mistakes are held against."""
+    return asked_of(rule.backward, rule).function
+
+
 def named_by_the_checker(known, rule):
     """Return the name that the checker finds from a few drawn points, and of which gradient, without shrinking.
 
     Another choice at a kink may be all that a few points show. None where it objects to nothing.
     """
-    held = (rule.name, None, None, None, {}, None)
-    subject, _ = question(planted(known, rule), held, Asked(dtypes=WIDEST[rule.name]))
+    subject = replace(asked_of(planted(known, rule), rule), function=function_of(rule))
     found = None, None
     for seed, examples in enumerate((60, 400, 400)):
         outcome = Trial(subject, drawn(rule, examples, seed), Questions(work=10**9, after=12)).run()

@@ -1,5 +1,6 @@
 """Torch's own gradients in narrow dtypes are right: what its kernels store on the way is known."""
 
+import functools
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from operations_at_size import agreement, points
 
 from backprop_rules.testing import WrongGradients, assert_gradients, enclose
 
-KNOWN = operations()
+KNOWN = functools.cache(operations)  # which takes seconds to load: one process does
 # Each has a kernel that was called off once: parts, or sums, in the narrow dtype; a constant in it; a quotient.
 NAMES = [
     "_unsafe_masked_index", "cross", "gradient", "native_group_norm", "nn.functional.binary_cross_entropy",
@@ -45,12 +46,13 @@ WIDE = [
 IN_ANY = [(name, dtype) for name in NAMES for dtype in (torch.bfloat16, torch.float16, torch.float32)]
 
 
+@pytest.mark.xdist_group("torch's list of its operations")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "dtype"), IN_ANY + [(name, torch.float32) for name in WIDE], ids=lambda x: str(x).removeprefix("torch.")
 )
 def test_torchs_own_output_and_gradient_of_its_own_operation_are_right(name, dtype):
-    found = [agreement(*point) for point in points(KNOWN[name], dtype, 8)]
+    found = [agreement(*point) for point in points(KNOWN()[name], dtype, 8)]
     judged = [one for one in found if one is not None and not one.said.overflow]
     assert judged
     assert not [str(one) for one in judged if not one.right]

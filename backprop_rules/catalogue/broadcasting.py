@@ -24,15 +24,16 @@ def unbroadcast(grad: Tensor, x: Tensor) -> Tensor:
             f"unbroadcast: grad is {got[0]}, x is {got[1]}: give two tensors, the gradient of what x was broadcast to, "
             "and then x."
         )
-    if grad.shape == x.shape and grad.dtype == x.dtype:
+    shape, own, dtype = grad.shape, x.shape, x.dtype
+    if shape == own and grad.dtype == dtype:
         return grad
-    added = grad.ndim - x.ndim
-    stretched = [i for i in range(grad.ndim) if i < added or (x.shape[i - added] == 1 and grad.shape[i] != 1)]
+    added = len(shape) - len(own)
+    stretched = [i for i, n in enumerate(shape) if i < added or own[i - added] == 1 != n]
     if stretched:
         grad = grad.sum(stretched, keepdim=True)
-    if grad.is_complex() and not x.is_complex():
+    if grad.is_complex() and not dtype.is_complex:
         grad = grad.real
-    return grad.reshape(x.shape).to(x.dtype)
+    return grad.reshape(own).to(dtype)
 
 
 def reduced_axes(dim: Dims, ndim: int) -> list[int]:
@@ -63,7 +64,7 @@ def in_float32(backward: Callable[..., Any]) -> Callable[..., Any]:
         found = backward(wide(grad_y), wide(y), *map(wide, primals), **params)
         single = isinstance(found, Tensor)
         gradients = tuple(
-            g if g is None or x is None else g.to(x.dtype)
+            g if g is None or x is None or g.dtype == x.dtype else g.to(x.dtype)
             for g, x in zip((found,) if single else found, primals, strict=True)
         )
         return gradients[0] if single else gradients

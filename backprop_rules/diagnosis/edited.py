@@ -7,7 +7,7 @@ direction serves all of them, and pairs of edits besides.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, pairwise
@@ -15,7 +15,7 @@ from itertools import chain, pairwise
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.edits import Edit, Key, ways_of
+from backprop_rules.diagnosis.edits import Edit, Key, Turn, ways_of
 from backprop_rules.diagnosis.left_out import left_out
 from backprop_rules.diagnosis.other_numbers import NUMBER, Forward, Search, corrected, with_another
 from backprop_rules.diagnosis.other_values import other_values
@@ -29,6 +29,7 @@ from backprop_rules.subject.ambient import all_finite, real
 DIGITS = 2.0**-34  # to which an explanation must hold: more than chance gives, fewer than a backward in float64 has
 LEAST = 2.0**-14  # of the largest gradient: what is smaller may be what is left of terms that cancel
 EFFORT = 3000  # steps back for the loops of one point, or edits that are tried: it takes longer than the check else
+KEPT = 1 << 16  # numbers of what is kept of a step for the next gradients
 DIRECTIONS = 3  # of each gradient: one to see a change, one for a factor's size, one to check both
 
 
@@ -62,6 +63,7 @@ class Edits:
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
         self._by_step: dict[int, dict[Key, Edit]] = {}
+        self._back: dict[Key, Mapping[int, Tensor]] = {}
 
     @cached_property
     def cotangents(self) -> Rows:
@@ -86,6 +88,19 @@ class Edits:
             )
             self._by_step[n] = {edit.key: edit for edit in chain(ways, *map(_as_far_as_made, families))}
         return self._by_step[n]
+
+    def back_turned(self, step: Step, turns: Mapping[Key, Turn], g: Tensor) -> Mapping[int, Tensor]:
+        """Return what comes back through a step from cotangents that are turned, in each way: all at once.
+
+        That of the right ones is the same for all gradients, and kept where it is small.
+        """
+        key = step.number, *turns
+        if key in self._back and g is self.cotangents[step.number]:
+            return self._back[key]
+        rows = step.pulled(torch.cat([turn(g) for turn in turns.values()]))
+        if g is self.cotangents.get(step.number) and sum(x.numel() for x in rows.values()) <= KEPT:
+            self._back[key] = rows
+        return rows
 
     @cached_property
     def of_several_steps(self) -> dict[Key, Edit]:
@@ -287,8 +302,8 @@ class Edited:
             except UNMADE:
                 continue
             made.append(edit)
-            edited.append(sum(some, nothing))
-            right.append(sum((own[p] for _, p in edit.shares), nothing))
+            edited.append(_added(some, nothing))
+            right.append(_added([own[p] for _, p in edit.shares], nothing))
         if not made:
             raise RuntimeError("none can be made")
         return Effects(made, torch.stack(edited), torch.stack(right))
@@ -297,11 +312,11 @@ class Edited:
         return [self._along(step, p, fitting(share(g), step.args[p])) for (_, p), share in edit.shares.items()]
 
     def _turned(self, step: Step, edits: Sequence[Edit], g: Tensor) -> dict[Key, list[Tensor]]:
-        """Return what comes back along each direction where the cotangents are turned first: all at once."""
-        turns = {edit.key[-1]: edit.turn for edit in edits}
+        """Return what comes back along each direction where the cotangents are turned first."""
+        turns = {edit.key[-1]: edit.turn for edit in edits if edit.turn is not None}
         if not turns:
             return {}
-        rows = step.pulled(torch.cat([turn(g) for turn in turns.values() if turn is not None]))
+        rows = self._edits.back_turned(step, turns, g)
         along = {p: self._along(step, p, share).reshape(len(turns), len(g), -1) for p, share in rows.items()}
         place = {key: k for k, key in enumerate(turns)}
         return {edit.key: [along[p][place[edit.key[-1]]] for _, p in edit.shares] for edit in edits}
@@ -369,6 +384,11 @@ def factors(edited: Tensor, wanted: Tensor, reach: Tensor) -> Tensor:
     c = (edited * wanted).sum(-1) / (edited * edited).sum(-1)
     good = ((c[..., None] * edited - wanted).abs() <= reach).all(-1) & (edited.abs().amax(-1) > DIGITS)
     return torch.where(good, c, math.nan)
+
+
+def _added(some: Sequence[Tensor], nothing: Tensor) -> Tensor:
+    """Return the sum of tensors, of which there is one mostly."""
+    return sum(some[1:], start=some[0]) if some else nothing
 
 
 def _matrix(x: Tensor) -> Tensor:

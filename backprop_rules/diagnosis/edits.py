@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class Edit:
         """The steps that it is told of."""
         return (self.step, *self.beside)
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[int, ...]:
         """The numbers of the steps whose shares are other ones."""
         return tuple(dict.fromkeys(n for n, _ in self.shares))

@@ -19,7 +19,7 @@ from backprop_rules.evidence.allowance import RunningError
 from backprop_rules.evidence.allowance.bounds import attainable, bounds, in_float64
 from backprop_rules.evidence.allowance.mode import Narrower
 from backprop_rules.evidence.enclosure import Enclosure
-from backprop_rules.evidence.evidence import ELEMENTS, filled
+from backprop_rules.evidence.evidence import ELEMENTS, Evidence, filled
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
 from backprop_rules.evidence.verdict import Verdict, judge
@@ -114,21 +114,21 @@ def _allowed(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], why:
     return Climbed(tuple(found), False, why)
 
 
-def radii_in_float64(subject: Subject, point: Point) -> tuple[Tensor | None, ...] | None:
+def radii_in_float64(evidence: Evidence) -> tuple[Tensor | None, ...] | None:
     """Return how far torch's gradients and the backward's may be apart in float64 by their own roundings.
 
     By running error analysis of the operations of both; where those of the backward have no formula, by torch's alone.
     """
+    function, point = evidence.function, evidence.point
     if point.size > ELEMENTS:
         return None
-    function = subject.function.at(point.params)
     try:
-        theirs = _radii_of_torch(function, point)
+        theirs = evidence.known.kept(("radii",), lambda: _radii_of_torch(function, point))
     except UNFOLLOWED:
         return None
     return tuple(
         a if a is None or b is None or a.shape != b.shape else a + b
-        for a, b in zip(theirs, _radii_of_the_backward(subject, function, point), strict=True)
+        for a, b in zip(theirs, _radii_of_the_backward(evidence.subject, function, point), strict=True)
     )
 
 

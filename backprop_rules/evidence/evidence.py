@@ -50,24 +50,17 @@ NARROW = Pair(F32, BF16)  # of a backward that cannot compute in float64
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence(Keeps):
-    """The witnesses of a point: torch's gradients and the backward's, in two precisions, at the same values."""
+class Truth(Keeps):
+    """What torch gives at a point, in two precisions: the same for every backward that a function is to have."""
 
-    subject: Subject
+    whole: Function  # without the point's params
     point: Point
-    pair: Pair = WIDE
-
-    def relaid(self, point: Point) -> "Evidence":
-        """Return the evidence of a point that has the values of this one in another layout: the truth is the same."""
-        other = Evidence(self.subject, point, self.pair)
-        known = ("run", "low_run", "low_user")  # what is lost in rounding is asked of the numbers, not of their layout
-        other.__dict__.update((name, self.__dict__[name]) for name in known if name in self.__dict__)
-        return other
+    pair: Pair
 
     @cached_property
     def function(self) -> Function:
         """The function at the point's params."""
-        return self.subject.function.at(self.point.params)
+        return self.whole.at(self.point.params)
 
     @cached_property
     def run(self) -> Run:
@@ -80,9 +73,61 @@ class Evidence(Keeps):
         if self.point.kind == JUMP:
             return None
         try:
-            return self.truth(self.point.leaves, self.point.grads, self.pair.low)
+            return self.elsewhere(self.point.leaves, self.point.grads, self.pair.low)
         except NoPoint:
             return None
+
+    @cached_property
+    def gradients(self) -> Gradients:
+        """Torch's gradients at the point."""
+        return filled(self.run.gradients, self.point.leaves)
+
+    @cached_property
+    def low_gradients(self) -> Gradients | None:
+        """Torch's gradients at the point in the lower precision."""
+        return None if self.low_run is None else filled(self.low_run.gradients, cast(self.point.leaves, self.pair.low))
+
+    def elsewhere(self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype = F64) -> Run:
+        """Return the outputs and torch's gradients at other leaves; NoPoint where forward does not take them."""
+        there = leaves if dtype is F64 else cast(leaves, dtype)
+        return self.function.run(there, grads, dtype)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence(Keeps):
+    """The witnesses of a point: torch's gradients and the backward's, in two precisions, at the same values."""
+
+    subject: Subject
+    point: Point
+    pair: Pair = WIDE
+
+    def relaid(self, point: Point) -> "Evidence":
+        """Return the evidence of a point that has the values of this one in another layout: the truth is the same."""
+        other = Evidence(self.subject, point, self.pair)
+        # What is lost in rounding is asked of the numbers, not of their layout.
+        for ours, its, names in ((self.known, other.known, ("run", "low_run")), (self, other, ("low_user",))):
+            vars(its).update((name, vars(ours)[name]) for name in names if name in vars(ours))
+        return other
+
+    @cached_property
+    def known(self) -> Truth:
+        """What does not depend on the backward."""
+        return Truth(self.subject.function, self.point, self.pair)
+
+    @property
+    def function(self) -> Function:
+        """The function at the point's params."""
+        return self.known.function
+
+    @property
+    def run(self) -> Run:
+        """The outputs and torch's gradients in float64; NoPoint where there are none."""
+        return self.known.run
+
+    @property
+    def low_run(self) -> Run | None:
+        """The same in the lower precision, None where torch has none, or that does not hold the values."""
+        return self.known.low_run
 
     @cached_property
     def user(self) -> tuple[Any, ...]:
@@ -127,8 +172,7 @@ class Evidence(Keeps):
 
     def truth(self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype = F64) -> Run:
         """Return the outputs and torch's gradients at other leaves; NoPoint where forward does not take them."""
-        there = leaves if dtype is F64 else cast(leaves, dtype)
-        return self.function.run(there, grads, dtype)[0]
+        return self.known.elsewhere(leaves, grads, dtype)
 
     def gradients(self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype = F64) -> Gradients:
         """Return torch's gradients at other leaves, zeros where no derivative reaches one."""
@@ -161,15 +205,15 @@ class Evidence(Keeps):
         pairs = zip(self.point.leaves, self.subject.example, strict=True)
         return all(x.shape == own.shape for x, own in pairs if isinstance(x, Tensor) and isinstance(own, Tensor))
 
-    @cached_property
+    @property
     def gradients_here(self) -> Gradients:
         """Torch's gradients at the point."""
-        return filled(self.run.gradients, self.point.leaves)
+        return self.known.gradients
 
-    @cached_property
+    @property
     def low_gradients_here(self) -> Gradients | None:
         """Torch's gradients at the point in the lower precision."""
-        return None if self.low_run is None else filled(self.low_run.gradients, cast(self.point.leaves, self.pair.low))
+        return self.known.low_gradients
 
 
 def filled(gradients: Gradients, leaves: Sequence[Any]) -> Gradients:

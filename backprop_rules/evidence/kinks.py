@@ -55,15 +55,15 @@ class Around:
 
 def nearest(evidence: Evidence) -> list[tuple[Tensor | None, ...]]:
     """Return torch's gradients at some neighbours: enough to tell a smooth point from a kink."""
-    return evidence.kept(("nearest",), lambda: [g for _, g in _neighbours(evidence, DISTANCES[1], 13, FEW)])
+    return evidence.known.kept(("nearest",), lambda: [g for _, g in _neighbours(evidence, DISTANCES[1], 13, FEW)])
 
 
 def neighbours(evidence: Evidence, delta: float, more: bool = False) -> list[Neighbour]:
     """Return leaves at a distance, and torch's gradients there; those that forward does not take are left out."""
     if more:
-        return evidence.kept(("more", delta), lambda: list(_neighbours(evidence, delta, 17, MORE)))
+        return evidence.known.kept(("more", delta), lambda: list(_neighbours(evidence, delta, 17, MORE)))
     count = FEW if evidence.heavy else NEIGHBOURS
-    return evidence.kept(("neighbours", delta), lambda: list(_neighbours(evidence, delta, 13, count)))
+    return evidence.known.kept(("neighbours", delta), lambda: list(_neighbours(evidence, delta, 13, count)))
 
 
 def _neighbours(

@@ -137,6 +137,10 @@ def keeps_few_digits_nearby(evidence: Evidence, i: int) -> bool:
     rounding makes of a pivot. Exact at whole numbers, the two precisions may agree there by luck. Where forward is
     defined at no neighbour, the point itself is asked.
     """
+    return evidence.known.kept(("few digits", i), lambda: _keeps_few_digits(evidence, i))
+
+
+def _keeps_few_digits(evidence: Evidence, i: int) -> bool:
     numbers, leaves, often = numbers_from(43), evidence.point.leaves, _often(evidence)
 
     def lost(base: Sequence[Any]) -> bool | None:
@@ -172,6 +176,13 @@ def _often(evidence: Evidence) -> int:
 
 def _nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
     """Yield the backward's gradients and torch's in both precisions, at neighbours."""
+    for leaves, grads, *torchs in evidence.known.kept(("nearby",), lambda: list(_torchs_nearby(evidence))):
+        with suppress(Raised, Misfit, NoPoint):
+            yield evidence.asked(leaves, grads), evidence.asked(leaves, grads, evidence.pair.low), *torchs
+
+
+def _torchs_nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
+    """Yield neighbours that float32 holds, and torch's gradients there in both precisions."""
     numbers, pair, point = numbers_from(7), evidence.pair, evidence.point
 
     def moved(x: Any) -> Any:
@@ -182,15 +193,8 @@ def _nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
 
     for _ in range(_often(evidence)):
         leaves, grads = [moved(x) for x in point.leaves], tuple(moved(g) for g in point.grads)
-        try:
-            yield (
-                evidence.asked(leaves, grads),
-                evidence.asked(leaves, grads, pair.low),
-                evidence.gradients(leaves, grads),
-                evidence.gradients(leaves, grads, pair.low),
-            )
-        except (Raised, Misfit, NoPoint):
-            continue
+        with suppress(NoPoint):
+            yield leaves, grads, evidence.gradients(leaves, grads), evidence.gradients(leaves, grads, pair.low)
 
 
 def is_granular(evidence: Evidence, i: int) -> bool:

@@ -259,7 +259,7 @@ class Trial:
         from backprop_rules.evidence.climb import radii_in_float64
 
         def made() -> tuple[Tensor | None, ...] | None:
-            return self.outcome.unless_ours(lambda: radii_in_float64(self.subject, evidence.point), None)
+            return self.outcome.unless_ours(lambda: radii_in_float64(evidence), None)
 
         radii = evidence.kept(("radii",), made)
         return None if radii is None else radii[i]

@@ -52,7 +52,8 @@ def _named(*names: str) -> set[Any]:
 
 # Their gradients refuse to mix dtypes, where they do not; what they write into running statistics nobody reads.
 _BATCH_NORMS = _named("batch_norm", "instance_norm")
-
+# All others, shapes and dtypes of tensors among them, are called as they are: millions in a run of the tests.
+_APART = {*_CASTS, *_BATCH_NORMS, *UNCHECKED, torch.nn.functional.embedding}
 
 # These compute in the dtype to which their arguments are promoted, and their gradients are cast back from it.
 _PROMOTING = _named(
@@ -222,24 +223,25 @@ class Ambient(TorchFunctionMode):
         return made if any(map(inexact, given)) else shadow.constant(made, asked or shadow.default, not given)
 
     def _called(self, func: Any, args: Any, named: Any) -> Any:
-        if self._widening:
-            if func in _CASTS:
+        if self._widening and named:
+            named = {k: self._wide(a) if isinstance(a, torch.dtype) else a for k, a in named.items()}
+        if func in _APART:
+            if self._widening and func in _CASTS:
                 self.narrows = self.narrows or inexact(args[0])
                 return args[0].to(_NARROWER[_CASTS[func]])
-            if named:
-                named = {k: self._wide(a) if isinstance(a, torch.dtype) else a for k, a in named.items()}
-            if func in _BATCH_NORMS:
+            if self._widening and func in _BATCH_NORMS:
                 args, named = self._each(args), self._each(named)
-        if func in UNCHECKED:
-            UNCHECKED[func](*args, **named)
-        if func is torch.nn.functional.embedding and self._shadow is None and named.get("padding_idx") is not None:
-            return _of_padding_none(*args, **named)
-        self.work += 1
+            if func in UNCHECKED:
+                UNCHECKED[func](*args, **named)
+            if func is torch.nn.functional.embedding and self._shadow is None and named.get("padding_idx") is not None:
+                return _of_padding_none(*args, **named)
+        work = 1
         for k, a in enumerate(args):
             if isinstance(a, Tensor):
-                self.work += a.numel() >> A_CALL
+                work += a.numel() >> A_CALL
             elif self._widening and isinstance(a, torch.dtype):
                 args = (*args[:k], self._wide(a), *args[k + 1 :])
+        self.work += work
         if func is Tensor.to and len(args) == 2 and not named and args[0].numel() >= _KEPT:
             return self._to(*args)
         try:

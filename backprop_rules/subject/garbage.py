@@ -11,6 +11,12 @@ class _Before:
     set_aside = False
 
 
+def set_aside() -> None:
+    """Let the collector leave alone, for good, all that there is: what a process has loaded before it computes."""
+    gc.freeze()
+    _Before.set_aside = True
+
+
 @contextmanager
 def of_what_is_new() -> Iterator[None]:
     """Until the end of the block, let the collector look at what is made there alone, not at all that was before."""

@@ -57,11 +57,15 @@ def bounds(call: Call, evaluations: int = 1, sums: Sums | None = None) -> Bounds
 
     Sums may be kept in torch's own dtype and in the one asked for, whichever is narrower, if `sums` does not say.
     """
-    found, ordinary = attainable(call, evaluations), of_ordinary_size(call)
-    asked, rules, larger = call.rule.roundings.accumulate, call.rule.references, partial(_larger, ordinary)
+    found, asked, rules = attainable(call, evaluations), call.rule.roundings.accumulate, call.rule.references
     if sums is None and asked is not None:
         sums = partial(no_narrower_than, asked)
-    for rule in rules[1:] if sums is None else rules:
+    others = rules[1:] if sums is None else rules
+    if not others:
+        return found
+    ordinary = of_ordinary_size(call)
+    larger = partial(_larger, ordinary)
+    for rule in others:
         try:
             # Its comparisons as they came out: what a choice changes is no rounding ...
             other, ambiguous = _followed(rule, call, evaluations, sums or as_computed, decided=True)

@@ -104,8 +104,9 @@ def certify(call: Call) -> Certificate:
 
 def _widths(call: Call, found: Certificate) -> list[float]:
     """Return every ball's width in units of half the last place of its dtype; infinity where there is no value."""
-    parts = zip((found.y, *found.gradients), (call.y, *call.primals), strict=True)
-    return [width(b, x.dtype) for balls, x in parts if balls is not None and x is not None for b in balls]
+    dtypes = (None if x is None else x.dtype for x in (call.y, *call.primals))
+    parts = zip((found.y, *found.gradients), dtypes, strict=True)
+    return [width(b, dtype) for balls, dtype in parts if balls is not None and dtype is not None for b in balls]
 
 
 def width(b: arb, dtype: torch.dtype) -> float:
