@@ -53,8 +53,7 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
         return _by_the_bank(subject, outcome, finding)
     if subject.right is None:
         named = _of_a_value(subject, outcome, finding)
-        alone = named is None and outcome.pair.high is not F64
-        return outcome.unless_ours(lambda: _in_its_own_dtype(subject, outcome), None) if alone else named
+        return named or outcome.unless_ours(lambda: _as_far_as_it_rounds(subject, outcome), None)
     known = _by_the_bank(subject, outcome, finding)
     failing = [f.point for f in outcome.findings if f.kind is Kind.VALUE]
     if known is not None:
@@ -83,16 +82,22 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
     return named or _in_the_backward(outcome, places)
 
 
-def _in_its_own_dtype(subject: Subject, outcome: Outcome) -> Mistake | None:
-    """Of a kernel that takes no float64 return what explains its gradients, as far as right ones may round."""
+def _as_far_as_it_rounds(subject: Subject, outcome: Outcome) -> Mistake | None:
+    """Return what explains the gradients in a narrower dtype than float64, as far as right ones may round in it.
+
+    Of a kernel that takes no float64 that is its own; one that takes it may have constants of fewer digits.
+    """
     point = max((f.point for f in outcome.findings if f.kind is Kind.VALUE), key=attrgetter("size"))
-    evidence, dtype = Evidence(subject, point, outcome.pair), outcome.pair.high
+    evidence, wide = Evidence(subject, point, outcome.pair), outcome.pair.high is F64
+    dtype, gradients = (outcome.pair.low, evidence.low_user) if wide else (outcome.pair.high, evidence.user)
+    if gradients is None:
+        return None
     question = Question(evidence.function, tuple(cast(point.leaves, dtype)), tuple(cast(point.grads, dtype)))
     try:
         holds = at_size(question, precision_named(None, dtype)).gradients
     except (NoPoint, NotImplementedError, InputError):
         return None
-    got = [g if isinstance(g, Tensor) else None for g in evidence.user]
+    got = [g if isinstance(g, Tensor) else None for g in gradients]
     return likely_at_size(question, subject.names, holds, got)
 
 
