@@ -217,3 +217,22 @@ def test_a_mistake_beside_a_constant_of_float32_is_named_as_far_as_float32_goes(
             with_a_constant_of_float32, forward=scores, example=example, dtypes=dtypes, raise_on_failure=False
         )
         assert "as if the logsumexp in `torch.softmax(" in str(report) and "were a constant" in str(report)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_factor_that_is_no_simple_number_is_told_of_a_kernel_that_nobody_can_follow(wide):
+    def backward(g, x):
+        dtype = x.numpy().dtype
+        g, x = (t.numpy().astype(dtype if wide else np.float32) for t in (g, x))
+        p = np.exp(x - x.max(-1, keepdims=True, initial=-np.inf))
+        p = p / p.sum(-1, keepdims=True)
+        return torch.from_numpy((p * (g - (g * p).sum(-1, keepdims=True)) * x.dtype.type(1.01)).astype(dtype))
+
+    report = check(
+        backward,
+        forward=lambda x: torch.softmax(x, -1),
+        example=(torch.randn(6, 5),),
+        dtypes=["float32"],
+        raise_on_failure=False,
+    )
+    assert "1.01 × the right one" in str(report) or "0.990099 times as large" in str(report), str(report)

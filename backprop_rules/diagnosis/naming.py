@@ -52,14 +52,13 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
     if finding.kind is not Kind.VALUE or subject.heavy:
         return _by_the_bank(subject, outcome, finding)
     if subject.right is None:
-        named = _of_a_value(subject, outcome, finding)
-        return named or outcome.unless_ours(lambda: _as_far_as_it_rounds(subject, outcome), None)
+        return _of_a_value(subject, outcome, finding)
     known = _by_the_bank(subject, outcome, finding)
     failing = [f.point for f in outcome.findings if f.kind is Kind.VALUE]
-    if known is not None:
+    if known is not None and known.family is not Family.DIGITS:
         return known
     places = outcome.unless_ours(lambda: places_of(subject, outcome.pair, failing), [])
-    return _told(outcome, places) or _in_the_backward(outcome, places)
+    return _told(outcome, places) or _in_the_backward(outcome, places) or known
 
 
 def _in_the_backward(outcome: Outcome, places: list[Any]) -> Mistake | None:
@@ -75,11 +74,16 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
     if found and len(found[0]) == 1 and found[0][0].words != EXCHANGED:
         return _told(outcome, places, found)
     known = _by_the_bank(subject, outcome, finding)
+    last = known if known is not None and known.family is Family.DIGITS else None
+    known = None if last else known
     if known is not None and (known.family is not Family.FACTOR or not one_call):
         return known
     made = _told(outcome, places, None if one_call else found)
     named = known if made is None or (known is not None and made.family is not Family.SIZE) else made
-    return named or _in_the_backward(outcome, places)
+    named = named or _in_the_backward(outcome, places)
+    named = named or outcome.unless_ours(lambda: _as_far_as_it_rounds(subject, outcome), None) or last
+    own = outcome.pair.high
+    return named if named or own is F64 else _by_the_bank(subject, outcome, finding, own)
 
 
 def _as_far_as_it_rounds(subject: Subject, outcome: Outcome) -> Mistake | None:
@@ -108,7 +112,10 @@ def _told(outcome: Outcome, places: list[Any], found: list[Any] | None = None) -
     return mistake_of([*some[k : k + 1], *some[:k], *some[k + 1 :]], made)
 
 
-def _by_the_bank(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
+def _by_the_bank(
+    subject: Subject, outcome: Outcome, finding: Finding, own: torch.dtype | None = None
+) -> Mistake | None:
+    """Return the mistake of the bank that explains it, in float64 or in the dtype in which the backward computes."""
     by_its_kind = TOLD.get(finding.kind)
     if subject.rule is None or finding.leaf is None or finding.kind in (Kind.RANDOM, Kind.STRIDES):
         return by_its_kind
@@ -119,15 +126,15 @@ def _by_the_bank(subject: Subject, outcome: Outcome, finding: Finding) -> Mistak
     failures = [f for f in outcome.findings if f.is_like(finding) and f.point is not finding.point]
     failures += islice(_at_other_sizes(subject, outcome, finding), MORE)
     failures = [f for f in failures if f.point.size <= SMALL] or failures[:ENOUGH]
-    failing = [p for f in failures if (p := point_of(subject, f.point, f.dtype)) is not None]
-    smallest = point_of(subject, finding.point, finding.dtype)
+    failing = [p for f in failures if (p := point_of(subject, f.point, f.dtype or own)) is not None]
+    smallest = point_of(subject, finding.point, finding.dtype or own)
     if smallest is None:
         return by_its_kind
 
     def others() -> Sequence[Call]:
         seen = [p for p in (*outcome.passed, *(f.point for f in outcome.findings)) if p.size <= SMALL][:OTHERS]
         points = [*seen, *of_the_rule(subject.right, subject.dtypes)]
-        return [p for point in points if (p := point_of(subject, point)) is not None]
+        return [p for point in points if (p := point_of(subject, point, own)) is not None]
 
     def named() -> Mistake | None:
         with suppress(InputError, NotImplementedError):  # no definition can be made of this forward: there are no words

@@ -109,7 +109,7 @@ def _turns(step: Step, by: tuple[int, ...]) -> Iterator[tuple[Key, str, str, Tur
 
 def _solved_with(a: Tensor, vectors: bool, g: Tensor) -> Tensor:
     """Return the cotangents of which the transpose makes what the matrix itself makes of these."""
-    found = a.mH @ torch.linalg.solve(a, g.unsqueeze(-1) if vectors else g)
+    found: Tensor = a.mH @ torch.linalg.solve(a, g.unsqueeze(-1) if vectors else g)
     return found.squeeze(-1) if vectors else found
 
 
