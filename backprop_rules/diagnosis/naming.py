@@ -13,6 +13,7 @@ from torch import Tensor
 
 from backprop_rules.call import Call
 from backprop_rules.diagnosis.at_size import likely_at_size
+from backprop_rules.diagnosis.beside import not_read
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
 from backprop_rules.diagnosis.mended import mended
 from backprop_rules.diagnosis.mistake import Family, Mistake
@@ -102,7 +103,8 @@ def _as_far_as_it_rounds(subject: Subject, outcome: Outcome) -> Mistake | None:
     except (NoPoint, NotImplementedError, InputError):
         return None
     got = [g if isinstance(g, Tensor) else None for g in gradients]
-    return likely_at_size(question, subject.names, holds, got)
+    unread = not_read(question, holds, got)
+    return Mistake("cotangent not read", unread) if unread else likely_at_size(question, subject.names, holds, got)
 
 
 def _told(outcome: Outcome, places: list[Any], found: list[Any] | None = None) -> Mistake | None:
