@@ -42,6 +42,7 @@ OTHERS = 40  # points that tell explanations apart
 VARIED = 6  # points of other sizes that are asked for more failures
 MORE = 12  # of these: the others still tell explanations apart
 ENOUGH = 4
+ALIKE = 3  # failing points of the same sizes, at which one explanation must hold
 
 
 def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, explain: bool = True) -> Mistake | None:
@@ -90,11 +91,28 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
 def _as_far_as_it_rounds(subject: Subject, outcome: Outcome) -> Mistake | None:
     """Return what explains the gradients in a narrower dtype than float64, as far as right ones may round in it.
 
-    Of a kernel that takes no float64 that is its own; one that takes it may have constants of fewer digits.
+    Of a kernel that takes no float64 that is its own; one that takes it may have constants of fewer digits. What is
+    told holds at some of the largest points that failed, of the same sizes: at one alone it may by chance.
     """
-    point = max((f.point for f in outcome.findings if f.kind is Kind.VALUE), key=attrgetter("size"))
-    evidence, wide = Evidence(subject, point, outcome.pair), outcome.pair.high is F64
-    dtype, gradients = (outcome.pair.low, evidence.low_user) if wide else (outcome.pair.high, evidence.user)
+    failing = {id(f.point): f.point for f in outcome.findings if f.kind is Kind.VALUE}
+    largest = max(failing.values(), key=attrgetter("size"))
+    alike = [p for p in failing.values() if _sizes(p) == _sizes(largest)][:ALIKE]
+    if outcome.pair.high is F64 and len(alike) < 2:
+        return None
+    found = [_at_its_size(subject, Evidence(subject, point, outcome.pair)) for point in alike]
+    first = found[0]
+    return first if first is not None and all(one is not None and one.words == first.words for one in found) else None
+
+
+def _sizes(point: Point) -> list[Any]:
+    return [x.shape if isinstance(x, Tensor) else None for x in point.leaves]
+
+
+def _at_its_size(subject: Subject, evidence: Evidence) -> Mistake | None:
+    """Return what explains the gradients at one point, in the widest dtype but float64 in which they were asked for."""
+    point, pair = evidence.point, evidence.pair
+    wide = pair.high is F64
+    dtype, gradients = (pair.low, evidence.low_user) if wide else (pair.high, evidence.user)
     if gradients is None:
         return None
     question = Question(evidence.function, tuple(cast(point.leaves, dtype)), tuple(cast(point.grads, dtype)))
