@@ -99,8 +99,8 @@ def _as_far_as_it_rounds(subject: Subject, outcome: Outcome) -> Mistake | None:
     alike = [p for p in failing.values() if _sizes(p) == _sizes(largest)][:ALIKE]
     if outcome.pair.high is F64 and len(alike) < 2:
         return None
-    found = [_at_its_size(subject, Evidence(subject, point, outcome.pair)) for point in alike]
-    first = found[0]
+    found = (_at_its_size(subject, Evidence(subject, point, outcome.pair)) for point in alike)
+    first = next(found)
     return first if first is not None and all(one is not None and one.words == first.words for one in found) else None
 
 
