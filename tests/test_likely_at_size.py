@@ -144,3 +144,36 @@ def test_a_mean_over_one_less_is_named():
     lines = told(of(lambda x, w: norm(x, w, 1), primals, grad_y), reference, primals, grad_y)
     words = "as if `x.square().mean(-1, keepdim=True)` (forward, line"
     assert all(words in line and "were over n - 1 in the place of n" in line for line in lines)
+
+
+def composited(features, opacity):
+    seen = torch.cumprod(1 - opacity, 1)
+    before = torch.cat([torch.ones_like(seen[:, :1]), seen[:, :-1]], 1)
+    return (before * opacity * features).sum(1)
+
+
+def test_what_passes_nothing_at_0_is_not_said_to_be_negative():
+    features, opacity, g = numbers(40, 6), torch.sigmoid(numbers(40, 7))[:, :6].contiguous(), numbers(40)
+    opacity[::3, 2] = 1.0  # what is behind has no light
+    before = torch.cat([torch.ones(40, 1), torch.cumprod(1 - opacity, 1)[:, :-1]], 1)
+    share = g[:, None] * before * opacity * features
+    behind = share.flip(1).cumsum(1).flip(1) - share
+    clear = 1 - opacity
+    by_opacity = g[:, None] * before * features - torch.where(clear > 0, behind / clear, 0.0)
+    lines = told((g[:, None] * before * opacity, by_opacity), composited, (features, opacity), g)
+    assert any("nothing passes where argument 1 is not positive where `before * opacity`" in line for line in lines)
+
+
+def solved(a, b):
+    return torch.linalg.solve(a, b)
+
+
+@pytest.mark.parametrize(
+    ("matrices", "sides"), [((6, 6), (6,)), ((6, 6), (6, 3)), ((2, 6, 6), (2, 6)), ((2, 6, 6), (2, 6, 3))]
+)
+def test_a_system_that_is_solved_with_the_matrix_itself_on_the_way_back_is_named(matrices, sides):
+    a, b, g = numbers(*matrices) + 4 * torch.eye(6), numbers(*sides), numbers(7, *sides)[3]
+    x, wrong = torch.linalg.solve(a, b), torch.linalg.solve(a, g)
+    columns = [t.unsqueeze(-1) if x.ndim < a.ndim else t for t in (wrong, x)]
+    for line in told((-columns[0] @ columns[1].mT, wrong), solved, (a, b), g):
+        assert "the system is solved with the matrix as it is, not with its transpose, where `torch.linalg" in line

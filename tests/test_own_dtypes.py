@@ -193,3 +193,46 @@ def test_what_float32_rounds_is_no_smaller_counterexample_of_what_is_wrong():
         report = check(of_strides, forward=shifted, example=example, **options)
         assert (report.verdict, report.finding.kind) == ("wrong", Kind.STRIDES), str(report)
         assert abs(report.finding.got) >= 1, str(report)
+
+
+def scores(q, k, v):
+    return torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v
+
+
+def with_a_constant_of_float32(g, q, k, v):
+    """As a kernel that nobody can follow: it takes float64, and scales by a number of 8 digits."""
+    g, q, k, v = (t.detach().numpy() for t in (g, q, k, v))
+    scale = float(np.float32(q.shape[-1] ** -0.5))
+    z = q @ k.T * scale
+    p = np.exp(z - z.max(-1, keepdims=True))
+    p = p / p.sum(-1, keepdims=True)
+    dz = p * (g @ v.T) * scale  # without the sum over a row
+    return tuple(map(torch.from_numpy, (dz @ k, dz.T @ q, p.T @ g)))
+
+
+def test_a_mistake_beside_a_constant_of_float32_is_named_as_far_as_float32_goes():
+    example = torch.randn(5, 3), torch.randn(6, 3), torch.randn(6, 3)
+    for dtypes in (["float32"], None):
+        report = check(
+            with_a_constant_of_float32, forward=scores, example=example, dtypes=dtypes, raise_on_failure=False
+        )
+        assert "as if the logsumexp in `torch.softmax(" in str(report) and "were a constant" in str(report)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_factor_that_is_no_simple_number_is_told_of_a_kernel_that_nobody_can_follow(wide):
+    def backward(g, x):
+        dtype = x.numpy().dtype
+        g, x = (t.numpy().astype(dtype if wide else np.float32) for t in (g, x))
+        p = np.exp(x - x.max(-1, keepdims=True, initial=-np.inf))
+        p = p / p.sum(-1, keepdims=True)
+        return torch.from_numpy((p * (g - (g * p).sum(-1, keepdims=True)) * x.dtype.type(1.01)).astype(dtype))
+
+    report = check(
+        backward,
+        forward=lambda x: torch.softmax(x, -1),
+        example=(torch.randn(6, 5),),
+        dtypes=["float32"],
+        raise_on_failure=False,
+    )
+    assert "1.01 × the right one" in str(report) or "0.990099 times as large" in str(report), str(report)

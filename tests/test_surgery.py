@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
 from naming import answered
@@ -296,3 +297,18 @@ def test_the_parts_of_one_call_are_no_calls():
     forward = lambda x: functional.layer_norm(x, x.shape[-1:])  # noqa: E731
     report = check(backward, forward=forward, example=(numbers(4, 6),), raise_on_failure=False)
     assert report.mistake is not None and "call" not in report.mistake.words, str(report)
+
+
+def test_a_cotangent_of_several_that_is_not_read_is_told():
+    def cell(z, c):
+        inside = torch.sigmoid(z) * c
+        return torch.tanh(inside), inside
+
+    def backward(grads, z, c):
+        g, z, c = grads[0].numpy(), z.numpy(), c.numpy()  # that of `inside` is forgotten
+        open_ = 1 / (1 + np.exp(-z))
+        inside = g * (1 - np.tanh(open_ * c) ** 2)
+        return tuple(torch.from_numpy(np.asarray(x)) for x in (inside * c * open_ * (1 - open_), inside * open_))
+
+    report = check(backward, forward=cell, example=(numbers(3, 4), numbers(3, 4)), raise_on_failure=False)
+    assert report.mistake is not None and report.mistake.words == "the cotangent of output 1 is not read", str(report)

@@ -258,3 +258,12 @@ def test_a_gradient_that_is_stored_before_it_is_multiplied_is_told_as_one_more_r
     assert_gradients(stored(grad_y, x), forward=forward, primals=(x,), also=stored, **asked)
     assert_gradients((of_loss(x) * grad_y).half(), forward=forward, primals=(x,), **asked)
     assert "one more rounding" not in said((of_loss(x) * grad_y * 1.02).half(), forward, x, **asked)
+
+
+def test_what_is_0_but_for_rounding_is_no_factor():
+    x, g = numbers(40, 8), numbers(40, 8)
+    y = torch.softmax(x, -1)
+    got = y * (1 - y.sum(-1, keepdim=True))  # the cotangent left out: shares always add up to 1
+    assert 0 < float(got.abs().max()) < 1e-6
+    text = said(got, lambda x: torch.softmax(x, -1), x, grad_y=g)
+    assert "0, but for rounding: its terms cancel" in text and "times the right one" not in text

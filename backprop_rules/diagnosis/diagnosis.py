@@ -225,10 +225,11 @@ def _matched(finding: Finding, points: Sequence[Call], others: Points) -> Mistak
     plain = [known for known in scaled if known.name in ("zero", "sign", "factor 2", "factor 1/2")]
     return (
         _named([*plain, *BANK], seen, answers)
-        or next(iter(scaled), None)
+        or next((known for known in scaled if known.family is Family.FACTOR), None)
         or count
         or _named(params_ignored(seen[0].case), seen, answers)
         or _by_nan(seen)
+        or next(iter(scaled), None)
     )
 
 
@@ -303,13 +304,22 @@ def _by_constant(seen: Sequence[_Seen], ratios: Sequence[float]) -> list[Known]:
     if sum(bool((s.case.right != s.case.right.reshape(-1)[0]).any()) for s in seen) < 2:
         return []
     factor, *others = {Fraction(ratio).limit_denominator(64) for ratio in ratios}
-    if others or factor == 1:  # nothing but rounding, or less than that
-        return []
-    if any(abs(float(factor) - r) > abs(r) * s.unit for r, s in zip(ratios, seen, strict=True)):
+    if others or any(abs(float(factor) - r) > abs(r) * s.unit for r, s in zip(ratios, seen, strict=True)):
+        return _by_digits(seen, ratios)
+    if factor == 1:  # nothing but rounding, or less than that
         return []
     names = {"0": "zero", "-1": "sign"}
     name, words = names.get(str(factor), f"factor {factor}"), f"exactly {factor} × the right one"
     return [Known(name, words, Family.FACTOR, predict=lambda case: case.right * float(factor))]
+
+
+def _by_digits(seen: Sequence[_Seen], ratios: Sequence[float]) -> list[Known]:
+    """The factor of which as many digits are told as all points have alike; none where it differs, or is 1."""
+    middle, unit = (min(ratios) + max(ratios)) / 2, max(s.unit for s in seen)
+    if max(abs(r - middle) for r in ratios) > abs(middle) * unit or abs(middle - 1) <= unit:
+        return []
+    words = f"{middle:.{max(1, math.floor(-math.log10(unit)))}g} × the right one"
+    return [Known("factor", words, Family.DIGITS, predict=lambda case: case.right * middle)]
 
 
 def _by_count(seen: Sequence[_Seen], ratios: Sequence[float]) -> Mistake | None:

@@ -98,6 +98,7 @@ class Family(Enum):
     """What a mistake is about, where that matters to who asks."""
 
     FACTOR = auto()
+    DIGITS = auto()  # a factor that is no simple number: told where nothing plainer is
     SIZE = auto()  # a factor that is known to be a size
     TIES = auto()
     OTHER = auto()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from backprop_rules.call import Call
 from backprop_rules.diagnosis.at_size import likely_at_size
+from backprop_rules.diagnosis.beside import not_read
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
 from backprop_rules.diagnosis.mended import mended
 from backprop_rules.diagnosis.mistake import Family, Mistake
@@ -41,6 +42,7 @@ OTHERS = 40  # points that tell explanations apart
 VARIED = 6  # points of other sizes that are asked for more failures
 MORE = 12  # of these: the others still tell explanations apart
 ENOUGH = 4
+ALIKE = 3  # failing points of the same sizes, at which one explanation must hold
 
 
 def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, explain: bool = True) -> Mistake | None:
@@ -52,15 +54,13 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
     if finding.kind is not Kind.VALUE or subject.heavy:
         return _by_the_bank(subject, outcome, finding)
     if subject.right is None:
-        named = _of_a_value(subject, outcome, finding)
-        alone = named is None and outcome.pair.high is not F64
-        return outcome.unless_ours(lambda: _in_its_own_dtype(subject, outcome), None) if alone else named
+        return _of_a_value(subject, outcome, finding)
     known = _by_the_bank(subject, outcome, finding)
     failing = [f.point for f in outcome.findings if f.kind is Kind.VALUE]
-    if known is not None:
+    if known is not None and known.family is not Family.DIGITS:
         return known
     places = outcome.unless_ours(lambda: places_of(subject, outcome.pair, failing), [])
-    return _told(outcome, places) or _in_the_backward(outcome, places)
+    return _told(outcome, places) or _in_the_backward(outcome, places) or known
 
 
 def _in_the_backward(outcome: Outcome, places: list[Any]) -> Mistake | None:
@@ -76,24 +76,53 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
     if found and len(found[0]) == 1 and found[0][0].words != EXCHANGED:
         return _told(outcome, places, found)
     known = _by_the_bank(subject, outcome, finding)
+    last = known if known is not None and known.family is Family.DIGITS else None
+    known = None if last else known
     if known is not None and (known.family is not Family.FACTOR or not one_call):
         return known
     made = _told(outcome, places, None if one_call else found)
     named = known if made is None or (known is not None and made.family is not Family.SIZE) else made
-    return named or _in_the_backward(outcome, places)
+    named = named or _in_the_backward(outcome, places)
+    named = named or outcome.unless_ours(lambda: _as_far_as_it_rounds(subject, outcome), None) or last
+    own = outcome.pair.high
+    return named if named or own is F64 else _by_the_bank(subject, outcome, finding, own)
 
 
-def _in_its_own_dtype(subject: Subject, outcome: Outcome) -> Mistake | None:
-    """Of a kernel that takes no float64 return what explains its gradients, as far as right ones may round."""
-    point = max((f.point for f in outcome.findings if f.kind is Kind.VALUE), key=attrgetter("size"))
-    evidence, dtype = Evidence(subject, point, outcome.pair), outcome.pair.high
+def _as_far_as_it_rounds(subject: Subject, outcome: Outcome) -> Mistake | None:
+    """Return what explains the gradients in a narrower dtype than float64, as far as right ones may round in it.
+
+    Of a kernel that takes no float64 that is its own; one that takes it may have constants of fewer digits. What is
+    told holds at some of the largest points that failed, of the same sizes: at one alone it may by chance.
+    """
+    failing = {id(f.point): f.point for f in outcome.findings if f.kind is Kind.VALUE}
+    largest = max(failing.values(), key=attrgetter("size"))
+    alike = [p for p in failing.values() if _sizes(p) == _sizes(largest)][:ALIKE]
+    if outcome.pair.high is F64 and len(alike) < 2:
+        return None
+    found = (_at_its_size(subject, Evidence(subject, point, outcome.pair)) for point in alike)
+    first = next(found)
+    return first if first is not None and all(one is not None and one.words == first.words for one in found) else None
+
+
+def _sizes(point: Point) -> list[Any]:
+    return [x.shape if isinstance(x, Tensor) else None for x in point.leaves]
+
+
+def _at_its_size(subject: Subject, evidence: Evidence) -> Mistake | None:
+    """Return what explains the gradients at one point, in the widest dtype but float64 in which they were asked for."""
+    point, pair = evidence.point, evidence.pair
+    wide = pair.high is F64
+    dtype, gradients = (pair.low, evidence.low_user) if wide else (pair.high, evidence.user)
+    if gradients is None:
+        return None
     question = Question(evidence.function, tuple(cast(point.leaves, dtype)), tuple(cast(point.grads, dtype)))
     try:
         holds = at_size(question, precision_named(None, dtype)).gradients
     except (NoPoint, NotImplementedError, InputError):
         return None
-    got = [g if isinstance(g, Tensor) else None for g in evidence.user]
-    return likely_at_size(question, subject.names, holds, got)
+    got = [g if isinstance(g, Tensor) else None for g in gradients]
+    unread = not_read(question, holds, got)
+    return Mistake("cotangent not read", unread) if unread else likely_at_size(question, subject.names, holds, got)
 
 
 def _told(outcome: Outcome, places: list[Any], found: list[Any] | None = None) -> Mistake | None:
@@ -103,7 +132,10 @@ def _told(outcome: Outcome, places: list[Any], found: list[Any] | None = None) -
     return mistake_of([*some[k : k + 1], *some[:k], *some[k + 1 :]], made)
 
 
-def _by_the_bank(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
+def _by_the_bank(
+    subject: Subject, outcome: Outcome, finding: Finding, own: torch.dtype | None = None
+) -> Mistake | None:
+    """Return the mistake of the bank that explains it, in float64 or in the dtype in which the backward computes."""
     by_its_kind = TOLD.get(finding.kind)
     if subject.rule is None or finding.leaf is None or finding.kind in (Kind.RANDOM, Kind.STRIDES):
         return by_its_kind
@@ -114,15 +146,15 @@ def _by_the_bank(subject: Subject, outcome: Outcome, finding: Finding) -> Mistak
     failures = [f for f in outcome.findings if f.is_like(finding) and f.point is not finding.point]
     failures += islice(_at_other_sizes(subject, outcome, finding), MORE)
     failures = [f for f in failures if f.point.size <= SMALL] or failures[:ENOUGH]
-    failing = [p for f in failures if (p := point_of(subject, f.point, f.dtype)) is not None]
-    smallest = point_of(subject, finding.point, finding.dtype)
+    failing = [p for f in failures if (p := point_of(subject, f.point, f.dtype or own)) is not None]
+    smallest = point_of(subject, finding.point, finding.dtype or own)
     if smallest is None:
         return by_its_kind
 
     def others() -> Sequence[Call]:
         seen = [p for p in (*outcome.passed, *(f.point for f in outcome.findings)) if p.size <= SMALL][:OTHERS]
         points = [*seen, *of_the_rule(subject.right, subject.dtypes)]
-        return [p for point in points if (p := point_of(subject, point)) is not None]
+        return [p for point in points if (p := point_of(subject, point, own)) is not None]
 
     def named() -> Mistake | None:
         with suppress(InputError, NotImplementedError):  # no definition can be made of this forward: there are no words

@@ -88,8 +88,16 @@ def _turns(step: Step, by: tuple[int, ...]) -> Iterator[tuple[Key, str, str, Tur
     if every and not y.is_complex():
         for p, x in enumerate(step.args):
             if isinstance(x, Tensor) and x.shape == y.shape and x.is_floating_point():
-                words = f"nothing passes where argument {p + 1} is negative"
+                words = f"nothing passes where argument {p + 1} is {'not positive' if (x == 0).any() else 'negative'}"
                 yield ("positive", p), "mask", words, partial(torch.mul, x > 0)
+    if step.name == "linalg_solve" and step.given[1].get("left", True):
+        words = "the system is solved with the matrix as it is, not with its transpose,"
+        yield (
+            ("matrix as it is",),
+            "transposed",
+            words,
+            partial(_solved_with, step.args[0], y.shape == step.args[0].shape[:-1]),
+        )
     if y.ndim > 1 and y.shape[-1] == y.shape[-2] > 1:
         yield ("transposed",), "transposed", "the cotangent is transposed", partial(torch.transpose, dim0=-1, dim1=-2)
     if y.ndim > 2 and y.shape[:-1].numel() > 1:
@@ -97,6 +105,12 @@ def _turns(step: Step, by: tuple[int, ...]) -> Iterator[tuple[Key, str, str, Tur
     for axis in range(-min(y.ndim, 3), 0):
         if y.shape[axis] > 1:
             yield from _along(axis)
+
+
+def _solved_with(a: Tensor, vectors: bool, g: Tensor) -> Tensor:
+    """Return the cotangents of which the transpose makes what the matrix itself makes of these."""
+    found: Tensor = a.mH @ torch.linalg.solve(a, g.unsqueeze(-1) if vectors else g)
+    return found.squeeze(-1) if vectors else found
 
 
 def _its_first(g: Tensor) -> Tensor:
