@@ -48,7 +48,7 @@ def _with_a_hard_row(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor
 
 
 # Of which kind the values of a point are. Ties need integers, kinks need zeros; large values show what overflows, one
-# large row what is judged by the others.
+# large row what is judged by the others, some tens what is taken for saturated before it is.
 KINDS: dict[str, Draw] = {
     "normal": _normal,
     "digits": _with_all_digits,
@@ -58,6 +58,7 @@ KINDS: dict[str, Draw] = {
     "zero": lambda numbers, shape: torch.zeros(shape, dtype=F64),
     "big": lambda numbers, shape: _normal(numbers, shape) * 2.0**7,
     "small": lambda numbers, shape: _normal(numbers, shape) * 2.0**-8,
+    "tens": lambda numbers, shape: _normal(numbers, shape) * 2.0**3,
     "wide": _wide,
     "hard row": _with_a_hard_row,
 }
@@ -272,10 +273,16 @@ def _in_range_of(own: Tensor, x: Tensor) -> Tensor:
     return x
 
 
+ALIKE = {"alike in rows": -1, "alike rows": 0}  # an axis that is expanded, as a cotangent's is behind a sum over it
+
+
 def laid_out(x: Any, how: str) -> Any:
-    """Return the tensor in a memory layout: as it is, transposed, or sliced."""
+    """Return the tensor in a memory layout: as it is, transposed, sliced, ..., or its first part along an axis."""
     if not isinstance(x, Tensor) or not x.dim():
         return x
+    if how in ALIKE:
+        axis = ALIKE[how]
+        return x.narrow(axis, 0, min(1, x.shape[axis])).expand(x.shape) if x.dim() > 1 else x
     return layout.arranged(x, how, x.shape)
 
 
@@ -305,7 +312,7 @@ def cast_like(g: Tensor | None, out: Tensor) -> Tensor | None:
 
 def relaid(values: Tensor, like: Tensor) -> Tensor:
     """Return values in the memory layout of another tensor: its strides, its offset, and what it expands."""
-    if like.is_contiguous() or not like.numel():
+    if (like.is_contiguous() and not like.storage_offset()) or not like.numel():
         return values.contiguous()
     span = like.storage_offset() + sum((n - 1) * s for n, s in zip(like.shape, like.stride(), strict=True)) + 1
     buffer = torch.zeros(span, dtype=values.dtype, device=values.device)
@@ -315,7 +322,7 @@ def relaid(values: Tensor, like: Tensor) -> Tensor:
     return buffer.as_strided(like.shape, like.stride(), like.storage_offset())
 
 
-MAGNITUDES = {"big": 2.0**10, "small": 2.0**-30}
+MAGNITUDES = {"big": 2.0**16, "small": 2.0**-30}  # the former is the scale of a loss in float16, to begin with
 WIDE = 20  # powers of two by which elements differ: fewer than float32 has digits
 
 
