@@ -4,7 +4,7 @@ import pytest
 import torch
 from adversaries import randn
 
-from backprop_rules import check
+from backprop_rules import check, check_function
 
 
 def square(x):
@@ -124,3 +124,68 @@ def test_a_gradient_that_is_clipped_by_its_norm_is_found_as_of_a_loss_that_is_sc
         return found * (1e4 / found.norm().clamp(min=1e4))
 
     assert check(backward, forward=square, example=(randn(10),), raise_on_failure=False).verdict == "wrong"
+
+
+MASK = torch.tensor([[False, False, False, True, False]]).expand(3, 5).contiguous()
+
+
+def masked(x, mask):
+    return x.masked_fill(mask, -torch.inf).log_softmax(-1)
+
+
+def masked_backward(times):
+    def backward(g, x, mask):
+        p, g = x.masked_fill(mask, -torch.inf).softmax(-1), torch.where(mask, 0, g)
+        return torch.where(mask, 0, g - times * p * g.sum(-1, keepdim=True)), None
+
+    return backward
+
+
+def test_a_gradient_is_asked_where_some_outputs_are_masked_by_infinity():
+    asked = {"forward": masked, "example": (randn(3, 5), MASK), "raise_on_failure": False}
+    assert check(masked_backward(2), **asked).verdict == "wrong"
+    assert check(masked_backward(1), **asked).verdict == "right"
+
+
+def test_what_is_infinite_at_all_sizes_but_one_is_not_called_right():
+    def forward(x):  # of more than one number each is added to an infinity
+        return x * x + (torch.inf if x.numel() > 1 else 0.0)
+
+    def backward(g, x):
+        return g * (3 if x.numel() > 1 else 2) * x
+
+    assert check(backward, forward=forward, example=(randn(4),), raise_on_failure=False).verdict != "right"
+
+
+def function(wrong):
+    class Square(torch.autograd.Function):
+        """Its forward is another where it is wrong, and its backward is right."""
+
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x + torch.as_tensor(wrong(x)).to(x)
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * 2 * ctx.saved_tensors[0]
+
+    return Square
+
+
+FORWARDS = {
+    "past a block": lambda x: x.shape[-1] > 64,
+    "of one row": lambda x: x.shape[0] == 1,
+    "where it is 0": lambda x: x == 0,
+    "where numbers are equal": lambda x: x.unique().numel() < x.numel(),
+    "out of order": lambda x: not x.is_contiguous(),
+}
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_a_forward_that_is_another_function_at_some_points_alone_is_found(name):
+    asked = {"forward": square, "example": (randn(3, 4),), "raise_on_failure": False}
+    report = check_function(function(FORWARDS[name]), **asked)
+    assert report.verdict == "wrong"
+    assert "forward that computes another function" in str(report)
+    assert check_function(function(lambda x: False), **asked).verdict == "right"

@@ -326,7 +326,7 @@ class Trial:
         for i, said in judged.items():
             before = outcome.spoke.setdefault(i, Judged())
             said.spoke = said.spoke or said.sides_with_it
-            before.spoke = before.spoke or (said.spoke and point.ordinary and not point.empty)
+            before.spoke = before.spoke or (said.spoke and point.says)
             before.nonzero = before.nonzero or (said.nonzero and point.ordinary)
         if not judged or not all(said.spoke for said in judged.values()):
             return

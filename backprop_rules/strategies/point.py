@@ -55,6 +55,16 @@ class Point:
         )
 
     @property
+    def says(self) -> bool:
+        """Whether it counts for a gradient: of the example's sizes, ordinary, and with a cotangent other than 0.
+
+        Of one number, or where nothing is kept, most mistakes do not show.
+        """
+        return (
+            self.own and self.ordinary and not self.empty and any(g is not None and bool(g.any()) for g in self.grads)
+        )
+
+    @property
     def out_of_order(self) -> bool:
         """Whether a tensor does not lie in order, or begins after its memory does."""
         return not all(x.is_contiguous() and not x.storage_offset() for x in self.tensors)

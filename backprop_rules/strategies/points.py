@@ -300,7 +300,8 @@ class Points:
     def _taken(self, recipe: Recipe, shapes: Sequence[Shape | None], seed: int) -> tuple[list[Any], Outputs] | None:
         """Return leaves that forward takes, and its outputs; of either sign, and finite, where that can be had."""
         key = tuple(shapes)
-        if recipe.values not in SIGNED and key in self._outputs:  # only their shapes are asked for: no run is needed
+        known = self._outputs.get(key, ())
+        if recipe.values not in SIGNED and known and all_finite(*known):  # their shapes alone count: no run is needed
             return self.leaves(recipe, shapes, seed), self._outputs[key]
         found = None
         for again in range(TRIES if recipe.values in SIGNED else 1):

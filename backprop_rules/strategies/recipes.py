@@ -27,7 +27,7 @@ OUT_OF_ORDER = (
     Recipe(values="normal", layout="padded", cotangent="padded"),
     Recipe(values="near", layout="swapped", cotangent="swapped"),
     Recipe(values="normal", layout="channels_last", cotangent="channels_last"),
-    Recipe(values="normal", layout="alike in rows", cotangent="alike in rows"),
+    Recipe(values="normal", cotangent="alike in rows"),
     Recipe(values="normal", layout="alike rows", cotangent="alike rows"),
 )
 ROWS = ("padded",)

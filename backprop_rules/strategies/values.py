@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules import layout
-from backprop_rules.subject.ambient import BF16, F32, F64, inexact
+from backprop_rules.subject.ambient import BF16, F32, F64, all_finite, inexact
 from backprop_rules.subject.function import Cotangents, Outputs
 
 Draw = Callable[[torch.Generator, tuple[int, ...]], Tensor]
@@ -347,5 +347,7 @@ def cotangents(y: Outputs, kind: str, seed: int, digits: bool = False) -> Cotang
             place = int(torch.randint(0, max(g.numel(), 1), (), generator=numbers))
             g = torch.where((torch.arange(g.numel()) == place).reshape(shape), torch.ones_like(g), torch.zeros_like(g))
             g = torch.zeros_like(g) if found else g
+        if not all_finite(out):  # as a score that is masked: what it is no function of is not asked for
+            g = torch.where(out.isfinite().to(g.device), g, 0)
         found.append(laid_out(g, kind).to(out.device) if out.device.type == "cuda" else laid_out(g, kind))
     return tuple(found)
