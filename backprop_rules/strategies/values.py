@@ -116,6 +116,8 @@ def drawn(
 
 def _whole(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], kind: str, checked: bool) -> Tensor:
     varies = checked and shape == like.shape and like.dim() > 0 and like.numel() > 0
+    if kind == "zeros among" and shape == like.shape and _keeps_all(like):
+        return _mixed_with_others(like)
     if varies and kind == "zeros among":
         return _with_nothing(like)
     if varies and kind == "ones" and not is_ordered(like) and like.unique().numel() < like.numel():
@@ -196,6 +198,19 @@ def _repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:
         if n != x.shape[dim]:
             x = x.index_select(dim, torch.arange(n) % x.shape[dim])
     return x
+
+
+def _keeps_all(like: Tensor) -> bool:
+    """Say whether a mask is all alike along rows of several numbers, as one that leaves nothing out."""
+    several = like.dtype == torch.bool and like.dim() > 0 and like.shape[-1] > 1 and like.numel() > 0
+    return several and bool((like == like.reshape(-1)[0]).all())
+
+
+def _mixed_with_others(like: Tensor) -> Tensor:
+    """Return a mask whose rows are not all alike: every third number is another one than the first."""
+    others = torch.arange(like.numel()).reshape(like.shape) % 3 == 1
+    others[..., 0] = False  # no row is all of the other kind
+    return like ^ others.to(like.device)
 
 
 def _with_nothing(like: Tensor) -> Tensor:
