@@ -22,13 +22,38 @@ def sliced(x: Tensor) -> Tensor:
 
     Each axis starts at an offset, so that no two of them are one by their strides.
     """
-    inexact = x.is_floating_point() or x.is_complex()
-    gap = math.nan if inexact else True if x.dtype is torch.bool else torch.iinfo(x.dtype).max
     if not x.ndim:
-        return x.new_full([2], gap)[1].copy_(x)
+        return x.new_full([2], _gap(x))[1].copy_(x)
     *rows, row = x.shape
-    buffer = x.new_full([*(n + 1 for n in rows), 2 * row + 1], gap)
+    buffer = x.new_full([*(n + 1 for n in rows), 2 * row + 1], _gap(x))
     return buffer[(*(slice(1, None) for _ in rows), slice(1, None, 2))].copy_(x)
+
+
+def _gap(x: Tensor) -> float:
+    """Return what lies between the numbers of a layout with gaps."""
+    inexact = x.is_floating_point() or x.is_complex()
+    return math.nan if inexact else True if x.dtype is torch.bool else torch.iinfo(x.dtype).max
+
+
+def padded(x: Tensor) -> Tensor:
+    """Return x's values as rows of a buffer that is NaN, or far out, around them: each row lies in order.
+
+    No axis goes on where the next one ends, as of a slice of wider rows.
+    """
+    if not x.ndim:
+        return sliced(x)
+    buffer = x.new_full([n + 1 for n in x.shape], _gap(x))
+    return buffer[(slice(1, None),) * x.ndim].copy_(x)
+
+
+def swapped(x: Tensor) -> Tensor:
+    """Return x's values with the two axes before the last one swapped in memory, as heads of an attention come."""
+    return x.transpose(-3, -2).contiguous().transpose(-3, -2) if x.ndim > 2 else x
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return x's values with the axis of channels, the second, innermost in memory."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1) if x.ndim > 2 else x
 
 
 def expanded_axes(shape: Sequence[int], axis: int) -> tuple[int, ...]:
@@ -36,11 +61,16 @@ def expanded_axes(shape: Sequence[int], axis: int) -> tuple[int, ...]:
     return tuple(1 if axis in (i, len(shape)) else n for i, n in enumerate(shape))
 
 
+ARRANGED = {
+    "transposed": transposed, "sliced": sliced, "padded": padded, "swapped": swapped, "channels_last": channels_last,
+}  # fmt: skip
+
+
 def arranged(x: Tensor, how: str, shape: Sequence[int]) -> Tensor:
     """Return x's values in the layout of that name, expanded ones in this shape; as they are for another name."""
     if how == "expanded":
         return x.expand(tuple(shape))
-    return transposed(x) if how == "transposed" else sliced(x) if how == "sliced" else x
+    return ARRANGED[how](x) if how in ARRANGED else x
 
 
 def arrangement(x: Tensor) -> tuple[str, Tensor]:
@@ -49,9 +79,15 @@ def arrangement(x: Tensor) -> tuple[str, Tensor]:
     small = x[tuple(slice(0, 1) if i in stretched else slice(None) for i in range(x.ndim))]
     if stretched:
         return "expanded", small
-    if x.storage_offset():
-        return "sliced", small
-    return "contiguous" if x.is_contiguous() else "transposed", small
+    if x.is_contiguous() and not x.storage_offset():
+        return "contiguous", small
+    in_order = x.clone(memory_format=torch.contiguous_format)
+    alike = (how for how, arrange in ARRANGED.items() if _lies_as(x, arrange(in_order)))
+    return next(alike, "sliced" if x.storage_offset() else "transposed"), small
+
+
+def _lies_as(x: Tensor, y: Tensor) -> bool:
+    return x.stride() == y.stride() and x.storage_offset() == y.storage_offset()
 
 
 def reaches(x: Tensor, y: Tensor) -> bool:

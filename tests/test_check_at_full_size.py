@@ -38,7 +38,7 @@ def asked(backward, dtype, **options):
 def test_a_right_one_is_asked_at_its_own_size_in_every_layout_and_to_the_bit(dtype):
     report = asked(right, dtype)
     assert report.verdict == "right", str(report)
-    assert report.classes["full size"] == 3 and report.classes["where nothing rounds"] == 1
+    assert report.classes["full size"] == 4 and report.classes["where nothing rounds"] == 1
     assert report.points > 30 and report.rungs["proved"] > 0
 
 
@@ -111,7 +111,7 @@ def test_a_backward_for_its_own_sizes_is_asked_at_those():
 
     like = torch.randn(256, 256, generator=LIKE)
     report = asked(blocks, torch.float32, forward=lambda x: x * x, example=(like,))
-    assert report.verdict == "right" and report.classes["full size"] == 3, str(report)
+    assert report.verdict == "right" and report.classes["full size"] == 4, str(report)
     report = asked(
         lambda g, x: (2 * g * x / x.numel(),), torch.float32, forward=lambda x: (x * x).sum() / 65536, example=(like,)
     )
@@ -136,7 +136,7 @@ def test_a_kernel_of_blocks_is_asked_at_blocks_and_not_accused(block):
 
     report = asked(blocks, torch.float32)
     assert report.verdict == "right", str(report)
-    assert report.classes["full size"] == 3 and report.classes["own"] > 10
+    assert report.classes["full size"] == 4 and report.classes["own"] > 10
 
 
 def test_a_kernel_of_one_size_is_asked_at_that_alone():
@@ -166,7 +166,7 @@ def test_beside_large_constants_one_size_is_made_small():
         return grad_y @ layer.weight.detach().to(grad_y.dtype)
 
     report = asked(backward, torch.float32, forward=layer, example=(torch.randn(4096, 64, generator=LIKE),))
-    assert report.verdict == "right" and report.classes["full size"] == 3 and report.points > 20, str(report)
+    assert report.verdict == "right" and report.classes["full size"] == 4 and report.points > 20, str(report)
 
 
 def test_sizes_that_are_asked_for_are_asked_of_the_small_example():
@@ -194,7 +194,7 @@ def test_labels_are_made_small_with_their_classes():
 
     options = {"forward": torch.nn.functional.cross_entropy, "example": (logits, labels)}
     report = asked(backward, torch.float32, **options)
-    assert report.verdict == "right" and report.classes["full size"] == 3, str(report)
+    assert report.verdict == "right" and report.classes["full size"] == 4, str(report)
     report = asked(lambda g, x, target: (-backward(g, x, target)[0], None), torch.float32, **options)
     assert report.verdict == "wrong" and report.finding.point.size < 100
 

@@ -3,11 +3,11 @@ import torch
 
 from backprop_rules import layout
 
-SHAPES = [(), (3,), (2, 3), (2, 1, 3), (0, 2)]
+SHAPES = [(), (3,), (2, 3), (2, 1, 3), (0, 2), (2, 3, 4), (2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("arrange", [layout.transposed, layout.sliced, torch.clone])
+@pytest.mark.parametrize("arrange", [*layout.ARRANGED.values(), torch.clone])
 def test_an_arranged_tensor_has_the_same_values_and_code_that_makes_it_again(arrange, shape):
     x = torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
     arranged = arrange(x)
@@ -27,6 +27,19 @@ def test_an_expanded_tensor_has_stride_zero_and_code_that_makes_it_again(axis, s
     again = eval(layout.code(x), {"torch": torch})
     assert again.stride() == x.stride()
     assert torch.equal(again, x)
+
+
+def test_rows_of_wider_rows_lie_in_order_and_no_axis_goes_on_where_the_next_one_ends():
+    x = layout.padded(torch.ones(3, 4, 5))
+    assert x.stride(-1) == 1
+    assert x.storage_offset()
+    assert all(x.stride(k) != x.stride(k + 1) * x.shape[k + 1] for k in (0, 1))
+
+
+def test_heads_and_channels_lie_as_attentions_and_convolutions_get_them():
+    x = torch.ones(2, 3, 4, 5)
+    assert layout.swapped(x).transpose(1, 2).is_contiguous()
+    assert layout.channels_last(x).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_gaps_of_a_sliced_tensor_are_nan():

@@ -1,5 +1,6 @@
 """What is told of a Function beside what was found: what autograd would mend, and that its value is another already."""
 
+import pytest
 import torch
 from torch.nn import functional
 
@@ -75,3 +76,50 @@ def test_a_value_that_is_another_one_already_is_told_beside_the_gradient():
     assert "the gradient of x is wrong" in report
     assert "its own forward gives another value there already at [0, 0], 1 of 1 elements: -3.0, and not 1.0" in report
     assert "another value" not in told(OffByTwo, lambda x: x * x, example)
+
+
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * 3 * x * x
+
+
+class CubeThatDetaches(Cube):
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * 3 * x.detach() ** 2
+
+
+class CubeOnItsContext(Cube):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.slope = 3 * x * x
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * ctx.slope
+
+
+class CubeThatRefuses(CubeThatDetaches):
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * 3 * x.detach() ** 2
+
+
+@pytest.mark.parametrize(
+    ("function", "told"), [(CubeThatDetaches, True), (CubeOnItsContext, True), (Cube, False), (CubeThatRefuses, False)]
+)
+def test_a_second_derivative_that_is_silently_another_one_is_noted(function, told):
+    report = check_function(function, forward=lambda x: x**3, example=(torch.linspace(-2, 2, 6).reshape(2, 3),))
+    assert report.verdict == "right"
+    assert ("its second derivative is not forward's" in str(report)) is told

@@ -139,6 +139,20 @@ def test_a_row_of_which_all_is_masked_is_told_whatever_the_examples_mask(seed):
     assert any("keeps nothing" in note for note in report.notes)
 
 
+def test_a_mask_that_keeps_all_in_the_example_and_is_not_read_is_told():
+    def forward(x, mask):
+        return x.masked_fill(~mask, 0).sum(-1)
+
+    def backward(read):
+        return lambda g, x, mask: (g[..., None] * (mask if read else torch.ones_like(mask)), None)
+
+    example = random(3, 4, seed=7), torch.ones(3, 4, dtype=torch.bool)
+    for read in (False, True):
+        report = asked(backward(read), forward, *example)
+        assert report.verdict == "right"
+        assert any("a mask some" in note for note in report.notes) is not read
+
+
 def test_what_has_no_meaning_of_that_kind_is_varied():
     """Running statistics, which the example has at their first values."""
 

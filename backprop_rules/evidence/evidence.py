@@ -13,7 +13,7 @@ from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.strategies.point import JUMP, Point
 from backprop_rules.strategies.values import recast
-from backprop_rules.subject.ambient import BF16, F32, F64, at, inexact
+from backprop_rules.subject.ambient import BF16, F32, F64, all_finite, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs, Run
 from backprop_rules.subject.kept import Keeps
@@ -66,6 +66,12 @@ class Truth(Keeps):
     def run(self) -> Run:
         """The outputs and torch's gradients in float64; NoPoint where there are none."""
         return self.function.run(self.point.leaves, self.point.grads, F64, looks=True)[0]
+
+    @property
+    def is_asked_past_an_overflow(self) -> bool:
+        """Whether an output is no number where its cotangent is not 0."""
+        pairs = [(y, g) for y, g in zip(self.run.y, self.point.grads, strict=False) if inexact(y) and g is not None]
+        return any(bool((~y.isfinite() & (g.to(y.device) != 0)).any()) for y, g in pairs if not all_finite(y))
 
     @cached_property
     def low_run(self) -> Run | None:

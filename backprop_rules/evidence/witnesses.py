@@ -20,7 +20,7 @@ from torch import Tensor
 
 from backprop_rules.domain import precision
 from backprop_rules.evidence.evidence import Evidence, farthest, largest
-from backprop_rules.strategies.values import numbers_from
+from backprop_rules.strategies.values import numbers_from, relaid
 from backprop_rules.subject.ambient import F32, F64, all_finite, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Cotangents, NoPoint
@@ -189,7 +189,7 @@ def _torchs_nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
         if not inexact(x):
             return x
         there = x * (1 + 2.0**-10 * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device))
-        return there.to(at(pair.low, x)).to(x.dtype)
+        return relaid(there.to(at(pair.low, x)).to(x.dtype), x)
 
     for _ in range(_often(evidence)):
         leaves, grads = [moved(x) for x in point.leaves], tuple(moved(g) for g in point.grads)
@@ -202,13 +202,14 @@ def is_granular(evidence: Evidence, i: int) -> bool:
     nudge, seen, point, numbers = 2.0**-40, 2.0**-12, evidence.point, numbers_from(23)
     # Next to the point: on a kink a nudge may be a jump.
     base = [
-        x * (1 + seen * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device)) if inexact(x) else x
+        relaid(x * (1 + seen * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device)), x) if inexact(x) else x
         for x in point.leaves
     ]
 
+    # What depends on the layout would change with it, by more than any nudge.
     def moved(by: float) -> tuple[Sequence[Any], Cotangents]:
-        leaves = [x * (1 + by) if inexact(x) else x for x in base]
-        return leaves, tuple(None if g is None else g * (1 + by) for g in point.grads)
+        leaves = [relaid(x * (1 + by), x) if inexact(x) else x for x in base]
+        return leaves, tuple(None if g is None else relaid(g * (1 + by), g) for g in point.grads)
 
     try:
         here, truth = evidence.asked(base, point.grads)[i], evidence.gradients(base, point.grads)[i]

@@ -95,7 +95,10 @@ class Kind(Enum):
     )
     SUMS = ("is the right function, but inaccurate: its sums are not kept in the dtype asked for", Grade.INACCURATE)
     SIZES = ("raises, or returns another shape, at sizes or whole numbers that are unlike the example's", Grade.NOTE)
-    NOTHING_KEPT = ("is another where a mask or a length keeps nothing, which the example has not", Grade.NOTE)
+    NOTHING_KEPT = (
+        "is another where a mask or a length keeps nothing, or a mask some, as none of the example's does",
+        Grade.NOTE,
+    )
     EMPTY = ("raises for empty arrays", Grade.NOTE)
     EMPTY_SHAPE = ("has another shape, of no element either, for empty arrays", Grade.NOTE)
     ONCE = ("raises at a second backward of one forward, as with retain_graph=True", Grade.NOTE)

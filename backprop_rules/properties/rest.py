@@ -104,6 +104,9 @@ def _of_a_whole_function(trial: "Trial", points: Sequence[Point]) -> None:
     for point in points:
         if extra is not None and not outcome.is_wrong:
             outcome.findings += outcome.until_ours(extra.wrong(trial.subject, point, outcome.pair))
+    for point in outcome.passed if not outcome.random_forward else ():
+        if extra is not None and point.ordinary and not outcome.is_wrong:
+            outcome.findings += outcome.until_ours(extra.computes_another(trial.subject, point))
     if trial.questions.of_rules and not outcome.is_wrong and trial.subject.rule is not None:
         from backprop_rules.properties import special_values
 

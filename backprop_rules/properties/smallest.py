@@ -21,7 +21,6 @@ from backprop_rules.strategies.of_rules import call_at, call_that_fits
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.shrink import Steps, plainer, shrunk, smaller
 from backprop_rules.strategies.shrink_rules import on_the_grid, smaller_of_a_rule
-from backprop_rules.subject.ambient import all_finite
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
@@ -200,7 +199,7 @@ def plainly_wrong(evidence: Evidence, i: int) -> Finding | None:
 
 def _smooth(evidence: Evidence, i: int, truth: Tensor, noise: float, wrong: Tensor) -> bool:
     """Say whether torch's gradient changes little to the nearest neighbours: a kink would be no counterexample."""
-    if not all_finite(*evidence.run.y):
+    if evidence.is_asked_past_an_overflow:
         return False
     near = [g[i] for g in nearest(evidence)]
     # A smooth one changes in proportion to the distance, another one at a kink by its size: the middle, in bits.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -39,6 +40,7 @@ class Trial:
         self.subject, self.points, self.questions = subject, points, questions
         self.outcome, self._proofs = Outcome(), effort.PROOFS
         self._once_asked = self._calls_asked = False
+        self._begun: list[Point] = []
         self._full: Evidence | None = None  # of a large example at its own size
         self.answered: calls.Answered | None = None  # the first point that was asked of calls
         self.chosen: dict[int, Point] = {}  # where another choice than torch's is allowed: nor are digits torch's
@@ -63,6 +65,7 @@ class Trial:
             rest(self)
         except ComputesNarrower as error:
             (point,) = error.args
+            self.points = chain(self._begun, self.points)  # an iterator, which comes back to none of these
             self.outcome, self._once_asked, self._calls_asked, self.answered = Outcome(), False, False, None
             self._loop(NARROW)
             if self.subject.in_float64 and not self.outcome.is_wrong:
@@ -74,6 +77,7 @@ class Trial:
         outcome, left, start = self.outcome, self.questions.after, self.subject.work
         outcome.pair = pair
         for point in self.points:
+            self._begun += [point] if pair is WIDE else []
             spent = self.subject.work - start > self.questions.work and outcome.points >= effort.LEAST
             if left < 0 or (spent and self.subject.small is None):
                 break
@@ -322,7 +326,7 @@ class Trial:
         for i, said in judged.items():
             before = outcome.spoke.setdefault(i, Judged())
             said.spoke = said.spoke or said.sides_with_it
-            before.spoke = before.spoke or (said.spoke and point.ordinary and not point.empty)
+            before.spoke = before.spoke or (said.spoke and point.says)
             before.nonzero = before.nonzero or (said.nonzero and point.ordinary)
         if not judged or not all(said.spoke for said in judged.values()):
             return

@@ -27,6 +27,7 @@ from backprop_rules.properties.own_backward import (
 from backprop_rules.rule import Gradients
 from backprop_rules.strategies.of_rules import call_at, widened
 from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.points import is_near
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact, running
 from backprop_rules.subject.backward import Misfit, Raised, Refused
@@ -54,6 +55,19 @@ class Whole:
             yield replace(found, point=point, native=False)
         if (found is None or found.kind is Kind.ONCE) and is_autograd_function(self.function):
             yield from self._at_a_point(Evidence(subject, point, pair))
+
+    def computes_another(self, subject: Subject, point: Point) -> Iterator[Finding]:
+        """Yield that its output is that of another function, by more than half of the digits, at any point.
+
+        That is asked first: it takes a forward of both, and how far these round takes longer to tell.
+        """
+        there = call_of(subject, point)
+        try:
+            if there is None or is_near(*_both(self.function, there, there.primals)):
+                return
+            yield from (replace(f, point=point, native=False) for f in computes_the_function(self.function, there))
+        except Refused:  # which others ask
+            return
 
     def _at_a_call(self, subject: Subject, point: Point) -> Iterator[Finding]:
         """Yield what is wrong with a function of one output."""

@@ -55,6 +55,21 @@ class Point:
         )
 
     @property
+    def says(self) -> bool:
+        """Whether it counts for a gradient: of the example's sizes, ordinary, and with a cotangent other than 0.
+
+        Of one number, or where nothing is kept, most mistakes do not show.
+        """
+        return (
+            self.own and self.ordinary and not self.empty and any(g is not None and bool(g.any()) for g in self.grads)
+        )
+
+    @property
+    def out_of_order(self) -> bool:
+        """Whether a tensor does not lie in order, or begins after its memory does."""
+        return not all(x.is_contiguous() and not x.storage_offset() for x in self.tensors)
+
+    @property
     def ordinary(self) -> bool:
         """Whether its values are ordinary: no over- or underflow on the way is to be expected."""
         return self.kind not in EXTRAORDINARY
@@ -73,4 +88,4 @@ TORN_APART = "sizes torn apart"  # where an axis is not as long as those that it
 JUMP = "jump"  # a kind of values that no lower precision holds
 EDGE = "near an edge"  # of forward's domain: of few digits, and asked for values alone
 EVERY_BIT = "every bit"  # the same, drawn so: it is asked in its own dtypes alone
-EXTRAORDINARY = ("big", "small", "wide", "hard row", "any magnitude", EVERY_BIT, EDGE)
+EXTRAORDINARY = ("big", "small", "wide", "tens", "hard row", "any magnitude", EVERY_BIT, EDGE)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from backprop_rules.domain import precision
 from backprop_rules.strategies.point import FULL, NOTHING_KEPT, TORN_APART, Point
-from backprop_rules.strategies.recipes import PLAN, Recipe, recipes
+from backprop_rules.strategies.recipes import LAID_OUT, OUT_OF_ORDER, PLAN, ROWS, Recipe, recipes
 from backprop_rules.strategies.sizes import (
+    WHOLE_BLOCKS,
     Axis,
     Family,
     Label,
@@ -24,6 +25,7 @@ from backprop_rules.strategies.sizes import (
     together_longer,
 )
 from backprop_rules.strategies.values import (
+    ALIKE,
     RANGES,
     SIGNED,
     cast_like,
@@ -40,7 +42,7 @@ from backprop_rules.subject.constants import constants_of
 from backprop_rules.subject.function import NoPoint, Outputs, cloned
 from backprop_rules.subject.subject import Subject
 
-PAST = "larger than a block"
+PAST, BLOCKS = "larger than a block", "whole blocks"
 TRIES = 4  # draws of values with zeros and ties, until all outputs are finite
 BYTE = 256  # places that a byte tells apart
 MANY = 1 << 16  # elements in one primal: more are no test of sizes
@@ -75,8 +77,9 @@ class Points:
         yield from like._others() if subject.any_sizes or self.asked else ()
         for full in self._at(PLAN[0], {}, FULL, self.seed):
             yield full
-            for how in ("transposed", "sliced"):
-                yield replace(full.mapped(partial(laid_out, how=how)), made=f"example, {how}", relaid=full)
+            for how in LAID_OUT:
+                there = replace(full.mapped(partial(laid_out, how=how)), made=f"example, {how}", relaid=full)
+                yield from [there] if there.out_of_order else ()
 
     @property
     def _asked_of_the_small(self) -> dict[int, Sequence[int]]:
@@ -86,8 +89,11 @@ class Points:
         return {became[n]: others for n, others in self.asked.items()}
 
     def _planned(self, count: int | None) -> Iterator[Point]:
-        for k, recipe in enumerate(PLAN[:count]):
-            yield from self._at(recipe, {}, "own", self.seed + k)
+        for k, recipe in enumerate(PLAN):
+            if count is None or k < count or recipe.layout in ROWS:
+                made = self._at(recipe, {}, "own", self.seed + k)
+                # Of few axes some layouts are no others.
+                yield from made if recipe not in OUT_OF_ORDER else (point for point in made if point.out_of_order)
 
     @property
     def large(self) -> bool:
@@ -148,21 +154,24 @@ class Points:
             return
         yield from self._varied(sizes)
         for family in sizes.families:
-            past = _past_a_block(sizes, family)
+            past = sizes.beside(family, family.past_a_block)
             strides = ("normal", "constant") if family is sizes.families[0] else ("normal",)  # the latter of stride 0
             for cotangent in strides:
                 yield from self._at(Recipe((), "normal", "", cotangent), past, PAST, self.seed, sizes)
+            yield from self._at(Recipe((), "normal"), sizes.beside(family, WHOLE_BLOCKS), BLOCKS, self.seed, sizes)
         for drawn_up in recipes(self.count, self.seed):
             changed = _of(sizes.families, drawn_up.sizes)
             # Of no elements a norm of 0, or the like, would show nowhere but in a gradient.
             recipe = replace(drawn_up, values="normal") if 0 in changed.values() else drawn_up
             yield from self._at(recipe, changed, _class_of(changed, sizes.base), recipe.seed, sizes)
+        past = sizes.all_past_a_tile
+        yield from self._at(Recipe((), "normal"), past, PAST, self.seed, sizes) if past else ()
 
     def _few(self, sizes: Sizes) -> Iterator[Point]:
         """Yield the points of two other shapes along the first size that varies: nothing, and past a block."""
         for family in sizes.families[:1]:
             yield from self._at(Recipe((), "normal"), family.at(0), "size 0", self.seed, sizes)
-            yield from self._at(Recipe((), "normal"), _past_a_block(sizes, family), PAST, self.seed, sizes)
+            yield from self._at(Recipe((), "normal"), sizes.beside(family, family.past_a_block), PAST, self.seed, sizes)
 
     def _runs(self, shapes: list[Shape | None]) -> tuple[Shape, ...] | None:
         if not self._allows(shapes):
@@ -236,7 +245,8 @@ class Points:
             x = drawn(numbers, like, shape or (), recipe.values, within, constants.checked, kept)
             x = self._ending(x, like, shapes)
             x = x if kept else _with_extremes_past_a_byte(x, like)
-            x = laid_out(x, recipe.layout)
+            means = recipe.layout in ALIKE and (kept or not inexact(like) or have_a_meaning(like))
+            x = x if means else laid_out(x, recipe.layout)
             found.append(x.to(like.device) if isinstance(x, Tensor) and like.device.type == "cuda" else x)
         return found
 
@@ -290,7 +300,8 @@ class Points:
     def _taken(self, recipe: Recipe, shapes: Sequence[Shape | None], seed: int) -> tuple[list[Any], Outputs] | None:
         """Return leaves that forward takes, and its outputs; of either sign, and finite, where that can be had."""
         key = tuple(shapes)
-        if recipe.values not in SIGNED and key in self._outputs:  # only their shapes are asked for: no run is needed
+        known = self._outputs.get(key, ())
+        if recipe.values not in SIGNED and known and all_finite(*known):  # their shapes alone count: no run is needed
             return self.leaves(recipe, shapes, seed), self._outputs[key]
         found = None
         for again in range(TRIES if recipe.values in SIGNED else 1):
@@ -356,17 +367,6 @@ def _class_of(changed: Mapping[Label, int], base: Mapping[Label, int]) -> str:
     if not any(n != base[label] for label, n in changed.items()):
         return "own"
     return "size 0" if 0 in changed.values() else "size 1" if 1 in changed.values() else "other sizes"
-
-
-def _past_a_block(sizes: Sizes, family: Family) -> dict[Label, int]:
-    """Return the sizes with one past a kernel's blocks, and the others small where that is free."""
-    small = {
-        label: n
-        for other in sizes.families
-        if other.label != family.label and other.size > 2 and len(other.ratios) == 1
-        for label, n in other.at(2).items()
-    }
-    return {**small, **family.at(family.past_a_block)}
 
 
 def _with_extremes_past_a_byte(x: Any, like: Any) -> Any:

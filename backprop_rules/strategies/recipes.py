@@ -21,6 +21,16 @@ class Recipe:
     seed: int = 0
 
 
+# What looks at the innermost stride alone takes rows of wider rows for an array in order: of a large example these are
+# tried as well, `ROWS`. Cotangents come expanded along one axis from a sum over it.
+OUT_OF_ORDER = (
+    Recipe(values="normal", layout="padded", cotangent="padded"),
+    Recipe(values="near", layout="swapped", cotangent="swapped"),
+    Recipe(values="normal", layout="channels_last", cotangent="channels_last"),
+    Recipe(values="normal", cotangent="alike in rows"),
+    Recipe(values="normal", layout="alike rows", cotangent="alike rows"),
+)
+ROWS = ("padded",)
 # At the example's own sizes, the plainest first: what most mistakes show at, and what ties, zeros, strides need.
 PLAN = (
     Recipe(values="example"),
@@ -43,7 +53,11 @@ PLAN = (
     Recipe(values="normal", cotangent="one"),
     Recipe(values="integers", cotangent="one"),
     Recipe(values="hard row"),
+    *OUT_OF_ORDER,
+    Recipe(values="tens"),
 )
+# Layouts of a large example at its own size, beside its own.
+LAID_OUT = ("transposed", "sliced", "padded", "swapped", "channels_last")
 
 
 def recipes(count: int, seed: int) -> Iterator[Recipe]:

@@ -8,6 +8,10 @@ from torch import Tensor
 
 # Kernels read blocks of up to 256 elements: past that, and no multiple of any block. What is even stays even.
 PAST_A_BLOCK, PAST_A_BLOCK_EVEN = 259, 260
+# A whole number of all of these: kernels read such rows by a path of their own, several numbers at a time.
+WHOLE_BLOCKS = 256
+# Where all axes are longer than a tile at once, each is at most so long, and all together have so many elements.
+PAST_A_TILE, ELEMENTS = 131, 1 << 19
 BLOCKS = (16, 64)  # of which kernels take multiples alone
 DISTINCT = 6  # sizes that are varied one by one
 
@@ -53,6 +57,27 @@ class Sizes:
         """Return the shapes of the leaves where some sizes are changed."""
         sizes = {**self.base, **changed}
         return [None if own is None else tuple(sizes[label] for label in own) for own in self.labels]
+
+    def beside(self, family: Family, n: int) -> dict[Label, int]:
+        """Return the sizes where that of a family is n, and the others are small where they are free."""
+        small = {
+            label: two
+            for other in self.families
+            if other.label != family.label and other.size > 2 and len(other.ratios) == 1
+            for label, two in other.at(2).items()
+        }
+        return {**small, **family.at(n)}
+
+    @property
+    def all_past_a_tile(self) -> dict[Label, int]:
+        """The sizes where all that vary are longer than a kernel's tiles, and none as long as another; none of one."""
+        free = [family for family in self.families if family.size > 1]
+        longest = min(PAST_A_TILE, int(ELEMENTS ** (1 / len(free)))) if len(free) > 1 else 0
+        found: dict[Label, int] = {}
+        for k, family in enumerate(free if longest else ()):
+            n = longest - 2 * k
+            found.update(family.at(n - (n - family.size) % 2))
+        return found
 
 
 def _fixed(example: Sequence[Any]) -> Sizes:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules import layout
-from backprop_rules.subject.ambient import BF16, F32, F64, inexact
+from backprop_rules.subject.ambient import BF16, F32, F64, all_finite, inexact
 from backprop_rules.subject.function import Cotangents, Outputs
 
 Draw = Callable[[torch.Generator, tuple[int, ...]], Tensor]
@@ -48,7 +48,7 @@ def _with_a_hard_row(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor
 
 
 # Of which kind the values of a point are. Ties need integers, kinks need zeros; large values show what overflows, one
-# large row what is judged by the others.
+# large row what is judged by the others, some tens what is taken for saturated before it is.
 KINDS: dict[str, Draw] = {
     "normal": _normal,
     "digits": _with_all_digits,
@@ -58,6 +58,7 @@ KINDS: dict[str, Draw] = {
     "zero": lambda numbers, shape: torch.zeros(shape, dtype=F64),
     "big": lambda numbers, shape: _normal(numbers, shape) * 2.0**7,
     "small": lambda numbers, shape: _normal(numbers, shape) * 2.0**-8,
+    "tens": lambda numbers, shape: _normal(numbers, shape) * 2.0**3,
     "wide": _wide,
     "hard row": _with_a_hard_row,
 }
@@ -115,6 +116,8 @@ def drawn(
 
 def _whole(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], kind: str, checked: bool) -> Tensor:
     varies = checked and shape == like.shape and like.dim() > 0 and like.numel() > 0
+    if kind == "zeros among" and shape == like.shape and _keeps_all(like):
+        return _mixed_with_others(like)
     if varies and kind == "zeros among":
         return _with_nothing(like)
     if varies and kind == "ones" and not is_ordered(like) and like.unique().numel() < like.numel():
@@ -197,6 +200,19 @@ def _repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x
 
 
+def _keeps_all(like: Tensor) -> bool:
+    """Say whether a mask is all alike along rows of several numbers, as one that leaves nothing out."""
+    several = like.dtype == torch.bool and like.dim() > 0 and like.shape[-1] > 1 and like.numel() > 0
+    return several and bool((like == like.reshape(-1)[0]).all())
+
+
+def _mixed_with_others(like: Tensor) -> Tensor:
+    """Return a mask whose rows are not all alike: every third number is another one than the first."""
+    others = torch.arange(like.numel()).reshape(like.shape) % 3 == 1
+    others[..., 0] = False  # no row is all of the other kind
+    return like ^ others.to(like.device)
+
+
 def _with_nothing(like: Tensor) -> Tensor:
     """Return a mask whose last row keeps nothing, offsets between which nothing lies, lengths of which one is 0.
 
@@ -272,10 +288,16 @@ def _in_range_of(own: Tensor, x: Tensor) -> Tensor:
     return x
 
 
+ALIKE = {"alike in rows": -1, "alike rows": 0}  # an axis that is expanded, as a cotangent's is behind a sum over it
+
+
 def laid_out(x: Any, how: str) -> Any:
-    """Return the tensor in a memory layout: as it is, transposed, or sliced."""
+    """Return the tensor in a memory layout: as it is, transposed, sliced, ..., or its first part along an axis."""
     if not isinstance(x, Tensor) or not x.dim():
         return x
+    if how in ALIKE:
+        axis = ALIKE[how]
+        return x.narrow(axis, 0, min(1, x.shape[axis])).expand(x.shape) if x.dim() > 1 else x
     return layout.arranged(x, how, x.shape)
 
 
@@ -305,7 +327,7 @@ def cast_like(g: Tensor | None, out: Tensor) -> Tensor | None:
 
 def relaid(values: Tensor, like: Tensor) -> Tensor:
     """Return values in the memory layout of another tensor: its strides, its offset, and what it expands."""
-    if like.is_contiguous() or not like.numel():
+    if (like.is_contiguous() and not like.storage_offset()) or not like.numel():
         return values.contiguous()
     span = like.storage_offset() + sum((n - 1) * s for n, s in zip(like.shape, like.stride(), strict=True)) + 1
     buffer = torch.zeros(span, dtype=values.dtype, device=values.device)
@@ -315,7 +337,7 @@ def relaid(values: Tensor, like: Tensor) -> Tensor:
     return buffer.as_strided(like.shape, like.stride(), like.storage_offset())
 
 
-MAGNITUDES = {"big": 2.0**10, "small": 2.0**-30}
+MAGNITUDES = {"big": 2.0**16, "small": 2.0**-30}  # the former is the scale of a loss in float16, to begin with
 WIDE = 20  # powers of two by which elements differ: fewer than float32 has digits
 
 
@@ -340,5 +362,7 @@ def cotangents(y: Outputs, kind: str, seed: int, digits: bool = False) -> Cotang
             place = int(torch.randint(0, max(g.numel(), 1), (), generator=numbers))
             g = torch.where((torch.arange(g.numel()) == place).reshape(shape), torch.ones_like(g), torch.zeros_like(g))
             g = torch.zeros_like(g) if found else g
+        if not all_finite(out):  # as a score that is masked: what it is no function of is not asked for
+            g = torch.where(out.isfinite().to(g.device), g, 0)
         found.append(laid_out(g, kind).to(out.device) if out.device.type == "cuda" else laid_out(g, kind))
     return tuple(found)
