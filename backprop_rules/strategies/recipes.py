@@ -56,8 +56,8 @@ PLAN = (
     *OUT_OF_ORDER,
     Recipe(values="tens"),
 )
-# Layouts of a large example at its own size, beside its own.
-LAID_OUT = ("transposed", "sliced", "padded", "swapped", "channels_last")
+# Layouts of a large example at its own size, beside its own: each takes a call, and the small are asked in all.
+LAID_OUT = ("transposed", "sliced", "padded")
 
 
 def recipes(count: int, seed: int) -> Iterator[Recipe]:
