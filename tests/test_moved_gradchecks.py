@@ -36,3 +36,13 @@ def test_what_is_in_a_list_is_held_too() -> None:
 
     with pytest.raises(WrongGradient, match="the gradient of x is wrong"):
         check_function(wrong, forward=in_lists, example=(X,))
+
+
+def test_what_seeds_and_draws_is_not_asked_in_two_threads() -> None:
+    """All threads share the state of the random numbers, whatever the sampler is called."""
+
+    def scaled(x: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return x.exp() * torch.distributions.Gamma(torch.ones_like(x), 1.0).sample()
+
+    assert check_function(scaled, forward=scaled, example=(X,)).verdict == "right"

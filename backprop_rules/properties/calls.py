@@ -275,8 +275,11 @@ class _LetsOthers(TorchFunctionMode):
     draws = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.draws = self.draws or func.__name__.rstrip("_").startswith(DRAWS)
+        state = torch.default_generator.get_state()
         found = func(*args, **(kwargs or {}))
+        # Names tell of generators of its own; the state, of what has another name: a gamma function's sample.
+        draws = func.__name__.rstrip("_").startswith(DRAWS)
+        self.draws = self.draws or draws or not torch.equal(state, torch.default_generator.get_state())
         time.sleep(TURN)
         return found
 
