@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backprop_rules import WrongGradient, check_function
+from backprop_rules import InputError, WrongGradient, check_function
 
 X = torch.linspace(-1.5, 2.0, 12, dtype=torch.float64).reshape(3, 4)
 
@@ -46,3 +46,81 @@ def test_what_seeds_and_draws_is_not_asked_in_two_threads() -> None:
         return x.exp() * torch.distributions.Gamma(torch.ones_like(x), 1.0).sample()
 
     assert check_function(scaled, forward=scaled, example=(X,)).verdict == "right"
+
+
+class OfTwoOutputs(torch.autograd.Function):
+    """The second one's cotangent counts `times`: 1 is right."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, times: int) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x)
+        ctx.times = times
+        return x.sin(), x.exp()
+
+    @staticmethod
+    def backward(ctx, of_sine: Tensor, of_exponential: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return of_sine * x.cos() + ctx.times * of_exponential * x.exp(), None
+
+
+def cut_off_in_one(x: Tensor, w: Tensor) -> Tensor:
+    return torch.tanh(x @ w.detach()).sum(-1)
+
+
+def normalised_by_data(x: Tensor, w: Tensor) -> Tensor:
+    return (x / x.data.square().sum(-1, keepdim=True).sqrt()) @ w
+
+
+def scaled_by_a_number(x: Tensor, w: Tensor) -> Tensor:
+    return (x * float(x.sum())) @ w
+
+
+def through_a_rounding(x: Tensor, w: Tensor) -> Tensor:
+    return (x + (x.round() - x).detach()) @ w
+
+
+def without_a_gradient_of_x(x: Tensor, w: Tensor) -> Tensor:
+    return (3 * x.detach() + 0 * x) @ w
+
+
+W = torch.linspace(-0.7, 1.1, 20, dtype=torch.float64).reshape(4, 5)
+HIDING = {
+    cut_off_in_one: "w",
+    normalised_by_data: "x",
+    scaled_by_a_number: "x",
+    through_a_rounding: "x",
+    without_a_gradient_of_x: "x",
+}
+
+
+@pytest.mark.parametrize("function", HIDING)
+def test_given_an_example_alone_what_a_function_hides_is_no_constant(function) -> None:
+    """Gradcheck calls it wrong too; beside a forward it is what its author means."""
+    assert check_function(function, forward=function, example=(X, W)).verdict == "right"
+    with pytest.raises(WrongGradient) as raised:
+        check_function(function, example=(X, W))
+    words = f"the gradient of {HIDING[function]} is not the derivative of what the function computes"
+    assert raised.value.report.verdict == "wrong"
+    assert words in str(raised.value)
+    assert "hides a dependence from autograd" in str(raised.value)
+
+
+def test_given_an_example_alone_a_wrong_backward_of_its_own_is_wrong() -> None:
+    """Beside itself as a forward it is inconclusive: its derivative there is its own Function's."""
+    assert check_function(OfTwoOutputs, example=(X, 1)).verdict == "right"
+    assert check_function(OfTwoOutputs, example=(X, 2), raise_on_failure=False).verdict == "wrong"
+    own = check_function(OfTwoOutputs, forward=OfTwoOutputs.apply, example=(X, 2), raise_on_failure=False)
+    assert own.verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("function", [torch.nn.functional.hardsigmoid, torch.nn.Linear(4, 3).double()])
+def test_given_an_example_alone_what_hides_nothing_is_right(function) -> None:
+    """Nor is a constant of float32, as torch's own of 1 / 6, a dependence that is hidden."""
+    report = check_function(function, example=(X,))
+    assert report.verdict == "right"
+    assert not any("hides a dependence" in note for note in report.notes)
+
+
+def test_without_an_example_there_is_nothing_to_hold_it_against() -> None:
+    with pytest.raises(InputError, match="nothing to hold the backward against"):
+        check_function(cut_off_in_one)

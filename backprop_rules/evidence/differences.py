@@ -154,11 +154,29 @@ def second_witness(evidence: Evidence, half: float, own: Sequence[Any] | None = 
     forward, found = pushed(evidence, along), _borne_out(evidence, along, 2.0**-5, found)
     if forward is not None and abs(forward - predicted) <= size * _far_below_float32(half):
         hidden = found is not None and not found.kink and found.contradicts(predicted)
+        hidden = (
+            hidden and found is not None and abs(found.value - predicted) > size * WIDE.unit
+        )  # of a constant's digits
         return Second(True, False, hidden=hidden)
     if found is not None and found.contradicts(predicted):
         words = f"differences give {found.value:.10g} ± {found.error:.1g}, torch's reverse mode {predicted:.10g}"
         return Second(False, True, words + (f", its forward mode {forward:.10g}" if forward is not None else ""))
     return Second(False, False)
+
+
+def against_itself(evidence: Evidence, i: int) -> tuple[Slope, float] | None:
+    """Return the slope that contradicts the gradient of leaf i, whatever is hidden from autograd, and what it says."""
+    gradient, along = evidence.user[i], directions(evidence, [i])
+    gradient = torch.zeros_like(along[i]) if gradient is None else gradient.to(along[i].dtype)
+    found, predicted = slope(evidence, along, 2.0**-5), along_of({i: gradient}, along)
+    if found is None or abs(found.value - predicted) <= found.error:
+        return None
+    found = _borne_out(evidence, along, 2.0**-5, found)
+    if found is None or found.kink or not found.contradicts(predicted):
+        return None
+    size = max(float((gradient.abs() * along[i].abs()).sum()), abs(found.value))
+    # A constant of float32 is a matter of digits, and nothing that is hidden.
+    return (found, predicted) if abs(found.value - predicted) > size * WIDE.unit else None
 
 
 def _borne_out(evidence: Evidence, along: Directions, step: float, found: Slope | None) -> Slope | None:

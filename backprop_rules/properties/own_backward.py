@@ -108,6 +108,20 @@ def applied(function: Any, given: Sequence[Any], params: Any) -> Any:
     return function.apply(*given, *(params[name] for name in names if name in params))
 
 
+def applying(function: Any) -> Any:
+    """Return what calls an autograd.Function by its forward's names; any other function itself."""
+    if not is_autograd_function(function):
+        return function
+
+    def forward(*arguments: Any) -> Any:
+        return function.apply(*arguments)
+
+    forward.__name__ = _name(function)
+    taken = list(_signature(function).parameters.values())[1:]
+    forward.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
+    return forward
+
+
 def by_engine(y: Any, leaves: list[Tensor | None], grad_y: Any, keep: bool = False) -> Gradients:
     """Return the gradients that autograd's engine finds; it may be asked again if it is to `keep` what was saved."""
     return by_autograd(y, leaves, grad_y, allow_unused=True, retain_graph=keep)

@@ -35,6 +35,11 @@ CONTRADICTED = (
     "the conventions; off the grid, definition must be the same function. If all that holds, then the checker is "
     "wrong: please report it"
 )
+HIDES = (
+    "the function hides a dependence from autograd, as by detach(), .data, .item() or no_grad, or the backward of an "
+    "autograd.Function in it is wrong. What is hidden on purpose is a constant where forward=function is given as well"
+)
+LIKELY = {Kind.ORACLES: CONTRADICTED, Kind.DERIVATIVE: HIDES}  # in the place of a mistake that is recognised
 RUNGS = {Rung.WITNESSED: "witnessed", Rung.ALLOWED: "within the allowance", Rung.PROVED: "proved"}
 
 
@@ -107,7 +112,7 @@ class Report:
             ("against", ", ".join(finding.against)),
             ("wrong too", self.also),
             ("right", self.right),
-            ("likely", CONTRADICTED if finding.kind is Kind.ORACLES else recognised),
+            ("likely", LIKELY.get(finding.kind, recognised)),
             ("seen at", self.mistake.made if self.mistake and finding.kind is not Kind.ORACLES else ""),
             ("instead", self.mistake.instead if self.mistake and finding.kind is not Kind.ORACLES else ""),
             ("choice", f"JAX {self.twin} makes the same" if self.twin and choice else ""),
