@@ -45,10 +45,10 @@ class Slope:
         """Whether the slopes of both sides differ: of several kinks, any sum of their parts may be meant."""
         return abs(self.jump) > self.unsure
 
-    def contradicts(self, other: float) -> bool:
-        """Say whether another value lies outside of the error, and not between the one-sided slopes."""
+    def contradicts(self, other: float, least: float = 0.0) -> bool:
+        """Say whether another value lies outside of the error, or of what is more, and not between both sides."""
         between = min(self.left, self.right) <= other <= max(self.left, self.right)
-        return math.isfinite(self.value) and abs(self.value - other) > self.error and not between
+        return math.isfinite(self.value) and abs(self.value - other) > max(self.error, least) and not between
 
 
 def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
@@ -153,10 +153,8 @@ def second_witness(evidence: Evidence, half: float, own: Sequence[Any] | None = 
         return Second(True, False)
     forward, found = pushed(evidence, along), _borne_out(evidence, along, 2.0**-5, found)
     if forward is not None and abs(forward - predicted) <= size * _far_below_float32(half):
-        hidden = found is not None and not found.kink and found.contradicts(predicted)
-        hidden = (
-            hidden and found is not None and abs(found.value - predicted) > size * WIDE.unit
-        )  # of a constant's digits
+        # What differs in the last digits of float32 alone is a constant's, and no dependence.
+        hidden = found is not None and not found.kink and found.contradicts(predicted, size * WIDE.unit)
         return Second(True, False, hidden=hidden)
     if found is not None and found.contradicts(predicted):
         words = f"differences give {found.value:.10g} ± {found.error:.1g}, torch's reverse mode {predicted:.10g}"
@@ -172,11 +170,10 @@ def against_itself(evidence: Evidence, i: int) -> tuple[Slope, float] | None:
     if found is None or abs(found.value - predicted) <= found.error:
         return None
     found = _borne_out(evidence, along, 2.0**-5, found)
-    if found is None or found.kink or not found.contradicts(predicted):
+    if found is None or found.kink:
         return None
     size = max(float((gradient.abs() * along[i].abs()).sum()), abs(found.value))
-    # A constant of float32 is a matter of digits, and nothing that is hidden.
-    return (found, predicted) if abs(found.value - predicted) > size * WIDE.unit else None
+    return (found, predicted) if found.contradicts(predicted, size * WIDE.unit) else None  # as above
 
 
 def _borne_out(evidence: Evidence, along: Directions, step: float, found: Slope | None) -> Slope | None:
