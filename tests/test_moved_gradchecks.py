@@ -124,3 +124,18 @@ def test_given_an_example_alone_what_hides_nothing_is_right(function) -> None:
 def test_without_an_example_there_is_nothing_to_hold_it_against() -> None:
     with pytest.raises(InputError, match="nothing to hold the backward against"):
         check_function(cut_off_in_one)
+
+
+def test_a_constant_of_float32_behind_what_has_no_formula_makes_no_other_function() -> None:
+    """As a blur's kernel that is turned by an angle: the witness takes it in float64."""
+
+    def blurred(x: Tensor) -> Tensor:
+        return x * torch.special.bessel_j0(torch.tensor([0.7]) * 1.1).to(x)
+
+    def another(x: Tensor) -> Tensor:
+        return blurred(x) * (1 + 1e-9)
+
+    assert check_function(blurred, forward=blurred, example=(X,)).verdict == "right"
+    assert check_function(blurred, example=(X,)).verdict == "right"
+    with pytest.raises(WrongGradient, match="its own forward gives another value there"):
+        check_function(another, forward=blurred, example=(X,))

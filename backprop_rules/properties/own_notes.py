@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from backprop_rules.properties.finding import Finding, Kind
-from backprop_rules.properties.whole import Whole, call_of, computes_the_function
+from backprop_rules.properties.whole import Whole, by_itself, call_of, computes_the_function
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.backward import Refused
 from backprop_rules.subject.subject import Subject
@@ -34,7 +34,11 @@ def _is_summed(got: object, right: object) -> bool:
 def _of_its_value(whole: Whole, subject: Subject, point: Point) -> Iterator[str]:
     there = call_of(subject, point)
     try:
-        found = None if there is None else next(computes_the_function(whole.function, there), None)
+        found = (
+            None
+            if there is None
+            else next(computes_the_function(whole.function, there, by_itself(subject, there)), None)
+        )
     except Refused:
         return
     if found is not None:

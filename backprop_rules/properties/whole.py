@@ -61,7 +61,7 @@ class Whole:
         if there is None:
             return
         try:
-            yield from computes_the_function(self.function, there)
+            yield from computes_the_function(self.function, there, by_itself(subject, there))
         except Refused:  # which others ask
             return
         if is_autograd_function(self.function):
@@ -179,8 +179,20 @@ def call_of(subject: Subject, point: Point) -> Call | None:
         return None
 
 
-def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
-    """The output of its forward is the function, but for rounding. Raises Refused where one of both raises."""
+def by_itself(subject: Subject, call: Call) -> Call:
+    """Return the call of a forward as it runs by itself, with constants and casts in dtypes of their own."""
+
+    def forward(*primals: Any, **params: Any) -> Any:
+        return subject.function.at(params).raw(primals)
+
+    return replace(call, rule=replace(call.rule, forward=forward))
+
+
+def computes_the_function(function: Any, call: Call, written: Call | None = None) -> Iterator[Finding]:
+    """The output of its forward is the function, but for rounding. Raises Refused where one of both raises.
+
+    Of what is `written` with constants of float32, and rounds nobody knows how far, this is the function as well.
+    """
     from backprop_rules.evidence.allowance.bounds import bounds
 
     y, expected = _both(function, call, call.primals)
@@ -189,13 +201,16 @@ def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
         yield found(Kind.FUNCTION, call, expected=next(shapes), got=next(shapes))
         return
     radius: Tensor | float
+    known = True
     try:
         with running(None):
             radius = bounds(call, evaluations=2).y.to(y.device)
     except (InputError, NotImplementedError):  # neither its rounding nor its exact value is known
-        y, expected, radius = _in_two_precisions(function, call)
+        known, (y, expected, radius) = False, _in_two_precisions(function, call)
     beyond = (wide(y) - wide(expected)).abs() - radius
-    if bool((beyond > 0).any()) and not _is_rounding(function, call, beyond):
+    if not bool((beyond > 0).any()) or _is_rounding(function, call, beyond):
+        return
+    if known or not _is_as_written(function, written):
         yield unequal(Kind.FUNCTION, widened(call), None, expected, y, beyond > 0)
 
 
@@ -225,6 +240,17 @@ def _is_rounding(function: Any, call: Call, beyond: Tensor) -> bool:
     shrinks = bool(((precise - right).abs() <= noise).all())
     own = own_rounding(lambda: run_once(function, tuple(call.primals), call.params)[0]) if shrinks else None
     return shrinks and (own is None or not bool((beyond > own).any()))
+
+
+def _is_as_written(function: Any, written: Call | None) -> bool:
+    """Say whether the output is off what forward gives by itself by what shrinks with the unit roundoff."""
+    if written is None:
+        return False
+    try:
+        precise, right, noise = _in_two_precisions(function, written)
+    except Refused:  # as above
+        return False
+    return bool(((precise - right).abs() <= noise).all())
 
 
 def _in_two_precisions(function: Any, call: Call) -> tuple[Tensor, Tensor, float]:
