@@ -139,3 +139,26 @@ def test_a_constant_of_float32_behind_what_has_no_formula_makes_no_other_functio
     assert check_function(blurred, example=(X,)).verdict == "right"
     with pytest.raises(WrongGradient, match="its own forward gives another value there"):
         check_function(another, forward=blurred, example=(X,))
+
+
+def test_a_filter_of_float32_makes_no_other_function_either() -> None:
+    """As a conversion of colours has it, whose rounding is known: the witness takes its numbers in float64."""
+
+    def mixed(x: Tensor) -> Tensor:
+        return x @ torch.tensor([[0.412453, 0.357580], [0.212671, 0.715160]], dtype=torch.float32).to(x)
+
+    def another(x: Tensor) -> Tensor:
+        return x @ torch.tensor([[0.412453, 0.357581], [0.212671, 0.715160]], dtype=torch.float32).to(x)
+
+    rows = X.reshape(6, 2)
+    assert check_function(mixed, example=(rows,)).verdict == "right"
+    with pytest.raises(WrongGradient, match="wrong"):
+        check_function(another, forward=mixed, example=(rows,))
+
+
+def test_an_output_that_has_no_gradient_is_not_asked() -> None:
+    def with_a_threshold(x: Tensor) -> tuple[Tensor, Tensor]:
+        threshold = x.detach().mean() / 3
+        return torch.where(x > threshold, x * x, 0.0), threshold
+
+    assert check_function(with_a_threshold, example=(X,)).verdict == "right"

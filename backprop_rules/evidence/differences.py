@@ -6,7 +6,7 @@ table are apart, and what rounding of the two values gives, is the error that is
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 from backprop_rules.evidence.evidence import WIDE, Evidence, largest
 from backprop_rules.strategies.values import move_of, numbers_from
 from backprop_rules.subject.ambient import F64, inexact, running
-from backprop_rules.subject.function import Gradients, NoPoint
+from backprop_rules.subject.function import Gradients, NoPoint, live_ones
 
 ROWS, FEW = 9, 4
 UNIT = 2.0**-53
@@ -164,7 +164,8 @@ def second_witness(evidence: Evidence, half: float, own: Sequence[Any] | None = 
 
 def against_itself(evidence: Evidence, i: int) -> tuple[Slope, float] | None:
     """Return the slope that contradicts the gradient of leaf i, whatever is hidden from autograd, and what it says."""
-    gradient, along = evidence.user[i], directions(evidence, [i])
+    evidence, gradient = _of_what_has_a_gradient(evidence), evidence.user[i]
+    along = directions(evidence, [i])
     gradient = torch.zeros_like(along[i]) if gradient is None else gradient.to(along[i].dtype)
     found, predicted = slope(evidence, along, 2.0**-5), along_of({i: gradient}, along)
     if found is None or abs(found.value - predicted) <= found.error:
@@ -174,6 +175,15 @@ def against_itself(evidence: Evidence, i: int) -> tuple[Slope, float] | None:
         return None
     size = max(float((gradient.abs() * along[i].abs()).sum()), abs(found.value))
     return (found, predicted) if found.contradicts(predicted, size * WIDE.unit) else None  # as above
+
+
+def _of_what_has_a_gradient(evidence: Evidence) -> Evidence:
+    """Return the evidence of the outputs alone that have a gradient, as gradcheck asks: no threshold or mask beside."""
+    function, point = evidence.function, evidence.point
+    with running(function.ambient(F64)) as inside, torch.enable_grad():
+        pairs = zip(function.outputs(live_ones(point.leaves), inside), point.grads, strict=True)
+        grads = tuple(g if y.requires_grad else None for y, g in pairs)
+    return Evidence(evidence.subject, replace(point, grads=grads), evidence.pair)
 
 
 def _borne_out(evidence: Evidence, along: Directions, step: float, found: Slope | None) -> Slope | None:

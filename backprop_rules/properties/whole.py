@@ -210,7 +210,7 @@ def computes_the_function(function: Any, call: Call, written: Call | None = None
     beyond = (wide(y) - wide(expected)).abs() - radius
     if not bool((beyond > 0).any()) or _is_rounding(function, call, beyond):
         return
-    if known or not _is_as_written(function, written):
+    if written is None or not _is_as_written(function, written, radius if known else None):
         yield unequal(Kind.FUNCTION, widened(call), None, expected, y, beyond > 0)
 
 
@@ -242,15 +242,15 @@ def _is_rounding(function: Any, call: Call, beyond: Tensor) -> bool:
     return shrinks and (own is None or not bool((beyond > own).any()))
 
 
-def _is_as_written(function: Any, written: Call | None) -> bool:
-    """Say whether the output is off what forward gives by itself by what shrinks with the unit roundoff."""
-    if written is None:
-        return False
+def _is_as_written(function: Any, written: Call, radius: Any) -> bool:
+    """Say whether the output is what forward gives by itself, within a radius, or what shrinks with the roundoff."""
     try:
-        precise, right, noise = _in_two_precisions(function, written)
+        y, right = _both(function, written, written.primals)
+        if radius is None:
+            y, right, radius = _in_two_precisions(function, written)
     except Refused:  # as above
         return False
-    return bool(((precise - right).abs() <= noise).all())
+    return bool(((wide(y) - wide(right)).abs() <= radius).all())
 
 
 def _in_two_precisions(function: Any, call: Call) -> tuple[Tensor, Tensor, float]:
