@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules import InputError, WrongGradient, check_function
+from backprop_rules.testing import WrongGradients, assert_gradients
 
 X = torch.linspace(-1.5, 2.0, 12, dtype=torch.float64).reshape(3, 4)
 
@@ -162,3 +163,20 @@ def test_an_output_that_has_no_gradient_is_not_asked() -> None:
         return torch.where(x > threshold, x * x, 0.0), threshold
 
     assert check_function(with_a_threshold, example=(X,)).verdict == "right"
+
+
+def test_a_bin_that_rounding_does_not_change_is_known_in_float64() -> None:
+    """As of a histogram, or a sector of a colour's hue; where rounding may change it, that is refused."""
+
+    def looked_up(x: Tensor, table: Tensor) -> Tensor:
+        return table[((x + 2) * 1.3).long().clamp(0, 4)] * x
+
+    table, grad_y = torch.linspace(1, 2, 5, dtype=torch.float64), torch.ones_like(X)
+    x, w = X.clone().requires_grad_(), table.clone().requires_grad_()
+    of_x, of_w = torch.autograd.grad(looked_up(x, w), (x, w), grad_y)
+    assert assert_gradients((of_x, of_w), forward=looked_up, primals=(X, table), grad_y=grad_y).right
+    with pytest.raises(WrongGradients):
+        assert_gradients((of_x, of_w.roll(1)), forward=looked_up, primals=(X, table), grad_y=grad_y)
+    at_an_edge = torch.full_like(X, 3 / 1.3 - 2)
+    with pytest.raises(InputError, match="to integers, of a number that is not exact"):
+        assert_gradients((of_x, of_w), forward=looked_up, primals=(at_an_edge, table), grad_y=grad_y)

@@ -17,6 +17,7 @@ from backprop_rules.evidence.allowance.units import (
     apart,
     component,
     computed_in,
+    stays_the_same_integer,
     unit,
     wide,
     widens,
@@ -199,6 +200,8 @@ def cast(op: Operation, a: Tensor, **_: Any) -> Any:
             return None
         if op.dtype == torch.bool:
             return ((a.abs().double() <= radius) & (radius > 0)).double()
+        if stays_the_same_integer(a, radius):
+            return None
         raise op.refuse("to integers, of a number that is not exact")
     if a.is_complex() and not op.result.is_complex():
         a = torch.view_as_real(a.resolve_conj())[..., 0]  # torch drops the imaginary part
