@@ -180,3 +180,18 @@ def test_a_bin_that_rounding_does_not_change_is_known_in_float64() -> None:
     at_an_edge = torch.full_like(X, 3 / 1.3 - 2)
     with pytest.raises(InputError, match="to integers, of a number that is not exact"):
         assert_gradients((of_x, of_w), forward=looked_up, primals=(at_an_edge, table), grad_y=grad_y)
+
+
+def test_a_module_that_is_called_with_other_parameters_keeps_its_own() -> None:
+    """Two calls of functional_call at once would put each other's in their places."""
+    layer = torch.nn.Linear(4, 3)
+    own = dict(layer.named_parameters())
+
+    def called(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, x)
+
+    example = (torch.randn(5, 4), torch.randn(3, 4), torch.randn(3))
+    for _ in range(3):
+        assert check_function(called, example=example).verdict == "right"
+    assert all(one is own[name] for name, one in layer.named_parameters())
+    assert dict(layer.named_parameters()).keys() == own.keys()
