@@ -112,6 +112,7 @@ def test_given_an_example_alone_a_wrong_backward_of_its_own_is_wrong() -> None:
     assert check_function(OfTwoOutputs, example=(X, 2), raise_on_failure=False).verdict == "wrong"
     own = check_function(OfTwoOutputs, forward=OfTwoOutputs.apply, example=(X, 2), raise_on_failure=False)
     assert own.verdict == "inconclusive"
+    assert "the gradient that somebody's autograd.Function gives in forward is contradicted: differences" in str(own)
 
 
 @pytest.mark.parametrize("function", [torch.nn.functional.hardsigmoid, torch.nn.Linear(4, 3).double()])

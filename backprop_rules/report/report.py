@@ -258,8 +258,11 @@ def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
         )
     borne_out = outcome.second or outcome.exact  # where nothing rounds, every oracle spoke
     if outcome.contradicted and not borne_out and (outcome.custom or not outcome.rungs[Rung.PROVED]):
+        whose = (
+            "the gradient that somebody's autograd.Function gives in" if outcome.custom else "torch's own gradient of"
+        )
         return "inconclusive", (
-            f"torch's own gradient of forward is contradicted: {outcome.contradicted[0]}. If it is meant, as straight "
+            f"{whose} forward is contradicted: {outcome.contradicted[0]}. If it is meant, as straight "
             f"through a rounding, say so in forward: x + (rounded - x).detach()"
         )
     nonzero = any(judged.nonzero for judged in outcome.spoke.values())
