@@ -244,7 +244,7 @@ def _in_threads(evidence: Evidence, asked: Sequence[Any]) -> list[tuple[list[Any
     errors: list[BaseException] = []
 
     def ask(k: int) -> None:
-        lets = _LetsOthers()
+        lets = _LetsOthers(looks=len(asked) == 1)
         try:
             ambient = evidence.subject.precision_of_backward(evidence.pair.high).apart()
             start.wait()
@@ -271,28 +271,37 @@ def _in_threads(evidence: Evidence, asked: Sequence[Any]) -> list[tuple[list[Any
 
 
 class _LetsOthers(TorchFunctionMode):
-    """While it is entered, another thread gets its turn after each call of a function of torch."""
+    """While it is entered, another thread gets its turn after each call of a function of torch.
 
-    shares = False  # whether random numbers are drawn, or a module's parameters put in their places
+    A thread that is alone `looks` for what all share: two that take the generator's state at once may wait for good.
+    """
+
+    def __init__(self, looks: bool) -> None:
+        super().__init__()
+        self._looks = looks
+        self.shares = False  # whether random numbers are drawn, or a module's parameters put in their places
 
     def __enter__(self) -> "_LetsOthers":
-        sys.setprofile(self._called)  # of this thread alone
+        if self._looks:
+            sys.setprofile(self._called)  # of this thread alone
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        sys.setprofile(None)
+        if self._looks:
+            sys.setprofile(None)
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def _called(self, frame: Any, event: str, _: Any) -> None:
         self.shares = self.shares or (event == "call" and frame.f_code is torch.func.functional_call.__code__)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        state = torch.default_generator.get_state()
+        state = torch.default_generator.get_state() if self._looks else None
         found = func(*args, **(kwargs or {}))
         # Names tell of generators of its own; the state, of what has another name: a gamma function's sample.
         draws = func.__name__.rstrip("_").startswith(DRAWS)
-        self.shares = self.shares or draws or not torch.equal(state, torch.default_generator.get_state())
+        draws = draws or (state is not None and not torch.equal(state, torch.default_generator.get_state()))
+        self.shares = self.shares or draws
         time.sleep(TURN)
         return found
 
