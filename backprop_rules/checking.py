@@ -18,7 +18,7 @@ from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, cast
 from backprop_rules.properties.effort import DRAWN
 from backprop_rules.properties.finding import Finding
 from backprop_rules.properties.outcome import Outcome, Questions
-from backprop_rules.properties.own_backward import has_its_own_backward, is_autograd_function, own_backward
+from backprop_rules.properties.own_backward import applying, has_its_own_backward, is_autograd_function, own_backward
 from backprop_rules.properties.own_notes import own_notes
 from backprop_rules.properties.smallest import confirmed, smallest
 from backprop_rules.properties.trial import Trial
@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # which brings ball arithmetic along
 
 
 # What follows from the options, and from what is checked.
-NO_OPTIONS = {"after", "extra", "of_a_rule", "of_rules", "proofs", "sums", "work"}
+NO_OPTIONS = {"after", "extra", "itself", "of_a_rule", "of_rules", "proofs", "sums", "work"}
 
 
 def check(
@@ -107,7 +107,8 @@ def check_function(
     """Hold a torch.autograd.Function, or a JAX function, against the definition of what it is to compute.
 
     Its own backward is called directly, as in `check`, whose options this has; torch functions are also held to
-    their output, to the same gradients through autograd, for some primals alone too, and twice in a row.
+    their output, to the same gradients through autograd, for some primals alone too, and twice in a row. Given an
+    example alone, a torch function is held to its own differences, as by gradcheck: what it detaches is no constant.
     """
     __tracebackhide__ = True
     if isinstance(function, type) and not has_its_own_backward(function):
@@ -116,8 +117,11 @@ def check_function(
         )
     if not callable(function):
         raise InputError(f"a function is to be checked; got {type(function).__name__} {function!r}.")
+    asked, alone = _asked(**options), rule is None and forward is None and definition is None
+    if alone and example is not None and (framework or _framework(function, example)) == "torch":
+        asked, forward = replace(asked, itself=True), applying(function)
     held = (rule, forward, definition, example, params or {}, framework)
-    return _of_a_function(_asked(**options), (), False, raise_on_failure, function, held)
+    return _of_a_function(asked, (), False, raise_on_failure, function, held)
 
 
 def _asked(**options: Any) -> Asked:

@@ -1,6 +1,7 @@
 """Examples and primals with numbers, names and None beside the arrays: these stay what they are, in their places."""
 
 import functools
+from enum import Enum
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from backprop_rules import InputError, check, check_function
+from backprop_rules import InputError, WrongGradient, check, check_function
 from backprop_rules.testing import WrongGradients, assert_gradients, exact_inputs
 
 
@@ -240,7 +241,7 @@ def test_exact_inputs_have_the_number_in_its_place():
 
 def test_what_is_neither_is_refused():
     x, p, w = example()
-    with pytest.raises(InputError, match="numbers, names and None beside them, but not in lists"):
+    with pytest.raises(InputError, match="or lists of these, but not in one list with arrays"):
         check(in_its_place, forward=power, example=(x, [p, w]))
     with pytest.raises(InputError, match="beside which numbers, names and None may stand"):
         assert_gradients((x, None, w), forward=power, primals=(x, {1.0}, w), grad_y=x)
@@ -292,3 +293,29 @@ def test_a_custom_vjp_takes_numbers_that_jax_is_not_to_differentiate():
     assert check_function(total, **given).verdict == "right"
     total.defvjp(forth, half)
     assert check_function(total, **given, raise_on_failure=False).verdict == "wrong"
+
+
+class Side(Enum):
+    """What a function may be told by."""
+
+    SAME = 1
+    TWICE = 2
+
+
+def blurred(x: torch.Tensor, size: tuple[int, int], sigma: list[float], side: Side) -> torch.Tensor:
+    kernel = x.new_ones(1, 1, *size) * (sigma[0] * sigma[1] * side.value)
+    return torch.nn.functional.conv2d(x, kernel)
+
+
+def of_blurred(grad_y, x, size, sigma, side):
+    kernel = grad_y.new_ones(1, 1, *size) * (sigma[0] * sigma[1] * side.value)
+    return torch.nn.functional.conv_transpose2d(grad_y, kernel), None, None, None
+
+
+def test_a_kernels_size_and_a_choice_stay_what_they_are():
+    others = (2, 3), [0.5, 1.5], Side.TWICE
+    x, g = torch.randn(1, 1, 5, 6), torch.randn(1, 1, 4, 4)
+    assert check(of_blurred, forward=blurred, example=(x, *others)).verdict == "right"
+    assert assert_gradients(of_blurred(g, x, *others), forward=blurred, primals=(x, *others), grad_y=g).right
+    with pytest.raises(WrongGradient, match=r"\(2, 3\), \[0.5, 1.5\], Side.TWICE\)"):
+        check(lambda g, x, *rest: (2 * of_blurred(g, x, *rest)[0],), forward=blurred, example=(x, *others))

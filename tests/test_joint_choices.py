@@ -148,3 +148,20 @@ def test_where_a_number_is_nan_both_get_it_as_in_torch(function):
     live = [x.clone().requires_grad_() for x in some]
     got = torch.autograd.grad(function(*live).sum(), live)
     assert_gradients(got, forward=lambda a, b: function(a, b).sum(), primals=some)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("extreme", [torch.minimum, torch.max])
+def test_what_is_chosen_may_be_written_to_in_place(extreme, dtype: torch.dtype) -> None:
+    """As an image's conversion clamps it; torch saves what is compared, and not the result."""
+
+    def forward(x: Tensor, w: Tensor) -> Tensor:
+        return extreme(x, w).clamp_(-1.0, 1.0) * x
+
+    x, w, grad_y = (torch.randn(7, dtype=dtype) for _ in range(3))
+    x.requires_grad_()
+    w.requires_grad_()
+    got = torch.autograd.grad(forward(x, w), (x, w), grad_y)
+    assert assert_gradients(got, forward=forward, primals=(x, w), grad_y=grad_y).right
+    with pytest.raises(WrongGradients):
+        assert_gradients((got[0], -got[1]), forward=forward, primals=(x, w), grad_y=grad_y)

@@ -37,6 +37,7 @@ PROGRAMS = {
     "any function": "torch.exp(x) @ w",
     "a module": "torch.nn.Linear",
     "MyExp": "class MyExp",
+    "in the place of gradcheck": "torch.tanh(x @ w)",
     "pytest": "import pytest",
     "trace": "import CATALOGUE, pictures, trace",
     "a kernel": "def my_kernel",

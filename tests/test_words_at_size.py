@@ -34,7 +34,8 @@ def test_another_form_is_wrong():
         "The gradient of x1 has the shape (5, 4), and the right one (4, 5)."
     )
     assert said((ONES, None), lambda x, b: x + b, X, B, grad_y=ONES) == (
-        "The gradient of b is wrong: None was given, and by forward it has one."
+        "The gradient of b is wrong: None was given, and by forward it has one. If it is meant to have none, cut it "
+        "off in forward, by b.detach()."
     )
     assert said((B * ONES, X.sum(0)), lambda x, b: x * b.detach(), X, B, grad_y=ONES) == (
         "The gradient of b is wrong: by forward it has none, as of what is detached, and one was given that is not 0."

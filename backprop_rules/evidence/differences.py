@@ -6,7 +6,7 @@ table are apart, and what rounding of the two values gives, is the error that is
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 from backprop_rules.evidence.evidence import WIDE, Evidence, largest
 from backprop_rules.strategies.values import move_of, numbers_from
 from backprop_rules.subject.ambient import F64, inexact, running
-from backprop_rules.subject.function import Gradients, NoPoint
+from backprop_rules.subject.function import Gradients, NoPoint, live_ones
 
 ROWS, FEW = 9, 4
 UNIT = 2.0**-53
@@ -45,10 +45,10 @@ class Slope:
         """Whether the slopes of both sides differ: of several kinks, any sum of their parts may be meant."""
         return abs(self.jump) > self.unsure
 
-    def contradicts(self, other: float) -> bool:
-        """Say whether another value lies outside of the error, and not between the one-sided slopes."""
+    def contradicts(self, other: float, least: float = 0.0) -> bool:
+        """Say whether another value lies outside of the error, or of what is more, and not between both sides."""
         between = min(self.left, self.right) <= other <= max(self.left, self.right)
-        return math.isfinite(self.value) and abs(self.value - other) > self.error and not between
+        return math.isfinite(self.value) and abs(self.value - other) > max(self.error, least) and not between
 
 
 def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
@@ -153,12 +153,37 @@ def second_witness(evidence: Evidence, half: float, own: Sequence[Any] | None = 
         return Second(True, False)
     forward, found = pushed(evidence, along), _borne_out(evidence, along, 2.0**-5, found)
     if forward is not None and abs(forward - predicted) <= size * _far_below_float32(half):
-        hidden = found is not None and not found.kink and found.contradicts(predicted)
+        # What differs in the last digits of float32 alone is a constant's, and no dependence.
+        hidden = found is not None and not found.kink and found.contradicts(predicted, size * WIDE.unit)
         return Second(True, False, hidden=hidden)
     if found is not None and found.contradicts(predicted):
         words = f"differences give {found.value:.10g} ± {found.error:.1g}, torch's reverse mode {predicted:.10g}"
         return Second(False, True, words + (f", its forward mode {forward:.10g}" if forward is not None else ""))
     return Second(False, False)
+
+
+def against_itself(evidence: Evidence, i: int) -> tuple[Slope, float] | None:
+    """Return the slope that contradicts the gradient of leaf i, whatever is hidden from autograd, and what it says."""
+    evidence, gradient = _of_what_has_a_gradient(evidence), evidence.user[i]
+    along = directions(evidence, [i])
+    gradient = torch.zeros_like(along[i]) if gradient is None else gradient.to(along[i].dtype)
+    found, predicted = slope(evidence, along, 2.0**-5), along_of({i: gradient}, along)
+    if found is None or abs(found.value - predicted) <= found.error:
+        return None
+    found = _borne_out(evidence, along, 2.0**-5, found)
+    if found is None or found.kink:
+        return None
+    size = max(float((gradient.abs() * along[i].abs()).sum()), abs(found.value))
+    return (found, predicted) if found.contradicts(predicted, size * WIDE.unit) else None  # as above
+
+
+def _of_what_has_a_gradient(evidence: Evidence) -> Evidence:
+    """Return the evidence of the outputs alone that have a gradient, as gradcheck asks: no threshold or mask beside."""
+    function, point = evidence.function, evidence.point
+    with running(function.ambient(F64)) as inside, torch.enable_grad():
+        pairs = zip(function.outputs(live_ones(point.leaves), inside), point.grads, strict=True)
+        grads = tuple(g if y.requires_grad else None for y, g in pairs)
+    return Evidence(evidence.subject, replace(point, grads=grads), evidence.pair)
 
 
 def _borne_out(evidence: Evidence, along: Directions, step: float, found: Slope | None) -> Slope | None:

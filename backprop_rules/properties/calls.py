@@ -203,8 +203,9 @@ def stays_inside_its_arguments(evidence: Evidence) -> Iterator[Finding]:
 def answers_in_two_threads(evidence: Evidence) -> Iterator[Finding]:
     """Two calls at the same time, with other values each, give what they give one after the other.
 
-    Not asked of what draws random numbers, whose state all threads share, nor of what answers in the main thread alone,
-    nor of a kernel that Triton interprets, in one grid for all threads: these cannot be called twice at once.
+    Not asked of what draws random numbers, whose state all threads share, nor of what puts a module's parameters in
+    their places for the call, as functional_call does, nor of what answers in the main thread alone, nor of a kernel
+    that Triton interprets, in one grid for all threads: these cannot be called twice at once.
     """
     if evidence.subject.backward.framework == "jax":
         return
@@ -215,8 +216,8 @@ def answers_in_two_threads(evidence: Evidence) -> Iterator[Finding]:
         return
     if _interpreted_grid() is not grid:
         return
-    ((alone, draws),) = _in_threads(evidence, asked[:1])
-    if draws or alone is None or first_other(expected[0], alone) is not None:
+    ((alone, shares),) = _in_threads(evidence, asked[:1])
+    if shares or alone is None or first_other(expected[0], alone) is not None:
         return
     for _ in range(effort.AT_ONCE):
         for right, (got, _) in zip(expected, _in_threads(evidence, asked), strict=True):
@@ -237,20 +238,20 @@ def _interpreted_grid() -> Any:
 
 
 def _in_threads(evidence: Evidence, asked: Sequence[Any]) -> list[tuple[list[Any] | None, bool]]:
-    """Return what calls in a thread each give, None where one raises, and whether they draw random numbers."""
+    """Return what calls in a thread each give, None where one raises, and whether they use what all threads share."""
     start = threading.Barrier(len(asked))
     got: list[tuple[list[Any] | None, bool]] = [(None, False)] * len(asked)
     errors: list[BaseException] = []
 
     def ask(k: int) -> None:
-        lets = _LetsOthers()
+        lets = _LetsOthers(looks=len(asked) == 1)
         try:
             ambient = evidence.subject.precision_of_backward(evidence.pair.high).apart()
             start.wait()
             leaves, grads = asked[k]
             # Memory is poisoned for all threads alike: what warns of it in one, as torch does, would be heard in both.
             with lets:
-                got[k] = list(_called(evidence, leaves, grads, ambient, fill=None)), lets.draws
+                got[k] = list(_called(evidence, leaves, grads, ambient, fill=None)), lets.shares
         except (*NO_ANSWER, threading.BrokenBarrierError):
             pass
         except BaseException as error:  # nobody may be left waiting
@@ -270,13 +271,37 @@ def _in_threads(evidence: Evidence, asked: Sequence[Any]) -> list[tuple[list[Any
 
 
 class _LetsOthers(TorchFunctionMode):
-    """While it is entered, another thread gets its turn after each call of a function of torch."""
+    """While it is entered, another thread gets its turn after each call of a function of torch.
 
-    draws = False
+    A thread that is alone `looks` for what all share: two that take the generator's state at once may wait for good.
+    """
+
+    def __init__(self, looks: bool) -> None:
+        super().__init__()
+        self._looks = looks
+        self.shares = False  # whether random numbers are drawn, or a module's parameters put in their places
+
+    def __enter__(self) -> "_LetsOthers":
+        if self._looks:
+            sys.setprofile(self._called)  # of this thread alone
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._looks:
+            sys.setprofile(None)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def _called(self, frame: Any, event: str, _: Any) -> None:
+        self.shares = self.shares or (event == "call" and frame.f_code is torch.func.functional_call.__code__)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.draws = self.draws or func.__name__.rstrip("_").startswith(DRAWS)
+        state = torch.default_generator.get_state() if self._looks else None
         found = func(*args, **(kwargs or {}))
+        # Names tell of generators of its own; the state, of what has another name: a gamma function's sample.
+        draws = func.__name__.rstrip("_").startswith(DRAWS)
+        draws = draws or (state is not None and not torch.equal(state, torch.default_generator.get_state()))
+        self.shares = self.shares or draws
         time.sleep(TURN)
         return found
 

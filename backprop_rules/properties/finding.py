@@ -80,6 +80,7 @@ class Kind(Enum):
     NO_DEFINITION = ("has a definition that raises", Grade.WRONG)
     HUGE = ("comes out in another form where offsets pass 2^31", Grade.WRONG)
     AT_SPECIAL = ("is wrong at a special value", Grade.WRONG)
+    DERIVATIVE = ("is not the derivative of what the function computes", Grade.WRONG)
     ORACLES = ("cannot be judged, as two oracles contradict each other", Grade.WRONG)
     SUBGRADIENT = ("is no subgradient: not the mean of the gradients around the tie", Grade.WRONG)
     CHOICE = ("makes another choice at a kink", Grade.CONVENTION)

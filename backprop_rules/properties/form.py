@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence.evidence import Evidence, farthest, largest
+from backprop_rules.evidence.evidence import Evidence, cast, farthest, largest
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import relaid
@@ -169,3 +169,18 @@ def _but_for_last_bits(a: Tensor, b: Tensor) -> bool:
         return False
     few: float = 2.0 ** (-precision(F64) / 2)
     return farthest(a, b) <= few * largest(a)
+
+
+def is_of_forward_by_itself(evidence: Evidence, i: int, gradient: Any) -> bool:
+    """Say whether it is the very gradient that autograd has of forward by itself, where constants may be narrow.
+
+    The witness takes these in float64: who checks a function against itself is not told of its constants' digits.
+    """
+    point = evidence.point
+    if evidence.subject.right is not None:
+        return False
+    try:
+        run, _ = evidence.function.run(cast(point.leaves, F64), tuple(cast(point.grads, F64)), None)
+    except NoPoint:
+        return False
+    return run.gradients[i] is not None and same_numbers(gradient, run.gradients[i])

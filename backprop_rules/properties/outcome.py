@@ -40,6 +40,7 @@ class Questions:
     deterministic: bool = True  # whether the same call is to give the same bits
     explain: bool = True  # whether the mistake is looked for by surgery, once the verdict stands
     extra: "Whole | None" = None  # what is asked of an autograd.Function as a whole
+    itself: bool = False  # whether a function is held to its own differences: nothing that it hides is a constant
 
 
 @dataclass

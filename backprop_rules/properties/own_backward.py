@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from backprop_rules.errors import InputError, first_line
 from backprop_rules.rule import Gradients
@@ -13,7 +14,7 @@ from backprop_rules.subject.ambient import running
 from backprop_rules.subject.backward import Refused
 from backprop_rules.subject.between import Between
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
-from backprop_rules.subject.function import by_autograd, live_ones
+from backprop_rules.subject.function import by_autograd, gradients_along, live_ones
 from backprop_rules.subject.places import raised_at
 
 Function = Callable[..., Any]
@@ -36,12 +37,13 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
             raise
         except Exception as error:  # of somebody's code
             raise Refused(type(error).__name__, f"{first_line(error)}{raised_at(error)}".strip()) from error
+        grads = _cotangents(function, ys, grad_y)
+        if not is_autograd_function(function):
+            pairs = [(y, g) for y, g in zip(ys, grads, strict=True) if y is not None and y.requires_grad]
+            return gradients_along([(y, g) for y, g in pairs if g is not None], leaves)
         node = next((y.grad_fn for y in tensors_of(ys) if y.grad_fn is not None), None)
         if node is None:
             raise InputError(f"{_name(function)} returns a tensor that has no gradient: it does not use its arguments.")
-        grads = _cotangents(function, ys, grad_y)
-        if not is_autograd_function(function):
-            return by_engine(ys, leaves, grads)
         # An output of whole numbers, or one without a gradient, has a cotangent of zeros, as the engine gives it.
         own = [torch.zeros_like(y) if g is None and y is not None else g for g, y in zip(grads, ys, strict=True)]
         found = node.apply(*own)  # type: ignore[attr-defined]
@@ -57,7 +59,7 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
 
 def _cotangents(function: Any, ys: Sequence[Tensor | None], grad_y: Any) -> tuple[Any, ...]:
     """Return a cotangent for each output of a function, None for what is None."""
-    grads = grad_y if isinstance(grad_y, tuple) else (grad_y,)
+    grads = tuple(_pytree.tree_leaves(grad_y))
     if len(grads) == len(tensors_of(ys)):
         there = iter(grads)
         grads = tuple(None if y is None else next(there) for y in ys)
@@ -88,8 +90,8 @@ def outputs_of(
         for i in frozen:
             leaves[i] = primals[i]
         if not is_autograd_function(function):
-            y = function(*leaves, **params)
-            return y if isinstance(y, tuple) else (y,), leaves
+            found = _pytree.tree_leaves(function(*leaves, **params))
+            return tuple(y if isinstance(y, Tensor) else None for y in found), leaves
         # It may work in place.
         y = applied(function, [x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in leaves], params)
     ys = tuple(y) if isinstance(y, tuple | list) else (y,)
@@ -104,6 +106,20 @@ def applied(function: Any, given: Sequence[Any], params: Any) -> Any:
     function, given = (function.function, function.among(given)) if isinstance(function, Between) else (function, given)
     names = list(_signature(function).parameters)[1 + len(given) :]
     return function.apply(*given, *(params[name] for name in names if name in params))
+
+
+def applying(function: Any) -> Any:
+    """Return what calls an autograd.Function by its forward's names; any other function itself."""
+    if not is_autograd_function(function):
+        return function
+
+    def forward(*arguments: Any) -> Any:
+        return function.apply(*arguments)
+
+    forward.__name__ = _name(function)
+    taken = list(_signature(function).parameters.values())[1:]
+    forward.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
+    return forward
 
 
 def by_engine(y: Any, leaves: list[Tensor | None], grad_y: Any, keep: bool = False) -> Gradients:

@@ -13,7 +13,7 @@ from backprop_rules.evidence.evidence import in_precision, largest
 from backprop_rules.layout import stretches
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.own_backward import applied, is_autograd_function, tensors_of
-from backprop_rules.properties.whole import Whole, call_of, computes_the_function
+from backprop_rules.properties.whole import Whole, by_itself, call_of, computes_the_function
 from backprop_rules.rule import Gradients
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
@@ -57,7 +57,11 @@ def _is_summed(got: object, right: object) -> bool:
 def _of_its_value(whole: Whole, subject: Subject, point: Point) -> Iterator[str]:
     there = call_of(subject, point)
     try:
-        found = None if there is None else next(computes_the_function(whole.function, there), None)
+        found = (
+            None
+            if there is None
+            else next(computes_the_function(whole.function, there, by_itself(subject, there)), None)
+        )
     except Refused:
         return
     if found is not None:

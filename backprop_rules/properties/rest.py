@@ -12,6 +12,7 @@ from backprop_rules.evidence.jumps import jumps
 from backprop_rules.evidence.witnesses import fits, noise_nearby
 from backprop_rules.properties import calls, effort, special
 from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
+from backprop_rules.properties.form import is_of_forward_by_itself
 from backprop_rules.properties.huge import reaches_past_32_bits
 from backprop_rules.properties.invariance import WAYS, varies
 from backprop_rules.properties.native import holds_in, moved_by_ties_in, own_dtypes
@@ -246,7 +247,9 @@ def _findings(
     unasked = not subject.in_float64 and all(d in (None, *WIDEST) for d in dtypes)
     for verdict in found.verdicts:
         if verdict.disagrees:
-            yield from beyond(point, verdict, dtypes, questions.accuracy, unasked, outcome.custom, shrinks)
+            wide = all(d in (None, *WIDEST) for d in dtypes)
+            own = wide and is_of_forward_by_itself(evidence, verdict.primal, verdict.gradient)
+            yield from beyond(point, verdict, dtypes, questions.accuracy, unasked or own, outcome.custom, shrinks)
             continue
         if questions.sums is not None:
             yield from keeps_its_sums_as_asked(point, verdict, dtypes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from backprop_rules.evidence.differences import second_witness
+from backprop_rules.evidence.differences import against_itself, second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, in_precision, precise
 from backprop_rules.evidence.jumps import is_beyond_its_dtypes, is_of_one_number
 from backprop_rules.properties import calls, effort, form
@@ -41,6 +41,7 @@ class Trial:
         self.outcome, self._proofs = Outcome(), effort.PROOFS
         self._once_asked = self._calls_asked = False
         self._begun: list[Point] = []
+        self._itself = 0  # points at which a function was held to its own differences
         self._full: Evidence | None = None  # of a large example at its own size
         self.answered: calls.Answered | None = None  # the first point that was asked of calls
         self.chosen: dict[int, Point] = {}  # where another choice than torch's is allowed: nor are digits torch's
@@ -336,6 +337,7 @@ class Trial:
             outcome.classes[point.where] = outcome.classes.get(point.where, 0) + 1
         if any(said.sides_with_it for said in judged.values()) and not self._bears_out(evidence):
             return
+        self._of_itself(evidence)
         asked = outcome.second + len(outcome.contradicted)
         if (
             asked < (1 if self.subject.heavy else effort.SECOND)
@@ -349,3 +351,19 @@ class Trial:
             if said_.hidden:
                 outcome.notes[HIDDEN] = None
             outcome.contradicted += [said_.words] if said_.contradicts else []
+
+    def _of_itself(self, evidence: Evidence) -> None:
+        """Hold a function's gradients to its own differences, at as many points as the second witness is asked."""
+        point, most = evidence.point, 1 if self.subject.heavy else effort.SECOND
+        asked = self.questions.itself and point.ordinary and not point.empty and point.where != FULL
+        if not asked or self._itself >= most:
+            return
+        self._itself += 1
+        for i in self.subject.floats:
+            contradicted = against_itself(evidence, i)
+            if contradicted is not None:
+                slope, got = contradicted
+                expected = f"{slope.value:.10g} ± {slope.error:.1g} along a drawn direction"
+                self.outcome.findings.append(
+                    Finding(Kind.DERIVATIVE, point, i, expected=expected, got=f"{got:.10g}", against=("differences",))
+                )

@@ -75,7 +75,7 @@ class Whole:
         if there is None:
             return
         try:
-            yield from computes_the_function(self.function, there)
+            yield from computes_the_function(self.function, there, by_itself(subject, there))
         except Refused:  # which others ask
             return
         if is_autograd_function(self.function):
@@ -193,8 +193,20 @@ def call_of(subject: Subject, point: Point) -> Call | None:
         return None
 
 
-def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
-    """The output of its forward is the function, but for rounding. Raises Refused where one of both raises."""
+def by_itself(subject: Subject, call: Call) -> Call:
+    """Return the call of a forward as it runs by itself, with constants and casts in dtypes of their own."""
+
+    def forward(*primals: Any, **params: Any) -> Any:
+        return subject.function.at(params).raw(primals)
+
+    return replace(call, rule=replace(call.rule, forward=forward))
+
+
+def computes_the_function(function: Any, call: Call, written: Call | None = None) -> Iterator[Finding]:
+    """The output of its forward is the function, but for rounding. Raises Refused where one of both raises.
+
+    Of what is `written` with constants of float32, and rounds nobody knows how far, this is the function as well.
+    """
     from backprop_rules.evidence.allowance.bounds import bounds
 
     y, expected = _both(function, call, call.primals)
@@ -203,13 +215,16 @@ def computes_the_function(function: Any, call: Call) -> Iterator[Finding]:
         yield found(Kind.FUNCTION, call, expected=next(shapes), got=next(shapes))
         return
     radius: Tensor | float
+    known = True
     try:
         with running(None):
             radius = bounds(call, evaluations=2).y.to(y.device)
     except (InputError, NotImplementedError):  # neither its rounding nor its exact value is known
-        y, expected, radius = _in_two_precisions(function, call)
+        known, (y, expected, radius) = False, _in_two_precisions(function, call)
     beyond = (wide(y) - wide(expected)).abs() - radius
-    if bool((beyond > 0).any()) and not _is_rounding(function, call, beyond):
+    if not bool((beyond > 0).any()) or _is_rounding(function, call, beyond):
+        return
+    if written is None or not _is_as_written(function, written, radius if known else None):
         yield unequal(Kind.FUNCTION, widened(call), None, expected, y, beyond > 0)
 
 
@@ -239,6 +254,17 @@ def _is_rounding(function: Any, call: Call, beyond: Tensor) -> bool:
     shrinks = bool(((precise - right).abs() <= noise).all())
     own = own_rounding(lambda: run_once(function, tuple(call.primals), call.params)[0]) if shrinks else None
     return shrinks and (own is None or not bool((beyond > own).any()))
+
+
+def _is_as_written(function: Any, written: Call, radius: Any) -> bool:
+    """Say whether the output is what forward gives by itself, within a radius, or what shrinks with the roundoff."""
+    try:
+        y, right = _both(function, written, written.primals)
+        if radius is None:
+            y, right, radius = _in_two_precisions(function, written)
+    except Refused:  # as above
+        return False
+    return bool(((wide(y) - wide(right)).abs() <= radius).all())
 
 
 def _in_two_precisions(function: Any, call: Call) -> tuple[Tensor, Tensor, float]:
@@ -271,6 +297,8 @@ def says_what_it_writes_to(function: Any, call: Call) -> Iterator[Finding]:
 def gives_the_same_through_autograd(function: Any, call: Call) -> Iterator[Finding]:
     """The gradients through autograd are the same bits as those of its own backward."""
     y, leaves = run_once(function, call.primals, call.params)
+    if not y.requires_grad:
+        return  # as where it has a branch of constants
     try:
         through = by_engine(y, leaves, call.grad_y)
     except RuntimeError as error:

@@ -82,7 +82,10 @@ def fitting(name: str, got: Any, held: Held) -> Tensor:
     """Return a gradient of the right shape, with numbers to compare."""
     if got is None:  # which is zeros
         if bool((held.truth != 0).any()):
-            raise WrongGradients(f"The gradient of {name} is wrong: None was given, and by forward it has one.")
+            raise WrongGradients(
+                f"The gradient of {name} is wrong: None was given, and by forward it has one. If it is meant to have "
+                f"none, cut it off in forward, by {name}.detach()."
+            )
         got = torch.zeros_like(held.truth, dtype=held.dtype)
     if not isinstance(got, Tensor):
         raise InputError(f"the gradient of {name} is {type(got).__name__}; give a tensor of its shape.")

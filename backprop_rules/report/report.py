@@ -35,6 +35,11 @@ CONTRADICTED = (
     "the conventions; off the grid, definition must be the same function. If all that holds, then the checker is "
     "wrong: please report it"
 )
+HIDES = (
+    "the function hides a dependence from autograd, as by detach(), .data, .item() or no_grad, or the backward of an "
+    "autograd.Function in it is wrong. What is hidden on purpose is a constant where forward=function is given as well"
+)
+LIKELY = {Kind.ORACLES: CONTRADICTED, Kind.DERIVATIVE: HIDES}  # in the place of a mistake that is recognised
 RUNGS = {Rung.WITNESSED: "witnessed", Rung.ALLOWED: "within the allowance", Rung.PROVED: "proved"}
 
 
@@ -107,7 +112,7 @@ class Report:
             ("against", ", ".join(finding.against)),
             ("wrong too", self.also),
             ("right", self.right),
-            ("likely", CONTRADICTED if finding.kind is Kind.ORACLES else recognised),
+            ("likely", LIKELY.get(finding.kind, recognised)),
             ("seen at", self.mistake.made if self.mistake and finding.kind is not Kind.ORACLES else ""),
             ("instead", self.mistake.instead if self.mistake and finding.kind is not Kind.ORACLES else ""),
             ("choice", f"JAX {self.twin} makes the same" if self.twin and choice else ""),
@@ -253,8 +258,11 @@ def _verdict(subject: Subject, outcome: Outcome) -> tuple[str, str]:
         )
     borne_out = outcome.second or outcome.exact  # where nothing rounds, every oracle spoke
     if outcome.contradicted and not borne_out and (outcome.custom or not outcome.rungs[Rung.PROVED]):
+        whose = (
+            "the gradient that somebody's autograd.Function gives in" if outcome.custom else "torch's own gradient of"
+        )
         return "inconclusive", (
-            f"torch's own gradient of forward is contradicted: {outcome.contradicted[0]}. If it is meant, as straight "
+            f"{whose} forward is contradicted: {outcome.contradicted[0]}. If it is meant, as straight "
             f"through a rounding, say so in forward: x + (rounded - x).detach()"
         )
     nonzero = any(judged.nonzero for judged in outcome.spoke.values())

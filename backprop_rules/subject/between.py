@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from backprop_rules.subject.backward import EMPTY, POSITIONAL, Misfit
 from backprop_rules.subject.function import as_written
 
 # What an example may have beside arrays, at any place.
-FIXED = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+FIXED = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, Enum)
 Function = Callable[..., Any]
 
 
@@ -78,13 +79,24 @@ def written_among(function: Function, arguments: Sequence[str]) -> list[str]:
     """Return the arguments of a call as code: those that stay what they are stand in their places."""
     if not isinstance(function, Between):
         return list(arguments)
-    return Between(function.function, {k: repr(value) for k, value in function.values.items()}).among(arguments)
+    return Between(function.function, {k: _written(value) for k, value in function.values.items()}).among(arguments)
+
+
+def _written(value: Any) -> str:
+    return f"{type(value).__name__}.{value.name}" if isinstance(value, Enum) else repr(value)
 
 
 def fixed_in(example: Sequence[Any]) -> dict[int, Any]:
     """Return what is no array in an example that has some, by its place: NumPy's numbers are arrays."""
-    found = {k: x for k, x in enumerate(example) if isinstance(x, FIXED) and not hasattr(x, "shape")}
+    found = {k: x for k, x in enumerate(example) if _is_a_value(x)}
     return found if len(found) < len(example) else {}
+
+
+def _is_a_value(x: Any) -> bool:
+    """Say whether it is a number or the like, or is made of such alone, as a kernel's size (3, 3) is."""
+    if isinstance(x, tuple | list | dict):
+        return bool(x) and all(map(_is_a_value, x.values() if isinstance(x, dict) else x))
+    return isinstance(x, FIXED) and not hasattr(x, "shape")
 
 
 def of_arrays(function: Function | None, values: Mapping[int, Any]) -> Function | None:

@@ -120,8 +120,9 @@ def _checked(name: str, names: Sequence[str], leaves: Sequence[Any]) -> None:
         if not isinstance(x, Tensor):
             raise InputError(
                 f"{name}: {primal} of the example is {x!r} ({type(x).__name__}); an example holds the arrays that "
-                f"forward takes, and numbers, names and None beside them, but not in lists. What is neither goes into "
-                f"params, as in params={{'dim': 1}}, or is fixed, as in lambda x, w: f(x, {x!r}, w)."
+                f"forward takes, and numbers, names and None beside them, or lists of these, but not in one list with "
+                f"arrays. What is neither goes into params, as in params={{'dim': 1}}, or is fixed, as in "
+                f"lambda x, w: f(x, {x!r}, w)."
             )
         if x.layout != torch.strided:
             raise InputError(

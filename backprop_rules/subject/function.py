@@ -160,6 +160,8 @@ class Function:
     def value(self, leaves: Sequence[Any], grads: Cotangents) -> tuple[float, float]:
         """Return Re⟨ȳ, f(x)⟩ in float64, and the sum of the magnitudes of its terms."""
         y = self.y(leaves, torch.float64)
+        if len(y) != len(grads) or any(g is not None and g.shape != out.shape for out, g in zip(y, grads, strict=True)):
+            raise NoPoint("forward returns another shape here, which depends on the values")
         total, size = 0.0, 0.0
         for out, g in zip(y, grads, strict=True):
             if g is not None:

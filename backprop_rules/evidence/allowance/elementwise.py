@@ -199,7 +199,7 @@ def cast(op: Operation, a: Tensor, **_: Any) -> Any:
             return None
         if op.dtype == torch.bool:
             return ((a.abs().double() <= radius) & (radius > 0)).double()
-        if torch.equal((a.double() - radius).trunc(), (a.double() + radius).trunc()):
+        if units.stays_the_same_integer(a, radius):
             return None
         raise op.refuse("to integers, of a number that is not exact")
     if a.is_complex() and not op.result.is_complex():

@@ -124,14 +124,16 @@ class Extreme(torch.autograd.Function):
         """Return the extreme."""
         y: Tensor = func(a, b)
         ctx.chooser = weakref.ref(chooser)  # as of a cast: the graph does not own it
-        ctx.save_for_backward(a, b, y)
+        ctx.func = func
+        ctx.save_for_backward(a, b)  # as torch saves them: y may be written to in place
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
         """Return both gradients, by one share: what is not finite goes to one of them, as in torch."""
-        a, b, y = ctx.saved_tensors
+        a, b = ctx.saved_tensors
         with torch._C._DisableTorchDispatch():
+            y = ctx.func(a, b)
             share = torch.where(a == b, 0.5, (a == y).double())
             finite = all_finite(grad_y) and not bool(y.isnan().any())
         if not finite:

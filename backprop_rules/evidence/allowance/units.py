@@ -152,6 +152,14 @@ def apart(a: Any, b: Any) -> Tensor:
     return (wide(a) - wide(b)).abs()  # type: ignore[no-any-return]
 
 
+def stays_the_same_integer(a: Tensor, radius: Tensor) -> bool:
+    """Say whether each number is cut off to one integer wherever it lies within its radius."""
+    a = a.to(radius.device).double()
+    below = torch.nextafter(a - radius, torch.full_like(a, -math.inf))
+    above = torch.nextafter(a + radius, torch.full_like(a, math.inf))
+    return bool(((below.trunc() == above.trunc()) | (radius == 0)).all())
+
+
 def magnitude(x: Tensor) -> Tensor:
     """Return |x| in float64; for complex numbers rounded up, so that it is no less."""
     return wide(x).abs() * FEW if x.is_complex() else x.double().abs()  # hypot is right to a few units of 2^-53
