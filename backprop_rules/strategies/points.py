@@ -26,6 +26,7 @@ from backprop_rules.strategies.sizes import (
 )
 from backprop_rules.strategies.values import (
     ALIKE,
+    KEPT_IN_PART,
     RANGES,
     SIGNED,
     cast_like,
@@ -33,6 +34,7 @@ from backprop_rules.strategies.values import (
     drawn,
     have_a_meaning,
     is_ordered,
+    keeps_all,
     laid_out,
     numbers_from,
 )
@@ -89,7 +91,10 @@ class Points:
         return {became[n]: others for n, others in self.asked.items()}
 
     def _planned(self, count: int | None) -> Iterator[Point]:
+        in_part = any(map(keeps_all, self.subject.example))
         for k, recipe in enumerate(PLAN):
+            if recipe.values == KEPT_IN_PART and not in_part:
+                continue
             if count is None or k < count or recipe.layout in ROWS:
                 made = self._at(recipe, {}, "own", self.seed + k)
                 # Of few axes some layouts are no others.

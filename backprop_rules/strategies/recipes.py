@@ -55,6 +55,7 @@ PLAN = (
     Recipe(values="hard row"),
     *OUT_OF_ORDER,
     Recipe(values="tens"),
+    Recipe(values="kept in part"),
 )
 # Layouts of a large example at its own size, beside its own: each takes a call, and the small are asked in all.
 LAID_OUT = ("transposed", "sliced", "padded")

@@ -47,6 +47,7 @@ def _with_a_hard_row(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor
     return x
 
 
+KEPT_IN_PART = "kept in part"  # of an example whose masks leave nothing out
 # Of which kind the values of a point are. Ties need integers, kinks need zeros; large values show what overflows, one
 # large row what is judged by the others, some tens what is taken for saturated before it is.
 KINDS: dict[str, Draw] = {
@@ -61,6 +62,7 @@ KINDS: dict[str, Draw] = {
     "tens": lambda numbers, shape: _normal(numbers, shape) * 2.0**3,
     "wide": _wide,
     "hard row": _with_a_hard_row,
+    KEPT_IN_PART: _normal,
 }
 
 
@@ -116,7 +118,7 @@ def drawn(
 
 def _whole(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], kind: str, checked: bool) -> Tensor:
     varies = checked and shape == like.shape and like.dim() > 0 and like.numel() > 0
-    if kind == "zeros among" and shape == like.shape and _keeps_all(like):
+    if kind == KEPT_IN_PART and shape == like.shape and keeps_all(like):
         return _mixed_with_others(like)
     if varies and kind == "zeros among":
         return _with_nothing(like)
@@ -200,10 +202,10 @@ def _repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x
 
 
-def _keeps_all(like: Tensor) -> bool:
-    """Say whether a mask is all alike along rows of several numbers, as one that leaves nothing out."""
-    several = like.dtype == torch.bool and like.dim() > 0 and like.shape[-1] > 1 and like.numel() > 0
-    return several and bool((like == like.reshape(-1)[0]).all())
+def keeps_all(x: Any) -> bool:
+    """Say whether it is a mask that is all alike along rows of several numbers, as one that leaves nothing out."""
+    several = isinstance(x, Tensor) and x.dtype == torch.bool and x.dim() > 0 and x.shape[-1] > 1 and x.numel() > 0
+    return several and bool((x == x.reshape(-1)[0]).all())
 
 
 def _mixed_with_others(like: Tensor) -> Tensor:
@@ -337,7 +339,7 @@ def relaid(values: Tensor, like: Tensor) -> Tensor:
     return buffer.as_strided(like.shape, like.stride(), like.storage_offset())
 
 
-MAGNITUDES = {"big": 2.0**16, "small": 2.0**-30}  # the former is the scale of a loss in float16, to begin with
+MAGNITUDES = {"big": 2.0**13, "small": 2.0**-30}  # a norm is clipped long before, and float16 still holds the former
 WIDE = 20  # powers of two by which elements differ: fewer than float32 has digits
 
 
