@@ -15,6 +15,7 @@ from backprop_rules.call import Call
 from backprop_rules.diagnosis.at_size import likely_at_size
 from backprop_rules.diagnosis.beside import not_read
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
+from backprop_rules.diagnosis.edited import EFFORT
 from backprop_rules.diagnosis.mended import mended
 from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.several import EXCHANGED
@@ -83,21 +84,22 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
     made = _told(outcome, places, None if one_call else found)
     named = known if made is None or (known is not None and made.family is not Family.SIZE) else made
     named = named or _in_the_backward(outcome, places)
-    named = named or outcome.unless_ours(lambda: _as_far_as_it_rounds(subject, outcome), None) or last
+    named = named or outcome.unless_ours(lambda: _as_far_as_it_rounds(subject, outcome, places), None) or last
     own = outcome.pair.high
     return named if named or own is F64 else _by_the_bank(subject, outcome, finding, own)
 
 
-def _as_far_as_it_rounds(subject: Subject, outcome: Outcome) -> Mistake | None:
+def _as_far_as_it_rounds(subject: Subject, outcome: Outcome, places: Sequence[Any]) -> Mistake | None:
     """Return what explains the gradients in a narrower dtype than float64, as far as right ones may round in it.
 
     Of a kernel that takes no float64 that is its own; one that takes it may have constants of fewer digits. What is
-    told holds at some of the largest points that failed, of the same sizes: at one alone it may by chance.
+    told holds at some of the largest points that failed, of the same sizes: at one alone it may by chance. Of many edits
+    it takes as long as all else.
     """
     failing = {id(f.point): f.point for f in outcome.findings if f.kind is Kind.VALUE}
     largest = max(failing.values(), key=attrgetter("size"))
     alike = [p for p in failing.values() if _sizes(p) == _sizes(largest)][:ALIKE]
-    if outcome.pair.high is F64 and len(alike) < 2:
+    if outcome.pair.high is F64 and (len(alike) < 2 or any(len(at.edits) > EFFORT for at in places[:1])):
         return None
     found = (_at_its_size(subject, Evidence(subject, point, outcome.pair)) for point in alike)
     first = next(found)
