@@ -58,3 +58,17 @@ def test_a_value_that_no_gradient_is_made_of_may_be_unknown():
     assert "aten.igamma.default" in str(assert_gradients((right,), **held))
     with pytest.raises(WrongGradients):
         assert_gradients((right * 1.01,), **held)
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_an_output_that_is_made_of_constants_alone_may_be_unknown(n):
+    constant = numbers(5, n)  # in float32, as no primal meets it
+
+    def forward(x, w):
+        return torch.linalg.svdvals(constant), (x @ w).tanh()
+
+    outputs, along = forward(*PRIMALS[:2]), (None, numbers(9, 5))
+    live = [x.clone().requires_grad_() for x in PRIMALS[:2]]
+    got = torch.autograd.grad(forward(*live)[1], live, along[1])
+    with pytest.raises(WrongGradients, match=r"Nothing was proved of y\[0\]"):
+        assert_gradients(got, forward=forward, primals=PRIMALS[:2], grad_y=along, y=outputs)
