@@ -72,3 +72,26 @@ def test_an_output_that_is_made_of_constants_alone_may_be_unknown(n):
     got = torch.autograd.grad(forward(*live)[1], live, along[1])
     with pytest.raises(WrongGradients, match=r"Nothing was proved of y\[0\]"):
         assert_gradients(got, forward=forward, primals=PRIMALS[:2], grad_y=along, y=outputs)
+
+
+BOUNDED = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "clamp": lambda v: v.clamp(0.1, 0.9),
+    "arctangent": torch.atan,
+    "softmax": lambda v: torch.stack((v, v * 2)).softmax(0)[0],
+    "a mask": lambda v: torch.where(v > 0, 0.5, 0.25),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_what_is_bounded_is_no_better_known(name):
+    def forward(x):
+        return (x.square() * (1 + BOUNDED[name](torch.linalg.svdvals(x.detach()).sum()))).sum()
+
+    x = PRIMALS[2]
+    live = x.clone().requires_grad_()
+    got = torch.autograd.grad(forward(live), live)[0]
+    for factor in (1, 0.7):
+        with pytest.raises(InputError, match=r"not known: no formula for the rounding of aten\._linalg_svd\.default\."):
+            assert_gradients((got * factor,), forward=forward, primals=(x,))

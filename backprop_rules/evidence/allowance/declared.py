@@ -216,10 +216,25 @@ class Declared(Blockwise):
             self.unknown = self.unknown or str(error)
             found = [self.anything.like(y) for y in parts]
             radius = found if isinstance(result, tuple | list) else found[0]
+        if self.unknown:
+            radius = self._open(func, result, args, radius)
         if self.eager and not self.in_kernel:
             self._note_overflow(func, result)
         if self._only_exact and not (self.in_kernel or self._in_a_block) and any(True for _ in tensors_in(radius)):
             raise Rounds(str(func).removesuffix(".default"))
+        return radius
+
+    def _open(self, func: Any, result: Any, args: Any, radius: Any) -> Any:
+        """Return the radius of a function of one number, or by a mask, infinite where nothing is known of that.
+
+        What is bounded whatever it is made of, or one of two, is not held so by what is known.
+        """
+        given = list(tensors_in(args))
+        if torch.Tag.pointwise not in func.tags or not isinstance(radius, Tensor):
+            return radius
+        for x in given if len(given) == 1 else (x for x in given if x.dtype == torch.bool):
+            own = self._radius(x)
+            radius = radius if own is None else radius.masked_fill(own.isinf() & (radius > 0), math.inf)
         return radius
 
     def _is_one(self, func: Any, args: Any) -> bool:
