@@ -95,3 +95,22 @@ def test_what_is_bounded_is_no_better_known(name):
     for factor in (1, 0.7):
         with pytest.raises(InputError, match=r"not known: no formula for the rounding of aten\._linalg_svd\.default\."):
             assert_gradients((got * factor,), forward=forward, primals=(x,))
+
+
+def largest_of_all(x, far):
+    sizes = x.exp().sum(1)
+    return x[(sizes / sizes.detach() + far * torch.arange(6)).argmax()].square().sum()
+
+
+def largest_of_what_is_unknown(x, _):
+    return x[torch.linalg.svdvals(x.detach()).argmax()].square().sum()
+
+
+@pytest.mark.parametrize(
+    ("forward", "far", "told"),
+    [(largest_of_all, 1e-9, True), (largest_of_all, 1.0, False), (largest_of_what_is_unknown, 0.0, True)],
+)
+def test_the_place_of_the_largest_of_all_that_may_be_another_is_told_as_taken(forward, far, told):
+    with pytest.raises(WrongGradients) as caught:
+        assert_gradients((torch.zeros(6, 3), None), forward=forward, primals=(PRIMALS[2], far))
+    assert ("takes it as it came out" in str(caught.value)) == told, str(caught.value)
