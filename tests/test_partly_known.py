@@ -80,6 +80,7 @@ BOUNDED = {
     "clamp": lambda v: v.clamp(0.1, 0.9),
     "arctangent": torch.atan,
     "softmax": lambda v: torch.stack((v, v * 2)).softmax(0)[0],
+    "angle": lambda v: torch.atan2(v, torch.ones(())),
     "a mask": lambda v: torch.where(v > 0, 0.5, 0.25),
 }
 
@@ -114,3 +115,15 @@ def test_the_place_of_the_largest_of_all_that_may_be_another_is_told_as_taken(fo
     with pytest.raises(WrongGradients) as caught:
         assert_gradients((torch.zeros(6, 3), None), forward=forward, primals=(PRIMALS[2], far))
     assert ("takes it as it came out" in str(caught.value)) == told, str(caught.value)
+
+
+def test_what_a_mask_leaves_out_opens_nothing():
+    def forward(x, v):
+        far = torch.linalg.svdvals(v.detach())[0]
+        return (torch.where(x > 0, x.exp(), far) + torch.where(x < 0, far, x.exp()).masked_fill(x < 0, 1.0)).sum()
+
+    x = PRIMALS[0]
+    right = 2 * torch.where(x > 0, x.exp(), 0.0)
+    assert assert_gradients((right, None), forward=forward, primals=(x, PRIMALS[2])).right
+    with pytest.raises(WrongGradients, match="farther off than rounding goes"):
+        assert_gradients((right * 1.01, None), forward=forward, primals=(x, PRIMALS[2]))
