@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rounding import POSITIVE, REAL, REAL_ONLY, widened, worst
 
 from backprop_rules.evidence.allowance.units import gamma, unit
-from backprop_rules.testing import WrongGradients, assert_gradients
+from backprop_rules.testing import WrongGradients, assert_gradients, enclose
 
 special = torch.special
 WIDE = (torch.float64, torch.float32)  # of others torch has none
@@ -79,3 +79,10 @@ def test_of_all_numbers_of_a_narrow_dtype_the_sum_of_polynomials_is_inside(dtype
     exact, u = special.i0e(x.double()), torch.finfo(dtype).eps / 2
     off = (special.i0e(apart).double() - exact).abs()
     assert bool((off <= exact * gamma(8, u) + unit(dtype).tiny).all())
+
+
+@pytest.mark.parametrize("n", [168, 169, 170, 200])
+def test_derivatives_of_an_order_whose_factorial_no_dtype_holds_are_taken_as_torch_has_them(n):
+    x = torch.tensor([2.5, 60.0], dtype=torch.float64)
+    held = enclose(lambda x: torch.polygamma(n, x), (x,), grad_y=torch.ones(2, dtype=torch.float64))[0]
+    assert bool(held.truth.isfinite().all()) == bool((held.radius > 0).all()) == (n < 170)
