@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounding import POSITIVE, REAL, REAL_ONLY, widened, worst
 
+from backprop_rules.evidence.allowance.units import gamma, unit
+from backprop_rules.testing import WrongGradients, assert_gradients, enclose
+
 special = torch.special
 WIDE = (torch.float64, torch.float32)  # of others torch has none
 
@@ -58,3 +61,28 @@ CASES = {
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_radius_holds_the_exact_value(name, dtype, seed):
     worst(CASES[name], dtype, seed)
+
+
+def test_the_angle_of_what_is_positive_is_nothing_whatever_rounds():
+    x = torch.tensor([2.0, 0.5, -3.0, 7.0])
+    held = {"forward": torch.angle, "primals": (x,), "grad_y": torch.ones(4)}
+    assert assert_gradients((torch.zeros(4),), **held, y=torch.angle(x)).right
+    with pytest.raises(WrongGradients, match="1 of 4 elements"):
+        assert_gradients((torch.zeros(4),), **held, y=torch.angle(x) + torch.tensor([0, 1e-30, 0, 0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_of_all_numbers_of_a_narrow_dtype_the_sum_of_polynomials_is_inside(dtype):
+    x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    x = x[x.isfinite()]
+    apart = torch.stack((x, x), -1)[:, 0]  # one by one, as those of a few numbers
+    exact, u = special.i0e(x.double()), torch.finfo(dtype).eps / 2
+    off = (special.i0e(apart).double() - exact).abs()
+    assert bool((off <= exact * gamma(8, u) + unit(dtype).tiny).all())
+
+
+@pytest.mark.parametrize("n", [168, 169, 170, 200])
+def test_derivatives_of_an_order_whose_factorial_no_dtype_holds_are_taken_as_torch_has_them(n):
+    x = torch.tensor([2.5, 60.0], dtype=torch.float64)
+    held = enclose(lambda x: torch.polygamma(n, x), (x,), grad_y=torch.ones(2, dtype=torch.float64))[0]
+    assert bool(held.truth.isfinite().all()) == bool((held.radius > 0).all()) == (n < 170)

@@ -268,3 +268,9 @@ def test_what_is_0_but_for_rounding_is_no_factor():
     assert 0 < float(got.abs().max()) < 1e-6
     text = said(got, lambda x: torch.softmax(x, -1), x, grad_y=g)
     assert "0, but for rounding: its terms cancel" in text and "times the right one" not in text
+
+
+def test_the_sign_is_no_rounding_however_far_that_goes():
+    truth = numbers(20).double()
+    words = likeness(0, [Held(truth, 1.5 * truth.abs(), torch.float32)], ["x"], -truth, truth != 0)
+    assert words == "the sign: each is -1 times the right one, but for rounding"

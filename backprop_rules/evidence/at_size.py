@@ -17,7 +17,7 @@ from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.evidence.allowance.declared import Declared, Rounds
 from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.allowance.precision import Precision
-from backprop_rules.evidence.allowance.units import lost_in, positive
+from backprop_rules.evidence.allowance.units import lost_in, positive, wide
 from backprop_rules.evidence.reservations import NONE, Reservations
 from backprop_rules.evidence.ties import Ties
 from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
@@ -196,7 +196,7 @@ def at_size(question: Question, declared: Precision, flushes: bool = False) -> A
 def _held_by(run: Run, question: Question, mode: Declared) -> AtSize:
     y, gradients = run(mode, False)
     pairs = zip(gradients, question.leaves, strict=True)
-    outputs = tuple(Held(out.detach(), mode.radius(out), mode.dtype_of(out)) for out in y if inexact(out))
+    outputs = tuple(Held(wide(out.detach()), mode.radius(out), mode.dtype_of(out)) for out in y if inexact(out))
     found = tuple(None if g is None else held(mode, g, x.dtype) for g, x in pairs)
     said = Reservations(mode.overflow, mode.vanished, mode.custom, mode.choices.taken, mode.drawn, mode.unknown)
     return AtSize(outputs, found, mode.roundings, mode.ambiguous, said)

@@ -149,9 +149,10 @@ def _by_a_factor(own: Held, off: Tensor, truth: Tensor, radius: Tensor) -> str:
     squares = float((truth * truth).sum())
     if not squares or not math.isfinite(squares):
         return ""
-    if bool((off.to(truth).abs() <= radius).all()):
-        return "0, but for rounding: its terms cancel, or what comes back is lost among them"
     factor = float((off.to(truth) * truth).sum()) / squares
+    # What points along the right one, by more than half of its square, is no rounding, however far that goes.
+    if bool((off.to(truth).abs() <= radius).all()) and 2 * factor**2 * squares <= float(off.to(truth).square().sum()):
+        return "0, but for rounding: its terms cancel, or what comes back is lost among them"
     if not bool(((off.to(truth) - factor * truth).abs() <= radius * max(1.0, abs(factor))).all()):
         return ""
     if f"{factor:.4g}" == "1":

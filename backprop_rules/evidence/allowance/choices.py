@@ -107,10 +107,14 @@ def ordered(op: Operation, a: Tensor, *how: Any, **named: Any) -> Any:
 def place_of_extreme(op: Operation, a: Tensor, dim: int | None = None, *_: Any) -> None:
     """The index of the largest or smallest, which may be another's."""
     radius = op.radius(a)
-    if radius is not None and dim is not None:
-        find = torch.amin if op.func.overloadpacket == aten.argmin else torch.amax
-        low, high = ends(a, radius)
+    if radius is None:
+        return
+    find = torch.amin if op.func.overloadpacket == aten.argmin else torch.amax
+    low, high = ends(a, radius)
+    if dim is not None:
         op.choices.index(op.result, ByRank(low, high, find(a, dim), find(low, dim), find(high, dim), dim))
+    elif int(((low <= find(high)) & (high >= find(low))).sum()) > 1:  # of all: it is taken as it came out
+        op.choices.leads_to(op.result)
 
 
 def _as_ranked(y: Tensor, low: Tensor, high: Tensor, dim: int) -> list[Tensor]:

@@ -33,6 +33,8 @@ aten = torch.ops.aten
 
 # From here on a number of float64 stands for infinity, as in a mask: no other dtype has it.
 ENDLESS = torch.finfo(torch.float64).max / 2
+# Of what these are given some numbers are not taken, as the mask says.
+BY_MASKS = {aten.where, aten.masked_fill}
 
 
 class Rounds(NotImplementedError):
@@ -216,10 +218,24 @@ class Declared(Blockwise):
             self.unknown = self.unknown or str(error)
             found = [self.anything.like(y) for y in parts]
             radius = found if isinstance(result, tuple | list) else found[0]
+        if self.unknown:
+            radius = self._open(func, args, radius)
         if self.eager and not self.in_kernel:
             self._note_overflow(func, result)
         if self._only_exact and not (self.in_kernel or self._in_a_block) and any(True for _ in tensors_in(radius)):
             raise Rounds(str(func).removesuffix(".default"))
+        return radius
+
+    def _open(self, func: Any, args: Any, radius: Any) -> Any:
+        """Return the radius of a result, number by number: infinite where nothing is known of what it is made of.
+
+        What is bounded whatever it is made of, or one of two, is not held so by what is known.
+        """
+        if torch.Tag.pointwise not in func.tags or not isinstance(radius, Tensor):
+            return radius
+        for x in tensors_in(args):
+            own = self._radius(x) if x.dtype == torch.bool or func.overloadpacket not in BY_MASKS else None
+            radius = radius if own is None else radius.masked_fill(own.isinf() & (radius > 0), math.inf)
         return radius
 
     def _is_one(self, func: Any, args: Any) -> bool:

@@ -195,7 +195,9 @@ def log_ndtr(a: Tensor) -> Tensor:
 
 def angle(a: Tensor) -> Tensor:
     """The angle of a complex number; of a real one 0 or pi."""
-    parts = torch.view_as_real(a) if a.is_complex() else torch.stack((a, torch.zeros_like(a)), -1)
+    if not a.is_complex():
+        return torch.where(a < 0, torch.zeros_like(a) + math.pi, 0.0)
+    parts = torch.view_as_real(a)
     return torch.atan2(parts[..., 1], parts[..., 0])
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.operation import Operation, Radius
-from backprop_rules.evidence.allowance.units import FEW, gamma
+from backprop_rules.evidence.allowance.units import FEW, factorial, gamma
 
 aten = torch.ops.aten
 SLOPE = 2.0**-900  # far from where float64 loses digits to underflow
@@ -54,7 +54,7 @@ def polygamma(op: Operation, n: int, a: Tensor) -> Tensor:
         roundings = 32 + 2 * (op.ulps("pow") + op.ulps("exp") + op.ulps("lgamma") * max(1.0, math.lgamma(n + 1)))
         error = op.up(op.size * gamma(roundings, op.unit.u)) + op.rounded(None)
         # The power may underflow, of which x times as much is added in the end.
-        error = error + 8 * math.factorial(n) * op.unit.tiny * (1 + op.operand(a).grown())
+        error = error + 8 * factorial(n) * op.unit.tiny * (1 + op.operand(a).grown())
         return _with_slope(op, a, error, lambda x: torch.polygamma(n + 1, x))
     left_out = 2 / (30 * (a.double().clamp_min(0) + 6) ** 9)  # in float64, and here
     error = op.up(op.size * gamma(24, op.unit.u)) * FEW + left_out + op.rounded(None)

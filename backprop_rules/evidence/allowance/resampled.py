@@ -11,11 +11,13 @@ from torch import Tensor
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE
 from backprop_rules.evidence.allowance.operation import Operation, plus
 from backprop_rules.evidence.allowance.units import NARROW, gamma, unit
+from backprop_rules.subject.ambient import all_finite
 
 aten = torch.ops.aten
 
-# The steepest slope of a weight by the place, of the cubic with -3/4, at 0.6 of a pixel; and the largest sum of sizes.
-STEEPEST, LARGEST = 1.35, 1.375
+# The steepest slope of a weight by the place: of the cubic with -1/2, which is antialiased, at 5/9 of a pixel; of that
+# with -3/4 it is 1.35. And the largest sum of sizes, of the cubic with -3/4.
+STEEPEST, LARGEST = 25 / 18, 1.375
 ROUNDED = 8  # roundings of a weight, of terms no larger than 2.5
 
 
@@ -24,6 +26,15 @@ def _weights(forward: Any, before: int, after: int, align: bool, scale: float | 
     one_by_one = torch.eye(before, dtype=torch.float64).reshape(1, before, 1, before)  # see docs/findings.md
     found: Tensor = forward(one_by_one, [1, after], align, None, scale)[0, :, 0]
     return found
+
+
+def _summed(each: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return sums with weights that are not negative: infinite where a term is that has one, and nowhere else."""
+    if all_finite(each):
+        return rows.T @ each @ columns
+    endless = rows.T @ (~each.isfinite()).double() @ columns
+    found = rows.T @ each.nan_to_num(0.0, 0.0, 0.0) @ columns
+    return found.masked_fill(endless > 0, math.inf)
 
 
 def _resampled(
@@ -37,15 +48,12 @@ def _resampled(
     # The neighbours, too, of which a place that rounds may be.
     near = [torch.nn.functional.max_pool2d((w != 0).double()[None, None], 3, 1, 1)[0, 0] for w in axes]
 
-    def summed(each: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        return rows.T @ each @ columns
-
     sizes = [w.abs() for w in axes]
     taps = [int((w != 0).sum(0).max()) for w in axes]
     off = sum(STEEPEST * gamma(4 * (n + m), u) + gamma(ROUNDED, u) * 2.5 for n, m in zip(before, after, strict=True))
-    moved = summed(x.grown(), *near) * (off * LARGEST)
-    varies = plus(None if x.radius is None else summed(x.radius, *sizes), moved)
-    size = summed(x.size, *sizes)
+    moved = _summed(x.grown(), *near) * (off * LARGEST)
+    varies = plus(None if x.radius is None else _summed(x.radius, *sizes), moved)
+    size = _summed(x.size, *sizes)
     terms = math.prod(taps)
     radius = op.summed(varies, size, terms + 2, 2 * terms, narrow=back)
     if op.dtype not in NARROW or op.func.overloadpacket not in ROUNDED_INSIDE:

@@ -105,6 +105,11 @@ def gamma(count: float, u: float) -> float:
     return count * u / (1 - count * u) if count * u < 1 else float("inf")
 
 
+def factorial(n: int) -> float:
+    """Return n!, which float64 holds up to 170."""
+    return float(math.factorial(n)) if n <= 170 else math.inf
+
+
 # What a float32 operand loses before a product of reduced precision: rounded to nearest to bf16's 8 bits, or cut
 # to TF32's 11 (the tensor core reads 19 of the 32 bits; NVIDIA, PTX ISA, "Matrix fragments for .tf32").
 LOST_OF_OPERANDS = {"tf32": 2.0**-10, "bf16": 2.0**-8}
