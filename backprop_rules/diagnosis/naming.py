@@ -93,8 +93,8 @@ def _as_far_as_it_rounds(subject: Subject, outcome: Outcome, places: Sequence[An
     """Return what explains the gradients in a narrower dtype than float64, as far as right ones may round in it.
 
     Of a kernel that takes no float64 that is its own; one that takes it may have constants of fewer digits. What is
-    told holds at some of the largest points that failed, of the same sizes: at one alone it may by chance. Of many edits
-    it takes as long as all else.
+    told holds at some of the largest points that failed, of the same sizes: at one alone it may by chance. Of many
+    edits it takes as long as all else.
     """
     failing = {id(f.point): f.point for f in outcome.findings if f.kind is Kind.VALUE}
     largest = max(failing.values(), key=attrgetter("size"))
