@@ -65,7 +65,8 @@ class Whole:
         try:
             if there is None or is_near(*_both(self.function, there, there.primals)):
                 return
-            yield from (replace(f, point=point, native=False) for f in computes_the_function(self.function, there))
+            found = computes_the_function(self.function, there, by_itself(subject, there))
+            yield from (replace(f, point=point, native=False) for f in found)
         except Refused:  # which others ask
             return
 
