@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backprop_rules.domain import precision
 from backprop_rules.strategies.point import FULL, NOTHING_KEPT, TORN_APART, Point
-from backprop_rules.strategies.recipes import LAID_OUT, OUT_OF_ORDER, PLAN, ROWS, Recipe, recipes
+from backprop_rules.strategies.recipes import LAID_OUT, OUT_OF_ORDER, PLAN, ROWS, SOME, Recipe, recipes
 from backprop_rules.strategies.sizes import (
     WHOLE_BLOCKS,
     Axis,
@@ -33,6 +33,7 @@ from backprop_rules.strategies.values import (
     drawn,
     have_a_meaning,
     is_ordered,
+    keeps_all,
     laid_out,
     numbers_from,
 )
@@ -90,6 +91,8 @@ class Points:
 
     def _planned(self, count: int | None) -> Iterator[Point]:
         for k, recipe in enumerate(PLAN):
+            if recipe.values == SOME and not any(map(keeps_all, self.subject.example)):
+                continue
             if count is None or k < count or recipe.layout in ROWS:
                 made = self._at(recipe, {}, "own", self.seed + k)
                 # Of few axes some layouts are no others.

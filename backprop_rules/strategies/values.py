@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules import layout
+from backprop_rules.strategies.recipes import SOME
 from backprop_rules.subject.ambient import BF16, F32, F64, all_finite, inexact
 from backprop_rules.subject.function import Cotangents, Outputs
 
@@ -116,7 +117,7 @@ def drawn(
 
 def _whole(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], kind: str, checked: bool) -> Tensor:
     varies = checked and shape == like.shape and like.dim() > 0 and like.numel() > 0
-    if kind == "zeros among" and shape == like.shape and _keeps_all(like):
+    if kind == SOME and shape == like.shape and keeps_all(like):
         return _mixed_with_others(like)
     if varies and kind == "zeros among":
         return _with_nothing(like)
@@ -200,10 +201,11 @@ def _repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x
 
 
-def _keeps_all(like: Tensor) -> bool:
-    """Say whether a mask is all alike along rows of several numbers, as one that leaves nothing out."""
-    several = like.dtype == torch.bool and like.dim() > 0 and like.shape[-1] > 1 and like.numel() > 0
-    return several and bool((like == like.reshape(-1)[0]).all())
+def keeps_all(like: Any) -> bool:
+    """Say whether it is a mask, all alike along rows of several numbers, as one that leaves nothing out."""
+    if not isinstance(like, Tensor) or like.dtype != torch.bool or not like.dim() or like.shape[-1] < 2:
+        return False
+    return like.numel() > 0 and bool((like == like.reshape(-1)[0]).all())
 
 
 def _mixed_with_others(like: Tensor) -> Tensor:
