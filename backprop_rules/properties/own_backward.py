@@ -32,7 +32,7 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
 
     def backward(grad_y: Any, *primals: Tensor | None, **params: Any) -> Any:
         try:
-            ys, leaves = outputs_of(function, primals, params)
+            ys, leaves = outputs_of(function, primals, params, like=grad_y)
         except (InputError, NameError):  # which no values make right
             raise
         except Exception as error:  # of somebody's code
@@ -82,16 +82,21 @@ def tensors_of(ys: Sequence[Tensor | None]) -> list[Tensor]:
 
 
 def outputs_of(
-    function: Any, primals: tuple[Tensor | None, ...], params: Any, frozen: Collection[int] = ()
+    function: Any, primals: tuple[Tensor | None, ...], params: Any, frozen: Collection[int] = (), like: Any = None
 ) -> tuple[tuple[Tensor | None, ...], list[Tensor | None]]:
-    """Return the outputs of a function, None for one that is not there, and the leaves, of which some are `frozen`."""
+    """Return the outputs of a function, None for one that is not there, and the leaves, of which some are `frozen`.
+
+    Those of a dict are in the order of one that is `like` it.
+    """
     with torch.enable_grad(), running(None):
         leaves = live_ones(primals)
         for i in frozen:
             leaves[i] = primals[i]
         if not is_autograd_function(function):
-            found = _pytree.tree_leaves(function(*leaves, **params))
-            return tuple(y if isinstance(y, Tensor) else None for y in found), leaves
+            found = function(*leaves, **params)
+            if isinstance(found, dict) and isinstance(like, dict) and found.keys() == like.keys():
+                found = {key: found[key] for key in like}
+            return tuple(y if isinstance(y, Tensor) else None for y in _pytree.tree_leaves(found)), leaves
         # It may work in place.
         y = applied(function, [x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in leaves], params)
     ys = tuple(y) if isinstance(y, tuple | list) else (y,)
