@@ -176,6 +176,9 @@ def climb_with_what_passed(subject: Subject, outcome: Outcome, questions: Questi
     if subject.rule is None:
         outcome.lower[subject.unruly] = None
         return
+    if outcome.random_forward:  # others each time that it is recorded
+        outcome.lower["forward draws random numbers"] = None
+        return
     from backprop_rules.evidence.climb import climb
 
     for point, dtypes in _to_climb(subject, outcome, questions):
