@@ -227,10 +227,10 @@ def test_an_output_of_as_many_elements_as_are_positive_is_right() -> None:
 
 def test_the_outputs_of_two_dicts_go_by_their_keys() -> None:
     def in_other_order(x: Tensor) -> dict:
-        return {"exponential": x.exp(), "sine": x.sin()}
+        return {"rest": [{"exponential": x.exp(), "sine": x.sin()}], "square": x * x}
 
     def forward(x: Tensor) -> dict:
-        return {"sine": x.sin(), "exponential": x.exp()}
+        return {"square": x * x, "rest": [{"sine": x.sin(), "exponential": x.exp()}]}
 
     assert check_function(in_other_order, forward=forward, example=(X,)).verdict == "right"
 

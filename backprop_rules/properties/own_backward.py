@@ -86,17 +86,15 @@ def outputs_of(
 ) -> tuple[tuple[Tensor | None, ...], list[Tensor | None]]:
     """Return the outputs of a function, None for one that is not there, and the leaves, of which some are `frozen`.
 
-    Those of a dict are in the order of one that is `like` it.
+    Those of dicts are in the order of those that are in the same place of what is `like` it.
     """
     with torch.enable_grad(), running(None):
         leaves = live_ones(primals)
         for i in frozen:
             leaves[i] = primals[i]
         if not is_autograd_function(function):
-            found = function(*leaves, **params)
-            if isinstance(found, dict) and isinstance(like, dict) and found.keys() == like.keys():
-                found = {key: found[key] for key in like}
-            return tuple(y if isinstance(y, Tensor) else None for y in _pytree.tree_leaves(found)), leaves
+            found = _pytree.tree_leaves(_by_keys(function(*leaves, **params), like))
+            return tuple(y if isinstance(y, Tensor) else None for y in found), leaves
         # It may work in place.
         y = applied(function, [x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in leaves], params)
     ys = tuple(y) if isinstance(y, tuple | list) else (y,)
@@ -104,6 +102,14 @@ def outputs_of(
         kinds = ", ".join(type(y).__name__ for y in ys)
         raise InputError(f"{_name(function)} returns {kinds}: only functions that return tensors are checked.")
     return ys, leaves
+
+
+def _by_keys(found: Any, like: Any) -> Any:
+    if isinstance(found, dict) and isinstance(like, dict) and found.keys() == like.keys():
+        return {key: _by_keys(found[key], like[key]) for key in like}
+    if isinstance(found, list | tuple) and isinstance(like, list | tuple) and len(found) == len(like):
+        return [_by_keys(*both) for both in zip(found, like, strict=True)]
+    return found
 
 
 def applied(function: Any, given: Sequence[Any], params: Any) -> Any:
