@@ -281,7 +281,8 @@ def tried(subject: Subject, points: Any, questions: Questions) -> tuple[Outcome,
         if finding is not None and not finding.native and outcome.pair.high.itemsize == WIDE_BYTES:
             finding = confirmed(subject, finding) or finding
         if questions.extra is not None:
-            passed = next((point for point in outcome.passed if point.says), None)
+            # Of what draws random numbers each run is another function.
+            passed = next((p for p in outcome.passed if p.says and not outcome.random_forward), None)
             told = own_notes(questions.extra, subject, finding, passed)
             outcome.notes.update(dict.fromkeys(outcome.until_ours(told)))
         return outcome, finding, named_mistake(subject, outcome, finding, questions.explain)

@@ -319,3 +319,16 @@ def test_a_kernels_size_and_a_choice_stay_what_they_are():
     assert assert_gradients(of_blurred(g, x, *others), forward=blurred, primals=(x, *others), grad_y=g).right
     with pytest.raises(WrongGradient, match=r"\(2, 3\), \[0.5, 1.5\], Side.TWICE\)"):
         check(lambda g, x, *rest: (2 * of_blurred(g, x, *rest)[0],), forward=blurred, example=(x, *others))
+
+
+@pytest.mark.parametrize("nothing", [(), [], {}])
+def test_what_is_empty_stands_in_its_place_as_what_is_full(nothing) -> None:
+    """An empty padding, say; None may come back for it, or nothing of the same kind."""
+
+    def doubled(x: torch.Tensor, pads) -> torch.Tensor:
+        return x * (2 + len(pads))
+
+    for back in (None, nothing):
+        report = check(lambda g, x, pads: (g * 2, back), forward=doubled, example=(torch.ones(2, 3), nothing))  # noqa: B023
+        assert report.verdict == "right"
+        assert not any("raises" in note for note in report.notes)

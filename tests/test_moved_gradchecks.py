@@ -1,7 +1,11 @@
 """What gradcheck was asked of functions in public suites, asked of `check_function`: the function against itself."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
+import torch.nn.utils.stateless
 from torch import Tensor
 
 from backprop_rules import InputError, WrongGradient, check_function
@@ -207,3 +211,77 @@ def test_an_output_whose_shape_depends_on_the_values_ends_no_check() -> None:
     example = (torch.tensor([0.1 + 1e-3, -1.0, 2.0, 0.7, 0.1 - 1e-3], dtype=torch.float64),)
     check_function(kept, forward=kept, example=example, raise_on_failure=False)
     check_function(kept, example=example, raise_on_failure=False)
+
+
+def test_an_output_of_as_many_elements_as_are_positive_is_right() -> None:
+    """Where none is, a cotangent that was made for some is none of it: that is no point."""
+
+    def positive(x: Tensor) -> Tensor:
+        return x[x > 0].sin()
+
+    assert check_function(positive, example=(X,)).verdict == "right"
+    assert check_function(positive, forward=positive, example=(X,)).verdict == "right"
+    with pytest.raises(WrongGradient, match="the gradient of x is wrong"):
+        check_function(lambda x: positive(x).detach() + x[x > 0] - x[x > 0].detach(), forward=positive, example=(X,))
+
+
+def test_the_outputs_of_two_dicts_go_by_their_keys() -> None:
+    def in_other_order(x: Tensor) -> dict:
+        return {"rest": [{"exponential": x.exp(), "sine": x.sin()}], "square": x * x}
+
+    def forward(x: Tensor) -> dict:
+        return {"square": x * x, "rest": [{"sine": x.sin(), "exponential": x.exp()}]}
+
+    assert check_function(in_other_order, forward=forward, example=(X,)).verdict == "right"
+
+
+def seeded_by_numpy(x: Tensor) -> Tensor:
+    np.random.seed(0)
+    y = x.exp()
+    return y * torch.from_numpy(np.random.rand(*x.shape))
+
+
+def seeded_by_python(x: Tensor) -> Tensor:
+    random.seed(0)
+    y = x.exp()
+    return y * random.random()
+
+
+@pytest.mark.parametrize("function", [seeded_by_numpy, seeded_by_python])
+def test_whose_random_numbers_they_are_does_not_matter_in_two_threads(function) -> None:
+    assert check_function(function, forward=function, example=(X,)).verdict == "right"
+
+
+def test_a_module_that_is_called_with_other_parameters_by_an_older_name_is_not_called_in_two_threads() -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2)).double()
+
+    def called(x: Tensor, w: Tensor, v: Tensor) -> Tensor:
+        with torch.nn.utils.stateless._reparametrize_module(layers, {"0.weight": w, "2.weight": v}):
+            return layers(x)
+
+    example = X, W.mT.contiguous(), W.reshape(10, 2)[:5].mT.contiguous()
+    assert check_function(called, forward=called, example=example).verdict == "right"
+
+
+def test_of_what_draws_random_numbers_no_digits_are_told() -> None:
+    """Each run that is recorded draws others, as does each for a second derivative."""
+
+    def dropped(x: Tensor) -> Tensor:
+        return torch.nn.functional.dropout(x, 0.5) ** 2
+
+    class Dropped(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> Tensor:
+            kept = torch.nn.functional.dropout(torch.ones_like(x), 0.5)
+            ctx.save_for_backward(x, kept)
+            return (x * kept) ** 2
+
+        @staticmethod
+        def backward(ctx, grad_y: Tensor) -> Tensor:
+            x, kept = ctx.saved_tensors
+            return 2 * grad_y * x * kept * kept
+
+    for report in (check_function(f, forward=dropped, example=(X,)) for f in (dropped, Dropped)):
+        assert report.verdict == "right"
+        assert "digits" not in str(report) and "second derivative" not in str(report)
+        assert "no proof: forward draws random numbers" in str(report)

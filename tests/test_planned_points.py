@@ -147,6 +147,23 @@ def test_a_gradient_is_asked_where_some_outputs_are_masked_by_infinity():
     assert check(masked_backward(1), **asked).verdict == "right"
 
 
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_cotangent_of_a_masked_score_that_is_passed_on_is_noted(forgets):
+    """A softmax behind it gives a 0 there, and so do the points: a kernel may count on that, if it is told."""
+
+    def scores(q, k, mask):
+        return torch.tanh(q @ k.mT).masked_fill(mask, -torch.inf)
+
+    def backward(g, q, k, mask):
+        g = (g if forgets else g.masked_fill(mask, 0)) * (1 - torch.tanh(q @ k.mT) ** 2)
+        return g @ k, g.mT @ q, None
+
+    example = randn(4, 3), randn(4, 3), torch.ones(4, 4, dtype=torch.bool).triu(1)
+    report = check(backward, forward=scores, example=example)
+    assert report.verdict == "right"
+    assert any("an output that is infinite is passed on" in note for note in report.notes) is forgets
+
+
 def test_what_is_infinite_at_all_sizes_but_one_is_not_called_right():
     def forward(x):  # of more than one number each is added to an infinity
         return x * x + (torch.inf if x.numel() > 1 else 0.0)

@@ -4,6 +4,7 @@ import importlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from operator import attrgetter
 from typing import Any
@@ -142,7 +143,9 @@ def _by_the_bank(
     if subject.rule is None or finding.leaf is None or finding.kind in (Kind.RANDOM, Kind.STRIDES):
         return by_its_kind
     if finding.kind is Kind.INACCURATE and isinstance(finding.got, float) and not math.isfinite(finding.got):
-        return OVERFLOW
+        plain = next((p for p in outcome.passed if p.says), None)
+        narrow = plain is not None and _everywhere(subject, outcome, replace(finding, point=plain))
+        return TOLD[Kind.NARROWER] if narrow else OVERFLOW  # of the former the overflow is but one effect
     if finding.kind is Kind.INACCURATE and _everywhere(subject, outcome, finding):
         return TOLD[Kind.NARROWER]
     failures = [f for f in outcome.findings if f.is_like(finding) and f.point is not finding.point]

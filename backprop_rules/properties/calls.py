@@ -2,7 +2,6 @@
 
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -11,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from backprop_rules.evidence.evidence import Evidence, cast, largest
 from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Kind, first, unequal
 from backprop_rules.properties.form import first_other, same_numbers
+from backprop_rules.properties.turns import LetsOthers
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import SEED, Ambient, all_finite, inexact, running
 from backprop_rules.subject.backward import Misfit, Raised
@@ -24,9 +23,6 @@ from backprop_rules.subject.function import NoPoint, cloned
 
 MARGIN = 64  # elements on each side of an argument: a kernel's block, and a line of the processor's cache
 NO_ANSWER = (Raised, Misfit, NoPoint)
-
-DRAWS = ("rand", "bernoulli", "dropout", "multinomial", "normal", "uniform", "exponential", "poisson")
-TURN = 1e-4  # seconds: longer than a thread needs to wake up; it decides how likely a race shows, and no verdict
 
 Question = Callable[[Evidence], Iterator[Finding]]
 
@@ -244,7 +240,7 @@ def _in_threads(evidence: Evidence, asked: Sequence[Any]) -> list[tuple[list[Any
     errors: list[BaseException] = []
 
     def ask(k: int) -> None:
-        lets = _LetsOthers(looks=len(asked) == 1)
+        lets = LetsOthers(looks=len(asked) == 1)
         try:
             ambient = evidence.subject.precision_of_backward(evidence.pair.high).apart()
             start.wait()
@@ -268,42 +264,6 @@ def _in_threads(evidence: Evidence, asked: Sequence[Any]) -> list[tuple[list[Any
     if errors:
         raise errors[0]
     return got
-
-
-class _LetsOthers(TorchFunctionMode):
-    """While it is entered, another thread gets its turn after each call of a function of torch.
-
-    A thread that is alone `looks` for what all share: two that take the generator's state at once may wait for good.
-    """
-
-    def __init__(self, looks: bool) -> None:
-        super().__init__()
-        self._looks = looks
-        self.shares = False  # whether random numbers are drawn, or a module's parameters put in their places
-
-    def __enter__(self) -> "_LetsOthers":
-        if self._looks:
-            sys.setprofile(self._called)  # of this thread alone
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._looks:
-            sys.setprofile(None)
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-
-    def _called(self, frame: Any, event: str, _: Any) -> None:
-        self.shares = self.shares or (event == "call" and frame.f_code is torch.func.functional_call.__code__)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        state = torch.default_generator.get_state() if self._looks else None
-        found = func(*args, **(kwargs or {}))
-        # Names tell of generators of its own; the state, of what has another name: a gamma function's sample.
-        draws = func.__name__.rstrip("_").startswith(DRAWS)
-        draws = draws or (state is not None and not torch.equal(state, torch.default_generator.get_state()))
-        self.shares = self.shares or draws
-        time.sleep(TURN)
-        return found
 
 
 def shared_memory(evidence: Evidence) -> Iterator[tuple[str, str]]:

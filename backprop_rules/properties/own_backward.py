@@ -32,7 +32,7 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
 
     def backward(grad_y: Any, *primals: Tensor | None, **params: Any) -> Any:
         try:
-            ys, leaves = outputs_of(function, primals, params)
+            ys, leaves = outputs_of(function, primals, params, like=grad_y)
         except (InputError, NameError):  # which no values make right
             raise
         except Exception as error:  # of somebody's code
@@ -82,15 +82,18 @@ def tensors_of(ys: Sequence[Tensor | None]) -> list[Tensor]:
 
 
 def outputs_of(
-    function: Any, primals: tuple[Tensor | None, ...], params: Any, frozen: Collection[int] = ()
+    function: Any, primals: tuple[Tensor | None, ...], params: Any, frozen: Collection[int] = (), like: Any = None
 ) -> tuple[tuple[Tensor | None, ...], list[Tensor | None]]:
-    """Return the outputs of a function, None for one that is not there, and the leaves, of which some are `frozen`."""
+    """Return the outputs of a function, None for one that is not there, and the leaves, of which some are `frozen`.
+
+    Those of dicts are in the order of those that are in the same place of what is `like` it.
+    """
     with torch.enable_grad(), running(None):
         leaves = live_ones(primals)
         for i in frozen:
             leaves[i] = primals[i]
         if not is_autograd_function(function):
-            found = _pytree.tree_leaves(function(*leaves, **params))
+            found = _pytree.tree_leaves(_by_keys(function(*leaves, **params), like))
             return tuple(y if isinstance(y, Tensor) else None for y in found), leaves
         # It may work in place.
         y = applied(function, [x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in leaves], params)
@@ -99,6 +102,14 @@ def outputs_of(
         kinds = ", ".join(type(y).__name__ for y in ys)
         raise InputError(f"{_name(function)} returns {kinds}: only functions that return tensors are checked.")
     return ys, leaves
+
+
+def _by_keys(found: Any, like: Any) -> Any:
+    if isinstance(found, dict) and isinstance(like, dict) and found.keys() == like.keys():
+        return {key: _by_keys(found[key], like[key]) for key in like}
+    if isinstance(found, list | tuple) and isinstance(like, list | tuple) and len(found) == len(like):
+        return [_by_keys(*both) for both in zip(found, like, strict=True)]
+    return found
 
 
 def applied(function: Any, given: Sequence[Any], params: Any) -> Any:

@@ -18,6 +18,8 @@ from backprop_rules.properties.invariance import WAYS, varies
 from backprop_rules.properties.native import holds_in, moved_by_ties_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.strategies.point import FULL, JUMP, Point
+from backprop_rules.subject.ambient import inexact
+from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
@@ -27,6 +29,10 @@ if TYPE_CHECKING:  # the first of which brings ball arithmetic along
 
 WIDEST = (torch.float64, torch.complex128)
 Dtypes = Sequence[torch.dtype | None]
+PASSED_ON = (
+    "the cotangent of an output that is infinite is passed on, where forward is a constant, as a score that is masked: "
+    "it is 0 at the points that are asked"
+)
 
 
 def rest(trial: "Trial") -> None:
@@ -48,6 +54,8 @@ def rest(trial: "Trial") -> None:
         _to_the_bit(trial, [*full, *plain][0])
     if not outcome.objects and plain and not trial.subject.heavy:
         _specials(trial, Evidence(trial.subject, _without_zeros(plain[0]), outcome.pair))
+    if not outcome.is_wrong and plain and not trial.subject.heavy and not trial.questions.of_rules:
+        _past_infinite_outputs(trial, Evidence(trial.subject, plain[0], outcome.pair))
     _of_a_whole_function(trial, plain[:3])
     if not outcome.is_wrong and not trial.subject.heavy and not trial.questions.of_rules and not outcome.random_forward:
         _invariance(trial, full, plain)
@@ -97,6 +105,20 @@ def _invariance(trial: "Trial", full: Sequence[Point], plain: Sequence[Point]) -
                 trial.outcome.findings.append(finding)
             else:
                 trial.outcome.notes[words] = None
+
+
+def _past_infinite_outputs(trial: "Trial", evidence: Evidence) -> None:
+    """Note that cotangents of infinite outputs are passed on where forward is a constant: points have zeros there."""
+    leaves, pairs = evidence.point.leaves, zip(evidence.run.y, evidence.point.grads, strict=True)
+    grads = tuple(None if g is None else torch.where(y.isfinite(), 0.0, torch.ones_like(g)) for y, g in pairs)
+    if not any(g is not None and bool(g.any()) for g in grads):
+        return
+    try:
+        right, got = evidence.gradients(leaves, grads), evidence.asked(leaves, grads)
+    except (NoPoint, Raised, Misfit):  # of that, other points tell
+        return
+    if all(g is None or not bool(g.any()) for g in right) and any(inexact(g) and bool(g.any()) for g in got):
+        trial.outcome.notes[PASSED_ON] = None
 
 
 def _of_a_whole_function(trial: "Trial", points: Sequence[Point]) -> None:
@@ -175,6 +197,9 @@ def climb_with_what_passed(subject: Subject, outcome: Outcome, questions: Questi
     """Put into the outcome what the proof and the allowance say of points that passed, and why they say nothing."""
     if subject.rule is None:
         outcome.lower[subject.unruly] = None
+        return
+    if outcome.random_forward:  # others each time that it is recorded
+        outcome.lower["forward draws random numbers"] = None
         return
     from backprop_rules.evidence.climb import climb
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backprop_rules.domain import precision
 from backprop_rules.strategies.point import FULL, NOTHING_KEPT, TORN_APART, Point
-from backprop_rules.strategies.recipes import LAID_OUT, OUT_OF_ORDER, PLAN, ROWS, Recipe, recipes
+from backprop_rules.strategies.recipes import LAID_OUT, OUT_OF_ORDER, PLAN, ROWS, SOME, Recipe, recipes
 from backprop_rules.strategies.sizes import (
     WHOLE_BLOCKS,
     Axis,
@@ -26,7 +26,6 @@ from backprop_rules.strategies.sizes import (
 )
 from backprop_rules.strategies.values import (
     ALIKE,
-    KEPT_IN_PART,
     RANGES,
     SIGNED,
     cast_like,
@@ -91,9 +90,8 @@ class Points:
         return {became[n]: others for n, others in self.asked.items()}
 
     def _planned(self, count: int | None) -> Iterator[Point]:
-        in_part = any(map(keeps_all, self.subject.example))
         for k, recipe in enumerate(PLAN):
-            if recipe.values == KEPT_IN_PART and not in_part:
+            if recipe.values == SOME and not any(map(keeps_all, self.subject.example)):
                 continue
             if count is None or k < count or recipe.layout in ROWS:
                 made = self._at(recipe, {}, "own", self.seed + k)

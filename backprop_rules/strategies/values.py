@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules import layout
+from backprop_rules.strategies.recipes import SOME
 from backprop_rules.subject.ambient import BF16, F32, F64, all_finite, inexact
 from backprop_rules.subject.function import Cotangents, Outputs
 
@@ -47,7 +48,6 @@ def _with_a_hard_row(numbers: torch.Generator, shape: tuple[int, ...]) -> Tensor
     return x
 
 
-KEPT_IN_PART = "kept in part"  # of an example whose masks leave nothing out
 # Of which kind the values of a point are. Ties need integers, kinks need zeros; large values show what overflows, one
 # large row what is judged by the others, some tens what is taken for saturated before it is.
 KINDS: dict[str, Draw] = {
@@ -62,7 +62,6 @@ KINDS: dict[str, Draw] = {
     "tens": lambda numbers, shape: _normal(numbers, shape) * 2.0**3,
     "wide": _wide,
     "hard row": _with_a_hard_row,
-    KEPT_IN_PART: _normal,
 }
 
 
@@ -118,7 +117,7 @@ def drawn(
 
 def _whole(numbers: torch.Generator, like: Tensor, shape: tuple[int, ...], kind: str, checked: bool) -> Tensor:
     varies = checked and shape == like.shape and like.dim() > 0 and like.numel() > 0
-    if kind == KEPT_IN_PART and shape == like.shape and keeps_all(like):
+    if kind == SOME and shape == like.shape and keeps_all(like):
         return _mixed_with_others(like)
     if varies and kind == "zeros among":
         return _with_nothing(like)
@@ -202,10 +201,11 @@ def _repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x
 
 
-def keeps_all(x: Any) -> bool:
-    """Say whether it is a mask that is all alike along rows of several numbers, as one that leaves nothing out."""
-    several = isinstance(x, Tensor) and x.dtype == torch.bool and x.dim() > 0 and x.shape[-1] > 1 and x.numel() > 0
-    return several and bool((x == x.reshape(-1)[0]).all())
+def keeps_all(like: Any) -> bool:
+    """Say whether it is a mask, all alike along rows of several numbers, as one that leaves nothing out."""
+    if not isinstance(like, Tensor) or like.dtype != torch.bool or not like.dim() or like.shape[-1] < 2:
+        return False
+    return like.numel() > 0 and bool((like == like.reshape(-1)[0]).all())
 
 
 def _mixed_with_others(like: Tensor) -> Tensor:

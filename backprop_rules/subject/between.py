@@ -51,7 +51,7 @@ class Between:
         if not isinstance(gradients, tuple | list) or len(gradients) <= arrays:
             return gradients
         for places in self.left_out or (self.values,):
-            if all(k >= len(gradients) or gradients[k] is None for k in places):
+            if all(k >= len(gradients) or _is_nothing(gradients[k]) for k in places):
                 return tuple(g for k, g in enumerate(gradients) if k not in places)
         which = ", ".join(map(repr, self.values.values())) or "which stands beside these"
         raise Misfit(f"{len(gradients)} gradients are returned, and not None for what is no array, {which}")
@@ -95,8 +95,13 @@ def fixed_in(example: Sequence[Any]) -> dict[int, Any]:
 def _is_a_value(x: Any) -> bool:
     """Say whether it is a number or the like, or is made of such alone, as a kernel's size (3, 3) is."""
     if isinstance(x, tuple | list | dict):
-        return bool(x) and all(map(_is_a_value, x.values() if isinstance(x, dict) else x))
+        return all(map(_is_a_value, x.values() if isinstance(x, dict) else x))
     return isinstance(x, FIXED) and not hasattr(x, "shape")
+
+
+def _is_nothing(gradient: Any) -> bool:
+    """Say whether it is no gradient: None, or an empty list as that which it stands for."""
+    return gradient is None or (isinstance(gradient, tuple | list | dict) and not gradient)
 
 
 def of_arrays(function: Function | None, values: Mapping[int, Any]) -> Function | None:

@@ -133,8 +133,7 @@ class Function:
             live = live_ones(leaves)
             y = self.outputs(live, inside)
             own = grads(y) if callable(grads) else grads
-            if len(own) != len(y):
-                raise NoPoint(f"forward returns {len(y)} tensors here, and {len(own)} elsewhere")
+            _fit(own, y)
             trivial = all(not inexact(out) or not out.numel() for out in y) or all(
                 not inexact(x) or not x.numel() for x in live
             )
@@ -160,14 +159,21 @@ class Function:
     def value(self, leaves: Sequence[Any], grads: Cotangents) -> tuple[float, float]:
         """Return Re⟨ȳ, f(x)⟩ in float64, and the sum of the magnitudes of its terms."""
         y = self.y(leaves, torch.float64)
-        if len(y) != len(grads) or any(g is not None and g.shape != out.shape for out, g in zip(y, grads, strict=True)):
-            raise NoPoint("forward returns another shape here, which depends on the values")
+        _fit(grads, y)
         total, size = 0.0, 0.0
         for out, g in zip(y, grads, strict=True):
             if g is not None:
                 terms = (out * g.conj()).real if out.is_complex() or g.is_complex() else out * g
                 total, size = total + float(terms.sum()), size + float(terms.abs().sum())
         return total, size
+
+
+def _fit(grads: Cotangents, y: Outputs) -> None:
+    """Raise NoPoint where outputs have not the shapes of their cotangents, which were made elsewhere."""
+    if len(grads) != len(y):
+        raise NoPoint(f"forward returns {len(y)} tensors here, and {len(grads)} elsewhere")
+    if any(g is not None and g.shape != out.shape for out, g in zip(y, grads, strict=True)):
+        raise NoPoint("forward returns another shape here, which depends on the values")
 
 
 def gradients_along(
