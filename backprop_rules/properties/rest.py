@@ -50,16 +50,19 @@ def rest(trial: "Trial") -> None:
         _near_edges(trial, plain[0], plain[1:])
     for point, dtypes, device in _natives(trial, full, plain):
         outcome.findings += _held_in(trial, point, dtypes, device)
-    if not outcome.objects and (full or plain) and not trial.subject.heavy and not trial.questions.of_rules:
+    alone = not trial.questions.of_rules and not trial.subject.heavy
+    if (
+        not outcome.objects and (full or plain) and alone and not outcome.random_forward
+    ):  # in own dtypes it draws others
         _to_the_bit(trial, [*full, *plain][0])
     if not outcome.objects and plain and not trial.subject.heavy:
         _specials(trial, Evidence(trial.subject, _without_zeros(plain[0]), outcome.pair))
-    if not outcome.is_wrong and plain and not trial.subject.heavy and not trial.questions.of_rules:
+    if not outcome.is_wrong and plain and alone:
         _past_infinite_outputs(trial, Evidence(trial.subject, plain[0], outcome.pair))
     _of_a_whole_function(trial, plain[:3])
-    if not outcome.is_wrong and not trial.subject.heavy and not trial.questions.of_rules and not outcome.random_forward:
+    if not outcome.is_wrong and alone and not outcome.random_forward:
         _invariance(trial, full, plain)
-    answered, alone = trial.answered, not trial.questions.of_rules and not trial.subject.heavy
+    answered = trial.answered
     if answered is not None and alone and not outcome.is_wrong and not outcome.random_forward:
         outcome.findings += list(calls.answers_in_two_threads(answered.evidence))
     if plain and alone and not outcome.is_wrong and "meta" in trial.questions.devices:
