@@ -14,7 +14,7 @@ from backprop_rules.errors import OwnError, of_ours
 from backprop_rules.evidence.allowance import moves
 from backprop_rules.evidence.allowance.behind import NORMS, Behind, behind, behind_operands
 from backprop_rules.evidence.allowance.by_storage import ByStorage
-from backprop_rules.evidence.allowance.declared import Declared
+from backprop_rules.evidence.allowance.declared import Declared, parts_of
 from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE, SUMS_NARROW, besides
 from backprop_rules.evidence.allowance.mode import FORMULAS
 from backprop_rules.evidence.allowance.operation import as_computed, plus
@@ -386,11 +386,6 @@ class Recorded(Declared):
             self._casts.append((y, dtype))
             self._rounded[y] = dtype, y._version
         return y
-
-
-def parts_of(result: Any) -> tuple[Any, ...]:
-    """Return the parts of a result, of which most have one."""
-    return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
 def _detached(x: Any) -> Any:

@@ -14,10 +14,11 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import CheckpointError
 
+from backprop_rules.evidence.allowance.declared import parts_of
 from backprop_rules.evidence.allowance.precision import Precision
 from backprop_rules.evidence.allowance.units import NARROW, component, half_an_ulp, stored_by, unit
 from backprop_rules.evidence.at_size import Question, Run
-from backprop_rules.evidence.recorded import Line, OutOfSight, Product, Recorded, Step, parts_of
+from backprop_rules.evidence.recorded import Line, OutOfSight, Product, Recorded, Step
 from backprop_rules.evidence.rounded_up import added
 from backprop_rules.subject.ambient import F32, F64, real
 from backprop_rules.subject.function import NoPoint, steps_to

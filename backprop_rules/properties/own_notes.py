@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backprop_rules.call import Call, probe
 from backprop_rules.domain import precision
+from backprop_rules.errors import OwnError
 from backprop_rules.evidence.evidence import in_precision, largest
 from backprop_rules.layout import stretches
 from backprop_rules.properties.finding import Finding, Kind
@@ -88,6 +89,8 @@ def _has_another_second_derivative(function: Any, subject: Subject, point: Point
             there = call_at(subject.rule, point, in_precision(point, F64))
             asked = partial(second_gradients, there, [probe(x, k) for k, x in enumerate(there.tensors)])
             right, own = asked(torchs_gradients), asked(by_engine)
+    except OwnError:
+        raise
     except (Exception, SystemExit):  # of somebody's code, or of a forward that takes no float64
         return False
     few: float = 2.0 ** (-precision(F64) / 2)

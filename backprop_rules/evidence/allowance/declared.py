@@ -37,6 +37,11 @@ ENDLESS = torch.finfo(torch.float64).max / 2
 BY_MASKS = {aten.where, aten.masked_fill}
 
 
+def parts_of(result: Any) -> tuple[Any, ...]:
+    """Return the parts of a result, of which most have one."""
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
 class Rounds(NotImplementedError):
     """The named operation may round, where only what is exact was asked for."""
 
@@ -212,7 +217,7 @@ class Declared(Blockwise):
         try:
             radius = self._blockwise(func, result, args, named)
         except NotImplementedError as error:
-            parts = result if isinstance(result, tuple | list) else (result,)
+            parts = parts_of(result)
             if not self._partly or self.in_kernel or not all(map(inexact, parts)):
                 raise
             self.unknown = self.unknown or str(error)

@@ -73,7 +73,8 @@ def backwards(op: Operation, grad: Tensor, after: Any, before: Any, align: bool,
     return _resampled(op, grad, forward, before[2:], after, align, scales or (None, None), True)
 
 
-FORMULAS: dict[Any, Callable[..., Any]] = {}
-for name in ("upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"):
-    FORMULAS[getattr(aten, name)] = forwards
-    FORMULAS[getattr(aten, f"{name}_backward")] = partial(backwards, forward=getattr(aten, name))
+NAMES = ("upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
+FORMULAS: dict[Any, Callable[..., Any]] = {
+    **{getattr(aten, name): forwards for name in NAMES},
+    **{getattr(aten, f"{name}_backward"): partial(backwards, forward=getattr(aten, name)) for name in NAMES},
+}
