@@ -39,6 +39,7 @@ from backprop_rules.subject.build import leaf_names
 from backprop_rules.subject.detached import detached_by, that_detaches
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.parameters import OfParameters, with_its_parameters
 from backprop_rules.subject.places import raised_at
 from backprop_rules.subject.subject import Subject
 
@@ -109,6 +110,7 @@ def check_function(
     Its own backward is called directly, as in `check`, whose options this has; torch functions are also held to
     their output, to the same gradients through autograd, for some primals alone too, and twice in a row. Given an
     example alone, a torch function is held to its own differences, as by gradcheck: what it detaches is no constant.
+    A module's parameters are primals as well, but where forward is no module that has the same.
     """
     __tracebackhide__ = True
     if isinstance(function, type) and not has_its_own_backward(function):
@@ -120,7 +122,7 @@ def check_function(
     asked, alone = _asked(**options), rule is None and forward is None and definition is None
     if alone and example is not None and (framework or _framework(function, example)) == "torch":
         asked, forward = replace(asked, itself=True), applying(function)
-    held = (rule, forward, definition, example, params or {}, framework)
+    function, held = _of_parameters(function, (rule, forward, definition, example, params or {}, framework))
     return _of_a_function(asked, (), False, raise_on_failure, function, held)
 
 
@@ -131,12 +133,31 @@ def _asked(**options: Any) -> Asked:
     return Asked(**options)
 
 
+def _of_parameters(function: Any, held: Held) -> tuple[Any, Held]:
+    """Return a module, and what it is held to, as functions of its parameters too, where both have the same."""
+    rule, forward, definition, example, *rest = held
+    if not isinstance(function, torch.nn.Module) or not isinstance(example, list | tuple) or (rule or definition):
+        return function, held
+    found = with_its_parameters(function, example)
+    against = forward if isinstance(forward, torch.nn.Module) else None
+    if found is None or against is None or (other := found[0].of(against)) is None:
+        return function, held
+    return found[0], (rule, other, definition, found[1], *rest)
+
+
 def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], Held, Asked]:
     """Return the own backward of a function, and what else is asked of such a one."""
     framework = held[-1] or _framework(function, held[3])
-    extra = Whole(function) if framework == "torch" else None
+    extra = Whole(function, _not_held(function)) if framework == "torch" else None
     count = len(held[3]) if isinstance(held[3], list | tuple) else 0
     return own_backward(function, framework, count), (*held[:-1], framework), replace(asked, extra=extra)
+
+
+def _not_held(function: Any) -> str:
+    """Return a note on a module's parameters, which are no primals where it is still a module."""
+    if not isinstance(function, torch.nn.Module) or not any(p.requires_grad for p in function.parameters()):
+        return ""
+    return f"the parameters of {type(function).__name__} are not held: forward is no module with the same names"
 
 
 def _of_a_function(
@@ -222,6 +243,7 @@ def leaving_alone(forward: Any) -> Iterator[None]:
 
     The collector of garbage does not go through what the user has made.
     """
+    forward = forward.module if isinstance(forward, OfParameters) else forward
     buffers = list(forward.buffers()) if isinstance(forward, torch.nn.Module) else []
     kept, state = [buffer.clone() for buffer in buffers], torch.default_generator.get_state()
     with warnings.catch_warnings(), torch.inference_mode(False), denormals.kept(), garbage.of_what_is_new():

@@ -26,6 +26,7 @@ from backprop_rules.subject.build import subject_of
 from backprop_rules.subject.devices import find_device, find_dtype
 from backprop_rules.subject.frameworks.carried import as_torch, bridge_of, framework_of
 from backprop_rules.subject.function import Function
+from backprop_rules.subject.parameters import with_those_named_by
 from backprop_rules.subject.returned import ONE
 from backprop_rules.subject.subject import Subject
 
@@ -121,6 +122,8 @@ def question(backward: Callable[..., Any], held: Held, asked: Asked) -> tuple[Su
         )
     if not primals:
         raise InputError("an example is missing: one call of the function, as in example=(x, w), to draw others from.")
+    if isinstance(forward, torch.nn.Module):
+        forward, primals = with_those_named_by(backward, forward, primals, params)
     subject = subject_of(backward, forward, definition, primals, params, kind)
     if asked.dtypes is not None:
         subject = replace(subject, dtypes=asked.among(subject, subject.dtypes))

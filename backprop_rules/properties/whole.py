@@ -215,6 +215,8 @@ def computes_the_function(function: Any, call: Call, written: Call | None = None
         shapes = ((tuple(t.shape), t.dtype) for t in (expected, y))
         yield found(Kind.FUNCTION, call, expected=next(shapes), got=next(shapes))
         return
+    if torch.equal(y, expected):
+        return
     radius: Tensor | float
     known = True
     try:

@@ -131,7 +131,7 @@ class Backward:
         with running(ambient, seed) as inside, torch.no_grad():
             if y is None and self.signature.y_at is not None:
                 y = forward.outputs(leaves, inside)
-            primals = (*forward.arguments(leaves), *leaves[len(leaves) - len(forward.named) :])
+            primals = forward.arguments(leaves)
             grad_y = self.returned.of(grads)
             out = None if y is None else self.returned.of(y)
             over = self.in_one_piece if whole else carried(self.function, self.framework)

@@ -1,6 +1,5 @@
 """From what a user hands in to a subject: a backward, a function or module, and one call of it."""
 
-import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,12 +12,12 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.domain import COMPLEX, REAL
-from backprop_rules.errors import InputError, unknown
+from backprop_rules.errors import InputError
 from backprop_rules.rule import Rule
 from backprop_rules.subject.addresses import Addresses
 from backprop_rules.subject.ambient import F64, SEED, inexact, running
 from backprop_rules.subject.as_rule import against_a_function, arguments_of, names_of
-from backprop_rules.subject.backward import POSITIONAL, Backward, Misfit, Raised, Signature, named
+from backprop_rules.subject.backward import Backward, Misfit, Raised, Signature, named
 from backprop_rules.subject.between import written_among
 from backprop_rules.subject.constants import Constants, constants_of
 from backprop_rules.subject.frameworks.of_numpy import NUMPY
@@ -37,21 +36,15 @@ def subject_of(
     params: Mapping[str, Any],
     framework: str,
 ) -> Subject:
-    """Return the subject of a backward for any function: a torch function or module, or a definition in NumPy notation.
-
-    Parameters of a module that the backward names after the example's arguments are primals as well.
-    """
+    """Return the subject of a backward for any function: one of torch, or a definition in NumPy notation."""
     given = forward or definition
     assert given is not None
     leaves, structure = _pytree.tree_flatten(tuple(example))
-    own_names = leaf_names(given, example)
-    parameters = _parameters(forward, backward, len(example), {*own_names, *params, "y"})
-    leaves += [parameter.detach() for _, parameter in parameters.values()]
-    names = (*own_names, *parameters)
+    names = leaf_names(given, example)
     _checked(named(backward), names, leaves)
-    made = function_of(forward or NUMPY.followed(given), structure, params, tuple(n for n, _ in parameters.values()))
+    made = function_of(forward or NUMPY.followed(given), structure, params)
     made, y = _tried(named(backward), made, leaves, forward is None)
-    arguments = (*argument_names(given, example), *parameters)
+    arguments = argument_names(given, example)
     signature = Signature(backward, arguments, params, len(example), "y" in arguments_of(_signed(given), len(example)))
     constants = replace(constants_of(made, leaves), cut_off=_cut_off(named(backward), made, leaves))
     dtypes = tuple(dict.fromkeys(x.dtype for x in leaves if inexact(x)))
@@ -90,29 +83,6 @@ def leaf_names(given: Any, example: Sequence[Any]) -> tuple[str, ...]:
 def argument_names(given: Any, example: Sequence[Any]) -> tuple[str, ...]:
     """Return a name for each argument of the call: a list of tensors is one."""
     return names_of(_signed(given), len(example))
-
-
-def _parameters(forward: Any, backward: Any, count: int, others: Collection[str]) -> dict[str, tuple[str, Tensor]]:
-    """Return the module's parameters that the backward names, after the example's arguments, with the module's names.
-
-    They are called with underscores for dots; one that is called so itself goes first. InputError for one that is none.
-    """
-    if not isinstance(forward, torch.nn.Module):
-        return {}
-    try:
-        signed = [p for p in inspect.signature(backward).parameters.values() if p.kind in POSITIONAL]
-    except (TypeError, ValueError):
-        return {}
-    taken = [p.name for p in signed]
-    own = list(getattr(forward, "_orig_mod", forward).named_parameters())
-    known = {name.replace(".", "_"): (name, p) for name, p in own} | {
-        name: (name, p) for name, p in own if "." not in name
-    }
-    own_ones = [p for p in signed[1:] if p.name != "y"][count:]
-    strange = [p.name for p in own_ones if p.default is p.empty and p.name not in {*known, *others}]
-    if strange and known:
-        raise unknown("parameter of the module", strange[0], known)
-    return {name: known[name] for name in taken[1:] if name in known and len(taken) > 1 + count}
 
 
 def _checked(name: str, names: Sequence[str], leaves: Sequence[Any]) -> None:

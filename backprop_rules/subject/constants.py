@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
 
 from backprop_rules.subject.ambient import running, tensors_in
@@ -19,6 +20,7 @@ class Constants:
     `largest` has the largest number of each array of whole ones, which may be lengths or indices; `checked` says
     whether all operations that are given such ones check them. `cut_off` are the leaves from which no derivative comes,
     as forward detaches them, and `kept` those of these that keep the example's numbers: masks, classes, shares.
+    `padding` has the rows of leaves that an embedding gives no gradient to, as torch says it: (leaf, row).
 
     Some operations of torch read and write past the end of what is too short, such as running statistics of a norm, or
     labels beyond the classes: there an axis of another size is no error, but memory that is somebody else's.
@@ -31,6 +33,7 @@ class Constants:
     checked: bool = False
     cut_off: frozenset[int] = frozenset()
     kept: frozenset[int] = frozenset()
+    padding: frozenset[tuple[int, int]] = frozenset()
 
     def allow(self, before: int, after: int) -> bool:
         """Say whether a size may be changed: it is no constant's, and what points into it still does."""
@@ -61,7 +64,9 @@ CHECKED = frozenset((
 class _Watching(TorchFunctionMode):
     def __init__(self, leaves: Sequence[Any]) -> None:
         super().__init__()
-        self.known = {id(x) for x in leaves if isinstance(x, Tensor)}
+        self._places = {id(x): k for k, x in enumerate(leaves) if isinstance(x, Tensor)}
+        self.known = set(self._places)
+        self.padding: set[tuple[int, int]] = set()
         self.found: dict[int, Tensor] = {}
         self._kept: list[Any] = []
         self.read = 0
@@ -74,6 +79,8 @@ class _Watching(TorchFunctionMode):
             self.checked = self.checked and (not _is_whole(x) or func.__name__.strip("_") in CHECKED)
             if id(x) not in self.known:
                 self.found[id(x)] = x
+        if func is embedding and named.get("padding_idx") is not None and id(args[1]) in self._places:
+            self.padding.add((self._places[id(args[1])], named["padding_idx"]))
         result = func(*args, **named)
         self._kept.append(result)  # so that no other tensor comes to have the same id
         self.known |= {id(y) for y in tensors_in(result)}
@@ -92,7 +99,8 @@ def constants_of(function: Function, leaves: Sequence[Any]) -> Constants:
     whole = [*(x for x in found if _is_whole(x)), *(x for x in leaves if _is_whole(x))]
     sizes = {n for x in found if x.dim() == 1 or _is_whole(x) for n in x.shape if n > 1}
     held = sum(x.numel() for x in found)
-    return Constants(frozenset(sizes), frozenset(map(_largest, whole)) - {-1}, watching.read, held, watching.checked)
+    largest, padding = frozenset(map(_largest, whole)) - {-1}, frozenset(watching.padding)
+    return Constants(frozenset(sizes), largest, watching.read, held, watching.checked, padding=padding)
 
 
 def _is_whole(x: Any) -> bool:

@@ -1,7 +1,6 @@
 """What is differentiated: somebody's forward, run in any precision, and torch's gradients of it."""
 
 import inspect
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -31,9 +30,6 @@ class NoPoint(Exception):
     """The forward does not take these primals, or torch has no derivative of it there: such a point is none."""
 
 
-_ONE_AT_A_TIME = threading.RLock()
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """One run of the forward: its outputs, and a gradient for each leaf; None where no derivative reaches it."""
@@ -48,15 +44,13 @@ class Run:
 class Function:
     """A forward, and how it is called: with leaves, the tensors of the example in order, put back into its structure.
 
-    `named` are the parameters of a module that follow the example's own leaves; `differentiates` says that forward
-    itself asks autograd for a gradient, as of an energy, and so needs a graph.
+    `differentiates` says that forward itself asks autograd for a gradient, as of an energy, and so needs a graph.
     """
 
     call: Callable[..., Any]
     structure: Any
     params: Mapping[str, Any]
     module: torch.nn.Module | None = None
-    named: tuple[str, ...] = ()
     differentiates: bool = False
     ambients: dict[torch.dtype, Ambient] = field(default_factory=dict)
 
@@ -75,10 +69,9 @@ class Function:
 
     def arguments(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
         """Return the arguments of a call: the leaves in the structure of the example."""
-        own = tuple(leaves[: len(leaves) - len(self.named)])
-        if self._flat == len(own):
-            return own
-        found: tuple[Any, ...] = _pytree.tree_unflatten(list(own), self.structure)
+        if self._flat == len(leaves):
+            return tuple(leaves)
+        found: tuple[Any, ...] = _pytree.tree_unflatten(list(leaves), self.structure)
         return found
 
     @cached_property
@@ -89,12 +82,7 @@ class Function:
 
     def raw(self, leaves: Sequence[Any]) -> Any:
         """Return what the forward returns, whatever it is."""
-        arguments = self.arguments(leaves)
-        if self.module is not None and self.named:
-            own = dict(zip(self.named, leaves[len(leaves) - len(self.named) :], strict=True))
-            with _ONE_AT_A_TIME:  # a module's parameters are put in their places for the call
-                return torch.func.functional_call(self.module, own, arguments, dict(self.params))
-        return self.call(*arguments, **self.params)
+        return self.call(*self.arguments(leaves), **self.params)
 
     def outputs(self, leaves: Sequence[Any], inside: AbstractContextManager[Any]) -> Outputs:
         """Return the outputs as tensors; those of integers too. Raises NoPoint if it raises, or returns no tensor."""
@@ -186,11 +174,11 @@ def gradients_along(
     return by_autograd(outs, live, along, allow_unused=True, create_graph=create_graph)
 
 
-def function_of(forward: Any, structure: Any, params: Mapping[str, Any], named: tuple[str, ...] = ()) -> Function:
+def function_of(forward: Any, structure: Any, params: Mapping[str, Any]) -> Function:
     """Return the function of a callable or a module; what is compiled is taken as it was written."""
     if isinstance(forward, torch.nn.Module):
         module = getattr(forward, "_orig_mod", forward)
-        return Function(module, structure, params, module, named)
+        return Function(module, structure, params, module)
     return Function(as_written(forward), structure, params)
 
 

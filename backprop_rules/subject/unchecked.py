@@ -44,9 +44,14 @@ def _places(
         raise ValueError("a place of the grid is NaN or infinite")
 
 
+def _a_norm_each(v: Tensor, g: Tensor, dim: int = 0) -> None:
+    if dim >= 0 and not (v.shape[dim] and g.numel() == v.shape[dim]):
+        raise ValueError(f"of {v.shape[dim]} weights along axis {dim} there are {g.numel()} norms, or none")
+
+
 # Where torch's own kernels read or write past the end, and the process dies, as they do not ask whether they may.
 UNCHECKED: dict[Any, Callable[..., None]] = {
     torch.nn.functional.scaled_dot_product_attention: _as_many, torch.nn.functional.embedding_bag: _some_bags,
-    torch.nn.functional.ctc_loss: _known_labels,
+    torch.nn.functional.ctc_loss: _known_labels, torch._weight_norm: _a_norm_each,
     **dict.fromkeys((torch.nn.functional.grid_sample, torch.grid_sampler, torch.grid_sampler_2d), _places),
 }  # fmt: skip

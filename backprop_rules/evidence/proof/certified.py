@@ -130,6 +130,8 @@ def is_a_set(b: arb, dtype: torch.dtype) -> bool:
 
 def _evaluate(call: Call, bits: int) -> Certificate:
     tape = _Tape(_most.get())
+    if sum(x.numel() for x in call.tensors) > tape.most:
+        raise TooMany(f"the primals are more than {tape.most} numbers")
     with ctx.workprec(bits):
         y, adjoints = _pulled_back(call, tape, _exact(call.grad_y))
         return Certificate(_parts(map(ball, outputs(y)), call.y), call.per_gradient(_gradients(call, adjoints)))

@@ -1,0 +1,132 @@
+"""A module given as a whole is a function of its parameters, too."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from backprop_rules import check, check_function
+from backprop_rules.evidence import differences
+
+X = (torch.linspace(-1, 1, 20).reshape(5, 4),)
+
+
+class Forgets(torch.autograd.Function):
+    """A linear layer whose bias has the mean of the cotangent, and not its sum."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return x @ weight.mT + bias
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        x, weight = ctx.saved_tensors
+        return grad_y @ weight, grad_y.mT @ x, grad_y.mean(0)
+
+
+class Wrong(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return Forgets.apply(x, self.weight, self.bias)
+
+
+class Another(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.ones(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.matrix.mT
+
+
+class Tied(nn.Module):
+    """Words and their scores from the same table, whose first row is padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(10, 4, padding_idx=0)
+
+    def forward(self, i: Tensor) -> Tensor:
+        return self.words(i) @ self.words.weight.mT
+
+
+@pytest.mark.parametrize("against", [{}, {"forward": nn.Linear(4, 3)}], ids=["alone", "another"])
+def test_a_wrong_gradient_of_a_modules_parameter_is_found(against):
+    report = check_function(Wrong(4, 3), example=X, raise_on_failure=False, **against)
+    assert (report.verdict, report.subject.names[report.finding.leaf]) == ("wrong", "bias")
+    assert "(x, weight, bias)" in str(report)
+
+
+def test_a_module_is_named_by_its_class():
+    assert str(check_function(nn.Linear(4, 3), example=X)).startswith("Linear: right")
+
+
+def test_parameters_are_held_to_a_module_that_has_the_same_and_a_note_says_where_it_has_not():
+    torch.manual_seed(0)
+    own = nn.Linear(4, 3)
+    assert check_function(own, forward=nn.Linear(4, 3), example=X).notes == ()
+    report = check_function(own, forward=lambda x: x @ own.weight.mT + own.bias, example=X)
+    assert "the parameters of Linear are not held" in str(report)
+    report = check_function(Another(), forward=nn.Linear(4, 3, bias=False), example=X, raise_on_failure=False)
+    assert "the parameters of Another are not held" in str(report)
+
+
+def test_a_module_that_takes_only_indices_is_checked_and_its_padding_has_no_gradient():
+    table = nn.Embedding(10, 3, padding_idx=0)
+    assert check_function(table, example=(torch.tensor([[0, 1], [3, 0]]),)).verdict == "right"
+    layers = nn.Sequential(nn.Embedding(10, 3, padding_idx=-1), nn.Linear(3, 2))
+    assert check_function(layers, example=(torch.tensor([[9, 1], [3, 9]]),)).verdict == "right"
+
+
+def test_the_padding_of_an_embedding_hides_nothing_else():
+    def frozen(i: Tensor, w: Tensor) -> Tensor:
+        return nn.functional.embedding(i, torch.cat((w[:2], w[2:].detach())), padding_idx=0)
+
+    example = torch.tensor([[0, 1], [3, 0]]), torch.randn(5, 3)
+    assert check_function(frozen, example=example, raise_on_failure=False).verdict == "wrong"
+    assert check_function(Tied(), example=(torch.tensor([[0, 1, 2]]),)).verdict == "right"
+
+
+def test_a_module_that_changes_its_buffers_is_the_same_at_each_call():
+    """A power iteration, or running statistics, go on from call to call."""
+    for layer in (nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)), nn.BatchNorm1d(4)):
+        before = {name: x.clone() for name, x in layer.state_dict().items()}
+        assert check_function(layer, example=X).verdict == "right"
+        assert all(torch.equal(x, before[name]) for name, x in layer.state_dict().items())
+
+
+def test_a_parameter_without_elements_is_not_asked():
+    with pytest.warns(UserWarning, match="zero-element"):
+        layer = nn.AdaptiveLogSoftmaxWithLoss(8, 10, [3, 6])
+    assert check_function(layer, example=(torch.randn(5, 8), torch.tensor([0, 3, 5, 7, 9]))).verdict == "right"
+
+
+def test_a_backward_may_name_the_parameters_of_layers_in_a_row():
+    layers = nn.Sequential(nn.Linear(4, 3), nn.Tanh())
+
+    def backward(grad_y, x, _0_weight, _0_bias):
+        z = grad_y * (1 - torch.tanh(x @ _0_weight.mT + _0_bias) ** 2)
+        return z @ _0_weight, z.mT @ x, z.sum(0)
+
+    assert check(backward, forward=layers, example=X).verdict == "right"
+
+
+def test_weights_are_normalised_where_torch_itself_would_divide_by_none():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
+    assert check_function(layer, example=X).verdict == "right"
+
+
+def test_differences_that_have_not_settled_contradict_nothing(monkeypatch):
+    """Between the kinks of many ReLUs the slopes of neighbouring steps may agree by luck."""
+    slopes = {2.0**-5: (1761.0, 800.0), 2.0**-11: (993.0, 70.0), 2.0**-17: (641.0, 1e-3)}
+
+    def slope(evidence, along, step):
+        value, error = slopes[step]
+        return differences.Slope(value, error, value, value, 0.0, 1.0)
+
+    monkeypatch.setattr(differences, "slope", slope)
+    first = slope(None, {}, 2.0**-5)
+    assert differences._borne_out(SimpleNamespace(), {}, 2.0**-5, first) is None
+    slopes[2.0**-17] = (993.5, 1e-3)
+    assert differences._borne_out(SimpleNamespace(), {}, 2.0**-5, first).value == 993.5
