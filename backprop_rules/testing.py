@@ -33,6 +33,7 @@ from backprop_rules.subject.between import Between, backward_of_arrays, fixed_in
 from backprop_rules.subject.build import argument_names, leaf_names
 from backprop_rules.subject.function import Cotangents, NoPoint, function_of
 from backprop_rules.subject.memory import poisoned
+from backprop_rules.subject.parameters import with_those_given
 
 __all__ = [
     "Agreement",
@@ -259,6 +260,8 @@ def _asked(
         raise InputError(f"primals are the tensors that forward is called with, as in (q, k, v); got {got}.")
     if precision not in (None, *PRECISIONS):
         raise unknown("precision", str(precision), PRECISIONS)
+    if isinstance(forward, torch.nn.Module):
+        forward = with_those_given(forward, primals)
     count, values = len(primals), fixed_in(primals)
     if values:
         primals = tuple(x for k, x in enumerate(primals) if k not in values)

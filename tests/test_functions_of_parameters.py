@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from backprop_rules import check, check_function
 from backprop_rules.evidence import differences
+from backprop_rules.testing import WrongGradients, assert_gradients
 
 X = (torch.linspace(-1, 1, 20).reshape(5, 4),)
 
@@ -100,6 +101,17 @@ def test_a_parameter_without_elements_is_not_asked():
     with pytest.warns(UserWarning, match="zero-element"):
         layer = nn.AdaptiveLogSoftmaxWithLoss(8, 10, [3, 6])
     assert check_function(layer, example=(torch.randn(5, 8), torch.tensor([0, 3, 5, 7, 9]))).verdict == "right"
+
+
+def test_gradients_of_a_modules_parameters_are_asserted_behind_those_of_its_arguments():
+    layer, grad_y = nn.Sequential(nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3)), torch.randn(5, 3)
+    primals = (X[0].clone().requires_grad_(), *layer.parameters())
+    got = torch.autograd.grad(layer(primals[0]), primals, grad_y)
+    before = {name: x.clone() for name, x in layer.state_dict().items()}
+    assert assert_gradients(got, forward=layer, primals=primals, grad_y=grad_y).right
+    assert all(torch.equal(x, before[name]) for name, x in layer.state_dict().items())
+    with pytest.raises(WrongGradients, match="gradient of _1_weight"):
+        assert_gradients((*got[:2], got[2] * 1.01, got[3]), forward=layer, primals=primals, grad_y=grad_y)
 
 
 def test_a_backward_may_name_the_parameters_of_layers_in_a_row():

@@ -26,7 +26,7 @@ class OfParameters:
     parameters: Mapping[str, str]
 
     def __call__(self, *arguments: Any, **params: Any) -> Any:
-        """Call the module as it is: its own parameters are in their places again afterwards, and buffers as they were."""
+        """Call the module; its own parameters are in their places again afterwards, and buffers are what they were."""
         count, own = len(self.names), {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         own.update(zip(self.parameters.values(), arguments[count:], strict=True))
         with _ONE_AT_A_TIME:
@@ -56,6 +56,17 @@ def with_its_parameters(module: torch.nn.Module, example: Sequence[Any]) -> tupl
     if not trained or any(map(is_lazy, trained.values())):
         return None
     return _called(module, example, {_as_argument(name): name for name in trained})
+
+
+def with_those_given(module: torch.nn.Module, primals: Sequence[Any]) -> "OfParameters | torch.nn.Module":
+    """Return a module as a function of those of its own parameters that stand behind its arguments, if any do."""
+    module = getattr(module, "_orig_mod", module)
+    own = {id(p): name for name, p in module.named_parameters()}
+    count = next((k for k, x in enumerate(primals) if id(x) in own), len(primals))
+    given = [own.get(id(x)) for x in primals[count:]]
+    if not given or None in given:
+        return module
+    return _called(module, primals[:count], {_as_argument(name): name for name in given if name})[0]
 
 
 def with_those_named_by(
