@@ -157,7 +157,8 @@ def _not_held(function: Any) -> str:
     """Return a note on a module's parameters, which are no primals where it is still a module."""
     if not isinstance(function, torch.nn.Module) or not any(p.requires_grad for p in function.parameters()):
         return ""
-    return f"the parameters of {type(function).__name__} are not held: forward is no module with the same names"
+    name = type(function).__name__
+    return f"the parameters of {name} are not held: that takes a module of Python, and as forward one with the same"
 
 
 def _of_a_function(

@@ -59,6 +59,30 @@ def test_a_wrong_gradient_of_a_modules_parameter_is_found(against):
     assert "(x, weight, bias)" in str(report)
 
 
+class Named(nn.Module):
+    """Parameters that are called as an argument is, or the output, and an option."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.y, self.grad_y = (nn.Parameter(torch.linspace(1, 2, 4)) for _ in range(3))
+
+    def forward(self, x: Tensor, *, scale: float = 1.0) -> Tensor:
+        return (x * self.x + self.y * self.grad_y) * scale
+
+
+def test_a_modules_parameters_may_have_any_name_and_its_options_are_given():
+    report = check_function(Named(), example=X, params={"scale": 2.0})
+    assert (report.verdict, report.subject.names) == ("right", ("x", "x_", "y_", "grad_y_"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own imports
+@pytest.mark.parametrize("wrapped", [nn.DataParallel, torch.compile])
+def test_what_a_module_is_wrapped_into_is_checked_as_far_as_it_goes(wrapped):
+    report = check_function(wrapped(nn.Linear(4, 3)), example=X)
+    assert report.verdict == "right"
+    assert ("parameters" in str(report)) == (wrapped is not torch.compile)
+
+
 def test_a_module_is_named_by_its_class():
     assert str(check_function(nn.Linear(4, 3), example=X)).startswith("Linear: right")
 

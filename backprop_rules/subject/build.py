@@ -22,6 +22,7 @@ from backprop_rules.subject.between import written_among
 from backprop_rules.subject.constants import Constants, constants_of
 from backprop_rules.subject.frameworks.of_numpy import NUMPY
 from backprop_rules.subject.function import Function, NoPoint, cloned, function_of, kind_of, live_ones
+from backprop_rules.subject.parameters import OfParameters
 from backprop_rules.subject.returned import returned
 from backprop_rules.subject.subject import HEAVY, Subject
 
@@ -123,7 +124,8 @@ def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> t
         told = f"{name}: the {'definition' if defined else 'forward'} raises {type(error).__name__} for the example"
         by_name = f", and {', '.join(made.params)} by name" if made.params else ""
         of_arrays = any(word in f"{type(error).__module__} {error}".lower() for word in ("numpy", "ufunc"))
-        hint = f"It is called with the example's {len(leaves)} arrays as torch tensors{by_name}."
+        among = ", a module's parameters among them" * isinstance(made.call, OfParameters)
+        hint = f"It is called with the example's {len(leaves)} arrays as torch tensors{among}{by_name}."
         hint += " But a function of NumPy arrays is a definition, as in definition=np.exp." * of_arrays
         if defined:
             hint = "It is followed as torch would compute it: write it with other functions, or give forward= in torch."

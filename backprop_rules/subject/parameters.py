@@ -15,6 +15,7 @@ from backprop_rules.subject.as_rule import names_of
 from backprop_rules.subject.backward import POSITIONAL
 
 _ONE_AT_A_TIME = threading.RLock()
+STATEFUL = (torch.jit.ScriptModule, torch.nn.DataParallel)  # of which no parameter can be put in another's place
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +40,12 @@ class OfParameters:
     @property
     def __signature__(self) -> inspect.Signature:
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        return inspect.Signature([inspect.Parameter(name, kind) for name in (*self.names, *self.parameters)])
+        own = [inspect.Parameter(name, kind) for name in (*self.names, *self.parameters)]
+        return inspect.Signature([*own, inspect.Parameter("_", inspect.Parameter.VAR_KEYWORD)])
 
     def of(self, module: torch.nn.Module) -> "OfParameters | None":
         """Return the same of another module; None where it has not all of these parameters, of the same shapes."""
+        module = getattr(module, "_orig_mod", module)
         own, others = (dict(m.named_parameters()) for m in (self.module, module))
         if any(name not in others or others[name].shape != own[name].shape for name in self.parameters.values()):
             return None
@@ -53,7 +56,7 @@ def with_its_parameters(module: torch.nn.Module, example: Sequence[Any]) -> tupl
     """Return a module as a function of its parameters that require a gradient, and its call; None if it has none."""
     module = getattr(module, "_orig_mod", module)
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad and (is_lazy(p) or p.numel())}
-    if not trained or any(map(is_lazy, trained.values())):
+    if not trained or any(map(is_lazy, trained.values())) or isinstance(module, STATEFUL):
         return None
     return _called(module, example, {_as_argument(name): name for name in trained})
 
@@ -102,6 +105,7 @@ def _called(
     module: torch.nn.Module, example: Sequence[Any], parameters: Mapping[str, str]
 ) -> tuple[OfParameters, tuple[Any, ...]]:
     names = names_of(module.forward, len(example))
-    parameters = {name + "_" * (name in names): own for name, own in parameters.items()}
-    values: list[Tensor] = [module.get_parameter(name).detach() for name in parameters.values()]
+    parameters = {name + "_" * (name in {*names, "y", "grad_y"}): own for name, own in parameters.items()}
+    own: dict[str, Tensor] = dict(module.named_parameters())
+    values = [own[name].detach() for name in parameters.values()]
     return OfParameters(module, names, parameters), (*example, *values)
