@@ -20,6 +20,11 @@ from backprop_rules.properties.same import same_bits
 
 # What the kind of a finding tells of the mistake by itself.
 TOLD = {
+    Kind.DERIVATIVE: Mistake(
+        "hidden dependence",
+        "the function hides a dependence from autograd, or the backward of an autograd.Function in it is wrong, or a "
+        "hook changes a gradient. What is hidden on purpose is a constant where forward=function is given as well",
+    ),
     Kind.WRITES: Mistake("works in place", "it works in place on an argument that others still need: clone first"),
     Kind.DIRTY: Mistake(
         "not marked", "what forward writes to is not told autograd: clone it first, or ctx.mark_dirty it"

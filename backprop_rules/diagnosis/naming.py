@@ -17,6 +17,7 @@ from backprop_rules.diagnosis.at_size import likely_at_size
 from backprop_rules.diagnosis.beside import not_read
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
 from backprop_rules.diagnosis.edited import EFFORT
+from backprop_rules.diagnosis.hidden import hidden_dependence
 from backprop_rules.diagnosis.mended import mended
 from backprop_rules.diagnosis.mistake import Family, Mistake
 from backprop_rules.diagnosis.several import EXCHANGED
@@ -53,6 +54,8 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
         return None
     if not explain:
         return TOLD.get(finding.kind)
+    if finding.kind is Kind.DERIVATIVE:
+        return outcome.unless_ours(lambda: hidden_dependence(subject, outcome, finding), None)
     if finding.kind is not Kind.VALUE or subject.heavy:
         return _by_the_bank(subject, outcome, finding)
     if subject.right is None:

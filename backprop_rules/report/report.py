@@ -35,11 +35,7 @@ CONTRADICTED = (
     "the conventions; off the grid, definition must be the same function. If all that holds, then the checker is "
     "wrong: please report it"
 )
-HIDES = (
-    "the function hides a dependence from autograd, as by detach(), .data, .item() or no_grad, or the backward of an "
-    "autograd.Function in it is wrong. What is hidden on purpose is a constant where forward=function is given as well"
-)
-LIKELY = {Kind.ORACLES: CONTRADICTED, Kind.DERIVATIVE: HIDES}  # in the place of a mistake that is recognised
+LIKELY = {Kind.ORACLES: CONTRADICTED}  # in the place of a mistake that is recognised
 RUNGS = {Rung.WITNESSED: "witnessed", Rung.ALLOWED: "within the allowance", Rung.PROVED: "proved"}
 
 

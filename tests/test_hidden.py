@@ -1,0 +1,99 @@
+"""What a function hides from autograd is named by its line: cut off nowhere else, the gradients are right."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from backprop_rules import check_function
+from backprop_rules.diagnosis.hidden import ON_PURPOSE
+
+X = torch.linspace(-1, 1, 12).reshape(3, 4)
+
+
+def statistic(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6).detach()
+
+
+def without_a_graph(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        h = x.exp()
+        h = h * h
+    return x * h + x.sin()
+
+
+def twice(x: Tensor) -> Tensor:
+    largest = x.amax(-1, keepdim=True).detach()  # hides nothing, as the softmax does not change with it
+    weights = (x - largest).softmax(-1)
+    return weights * x.detach() + x.cos().data * weights
+
+
+def by_a_number(x: Tensor) -> Tensor:
+    return x * x.exp().sum().item()
+
+
+def as_a_float(x: Tensor) -> Tensor:
+    return x * float(x.exp().sum())
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.exp()
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return 2 * grad_y
+
+
+def with_a_function(x: Tensor) -> Tensor:
+    return Doubled.apply(x).sin()
+
+
+class Hooked(nn.Module):
+    """A network with a layer that clips what comes back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.exp()
+        if h.requires_grad:
+            h.register_hook(lambda g: g.clamp(-1e-3, 1e-3))
+        return h.sin()
+
+
+def said_of(function, x: Tensor = X) -> str:
+    report = check_function(function, example=(x,), raise_on_failure=False)
+    assert report.verdict == "wrong"
+    return report.mistake.words
+
+
+@pytest.mark.parametrize(
+    ("function", "hidden"),
+    [
+        (statistic, "`torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6).detach()`"),
+        (without_a_graph, "`x.exp()`"),
+    ],
+)
+def test_the_line_is_named_that_hides_something(function, hidden):
+    words = said_of(function)
+    assert words.startswith(f"hidden from autograd is {hidden} (test_hidden.py, line ")
+    assert words.endswith(ON_PURPOSE)
+
+
+def test_all_lines_are_named_that_are_needed_and_no_others():
+    assert "`x.detach()` (" in said_of(twice)
+    assert "`x.cos().data` (" in said_of(twice)
+    assert "amax" not in said_of(twice)
+    assert "`h * h` (" in said_of(without_a_graph)
+
+
+@pytest.mark.parametrize(("function", "text"), [(by_a_number, "x.exp().sum().item()"), (as_a_float, "x.exp().sum()")])
+def test_a_number_that_is_taken_of_what_has_a_gradient_is_named(function, text):
+    assert f"{text}" in said_of(function)
+    assert "makes a number of what has a gradient" in said_of(function)
+
+
+def test_a_wrong_function_is_named_where_nothing_is_hidden():
+    assert said_of(with_a_function).startswith("the backward of Doubled, an autograd.Function in it, is wrong")
+
+
+def test_what_is_hidden_otherwise_is_told_as_possible():
+    assert "or a hook changes a gradient" in said_of(Hooked())
