@@ -35,7 +35,7 @@ PROGRAMS = {
     "vjp": "import vjp",
     "my_relu": "clamp(min=0)",
     "any function": "torch.exp(x) @ w",
-    "a module": "torch.nn.Linear",
+    "a module": "torch.nn.Linear(4, 3)",
     "MyExp": "class MyExp",
     "in the place of gradcheck": "torch.tanh(x @ w)",
     "pytest": "import pytest",
