@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from backprop_rules import check, check_function
 from backprop_rules.evidence import differences
+from backprop_rules.subject.subject import Subject
 from backprop_rules.testing import WrongGradients, assert_gradients
 
 X = (torch.linspace(-1, 1, 20).reshape(5, 4),)
@@ -151,6 +152,25 @@ def test_a_backward_may_name_the_parameters_of_layers_in_a_row():
 def test_weights_are_normalised_where_torch_itself_would_divide_by_none():
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
     assert check_function(layer, example=X).verdict == "right"
+
+
+class Network(nn.Sequential):
+    def __init__(self, layer: type[nn.Linear]) -> None:
+        torch.manual_seed(0)
+        super().__init__(
+            nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), layer(6, 6), nn.Tanh(), nn.Linear(6, 2)
+        )
+
+
+@pytest.mark.parametrize(("layer", "said"), [(nn.Linear, None), (Wrong, "_4_bias")])
+def test_of_a_large_network_one_slope_along_all_parameters_is_asked_first(monkeypatch, layer, said):
+    monkeypatch.setattr(Subject, "heavy", True)
+    asked, slope = [], differences.slope
+    monkeypatch.setattr(differences, "slope", lambda e, along, step: asked.append(len(along)) or slope(e, along, step))
+    report = check_function(Network(layer), example=X, raise_on_failure=False)
+    assert (report.verdict, asked[0]) == ("wrong" if said else "right", 9)
+    assert said is None or report.subject.names[report.finding.leaf] == said
+    assert asked.count(1) < 9
 
 
 def test_differences_that_have_not_settled_contradict_nothing(monkeypatch):

@@ -167,14 +167,36 @@ def against_itself(evidence: Evidence, i: int) -> tuple[Slope, float] | None:
     evidence, gradient = _of_what_has_a_gradient(evidence), evidence.user[i]
     along = directions(evidence, [i])
     gradient = torch.zeros_like(along[i]) if gradient is None else gradient.to(along[i].dtype)
-    found, predicted = slope(evidence, along, 2.0**-5), along_of({i: gradient}, along)
+    found, predicted = slope(evidence, along, _step(evidence)), along_of({i: gradient}, along)
     if found is None or abs(found.value - predicted) <= found.error:
         return None
-    found = _borne_out(evidence, along, 2.0**-5, found)
+    found = _borne_out(evidence, along, _step(evidence), found)
     if found is None or found.kink:
         return None
     size = max(float((gradient.abs() * along[i].abs()).sum()), abs(found.value))
     return (found, predicted) if found.contradicts(predicted, size * WIDE.unit) else None  # as above
+
+
+def not_seen_together(evidence: Evidence, leaves: Sequence[int]) -> Sequence[int]:
+    """Return the leaves that one slope along all of them does not show to be right; where it fails, each half is asked.
+
+    Such a leaf's part of it is below the middle between roundings and mistakes, from the error on.
+    """
+    if len(leaves) < 2:
+        return leaves
+    evidence, gradients = _of_what_has_a_gradient(evidence), evidence.user
+    along = directions(evidence, leaves)
+    parts = {i: 0.0 if gradients[i] is None else along_of(gradients, {i: t}) for i, t in along.items()}
+    found = slope(evidence, along, _step(evidence))
+    if found is None or found.kink or abs(found.value - sum(parts.values())) > found.error:
+        half = len(leaves) // 2
+        return [i for some in (leaves[:half], leaves[half:]) for i in not_seen_together(evidence, some)]
+    return [i for i, part in parts.items() if abs(part) * 2.0**-WIDE.half <= found.error]
+
+
+def _step(evidence: Evidence) -> float:
+    """Return the largest step: of many numbers some are within a larger one of a kink, and few slopes are taken."""
+    return 2.0**-20 if evidence.heavy else 2.0**-5
 
 
 def _of_what_has_a_gradient(evidence: Evidence) -> Evidence:

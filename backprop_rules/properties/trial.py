@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from backprop_rules.evidence.differences import against_itself, second_witness
+from backprop_rules.evidence.differences import against_itself, not_seen_together, second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, in_precision, precise
 from backprop_rules.evidence.jumps import is_beyond_its_dtypes, is_of_one_number
 from backprop_rules.properties import calls, effort, form
@@ -359,7 +359,8 @@ class Trial:
         if not asked or self._itself >= most:
             return
         self._itself += 1
-        for i in self.subject.floats:
+        floats = self.subject.floats
+        for i in not_seen_together(evidence, floats) if self.subject.heavy else floats:
             contradicted = against_itself(evidence, i)
             if contradicted is not None:
                 slope, got = contradicted
