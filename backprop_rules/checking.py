@@ -98,6 +98,8 @@ def check_function(
     rule: str | Rule | None = None,
     *,
     framework: str | None = None,
+    cases: Sequence[Path] = (),
+    only_cases: bool = False,
     raise_on_failure: bool = True,
     forward: Callable[..., Any] | None = None,
     definition: Callable[..., Any] | None = None,
@@ -123,7 +125,7 @@ def check_function(
     if alone and example is not None and (framework or _framework(function, example)) == "torch":
         asked, forward = replace(asked, itself=True), applying(function)
     function, held = _of_parameters(function, (rule, forward, definition, example, params or {}, framework))
-    return _of_a_function(asked, (), False, raise_on_failure, function, held)
+    return _of_a_function(asked, cases, only_cases, raise_on_failure, function, held)
 
 
 def _asked(**options: Any) -> Asked:

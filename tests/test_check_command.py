@@ -34,6 +34,10 @@ def nothing(grad_y, x):
 def undefined(x):
     return torch.sqrt(-x * x - 1)
 
+def hides(x):
+    return x * x.sin().detach()
+
+layer = torch.nn.Linear(3, 2)
 call = (torch.tensor([-1.5, 0.5, 2.0]),)
 """
 
@@ -65,6 +69,16 @@ def test_a_wrong_one_exits_1_and_its_case_is_saved_replayed_and_tried_first(run,
     assert "\n1 point in float64" in again.stdout
     assert "the cotangent is clamped at 0" in run("mine:wrong", "--rule", "relu", "--max-examples", "50").stdout
     assert run("mine:right", "--rule", "relu", "--case", str(saved)).returncode == 0
+
+
+def test_a_function_or_a_module_may_be_given_with_an_example_alone(run, tmp_path):
+    alone = "--example", "mine:call"
+    assert run("mine:layer", *alone).stdout.startswith("Linear: right.\n")
+    done = run("mine:hides", *alone)
+    (saved,) = (tmp_path / ".backprop_rules").iterdir()
+    assert (done.returncode, "hidden from autograd is `x.sin().detach()`" in done.stdout) == (1, True)
+    assert run("mine:hides", *alone, "--case", str(saved)).returncode == 1
+    assert run("mine:hides", "--forward", "mine:hides", *alone).returncode == 0  # where it is meant
 
 
 def test_a_case_that_is_mended_is_forgotten(run, tmp_path):

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from backprop_rules.checking import check
+from backprop_rules.checking import check, check_function
 from backprop_rules.cli.app import WRONG, app, imported
 from backprop_rules.errors import InputError
 from backprop_rules.properties.effort import DRAWN
@@ -65,7 +65,7 @@ def check_backward(
     case: Case = None,
     output_format: Annotated[CheckFormat, typer.Option(help="Text, JSON, or annotations.")] = CheckFormat.full,
 ) -> None:
-    """Check your own backward; a failing case is saved, and tried first next time.
+    """Check your own backward, or a function or module alone; a failing case is saved, and tried first next time.
 
     Exits 0 if it is right, 1 if it is wrong, 2 for a usage error, 4 if nothing can be said, 5 if nothing was checked.
     """
@@ -118,18 +118,21 @@ def _check_and_remember(target: str, case: Path | None, words: str, **options: A
     """
     options |= {"only_cases": case is not None, "raise_on_failure": False}
     backward = _attribute(target)
+    alone = all(options.get(name) is None for name in ("rule", "forward", "definition"))
+    whole = alone or isinstance(backward, torch.nn.Module) or backward is options.get("forward")
+    door = check_function if whole else check
     place = CASES / (re.sub(r"\W+", "-", target + words)[:MOST_LETTERS] + ".pt")
     if case is not None and not case.is_file():
         raise InputError(f"there is no file '{case}'. Cases are saved in {CASES} when a check fails.")
     tried = case or (place if place.is_file() else None)
     with redirect_stdout(sys.stderr):  # what the backward prints is no part of the report
         try:
-            report = check(backward, **options, cases=[tried] if tried else [])
+            report = door(backward, **options, cases=[tried] if tried else [])
         except CaseError as error:
             if case is not None:
                 raise
             typer.echo(f"the case that was saved is not tried: {error}", err=True)
-            report = check(backward, **options)
+            report = door(backward, **options)
     if case is None and report.finding is not None:
         try:
             save(report.subject, report.finding.point, place)
