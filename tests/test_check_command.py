@@ -153,7 +153,7 @@ REFUSALS = {
     ),
     "a function that is not there": (
         ("mine:rigth", "--rule", "relu"),
-        "the module 'mine' has no 'rigth'. It has: exits, exits_at_times, nothing,",
+        "the module 'mine' has no 'rigth'. It has: exits, exits_at_times, hides, layer, nothing,",
     ),
     "no function named": (("mine", "--rule", "relu"), "'mine' names no function: write package.module:function."),
     "no rule": (("mine:right",), "nothing to hold the backward against"),

@@ -118,7 +118,7 @@ def _check_and_remember(target: str, case: Path | None, words: str, **options: A
     """
     options |= {"only_cases": case is not None, "raise_on_failure": False}
     backward = _attribute(target)
-    alone = all(options.get(name) is None for name in ("rule", "forward", "definition"))
+    alone = "example" in options and not any(map(options.get, ("rule", "forward", "definition")))
     whole = alone or isinstance(backward, torch.nn.Module) or backward is options.get("forward")
     door = check_function if whole else check
     place = CASES / (re.sub(r"\W+", "-", target + words)[:MOST_LETTERS] + ".pt")
