@@ -146,7 +146,9 @@ def checked(config: pytest.Config, backward: Any, rule: Any = None, **options: A
 
 
 def told(item: pytest.Item, report: "Report") -> None:
-    """Put what was found into the item's properties, and fail if there is an objection."""
+    """Put what was found into the item's properties, and fail if there is an objection; an interrupt stays one."""
+    if report.interrupted and report.finding is None:
+        raise KeyboardInterrupt
     rung = next((name for name in ("proved", "allowed", "witnessed") if report.rungs[name]), "none")
     rung = rung if report.finding is None else report.finding.rung.value
     item.user_properties += [("rule", report.subject.name), ("rung", rung), ("seed", report.seed)]
@@ -210,12 +212,16 @@ class _Collected:
             self.reports.append(found)
         self.found |= getattr(report, "backprop_accuracy", {})
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write all of it, unless no test ran: then what was written before stays."""
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write all of it, unless no test ran: then what was written before stays, and accuracies if not all ran."""
         from backprop_rules.report.whole import write_whole
 
+        cut_short = exitstatus == pytest.ExitCode.INTERRUPTED or session.shouldfail or session.shouldstop
         for path, collected in ((self.path, self.reports), (self.save, self.found)):
             if path is None or not self.ran:
+                continue
+            if path is self.save and cut_short:  # later runs would not be compared with what is missing
+                self.lost.append(f"{path} is not written: not all tests ran.")
                 continue
             try:
                 write_whole(path, json.dumps(collected, indent=2) + "\n")

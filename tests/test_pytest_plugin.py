@@ -102,6 +102,8 @@ def test_an_implementation_is_held_to_the_conformance_suite(pytester, run):
     assert (outcomes["passed"], outcomes["failed"]) == (1, 1)
     assert outcomes["skipped"] >= 45
     result.stdout.fnmatch_lines(["*backwards has no function matmul*"])
+    result = run(*SUITE, "-k", "relu", "--backprop-dtype", "float23")
+    assert "During handling" not in result.stdout.str()
 
 
 def test_a_suite_of_numpy_functions_is_asked_with_its_arrays(pytester, run):
@@ -257,6 +259,36 @@ def test_files_of_an_earlier_run_stay_where_no_test_ran(pytester, run):
     run(*words)
     assert len(json.loads((pytester.path / "reports.json").read_text())) == 2
     assert not list(pytester.path.glob("*.unfinished"))
+
+
+INTERRUPTED = """
+import pytest
+from backprop_rules import check
+
+calls = []
+
+def relu(grad_y, x):
+    calls.append(x)
+    if len(calls) == 20:
+        raise KeyboardInterrupt
+    return grad_y * (x > 0)
+
+marked = pytest.mark.backprop_rule("relu")(relu)
+
+def test_called():
+    check(relu, "relu")
+"""
+
+
+@pytest.mark.parametrize("which", ["marked", "test_called"])
+def test_an_interrupt_in_a_check_ends_the_run_and_leaves_accuracies(which, pytester, run):
+    pytester.makepyfile(test_a=HELD.replace("FACTOR", "1.0"), test_b=INTERRUPTED, test_c="def test_after(): pass")
+    (pytester.path / "accuracies.json").write_text("earlier")
+    result = run("--backprop-accuracy-save", "accuracies.json", "-k", f"test_a_product or {which} or test_after")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*accuracies.json is not written: not all tests ran.*"])
+    assert (pytester.path / "accuracies.json").read_text() == "earlier"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
