@@ -367,22 +367,6 @@ def test_a_dependence_is_seen_to_be_hidden_where_a_function_is_steep(k):
     assert trial.HIDDEN in report.notes
 
 
-def test_an_interrupted_check_of_what_may_be_right_ends_as_interrupted_unless_a_report_is_wanted():
-    calls = []
-
-    def backward(grad_y, x):
-        calls.append(1)
-        if len(calls) == 20:
-            raise KeyboardInterrupt
-        return grad_y * x.cos()
-
-    with pytest.raises(KeyboardInterrupt, match="inconclusive"):
-        check(backward, forward=torch.sin, example=VECTOR)
-    calls.clear()
-    report = check(backward, forward=torch.sin, example=VECTOR, raise_on_failure=False)
-    assert (report.verdict, report.interrupted) == ("inconclusive", True)
-
-
 def test_one_element_written_twice_among_zeros_is_no_factor():
     x = torch.zeros(50)
     x[7] = 1.0
