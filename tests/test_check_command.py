@@ -35,6 +35,15 @@ def undefined(x):
     return torch.sqrt(-x * x - 1)
 
 call = (torch.tensor([-1.5, 0.5, 2.0]),)
+
+class Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return grad_y
 """
 
 
@@ -114,6 +123,8 @@ def test_the_other_formats(run):
     done = run("mine:wrong", "--rule", "relu", "--max-examples", "50", "--output-format", "github")
     assert re.match(r"::error file=mine\.py,line=\d+,title=mine:wrong::relu: wrong\.%0A", done.stdout)
     assert done.stdout.count("\n") == 1
+    done = run("mine:Function", "--rule", "relu", "--max-examples", "50", "--output-format", "github")
+    assert re.match(r"::error file=mine\.py,line=\d+,title=mine:Function::relu: wrong\.%0A", done.stdout)
 
 
 def test_a_function_that_is_no_rule(run):
@@ -139,7 +150,7 @@ REFUSALS = {
     ),
     "a function that is not there": (
         ("mine:rigth", "--rule", "relu"),
-        "the module 'mine' has no 'rigth'. It has: exits, exits_at_times, nothing,",
+        "the module 'mine' has no 'rigth'. It has: Function, exits, exits_at_times, nothing,",
     ),
     "no function named": (("mine", "--rule", "relu"), "'mine' names no function: write package.module:function."),
     "no rule": (("mine:right",), "nothing to hold the backward against"),
