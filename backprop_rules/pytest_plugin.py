@@ -129,7 +129,7 @@ class BackwardItem(pytest.Item):
         return self.path, None if code is None else code.co_firstlineno - 1, self.name
 
 
-class Failed(pytest.fail.Exception):  # type: ignore[misc, name-defined]
+class Failed(pytest.fail.Exception, AssertionError):  # type: ignore[misc, name-defined]
     """A backward that is not right; the text is the report, shown without a traceback."""
 
 
@@ -158,15 +158,17 @@ def told(item: pytest.Item, report: "Report") -> None:
 
 
 def _headed(report: "Report") -> str:
-    """Return the report, its finding in the first line, which is all that pytest's summary shows."""
-    from backprop_rules.report.report import said
-
-    finding = report.finding
-    if finding is None or finding.got is None:
-        return str(report)
+    """Return the report, what was found in the first line, which is all that pytest's summary shows."""
     title, _, rest = str(report).partition("\n")
-    likely = f" ({report.mistake.name})" if report.mistake else ""
-    return f"{title.rstrip('.')}: {said(finding.got)} in the place of {said(finding.expected)}{likely}.\n{rest}"
+    told = report.to_dict()
+    found, likely = told["finding"], f" ({report.mistake.name})" if report.mistake else ""
+    if found is None:
+        what = report.why
+    elif found["got"] is None:
+        what = found["words"]
+    else:
+        what = f"{found['got']} in the place of {found['expected']}{likely}"
+    return f"{title.rstrip('.')}: {what}.\n{rest}"
 
 
 def _take_asserted(item: pytest.Item) -> None:

@@ -49,6 +49,31 @@ def test_a_marked_function_is_a_test_and_its_failure_is_the_report(pytester, run
     assert "checking.py" not in result.stdout.str()
 
 
+ALL_KINDS = """
+import pytest
+
+@pytest.mark.backprop_rule("relu")
+def raising(grad_y, x):
+    raise RuntimeError("kaboom")
+
+@pytest.mark.backprop_rule(forward=lambda x: x / 0, example=([1.0],))
+def saying_nothing(grad_y, x):
+    return x
+
+@pytest.mark.backprop_rule("relu")
+@pytest.mark.xfail(raises=AssertionError, strict=True)
+def known_to_be_wrong(grad_y, x):
+    return grad_y
+"""
+
+
+def test_the_summary_says_what_was_found_and_a_wrong_one_is_an_assertion_that_fails(pytester, run):
+    pytester.makepyfile(ALL_KINDS.replace("[1.0]", "__import__('torch').ones(2)"))
+    result = run()
+    result.assert_outcomes(failed=2, xfailed=1)
+    result.stdout.fnmatch_lines(["relu: wrong: backward raises RuntimeError: kaboom (*).", "*: inconclusive: *."])
+
+
 def test_the_command_line_goes_before_the_mark(pytester, run):
     pytester.makepyfile(MARKED)
     result = run(
