@@ -132,6 +132,8 @@ class BackwardItem(pytest.Item):
 class Failed(pytest.fail.Exception, AssertionError):  # type: ignore[misc, name-defined]
     """A backward that is not right; the text is the report, shown without a traceback."""
 
+    __module__ = "builtins"  # as pytest's own, so that the summary has room for what was found
+
 
 def checked(config: pytest.Config, backward: Any, rule: Any = None, **options: Any) -> "Report":
     """Return the report on a backward, the command line's options before those of the mark."""

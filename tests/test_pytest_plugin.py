@@ -122,11 +122,12 @@ SUITE = ("--pyargs", "backprop_rules.conformance", "--backprop-target", "backwar
 def test_an_implementation_is_held_to_the_conformance_suite(pytester, run):
     pytester.makepyfile(backwards=BACKWARDS)
     pytester.syspathinsert()
-    result = run(*SUITE, "-rs", "--backprop-dtype", "float64")
+    result = run(*SUITE, "-rfs", "--backprop-dtype", "float64")
     outcomes = result.parseoutcomes()
     assert (outcomes["passed"], outcomes["failed"]) == (1, 1)
     assert outcomes["skipped"] >= 45
     result.stdout.fnmatch_lines(["*backwards has no function matmul*"])
+    assert "test_backward[exp] - Failed: exp: wrong" in result.stdout.str()
     result = run(*SUITE, "-k", "relu", "--backprop-dtype", "float23")
     assert "During handling" not in result.stdout.str()
 
