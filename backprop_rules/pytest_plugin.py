@@ -156,7 +156,7 @@ def told(item: pytest.Item, report: "Report") -> None:
     item.user_properties += [("rule", report.subject.name), ("rung", rung), ("seed", report.seed)]
     item.stash[FOUND] = {"test": item.nodeid, **report.to_dict()}
     if not report.passed:
-        raise Failed(_headed(report), pytrace=False)
+        raise Failed(_headed(report), False)
 
 
 def _headed(report: "Report") -> str:
