@@ -129,8 +129,10 @@ class BackwardItem(pytest.Item):
         return self.path, None if code is None else code.co_firstlineno - 1, self.name
 
 
-class Failed(pytest.fail.Exception):  # type: ignore[misc, name-defined]
+class Failed(pytest.fail.Exception, AssertionError):  # type: ignore[misc, name-defined]
     """A backward that is not right; the text is the report, shown without a traceback."""
+
+    __module__ = "builtins"  # as pytest's own, so that the summary has room for what was found
 
 
 def checked(config: pytest.Config, backward: Any, rule: Any = None, **options: Any) -> "Report":
@@ -146,25 +148,29 @@ def checked(config: pytest.Config, backward: Any, rule: Any = None, **options: A
 
 
 def told(item: pytest.Item, report: "Report") -> None:
-    """Put what was found into the item's properties, and fail if there is an objection."""
+    """Put what was found into the item's properties, and fail if there is an objection; an interrupt stays one."""
+    if report.interrupted and report.finding is None:
+        raise KeyboardInterrupt
     rung = next((name for name in ("proved", "allowed", "witnessed") if report.rungs[name]), "none")
     rung = rung if report.finding is None else report.finding.rung.value
     item.user_properties += [("rule", report.subject.name), ("rung", rung), ("seed", report.seed)]
     item.stash[FOUND] = {"test": item.nodeid, **report.to_dict()}
     if not report.passed:
-        raise Failed(_headed(report), pytrace=False)
+        raise Failed(_headed(report), False)
 
 
 def _headed(report: "Report") -> str:
-    """Return the report, its finding in the first line, which is all that pytest's summary shows."""
-    from backprop_rules.report.report import said
-
-    finding = report.finding
-    if finding is None or finding.got is None:
-        return str(report)
+    """Return the report, what was found in the first line, which is all that pytest's summary shows."""
     title, _, rest = str(report).partition("\n")
-    likely = f" ({report.mistake.name})" if report.mistake else ""
-    return f"{title.rstrip('.')}: {said(finding.got)} in the place of {said(finding.expected)}{likely}.\n{rest}"
+    told = report.to_dict()
+    found, likely = told["finding"], f" ({report.mistake.name})" if report.mistake else ""
+    if found is None:
+        what = report.why
+    elif found["got"] is None:
+        what = found["words"]
+    else:
+        what = f"{found['got']} in the place of {found['expected']}{likely}"
+    return f"{title.rstrip('.')}: {what}.\n{rest}"
 
 
 def _take_asserted(item: pytest.Item) -> None:
@@ -210,12 +216,16 @@ class _Collected:
             self.reports.append(found)
         self.found |= getattr(report, "backprop_accuracy", {})
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write all of it, unless no test ran: then what was written before stays."""
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write all of it, unless no test ran: then what was written before stays, and accuracies if not all ran."""
         from backprop_rules.report.whole import write_whole
 
+        cut_short = exitstatus == pytest.ExitCode.INTERRUPTED or session.shouldfail or session.shouldstop
         for path, collected in ((self.path, self.reports), (self.save, self.found)):
             if path is None or not self.ran:
+                continue
+            if path is self.save and cut_short:  # later runs would not be compared with what is missing
+                self.lost.append(f"{path} is not written: not all tests ran.")
                 continue
             try:
                 write_whole(path, json.dumps(collected, indent=2) + "\n")

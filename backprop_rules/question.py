@@ -147,6 +147,8 @@ def _of_a_rule(
     own = Backward(backward, signature, framework, ONE)
     rule = _summing(against_a_rule(own, right, params, primals), asked)
     dtypes = asked.among(right, rule.domain.dtypes)
+    if asked.dtypes is None:
+        dtypes = tuple(d for d in dtypes if not own.bridge.lacks(d))
     subject = replace(of_the_catalogue(right, dtypes), backward=own, rule=rule)
     _known(subject, asked)
     points = RulePoints(rule, 4 * max(1, asked.max_examples), asked.seed, dtypes)

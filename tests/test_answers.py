@@ -2,11 +2,13 @@
 
 import dataclasses
 import inspect
+import io
 import json
 import random
 import re
 from collections import Counter
 from importlib.resources import files
+from itertools import pairwise
 
 import document_lines
 import pytest
@@ -15,6 +17,7 @@ from answers_checked import of_the_document, of_the_texts, problems
 from broken_worlds import falls
 from grouped import of_document
 from planting_answers import OF_THE_AUDIT, edits, survivors
+from rich.console import Console
 
 from backprop_rules import InputError
 from backprop_rules.catalogue.linear_algebra import matmul
@@ -22,7 +25,8 @@ from backprop_rules.documents import PROGRAMS
 from backprop_rules.documents.answers import DOCUMENTS, LANGUAGES, Seen, Verdict, claims, drawn, tools
 from backprop_rules.documents.answers.claim import EvidenceFails, Said, evidence_of, holds
 from backprop_rules.documents.answers.remembered import Remembered
-from backprop_rules.documents.answers.report import WORDS, as_dict, runs_told, settled, told_in, unsettled
+from backprop_rules.documents.answers.report import WORDS, as_dict, runs_told, settled, shown, told_in, unsettled
+from backprop_rules.formula import columns
 from backprop_rules.teaching.told import language
 
 EVERY = [claim for document in DOCUMENTS for claim in claims(document)]
@@ -182,6 +186,25 @@ def test_json_has_everything_in_both_languages(settled):
     assert checked["borne_out"]
     assert told["borne_out"] is told["seen"] is None
     assert set(checked["claim"]) == set(checked["answer"]) == set(checked["seen"]) == set(LANGUAGES)
+
+
+@pytest.mark.parametrize("width", [60, 120])
+@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_claim_is_told_in_lines_that_are_full_also_in_chinese(document, lang, width):
+    """Where a line ends before it is full, what follows is a word that no longer fits."""
+    for one in unsettled(document):
+        console = Console(width=width, file=io.StringIO())
+        console.print(shown(one, lang), highlight=False)
+        lines = console.file.getvalue().splitlines()
+        below = [line.removeprefix("    ") for line in lines if line.startswith("    ")]
+        assert not any(line.endswith(" ") for line in below)
+        texts = one.claim.statement(lang), f"→ {one.claim.answered(lang)}"
+        assert re.sub(r"\s", "", "".join(below)) == re.sub(r"\s", "", "".join(texts))
+        assert not any(re.match("[，。；：、！？）”》]", line) for line in below)
+        for line, after in pairwise(below[1:] if texts[0] == below[0] else below):
+            letters = re.match(r"[（“]*[\u2e80-\u9fff][，。；：、！？）”》]*", after)
+            assert letters is None or columns(f"{line} {letters[0]}") > width - 4 or line in texts[0]
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

@@ -39,6 +39,15 @@ def hides(x):
 
 layer = torch.nn.Linear(3, 2)
 call = (torch.tensor([-1.5, 0.5, 2.0]),)
+
+class Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return grad_y
 """
 
 
@@ -128,6 +137,8 @@ def test_the_other_formats(run):
     done = run("mine:wrong", "--rule", "relu", "--max-examples", "50", "--output-format", "github")
     assert re.match(r"::error file=mine\.py,line=\d+,title=mine:wrong::relu: wrong\.%0A", done.stdout)
     assert done.stdout.count("\n") == 1
+    done = run("mine:Function", "--rule", "relu", "--max-examples", "50", "--output-format", "github")
+    assert re.match(r"::error file=mine\.py,line=\d+,title=mine:Function::relu: wrong\.%0A", done.stdout)
 
 
 def test_a_function_that_is_no_rule(run):
@@ -153,7 +164,7 @@ REFUSALS = {
     ),
     "a function that is not there": (
         ("mine:rigth", "--rule", "relu"),
-        "the module 'mine' has no 'rigth'. It has: exits, exits_at_times, hides, layer, nothing,",
+        "the module 'mine' has no 'rigth'. It has: Function, exits, exits_at_times, hides, layer, nothing,",
     ),
     "no function named": (("mine", "--rule", "relu"), "'mine' names no function: write package.module:function."),
     "no rule": (("mine:right",), "nothing to hold the backward against"),

@@ -367,18 +367,6 @@ def test_a_dependence_is_seen_to_be_hidden_where_a_function_is_steep(k):
     assert trial.HIDDEN in report.notes
 
 
-def test_an_interrupted_check_of_what_may_be_right_raises_nothing():
-    calls = []
-
-    def backward(grad_y, x):
-        calls.append(1)
-        if len(calls) == 20:
-            raise KeyboardInterrupt
-        return grad_y * x.cos()
-
-    assert check(backward, forward=torch.sin, example=VECTOR).verdict == "inconclusive"
-
-
 def test_one_element_written_twice_among_zeros_is_no_factor():
     x = torch.zeros(50)
     x[7] = 1.0

@@ -297,6 +297,11 @@ def test_the_chinese_says_nothing_in_english(rule):
     assert not re.search(r"section|chapter|issue|request", source)
 
 
+def test_a_letter_that_is_defined_is_no_condition():
+    assert "（其中 g = w ȳ）" in " ".join(explained(CATALOGUE["layer_norm"], "zh"))
+    assert "（当 n = 0）" in " ".join(explained(CATALOGUE["pow"], "zh"))
+
+
 # ---- rules of your own
 
 

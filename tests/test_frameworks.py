@@ -214,9 +214,9 @@ def test_an_example_tells_its_framework_and_becomes_a_tensor():
     assert as_torch(examples["torch"], "x") is examples["torch"]
 
 
-def refusal(function, *args):
+def refusal(function, *args, **named):
     with pytest.raises(InputError) as caught:
-        function(*args)
+        function(*args, **named)
     return str(caught.value)
 
 
@@ -261,7 +261,17 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
     assert missing.endswith("Run: pip install 'backprop-rules[jax]'")
     missing = refusal(carried(abs, "numpy"), torch.ones(2, dtype=torch.bfloat16))
     assert missing.startswith("NumPy has no bfloat16 by itself; it takes that of the package ml_dtypes, which cannot")
-    assert missing.endswith("Run: pip install 'backprop-rules[jax]'")
+    assert missing.endswith("Run: pip install ml_dtypes")
+
+
+def test_numpy_alone_is_asked_in_the_dtypes_that_it_has(monkeypatch):
+    def relu(grad_y, x):
+        return grad_y * (x > 0)
+
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    report = check(relu, "relu", framework="numpy")
+    assert (report.verdict, report.dtypes) == ("right", (torch.float64, torch.float32, torch.float16))
+    assert "Run: pip install ml_dtypes" in refusal(check, relu, "relu", framework="numpy", dtypes=["bfloat16"])
 
 
 @pytest.mark.xdist_group("processes")

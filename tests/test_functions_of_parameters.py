@@ -170,7 +170,7 @@ def test_of_a_large_network_one_slope_along_all_parameters_is_asked_first(monkey
     report = check_function(Network(layer), example=X, raise_on_failure=False)
     assert (report.verdict, asked[0]) == ("wrong" if said else "right", 9)
     assert said is None or report.subject.names[report.finding.leaf] == said
-    assert asked.count(1) < 9
+    assert said or asked.count(1) < 9
 
 
 def test_differences_that_have_not_settled_contradict_nothing(monkeypatch):

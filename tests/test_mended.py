@@ -231,3 +231,14 @@ def test_a_backward_that_waits_until_it_converges_ends():
 
     report = check(backward, forward=forward, example=(numbers(3, 4),), raise_on_failure=False)
     assert report.verdict == "wrong"
+
+
+def test_a_sum_that_is_to_be_a_difference_is_told_in_words():
+    def backward(g, x):
+        s = torch.sigmoid(x)
+        return g * (s + x * s * (1 + s))
+
+    report = check(backward, "silu", raise_on_failure=False)
+    assert report.mistake is not None
+    assert "`1 + s` (backward, line" in report.mistake.words
+    assert "is to be a difference in the place of a sum, of the other sign" in report.mistake.words

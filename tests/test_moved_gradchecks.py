@@ -109,12 +109,17 @@ def test_given_an_example_alone_what_a_function_hides_is_no_constant(function) -
     assert raised.value.report.verdict == "wrong"
     assert words in str(raised.value)
     assert line in str(raised.value)
+    assert raised.value.finding is not None
+    assert raised.value.finding.point.size <= 6  # of 47 numbers, the cotangent with them
 
 
 def test_given_an_example_alone_a_wrong_backward_of_its_own_is_wrong() -> None:
     """Beside itself as a forward it is inconclusive: its derivative there is its own Function's."""
     assert check_function(OfTwoOutputs, example=(X, 1)).verdict == "right"
-    assert check_function(OfTwoOutputs, example=(X, 2), raise_on_failure=False).verdict == "wrong"
+    report = check_function(OfTwoOutputs, example=(X, 2), raise_on_failure=False)
+    assert report.verdict == "wrong"
+    assert report.finding is not None and report.finding.point.leaves[0].numel() == 1
+    assert "drawn direction" not in str(report)
     own = check_function(OfTwoOutputs, forward=OfTwoOutputs.apply, example=(X, 2), raise_on_failure=False)
     assert own.verdict == "inconclusive"
     assert "the gradient that somebody's autograd.Function gives in forward is contradicted: differences" in str(own)

@@ -49,6 +49,31 @@ def test_a_marked_function_is_a_test_and_its_failure_is_the_report(pytester, run
     assert "checking.py" not in result.stdout.str()
 
 
+ALL_KINDS = """
+import pytest
+
+@pytest.mark.backprop_rule("relu")
+def raising(grad_y, x):
+    raise RuntimeError("kaboom")
+
+@pytest.mark.backprop_rule(forward=lambda x: x / 0, example=([1.0],))
+def saying_nothing(grad_y, x):
+    return x
+
+@pytest.mark.backprop_rule("relu")
+@pytest.mark.xfail(raises=AssertionError, strict=True)
+def known_to_be_wrong(grad_y, x):
+    return grad_y
+"""
+
+
+def test_the_summary_says_what_was_found_and_a_wrong_one_is_an_assertion_that_fails(pytester, run):
+    pytester.makepyfile(ALL_KINDS.replace("[1.0]", "__import__('torch').ones(2)"))
+    result = run()
+    result.assert_outcomes(failed=2, xfailed=1)
+    result.stdout.fnmatch_lines(["relu: wrong: backward raises RuntimeError: kaboom (*).", "*: inconclusive: *."])
+
+
 def test_the_command_line_goes_before_the_mark(pytester, run):
     pytester.makepyfile(MARKED)
     result = run(
@@ -97,11 +122,14 @@ SUITE = ("--pyargs", "backprop_rules.conformance", "--backprop-target", "backwar
 def test_an_implementation_is_held_to_the_conformance_suite(pytester, run):
     pytester.makepyfile(backwards=BACKWARDS)
     pytester.syspathinsert()
-    result = run(*SUITE, "-rs", "--backprop-dtype", "float64")
+    result = run(*SUITE, "-rfs", "--backprop-dtype", "float64")
     outcomes = result.parseoutcomes()
     assert (outcomes["passed"], outcomes["failed"]) == (1, 1)
     assert outcomes["skipped"] >= 45
     result.stdout.fnmatch_lines(["*backwards has no function matmul*"])
+    assert "test_backward[exp] - Failed: exp: wrong" in result.stdout.str()
+    result = run(*SUITE, "-k", "relu", "--backprop-dtype", "float23")
+    assert "During handling" not in result.stdout.str()
 
 
 def test_a_suite_of_numpy_functions_is_asked_with_its_arrays(pytester, run):
@@ -257,6 +285,36 @@ def test_files_of_an_earlier_run_stay_where_no_test_ran(pytester, run):
     run(*words)
     assert len(json.loads((pytester.path / "reports.json").read_text())) == 2
     assert not list(pytester.path.glob("*.unfinished"))
+
+
+INTERRUPTED = """
+import pytest
+from backprop_rules import check
+
+calls = []
+
+def relu(grad_y, x):
+    calls.append(x)
+    if len(calls) == 20:
+        raise KeyboardInterrupt
+    return grad_y * (x > 0)
+
+marked = pytest.mark.backprop_rule("relu")(relu)
+
+def test_called():
+    check(relu, "relu")
+"""
+
+
+@pytest.mark.parametrize("which", ["marked", "test_called"])
+def test_an_interrupt_in_a_check_ends_the_run_and_leaves_accuracies(which, pytester, run):
+    pytester.makepyfile(test_a=HELD.replace("FACTOR", "1.0"), test_b=INTERRUPTED, test_c="def test_after(): pass")
+    (pytester.path / "accuracies.json").write_text("earlier")
+    result = run("--backprop-accuracy-save", "accuracies.json", "-k", f"test_a_product or {which} or test_after")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*accuracies.json is not written: not all tests ran.*"])
+    assert (pytester.path / "accuracies.json").read_text() == "earlier"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")

@@ -54,6 +54,14 @@ def test_limits_are_found_in_the_definition(name, value, params, limit):
     assert row.right
 
 
+@pytest.mark.parametrize(("name", "at", "value", "ends"), [
+    ("relu", "x", 0.0, ("0", "1")), ("abs", "x", 0.0, ("-1", "1")), ("reciprocal", "x", math.inf, ("-0", "-0")),
+    ("sin", "x", 0.0, ("1", "1")),
+])  # fmt: skip
+def test_what_a_gradient_may_be_is_told_without_the_roundings_of_a_ball(name, at, value, ends):
+    assert {row.ends for row in rows(name, at, value)} == {ends}
+
+
 def test_powers_of_zero_have_the_slopes_of_polynomials():
     for n, slope in ((0, 0.0), (1, 1.0), (2, 0.0)):
         (row,) = rows("pow", "x", 0.0, n=n)

@@ -293,6 +293,7 @@ def boxes(drawn):
 def test_the_drawing_has_every_node_in_a_box_that_no_other_box_or_label_touches(program):
     traced = graph_of(program, 1).trace
     root, found, texts = boxes(pictures.svg(traced))
+    assert root.get("style") == "background: white"  # or the arrows are black on black, in a dark window
     assert len(found) == len(traced.nodes)
     assert {node.name for node in traced.nodes.values()} <= {text.partition(" = ")[0] for _, _, text, _ in texts}
     for (x, y, wide, high), (left, top, across, down) in combinations(found, 2):

@@ -109,7 +109,7 @@ def _define_layer_norm(x: Any, weight: Any = None, bias: Any = None, *, eps: flo
     saves="x weight",
     formula=r"y = w \hat x + b,\ \hat x = (x - \mu) / s,\ s = \sqrt{\sigma^2 + \epsilon}:\quad "
     r"\bar x_{ij} = (g_{ij} - \operatorname{mean}_k g_{ik} - \hat x_{ij} \operatorname{mean}_k(\hat x_{ik} g_{ik}))"
-    r" / s_i\ \text{for}\ g = w \bar y,\quad \bar w_j = \sum_i \hat x_{ij} \bar y_{ij},\quad "
+    r" / s_i\ \text{with}\ g = w \bar y,\quad \bar w_j = \sum_i \hat x_{ij} \bar y_{ij},\quad "
     r"\bar b_j = \sum_i \bar y_{ij}",
     source="Ba, Kiros & Hinton, Layer Normalization (2016), section 3 and supplement",
 )

@@ -19,7 +19,7 @@ from backprop_rules.subject.places import raised_at
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 WRONG, USAGE = 1, 2
 OutputFormat = StrEnum("OutputFormat", ["text", "json"])

@@ -149,7 +149,8 @@ def _show(report: Report, target: str, output_format: CheckFormat) -> None:
     if output_format is CheckFormat.json:
         typer.echo(report.to_json())
     elif output_format is CheckFormat.github:
-        code = getattr(_attribute(target), "__code__", None)
+        found = _attribute(target)
+        code = getattr(getattr(found, "backward", found), "__code__", None)  # of an autograd.Function its own
         place = f"file={os.path.relpath(code.co_filename)},line={code.co_firstlineno}," if code else ""
         level = "notice" if report.passed else "error"
         text = str(report).replace("%", "%25").replace("\n", "%0A")

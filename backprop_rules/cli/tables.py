@@ -6,13 +6,12 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import torch
 from rich.table import Table
 from rich.text import Text
 
 from backprop_rules.documents.replay import ReplayResult
 from backprop_rules.domain import dtype_name
-from backprop_rules.properties.special_values import Limit
+from backprop_rules.properties.special_values import Special
 from backprop_rules.properties.special_values import table as table_of_special_values
 from backprop_rules.rule import Rule
 from backprop_rules.verify import RuleResult
@@ -98,22 +97,18 @@ def special_table(rule: Rule) -> Table:
         params = ", ".join(f"{name}={value}" for name, value in row.call.params.items())
         got = f"{row.gradient:.6g}" if row.right else Text(f"{row.gradient:.6g}, wrong", style="bold red")
         where = f"{row.at} = {row.value}"
-        grid.add_row(rule.name, params, where, rule.primals[row.primal], _limit(row.limit), got, f"{row.torchs:.6g}")
+        grid.add_row(rule.name, params, where, rule.primals[row.primal], _limit(row), got, f"{row.torchs:.6g}")
     return grid
 
 
-def _limit(limit: Limit) -> str:
-    match limit:
-        case None:
-            return "no limit"
-        case (low, high):
-            if low == -math.inf and high == math.inf:
-                return "no bound"
-            if max(-low, high) < torch.finfo(torch.float64).smallest_normal:
-                return "0"  # but for underflow
-            return f"{low:.6g}" if f"{low:.6g}" == f"{high:.6g}" else f"from {low:.6g} to {high:.6g}"
-        case _:
-            return f"limit {limit:.6g}"
+def _limit(row: Special) -> str:
+    if row.limit is None:
+        return "no limit"
+    if row.limit == (-math.inf, math.inf):
+        return "no bound"
+    least, most = row.ends
+    told = least if least == most else f"from {least} to {most}"
+    return told if isinstance(row.limit, tuple) else f"limit {told}"
 
 
 def rules_table(rules: Iterable[Rule]) -> Table:

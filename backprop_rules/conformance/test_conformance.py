@@ -69,5 +69,5 @@ def test_backward(rule: str, request: pytest.FixtureRequest) -> None:
     try:
         report = checked(request.config, backward, rule)
     except InputError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     told(request.node, report)

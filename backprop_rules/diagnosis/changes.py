@@ -19,6 +19,7 @@ OTHERS = {
     "exp": "log", "log": "exp", "sqrt": "rsqrt", "rsqrt": "sqrt", "add": "sub", "sub": "add", "mul": "div",
     "div": "mul", "truediv": "mul", "scatter": "scatter_add", "index_copy": "index_add",
 }  # fmt: skip
+CALLED = {"add": "a sum", "sub": "a difference"}  # where an operator stands
 # What an argument may be instead, of itself.
 OF_ITSELF: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed": lambda x: x.mT, "squared": torch.square, "inverted": torch.reciprocal,
@@ -209,7 +210,7 @@ def _of_another_function(step: Step) -> Iterator[tuple[int, str, str, Make]]:
         yield (
             1,
             "other function",
-            f"{{step}} is to be {OTHERS[name]} in the place of {name}",
+            f"{{step}} is to be {CALLED.get(OTHERS[name], OTHERS[name])} in the place of {CALLED.get(name, name)}",
             partial(_by_another, other),
         )
 

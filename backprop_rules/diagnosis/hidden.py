@@ -52,6 +52,8 @@ def hidden_dependence(subject: Subject, outcome: Outcome, finding: Finding) -> M
 
     Without the places that are named, and with no fewer of them, the gradient is that of the differences.
     """
+    # At the smallest counterexample less of it may show.
+    finding = next((f for f in outcome.findings if (f.kind, f.leaf) == (finding.kind, finding.leaf)), finding)
     evidence, i = Evidence(subject, finding.point, outcome.pair), finding.leaf
     contradicted = None if i is None else against_itself(evidence, i)
     if i is None or contradicted is None:

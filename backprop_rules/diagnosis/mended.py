@@ -124,7 +124,8 @@ class _Seen:
         number = _plain(c) or f"{c:.6g}"
         if self.change.rank:
             words = self.change.words.replace("{step}", told)
-            return self.change.name, f"{words}{f', times {number}' * (c != 1)}"
+            times = "" if c == 1 else ", of the other sign" if c == -1 else f", times {number}"
+            return self.change.name, words + times
         if c == 0:
             return "term too many", f"{told} is to be left out, as if it were 0"
         if c == -1:

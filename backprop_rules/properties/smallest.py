@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from backprop_rules.evidence.differences import against_itself, directions
 from backprop_rules.evidence.enclosure import Enclosure
 from backprop_rules.evidence.evidence import Evidence, Pair, in_precision, largest, precise
 from backprop_rules.evidence.kinks import DISTANCES, nearest
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # which brings ball arithmetic along
     from backprop_rules.evidence.verdict import Verdict
 
 Again = Callable[[Point], Finding | None]
+OF_VALUES = (Kind.VALUE, Kind.INACCURATE, Kind.DERIVATIVE)
 FORMS = (Kind.SHAPE, Kind.DTYPE, Kind.DEVICE, Kind.NONE, Kind.NO_TENSOR, Kind.RAISES, Kind.COUNT)
 
 
@@ -45,7 +47,7 @@ def smallest(subject: Subject, pair: Pair, finding: Finding, others: Sequence[Fi
         if question is not None and not exact:  # off the grid there are plainer numbers, if a witness sees it too
             return _smallest_of_a_rule(subject, replace(finding, again=question))
     low = finding.kind is Kind.INACCURATE and finding.dtype is pair.low
-    if (finding.dtype is not None and not low) or finding.kind not in (*FORMS, Kind.VALUE, Kind.INACCURATE):
+    if (finding.dtype is not None and not low) or finding.kind not in (*FORMS, *OF_VALUES):
         return finding
     if finding.leaf is None and finding.kind not in FORMS:
         return finding
@@ -161,9 +163,23 @@ def _again(subject: Subject, pair: Pair, finding: Finding) -> Again:
         i = finding.leaf
         if formed or i is None:
             return None
+        if finding.kind is Kind.DERIVATIVE:
+            return not_its_derivative(evidence, i)
         return plainly_wrong(evidence, i) if finding.kind is Kind.VALUE else _inaccurate(evidence, i)
 
     return again
+
+
+def not_its_derivative(evidence: Evidence, i: int) -> Finding | None:
+    """Return the finding that a gradient is not what differences of the function itself give along a direction."""
+    contradicted = against_itself(evidence, i)
+    if contradicted is None:
+        return None
+    (slope, got), along = contradicted, directions(evidence, [i])[i]
+    one = along.numel() == 1 and not along.is_complex()  # of which the derivative itself is told
+    step, where = (along.item(), "") if one else (1.0, " along a drawn direction")
+    expected, got = f"{slope.value / step:.10g} ± {abs(slope.error / step):.1g}{where}", got / step
+    return Finding(Kind.DERIVATIVE, evidence.point, i, expected=expected, got=f"{got:.10g}", against=("differences",))
 
 
 def _inaccurate(evidence: Evidence, i: int) -> Finding | None:

@@ -58,6 +58,16 @@ class Special:
     gradient: float
 
     @property
+    def ends(self) -> tuple[str, str]:
+        """The least and the most that it may be, as they are read: those of a ball, whose radius has 30 bits."""
+        if not isinstance(self.limit, tuple):
+            return f"{self.limit:.6g}", f"{self.limit:.6g}"
+        low, high = self.limit
+        least = max(torch.finfo(torch.float64).smallest_normal, (high - low) * 2.0**-26)
+        low, high = (0.0 if abs(end) < least else end for end in (low, high))
+        return f"{low:.6g}", f"{high:.6g}"
+
+    @property
     def chosen(self) -> bool:
         """Whether the definition leaves a choice: anything, a set that holds zero, or how infinities add up."""
         if isinstance(self.limit, tuple):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from backprop_rules.evidence.differences import against_itself, not_seen_together, second_witness
+from backprop_rules.evidence.differences import not_seen_together, second_witness
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, in_precision, precise
 from backprop_rules.evidence.jumps import is_beyond_its_dtypes, is_of_one_number
 from backprop_rules.properties import calls, effort, form
@@ -16,7 +16,7 @@ from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
 from backprop_rules.properties.native import shows_in_its_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.rest import rest
-from backprop_rules.properties.smallest import confirmed, is_nearer_than_torchs
+from backprop_rules.properties.smallest import confirmed, is_nearer_than_torchs, not_its_derivative
 from backprop_rules.strategies.of_rules import rounded
 from backprop_rules.strategies.point import EVERY_BIT, FULL, JUMP, NOTHING_KEPT, TORN_APART, Point
 from backprop_rules.subject.ambient import all_finite, inexact
@@ -361,10 +361,5 @@ class Trial:
         self._itself += 1
         floats = self.subject.floats
         for i in not_seen_together(evidence, floats) if self.subject.heavy else floats:
-            contradicted = against_itself(evidence, i)
-            if contradicted is not None:
-                slope, got = contradicted
-                expected = f"{slope.value:.10g} ± {slope.error:.1g} along a drawn direction"
-                self.outcome.findings.append(
-                    Finding(Kind.DERIVATIVE, point, i, expected=expected, got=f"{got:.10g}", against=("differences",))
-                )
+            found = not_its_derivative(evidence, i)
+            self.outcome.findings += [] if found is None else [found]

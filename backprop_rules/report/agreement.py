@@ -29,6 +29,8 @@ ASSERTED: list[dict[str, Any]] = []
 class WrongGradients(AssertionError):
     """Gradients, or outputs, that no right implementation gives; its text says which, where and by how much."""
 
+    __module__ = "backprop_rules.testing"  # from where it is imported
+
     def __init__(self, found: "Agreement | str") -> None:
         super().__init__(str(found))
         self.agreement = None if isinstance(found, str) else found  # what has another form is not compared

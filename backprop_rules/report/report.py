@@ -173,9 +173,14 @@ class Report:
 class WrongGradient(AssertionError):
     """A backward failed a check; its text is the report."""
 
+    __module__ = "backprop_rules"  # from where it is imported: pytest's summary shows no more of a line
+
     def __init__(self, report: Report) -> None:
         super().__init__(str(report))
         self.report, self.finding = report, report.finding
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AssertionError.__new__, (type(self), str(self))  # a report holds functions, which no process sends
 
 
 def _mistake(mistake: "Mistake") -> dict[str, str]:

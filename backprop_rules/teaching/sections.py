@@ -238,15 +238,11 @@ def special(rule: Rule, words: Words) -> Iterator[str]:
 
 
 def _limit(row: Special, words: Words) -> str:
-    limit = row.limit
-    if limit is None:
+    if row.limit is None:
         return words("no limit")
-    low, high = limit if isinstance(limit, tuple) else (limit, limit)
-    if (low, high) == (-math.inf, math.inf):
+    if row.limit == (-math.inf, math.inf):
         return words("no bound")
-    # The ends are those of a ball, whose radius has 30 bits.
-    tiny, grain = torch.finfo(torch.float64).smallest_normal, (high - low) * 2.0**-26
-    least, most = (f"{0 if abs(end) < max(tiny, grain) else end:.6g}" for end in (low, high))
+    least, most = row.ends
     return words("limit", limit=least) if least == most else words("between", low=least, high=most)
 
 

@@ -53,7 +53,9 @@ def drawing(nodes: Sequence[Sequence[str]], ways: Sequence[tuple[int, int, Seque
         top += high + BETWEEN
     drawn = [text for row in rows for place in row for text in _drawn(place)]
     size = f'width="{max(across):.0f}" height="{top:.0f}" viewBox="0 0 {max(across):.0f} {top:.0f}"'
-    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', STYLE, *drawn, "</svg>"])
+    return "\n".join(
+        [f'<svg xmlns="http://www.w3.org/2000/svg" style="background: white" {size}>', STYLE, *drawn, "</svg>"]
+    )
 
 
 def _rows(nodes: Sequence[Sequence[str]], ways: Sequence[tuple[int, int, Sequence[str]]]) -> list[list[_Place]]:

@@ -47,7 +47,7 @@ class Words:
 
     def formula(self, plain: str) -> str:
         """Return a formula with its words."""
-        return re.sub(r" for (.*?)(?=, \S+ = |$)", lambda found: self("for", when=found[1]), plain)
+        return re.sub(r" (for|with) (.*?)(?=, \S+ = |$)", lambda found: self(found[1], when=found[2]), plain)
 
     def source(self, english: str) -> str:
         """Return a source with the words that are no names."""

@@ -3,23 +3,27 @@
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.text import Text
 
 from backprop_rules.documents.answers.claim import Claim, EvidenceFails, Seen, claims, texts_of
 from backprop_rules.documents.answers.remembered import Remembered
 from backprop_rules.domain import dtype_name
+from backprop_rules.formula import columns
 from backprop_rules.teaching.told import LANGUAGES
 
 if TYPE_CHECKING:
     from backprop_rules.documents.drift import Drift
 
+CHINESE = "\u2e80-\u9fff"
+OPENS, CLOSES = "（“《", "，。；：、！？）”》"
+# What a line is filled with: a word, or a Chinese letter, with the punctuation that stays with it.
+PIECE = re.compile(rf"[{OPENS}]*(?:[{CHINESE}]|[^\s{CHINESE}{OPENS}{CLOSES}]*)[{CLOSES}]*\s*")
 COLOURS = {"holds": "green", "holds if": "cyan", "wrong": "red", "slip of the pen": "yellow"}
 
 
@@ -68,12 +72,35 @@ def shown(one: Settled, lang: str) -> RenderableType:
     head.append(words[claim.verdict], style=f"bold {COLOURS.get(claim.verdict, 'magenta')}")
     if claim.formula:
         head.append(f"  {claim.formula}")
-    body = [Text(claim.statement(lang)), Text(f"→ {claim.answered(lang)}")]
+    body = [_Indented(claim.statement(lang)), _Indented(f"→ {claim.answered(lang)}")]
     if one.seen is not None:
-        body.append(Text(words["seen"].format(shown=told_in(lang, claim.document, one.seen.shown)), style="dim"))
+        body.append(_Indented(words["seen"].format(shown=told_in(lang, claim.document, one.seen.shown)), "dim"))
     if one.error is not None:
-        body.append(Text(words["fails"].format(error=told_in(lang, claim.document, one.error)), style="red"))
-    return Group(head, *(Padding(line, (0, 0, 0, 4)) for line in body), Text())
+        body.append(_Indented(words["fails"].format(error=told_in(lang, claim.document, one.error)), "red"))
+    return Group(head, *body, Text())
+
+
+@dataclass(frozen=True)
+class _Indented:
+    """A text below a claim. Rich would break Chinese at its few spaces alone."""
+
+    text: str
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        for line in _lines(self.text, options.max_width - 4):
+            yield Text(f"    {line}", style=self.style)
+
+
+def _lines(text: str, width: int) -> Iterator[str]:
+    """Yield a text in lines of so many columns."""
+    line = ""
+    for piece in PIECE.findall(text):
+        if line and columns(line + piece.rstrip()) > width:
+            yield line.rstrip()
+            line = ""
+        line += piece
+    yield line
 
 
 def told_in(lang: str, document: str, shown: str) -> str:

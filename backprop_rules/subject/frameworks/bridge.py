@@ -46,6 +46,15 @@ class Bridge:
     borrowed: tuple[torch.dtype, ...] = ()  # dtypes of another package, which Python's numbers do not leave as they are
     conjugates: bool = False  # complex cotangents and gradients: g v is paired, where torch pairs g* v
 
+    def lacks(self, dtype: torch.dtype) -> bool:
+        """Say whether a dtype is another package's that cannot be imported here."""
+        try:
+            if dtype in self.borrowed:
+                self.array_of(dtype)
+        except InputError:
+            return True
+        return False
+
 
 def each(change: Callable[[Any], Any], x: Any) -> Any:
     """Return it with what tuples, lists and dicts hold changed."""
@@ -57,13 +66,13 @@ def each(change: Callable[[Any], Any], x: Any) -> Any:
     return change(x)
 
 
-def installed(module: str, needed: str) -> Any:
-    """Return the module; InputError, which says for what it is needed, where it cannot be imported."""
+def installed(module: str, needed: str, by: str = "'backprop-rules[jax]'") -> Any:
+    """Return the module; InputError, which says for what it is needed and by what it comes, where it is not here."""
     try:
         return import_module(module)
     except ImportError as error:
         raise InputError(
-            f"{needed}, which cannot be imported here: {first_line(error)}. Run: pip install 'backprop-rules[jax]'"
+            f"{needed}, which cannot be imported here: {first_line(error)}. Run: pip install {by}"
         ) from None
 
 

@@ -23,8 +23,9 @@ def array_of(x: Any) -> Any:
         )
     try:
         if x.dtype is torch.bfloat16:
-            wanted = installed("ml_dtypes", "NumPy has no bfloat16 by itself; it takes that of the package ml_dtypes")
-            return plain(x).view(torch.int16).numpy().view(wanted.bfloat16)
+            needed = "NumPy has no bfloat16 by itself; it takes that of the package ml_dtypes"
+            wanted = installed("ml_dtypes", needed, "ml_dtypes").bfloat16
+            return plain(x).view(torch.int16).numpy().view(wanted)
         return plain(x).numpy()
     except (TypeError, RuntimeError) as error:
         raise InputError(
