@@ -5,7 +5,7 @@ table are apart, and what rounding of the two values gives, is the error that is
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -177,21 +177,24 @@ def against_itself(evidence: Evidence, i: int) -> tuple[Slope, float] | None:
     return (found, predicted) if found.contradicts(predicted, size * WIDE.unit) else None  # as above
 
 
-def not_seen_together(evidence: Evidence, leaves: Sequence[int]) -> Sequence[int]:
-    """Return the leaves that one slope along all of them does not show to be right; where it fails, each half is asked.
+def not_seen_together(evidence: Evidence, leaves: Sequence[int]) -> Iterator[int]:
+    """Yield the leaves that one slope along all of them does not show to be right; where it fails, each half is asked.
 
     Such a leaf's part of it is below the middle between roundings and mistakes, from the error on.
     """
     if len(leaves) < 2:
-        return leaves
+        yield from leaves
+        return
     evidence, gradients = _of_what_has_a_gradient(evidence), evidence.user
     along = directions(evidence, leaves)
     parts = {i: 0.0 if gradients[i] is None else along_of(gradients, {i: t}) for i, t in along.items()}
     found = slope(evidence, along, _step(evidence))
     if found is None or found.kink or abs(found.value - sum(parts.values())) > found.error:
         half = len(leaves) // 2
-        return [i for some in (leaves[:half], leaves[half:]) for i in not_seen_together(evidence, some)]
-    return [i for i, part in parts.items() if abs(part) * 2.0**-WIDE.half <= found.error]
+        yield from not_seen_together(evidence, leaves[:half])
+        yield from not_seen_together(evidence, leaves[half:])
+        return
+    yield from (i for i, part in parts.items() if abs(part) * 2.0**-WIDE.half <= found.error)
 
 
 def _step(evidence: Evidence) -> float:

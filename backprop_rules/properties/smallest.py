@@ -164,7 +164,7 @@ def _again(subject: Subject, pair: Pair, finding: Finding) -> Again:
         if formed or i is None:
             return None
         if finding.kind is Kind.DERIVATIVE:
-            return not_its_derivative(evidence, i)
+            return None if subject.heavy else not_its_derivative(evidence, i)  # of a network, which has its line
         return plainly_wrong(evidence, i) if finding.kind is Kind.VALUE else _inaccurate(evidence, i)
 
     return again

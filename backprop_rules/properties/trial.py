@@ -363,3 +363,5 @@ class Trial:
         for i in not_seen_together(evidence, floats) if self.subject.heavy else floats:
             found = not_its_derivative(evidence, i)
             self.outcome.findings += [] if found is None else [found]
+            if found is not None and self.subject.heavy:
+                return

@@ -72,6 +72,9 @@ class Report:
         """Whether there is nothing to object to."""
         return self.verdict == "right"
 
+    def __bool__(self) -> bool:
+        return self.passed  # as in assert check(..., raise_on_failure=False)
+
     def __repr__(self) -> str:
         return f"<Report on {self.subject}: {self.verdict}, {self.points} points>"
 
