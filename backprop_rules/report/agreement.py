@@ -233,6 +233,9 @@ class Agreement:
         """Whether everything lies inside, nothing is off systematically, and something was proved."""
         return not self.wrong and self.systematic.found is None and (self.allows_blind or not self.blind)
 
+    def __bool__(self) -> bool:
+        return self.right  # as in assert enclose(...).agreement(got)
+
     def __repr__(self) -> str:
         names = ", ".join(one.name for one in (*self.gradients, *self.outputs))
         return f"<Agreement on {names}: {'right' if self.right else 'wrong'}, as {self.precision}>"
