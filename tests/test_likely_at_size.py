@@ -177,3 +177,48 @@ def test_a_system_that_is_solved_with_the_matrix_itself_on_the_way_back_is_named
     columns = [t.unsqueeze(-1) if x.ndim < a.ndim else t for t in (wrong, x)]
     for line in told((-columns[0] @ columns[1].mT, wrong), solved, (a, b), g):
         assert "the system is solved with the matrix as it is, not with its transpose, where `torch.linalg" in line
+
+
+def normalised(grad_y, x, w, b, axes, groups, forgotten):
+    """The backward of a normalisation over axes of x's groups, without what comes by the mean or the variance."""
+    grouped, weighted = (t.reshape(groups) for t in (x, grad_y * w[:, None, None]))
+    centred = grouped - grouped.mean(axes, keepdim=True)
+    inverse = torch.rsqrt(centred.square().mean(axes, keepdim=True) + 1e-5)
+    unit = centred * inverse
+    shift = 0 if forgotten == "mean" else weighted.mean(axes, keepdim=True)
+    scale = 0 if forgotten == "rsqrt" else (weighted * unit).mean(axes, keepdim=True)
+    grad_x = inverse * (weighted - shift - unit * scale)
+    return grad_x.reshape(x.shape), (grad_y * unit.reshape(x.shape)).sum((0, 2, 3)), grad_y.sum((0, 2, 3))
+
+
+NORMS = {
+    "group_norm": (lambda x, w, b: torch.nn.functional.group_norm(x, 2, w, b), -1, (4, 2, -1)),
+    "batch_norm": (
+        lambda x, w, b: torch.nn.functional.batch_norm(x, None, None, w, b, training=True),
+        (0, 2, 3),
+        (4, 8, 6, 6),
+    ),
+}
+
+
+@pytest.mark.parametrize("forgotten", ["mean", "rsqrt"])
+@pytest.mark.parametrize("name", NORMS)
+def test_the_statistic_of_a_norm_that_is_taken_for_a_constant_is_told(name, forgotten):
+    forward, axes, groups = NORMS[name]
+    point, grad_y = [numbers(4, 8, 6, 6), numbers(8), numbers(8) + 1], numbers(4, 8, 6, 6).flip(0)
+    got = normalised(grad_y, *point, axes, groups, forgotten)
+    (line,) = told(got, forward, point, grad_y)
+    assert f"as if the {forgotten} in `torch.nn.functional.{name}(" in line
+    assert "were a constant" in line
+
+
+def test_the_steps_of_a_gelu_are_told():
+    def gelu(x):
+        return torch.nn.functional.gelu(x, approximate="tanh")
+
+    x, grad_y = numbers(500), numbers(500).flip(0)
+    t = torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
+    got = grad_y * (0.5 * (1 + t) + 0.5 * x * (1 - t) * slope)
+    (line,) = told(got, gelu, [x], grad_y)
+    assert "1 minus its value is taken for the derivative of the tanh in `torch.nn.functional.gelu(" in line

@@ -1,5 +1,6 @@
 """Functions of torch that are several steps to those who differentiate them: taken apart, so that each is seen."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,6 +37,45 @@ def _layer_norm(
     return scaled if bias is None else scaled + bias
 
 
+def _group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    groups = input.reshape(input.shape[0], num_groups, -1)
+    unit = _layer_norm(groups, groups.shape[-1:], eps=eps).reshape(input.shape)
+    return _of_channels(unit, weight, bias)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not training:
+        raise TypeError("the statistics are constants")
+    axes = (0, *range(2, input.ndim))
+    centred = input - input.mean(axes, keepdim=True)
+    variance = centred.square().mean(axes, keepdim=True)
+    return _of_channels(centred * (variance + eps).rsqrt(), weight, bias)
+
+
+def _of_channels(unit: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    shape = (1, -1, *(1,) * (unit.ndim - 2))
+    scaled = unit if weight is None else unit * weight.reshape(shape)
+    return scaled if bias is None else scaled + bias.reshape(shape)
+
+
+def _gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    if approximate == "none":
+        return input * (0.5 * (1 + torch.erf(input * math.sqrt(0.5))))
+    inner = math.sqrt(2 / math.pi) * (input + 0.044715 * input**3)
+    return input * (0.5 * (1 + torch.tanh(inner)))
+
+
 def _rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
@@ -55,7 +95,10 @@ TAKEN_APART: dict[str, Callable[..., Tensor]] = {
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "silu": _silu,
+    "gelu": _gelu,
     "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
+    "batch_norm": _batch_norm,
     "rms_norm": _rms_norm,
     "linear": _linear,
 }
