@@ -71,6 +71,22 @@ def test_the_cotangent_of_an_output_that_is_not_read():
     assert told.count("likely    the cotangent of output 1 is not read") == 2
 
 
+def test_the_cotangent_of_a_loss_that_is_not_read():
+    x, t, g = numbers(8, 30), torch.arange(8), torch.tensor(0.3)
+    got = (x.softmax(-1) - torch.nn.functional.one_hot(t, 30)) / 8
+    told = said((got,), lambda x: torch.nn.functional.cross_entropy(x, t), (x,), g)
+    assert "times the right one, but for rounding; the cotangent is not read, as if it were 1" in told
+
+
+def test_one_number_is_no_factor_times_another():
+    x, a, w, g = numbers(8, 30), torch.tensor([0.5]), numbers(30), numbers(8, 30, seed=1)
+    t = torch.tanh(a * x)
+    d = g * w * (1 - t * t)
+    got = a * d, (d[-1] * x[-1]).sum().reshape(1), (g * t).sum(0)  # of the last row alone
+    told = said(got, lambda x, a, w: torch.tanh(a * x) * w, (x, a, w), g)
+    assert "The gradient of a is wrong" in told and "is off by the factor" not in told
+
+
 def test_few_elements_that_are_hardly_off_are_no_factor():
     x, g = numbers(8, 30).half(), numbers(8, 30, seed=1).half()
     got = (x.double().cos() * g.double()).half()
