@@ -87,6 +87,19 @@ def test_one_number_is_no_factor_times_another():
     assert "The gradient of a is wrong" in told and "is off by the factor" not in told
 
 
+def test_statistics_that_are_kept_narrow_are_told_as_that_and_as_no_mistake():
+    x, w, b, g = (t.half() for t in (numbers(96, 300), numbers(300), numbers(300, seed=1), numbers(96, 300, seed=2)))
+    wide, turned = x.float(), g.float() * w.float()
+    mean = wide.mean(-1, keepdim=True).half().float()
+    r = torch.rsqrt(wide.var(-1, keepdim=True, unbiased=False) + 1e-5).half().float()
+    hat = (wide - mean) * r
+    grad_x = (turned - hat * (hat * turned).mean(-1, keepdim=True) - turned.mean(-1, keepdim=True)) * r
+    got = tuple(t.half() for t in (grad_x, (g.float() * hat).sum(0), g.float().sum(0)))
+    told = said(got, lambda x, w, b: torch.nn.functional.layer_norm(x, (300,), w, b), (x, w, b), g)
+    assert 'All of it is within what precision="eager" allows' in told
+    assert told.count("likely    not recognised") == told.count("likely")
+
+
 def test_few_elements_that_are_hardly_off_are_no_factor():
     x, g = numbers(8, 30).half(), numbers(8, 30, seed=1).half()
     got = (x.double().cos() * g.double()).half()

@@ -58,7 +58,7 @@ def not_read(question: Question, holds: Holds, got: Got) -> str:
         larger = 1.0 if several else max(1.0, 1 / abs(float(g)))  # as a gradient is, so is what it rounds
         known = [(h, m, x) for h, m, x in zip(holds, made, got, strict=True) if h is not None and x is not None]
         if all(m is not None and bool(Held(m, h.radius * larger, h.dtype).contains(x).all()) for h, m, x in known):
-            return f"the cotangent of output {j} is not read" if several else "the cotangent is not read, as if it were 1"
+            return f"the cotangent of output {j} is not read" if several else AS_ONE
     return ""
 
 
@@ -68,6 +68,7 @@ def hinted(question: Question, declared: Precision, holds: Holds, got: Got, outp
     return AS_EAGER.format(narrow) if narrow else TWICE if _is_rounded_twice(question, holds, [*got, *outputs]) else ""
 
 
+AS_ONE = "the cotangent is not read, as if it were 1"
 AS_EAGER = 'All of it is within what precision="eager" allows: as if numbers were kept in {} on the way.'
 TWICE = (
     "All of it is within one more rounding of each result: as if each were stored in its dtype, and then multiplied by "

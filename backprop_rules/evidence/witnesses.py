@@ -218,9 +218,7 @@ def is_granular(evidence: Evidence, i: int) -> bool:
     return any(_swallows(evidence, i, base, here, truth, nudged) for nudged in (None, *alone))
 
 
-def _swallows(
-    evidence: Evidence, i: int, base: Sequence[Any], here: Tensor, truth: Tensor, nudged: int | None
-) -> bool:
+def _swallows(evidence: Evidence, i: int, base: Sequence[Any], here: Tensor, truth: Tensor, nudged: int | None) -> bool:
     """Say whether a nudge of a leaf, or of all and the cotangents, changes nothing, or by whole steps of float32."""
     nudge, seen, grads = 2.0**-40, 2.0**-12, evidence.point.grads
 
