@@ -197,10 +197,10 @@ def _torchs_nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
             yield leaves, grads, evidence.gradients(leaves, grads), evidence.gradients(leaves, grads, pair.low)
 
 
-def is_granular(evidence: Evidence, i: int) -> bool:
+def is_granular(evidence: Evidence, i: int, each: bool) -> bool:
     """Say whether a nudge of 2^-40 does not come through: then something computes in float32, out of sight.
 
-    Where no float64 is asked for, a nudge of one argument alone, too: a kernel may take only some for float32.
+    A nudge of `each` argument alone, too: a kernel may take only some for float32.
     """
     seen, point, numbers = 2.0**-12, evidence.point, numbers_from(23)
     # Next to the point: on a kink a nudge may be a jump.
@@ -208,7 +208,7 @@ def is_granular(evidence: Evidence, i: int) -> bool:
         relaid(x * (1 + seen * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device)), x) if inexact(x) else x
         for x in point.leaves
     ]
-    alone = [] if evidence.subject.in_float64 else evidence.subject.floats
+    alone = evidence.subject.floats if each else ()
     try:
         here, truth = evidence.asked(base, point.grads)[i], evidence.gradients(base, point.grads)[i]
     except (Raised, Misfit, NoPoint):

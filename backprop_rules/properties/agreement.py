@@ -157,7 +157,8 @@ def _closer(
     if keeps_few_digits_nearby(evidence, i):
         yield _wrong(evidence, i, user, truth, seen, FEW_DIGITS, Kind.SINGULAR)
         return
-    if pair.high is torch.float64 and point.kind != EDGE and is_granular(evidence, i):
+    each = not (evidence.subject.in_float64 or is_no_rounding(evidence, i, seen))
+    if pair.high is torch.float64 and point.kind != EDGE and is_granular(evidence, i, each):
         if point.ordinary:
             raise ComputesNarrower(point)
         return  # numbers that are zeros but for a few may look so by chance
