@@ -57,6 +57,15 @@ def test_what_is_not_masked_where_forward_masks_it():
     assert "likely    the right one is 0 there: what forward leaves out is not left out" in told
 
 
+def test_what_another_form_leaves_of_zeros_is_no_mask():
+    x, g = numbers(8, 30), numbers(8, 30, seed=1)
+    got = 2 * x * g
+    got[5] = 2.0**-30 * g[5]  # as of terms that cancel
+    told = said((got,), lambda x: torch.where(torch.arange(8).unsqueeze(1) != 5, x * x, 0.0), (x,), g)
+    assert "but may in another form of the function: also= takes one" in told
+    assert "likely    not recognised; what takes other steps to the same is declared by these: also=" in told
+
+
 def normed(x, r, w):
     s = x + r
     return s * torch.rsqrt(s.square().mean(-1, keepdim=True) + 1e-6) * w, s
