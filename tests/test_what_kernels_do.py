@@ -71,6 +71,19 @@ def normed(x, r, w):
     return s * torch.rsqrt(s.square().mean(-1, keepdim=True) + 1e-6) * w, s
 
 
+def test_the_mean_of_a_group_that_is_taken_for_a_constant():
+    x, w, b, g = numbers(4, 6, 5), numbers(6), numbers(6, seed=1), numbers(4, 6, 5, seed=2)
+    with torch.enable_grad():
+        live = [t.clone().requires_grad_() for t in (x, w, b)]
+        groups = live[0].view(4, 3, 10)
+        centred = groups - groups.mean(-1, keepdim=True).detach()
+        unit = centred * (groups.var(-1, keepdim=True, unbiased=False) + 1e-5).rsqrt()
+        y = unit.view(4, 6, 5) * live[1][:, None] + live[2][:, None]
+        got = torch.autograd.grad(y, live, g)
+    told = said(got, lambda x, w, b: torch.nn.functional.group_norm(x, 3, w, b), (x, w, b), g)
+    assert "likely    as if the mean in `torch.nn.functional.group_norm(x, 3, w, b)`" in told
+
+
 def test_the_cotangent_of_an_output_that_is_not_read():
     x, r, w, *g = numbers(8, 30), numbers(8, 30, seed=1), numbers(30), numbers(8, 30, seed=2), numbers(8, 30, seed=3)
     with torch.enable_grad():
