@@ -157,8 +157,7 @@ def _closer(
     if keeps_few_digits_nearby(evidence, i):
         yield _wrong(evidence, i, user, truth, seen, FEW_DIGITS, Kind.SINGULAR)
         return
-    each = not (evidence.subject.in_float64 or is_no_rounding(evidence, i, seen))
-    if pair.high is torch.float64 and point.kind != EDGE and is_granular(evidence, i, each):
+    if pair.high is torch.float64 and point.kind != EDGE and _is_granular(evidence, i, seen):
         if point.ordinary:
             raise ComputesNarrower(point)
         return  # numbers that are zeros but for a few may look so by chance
@@ -182,6 +181,10 @@ def _share_blind(truth: Tensor, reach: Tensor) -> float:
     """Return the share of elements, other than zeros without a radius, that are no larger than their radius."""
     known = (truth != 0) | ~(reach <= UNDERFLOWS)
     return float(((reach >= truth.abs()) & known).sum() / known.sum().clamp(min=1))
+
+
+def _is_granular(evidence: Evidence, i: int, seen: Witnessed) -> bool:
+    return is_granular(evidence, i, not (evidence.subject.in_float64 or is_no_rounding(evidence, i, seen)))
 
 
 def is_no_rounding(evidence: Evidence, i: int, seen: Witnessed) -> bool:
