@@ -354,22 +354,23 @@ def _compared(
             asked = replace(asked, question=question)
             held = where_flushed(question, asked.declared, held, got, outputs)
         holds = [None if h is None or g is None else _of(h, g) for h, g in zip(held.gradients, got, strict=True)]
-        explained = cache(partial(_explained, asked, holds, got))
+        own = [_of(h, out) for h, out in zip(held.y if outputs else (), outputs, strict=True)]
+        hint = cache(partial(hinted, asked.question, asked.declared, (*holds, *own), got, outputs))
+        # What more roundings explain is no mistake, though one of as little may fit as well.
+        explained = cache(lambda: "" if hint() else _explained(asked, holds, got))
         pairs = enumerate(zip(got, asked.question.leaves, strict=True))
         beside = partial(other_side, asked.question, asked.names, holds, got)
         found = [compared(k, asked.names, holds, g, explained, x, beside) for k, (g, x) in pairs if g is not None]
         names = [f"y[{k}]" if len(outputs) > 1 else "y" for k in range(len(outputs))]
-        own = [_of(h, out) for h, out in zip(held.y if outputs else (), outputs, strict=True)]
         made = [compared(k, names, own, out) for k, out in enumerate(outputs)]
         nothing = Systematic(None, 0)
         right = all(one.right for one in (*found, *made))
         sums = systematic(asked.question, asked.declared, held, got) if right else nothing
         found = [replace(one, blind=sums.blind.get(asked.names.index(one.name), one.blind)) for one in found]
         shapes = tuple(tuple(x.shape) for x in asked.question.leaves)
-        hint = "" if right else hinted(asked.question, asked.declared, (*holds, *own), got, outputs)
         lines = () if right else _lines(asked, holds, got)  # the last, as its graph is kept
         told = (asked.declared.name, sums, asked.names, shapes, allows_blind, lines)
-        return Agreement(tuple(found), tuple(made), *told, held.said, hint)
+        return Agreement(tuple(found), tuple(made), *told, held.said, "" if right else hint())
 
 
 def _explained(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor | None]) -> str:

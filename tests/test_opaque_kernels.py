@@ -95,6 +95,28 @@ def test_what_a_kernel_of_float32_rounds_is_no_mistake_and_a_factor_is_one(kerne
         assert report.verdict in ("wrong", "inaccurate"), report
 
 
+def partly_of_float32(grad_y, x, w, factor=1.0):
+    """As a kernel that casts one of the arguments that it loads: its products have the dtype of the others."""
+    z, g = x.numpy().astype(np.float32), grad_y.numpy()
+    s = 1 / (1 + np.exp(-z))
+    slope = s * (1 + z * (1 - s)) * np.float32(factor)
+    return torch.from_numpy(np.asarray(g * w.numpy() * slope)), torch.from_numpy(np.asarray(g * (z * s)))
+
+
+def test_what_computes_in_float32_in_part_may_round_as_float32_does():
+    example = tuple(torch.randn(3, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+
+    def gated(x, w):
+        return torch.nn.functional.silu(x) * w
+
+    report = check(partly_of_float32, forward=gated, example=example, raise_on_failure=False)
+    assert report.verdict == "right", report
+    for factor in (1.001, 1.00001):
+        backward = partial(partly_of_float32, factor=factor)
+        report = check(backward, forward=gated, example=example, raise_on_failure=False)
+        assert report.verdict in ("wrong", "inaccurate"), report
+
+
 class InC(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):

@@ -24,6 +24,13 @@ def spectral_layer(x: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
     return torch.fft.irfft2(modes, s=x.shape[-2:], norm="ortho")
 
 
+def fourier_operator(x: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
+    modes = torch.fft.rfft(x)
+    kept = torch.zeros(modes.shape, dtype=modes.dtype)
+    kept[..., :4] = modes[..., :4] * torch.complex(real, imaginary)
+    return torch.fft.irfft(kept, x.shape[-1])
+
+
 def spectrum(x: Tensor) -> Tensor:
     window = torch.hann_window(16)
     return torch.view_as_real(torch.stft(x, 16, 8, window=window, return_complex=True)).square().sum(-1)
@@ -202,6 +209,7 @@ def along_a_direction(x: Tensor, v: Tensor) -> Tensor:
 LAYERS = {
     spectral_convolution: (numbers(2, 3, 40), numbers(3, 12)),
     spectral_layer: (numbers(2, 16, 16), numbers(4, 4), numbers(4, 4) / 2),
+    fourier_operator: (numbers(3, 16), numbers(3, 4), numbers(4, 3).mT.contiguous()),
     spectrum: (numbers(100),),
     mean_of_neighbours: (numbers(20, 6),),
     largest_of_neighbours: (numbers(20, 6),),

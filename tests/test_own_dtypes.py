@@ -236,3 +236,32 @@ def test_a_factor_that_is_no_simple_number_is_told_of_a_kernel_that_nobody_can_f
         raise_on_failure=False,
     )
     assert "1.01 × the right one" in str(report) or "0.990099 times as large" in str(report), str(report)
+
+
+def rays(s):
+    opaque = 1 - torch.exp(-s)
+    through = 1 - opaque + 1e-10
+    dimmed = torch.cumprod(through, 1)
+    return opaque, through, torch.cat([torch.ones_like(s[:, :1]), dimmed[:, :-1]], 1)
+
+
+def light(s, c):
+    """As rays are summed up in a radiance field: what is behind is dimmed by what is before."""
+    opaque, _, before = rays(s)
+    return (before * opaque).unsqueeze(-1).mul(c).sum(1)
+
+
+def light_backward(grad_y, s, c):
+    opaque, through, before = rays(s)
+    weight, turned = before * opaque, (grad_y[:, None] * c).sum(-1)
+    seen = turned * weight
+    behind = seen.flip(1).cumsum(1).flip(1) - seen  # cancels where little is behind
+    return (turned * before - behind / through) * torch.exp(-s), weight[..., None] * grad_y[:, None]
+
+
+def test_digits_that_cancel_at_few_points_are_lost_to_no_cast():
+    g = torch.Generator().manual_seed(0)
+    example = torch.randn(3, 5, generator=g).exp(), torch.rand(3, 5, 3, generator=g).sigmoid()
+    report = check(light_backward, forward=light, example=example, raise_on_failure=False)
+    assert report.verdict == "inaccurate"
+    assert "digits are lost to cancellation" in report.mistake.words, report

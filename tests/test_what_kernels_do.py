@@ -57,9 +57,31 @@ def test_what_is_not_masked_where_forward_masks_it():
     assert "likely    the right one is 0 there: what forward leaves out is not left out" in told
 
 
+def test_what_another_form_leaves_of_zeros_is_no_mask():
+    x, g = numbers(8, 30), numbers(8, 30, seed=1)
+    got = 2 * x * g
+    got[5] = 2.0**-30 * g[5]  # as of terms that cancel
+    told = said((got,), lambda x: torch.where(torch.arange(8).unsqueeze(1) != 5, x * x, 0.0), (x,), g)
+    assert "but may in another form of the function: also= takes one" in told
+    assert "likely    not recognised; what takes other steps to the same is declared by these: also=" in told
+
+
 def normed(x, r, w):
     s = x + r
     return s * torch.rsqrt(s.square().mean(-1, keepdim=True) + 1e-6) * w, s
+
+
+def test_the_mean_of_a_group_that_is_taken_for_a_constant():
+    x, w, b, g = numbers(4, 6, 5), numbers(6), numbers(6, seed=1), numbers(4, 6, 5, seed=2)
+    with torch.enable_grad():
+        live = [t.clone().requires_grad_() for t in (x, w, b)]
+        groups = live[0].view(4, 3, 10)
+        centred = groups - groups.mean(-1, keepdim=True).detach()
+        unit = centred * (groups.var(-1, keepdim=True, unbiased=False) + 1e-5).rsqrt()
+        y = unit.view(4, 6, 5) * live[1][:, None] + live[2][:, None]
+        got = torch.autograd.grad(y, live, g)
+    told = said(got, lambda x, w, b: torch.nn.functional.group_norm(x, 3, w, b), (x, w, b), g)
+    assert "likely    as if the mean in `torch.nn.functional.group_norm(x, 3, w, b)`" in told
 
 
 def test_the_cotangent_of_an_output_that_is_not_read():
@@ -69,6 +91,35 @@ def test_the_cotangent_of_an_output_that_is_not_read():
         got = torch.autograd.grad(normed(*live)[0], live, g[0])
     told = said(got, normed, (x, r, w), tuple(g))
     assert told.count("likely    the cotangent of output 1 is not read") == 2
+
+
+def test_the_cotangent_of_a_loss_that_is_not_read():
+    x, t, g = numbers(8, 30), torch.arange(8), torch.tensor(0.3)
+    got = (x.softmax(-1) - torch.nn.functional.one_hot(t, 30)) / 8
+    told = said((got,), lambda x: torch.nn.functional.cross_entropy(x, t), (x,), g)
+    assert "times the right one, but for rounding; the cotangent is not read, as if it were 1" in told
+
+
+def test_one_number_is_no_factor_times_another():
+    x, a, w, g = numbers(8, 30), torch.tensor([0.5]), numbers(30), numbers(8, 30, seed=1)
+    t = torch.tanh(a * x)
+    d = g * w * (1 - t * t)
+    got = a * d, (d[-1] * x[-1]).sum().reshape(1), (g * t).sum(0)  # of the last row alone
+    told = said(got, lambda x, a, w: torch.tanh(a * x) * w, (x, a, w), g)
+    assert "The gradient of a is wrong" in told and "is off by the factor" not in told
+
+
+def test_statistics_that_are_kept_narrow_are_told_as_that_and_as_no_mistake():
+    x, w, b, g = (t.half() for t in (numbers(96, 300), numbers(300), numbers(300, seed=1), numbers(96, 300, seed=2)))
+    wide, turned = x.float(), g.float() * w.float()
+    mean = wide.mean(-1, keepdim=True).half().float()
+    r = torch.rsqrt(wide.var(-1, keepdim=True, unbiased=False) + 1e-5).half().float()
+    hat = (wide - mean) * r
+    grad_x = (turned - hat * (hat * turned).mean(-1, keepdim=True) - turned.mean(-1, keepdim=True)) * r
+    got = tuple(t.half() for t in (grad_x, (g.float() * hat).sum(0), g.float().sum(0)))
+    told = said(got, lambda x, w, b: torch.nn.functional.layer_norm(x, (300,), w, b), (x, w, b), g)
+    assert 'All of it is within what precision="eager" allows' in told
+    assert told.count("likely    not recognised") == told.count("likely")
 
 
 def test_few_elements_that_are_hardly_off_are_no_factor():

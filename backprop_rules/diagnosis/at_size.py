@@ -135,14 +135,19 @@ def _by_a_factor(at: Edited, key: Key, right: Tensor, reach: Tensor) -> tuple[fl
     # One of 0 is another edit, and one of 1 none.
     if min(abs(c), abs(c - 1)) <= uncertain or not _is_near(none + c * through, at, reach):
         return None
-    return c, *_factor_in_words(c, uncertain, at, at.tape.steps[key[0]])
+    found = _factor_in_words(c, uncertain, at, at.tape.steps[key[0]], int(through.count_nonzero()))
+    return None if found is None else (c, *found)
 
 
-def _factor_in_words(c: float, uncertain: float, at: Edited, step: Step) -> tuple[str, str]:
-    """Return what was done, and the factor in words: a simple number, what is made of a size, or its digits."""
+def _factor_in_words(c: float, uncertain: float, at: Edited, step: Step, numbers: int) -> tuple[str, str] | None:
+    """Return what was done, and the factor in words: a simple number, what is made of a size, or its digits.
+
+    None of a single number, which is always some factor times another.
+    """
     for value, words in SIMPLE.items():
         if abs(c - value) <= uncertain:
             return "factor", words
+    if found := of_a_size([c], [at], [step], uncertain / abs(c)):
+        return found[0], found[2]
     digits = max(4, 2 + math.ceil(-math.log10(abs(c - 1))))  # so many that it is no 1
-    what, _, size = of_a_size([c], [at], [step], uncertain / abs(c)) or ("factor", "", f"{c:.{digits}g}")
-    return what, size
+    return ("factor", f"{c:.{digits}g}") if numbers > 1 else None

@@ -45,15 +45,20 @@ def other_side(question: Question, names: Sequence[str], holds: Holds, got: Got,
 
 
 def not_read(question: Question, holds: Holds, got: Got) -> str:
-    """Return which of several outputs has a cotangent without which all gradients are right; "" if none has."""
-    for j, g in enumerate(question.grads if len(question.grads) > 1 else ()):
-        if g is None:
+    """Return which of several outputs has a cotangent without which all gradients are right; "" if none has.
+
+    Of one number that is taken for 1, as a loss by itself has it.
+    """
+    several = len(question.grads) > 1
+    for j, g in enumerate(question.grads):
+        if g is None or not (several or (g.numel() == 1 and bool(g))):
             continue
-        without = tuple(torch.zeros_like(g) if i == j else other for i, other in enumerate(question.grads))
-        made = _gradients(question, {}, without)
+        other = torch.zeros_like(g) if several else torch.ones_like(g)
+        made = _gradients(question, {}, tuple(other if i == j else x for i, x in enumerate(question.grads)))
+        larger = 1.0 if several else max(1.0, 1 / abs(float(g)))  # as a gradient is, so is what it rounds
         known = [(h, m, x) for h, m, x in zip(holds, made, got, strict=True) if h is not None and x is not None]
-        if all(m is not None and bool(Held(m, h.radius, h.dtype).contains(x).all()) for h, m, x in known):
-            return f"the cotangent of output {j} is not read"
+        if all(m is not None and bool(Held(m, h.radius * larger, h.dtype).contains(x).all()) for h, m, x in known):
+            return f"the cotangent of output {j} is not read" if several else AS_ONE
     return ""
 
 
@@ -63,6 +68,7 @@ def hinted(question: Question, declared: Precision, holds: Holds, got: Got, outp
     return AS_EAGER.format(narrow) if narrow else TWICE if _is_rounded_twice(question, holds, [*got, *outputs]) else ""
 
 
+AS_ONE = "the cotangent is not read, as if it were 1"
 AS_EAGER = 'All of it is within what precision="eager" allows: as if numbers were kept in {} on the way.'
 TWICE = (
     "All of it is within one more rounding of each result: as if each were stored in its dtype, and then multiplied by "

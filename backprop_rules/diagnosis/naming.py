@@ -145,12 +145,14 @@ def _by_the_bank(
     by_its_kind = TOLD.get(finding.kind)
     if subject.rule is None or finding.leaf is None or finding.kind in (Kind.RANDOM, Kind.STRIDES):
         return by_its_kind
-    if finding.kind is Kind.INACCURATE and isinstance(finding.got, float) and not math.isfinite(finding.got):
+    if finding.kind is Kind.INACCURATE:
+        # A cast loses digits at every point, and an overflow is but one effect of it; cancellation spares most.
         plain = next((p for p in outcome.passed if p.says), None)
-        narrow = plain is not None and _everywhere(subject, outcome, replace(finding, point=plain))
-        return TOLD[Kind.NARROWER] if narrow else OVERFLOW  # of the former the overflow is but one effect
-    if finding.kind is Kind.INACCURATE and _everywhere(subject, outcome, finding):
-        return TOLD[Kind.NARROWER]
+        finite = not isinstance(finding.got, float) or math.isfinite(finding.got)
+        asked = finding if plain is None else replace(finding, point=plain)
+        narrow = (finite or plain is not None) and _everywhere(subject, outcome, asked)
+        if narrow or not finite:
+            return TOLD[Kind.NARROWER] if narrow else OVERFLOW
     failures = [f for f in outcome.findings if f.is_like(finding) and f.point is not finding.point]
     failures += islice(_at_other_sizes(subject, outcome, finding), MORE)
     failures = [f for f in failures if f.point.size <= SMALL] or failures[:ENOUGH]

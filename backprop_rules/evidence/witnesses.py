@@ -197,33 +197,42 @@ def _torchs_nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
             yield leaves, grads, evidence.gradients(leaves, grads), evidence.gradients(leaves, grads, pair.low)
 
 
-def is_granular(evidence: Evidence, i: int) -> bool:
-    """Say whether a nudge of 2^-40 does not come through: then something computes in float32, out of sight."""
-    nudge, seen, point, numbers = 2.0**-40, 2.0**-12, evidence.point, numbers_from(23)
+def is_granular(evidence: Evidence, i: int, each: bool) -> bool:
+    """Say whether a nudge of 2^-40 does not come through: then something computes in float32, out of sight.
+
+    A nudge of `each` argument alone, too: a kernel may take only some for float32.
+    """
+    seen, point, numbers = 2.0**-12, evidence.point, numbers_from(23)
     # Next to the point: on a kink a nudge may be a jump.
     base = [
         relaid(x * (1 + seen * torch.randn(x.shape, generator=numbers, dtype=F64).to(x.device)), x) if inexact(x) else x
         for x in point.leaves
     ]
+    alone = evidence.subject.floats if each else ()
+    try:
+        here, truth = evidence.asked(base, point.grads)[i], evidence.gradients(base, point.grads)[i]
+    except (Raised, Misfit, NoPoint):
+        return False
+    if not isinstance(here, Tensor) or truth is None or not largest(here) or not largest(truth):
+        return False
+    return any(_swallows(evidence, i, base, here, truth, nudged) for nudged in (None, *alone))
+
+
+def _swallows(evidence: Evidence, i: int, base: Sequence[Any], here: Tensor, truth: Tensor, nudged: int | None) -> bool:
+    """Say whether a nudge of a leaf, or of all and the cotangents, changes nothing, or by whole steps of float32."""
+    nudge, seen, grads = 2.0**-40, 2.0**-12, evidence.point.grads
 
     # What depends on the layout would change with it, by more than any nudge.
     def moved(by: float) -> tuple[Sequence[Any], Cotangents]:
-        leaves = [relaid(x * (1 + by), x) if inexact(x) else x for x in base]
-        return leaves, tuple(None if g is None else relaid(g * (1 + by), g) for g in point.grads)
+        leaves = [relaid(x * (1 + by), x) if inexact(x) and nudged in (None, k) else x for k, x in enumerate(base)]
+        turned = tuple(None if g is None else relaid(g * (1 + by), g) for g in grads)
+        return leaves, turned if nudged is None else grads
 
     try:
-        here, truth = evidence.asked(base, point.grads)[i], evidence.gradients(base, point.grads)[i]
         there, theirs = evidence.asked(*moved(nudge))[i], evidence.gradients(*moved(nudge))[i]
     except (Raised, Misfit, NoPoint):
         return False
-    if (
-        not isinstance(here, Tensor)
-        or not fits(there, here)
-        or theirs is None
-        or truth is None
-        or not largest(here)
-        or not largest(truth)
-    ):
+    if not fits(there, here) or theirs is None:
         return False
     change, right = (largest(a - b) / (nudge * largest(b)) for a, b in ((there, here), (theirs, truth)))
     # A float32 step is 2^-24 of the size or more, and the change of a smooth gradient some times the nudge, as torch's

@@ -10,7 +10,7 @@ from torch import Tensor
 from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.differences import borne_out, sides_with
-from backprop_rules.evidence.evidence import Evidence, largest
+from backprop_rules.evidence.evidence import WIDE, Evidence, largest
 from backprop_rules.evidence.kinks import Around, Shape, around, is_between, is_in_the_hull, real_mask
 from backprop_rules.evidence.witnesses import (
     Witnessed,
@@ -26,7 +26,7 @@ from backprop_rules.evidence.witnesses import (
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import EDGE
 from backprop_rules.strategies.values import is_symmetric
-from backprop_rules.subject.ambient import all_finite, real
+from backprop_rules.subject.ambient import all_finite, at, inexact, real
 
 TORCH = "torch's reverse mode"
 SETTLED = "differences agree with torch"
@@ -157,7 +157,7 @@ def _closer(
     if keeps_few_digits_nearby(evidence, i):
         yield _wrong(evidence, i, user, truth, seen, FEW_DIGITS, Kind.SINGULAR)
         return
-    if pair.high is torch.float64 and point.kind != EDGE and is_granular(evidence, i):
+    if pair.high is torch.float64 and point.kind != EDGE and _is_granular(evidence, i, seen):
         if point.ordinary:
             raise ComputesNarrower(point)
         return  # numbers that are zeros but for a few may look so by chance
@@ -183,6 +183,10 @@ def _share_blind(truth: Tensor, reach: Tensor) -> float:
     return float(((reach >= truth.abs()) & known).sum() / known.sum().clamp(min=1))
 
 
+def _is_granular(evidence: Evidence, i: int, seen: Witnessed) -> bool:
+    return is_granular(evidence, i, not (evidence.subject.in_float64 or is_no_rounding(evidence, i, seen)))
+
+
 def is_no_rounding(evidence: Evidence, i: int, seen: Witnessed) -> bool:
     """Say whether a difference is too large to be looked at closer: half of the digits of the narrowest dtype at play.
 
@@ -206,6 +210,9 @@ def _told(evidence: Evidence, i: int, user: Tensor, truth: Tensor, seen: Witness
     seen = Witnessed(seen.difference, seen.noise, seen.scale, False, seen.user_keeps_nothing, kink.where)
     if kink.shape is not Shape.SMOOTH:
         yield _where_it_is_not_smooth(evidence, i, user, truth, seen, kink, chosen)
+        return
+    if evidence.pair is not WIDE and _is_what_a_kernel_may_round(evidence, i, user):
+        yield _wrong(evidence, i, user, truth, seen, "", Kind.DIGITS)
         return
     if not evidence.subject.in_float64 and seen.bits > evidence.bits_below_every_dtype(i):
         outside = _outside_of_its_dtypes(evidence, i)
@@ -249,6 +256,13 @@ def _outside_of_its_dtypes(evidence: Evidence, i: int) -> Tensor | None:
     from backprop_rules.properties.exact import outside_of_its_dtypes  # long to import, and seldom asked
 
     return outside_of_its_dtypes(evidence, i)
+
+
+def _is_what_a_kernel_may_round(evidence: Evidence, i: int, user: Tensor) -> bool:
+    from backprop_rules.properties.exact import is_what_a_kernel_may_round  # long to import, and seldom asked
+
+    dtypes = [at(evidence.pair.high, x) if inexact(x) else None for x in evidence.point.leaves]
+    return is_what_a_kernel_may_round(evidence, dtypes, i, user.to(at(evidence.pair.high, user)))
 
 
 def _where_it_is_not_smooth(

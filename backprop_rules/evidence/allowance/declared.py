@@ -90,9 +90,8 @@ class Declared(Blockwise):
         self._take_as_rounded(x, dtype)
 
     def dtype_of(self, x: Tensor) -> torch.dtype:
-        """Return the dtype in which the reference stores a tensor."""
-        found: torch.dtype = self._tags.get(x, x.dtype) if inexact(x) else x.dtype
-        return found
+        """Return the dtype in which the reference stores a tensor, complex of a complex one."""
+        return at(component(self._tags.get(x, x.dtype)), x)
 
     def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return x after a cast of the reference, which rounds as the other implementation may."""
