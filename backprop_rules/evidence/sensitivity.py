@@ -42,7 +42,7 @@ class Reach:
 
     def within(self, deviations: float) -> float:
         """Return how far they take it, those without a direction by at most so many standard deviations."""
-        return self.worst + deviations * math.sqrt(self.squares)
+        return self.worst + (deviations * math.sqrt(self.squares) if self.squares else 0.0)
 
 
 @dataclass(frozen=True)
