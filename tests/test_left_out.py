@@ -163,3 +163,15 @@ def test_few_products_that_nearly_cancel_are_not_called_off(count):
             ((g * w[0, 0])[:, None], total.reshape(1, 1)), blind="allow"
         )
         assert found.right, f"{seed}: {found}"
+
+
+def test_a_sum_of_chunks_that_is_kept_in_bfloat16_is_seen():
+    """Each element is off by some ulps, in no direction, and the worst case of long sums is as wide."""
+    x, w, g = drawn(0, 8192, 96).bfloat16(), (drawn(1, 96, 64) / 8).bfloat16(), drawn(2, 8192, 64).bfloat16()
+    held, dx = enclose(product, (x, w), grad_y=g), (g.float() @ w.float().T).bfloat16()
+    total, kept = torch.zeros(96, 64), torch.zeros(96, 64, dtype=BF16)
+    for a, b in zip(x.float().chunk(32), g.float().chunk(32), strict=True):
+        total, kept = total + a.T @ b, (kept.float() + a.T @ b).bfloat16()
+    assert held.agreement((dx, total.bfloat16())).right
+    text = text_of(held, (dx, kept))
+    assert text.startswith("The gradient of w is farther off than roundings add up to"), text

@@ -100,8 +100,8 @@ class Shares:
 
 
 def longest(grads: Cotangents) -> int:
-    """Return the number of slices along that axes of which there are most."""
-    return max((math.prod(g.shape[k] for k in axes) for _, g, axes in _along(grads)), default=0)
+    """Return the number of slices along that axis of which there are most."""
+    return max((n for g in grads if g is not None for n in g.shape), default=0)
 
 
 def _along(grads: Cotangents) -> Iterator[tuple[int, Tensor, tuple[int, ...]]]:

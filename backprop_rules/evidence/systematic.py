@@ -67,7 +67,8 @@ def systematic(
     pairs = enumerate(zip(held.gradients, got, strict=True))
     # About how far all roundings in float32 take a number. It decides what is asked, and no verdict.
     common = math.sqrt(held.roundings) * unit(F32).u
-    tables = [_Table(k, h, g, common) for k, (h, g) in pairs if h is not None and isinstance(g, Tensor)]
+    both = ((k, h, g) for k, (h, g) in pairs if h is not None and isinstance(g, Tensor))
+    tables = [_Table(k, h, g, common, not (held.narrowed and g.dtype in NARROW)) for k, h, g in both]
     questions = sum(table.questions for table in tables)
     if not questions:
         return Systematic(None, 0)

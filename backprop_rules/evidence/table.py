@@ -80,6 +80,7 @@ class Table:
     held: Held
     got: Tensor
     common: float
+    sized: bool = True  # whether roundings on the way are so few that the size of what is off says something
 
     @cached_property
     def known(self) -> Tensor:
@@ -166,8 +167,9 @@ class Table:
         reach_of_mean = explained * sizes[0] / count[0] + by_storing / count
         yield from self._chosen(Of.SLOPE, slope, reach_of_slope * (not every))
         yield from self._chosen(Of.MEAN, mean, reach_of_mean * (not every))
-        if self.got.dtype not in NARROW:
-            size, reach_of_size = (off_squares / count).sqrt(), explained * (squares / count).sqrt()
+        size = (off_squares / count).sqrt()
+        reach_of_size = (by_halves / count).sqrt() + explained * (squares / count).sqrt()
+        if self.sized or every:
             yield from self._chosen(Of.SIZE, size, reach_of_size * (not every))
 
     def hides(self, slices: int) -> bool:
