@@ -120,7 +120,8 @@ class AtSize:
     """What holds the outputs and the gradients of one call; None for what has no gradient.
 
     `roundings` is how many roundings in a row a number may come through, sums in full length; `either` says whether a
-    choice on the way, such as a mask of what is positive, may come out either way in a right implementation.
+    choice on the way, such as a mask of what is positive, may come out either way in a right implementation; `narrowed`
+    whether something is rounded to a narrower dtype on the way.
     """
 
     computed: tuple[Held, ...]  # the outputs before they are stored
@@ -128,6 +129,7 @@ class AtSize:
     roundings: int = 0
     either: bool = False
     said: Reservations = NONE
+    narrowed: bool = False
 
     @cached_property
     def y(self) -> tuple[Held, ...]:
@@ -139,7 +141,8 @@ class AtSize:
         pairs = zip(self.gradients, other.gradients, strict=True)
         gradients = tuple(a if a is None or b is None else a.joined(b) for a, b in pairs)
         roundings, either = max(self.roundings, other.roundings), self.either or other.either
-        return AtSize(self.computed, gradients, roundings, either, self.said.beside(other.said))
+        said, narrowed = self.said.beside(other.said), self.narrowed or other.narrowed
+        return AtSize(self.computed, gradients, roundings, either, said, narrowed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +202,7 @@ def _held_by(run: Run, question: Question, mode: Declared) -> AtSize:
     outputs = tuple(Held(wide(out.detach()), mode.radius(out), mode.dtype_of(out)) for out in y if inexact(out))
     found = tuple(None if g is None else held(mode, g, x.dtype) for g, x in pairs)
     said = Reservations(mode.overflow, mode.vanished, mode.custom, mode.choices.taken, mode.drawn, mode.unknown)
-    return AtSize(outputs, found, mode.roundings, mode.ambiguous, said)
+    return AtSize(outputs, found, mode.roundings, mode.ambiguous, said, mode.narrowed)
 
 
 def held(mode: Declared, x: Tensor, dtype: torch.dtype) -> Held:

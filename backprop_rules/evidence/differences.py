@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 from backprop_rules.evidence.evidence import WIDE, Evidence, largest
 from backprop_rules.strategies.values import move_of, numbers_from
 from backprop_rules.subject.ambient import F64, inexact, running
-from backprop_rules.subject.function import Gradients, NoPoint, live_ones
+from backprop_rules.subject.function import Function, Gradients, NoPoint, live_ones
 
 ROWS, FEW = 9, 4
 UNIT = 2.0**-53
@@ -98,20 +98,26 @@ class _AsAutogradGoes(TorchFunctionMode):
         return args[0] if args and found is given[0] else found  # what is written to has the derivative that it had
 
 
-def pushed(evidence: Evidence, along: Directions) -> float | None:
-    """Return the same by torch's forward mode, None where it has none."""
-    point, function = evidence.point, evidence.function
+def tangents(function: Function, leaves: Sequence[Any], along: Directions) -> list[Tensor | None] | None:
+    """Return the derivatives of the outputs along the directions, by torch's forward mode; None where it has none."""
     try:
         with running(function.ambient(F64)) as inside, forward_ad.dual_level(), torch.enable_grad(), _AsAutogradGoes():
             made = [
                 forward_ad.make_dual(x.contiguous(), along[k].contiguous()) if k in along else x
-                for k, x in enumerate(point.leaves)
+                for k, x in enumerate(leaves)
             ]
-            pairs = zip(function.outputs(made, inside), point.grads, strict=True)
-            tangents = [None if g is None else forward_ad.unpack_dual(out).tangent for out, g in pairs]
-            return along_of(point.grads, {k: t for k, t in enumerate(tangents) if t is not None})
+            return [forward_ad.unpack_dual(out).tangent for out in function.outputs(made, inside)]
     except (NoPoint, RuntimeError, NotImplementedError):
         return None
+
+
+def pushed(evidence: Evidence, along: Directions) -> float | None:
+    """Return the same as one number, along the cotangents too."""
+    grads = evidence.point.grads
+    found = tangents(evidence.function, evidence.point.leaves, along)
+    if found is None or len(found) != len(grads):
+        return None
+    return along_of(grads, {k: t for k, t in enumerate(found) if t is not None})
 
 
 def along_of(gradients: Sequence[Any] | Mapping[int, Any], along: Directions) -> float:

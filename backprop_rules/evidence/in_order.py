@@ -1,5 +1,6 @@
 """Operations by themselves: how far each is off, of exact operands, and sums in an order that terms do not change."""
 
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from backprop_rules.evidence.allowance.operation import Operand, as_computed, pl
 from backprop_rules.evidence.allowance.precision import DeclaredOperation
 
 aten = torch.ops.aten
+# That many roundings of one size add up to as much in the same direction as they do by chance once in 10^12.
+ALIKE = math.sqrt(2 * math.log(2 / 1e-12))
 
 
 def _squared(x: Any) -> Any:
@@ -43,10 +46,21 @@ class Summing(DeclaredOperation):
     def summed(
         self, varies: Any, size: Tensor, length: int, underflows: float = 0, narrow: bool = False, divisor: float = 1
     ) -> Tensor:
-        """Return how far the sum is off where every addition rounds, or cuts off, in the same direction."""
-        share = (length + 1) / max(1, length) / divisor / 6
-        partial: Tensor = _squared(self.result).div_(3).add_(size, alpha=share).sqrt_()
-        return partial.mul_(length * self.unit.u).add_(length * self.unit.tiny)
+        """Return how far the sum is off where every addition rounds, or cuts off, in the same direction.
+
+        Of few terms any order may be as bad as the worst, in which a partial sum of k of them is at most sqrt(k) times
+        the root of their squares' sum; then it is that, or how far roundings of sums in random order, and of the terms,
+        reach by `ALIKE` standard deviations.
+        """
+        squares = torch.as_tensor(size / divisor)
+        partial: Tensor = _squared(self.result).div_(3).add_(squares, alpha=(length + 1) / max(1, length) / 6)
+        if length < ALIKE**2:
+            likely = (partial * length + squares).sqrt_().mul_(ALIKE)
+            likely = torch.minimum(likely, (squares * ((length + 2) / 2)).sqrt_().mul_(length))
+            partial = torch.maximum(partial.sqrt_().mul_(length), likely)
+        else:
+            partial = partial.sqrt_().mul_(length)
+        return partial.mul_(self.unit.u).add_(length * self.unit.tiny)
 
 
 class _Alone(DeclaredOperation):

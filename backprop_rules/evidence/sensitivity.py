@@ -42,12 +42,15 @@ class Reach:
 
     def within(self, deviations: float) -> float:
         """Return how far they take it, those without a direction by at most so many standard deviations."""
-        return self.worst + deviations * math.sqrt(self.squares)
+        return self.worst + (deviations * math.sqrt(self.squares) if self.squares else 0.0)
 
 
 @dataclass(frozen=True)
 class Enough:
-    """How far a reverse pass is to show that roundings reach: there it ends, as all that is left adds to it."""
+    """How far a reverse pass is to show that roundings reach: there it ends, as all that is left adds to it.
+
+    With infinitely many deviations all count at their worst, as of coefficients that were chosen by what is off.
+    """
 
     deviations: float
     far: float
@@ -91,6 +94,10 @@ class Alike:
         """Return |sum(s (rounded x - x))|: numbers that lie close together, or below the smallest, round one way."""
         return abs(known(_inner(real(sensitivity), self._known)))
 
+    def worst(self, sensitivity: Tensor) -> float:
+        """Return sum(|s| half an ulp): all round in the direction of their sensitivities."""
+        return known((real(sensitivity) * self._pushed).abs_().sum())
+
     def squares(self, sensitivity: Tensor) -> float:
         """Return sum((s half an ulp)^2), the sensitivities of those that round alike added before."""
         pushed = (real(sensitivity) * self._pushed).reshape(-1)
@@ -105,6 +112,7 @@ class _Found:
 
     def __init__(self, enough: Enough | None) -> None:
         self.reach, self._enough = Reach(), enough
+        self.at_worst = enough is not None and math.isinf(enough.deviations)
         # By storage: its numbers, the dtype to which they are rounded, and the sensitivities to these.
         self.operands: dict[int, tuple[Tensor, torch.dtype, Tensor]] = {}
 
@@ -164,7 +172,7 @@ class Sensitivities:
             if live:
                 self._go_through(live, partial(self._met, found))
             for values, narrow, sums in found.operands.values():
-                found.add(self._together(values, narrow, sums))
+                self._together(found, values, narrow, sums)
         return found.reach
 
     def _store(self, found: _Found, one: Weighed) -> None:
@@ -175,7 +183,7 @@ class Sensitivities:
         if self._declared.fast:  # a number below the smallest normal one may be stored as 0
             found.add(Reach(float(one.coefficients.abs().sum()) * torch.finfo(F32).smallest_normal))
         if its in NARROW:
-            found.add(self._together(one.truth, its, one.coefficients))
+            self._together(found, one.truth, its, one.coefficients)
 
     def _met(self, found: _Found, step: Step, outer: Sequence[Any], inner: Sequence[Any]) -> None:
         """Add what the roundings of one operation do."""
@@ -188,7 +196,7 @@ class Sensitivities:
                 worst = _inner(size, torch.where(size > 0, error, 0.0) if endless else error)
                 found.add(Reach(known(worst)))
             if g is not None and kept is not None:
-                found.add(self._together(kept.values, kept.dtype, kept.of(g)))
+                self._together(found, kept.values, kept.dtype, kept.of(g))
         if step.behind is not None:
             found.add(Reach(known(step.behind(outer))))
         for x, narrow, through in self._through(step.product, outer, inner):
@@ -196,12 +204,17 @@ class Sensitivities:
             *_, sums = found.operands.setdefault(id(whole), (whole, narrow, torch.zeros_like(whole)))
             _add_where_it_lies(sums, x, through)
 
-    def _together(self, x: Tensor, dtype: torch.dtype, sensitivity: Tensor) -> Reach:
-        """Return what rounding numbers to a narrow dtype does."""
+    def _together(self, found: _Found, x: Tensor, dtype: torch.dtype, sensitivity: Tensor) -> None:
+        """Add what rounding numbers to a narrow dtype does."""
         key = id(x), dtype
         if key not in self._alike:
             self._alike[key] = Alike(x, dtype)
-        return Reach(self._alike[key].bias(sensitivity), self._alike[key].squares(sensitivity))
+        alike = self._alike[key]
+        found.add(
+            Reach(alike.worst(sensitivity))
+            if found.at_worst
+            else Reach(alike.bias(sensitivity), alike.squares(sensitivity))
+        )
 
     def _flat(self, x: Tensor) -> Tensor:
         """Return all that is stored where an operand lies: it is rounded once, for all products."""

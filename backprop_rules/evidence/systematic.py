@@ -18,73 +18,27 @@ with a probability of at most alpha.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum, auto
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.evidence.allowance.precision import Precision
-from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_by, unit
-from backprop_rules.evidence.at_size import AtSize, Held, Question
-from backprop_rules.evidence.sensitivity import Enough, Weighed, sensitivities
+from backprop_rules.evidence.allowance.units import NARROW, unit
+from backprop_rules.evidence.at_size import AtSize, Question
+from backprop_rules.evidence.sensitivity import Enough, Sensitivities, Weighed, sensitivities
+from backprop_rules.evidence.shares import Shares, Slice, longest
+from backprop_rules.evidence.table import Of, Off, Sum, Table
 from backprop_rules.evidence.unseen import BLIND, NOT_FAR, SUMMED, Unseen, unseen_of
 from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F32
+from backprop_rules.subject.function import Gradients
 
 # How often a right gradient is called off, in a whole run, by what is random in roundings.
 FALSE_ALARMS = 1e-12
-TERMS = 10  # of `_Table`
-# Slices whose reach is computed, those that stand out most: a reverse pass each.
-ASKED = 4
-
-
-class Of(Enum):
-    """What is asked of a gradient, or of what lies at one index along an axis."""
-
-    SLOPE = auto()
-    MEAN = auto()
-    ELEMENT = auto()
-
-
-@dataclass(frozen=True)
-class Sum:
-    """A sum over one gradient, the whole of it, or what lies at one index along an axis; or one element."""
-
-    leaf: int
-    of: Of
-    axis: int | None = None
-    index: int | None = None
-    element: tuple[int, ...] = ()
-
-    def part(self, x: Tensor) -> Tensor:
-        """Return the part of a tensor of the gradient's shape that is meant."""
-        return x if self.axis is None or self.index is None else x.select(self.axis, self.index)
-
-    def coefficients(self, truth: Tensor) -> Tensor:
-        """Return the c for which the answer is <c, got - truth>."""
-        c, t = torch.zeros_like(truth), self.part(truth)
-        if self.of is Of.ELEMENT:
-            c[self.element] = 1.0
-        else:
-            self.part(c).copy_(t / (t * t).sum() if self.of is Of.SLOPE else torch.full_like(t, 1 / t.numel()))
-        return c
-
-
-@dataclass(frozen=True)
-class Off:
-    """An answer, and how far right implementations reach."""
-
-    sum: Sum
-    answer: float
-    reach: float
-
-    @property
-    def beyond(self) -> bool:
-        """Whether no right implementation is as far off, but at the stated rate."""
-        return abs(self.answer) > self.reach
+# Slices whose reach is computed, those that stand out most, and of which the size does: a reverse pass each.
+ASKED = 4, 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,31 +67,48 @@ def systematic(
     pairs = enumerate(zip(held.gradients, got, strict=True))
     # About how far all roundings in float32 take a number. It decides what is asked, and no verdict.
     common = math.sqrt(held.roundings) * unit(F32).u
-    tables = [_Table(k, h, g, common) for k, (h, g) in pairs if h is not None and isinstance(g, Tensor)]
+    both = ((k, h, g) for k, (h, g) in pairs if h is not None and isinstance(g, Tensor))
+    tables = [_Table(k, h, g, common, not (held.narrowed and g.dtype in NARROW)) for k, h, g in both]
     questions = sum(table.questions for table in tables)
     if not questions:
         return Systematic(None, 0)
+    most = longest(question.grads)
+    shares = Shares(question, {table.leaf: table.off_as_likely for table in tables if every or table.hides(most)})
+    questions += shares.questions
     elements = sum(table.held.truth.numel() for table in tables if table.is_open)  # any may be the farthest
     deviations = math.sqrt(2 * math.log(2 * (questions + elements) / rate))
-    found_out = (q for table in tables for q in table.standing_out(deviations, every))
-    # Whole gradients first, then what stands out most.
-    standing_out = sorted(found_out, key=lambda one: (one[1].axis is not None, -one[0]))
-    whole = sum(one.axis is None for _, one, _ in standing_out)
-    asked = standing_out[: None if every else whole + ASKED]
-    chosen = [(one, answer) for _, one, answer in asked]
-    unseen = [(table, table.unseen(deviations)) for table in tables if table.held.blind > BLIND]
-    chosen += [pair for table, these in unseen for pair in table.farthest(these)]
-    chosen += [pair for table in tables if table.is_open and table.held.blind <= BLIND for pair in table.anywhere()]
-    drawn = [some for table, these in unseen if (some := table.drawn(these)).elements]
+    chosen, drawn = _asked_of(tables, deviations, every)
     answers = Systematic(None, questions)
-    if not chosen and not drawn:
-        return answers
     try:
         reaches = _Reaches(question, declared, held.either, tables, deviations)
         off = next((off for one, answer in chosen if (off := reaches.off(one, answer)).beyond), None)
-        return replace(answers, found=off) if off else _of_the_drawn(answers, reaches, drawn)
+        answers = replace(answers, found=off) if off else _of_the_drawn(answers, reaches, drawn)
+        off = answers.found
+        if off is None or off.sum.of in (Of.MEAN, Of.SIZE) or off.sum.axis is not None:
+            # A slice that is left out says more than what it does to these.
+            slices = shares.standing_out(deviations * (not every))
+            off = next((found for one in slices if (found := reaches.left_out(*one, every))), off)
+        return replace(answers, found=off)
     except NotImplementedError as error:
         return replace(answers, why=str(error))
+
+
+def _asked_of(
+    tables: Sequence["_Table"], deviations: float, every: bool
+) -> tuple[list[tuple[Sum, float]], list["_Drawn"]]:
+    """Return the sums that are asked, with the answers, whole gradients first, and the elements that are drawn."""
+    found_out = [q for table in tables for q in table.standing_out(deviations, every)]
+    chosen: list[tuple[Sum, float]] = []
+    for sizes in (False, True):  # of which a slope says more, if it says anything
+        those = (q for q in found_out if (q[1].of is Of.SIZE) is sizes)
+        # Whole gradients first, then what stands out most.
+        standing_out = sorted(those, key=lambda one: (one[1].axis is not None, -one[0]))
+        whole = sum(one.axis is None for _, one, _ in standing_out)
+        chosen += [(one, answer) for _, one, answer in standing_out[: None if every else whole + ASKED[sizes]]]
+    unseen = [(table, table.unseen(deviations)) for table in tables if table.held.blind > BLIND]
+    chosen += [pair for table, these in unseen for pair in table.farthest(these)]
+    chosen += [pair for table in tables if table.is_open and table.held.blind <= BLIND for pair in table.anywhere()]
+    return chosen, [some for table, these in unseen if (some := table.drawn(these)).elements]
 
 
 class _Reaches:
@@ -146,19 +117,44 @@ class _Reaches:
     def __init__(
         self, question: Question, declared: Precision, either: bool, tables: Sequence["_Table"], deviations: float
     ) -> None:
-        self._forms = list(sensitivities(question, declared, either))
+        self._recorded = question, declared, either
         self._tables, self._deviations = {table.leaf: table for table in tables}, deviations
 
-    def reach(self, coefficients: dict[int, Tensor], far: float) -> float:
-        """Return how far they take the sum of <coefficients, gradient>: no farther than is seen to be beyond `far`."""
+    @cached_property
+    def _forms(self) -> list[Sensitivities]:
+        return list(sensitivities(*self._recorded))
+
+    def reach(self, coefficients: dict[int, Tensor], far: float, chosen: bool = False) -> float:
+        """Return how far they take the sum of <coefficients, gradient>: no farther than is seen to be beyond `far`.
+
+        Of coefficients that were `chosen` by what is off, the worst case holds, and no rate.
+        """
+        deviations = math.inf if chosen else self._deviations
         terms = [Weighed(k, c, self._tables[k].truth, self._tables[k].got) for k, c in coefficients.items()]
-        passes = (form.reach(terms, Enough(self._deviations, far)) for form in self._forms)
-        return max(reach.within(self._deviations) for reach in passes)
+        passes = (form.reach(terms, Enough(deviations, far)) for form in self._forms)
+        return max(reach.within(deviations) for reach in passes)
 
     def off(self, one: Sum, answer: float, far: float = 0.0) -> Off:
         """Return an answer beside how far they reach, as far as that and as `far`."""
-        coefficients = {one.leaf: one.coefficients(self._tables[one.leaf].truth)}
-        return Off(one, answer, self.reach(coefficients, max(abs(answer), far)))
+        table = self._tables[one.leaf]
+        coefficients = {one.leaf: one.coefficients(table.truth, table.off)}
+        return Off(one, answer, self.reach(coefficients, max(abs(answer), far), one.of is Of.SIZE))
+
+    def left_out(self, one: Slice, given: Gradients, every: bool) -> Off | None:
+        """Return that what a slice of an output gives to a gradient is not in it once; None where it may be."""
+        for k, gives in enumerate(given):
+            table = self._tables.get(k)
+            if table is None or gives is None or not bool(gives.any()):
+                continue
+            c = torch.where(table.known, gives, 0.0)
+            c = c / (c * c).sum()
+            answer = float((c * table.off).sum())
+            if not every and abs(answer) <= table.storing(c, self._deviations):
+                continue
+            off = Off(Sum(k, Of.SHARE, given_by=one), answer, self.reach({k: c}, abs(answer)))
+            if off.beyond:
+                return off
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,95 +220,8 @@ def _of_the_drawn(answers: Systematic, reaches: _Reaches, drawn: Sequence[_Drawn
 
 
 @dataclass(frozen=True, eq=False)
-class _Table:
-    """The slopes and means of one gradient and of its slices, and what the rounding of the result alone explains."""
-
-    leaf: int
-    held: Held
-    got: Tensor
-    common: float
-
-    @cached_property
-    def known(self) -> Tensor:
-        """A mask of the elements that are finite, of the truth and of the gradient, however far roundings may reach."""
-        return self.held.truth.isfinite() & self.got.isfinite()
-
-    @cached_property
-    def truth(self) -> Tensor:
-        """The truth, 0 where it is not known."""
-        if math.isfinite(float(self.held.truth.sum()) + float(self.got.sum())):
-            return self.held.truth
-        return torch.where(self.known, self.held.truth, 0.0)
-
-    @property
-    def axes(self) -> list[int | None]:
-        several = [k for k, n in enumerate(self.truth.shape) if n > 1]
-        return [None, *several] if len(several) > 1 else [None]
-
-    @property
-    def questions(self) -> int:
-        if not self.truth.numel():
-            return 0
-        return 2 * sum(1 if axis is None else self.truth.shape[axis] for axis in self.axes)
-
-    @cached_property
-    def off(self) -> Tensor:
-        off = self.got.to(self.truth) - self.truth
-        return off if self.truth is self.held.truth else torch.where(self.known, off, 0.0)
-
-    @cached_property
-    def sums(self) -> dict[int | None, Tensor]:
-        """The sums that all answers are made of, by axis: a row for each of `_terms`, block by block."""
-        t = self.truth
-        found = {axis: t.new_zeros(TERMS, 1 if axis is None else t.shape[axis]) for axis in self.axes}
-        for block in blocks(t.shape, t.ndim):
-            terms = self._terms(block)
-            for axis in reversed(range(t.ndim)):  # the last first: what is left of the others is their sum over it
-                if axis in found:
-                    within = block[axis] if axis < len(block) else slice(None)
-                    found[axis][:, within] += terms.sum(list(range(1, axis + 1))) if axis else terms
-                terms = terms.sum(-1)
-            found[None] += terms.reshape(TERMS, 1)
-        return found
-
-    def _terms(self, block: tuple[slice, ...]) -> Tensor:
-        """Return t^2, t (got - t), got - t, |t|, |t| radius; of narrow ones (t h)^2, h^2, t (s - t), s - t, +-h.
-
-        Here h is half an ulp, with the sign of t in the last, and s is t as it is stored.
-        """
-        t, off, radius = self.truth[block], self.off[block], self.held.radius[block].nan_to_num(0.0)  # inf: the largest
-        terms, size = t.new_zeros(TERMS, *t.shape), t.abs()
-        torch.mul(t, t, out=terms[0])
-        torch.mul(t, off, out=terms[1])
-        terms[2] = off
-        terms[3] = size
-        torch.mul(size, radius, out=terms[4])
-        if self.got.dtype in NARROW:
-            half = half_an_ulp(t, self.got.dtype)
-            torch.mul(size, half, out=terms[5]).square_()
-            torch.mul(half, half, out=terms[6])
-            terms[8] = stored_by(t, self.got.dtype)
-            torch.mul(t, terms[8], out=terms[7])
-            torch.mul(half, t.sign(), out=terms[9])
-        return terms
-
-    def standing_out(self, deviations: float, every: bool = False) -> Iterator[tuple[float, Sum, float]]:
-        """Yield what the rounding of the result and the common roundings do not explain, and by how many times."""
-        explained = self.common + (0.0 if self.got.dtype in NARROW else unit(self.got.dtype).u)
-        sums = torch.cat(list(self.sums.values()), 1)
-        squares, along, off, sizes, worst, by_own, by_halves, along_stored, stored, pushed = sums
-        count = torch.cat([s.new_full(s.shape[1:], self.truth.numel() / s.shape[1]) for s in self.sums.values()])
-        # A slice in which the worst case holds 0 is not asked for its slope: the whole and single elements are.
-        says = worst < squares
-        says[0] = True  # the whole is the first of the axes
-        slope, mean = _ratio(along, squares) * says, off / count
-        reach_of_slope = explained + _ratio(along_stored.abs() + deviations * by_own.sqrt(), squares)
-        # Pushes of both signs may cancel where digits are equal; what does not is shared by at most so many numbers.
-        at_least = stored.abs() + deviations * pushed.abs() / count.sqrt()
-        by_storing = torch.maximum(at_least, deviations * by_halves.sqrt())
-        reach_of_mean = explained * sizes[0] / count[0] + by_storing / count
-        yield from self._chosen(Of.SLOPE, slope, reach_of_slope * (not every))
-        yield from self._chosen(Of.MEAN, mean, reach_of_mean * (not every))
+class _Table(Table):
+    """The same, and what is asked where the worst case says little."""
 
     def unseen(self, deviations: float) -> Unseen:
         """Return the elements whose worst case holds 0."""
@@ -362,17 +271,3 @@ class _Table:
 
     def _place(self, k: int) -> tuple[int, ...]:
         return tuple(int(i) for i in torch.unravel_index(torch.tensor(k), self.truth.shape))
-
-    def _chosen(self, of: Of, answers: Tensor, reaches: Tensor) -> Iterator[tuple[float, Sum, float]]:
-        beyond = torch.nonzero(answers.abs() > reaches).reshape(-1).tolist()
-        if not beyond:
-            return
-        places = [(axis, None if axis is None else k) for axis, s in self.sums.items() for k in range(s.shape[1])]
-        for k in beyond:
-            answer, reach = float(answers[k]), float(reaches[k])
-            yield abs(answer) / max(reach, 5e-324), Sum(self.leaf, of, *places[k]), answer
-
-
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """Return a / b; 0 where b is 0, of a slice whose truth is 0 throughout: there is no slope."""
-    return torch.where(b > 0, a / b, 0.0)

@@ -283,7 +283,10 @@ def shared_memory(evidence: Evidence) -> Iterator[tuple[str, str]]:
 
 
 def one_changed(point: Point, kept: frozenset[int]) -> Iterator[Point]:
-    """Yield the point with one number of each primal changed but those kept, and with one of each cotangent."""
+    """Yield the point with one number of each primal changed but those kept, with one of each cotangent, or two there.
+
+    The last are exchanged, which leaves what is summed up over all as it is.
+    """
     leaves = tuple(
         _one_changed(x, "middle") if inexact(x) and x.numel() and k not in kept else x
         for k, x in enumerate(point.leaves)
@@ -292,6 +295,8 @@ def one_changed(point: Point, kept: frozenset[int]) -> Iterator[Point]:
     made = f"{point.made}, one number changed"
     yield replace(point, leaves=leaves, made=made)
     yield replace(point, grads=grads, made=made)
+    exchanged = tuple(None if g is None else _two_exchanged(g) for g in point.grads)
+    yield replace(point, grads=exchanged, made=f"{point.made}, two numbers exchanged")
 
 
 def _places(point: Point) -> list[tuple[int, str]]:
@@ -308,6 +313,16 @@ def _one_changed(x: Any, place: str) -> Any:
     at = len(flat) - 1 if place == "last" else len(flat) // 2
     half = flat[0] / 2
     flat[at] = half / 2 if bool(half == flat[at]) else half
+    return found
+
+
+def _two_exchanged(x: Tensor) -> Tensor:
+    """Return x with its first number in the place of the first other one, and that in its place."""
+    found = x.clone(memory_format=torch.contiguous_format)
+    flat = found.view(-1)
+    others = torch.nonzero(flat != flat[:1]).reshape(-1)
+    if len(others):
+        flat[others[0]], flat[0] = flat[0].clone(), flat[others[0]].clone()
     return found
 
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError
-from backprop_rules.evidence.allowance.precision import precision_named
-from backprop_rules.evidence.at_size import Held, Question, at_size
+from backprop_rules.evidence.allowance.precision import Precision, precision_named
+from backprop_rules.evidence.at_size import AtSize, Question, at_size
 from backprop_rules.evidence.broken import breaks_ties
 from backprop_rules.evidence.evidence import Evidence, Pair, cast, largest
 from backprop_rules.evidence.exact_fill import EXPONENTIAL, Fill, exact_fill
+from backprop_rules.evidence.table import Of
 from backprop_rules.evidence.witnesses import fits
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import Point
@@ -135,19 +136,35 @@ def outside_of_its_dtypes(evidence: Evidence, i: int) -> Tensor | None:
     """Return where the gradient of leaf i is outside of what the example's dtypes may round; None where it is not.
 
     Beside the largest element a small one may be lost, and yet be far outside of what it may be itself. It is stored in
-    its dtype once: of what is exact there every digit is another matter.
+    its dtype once: of what is exact there every digit is another matter. What lies inside at each element may be off in
+    one direction: a factor near 1 is no rounding.
     """
     pairs = zip(evidence.point.leaves, evidence.subject.example, strict=True)
     try:
-        held, *there = _held_in(evidence, [at(own.dtype, x) if inexact(x) else None for x, own in pairs], "eager", i)
+        dtypes = [at(own.dtype, x) if inexact(x) else None for x, own in pairs]
+        question, declared, held = _held_in(evidence, dtypes, "eager")
+        there = question.leaves, question.grads
         leaves, grads = (tuple(None if x is None else cast([x], F64)[0] for x in those) for those in there)
-        got = evidence.asked(leaves, grads)[i]
+        got, its = evidence.asked(leaves, grads)[i], held.gradients[i]
+        if its is None or its.truth.shape != got.shape:
+            return None
+        outside = ~its.contains(got.to(its.dtype))
+        if not bool(outside.any()) and _is_off_systematically(question, declared, held, i, got):
+            outside = got != its.truth
     except (NoPoint, Raised, Misfit, NotImplementedError, InputError):
         return None
-    if held is None or held.truth.shape != got.shape:
-        return None
-    outside = ~held.contains(got.to(held.dtype))
     return outside if bool(outside.any()) else None
+
+
+def _is_off_systematically(question: Question, declared: Precision, held: AtSize, i: int, got: Tensor) -> bool:
+    """Say whether a gradient is off in one direction, by more than a right one in its dtype may be."""
+    from backprop_rules.evidence.systematic import systematic  # long to import, and seldom asked
+
+    its = held.gradients[i]
+    assert its is not None
+    some = tuple(got.to(its.dtype) if k == i else None for k in range(len(question.leaves)))
+    found = systematic(question, declared, held, some).found
+    return found is not None and found.sum.of is not Of.ELEMENT
 
 
 def is_what_a_kernel_may_round(evidence: Evidence, dtypes: Sequence[Any], i: int, got: Any) -> bool:
@@ -156,19 +173,17 @@ def is_what_a_kernel_may_round(evidence: Evidence, dtypes: Sequence[Any], i: int
     In any order of its sums, as of a kernel whose operations nobody sees and which is asked in no other dtypes.
     """
     try:
-        held, *_ = _held_in(evidence, dtypes, None, i)
+        its = _held_in(evidence, dtypes, None)[2].gradients[i]
     except (NoPoint, NotImplementedError, InputError):
         return False
-    return held is not None and held.truth.shape == got.shape and bool(held.contains(got).all())
+    return its is not None and its.truth.shape == got.shape and bool(its.contains(got).all())
 
 
-def _held_in(
-    evidence: Evidence, dtypes: Sequence[Any], rounding: str | None, i: int
-) -> tuple[Held | None, tuple[Any, ...], tuple[Any, ...]]:
-    """Return what holds the gradient of leaf i at this point in these dtypes, and the leaves and cotangents there."""
+def _held_in(evidence: Evidence, dtypes: Sequence[Any], rounding: str | None) -> tuple[Question, Precision, AtSize]:
+    """Return the question at this point in these dtypes, and what holds the gradients there."""
     function, point = evidence.function, evidence.point
     leaves = tuple(x if d is None else recast(x, d) for x, d in zip(point.leaves, dtypes, strict=True))
     grads = tuple(map(cast_like, point.grads, function.y(leaves, None)))
-    narrowest = min((d for d in dtypes if d is not None), key=precision)
-    held = at_size(Question(function, leaves, grads), precision_named(rounding, narrowest))
-    return held.gradients[i], leaves, grads
+    declared = precision_named(rounding, min((d for d in dtypes if d is not None), key=precision))
+    question = Question(function, leaves, grads)
+    return question, declared, at_size(question, declared)

@@ -17,8 +17,9 @@ from backprop_rules.evidence.allowance.units import half_an_ulp
 from backprop_rules.evidence.at_size import Held
 from backprop_rules.evidence.recorded import Line
 from backprop_rules.evidence.reservations import NONE, Reservations
-from backprop_rules.evidence.systematic import FALSE_ALARMS, Of, Off, Systematic
+from backprop_rules.evidence.systematic import Systematic
 from backprop_rules.evidence.unseen import BLIND
+from backprop_rules.report.off import of_the_sum
 from backprop_rules.report.where import likeness, where
 
 # The figures of what was asserted by the test of pytest that runs, for the plugin, which takes them away: in a loop
@@ -245,7 +246,8 @@ class Agreement:
             return _table(self)
         parts = [line for one in self.wrong for line in _of_one(one, self)]
         if self.systematic.found is not None:
-            parts += _of_the_sum(self.systematic.found, self)
+            found = self.systematic.found
+            parts += of_the_sum(found, self.names[found.sum.leaf], self.shapes[found.sum.leaf])
         if not self.allows_blind and self.systematic.found is None and not self.wrong:  # else not all were asked
             parts += [_of_blindness(one, self.precision, one in self.outputs) for one in self.blind]
         others = [one.name for one in (*self.gradients, *self.outputs) if one.right and not _accused(one, self)]
@@ -327,28 +329,6 @@ def _of_one(one: Compared, agreement: Agreement) -> list[str]:
         text = linecache.getline(file, number).strip() or "?"
         said.append(f"    {'allowance':9} {100 * share:.0f} % of it there is by {Path(file).name}:{number}  {text}")
     return said
-
-
-def _of_the_sum(off: Off, agreement: Agreement) -> list[str]:
-    name, shape, asked = agreement.names[off.sum.leaf], agreement.shapes[off.sum.leaf], off.sum
-    reach = f"roundings, which have no direction, reach {off.reach:.2g}, but for one run in {1 / FALSE_ALARMS:.0e}"
-    part = "" if asked.axis is None else f" at index {asked.index} of {shape[asked.axis]} along axis {asked.axis}"
-    if asked.of is Of.ELEMENT:
-        return [
-            f"The gradient of {name} is wrong at {list(asked.element)}: the worst case of rounding says nothing there, "
-            f"but what is likely does.",
-            f"    off       by {off.answer:.3g}; {reach}",
-        ]
-    if asked.of is Of.SLOPE:
-        got = f"it is {1 + off.answer:.7g} times the truth{part}"
-        likely = "a factor" if asked.axis is None else "a factor, in this slice"
-    else:
-        got, likely = f"its mean error{part} is {off.answer:.3g}", "something is added"
-    return [
-        f"The gradient of {name} is off systematically: every element is within its allowance, but {got}.",
-        f"    {asked.of.name.lower():9} off by {off.answer:.3g}; {reach}",
-        f"    {'likely':9} {likely}, or a sum that is kept in too few digits",
-    ]
 
 
 def _of_blindness(one: Compared, precision: str, is_output: bool) -> str:

@@ -61,6 +61,7 @@ class Declared(Blockwise):
         self.in_kernel = 0
         self._rounds_inside = False  # whether the kernel of torch's that is followed stores its parts in its own dtype
         self.roundings, self.overflow, self.vanished, self.custom, self.drawn = 0, "", "", "", ""
+        self.narrowed = declared.kept is None  # whether something is rounded to a narrower dtype on the way
         self.unknown = ""  # why there is no formula for an operation, where what is made of one may be anything
         self._longest = 0
         self._sums_in: torch.dtype | None = None  # where the kernel of torch's that is followed keeps its sums
@@ -95,6 +96,7 @@ class Declared(Blockwise):
 
     def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return x after a cast of the reference, which rounds as the other implementation may."""
+        self.narrowed = True
         cast: Tensor = Cast.apply(x, self, self.dtype_of(x), dtype)  # type: ignore[no-untyped-call]
         return cast
 

@@ -107,7 +107,9 @@ class DeclaredOperation(Operation):
         if found.radius is None:
             lost = (x.to(narrow).double() - x.double()).abs()
             found.radius = lost if bool(lost.any()) else None
+            self.mode.narrowed = self.mode.narrowed or found.radius is not None
         else:
+            self.mode.narrowed = True
             found.radius = lost_in(narrow, found.grown()).add_(found.radius)
         return found
 
