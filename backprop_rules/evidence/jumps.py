@@ -25,19 +25,18 @@ STAYS = 8
 
 def jumps(evidence: Evidence, other: Point) -> Iterator[Point]:
     """Yield points on both sides of jumps of the backward, on the line from a point to another one."""
-    start = evidence.point
+    start = evidence.point.without_zeros()
     kept = evidence.subject.constants.kept
     ends = [
         (a, b) if inexact(a) and not a.is_complex() and k not in kept else (a, None)
         for k, (a, b) in enumerate(zip(start.leaves, other.leaves, strict=True))
     ]
-    grads = tuple(None if g is None else torch.where(g == 0, torch.ones_like(g), g) for g in start.grads)
 
     def at(v: float) -> tuple[Any, ...]:
         return tuple(a if b is None else a + (b - a) * v for a, b in ends)
 
     def asked(v: float) -> Tensor:
-        found = evidence.asked(at(v), grads)
+        found = evidence.asked(at(v), start.grads)
         flat = [g.reshape(-1).to(F64) for g in found if isinstance(g, Tensor) and not g.is_complex()]
         return torch.cat(flat) if flat else torch.zeros(0, dtype=F64)
 
@@ -47,7 +46,7 @@ def jumps(evidence: Evidence, other: Point) -> Iterator[Point]:
             return
         for low, high in _cornered(grid, asked):
             for v in (low, high, 2 * low - high, 2 * high - low):
-                yield replace(start, leaves=at(v), grads=grads, made="a jump of the backward's own", kind=JUMP)
+                yield replace(start, leaves=at(v), made="a jump of the backward's own", kind=JUMP)
     except (Raised, Misfit, NoPoint, RuntimeError):
         return
 

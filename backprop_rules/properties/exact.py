@@ -22,7 +22,7 @@ from backprop_rules.evidence.exact_fill import EXPONENTIAL, Fill, exact_fill
 from backprop_rules.evidence.witnesses import fits
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.values import cast_like, numbers_from, recast
+from backprop_rules.strategies.values import cast_like, in_dtypes, numbers_from, recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import NoPoint
@@ -167,7 +167,7 @@ def _held_in(
 ) -> tuple[Held | None, tuple[Any, ...], tuple[Any, ...]]:
     """Return what holds the gradient of leaf i at this point in these dtypes, and the leaves and cotangents there."""
     function, point = evidence.function, evidence.point
-    leaves = tuple(x if d is None else recast(x, d) for x, d in zip(point.leaves, dtypes, strict=True))
+    leaves = in_dtypes(point.leaves, dtypes)
     grads = tuple(map(cast_like, point.grads, function.y(leaves, None)))
     narrowest = min((d for d in dtypes if d is not None), key=precision)
     held = at_size(Question(function, leaves, grads), precision_named(rounding, narrowest))

@@ -12,7 +12,7 @@ from backprop_rules.domain import precision
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.native import own_dtypes
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.values import cast_like, numbers_from, recast
+from backprop_rules.strategies.values import cast_like, in_dtypes, numbers_from, recast
 from backprop_rules.subject.ambient import F64, inexact, real
 from backprop_rules.subject.backward import Misfit, Raised
 from backprop_rules.subject.function import Cotangents, Function, NoPoint, cloned
@@ -65,8 +65,7 @@ def varies(subject: Subject, point: Point, asked: Sequence[str]) -> Iterator[tup
 
 def _call(subject: Subject, point: Point) -> _Call:
     function = subject.function.at(point.params)
-    dtypes = own_dtypes(subject, point)
-    leaves = tuple(x if d is None else recast(x, d).detach() for x, d in zip(point.leaves, dtypes, strict=True))
+    leaves = tuple(x.detach() if inexact(x) else x for x in in_dtypes(point.leaves, own_dtypes(subject, point)))
     ys = function.y(leaves, None)
     # Cotangents with all of their digits: of few digits sums are exact, and come out alike in any order.
     numbers = numbers_from(0)

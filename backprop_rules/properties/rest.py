@@ -56,7 +56,7 @@ def rest(trial: "Trial") -> None:
     ):  # in own dtypes it draws others
         _to_the_bit(trial, [*full, *plain][0])
     if not outcome.objects and plain and not trial.subject.heavy:
-        _specials(trial, Evidence(trial.subject, _without_zeros(plain[0]), outcome.pair))
+        _specials(trial, Evidence(trial.subject, plain[0].without_zeros(), outcome.pair))
     if not outcome.is_wrong and plain and alone:
         _past_infinite_outputs(trial, Evidence(trial.subject, plain[0], outcome.pair))
     _of_a_whole_function(trial, plain[:3])
@@ -77,7 +77,7 @@ def _near_edges(trial: "Trial", start: Point, others: Sequence[Point]) -> None:
     if outcome.is_wrong or outcome.pair is not WIDE:  # of few digits nothing is left there
         return
     for point in edges(Evidence(trial.subject, start, outcome.pair), others):
-        evidence = Evidence(trial.subject, _without_zeros(point), outcome.pair)
+        evidence = Evidence(trial.subject, point.without_zeros(), outcome.pair)
         try:
             asked = list(trial.ask(evidence, {}))
         except NoPoint:
@@ -188,12 +188,6 @@ def _specials(trial: "Trial", evidence: Evidence) -> None:
         trial.outcome.findings += list(special.answers_nan(evidence))
         trial.outcome.findings += list(special.answers_infinity_of_the_derivative(evidence))
     trial.outcome.findings += list(special.answers_infinity_of_the_cotangent(evidence))
-
-
-def _without_zeros(point: Point) -> Point:
-    """Return the point with no zero in a cotangent, that would hide what it is multiplied with."""
-    grads = tuple(None if g is None else torch.where(g == 0, torch.ones_like(g), g) for g in point.grads)
-    return replace(point, grads=grads)
 
 
 def climb_with_what_passed(subject: Subject, outcome: Outcome, questions: Questions) -> None:
