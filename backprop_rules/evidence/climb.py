@@ -106,7 +106,7 @@ def _allowed(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], why:
             if g is None or t is None or own is None or radius is None:
                 return Climbed(why=why)
             held = Enclosure.around(t, (own + radius).cpu(), g.dtype)
-            found.append(Verdict(ALLOWANCE, i, there, g, held, held.outside(g)))
+            found.append(Verdict.by(ALLOWANCE, i, there, g, held))
     except (InputError, Silent, NotImplementedError, Narrower, BackwardRaised) as error:
         return Climbed(why=why or first_line(error) or type(error).__name__)
     except Exception as error:  # as above

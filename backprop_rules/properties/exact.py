@@ -25,7 +25,7 @@ from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import cast_like, in_dtypes, numbers_from, recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoPoint, ones
 from backprop_rules.subject.subject import Subject
 
 EXACTLY = "whole numbers, of which every sum is exact in any order"
@@ -83,7 +83,7 @@ def where_nothing_rounds(subject: Subject, point: Point, pair: Pair) -> WholeNum
 
     def filled(example: Sequence[Any]) -> Fill:
         leaves = tuple(x.detach() if inexact(x) else x for x in example)
-        grads = tuple(torch.ones_like(out) if inexact(out) else None for out in function.y(leaves, None))
+        grads = ones(function.y(leaves, None))
         return exact_fill(Question(function, leaves, grads), declared, 0, subject.constants.kept)
 
     try:
