@@ -26,13 +26,12 @@ from backprop_rules.evidence.verdict import Verdict, judge
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import F64
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import Function, NoPoint
+from backprop_rules.subject.function import Function, NoAnswer
 from backprop_rules.subject.subject import Subject
 
 NUMBERS = 1 << 12  # that a definition may make to be proved: some tens of milliseconds of balls
 # What ends a running error analysis: an operation without a formula, which somebody's code may wrap.
-UNFOLLOWED = (NotImplementedError, Narrower, InputError, NoPoint, Raised, Misfit)
+UNFOLLOWED = (NotImplementedError, Narrower, InputError, NoAnswer)
 PROOF, ALLOWANCE = "certified", "the computed allowance"
 
 

@@ -14,8 +14,7 @@ from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.strategies.point import JUMP, Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import BF16, F32, F64, all_finite, at, inexact
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs, Run
+from backprop_rules.subject.function import Cotangents, Function, Gradients, NoAnswer, NoPoint, Outputs, Run
 from backprop_rules.subject.kept import Keeps
 from backprop_rules.subject.subject import HEAVY, Subject
 
@@ -129,7 +128,7 @@ class Evidence(Keeps):
             return None
         try:
             return self.asked(self.point.leaves, self.point.grads, self.pair.low)
-        except (Raised, Misfit, NoPoint):
+        except NoAnswer:
             return None
 
     @property

@@ -11,8 +11,7 @@ from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.evidence.kinks import DISTANCES, neighbours
 from backprop_rules.strategies.point import JUMP, Point
 from backprop_rules.subject.ambient import F64, inexact
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoAnswer
 
 STEPS = 6  # parts of the line, in each of which one jump is cornered
 CORNERED = 3  # jumps, of different elements, the largest first
@@ -47,7 +46,7 @@ def jumps(evidence: Evidence, other: Point) -> Iterator[Point]:
         for low, high in _cornered(grid, asked):
             for v in (low, high, 2 * low - high, 2 * high - low):
                 yield replace(start, leaves=at(v), made="a jump of the backward's own", kind=JUMP)
-    except (Raised, Misfit, NoPoint, RuntimeError):
+    except (NoAnswer, RuntimeError):
         return
 
 
@@ -72,7 +71,7 @@ def is_of_one_number(evidence: Evidence, i: int, at: tuple[int, ...]) -> bool:
             leaves[i][at] = point.leaves[i][at]
             if any(bool(abs(a - b) > apart) for a, b in zip(here, element(leaves), strict=True)):
                 return False
-    except (Raised, Misfit, NoPoint):
+    except NoAnswer:
         return False
     return True
 

@@ -24,8 +24,7 @@ from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import cast_like, in_dtypes, numbers_from, recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint, ones
+from backprop_rules.subject.function import NoAnswer, NoPoint, ones
 from backprop_rules.subject.subject import Subject
 
 EXACTLY = "whole numbers, of which every sum is exact in any order"
@@ -127,7 +126,7 @@ def in_the_own_dtypes(evidence: Evidence) -> Sequence[Any] | None:
         if all(x.dtype is evidence.pair.low for x in (*own, *grads) if inexact(x)):
             return evidence.low_user  # which was asked already
         return subject.backward(evidence.function, grads, None, own, None, whole=True)
-    except (NoPoint, Raised, Misfit):
+    except NoAnswer:
         return None
 
 
@@ -142,7 +141,7 @@ def outside_of_its_dtypes(evidence: Evidence, i: int) -> Tensor | None:
         held, *there = _held_in(evidence, [at(own.dtype, x) if inexact(x) else None for x, own in pairs], "eager", i)
         leaves, grads = (tuple(None if x is None else cast([x], F64)[0] for x in those) for those in there)
         got = evidence.asked(leaves, grads)[i]
-    except (NoPoint, Raised, Misfit, NotImplementedError, InputError):
+    except (NoAnswer, NotImplementedError, InputError):
         return None
     if held is None or held.truth.shape != got.shape:
         return None

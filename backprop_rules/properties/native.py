@@ -17,7 +17,7 @@ from backprop_rules.strategies.points import is_near
 from backprop_rules.strategies.values import cast_like, in_dtypes, recast
 from backprop_rules.subject.ambient import F64, all_finite, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised, Refused
-from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint
+from backprop_rules.subject.function import Cotangents, Function, Gradients, NoAnswer, NoPoint
 from backprop_rules.subject.subject import Subject
 
 
@@ -81,7 +81,7 @@ def shows_in_its_dtypes(subject: Subject, point: Point, i: int) -> bool:
     try:
         truth, grads = _torchs(function, point, leaves, "cpu")
         got = subject.backward(function, grads, None, [x.detach() if inexact(x) else x for x in leaves], None)
-    except (NoPoint, Raised, Misfit):
+    except NoAnswer:
         return True
     t = truth[i]
     return t is None or not is_near(got[i], t)
@@ -159,5 +159,5 @@ def moved_by_ties_in(subject: Subject, point: Point, dtypes: Sequence[torch.dtyp
     there = replace(point, leaves=tuple(x if d is None else recast(recast(x, d), x.dtype) for x, d in pairs))
     try:
         return moved_by_ties(Evidence(subject, there), 0.0) or ()
-    except (NoPoint, Raised, Misfit):
+    except NoAnswer:
         return ()

@@ -19,8 +19,7 @@ from backprop_rules.properties.native import holds_in, moved_by_ties_in, own_dty
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.strategies.point import FULL, JUMP, Point
 from backprop_rules.subject.ambient import inexact
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoAnswer, NoPoint
 from backprop_rules.subject.subject import Subject
 
 if TYPE_CHECKING:  # the first of which brings ball arithmetic along
@@ -118,7 +117,7 @@ def _past_infinite_outputs(trial: "Trial", evidence: Evidence) -> None:
         return
     try:
         right, got = evidence.gradients(leaves, grads), evidence.asked(leaves, grads)
-    except (NoPoint, Raised, Misfit):  # of that, other points tell
+    except NoAnswer:  # of that, other points tell
         return
     if all(g is None or not bool(g.any()) for g in right) and any(inexact(g) and bool(g.any()) for g in got):
         trial.outcome.notes[PASSED_ON] = None

@@ -27,7 +27,11 @@ FACTORISATIONS = (
 )  # fmt: skip
 
 
-class NoPoint(Exception):
+class NoAnswer(Exception):
+    """Somebody's code gives no answer to what is asked of it at a point."""
+
+
+class NoPoint(NoAnswer):
     """The forward does not take these primals, or torch has no derivative of it there: such a point is none."""
 
 
