@@ -16,7 +16,7 @@ from backprop_rules.call import Call
 from backprop_rules.diagnosis.mistake import Case, Family, Known, applies
 from backprop_rules.diagnosis.naming import named_mistake
 from backprop_rules.evidence.allowance.bounds import bounds
-from backprop_rules.evidence.evidence import Evidence, Truth
+from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.evidence.oracles import ReverseMode
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.properties.finding import Grade
@@ -25,6 +25,7 @@ from backprop_rules.properties.trial import Trial
 from backprop_rules.question import Asked, question
 from backprop_rules.strategies.drawing import bulk
 from backprop_rules.strategies.of_rules import RulePoints
+from backprop_rules.subject.kept import Keeps
 from backprop_rules.teaching.example import example
 from backprop_rules.teaching.taught import TAUGHT
 
@@ -46,7 +47,7 @@ def shared_points(monkeypatch):
 @pytest.fixture(autouse=True)
 def shared_truth(monkeypatch):
     """What torch gives at a point depends on the rule alone: it is asked once for all mistakes of the test."""
-    known = functools.cache(Truth)
+    known = functools.cache(lambda *_: Keeps())
     monkeypatch.setattr(Evidence, "known", property(lambda e: known(e.subject.function, e.point, e.pair)))
 
 

@@ -85,15 +85,6 @@ def _rms_norm(
     return unit if weight is None else unit * weight
 
 
-def _group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    groups, across = input.reshape(len(input), num_groups, -1), (-1, *[1] * (input.ndim - 2))
-    unit = _layer_norm(groups, groups.shape[-1:], eps=eps).reshape(input.shape)
-    scaled = unit if weight is None else unit * weight.view(across)
-    return scaled if bias is None else scaled + bias.view(across)
-
-
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     product = input @ weight.mT
     return product if bias is None else product + bias
@@ -109,6 +100,5 @@ TAKEN_APART: dict[str, Callable[..., Tensor]] = {
     "group_norm": _group_norm,
     "batch_norm": _batch_norm,
     "rms_norm": _rms_norm,
-    "group_norm": _group_norm,
     "linear": _linear,
 }

@@ -249,7 +249,7 @@ def _of_a_site(at: _At, at_hand: Sequence[Source]) -> Iterator[_Seen]:
     some = [source for source in at_hand if source.site != at.site]
     c = at.number(_itself)
     if c is not None:
-        yield _Seen(Change(0, "factor", "", _times), at.site, step, c)
+        yield _Seen(Change(0, "factor", "", partial(_c_times, _itself)), at.site, step, c)
     fitting, beside = at.beside(some)
     for form in forms(step) if fitting else ():
         for source, c in zip(fitting, at.with_others(form, beside), strict=False):
@@ -266,10 +266,6 @@ def _of_a_site(at: _At, at_hand: Sequence[Source]) -> Iterator[_Seen]:
 
 def _itself(call: Followed, step: Step, k: int) -> Tensor:
     return step.result
-
-
-def _times(c: float, call: Followed, step: Step, k: int) -> Tensor:
-    return c * step.result
 
 
 def _c_times(make: Make, c: float, call: Followed, step: Step, k: int) -> Tensor:

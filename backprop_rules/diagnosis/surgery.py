@@ -32,8 +32,7 @@ from backprop_rules.strategies.of_rules import call_at, of_the_rule
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import Points
 from backprop_rules.subject.ambient import F64, all_finite
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoAnswer
 from backprop_rules.subject.subject import Subject
 
 POINTS, OF_A_SIZE = 8, 3  # at which an explanation must hold, and of these, of one size
@@ -164,7 +163,7 @@ def _places(subject: Subject, pair: Pair, failing: Sequence[Point]) -> Iterator[
                 continue
             tape = taped(evidence.function, point.leaves, point.grads, floats, subject.names)
             at = Edited(evidence, Edits(tape), got)
-        except (Raised, Misfit, NoPoint, RuntimeError, KeyError):
+        except (NoAnswer, RuntimeError, KeyError):
             continue
         right = [torch.zeros_like(g) if t is None else t for t, g in zip(truth, got, strict=True)]
         if at.is_right(right) and at.is_right(_by_the_rule(subject, point, floats) or right):

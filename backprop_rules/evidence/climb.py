@@ -26,13 +26,12 @@ from backprop_rules.evidence.verdict import Verdict, judge
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import F64
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import Function, NoPoint
+from backprop_rules.subject.function import Function, NoAnswer
 from backprop_rules.subject.subject import Subject
 
 NUMBERS = 1 << 12  # that a definition may make to be proved: some tens of milliseconds of balls
 # What ends a running error analysis: an operation without a formula, which somebody's code may wrap.
-UNFOLLOWED = (NotImplementedError, Narrower, InputError, NoPoint, Raised, Misfit)
+UNFOLLOWED = (NotImplementedError, Narrower, InputError, NoAnswer)
 PROOF, ALLOWANCE = "certified", "the computed allowance"
 
 
@@ -106,7 +105,7 @@ def _allowed(rule: Any, point: Point, dtypes: Sequence[torch.dtype | None], why:
             if g is None or t is None or own is None or radius is None:
                 return Climbed(why=why)
             held = Enclosure.around(t, (own + radius).cpu(), g.dtype)
-            found.append(Verdict(ALLOWANCE, i, there, g, held, held.outside(g)))
+            found.append(Verdict.by(ALLOWANCE, i, there, g, held))
     except (InputError, Silent, NotImplementedError, Narrower, BackwardRaised) as error:
         return Climbed(why=why or first_line(error) or type(error).__name__)
     except Exception as error:  # as above

@@ -14,8 +14,7 @@ from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.strategies.point import JUMP, Point
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import BF16, F32, F64, all_finite, at, inexact
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint, Outputs, Run
+from backprop_rules.subject.function import Cotangents, Function, Gradients, NoAnswer, NoPoint, Outputs, Run
 from backprop_rules.subject.kept import Keeps
 from backprop_rules.subject.subject import HEAVY, Subject
 
@@ -50,56 +49,6 @@ NARROW = Pair(F32, BF16)  # of a backward that cannot compute in float64
 
 
 @dataclass(frozen=True, eq=False)
-class Truth(Keeps):
-    """What torch gives at a point, in two precisions: the same for every backward that a function is to have."""
-
-    whole: Function  # without the point's params
-    point: Point
-    pair: Pair
-
-    @cached_property
-    def function(self) -> Function:
-        """The function at the point's params."""
-        return self.whole.at(self.point.params)
-
-    @cached_property
-    def run(self) -> Run:
-        """The outputs and torch's gradients in float64; NoPoint where there are none."""
-        return self.function.run(self.point.leaves, self.point.grads, F64, looks=True)[0]
-
-    @property
-    def is_asked_past_an_overflow(self) -> bool:
-        """Whether an output is no number where its cotangent is not 0."""
-        pairs = [(y, g) for y, g in zip(self.run.y, self.point.grads, strict=False) if inexact(y) and g is not None]
-        return any(bool((~y.isfinite() & (g.to(y.device) != 0)).any()) for y, g in pairs if not all_finite(y))
-
-    @cached_property
-    def low_run(self) -> Run | None:
-        """The same in the lower precision, None where torch has none, or that does not hold the values."""
-        if self.point.kind == JUMP:
-            return None
-        try:
-            return self.elsewhere(self.point.leaves, self.point.grads, self.pair.low)
-        except NoPoint:
-            return None
-
-    @cached_property
-    def gradients(self) -> Gradients:
-        """Torch's gradients at the point."""
-        return filled(self.run.gradients, self.point.leaves)
-
-    @cached_property
-    def low_gradients(self) -> Gradients | None:
-        """Torch's gradients at the point in the lower precision."""
-        return None if self.low_run is None else filled(self.low_run.gradients, cast(self.point.leaves, self.pair.low))
-
-    def elsewhere(self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype = F64) -> Run:
-        """Return the outputs and torch's gradients at other leaves; NoPoint where forward does not take them."""
-        there = leaves if dtype is F64 else cast(leaves, dtype)
-        return self.function.run(there, grads, dtype)[0]
-
-
-@dataclass(frozen=True, eq=False)
 class Evidence(Keeps):
     """The witnesses of a point: torch's gradients and the backward's, in two precisions, at the same values."""
 
@@ -111,29 +60,44 @@ class Evidence(Keeps):
         """Return the evidence of a point that has the values of this one in another layout: the truth is the same."""
         other = Evidence(self.subject, point, self.pair)
         # What is lost in rounding is asked of the numbers, not of their layout.
-        for ours, its, names in ((self.known, other.known, ("run", "low_run")), (self, other, ("low_user",))):
-            vars(its).update((name, vars(ours)[name]) for name in names if name in vars(ours))
+        other.known.take_over(self.known, "run", "low run")
+        vars(other).update((name, vars(self)[name]) for name in ("low_user",) if name in vars(self))
         return other
 
     @cached_property
-    def known(self) -> Truth:
-        """What does not depend on the backward."""
-        return Truth(self.subject.function, self.point, self.pair)
+    def known(self) -> Keeps:
+        """What does not depend on the backward: the same for every one that a function is to have."""
+        return Keeps()
 
-    @property
+    @cached_property
     def function(self) -> Function:
         """The function at the point's params."""
-        return self.known.function
+        return self.subject.function.at(self.point.params)
 
     @property
     def run(self) -> Run:
         """The outputs and torch's gradients in float64; NoPoint where there are none."""
-        return self.known.run
+        leaves, grads = self.point.leaves, self.point.grads
+        return self.known.kept("run", lambda: self.function.run(leaves, grads, F64, looks=True)[0])
+
+    @property
+    def is_asked_past_an_overflow(self) -> bool:
+        """Whether an output is no number where its cotangent is not 0."""
+        pairs = [(y, g) for y, g in zip(self.run.y, self.point.grads, strict=False) if inexact(y) and g is not None]
+        return any(bool((~y.isfinite() & (g.to(y.device) != 0)).any()) for y, g in pairs if not all_finite(y))
 
     @property
     def low_run(self) -> Run | None:
-        """The same in the lower precision, None where torch has none, or that does not hold the values."""
-        return self.known.low_run
+        """The same run in the lower precision, None where torch has none, or that does not hold the values."""
+        return self.known.kept("low run", self._low_run)
+
+    def _low_run(self) -> Run | None:
+        if self.point.kind == JUMP:
+            return None
+        try:
+            return self.truth(self.point.leaves, self.point.grads, self.pair.low)
+        except NoPoint:
+            return None
 
     @cached_property
     def user(self) -> tuple[Any, ...]:
@@ -164,7 +128,7 @@ class Evidence(Keeps):
             return None
         try:
             return self.asked(self.point.leaves, self.point.grads, self.pair.low)
-        except (Raised, Misfit, NoPoint):
+        except NoAnswer:
             return None
 
     @property
@@ -178,7 +142,8 @@ class Evidence(Keeps):
 
     def truth(self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype = F64) -> Run:
         """Return the outputs and torch's gradients at other leaves; NoPoint where forward does not take them."""
-        return self.known.elsewhere(leaves, grads, dtype)
+        there = leaves if dtype is F64 else cast(leaves, dtype)
+        return self.function.run(there, grads, dtype)[0]
 
     def gradients(self, leaves: Sequence[Any], grads: Cotangents, dtype: torch.dtype = F64) -> Gradients:
         """Return torch's gradients at other leaves, zeros where no derivative reaches one."""
@@ -214,12 +179,15 @@ class Evidence(Keeps):
     @property
     def gradients_here(self) -> Gradients:
         """Torch's gradients at the point."""
-        return self.known.gradients
+        return self.known.kept("gradients", lambda: filled(self.run.gradients, self.point.leaves))
 
     @property
     def low_gradients_here(self) -> Gradients | None:
         """Torch's gradients at the point in the lower precision."""
-        return self.known.low_gradients
+        low, run = self.pair.low, self.low_run
+        if run is None:
+            return None
+        return self.known.kept("low gradients", lambda: filled(run.gradients, cast(self.point.leaves, low)))
 
 
 def filled(gradients: Gradients, leaves: Sequence[Any]) -> Gradients:

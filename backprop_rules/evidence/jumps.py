@@ -11,8 +11,7 @@ from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.evidence.kinks import DISTANCES, neighbours
 from backprop_rules.strategies.point import JUMP, Point
 from backprop_rules.subject.ambient import F64, inexact
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoAnswer
 
 STEPS = 6  # parts of the line, in each of which one jump is cornered
 CORNERED = 3  # jumps, of different elements, the largest first
@@ -25,19 +24,18 @@ STAYS = 8
 
 def jumps(evidence: Evidence, other: Point) -> Iterator[Point]:
     """Yield points on both sides of jumps of the backward, on the line from a point to another one."""
-    start = evidence.point
+    start = evidence.point.without_zeros()
     kept = evidence.subject.constants.kept
     ends = [
         (a, b) if inexact(a) and not a.is_complex() and k not in kept else (a, None)
         for k, (a, b) in enumerate(zip(start.leaves, other.leaves, strict=True))
     ]
-    grads = tuple(None if g is None else torch.where(g == 0, torch.ones_like(g), g) for g in start.grads)
 
     def at(v: float) -> tuple[Any, ...]:
         return tuple(a if b is None else a + (b - a) * v for a, b in ends)
 
     def asked(v: float) -> Tensor:
-        found = evidence.asked(at(v), grads)
+        found = evidence.asked(at(v), start.grads)
         flat = [g.reshape(-1).to(F64) for g in found if isinstance(g, Tensor) and not g.is_complex()]
         return torch.cat(flat) if flat else torch.zeros(0, dtype=F64)
 
@@ -47,8 +45,8 @@ def jumps(evidence: Evidence, other: Point) -> Iterator[Point]:
             return
         for low, high in _cornered(grid, asked):
             for v in (low, high, 2 * low - high, 2 * high - low):
-                yield replace(start, leaves=at(v), grads=grads, made="a jump of the backward's own", kind=JUMP)
-    except (Raised, Misfit, NoPoint, RuntimeError):
+                yield replace(start, leaves=at(v), made="a jump of the backward's own", kind=JUMP)
+    except (NoAnswer, RuntimeError):
         return
 
 
@@ -73,7 +71,7 @@ def is_of_one_number(evidence: Evidence, i: int, at: tuple[int, ...]) -> bool:
             leaves[i][at] = point.leaves[i][at]
             if any(bool(abs(a - b) > apart) for a, b in zip(here, element(leaves), strict=True)):
                 return False
-    except (Raised, Misfit, NoPoint):
+    except NoAnswer:
         return False
     return True
 

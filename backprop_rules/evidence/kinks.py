@@ -15,8 +15,7 @@ from torch import Tensor
 from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.strategies.values import move_of, numbers_from
 from backprop_rules.subject.ambient import inexact, real
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoAnswer, NoPoint
 
 DISTANCES = (2.0**-24, 2.0**-40)
 NEIGHBOURS, FEW = 12, 4
@@ -199,7 +198,7 @@ def _sums_to_one_nearby(evidence: Evidence, kink: Around, one: tuple[Tensor | No
         if all(t is None or (isinstance(g, Tensor) and torch.equal(g, t)) for g, t in zip(mine, theirs, strict=True)):
             return True  # torch's own choice, whatever it sums to
         sums = [_total(evidence.gradients(leaves, one)) for leaves in kink.leaves]
-    except (Raised, Misfit, NoPoint):
+    except NoAnswer:
         return True
     reach = sum(float(real(g).abs().sum()) for g in mine if isinstance(g, Tensor)) * evidence.pair.unit
     if max(sums) - min(sums) > reach:

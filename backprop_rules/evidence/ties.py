@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from backprop_rules.evidence.allowance.by_storage import ByStorage
-from backprop_rules.evidence.allowance.operation import place_of
+from backprop_rules.evidence.allowance.by_storage import ByStorage, place_of
 from backprop_rules.subject.ambient import inexact
 
 aten = torch.ops.aten

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from flint import arb
@@ -39,6 +40,11 @@ class Verdict:
     used: Tensor | None = None
     attainable: Enclosure | None = None
 
+    @classmethod
+    def by(cls, oracle: str, primal: int, call: Call, gradient: Tensor, held: Enclosure, **more: Any) -> "Verdict":
+        """Return the verdict on a gradient of the enclosure that is to hold it."""
+        return cls(oracle, primal, call, gradient, held, held.outside(gradient), **more)
+
     @property
     def agrees(self) -> bool:
         """Whether the oracle spoke and every element lies inside."""
@@ -71,7 +77,7 @@ def _by_enclosures(call: Call) -> list[Verdict]:
         for i in call.given:
             gradient, enclosure = spoken.gradients[i], enclosures[i]
             assert gradient is not None and enclosure is not None
-            verdicts.append(Verdict(oracle.name, i, spoken, gradient, enclosure, enclosure.outside(gradient)))
+            verdicts.append(Verdict.by(oracle.name, i, spoken, gradient, enclosure))
     return verdicts
 
 
@@ -95,16 +101,12 @@ def _by_proof(call: Call) -> list[Verdict]:
             certified.distance(truth, gradient)
             / (torch.stack([radius] * 2, -1) if gradient.is_complex() else radius).cpu()
         )
-        verdict = Verdict(
-            "certified", i, call, gradient, enclosure, enclosure.outside(gradient), used=used.nan_to_num(0.0)
-        )
+        verdict = Verdict.by("certified", i, call, gradient, enclosure, used=used.nan_to_num(0.0))
         verdicts.append(_excused(verdict, truth) if verdict.disagrees else verdict)
         if witness is None:
             verdicts.append(Verdict("reverse mode", i, call, witness=True))
         else:
-            verdicts.append(
-                Verdict("reverse mode", i, call, witness, enclosure, enclosure.outside(witness), witness=True)
-            )
+            verdicts.append(Verdict.by("reverse mode", i, call, witness, enclosure, witness=True))
     return verdicts + at_conventions(call)
 
 
@@ -133,7 +135,7 @@ def at_conventions(call: Call) -> list[Verdict]:
         # A choice of 0 is exact, whatever it divides by.
         radius = torch.where(radius.isinf() & (answer == 0), 0, radius)
         enclosure = Enclosure.around(answer, radius.cpu(), gradient.dtype)
-        verdicts.append(Verdict("the convention", i, spoken, gradient, enclosure, enclosure.outside(gradient)))
+        verdicts.append(Verdict.by("the convention", i, spoken, gradient, enclosure))
     return verdicts
 
 

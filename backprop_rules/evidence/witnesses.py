@@ -22,8 +22,7 @@ from backprop_rules.domain import precision
 from backprop_rules.evidence.evidence import Evidence, farthest, largest
 from backprop_rules.strategies.values import numbers_from, relaid
 from backprop_rules.subject.ambient import F32, F64, all_finite, at, inexact
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import Cotangents, NoPoint
+from backprop_rules.subject.function import Cotangents, NoAnswer, NoPoint
 
 SMALLEST = 2.0**-149  # float32's smallest subnormal number
 LAST_BITS = 2.0**-50  # by how much of itself a number moves by a few ulps of float64
@@ -177,7 +176,7 @@ def _often(evidence: Evidence) -> int:
 def _nearby(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
     """Yield the backward's gradients and torch's in both precisions, at neighbours."""
     for leaves, grads, *torchs in evidence.known.kept(("nearby",), lambda: list(_torchs_nearby(evidence))):
-        with suppress(Raised, Misfit, NoPoint):
+        with suppress(NoAnswer):
             yield evidence.asked(leaves, grads), evidence.asked(leaves, grads, evidence.pair.low), *torchs
 
 
@@ -211,7 +210,7 @@ def is_granular(evidence: Evidence, i: int, each: bool) -> bool:
     alone = evidence.subject.floats if each else ()
     try:
         here, truth = evidence.asked(base, point.grads)[i], evidence.gradients(base, point.grads)[i]
-    except (Raised, Misfit, NoPoint):
+    except NoAnswer:
         return False
     if not isinstance(here, Tensor) or truth is None or not largest(here) or not largest(truth):
         return False
@@ -230,7 +229,7 @@ def _swallows(evidence: Evidence, i: int, base: Sequence[Any], here: Tensor, tru
 
     try:
         there, theirs = evidence.asked(*moved(nudge))[i], evidence.gradients(*moved(nudge))[i]
-    except (Raised, Misfit, NoPoint):
+    except NoAnswer:
         return False
     if not fits(there, here) or theirs is None:
         return False
@@ -242,7 +241,7 @@ def _swallows(evidence: Evidence, i: int, base: Sequence[Any], here: Tensor, tru
         return bool(change > middle * max(right, 1.0))
     try:  # what does not change by what float32 sees either does not depend on it
         return not torch.equal(evidence.asked(*moved(seen))[i], here)
-    except (Raised, Misfit, NoPoint):
+    except NoAnswer:
         return False
 
 

@@ -147,7 +147,7 @@ def _closer(
 ) -> Iterator[Finding]:
     """Look closer at a suspicious gradient."""
     pair, point = evidence.pair, evidence.point
-    if evidence.known.is_asked_past_an_overflow:
+    if evidence.is_asked_past_an_overflow:
         return  # outside of forward's domain, or past an overflow, nothing is held to torch's gradient
     noise = max(seen.noise, noise_nearby(evidence, i))
     bits = math.log2(noise) - math.log2(seen.difference)

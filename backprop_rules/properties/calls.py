@@ -18,11 +18,9 @@ from backprop_rules.properties.form import first_other, same_numbers
 from backprop_rules.properties.turns import LetsOthers
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import SEED, Ambient, all_finite, inexact, running
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint, cloned
+from backprop_rules.subject.function import NoAnswer, cloned
 
 MARGIN = 64  # elements on each side of an argument: a kernel's block, and a line of the processor's cache
-NO_ANSWER = (Raised, Misfit, NoPoint)
 
 Question = Callable[[Evidence], Iterator[Finding]]
 
@@ -83,7 +81,7 @@ def writes_every_element(evidence: Evidence) -> Iterator[Finding]:
             continue
         try:
             again = evidence.asked(point.leaves, point.grads, y=evidence.y, fill=0.0)[i]
-        except NO_ANSWER:
+        except NoAnswer:
             return
         never = astray & ~again.isnan()
         if bool(never.any()):
@@ -107,19 +105,19 @@ def overwrites_no_result(evidence: Evidence) -> Iterator[Finding]:
     """A call in between, at other values, leaves the result before as it is."""
     point = evidence.point
     once = cloned(evidence.user)
-    with suppress(*NO_ANSWER):  # of that, other points tell
+    with suppress(NoAnswer):  # of that, other points tell
         evidence.asked(*_halved(point), remembers=True)
     other = first_other(once, evidence.user)
     if other is not None:
         yield Finding(Kind.OVERWRITTEN, point, other)
 
 
-def answers_as_before(evidence: Evidence, before: Sequence[Any], kind: Kind) -> Iterator[Finding]:
+def answers_as_before(evidence: Evidence, before: Sequence[Any], kind: Kind, **how: Any) -> Iterator[Finding]:
     """It answers the same question with the same bits as before."""
     point = evidence.point
     try:
-        again = evidence.asked(point.leaves, point.grads, remembers=True)
-    except NO_ANSWER:
+        again = evidence.asked(point.leaves, point.grads, remembers=True, **how)
+    except NoAnswer:
         return
     i = first_other(before, again)
     if i is not None:
@@ -128,13 +126,8 @@ def answers_as_before(evidence: Evidence, before: Sequence[Any], kind: Kind) -> 
 
 def draws_nothing(evidence: Evidence) -> Iterator[Finding]:
     """The result does not depend on the state of the random numbers, nor does forward's."""
-    try:
-        again = evidence.asked(evidence.point.leaves, evidence.point.grads, remembers=True, seed=SEED + 1)
-    except NO_ANSWER:
-        return
-    other = first_other(evidence.user, again)
-    if other is not None:
-        yield Finding(Kind.RANDOM, evidence.point, other, expected="the same", got="another")
+    for found in answers_as_before(evidence, evidence.user, Kind.RANDOM, seed=SEED + 1):
+        yield replace(found, kind=Kind.RANDOM)  # drawn, however little that changes
 
 
 def answers_its_arguments(evidence: Evidence) -> Iterator[Finding]:
@@ -160,7 +153,7 @@ def answers_its_arguments(evidence: Evidence) -> Iterator[Finding]:
             same = first_other(expected, answer(changed.clone())) is None
             # Memory that was given back comes again: what was expected may itself be what an earlier call left there.
             by_place = not same and first_other(expected, answer(changed)) is None
-        except NO_ANSWER:
+        except NoAnswer:
             return
         replayed = by_place or (same and same_numbers(earlier[off], got[off]))
         kind = Kind.REPLAYED if replayed else Kind.FORGETFUL if same else Kind.LATER
@@ -182,7 +175,7 @@ def stays_inside_its_arguments(evidence: Evidence) -> Iterator[Finding]:
         before = [None if whole is None else whole.clone() for _, whole in around]
         own = tuple(out for out, _ in y) or None
         got = _called(evidence, [x for x, _ in leaves], tuple(x for x, _ in grads), y=own)
-    except NO_ANSWER:
+    except NoAnswer:
         return
     for (name, whole), was in zip(around, before, strict=True):
         if whole is not None and not same_numbers(whole, was):
@@ -208,7 +201,7 @@ def answers_in_two_threads(evidence: Evidence) -> Iterator[Finding]:
     asked, grid = [_own(evidence), _own(evidence, _halved(evidence.point))], _interpreted_grid()
     try:
         expected = [cloned(_called(evidence, *one)) for one in asked]
-    except NO_ANSWER:
+    except NoAnswer:
         return
     if _interpreted_grid() is not grid:
         return
@@ -248,7 +241,7 @@ def _in_threads(evidence: Evidence, asked: Sequence[Any]) -> list[tuple[list[Any
             # Memory is poisoned for all threads alike: what warns of it in one, as torch does, would be heard in both.
             with lets:
                 got[k] = list(_called(evidence, leaves, grads, ambient, fill=None)), lets.shares
-        except (*NO_ANSWER, threading.BrokenBarrierError):
+        except (NoAnswer, threading.BrokenBarrierError):
             pass
         except BaseException as error:  # nobody may be left waiting
             errors.append(error)

@@ -23,10 +23,9 @@ from backprop_rules.evidence.table import Of
 from backprop_rules.evidence.witnesses import fits
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.values import cast_like, numbers_from, recast
+from backprop_rules.strategies.values import cast_like, in_dtypes, numbers_from, recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoAnswer, NoPoint, ones
 from backprop_rules.subject.subject import Subject
 
 EXACTLY = "whole numbers, of which every sum is exact in any order"
@@ -84,7 +83,7 @@ def where_nothing_rounds(subject: Subject, point: Point, pair: Pair) -> WholeNum
 
     def filled(example: Sequence[Any]) -> Fill:
         leaves = tuple(x.detach() if inexact(x) else x for x in example)
-        grads = tuple(torch.ones_like(out) if inexact(out) else None for out in function.y(leaves, None))
+        grads = ones(function.y(leaves, None))
         return exact_fill(Question(function, leaves, grads), declared, 0, subject.constants.kept)
 
     try:
@@ -128,7 +127,7 @@ def in_the_own_dtypes(evidence: Evidence) -> Sequence[Any] | None:
         if all(x.dtype is evidence.pair.low for x in (*own, *grads) if inexact(x)):
             return evidence.low_user  # which was asked already
         return subject.backward(evidence.function, grads, None, own, None, whole=True)
-    except (NoPoint, Raised, Misfit):
+    except NoAnswer:
         return None
 
 
@@ -151,7 +150,7 @@ def outside_of_its_dtypes(evidence: Evidence, i: int) -> Tensor | None:
         outside = ~its.contains(got.to(its.dtype))
         if not bool(outside.any()) and _is_off_systematically(question, declared, held, i, got):
             outside = got != its.truth
-    except (NoPoint, Raised, Misfit, NotImplementedError, InputError):
+    except (NoAnswer, NotImplementedError, InputError):
         return None
     return outside if bool(outside.any()) else None
 
@@ -182,7 +181,7 @@ def is_what_a_kernel_may_round(evidence: Evidence, dtypes: Sequence[Any], i: int
 def _held_in(evidence: Evidence, dtypes: Sequence[Any], rounding: str | None) -> tuple[Question, Precision, AtSize]:
     """Return the question at this point in these dtypes, and what holds the gradients there."""
     function, point = evidence.function, evidence.point
-    leaves = tuple(x if d is None else recast(x, d) for x, d in zip(point.leaves, dtypes, strict=True))
+    leaves = in_dtypes(point.leaves, dtypes)
     grads = tuple(map(cast_like, point.grads, function.y(leaves, None)))
     declared = precision_named(rounding, min((d for d in dtypes if d is not None), key=precision))
     question = Question(function, leaves, grads)

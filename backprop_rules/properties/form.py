@@ -16,7 +16,7 @@ from backprop_rules.strategies.values import relaid
 from backprop_rules.subject.ambient import F64, SEED, all_finite, inexact, real, running
 from backprop_rules.subject.backward import Misfit, Raised, Refused
 from backprop_rules.subject.frameworks.carried import BRIDGES
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoAnswer, NoPoint
 
 
 def is_answered(evidence: Evidence) -> Iterator[Finding]:
@@ -87,7 +87,7 @@ def writes_to_nothing(evidence: Evidence) -> Iterator[Finding]:
     y = evidence.y or ()
     drawn, given = (*point.leaves, *point.grads, *y), (*evidence.given[0], *evidence.given[1], *y)
     before = remembered(given)
-    with suppress(Raised, Misfit, NoPoint):
+    with suppress(NoAnswer):
         _ = evidence.user
     written = first_written((*names, *(["grad_y"] * len(point.grads)), *(["y"] * len(point.grads))), given, before)
     if written is not None:  # in a lower precision into copies, mostly, and the point is as it was
@@ -125,7 +125,7 @@ def reads_only_what_it_saves(evidence: Evidence, saves: Sequence[str]) -> Iterat
     ambient = evidence.subject.precision_of_backward(F64)
     try:
         found = evidence.subject.backward(evidence.function, point.grads, y, poisoned, ambient)
-    except (Raised, Misfit, NoPoint):
+    except NoAnswer:
         return
     other = first_other(evidence.user, found)
     if other is not None:

@@ -15,7 +15,7 @@ from backprop_rules.properties.form import has_the_form_of_its_primal
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoAnswer, NoPoint
 from backprop_rules.subject.subject import Subject, shapes_of
 
 REACH = 2**31  # elements: the first that a signed index of 32 bits does not reach
@@ -26,7 +26,7 @@ def reaches_past_32_bits(subject: Subject, point: Point) -> Iterator[Finding]:
     small = [x.to("meta") if isinstance(x, Tensor) else x for x in point.leaves]
     try:
         effort = 2 * _asked(subject, point, small, math.inf)[1]
-    except (NoPoint, Raised, Misfit):
+    except NoAnswer:
         return
     for leaves in _huge(small):
         there = replace(point, leaves=tuple(leaves), grads=tuple(None for _ in point.grads))

@@ -12,10 +12,9 @@ from backprop_rules.domain import precision
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.native import own_dtypes
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.values import cast_like, numbers_from, recast
+from backprop_rules.strategies.values import cast_like, in_dtypes, numbers_from, recast
 from backprop_rules.subject.ambient import F64, inexact, real
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import Cotangents, Function, NoPoint, cloned
+from backprop_rules.subject.function import Cotangents, Function, NoAnswer, cloned
 from backprop_rules.subject.subject import Subject
 
 
@@ -45,12 +44,12 @@ def varies(subject: Subject, point: Point, asked: Sequence[str]) -> Iterator[tup
     try:
         call = _call(subject, point)
         base = _answer(subject, call)
-    except (NoPoint, Raised, Misfit):
+    except NoAnswer:
         return
     for words, again in map(WAYS.__getitem__, asked):
         try:
             others = again(subject, call)
-        except (NoPoint, Raised, Misfit):
+        except NoAnswer:
             continue
         for i, (one, other) in enumerate(zip(base, others, strict=True)):
             if isinstance(one, Tensor) and isinstance(other, Tensor) and inexact(one):
@@ -65,8 +64,7 @@ def varies(subject: Subject, point: Point, asked: Sequence[str]) -> Iterator[tup
 
 def _call(subject: Subject, point: Point) -> _Call:
     function = subject.function.at(point.params)
-    dtypes = own_dtypes(subject, point)
-    leaves = tuple(x if d is None else recast(x, d).detach() for x, d in zip(point.leaves, dtypes, strict=True))
+    leaves = tuple(x.detach() if inexact(x) else x for x in in_dtypes(point.leaves, own_dtypes(subject, point)))
     ys = function.y(leaves, None)
     # Cotangents with all of their digits: of few digits sums are exact, and come out alike in any order.
     numbers = numbers_from(0)

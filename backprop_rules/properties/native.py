@@ -14,10 +14,10 @@ from backprop_rules.properties.finding import Finding, Grade, Kind, unequal
 from backprop_rules.properties.form import first_written, has_the_form_of_its_primal, remembered, where_out_of_order
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import is_near
-from backprop_rules.strategies.values import cast_like, recast
+from backprop_rules.strategies.values import cast_like, in_dtypes, recast
 from backprop_rules.subject.ambient import F64, all_finite, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised, Refused
-from backprop_rules.subject.function import Cotangents, Function, Gradients, NoPoint
+from backprop_rules.subject.function import Cotangents, Function, Gradients, NoAnswer, NoPoint
 from backprop_rules.subject.subject import Subject
 
 
@@ -31,10 +31,7 @@ def holds_in(
     subject: Subject, point: Point, dtypes: Sequence[torch.dtype | None], device: str = "cpu", pair: Pair = WIDE
 ) -> Iterator[Finding]:
     """Yield what is wrong in these dtypes: the form of a gradient, or that it keeps no digit where torch keeps half."""
-    leaves = [
-        (recast(x, d) if d is not None else x).to(device) if isinstance(x, Tensor) else x
-        for x, d in zip(point.leaves, dtypes, strict=True)
-    ]
+    leaves = [x.to(device) if isinstance(x, Tensor) else x for x in in_dtypes(point.leaves, dtypes)]
     function = subject.function.at(point.params)
     try:
         truth, grads = _torchs(function, point, leaves, device)
@@ -79,13 +76,12 @@ def _refuses(evidence: Evidence) -> bool:
 
 def shows_in_its_dtypes(subject: Subject, point: Point, i: int) -> bool:
     """Say whether a gradient is not torch's in the example's own dtypes either, by more than half of their digits."""
-    dtypes = own_dtypes(subject, point)
-    leaves = [recast(x, d) if d is not None else x for x, d in zip(point.leaves, dtypes, strict=True)]
+    leaves = in_dtypes(point.leaves, own_dtypes(subject, point))
     function = subject.function.at(point.params)
     try:
         truth, grads = _torchs(function, point, leaves, "cpu")
         got = subject.backward(function, grads, None, [x.detach() if inexact(x) else x for x in leaves], None)
-    except (NoPoint, Raised, Misfit):
+    except NoAnswer:
         return True
     t = truth[i]
     return t is None or not is_near(got[i], t)
@@ -163,5 +159,5 @@ def moved_by_ties_in(subject: Subject, point: Point, dtypes: Sequence[torch.dtyp
     there = replace(point, leaves=tuple(x if d is None else recast(recast(x, d), x.dtype) for x, d in pairs))
     try:
         return moved_by_ties(Evidence(subject, there), 0.0) or ()
-    except (NoPoint, Raised, Misfit):
+    except NoAnswer:
         return ()

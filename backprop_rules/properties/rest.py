@@ -19,8 +19,7 @@ from backprop_rules.properties.native import holds_in, moved_by_ties_in, own_dty
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.strategies.point import FULL, JUMP, Point
 from backprop_rules.subject.ambient import inexact
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoAnswer, NoPoint
 from backprop_rules.subject.subject import Subject
 
 if TYPE_CHECKING:  # the first of which brings ball arithmetic along
@@ -56,7 +55,7 @@ def rest(trial: "Trial") -> None:
     ):  # in own dtypes it draws others
         _to_the_bit(trial, [*full, *plain][0])
     if not outcome.objects and plain and not trial.subject.heavy:
-        _specials(trial, Evidence(trial.subject, _without_zeros(plain[0]), outcome.pair))
+        _specials(trial, Evidence(trial.subject, plain[0].without_zeros(), outcome.pair))
     if not outcome.is_wrong and plain and alone:
         _past_infinite_outputs(trial, Evidence(trial.subject, plain[0], outcome.pair))
     _of_a_whole_function(trial, plain[:3])
@@ -77,7 +76,7 @@ def _near_edges(trial: "Trial", start: Point, others: Sequence[Point]) -> None:
     if outcome.is_wrong or outcome.pair is not WIDE:  # of few digits nothing is left there
         return
     for point in edges(Evidence(trial.subject, start, outcome.pair), others):
-        evidence = Evidence(trial.subject, _without_zeros(point), outcome.pair)
+        evidence = Evidence(trial.subject, point.without_zeros(), outcome.pair)
         try:
             asked = list(trial.ask(evidence, {}))
         except NoPoint:
@@ -118,7 +117,7 @@ def _past_infinite_outputs(trial: "Trial", evidence: Evidence) -> None:
         return
     try:
         right, got = evidence.gradients(leaves, grads), evidence.asked(leaves, grads)
-    except (NoPoint, Raised, Misfit):  # of that, other points tell
+    except NoAnswer:  # of that, other points tell
         return
     if all(g is None or not bool(g.any()) for g in right) and any(inexact(g) and bool(g.any()) for g in got):
         trial.outcome.notes[PASSED_ON] = None
@@ -188,12 +187,6 @@ def _specials(trial: "Trial", evidence: Evidence) -> None:
         trial.outcome.findings += list(special.answers_nan(evidence))
         trial.outcome.findings += list(special.answers_infinity_of_the_derivative(evidence))
     trial.outcome.findings += list(special.answers_infinity_of_the_cotangent(evidence))
-
-
-def _without_zeros(point: Point) -> Point:
-    """Return the point with no zero in a cotangent, that would hide what it is multiplied with."""
-    grads = tuple(None if g is None else torch.where(g == 0, torch.ones_like(g), g) for g in point.grads)
-    return replace(point, grads=grads)
 
 
 def climb_with_what_passed(subject: Subject, outcome: Outcome, questions: Questions) -> None:

@@ -215,7 +215,7 @@ def plainly_wrong(evidence: Evidence, i: int) -> Finding | None:
 
 def _smooth(evidence: Evidence, i: int, truth: Tensor, noise: float, wrong: Tensor) -> bool:
     """Say whether torch's gradient changes little to the nearest neighbours: a kink would be no counterexample."""
-    if evidence.known.is_asked_past_an_overflow:
+    if evidence.is_asked_past_an_overflow:
         return False
     near = [g[i] for g in nearest(evidence)]
     # A smooth one changes in proportion to the distance, another one at a kink by its size: the middle, in bits.

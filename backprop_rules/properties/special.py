@@ -12,8 +12,7 @@ from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import with_element
 from backprop_rules.subject.ambient import all_finite
-from backprop_rules.subject.backward import Misfit, Raised
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoAnswer, NoPoint
 
 TORCH = ("torch's reverse mode",)
 
@@ -98,7 +97,7 @@ def _asked(evidence: Evidence, point: Point) -> Iterator[tuple[int, Tensor, Tens
     try:  # torch's first: where its kernel does not ask whether it may, the backward's own is not called either
         theirs = evidence.gradients(point.leaves, point.grads)
         got = evidence.asked(point.leaves, point.grads)
-    except (Raised, Misfit, NoPoint):
+    except NoAnswer:
         return
     for i in evidence.subject.floats:
         mine, other = got[i], theirs[i]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations, islice
 from typing import Any
 
 import torch
@@ -87,11 +87,8 @@ class Whole:
 
     def _at_a_point(self, evidence: Evidence) -> Iterator[Finding]:
         """Yield what is wrong between its forwards and backwards, and for some of its gradients alone, at a point."""
-        for holds in (self._keeps_forwards_apart, self._does_without, self._does_without_a_cotangent):
-            found = next(holds(evidence), None)
-            if found is not None:
-                yield found
-                return
+        asked = (self._keeps_forwards_apart, self._does_without, self._does_without_a_cotangent)
+        yield from islice(chain.from_iterable(holds(evidence) for holds in asked), 1)
 
     def _keeps_forwards_apart(self, evidence: Evidence) -> Iterator[Finding]:
         """Another forward, between a forward and its backward, changes nothing."""
@@ -103,10 +100,7 @@ class Whole:
         several = [set(some) for n in range(1, len(floats)) for some in combinations(floats, n)]
         for frozen in several[: effort.ALONE]:
             direct = [None if k in frozen else g for k, g in enumerate(evidence.user)]
-            found = next(self._as_direct(evidence, Kind.ALONE, direct, frozen), None)
-            if found is not None:
-                yield found
-                return
+            yield from self._as_direct(evidence, Kind.ALONE, direct, frozen)
 
     def _as_direct(
         self, evidence: Evidence, kind: Kind, direct: Sequence[Any], frozen: Collection[int] = (), between: bool = False

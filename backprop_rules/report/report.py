@@ -36,6 +36,7 @@ CONTRADICTED = (
     "wrong: please report it"
 )
 LIKELY = {Kind.ORACLES: CONTRADICTED}  # in the place of a mistake that is recognised
+OF_SIZES = (Kind.SIZES, Kind.EMPTY, Kind.EMPTY_SHAPE)  # a note on these shows the shapes at which it was found
 RUNGS = {Rung.WITNESSED: "witnessed", Rung.ALLOWED: "within the allowance", Rung.PROVED: "proved"}
 
 
@@ -281,12 +282,7 @@ def _notes(subject: Subject, outcome: Outcome, shown: Finding | None) -> list[st
         if finding.kind.grade is Grade.NOTE:
             which = "the backward" if finding.leaf is None else f"the gradient of {subject.names[finding.leaf]}"
             note = f"{which} {_note_words(subject, finding)}"
-            of_sizes = finding.kind in (
-                Kind.SIZES,
-                Kind.EMPTY,
-                Kind.EMPTY_SHAPE,
-                Kind.DOMAIN,
-            )  # one of many sizes tells enough
+            of_sizes = finding.kind in (*OF_SIZES, Kind.DOMAIN)  # one of many sizes tells enough
             distinct.setdefault((finding.kind, finding.leaf) if of_sizes else note.partition(":")[0], note)
     notes = list(distinct.values())
     if shown is None:
@@ -309,7 +305,7 @@ def _note_words(subject: Subject, finding: Finding) -> str:
         return "has fewer digits in float64 than torch's: within the rounding of every dtype that is asked for"
     if finding.kind is Kind.DIGITS and finding.dtype is not None:
         return f"has fewer digits in {dtype_name(finding.dtype)} than torch's"
-    if finding.kind in (Kind.SIZES, Kind.EMPTY, Kind.EMPTY_SHAPE):
+    if finding.kind in OF_SIZES:
         shapes = shapes_of(subject.names, finding.point.leaves)
         return f"{finding.kind.words} ({finding.detail.strip()}): {shapes}"
     return f"{finding.kind.words}{', ' + finding.detail.strip() if finding.detail else ''}"

@@ -23,8 +23,7 @@ def where(outside: Tensor) -> str:
     total, count = outside.numel(), int(outside.sum())
     said, box = [], 1
     for axis, n in enumerate(outside.shape):
-        others = [k for k in range(outside.ndim) if k != axis]
-        hit = torch.nonzero(outside.any(dim=others) if others else outside).reshape(-1)
+        hit = torch.nonzero(outside.movedim(axis, 0).reshape(n, -1).any(1)).reshape(-1)
         box *= len(hit)
         if 0 < len(hit) < n:
             said.append(f"axis {axis} {_indices(hit, n)}")
@@ -119,8 +118,7 @@ def _plainly(own: Held, off: Tensor, truth: Tensor, is_a_factor: bool, itself: s
 def _in_another_order(own: Held, got: Tensor, outside: Tensor) -> str:
     """Say where what lies at some indices along an axis lies at others, "" if nothing does."""
     for axis, n in enumerate(got.shape):
-        others = [k for k in range(got.ndim) if k != axis]
-        hit = torch.nonzero(outside.any(dim=others) if others else outside).reshape(-1).tolist()
+        hit = torch.nonzero(outside.movedim(axis, 0).reshape(n, -1).any(1)).reshape(-1).tolist()
         if not (1 < len(hit) <= MOVED and got.numel() > n):
             continue
         found = {i: next((j for j in hit if j != i and _is_at(own, got, axis, i, j)), None) for i in hit}

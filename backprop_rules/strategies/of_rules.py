@@ -13,7 +13,7 @@ from backprop_rules.rule import Rule
 from backprop_rules.strategies.drawing.bulk import drawn
 from backprop_rules.strategies.drawing.shapes import SIDES
 from backprop_rules.strategies.point import EVERY_BIT, Point
-from backprop_rules.strategies.values import recast
+from backprop_rules.strategies.values import in_dtypes, recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact
 
 
@@ -73,10 +73,7 @@ def call_at(
     rule: Rule, point: Point, dtypes: Sequence[torch.dtype | None], device: str = "cpu", spacing: float = 0.0
 ) -> Call:
     """Return the call of the rule at a point, its leaves in these dtypes: what `widened` made a point of."""
-    leaves = tuple(
-        None if x is None else (recast(x, dtype) if dtype is not None else x).to(device)
-        for x, dtype in zip(point.leaves, dtypes, strict=True)
-    )
+    leaves = tuple(None if x is None else x.to(device) for x in in_dtypes(point.leaves, dtypes))
     there = Call(rule, leaves, point.params, torch.empty(0), spacing)
     (g,) = (g for g in point.grads if g is not None)
     return replace(there, grad_y=recast(g, there.y.dtype).to(device))

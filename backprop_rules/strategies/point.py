@@ -74,6 +74,10 @@ class Point:
         """Whether its values are ordinary: no over- or underflow on the way is to be expected."""
         return self.kind not in EXTRAORDINARY
 
+    def without_zeros(self) -> "Point":
+        """Return the point with no zero in a cotangent, that would hide what it is multiplied with."""
+        return replace(self, grads=tuple(None if g is None else torch.where(g == 0, 1.0, g) for g in self.grads))
+
     def with_tensor(self, k: int, x: Tensor) -> "Point":
         """Return the point with another tensor in the place of the k-th among leaves and cotangents."""
         if k < len(self.leaves):

@@ -120,9 +120,7 @@ def _narrowed(x: Any, n: int, kept: Sequence[int]) -> Any:
     if not isinstance(x, Tensor) or n not in x.shape:
         return x
     for dim, size in enumerate(x.shape):
-        if size == n and isinstance(kept, range):
-            x = x.narrow(dim, kept.start, len(kept))
-        elif size == n:
+        if size == n:
             x = x.index_select(dim, torch.tensor(list(kept), device=x.device))
     return x.clone(memory_format=torch.contiguous_format)
 

@@ -1,6 +1,6 @@
 """Numbers in bulk, from a seed, of every kind that a mistake may need to show: of primals and of cotangents."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -315,6 +315,11 @@ def recast(x: Any, dtype: torch.dtype) -> Any:
     if x.dtype == dtype or x.device.type == "meta":
         return x
     return relaid(x.to(dtype), x)
+
+
+def in_dtypes(leaves: Iterable[Any], dtypes: Iterable[torch.dtype | None]) -> tuple[Any, ...]:
+    """Return leaves each in its dtype, as `recast` does; those as they are whose dtype is None."""
+    return tuple(x if d is None or x is None else recast(x, d) for x, d in zip(leaves, dtypes, strict=True))
 
 
 def cast_like(g: Tensor | None, out: Tensor) -> Tensor | None:

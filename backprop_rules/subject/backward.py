@@ -18,7 +18,7 @@ from backprop_rules.subject.ambient import SEED, Ambient, inexact, running
 from backprop_rules.subject.denormals import as_found
 from backprop_rules.subject.frameworks.bridge import Bridge, each
 from backprop_rules.subject.frameworks.carried import bridge_of, carried
-from backprop_rules.subject.function import Cotangents, Function, Outputs
+from backprop_rules.subject.function import Cotangents, Function, NoAnswer, Outputs
 from backprop_rules.subject.memory import ASKS_FOR_DETERMINISM, poisoned
 from backprop_rules.subject.places import raised_at
 from backprop_rules.subject.returned import Returned
@@ -27,7 +27,7 @@ POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR
 EMPTY = inspect.Parameter.empty
 
 
-class Raised(Exception):
+class Raised(NoAnswer):
     """The backward raised an exception: the name of its type and the first line of its text."""
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Refused(Raised):
     """A function's own forward raised, and not its backward: so it says where it is defined."""
 
 
-class Misfit(Exception):
+class Misfit(NoAnswer):
     """The backward returned what is no gradients of the primals."""
 
 

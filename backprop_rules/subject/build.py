@@ -203,13 +203,12 @@ def _cut_off(name: str, made: Function, leaves: Sequence[Any]) -> frozenset[int]
     InputError where there is none from which one does.
     """
     try:
-        run, _ = made.run(leaves, lambda y: tuple(torch.ones_like(out) if inexact(out) else None for out in y), None)
+        found = made.cut_off(leaves)
     except NoPoint as error:
         if error.__cause__ is not None and _asked_for_an_array(error.__cause__):
             hint = "A function of NumPy arrays is a definition, as in definition=np.exp."
             raise InputError(f"{name}: {error}. {hint}") from error
         return frozenset()
-    found = frozenset(k for k, g in enumerate(run.gradients) if g is None and inexact(leaves[k]))
     if all(k in found for k, x in enumerate(leaves) if inexact(x)) and _moves(made, leaves):
         raise InputError(
             f"{name}: forward has no gradient by any primal: something cuts it off, such as detach, data or no_grad."

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.subject.ambient import inexact
@@ -17,14 +15,9 @@ def detached_by(forward: Callable[..., Any], example: Sequence[Any], params: Map
     if len(leaves) != len(example):
         return frozenset()
     try:
-        run, _ = function_of(forward, structure, params).run(leaves, _ones, None)
+        return function_of(forward, structure, params).cut_off(leaves)
     except NoPoint:
         return frozenset()
-    return frozenset(k for k, g in enumerate(run.gradients) if g is None and inexact(leaves[k]))
-
-
-def _ones(y: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    return tuple(torch.ones_like(out) if inexact(out) else None for out in y)
 
 
 def that_detaches(function: Any, places: Collection[int]) -> Any:

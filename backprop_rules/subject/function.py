@@ -26,7 +26,11 @@ FACTORISATIONS = (
 )  # fmt: skip
 
 
-class NoPoint(Exception):
+class NoAnswer(Exception):
+    """Somebody's code gives no answer to what is asked of it at a point."""
+
+
+class NoPoint(NoAnswer):
     """The forward does not take these primals, or torch has no derivative of it there: such a point is none."""
 
 
@@ -144,6 +148,11 @@ class Function:
         detached = tuple(None if g is None else g.detach() for g in found)
         return Run(tuple(out.detach() for out in y), detached, custom, factorises), own
 
+    def cut_off(self, leaves: Sequence[Any]) -> frozenset[int]:
+        """Return the places of the leaves from which no derivative reaches y; NoPoint where forward takes none such."""
+        run, _ = self.run(leaves, ones, None)
+        return frozenset(k for k, g in enumerate(run.gradients) if g is None and inexact(leaves[k]))
+
     def value(self, leaves: Sequence[Any], grads: Cotangents) -> tuple[float, float]:
         """Return Re⟨ȳ, f(x)⟩ in float64, and the sum of the magnitudes of its terms."""
         y = self.y(leaves, torch.float64)
@@ -154,6 +163,11 @@ class Function:
                 terms = (out * g.conj()).real if out.is_complex() or g.is_complex() else out * g
                 total, size = total + float(terms.sum()), size + float(terms.abs().sum())
         return total, size
+
+
+def ones(y: Outputs) -> Cotangents:
+    """Return a cotangent of ones for each output that can have one."""
+    return tuple(torch.ones_like(out) if inexact(out) else None for out in y)
 
 
 def _fit(grads: Cotangents, y: Outputs) -> None:

@@ -19,3 +19,7 @@ class Keeps:
             self._kept[name] = make()
         found: T = self._kept[name]
         return found
+
+    def take_over(self, other: "Keeps", *names: Any) -> None:
+        """Have what another has of these names."""
+        self._kept.update((name, other._kept[name]) for name in names if name in other._kept)

@@ -91,12 +91,12 @@ def _nearest(node: Any) -> Softmax | None:
 def _of_torch(node: Any) -> Softmax | None:
     """Return torch's own softmax, if it is over the last axis."""
     made, scores = node._saved_result, node.next_functions[0]
-    over_the_last = _over_the_last(node._saved_dim, made)
+    over_the_last = _over_the_last(node._saved_dim, made.ndim)
     return Softmax.of(made.shape, scores, node, 0, lambda c: made * c) if over_the_last else None
 
 
-def _over_the_last(axis: int, x: Tensor) -> bool:
-    return axis in (x.ndim - 1, 2**64 - 1)  # -1 comes back without its sign
+def _over_the_last(axis: int, ndim: int) -> bool:
+    return axis in (ndim - 1, 2**64 - 1)  # -1 comes back without its sign
 
 
 def _divided(node: Any) -> Softmax | None:
@@ -134,14 +134,10 @@ def _exponential(node: Any) -> Softmax | None:
     inner = _through(inner, MOVED - {"PermuteBackward0", "TransposeBackward0"} | {"CastBackward"})
     if inner is not None and inner.name() == "LogSoftmaxBackward0":
         own, scores = shares.reshape(inner._saved_result.shape), inner.next_functions[0]
-        over_the_last = _over_the_last(inner._saved_dim, own)
+        over_the_last = _over_the_last(inner._saved_dim, own.ndim)
         return Softmax.of(own.shape, scores, inner, 0, lambda c: own * c) if over_the_last else None
-    if inner is None or inner.name() != "SubBackward0" or inner._saved_alpha != 1:
-        return None
-    first, (second, _) = inner.next_functions
-    if _source(first) != _reduced(second, {"LogsumexpBackward0"}):
-        return None
-    return Softmax.of(shares.shape, first, inner, 1, lambda c: c)
+    scores = _less_their_own(inner, {"LogsumexpBackward0"})
+    return None if scores is None else Softmax.of(shares.shape, scores, inner, 1, lambda c: c)
 
 
 def _exponent(edge: Any) -> Any:
@@ -153,10 +149,15 @@ def _exponent(edge: Any) -> Any:
 def _shift(edge: Any) -> Any:
     """Return the node that takes the largest score of each softmax from the scores, None if there is none."""
     node, _ = _source(edge)
+    return node if _less_their_own(node, LARGEST) is not None else None
+
+
+def _less_their_own(node: Any, reduction: set[str]) -> Any:
+    """Return where the scores come from of which a node takes their own reduction, None if it takes none such."""
     if node is None or node.name() != "SubBackward0" or node._saved_alpha != 1:
         return None
     first, (second, _) = node.next_functions
-    return node if _source(first) == _reduced(second, LARGEST) else None
+    return first if _source(first) == _reduced(second, reduction) else None
 
 
 def _through(node: Any, names: set[str]) -> Any:
@@ -186,8 +187,7 @@ def _reduced(node: Any, names: set[str]) -> Any:
         return None
     axes = node._saved_dim if isinstance(node._saved_dim, tuple) else (node._saved_dim,)
     sizes = node._saved_self_sym_sizes if hasattr(node, "_saved_self_sym_sizes") else node._saved_self.shape
-    last = len(axes) == 1 and axes[0] in (len(sizes) - 1, 2**64 - 1)
-    return _source(node.next_functions[0]) if last else None
+    return _source(node.next_functions[0]) if len(axes) == 1 and _over_the_last(axes[0], len(sizes)) else None
 
 
 _FORMS: dict[str, Callable[[Any], Softmax | None]] = {

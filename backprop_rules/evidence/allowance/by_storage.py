@@ -6,6 +6,11 @@ from typing import Any
 from torch import Tensor
 
 
+def place_of(x: Tensor) -> tuple[Any, ...]:
+    """Return what tells a tensor from others that look into the same storage."""
+    return x.data_ptr(), x.dtype, x.shape, x.stride()
+
+
 class ByStorage:
     """A mapping from tensors: those that look into one storage are one key, for as long as it lives.
 

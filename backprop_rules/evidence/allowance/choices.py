@@ -16,7 +16,7 @@ from torch import Tensor
 from backprop_rules.evidence.allowance.chosen import Among
 from backprop_rules.evidence.allowance.operation import Operation, plus
 from backprop_rules.evidence.allowance.remade import Made, other_arguments
-from backprop_rules.evidence.allowance.units import FEW, apart, wide
+from backprop_rules.evidence.allowance.units import FEW, apart, largest_of, wide
 
 aten = torch.ops.aten
 
@@ -208,11 +208,11 @@ def _put_elsewhere(op: Operation, by: Any, index: Tensor, dim: int, source: Any,
 
 def otherwise(op: Operation, a: Tensor, *how: Any) -> Tensor | None:
     """Return how far what lies where an index says may be from what does where others may be chosen."""
-    farthest, x = None, op.operand(a)
-    for others in other_arguments(op.choices, how):
-        off = apart(op.func(a, *others), op.result)
-        off = off if x.radius is None else off + op.func(x.radius, *others)
-        farthest = off if farthest is None else torch.maximum(farthest, off)
+    x = op.operand(a)
+    farthest = largest_of(
+        plus(apart(op.func(a, *others), op.result), None if x.radius is None else op.func(x.radius, *others))
+        for others in other_arguments(op.choices, how)
+    )
     return op.either(None if farthest is None else farthest * FEW)
 
 
@@ -228,11 +228,7 @@ def put_otherwise(op: Operation, put: Callable[..., Tensor], *how: Any) -> Tenso
 
 def differing(op: Operation, *how: Any) -> Tensor | None:
     """Return where a mask that is made of whole numbers may be another, as others may be chosen."""
-    found = None
-    for others in other_arguments(op.choices, how):
-        off = op.func(*others) != op.result
-        found = off if found is None else found | off
-    return None if found is None else found.double()
+    return largest_of((op.func(*others) != op.result).double() for others in other_arguments(op.choices, how))
 
 
 def in_doubt(op: Operation, indices: Sequence[Any]) -> Tensor | None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.by_storage import ByStorage
-from backprop_rules.evidence.allowance.operation import Operation, place_of
+from backprop_rules.evidence.allowance.by_storage import ByStorage, place_of
+from backprop_rules.evidence.allowance.operation import Operation
 from backprop_rules.subject.ambient import inexact, tensors_in
 
 if TYPE_CHECKING:

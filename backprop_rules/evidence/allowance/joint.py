@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.by_storage import ByStorage
-from backprop_rules.evidence.allowance.operation import place_of
+from backprop_rules.evidence.allowance.by_storage import ByStorage, place_of
 from backprop_rules.subject.ambient import all_finite
 
 if TYPE_CHECKING:

@@ -27,10 +27,10 @@ from backprop_rules.evidence.allowance import (
     windows,
 )
 from backprop_rules.evidence.allowance.anything import CARRYING, INNER, Anything
-from backprop_rules.evidence.allowance.by_storage import ByStorage
+from backprop_rules.evidence.allowance.by_storage import ByStorage, place_of
 from backprop_rules.evidence.allowance.chosen import Choices
 from backprop_rules.evidence.allowance.joint import Joint
-from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, place_of, plus
+from backprop_rules.evidence.allowance.operation import Operation, Sums, as_computed, plus
 from backprop_rules.evidence.allowance.remade import make, spread
 from backprop_rules.evidence.allowance.schemas import (
     DRAWN,

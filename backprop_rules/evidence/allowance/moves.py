@@ -4,15 +4,15 @@ A boolean's radius is 1 where the exact operands may give the other answer, and 
 """
 
 from collections.abc import Callable
-from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance import choices
-from backprop_rules.evidence.allowance.operation import Operand, Operation, Radius, place_of, plus
-from backprop_rules.evidence.allowance.units import FEW, apart
+from backprop_rules.evidence.allowance.by_storage import place_of
+from backprop_rules.evidence.allowance.operation import Operand, Operation, Radius, plus
+from backprop_rules.evidence.allowance.units import FEW, apart, largest_of
 
 aten = torch.ops.aten
 
@@ -81,9 +81,9 @@ def kept(op: Operation, a: Tensor, *_: Any, **__: Any) -> Any:
     return op.operand(a, a.dtype).radius if op.flushes else op.radius(a)
 
 
-def _joined(op: Operation, tensors: Any, dim: int = 0) -> Any:
+def _joined(op: Operation, tensors: Any, *dim: int) -> Any:
     radii = op.radii(*tensors)
-    return None if radii is None else op.func(radii, dim)
+    return None if radii is None else op.func(radii, *dim)
 
 
 def inserted(op: Operation, a: Tensor, source: Tensor, *args: Any, **named: Any) -> Any:
@@ -191,7 +191,7 @@ def parity(op: Operation, a: Any, b: Any = None) -> Radius:
     """Exclusive or, equality of booleans, and not: ambiguous where an operand is."""
     if any(isinstance(x, Tensor) and x.dtype != torch.bool and op.radius(x) is not None for x in (a, b)):
         raise op.refuse("of inexact numbers")
-    return _largest([op.radius(a), op.radius(b)])
+    return largest_of((op.radius(a), op.radius(b)))
 
 
 def places(op: Operation, mask: Tensor) -> None:
@@ -236,27 +236,16 @@ def _reach(x: Operand, value: Any, extreme: Tensor) -> Any:
     return None if x.radius is None else (x.radius - apart(value, extreme) * DOWN).clamp_min(0)
 
 
-def _largest(radii: list[Any]) -> Radius:
-    known = [torch.as_tensor(radius, dtype=torch.float64) for radius in radii if radius is not None]
-    return reduce(torch.maximum, known) if known else None
-
-
 def extremum(op: Operation, *operands: Any) -> Radius:
     """The larger or the smaller of numbers: one that lies farther than its radius behind does not count."""
-    largest = _largest([_reach(op.operand(x), x, op.result) for x in operands])
+    largest = largest_of(_reach(op.operand(x), x, op.result) for x in operands)
     return None if largest is None else torch.where(largest == 0, 0.0, op.up(largest))
 
 
 def clamp(op: Operation, a: Tensor, min: Any = None, max: Any = None) -> Radius:
     """A, no less than min and no more than max; without these a relu."""
     bounds = [op.operand(x).radius for x in (min, max) if x is not None]
-    return _largest([extremum(op, a), *bounds])
-
-
-def joined_blocks(op: Operation, tensors: Any) -> Any:
-    """The radii on the diagonal."""
-    radii = op.radii(*tensors)
-    return None if radii is None else torch.block_diag(*radii)
+    return largest_of((extremum(op, a), *bounds))
 
 
 def step(op: Operation, a: Tensor, decimals: int = 0) -> Radius:
@@ -298,9 +287,9 @@ AMBIGUOUS = {
 FORMULAS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(EXACT, exact), **dict.fromkeys(ALIKE, alike), **dict.fromkeys(RESHAPED, reshaped),
     **dict.fromkeys(KEPT, kept), **dict.fromkeys(COMPARED, comparison),
-    aten.cat: _joined, aten.stack: _joined, aten.constant_pad_nd: padded, aten.scatter: scattered,
-    aten.select_scatter: inserted, aten.slice_scatter: inserted, aten.diagonal_scatter: inserted,
-    aten.as_strided: strided, **dict.fromkeys((aten.gather, aten.index, aten.index_select), picked),
+    **dict.fromkeys((aten.cat, aten.stack, aten.block_diag), _joined), aten.constant_pad_nd: padded,
+    aten.scatter: scattered, aten.select_scatter: inserted, aten.slice_scatter: inserted, aten.as_strided: strided,
+    aten.diagonal_scatter: inserted, **dict.fromkeys((aten.gather, aten.index, aten.index_select), picked),
     aten.view_as_real: parts, aten.view_as_complex: joined_parts, aten.complex: joined_parts,
     aten.arange: counted, aten.frexp: split_binary, aten.nonzero: places,
     aten.logical_and: monotone, aten.bitwise_and: monotone, aten.logical_or: monotone, aten.bitwise_or: monotone,
@@ -310,7 +299,7 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.sign: sign, aten.sgn: sign, aten.where: where, aten.masked_fill: _masked_fill,
     **dict.fromkeys((aten.maximum, aten.minimum, aten.fmax, aten.fmin), extremum),
     **dict.fromkeys((aten.relu, aten.clamp, aten.clamp_min, aten.clamp_max, aten.hardtanh), clamp),
-    **choices.FORMULAS, aten.block_diag: joined_blocks,
+    **choices.FORMULAS,
     **dict.fromkeys((aten.floor, aten.ceil, aten.trunc, aten.round), step),
     aten.masked_scatter: _masked_scatter, aten.searchsorted: searched, aten.bucketize: _in_buckets,
 }  # fmt: skip

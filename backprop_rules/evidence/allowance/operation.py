@@ -43,11 +43,6 @@ Radius = Any  # a tensor or a number; None where the value is known exactly
 Sums = Callable[[torch.dtype], torch.dtype]
 
 
-def place_of(x: Tensor) -> tuple[Any, ...]:
-    """Return what tells a tensor from others that look into the same storage."""
-    return x.data_ptr(), x.dtype, x.shape, x.stride()
-
-
 def as_computed(kept: torch.dtype) -> torch.dtype:
     """Return the dtype itself: sums are kept as the operation keeps them."""
     return kept
@@ -79,6 +74,10 @@ class Operand:
     def grown(self) -> Any:
         """Return the largest size that the exact operand may have."""
         return self.size if self.radius is None else self.size + self.radius
+
+    def through(self, weighted: Callable[[Any], Any]) -> tuple[Any, Radius]:
+        """Return what sums with weights that are not negative make of the size, and of the radius."""
+        return weighted(self.size), None if self.radius is None else weighted(self.radius)
 
 
 def spread(x: Operand, y: Operand, multiply: Callable[[Any, Any], Any] = operator.mul) -> Radius:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from backprop_rules.evidence.allowance.units import largest_of
 from backprop_rules.subject.ambient import inexact, tensors_in
 
 if TYPE_CHECKING:
@@ -112,8 +113,5 @@ def make(choices: "Choices", func: Any, args: Sequence[Any], named: Any, result:
 def spread(choices: "Choices", index: Any) -> Tensor | None:
     """Return how far numbers of an index may be from what else may be chosen; None of what is no such index."""
     by = choices.by(index) if isinstance(index, Tensor) and index.dtype != torch.bool else None
-    found = None
-    for other in by.others(index) if by is not None else ():
-        off = (other - index).abs().double()
-        found = off if found is None else torch.maximum(found, off)
-    return found
+    others = by.others(index) if by is not None else ()
+    return largest_of((other - index).abs().double() for other in others)

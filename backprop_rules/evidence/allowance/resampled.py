@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.kept_narrow import ROUNDED_INSIDE
 from backprop_rules.evidence.allowance.operation import Operation, plus
-from backprop_rules.evidence.allowance.units import NARROW, gamma, unit
+from backprop_rules.evidence.allowance.units import gamma
+from backprop_rules.evidence.allowance.windows import with_weights
 from backprop_rules.subject.ambient import all_finite
 
 aten = torch.ops.aten
@@ -52,15 +52,9 @@ def _resampled(
     taps = [int((w != 0).sum(0).max()) for w in axes]
     off = sum(STEEPEST * gamma(4 * (n + m), u) + gamma(ROUNDED, u) * 2.5 for n, m in zip(before, after, strict=True))
     moved = _summed(x.grown(), *near) * (off * LARGEST)
-    varies = plus(None if x.radius is None else _summed(x.radius, *sizes), moved)
-    size = _summed(x.size, *sizes)
-    terms = math.prod(taps)
-    radius = op.summed(varies, size, terms + 2, 2 * terms, narrow=back)
-    if op.dtype not in NARROW or op.func.overloadpacket not in ROUNDED_INSIDE:
-        return radius
-    used, stored = unit(op.dtype), 2 * sum(taps)  # the weights are, and what they are added up to
-    lost: Tensor = size * gamma(stored, used.u) + op.of_any(size, varies, stored * used.tiny)
-    return radius + lost
+    size, varies = x.through(lambda each: _summed(each, *sizes))
+    stored = 2 * sum(taps)  # the weights are, and what they are added up to
+    return with_weights(op, plus(varies, moved), size, math.prod(taps), stored, narrow=back)
 
 
 def forwards(op: Operation, a: Tensor, after: Any, align: bool, *scales: Any) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.allowance.by_storage import ByStorage
-from backprop_rules.evidence.allowance.operation import Radius, place_of
+from backprop_rules.evidence.allowance.by_storage import ByStorage, place_of
+from backprop_rules.evidence.allowance.operation import Radius
 from backprop_rules.subject.ambient import recomputed
 
 aten = torch.ops.aten

@@ -39,23 +39,21 @@ def sum(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False, dtype:
 def mean(op: Operation, a: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor | None:
     """The sum, divided by the count; on CUDA multiplied by its reciprocal."""
     count = a.numel() // max(1, op.result.numel())
-    x = op.operand(a)
-    varies = None if x.radius is None else x.radius.mean(dim, keepdim)
+    size, varies = op.operand(a).through(lambda x: x.mean(dim, keepdim))
     if count <= 1:
         return None if varies is None else op.up(varies)
     whole = count & (count - 1) == 0
     # A complex number, too, is multiplied by the reciprocal, and either part may underflow.
     extra = 0 if whole else 1 + (op.result.is_cuda or op.result.is_complex())
     terms = count - 1 + extra
-    return op.summed(varies, x.size.mean(dim, keepdim), terms, 1 + op.result.is_complex(), divisor=count)
+    return op.summed(varies, size, terms, 1 + op.result.is_complex(), divisor=count)
 
 
 def _cumsum(op: Operation, a: Tensor, dim: int, dtype: Any = None) -> Tensor | None:
     if not inexact(op.result):
         return None  # a count
-    x = op.operand(a)
-    varies = None if x.radius is None else x.radius.cumsum(dim)
-    return op.summed(varies, x.size.cumsum(dim), a.size(dim) - 1 if a.ndim else 0)
+    size, varies = op.operand(a).through(lambda x: x.cumsum(dim))
+    return op.summed(varies, size, a.size(dim) - 1 if a.ndim else 0)
 
 
 def log_of_sums(op: Operation, a: Tensor, dim: int) -> Any:

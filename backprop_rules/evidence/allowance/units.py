@@ -1,6 +1,7 @@
 """The units of rounding: how far one operation may be off in each dtype, and in which dtype torch computes it."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -143,6 +144,16 @@ def widens(source: torch.dtype, target: torch.dtype) -> bool:
         return _BITS[a] <= precision(b)
     wider_range = torch.finfo(a).smallest_normal >= torch.finfo(b).smallest_normal
     return precision(a) <= precision(b) and (wider_range and torch.finfo(a).max <= torch.finfo(b).max)
+
+
+def largest_of(radii: Iterable[Any]) -> Tensor | None:
+    """Return the largest of radii, element by element; None where none is known."""
+    found: Tensor | None = None
+    for radius in radii:
+        if radius is not None:
+            off = torch.as_tensor(radius, dtype=torch.float64)
+            found = off if found is None else torch.maximum(found, off)
+    return found
 
 
 def wide(x: Any) -> Any:

@@ -68,30 +68,32 @@ def _of_sizes(multiply: Callable[..., Any], x: Operand, *others: Operand) -> tup
 
 def mean_pool(op: Operation, a: Tensor, kernel: Any, *how: Any) -> Tensor | None:
     """The mean of a window, divided by its count or by a given number, which may be below 0."""
-    x = op.operand(a)
-    varies = None if x.radius is None else op.func(x.radius, kernel, *how).abs()
-    return op.summed(varies, op.func(x.size, kernel, *how).abs(), math.prod(kernel) + 1, 1, divisor=math.prod(kernel))
+    size, varies = op.operand(a).through(lambda x: op.func(x, kernel, *how).abs())
+    return op.summed(varies, size, math.prod(kernel) + 1, 1, divisor=math.prod(kernel))
 
 
 def mean_pool_backward(op: Operation, grad: Tensor, a: Tensor, kernel: Any, *how: Any) -> Tensor | None:
     """The gradient of a window over its count, summed over the windows that an element lies in."""
-    g, a = op.operand(grad), wide(a)
-    varies = None if g.radius is None else op.func(g.radius, a, kernel, *how).abs()
+    size, varies = op.operand(grad).through(lambda g: op.func(g, wide(a), kernel, *how).abs())
     windows = math.prod(-(-n // step) for n, step in zip(kernel, how[0] or kernel, strict=True))
-    return op.summed(varies, op.func(g.size, a, kernel, *how).abs(), windows + 1, 1, narrow=True)
+    return op.summed(varies, size, windows + 1, 1, narrow=True)
 
 
 def weighted(op: Operation, a: Tensor, *how: Any) -> Any:
     """Sums with weights that are not negative."""
-    x, places = op.operand(a), (*zip(a.shape[2:], op.result.shape[2:], strict=True),)
-    varies = None if x.radius is None else op.func(x.radius, *how)
-    terms = math.prod(-(-n // max(1, m)) + 1 for n, m in places)
-    size = op.func(x.size, *how)
-    radius = op.summed(varies, size, terms + 2, 2 * terms)
+    size, varies = op.operand(a).through(lambda x: op.func(x, *how))
+    terms = math.prod(-(-n // max(1, m)) + 1 for n, m in zip(a.shape[2:], op.result.shape[2:], strict=True))
+    return with_weights(op, varies, size, terms, 4 * terms)
+
+
+def with_weights(op: Operation, varies: Any, size: Tensor, terms: int, stored: int, narrow: bool = False) -> Tensor:
+    """Return the radius of sums of so many terms, with weights that are computed, and sums `stored` in some kernels."""
+    radius = op.summed(varies, size, terms + 2, 2 * terms, narrow)
     if op.dtype not in NARROW or op.func.overloadpacket not in ROUNDED_INSIDE:
         return radius
-    used = unit(op.dtype)  # in which the weights are stored, and some kernels' sums
-    return radius + size * gamma(4 * terms, used.u) + op.of_any(size, varies, 4 * terms * used.tiny)
+    used = unit(op.dtype)  # in which the weights are stored, too
+    lost: Tensor = size * gamma(stored, used.u) + op.of_any(size, varies, stored * used.tiny)
+    return radius + lost
 
 
 def interpolated(op: Operation, a: Tensor, *how: Any) -> Any:
@@ -104,9 +106,8 @@ def interpolated(op: Operation, a: Tensor, *how: Any) -> Any:
 
 def repeated(op: Operation, grad: Tensor, a: Tensor, pad: Any) -> Tensor | None:
     """The gradient of an edge, or of what is reflected at it, is the sum over what repeats it."""
-    g, a = op.operand(grad), wide(a)
-    varies = None if g.radius is None else op.func(g.radius, a, pad)
-    return op.summed(varies, op.func(g.size, a, pad), math.prod(abs(n) + 1 for n in pad), narrow=True)
+    size, varies = op.operand(grad).through(lambda g: op.func(g, wide(a), pad))
+    return op.summed(varies, size, math.prod(abs(n) + 1 for n in pad), narrow=True)
 
 
 def pooled(op: Operation, a: Tensor, *how: Any) -> tuple[Any, None]:

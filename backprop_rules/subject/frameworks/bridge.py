@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.errors import InputError
+from backprop_rules.errors import InputError, first_line
 
 Function = Callable[..., Any]
 
@@ -79,8 +79,3 @@ def installed(module: str, needed: str, by: str = "'backprop-rules[jax]'") -> An
 def plain(x: Tensor) -> Tensor:
     """Return the tensor without a graph, and without the bits that put off a conjugation or a change of sign."""
     return x.detach().resolve_conj().resolve_neg()
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says first, without a full stop."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

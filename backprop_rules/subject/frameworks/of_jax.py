@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.errors import InputError
+from backprop_rules.errors import InputError, first_line
 from backprop_rules.subject.frameworks import of_numpy
-from backprop_rules.subject.frameworks.bridge import Bridge, Function, first_line, installed, plain
+from backprop_rules.subject.frameworks.bridge import Bridge, Function, installed, plain
 
 # JAX knows these only while its 64-bit types are switched on.
 WIDE = (torch.float64, torch.complex128)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backprop_rules.errors import InputError
-from backprop_rules.subject.frameworks.bridge import Bridge, Function, first_line, installed, plain
+from backprop_rules.errors import InputError, first_line
+from backprop_rules.subject.frameworks.bridge import Bridge, Function, installed, plain
 
 
 def array_of(x: Any) -> Any:
