@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 from processes import Forked, forked
 
 from backprop_rules.documents.answers import report
@@ -24,6 +25,12 @@ with tempfile.TemporaryDirectory() as nothing, contextlib.redirect_stdout(io.Str
     pytest.main([nothing, "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:backprop_rules"])
 garbage.set_aside()
 """
+
+
+@pytest.fixture(autouse=True)
+def _drawn_alike() -> None:
+    """Each test draws the same numbers, whichever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
