@@ -73,7 +73,8 @@ def systematic(
     if not questions:
         return Systematic(None, 0)
     most = longest(question.grads)
-    shares = Shares(question, {table.leaf: table.off_as_likely for table in tables if every or table.hides(most)})
+    hidden = [table for table in tables if every or table.hides(most)]
+    shares = Shares(question, {table.leaf: table.off_as_likely for table in hidden})
     questions += shares.questions
     elements = sum(table.held.truth.numel() for table in tables if table.is_open)  # any may be the farthest
     deviations = math.sqrt(2 * math.log(2 * (questions + elements) / rate))
@@ -84,8 +85,8 @@ def systematic(
         off = next((off for one, answer in chosen if (off := reaches.off(one, answer)).beyond), None)
         answers = replace(answers, found=off) if off else _of_the_drawn(answers, reaches, drawn)
         off = answers.found
-        if off is None or off.sum.of in (Of.MEAN, Of.SIZE) or off.sum.axis is not None:
-            # A slice that is left out says more than what it does to these.
+        says_less = off is None or off.sum.of in (Of.MEAN, Of.SIZE) or off.sum.axis is not None
+        if says_less and (every or any(table.lacks(most, deviations) for table in hidden)):
             slices = shares.standing_out(deviations * (not every))
             off = next((found for one in slices if (found := reaches.left_out(*one, every))), off)
         return replace(answers, found=off)

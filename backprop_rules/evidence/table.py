@@ -180,6 +180,14 @@ class Table:
         squares = float(self.sums[None][0]) if self.truth.numel() else 0.0
         return slices > 1 and bool(squares < slices * float(self.held.radius.norm()) ** 2)
 
+    def lacks(self, slices: int, deviations: float) -> bool:
+        """Whether so much is off that what one of so many slices gives may be left out.
+
+        That is what they give in the mean, if it has no direction, or so many times less. It decides what is asked.
+        """
+        sums = self.sums[None][:, 0]
+        return bool(sums[10] * slices * deviations**2 >= sums[0])
+
     @property
     def off_as_likely(self) -> Tensor:
         """What is off, by the mean square of what storing and the common roundings are likely to do."""
