@@ -35,7 +35,7 @@ from backprop_rules.properties.smallest import plainly_wrong
 from backprop_rules.strategies.of_rules import SMALL, call_at, of_the_rule
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import Points
-from backprop_rules.subject.ambient import F64
+from backprop_rules.subject.ambient import F64, inexact
 from backprop_rules.subject.frameworks.carried import carried
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 from backprop_rules.subject.function import NoPoint
@@ -146,8 +146,8 @@ def _by_the_bank(
     if subject.rule is None or finding.leaf is None or finding.kind in (Kind.RANDOM, Kind.STRIDES):
         return by_its_kind
     if finding.kind is Kind.INACCURATE:
-        # A cast loses digits at every point, and an overflow is but one effect of it; cancellation spares most.
-        plain = next((p for p in outcome.passed if p.says), None)
+        # A cast loses digits wherever there are some, and an overflow is one effect of it; cancellation spares most.
+        plain = next((p for p in outcome.passed if p.says and _has_digits(p)), None)
         finite = not isinstance(finding.got, float) or math.isfinite(finding.got)
         asked = finding if plain is None else replace(finding, point=plain)
         narrow = (finite or plain is not None) and _everywhere(subject, outcome, asked)
@@ -172,6 +172,12 @@ def _by_the_bank(
         return by_its_kind
 
     return outcome.unless_ours(named, by_its_kind)
+
+
+def _has_digits(point: Point) -> bool:
+    """Say whether each of its arrays has numbers that a narrow dtype would round."""
+    given = [x for x in (*point.leaves, *point.grads) if inexact(x)]
+    return all(bool((x.to(torch.bfloat16).to(x.dtype) != x).any()) for x in given if not x.is_complex())
 
 
 def _everywhere(subject: Subject, outcome: Outcome, finding: Finding) -> bool:
