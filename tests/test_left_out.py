@@ -165,6 +165,21 @@ def test_few_products_that_nearly_cancel_are_not_called_off(count):
         assert found.right, f"{seed}: {found}"
 
 
+def test_the_mean_of_two_equal_numbers_may_round_as_far_as_their_sum():
+    """Both count in full: the one addition is of a number of twice their size."""
+    for seed in range(20):
+        random = torch.Generator().manual_seed(seed)
+        x, w = 1e-7 * torch.randn(64, 2, generator=random), 8 + torch.rand(2, generator=random) / 4
+        g, b = torch.randint(-3, 4, (64, 1), generator=random).float().expand(64, 2), torch.randn(2, generator=random)
+        away = x - x.mean(-1, keepdim=True)
+        inverse = torch.rsqrt(away.square().mean(-1, keepdim=True) + 1e-5)
+        unit, weighted = away * inverse, g * w
+        centred = weighted - weighted.mean(-1, keepdim=True)
+        dx = inverse * (centred - unit * (weighted * unit).mean(-1, keepdim=True))
+        found = enclose(layer, (x, w, b), grad_y=g).agreement((dx, (g * unit).sum(0), g.sum(0)), blind="allow")
+        assert found.right, f"{seed}: {found}"
+
+
 def test_a_sum_of_chunks_that_is_kept_in_bfloat16_is_seen():
     """Each element is off by some ulps, in no direction, and the worst case of long sums is as wide."""
     x, w, g = drawn(0, 8192, 96).bfloat16(), (drawn(1, 96, 64) / 8).bfloat16(), drawn(2, 8192, 64).bfloat16()
