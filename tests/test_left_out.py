@@ -75,6 +75,21 @@ def test_a_token_of_a_batch_is_missed():
     assert "index [3, 700] of [16, 1024] along axes [0, 1] of output 0" in text and "it is left out" in text, text
 
 
+def test_of_a_slice_that_gives_much_the_same_as_the_one_that_is_missed_it_is_not_said_that_it_is_taken_twice():
+    x, w, g = drawn(0, 16384, 64), drawn(1, 64, 48) / 8, drawn(2, 16384, 48)
+    x[6], g[6] = 1.5 * x[7], 1.5 * g[7]  # what row 7 gives is 4 / 9 of what row 6 does
+    text = text_of(enclose(product, (x, w), grad_y=g), (g @ w.T, times(7, 0.0)(x).T @ g))
+    assert "what index 6 of 16384 along axis 0 of output 0 gives to it is in it 0.5" in text, text
+    assert "it is multiplied, or what is missed, or taken twice, is another slice that gives much the same" in text
+
+
+def test_each_slice_counts_as_a_question_of_each_gradient_that_is_asked():
+    """The worst case hides what a row gives to w, and not to x; of a row that stands out both are asked."""
+    held, made = of_a_product(F32, (16384, 64))
+    sums, slices = 2 * (1 + 16384 + 64) + 2 * (1 + 64 + 48), 16384 + 48
+    assert held.agreement(made()).systematic.asked == sums + 2 * slices
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=["bfloat16", "float32"])
 def test_a_right_one_of_as_many_rows_passes(dtype, seed):
