@@ -75,6 +75,21 @@ def test_a_token_of_a_batch_is_missed():
     assert "index [3, 700] of [16, 1024] along axes [0, 1] of output 0" in text and "it is left out" in text, text
 
 
+def test_of_a_slice_that_gives_much_the_same_as_the_one_that_is_missed_it_is_not_said_that_it_is_taken_twice():
+    x, w, g = drawn(0, 16384, 64), drawn(1, 64, 48) / 8, drawn(2, 16384, 48)
+    x[6], g[6] = 1.5 * x[7], 1.5 * g[7]  # what row 7 gives is 4 / 9 of what row 6 does
+    text = text_of(enclose(product, (x, w), grad_y=g), (g @ w.T, times(7, 0.0)(x).T @ g))
+    assert "what index 6 of 16384 along axis 0 of output 0 gives to it is in it 0.5" in text, text
+    assert "it is multiplied, or what is missed, or taken twice, is another slice that gives much the same" in text
+
+
+def test_each_slice_counts_as_a_question_of_each_gradient_that_is_asked():
+    """The worst case hides what a row gives to w, and not to x; of a row that stands out both are asked."""
+    held, made = of_a_product(F32, (16384, 64))
+    sums, slices = 2 * (1 + 16384 + 64) + 2 * (1 + 64 + 48), 16384 + 48
+    assert held.agreement(made()).systematic.asked == sums + 2 * slices
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=["bfloat16", "float32"])
 def test_a_right_one_of_as_many_rows_passes(dtype, seed):
@@ -162,6 +177,21 @@ def test_few_products_that_nearly_cancel_are_not_called_off(count):
         found = enclose(product, (x[:, None], w), grad_y=g[:, None]).agreement(
             ((g * w[0, 0])[:, None], total.reshape(1, 1)), blind="allow"
         )
+        assert found.right, f"{seed}: {found}"
+
+
+def test_the_mean_of_two_equal_numbers_may_round_as_far_as_their_sum():
+    """Both count in full: the one addition is of a number of twice their size."""
+    for seed in range(20):
+        random = torch.Generator().manual_seed(seed)
+        x, w = 1e-7 * torch.randn(64, 2, generator=random), 8 + torch.rand(2, generator=random) / 4
+        g, b = torch.randint(-3, 4, (64, 1), generator=random).float().expand(64, 2), torch.randn(2, generator=random)
+        away = x - x.mean(-1, keepdim=True)
+        inverse = torch.rsqrt(away.square().mean(-1, keepdim=True) + 1e-5)
+        unit, weighted = away * inverse, g * w
+        centred = weighted - weighted.mean(-1, keepdim=True)
+        dx = inverse * (centred - unit * (weighted * unit).mean(-1, keepdim=True))
+        found = enclose(layer, (x, w, b), grad_y=g).agreement((dx, (g * unit).sum(0), g.sum(0)), blind="allow")
         assert found.right, f"{seed}: {found}"
 
 

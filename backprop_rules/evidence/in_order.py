@@ -49,14 +49,15 @@ class Summing(DeclaredOperation):
         """Return how far the sum is off where every addition rounds, or cuts off, in the same direction.
 
         Of few terms any order may be as bad as the worst, in which a partial sum of k of them is at most sqrt(k) times
-        the root of their squares' sum; then it is that, or how far roundings of sums in random order, and of the terms,
-        reach by `ALIKE` standard deviations.
+        the root of their squares' sum: of n roundings, the n partial sums from two terms on, or of n terms these n - 1
+        and the terms, sum k over them to n (n + 3) / 2 at most. Then it is that, or how far roundings of sums in random
+        order, and of the terms, reach by `ALIKE` standard deviations.
         """
         squares = torch.as_tensor(size / divisor)
         partial: Tensor = _squared(self.result).div_(3).add_(squares, alpha=(length + 1) / max(1, length) / 6)
         if length < ALIKE**2:
             likely = (partial * length + squares).sqrt_().mul_(ALIKE)
-            likely = torch.minimum(likely, (squares * ((length + 2) / 2)).sqrt_().mul_(length))
+            likely = torch.minimum(likely, (squares * ((length + 3) / 2)).sqrt_().mul_(length))
             partial = torch.maximum(partial.sqrt_().mul_(length), likely)
         else:
             partial = partial.sqrt_().mul_(length)

@@ -62,9 +62,9 @@ class Shares:
     off: Directions
 
     @property
-    def questions(self) -> int:
-        """How many there are: any slice, of any of the gradients, may stand out."""
-        return len(self.off) * sum(math.prod(g.shape[k] for k in axes) for _, g, axes in _along(self.question.grads))
+    def slices(self) -> int:
+        """How many there are of which any may stand out, and is asked for what it gives to each gradient."""
+        return sum(math.prod(g.shape[k] for k in axes) for _, g, axes in _along(self.question.grads) if self.off)
 
     def standing_out(self, deviations: float) -> Iterator[tuple[Slice, Gradients]]:
         """Yield the slices whose sums lie so many deviations of the others' from 0, most first, and what they give."""

@@ -75,7 +75,7 @@ def systematic(
     most = longest(question.grads)
     hidden = [table for table in tables if every or table.hides(most)]
     shares = Shares(question, {table.leaf: table.off_as_likely for table in hidden})
-    questions += shares.questions
+    questions += len(tables) * shares.slices  # what is hidden in one gradient is looked for in all
     elements = sum(table.held.truth.numel() for table in tables if table.is_open)  # any may be the farthest
     deviations = math.sqrt(2 * math.log(2 * (questions + elements) / rate))
     chosen, drawn = _asked_of(tables, deviations, every)

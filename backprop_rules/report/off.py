@@ -18,6 +18,8 @@ def of_the_sum(off: Off, name: str, shape: tuple[int, ...]) -> list[str]:
     if asked.of is Of.SHARE:
         times = round(1 + off.answer)
         likely = "left out" if not times else "taken away" if times < 0 else "multiplied, or taken more than once"
+        if times == 1 or abs(1 + off.answer - times) > off.reach:
+            likely = "multiplied, or what is missed, or taken twice, is another slice that gives much the same"
         return [
             f"The gradient of {name} is off systematically: every element is within its allowance, but what "
             f"{asked.given_by} gives to it is in it {1 + off.answer:.3g} times.",
