@@ -1,6 +1,6 @@
 """Where a function hides a dependence from autograd: the places that, opened, make its gradients the derivative."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,21 +77,27 @@ def hidden_dependence(subject: Subject, outcome: Outcome, finding: Finding) -> M
     if not mends:
         number, own = _of_a_number(opening), _of_a_function(subject, evidence)
         return (None if number and own else number or own) or TOLD[Kind.DERIVATIVE]  # which of both, nobody has asked
+    needed = _needed(list(opening.cuts), lambda closed: opened(closed)[1])
+    if needed is None:
+        return TOLD[Kind.DERIVATIVE]
+    where = _said(needed)
+    words = f"hidden from autograd is {where}: where that is not cut off, the gradients are right. {ON_PURPOSE}"
+    return Mistake("hidden dependence", words)
+
+
+def _needed(cuts: list[Place], mends: Callable[[list[Place]], bool]) -> list[Place] | None:
+    """Return the places of which none may be closed; None where that takes too many runs."""
     closed: list[Place] = []
-    left = [list(opening.cuts)]
+    left = [cuts]
     for _ in range(MOST):
         if not left:
-            break
+            return [one for one in cuts if one not in closed]
         some = left.pop()
-        if opened([*closed, *some])[1]:
+        if mends([*closed, *some]):
             closed += some
         elif len(some) > 1:
             left += [some[len(some) // 2 :], some[: len(some) // 2]]
-    if left:
-        return TOLD[Kind.DERIVATIVE]
-    where = _said(one for one in opening.cuts if one not in closed)
-    words = f"hidden from autograd is {where}: where that is not cut off, the gradients are right. {ON_PURPOSE}"
-    return Mistake("hidden dependence", words)
+    return None
 
 
 def _of_a_number(opening: _Opening) -> Mistake | None:
