@@ -23,7 +23,7 @@ from backprop_rules.properties.own_notes import own_notes
 from backprop_rules.properties.smallest import confirmed, smallest
 from backprop_rules.properties.trial import Trial
 from backprop_rules.properties.whole import Whole
-from backprop_rules.question import Asked, Held, question, several
+from backprop_rules.question import Asked, Held, question, sequence, several
 from backprop_rules.report.case import load
 from backprop_rules.report.progress import shown
 from backprop_rules.report.report import Report, WrongGradient, report_of, said
@@ -138,7 +138,8 @@ def _asked(**options: Any) -> Asked:
 def _of_parameters(function: Any, held: Held) -> tuple[Any, Held]:
     """Return a module, and what it is held to, as functions of its parameters too, where both have the same."""
     rule, forward, definition, example, *rest = held
-    if not isinstance(function, torch.nn.Module) or not isinstance(example, list | tuple) or (rule or definition):
+    example = sequence(example)
+    if not isinstance(function, torch.nn.Module) or example is None or (rule or definition):
         return function, held
     against = forward if isinstance(forward, torch.nn.Module) else None
     with quiet(), leaving_alone(function), running(None):

@@ -281,6 +281,10 @@ class Keeps(nn.Module):
         return self.cache
 
 
+def test_an_array_may_be_the_example_by_itself():
+    assert check_function(nn.Linear(4, 3), example=X[0]).subject.names == ("input", "weight", "bias")
+
+
 def test_what_a_module_keeps_is_what_it_was():
     """A norm of weights that is taken in a hook leaves them in an attribute, and would leave those that were drawn."""
     module = Keeps()

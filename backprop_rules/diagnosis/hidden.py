@@ -114,7 +114,8 @@ def _of_a_function(subject: Subject, evidence: Evidence) -> Mistake | None:
         )
     own = somebodys_function(steps_to(y.grad_fn for y in ys))
     words = (
-        f"the backward of {own}, an autograd.Function in it, is wrong, as nothing is hidden: check_function({own}, ...)"
+        f"the backward of {own}, an autograd.Function in it, is wrong, as nothing is hidden. What is wrong in it is "
+        f"named where forward is given: check_function({own}, forward=...)"
     )
     return Mistake("wrong Function", words) if own else None
 

@@ -67,7 +67,8 @@ def left_as_it_is(module: Any) -> Iterator[None]:
     module = module if isinstance(module, torch.nn.Module) else torch.nn.Module()
     layers = [] if isinstance(module, torch.jit.ScriptModule) else list(module.modules())
     owned = [own for one in layers for own in (vars(one), one._parameters, one._buffers, one._modules)]
-    kept, buffers = [dict(own) for own in owned], [(buffer, buffer.clone()) for buffer in module.buffers()]
+    kept = [dict(own) for own in owned]
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers() if not is_lazy(buffer)]
     try:
         yield
     finally:
