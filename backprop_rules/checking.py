@@ -23,7 +23,7 @@ from backprop_rules.properties.own_notes import own_notes
 from backprop_rules.properties.smallest import confirmed, smallest
 from backprop_rules.properties.trial import Trial
 from backprop_rules.properties.whole import Whole
-from backprop_rules.question import Asked, Held, question, several
+from backprop_rules.question import Asked, Held, question, sequence, several
 from backprop_rules.report.case import load
 from backprop_rules.report.progress import shown
 from backprop_rules.report.report import Report, WrongGradient, report_of, said
@@ -39,7 +39,7 @@ from backprop_rules.subject.build import leaf_names
 from backprop_rules.subject.detached import detached_by, that_detaches
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
-from backprop_rules.subject.parameters import OfParameters, with_its_parameters
+from backprop_rules.subject.parameters import left_as_it_is, with_its_parameters
 from backprop_rules.subject.places import raised_at
 from backprop_rules.subject.subject import Subject
 
@@ -138,10 +138,12 @@ def _asked(**options: Any) -> Asked:
 def _of_parameters(function: Any, held: Held) -> tuple[Any, Held]:
     """Return a module, and what it is held to, as functions of its parameters too, where both have the same."""
     rule, forward, definition, example, *rest = held
-    if not isinstance(function, torch.nn.Module) or not isinstance(example, list | tuple) or (rule or definition):
+    example = sequence(example)
+    if not isinstance(function, torch.nn.Module) or example is None or (rule or definition):
         return function, held
-    found = with_its_parameters(function, example)
     against = forward if isinstance(forward, torch.nn.Module) else None
+    with quiet(), leaving_alone(function), running(None):
+        found = with_its_parameters(function, example, rest[0])
     if found is None or against is None or (other := found[0].of(against)) is None:
         return function, held
     return found[0], (rule, other, definition, found[1], *rest)
@@ -160,7 +162,8 @@ def _not_held(function: Any) -> str:
     if not isinstance(function, torch.nn.Module) or not any(p.requires_grad for p in function.parameters()):
         return ""
     name = type(function).__name__
-    return f"the parameters of {name} are not held: that takes a module of Python, and as forward one with the same"
+    takes = "a module of Python whose backward reads none of them (a checkpoint does)"
+    return f"the parameters of {name} are not held: that takes {takes}, and as forward one with the same"
 
 
 def _of_a_function(
@@ -244,14 +247,12 @@ def _answered(
 
 @contextmanager
 def leaving_alone(forward: Any) -> Iterator[None]:
-    """Leave buffers, random state and the processor's mode as they were; tell no warnings at sizes that nobody gave.
+    """Leave a module, random state and the processor's mode as they were; tell no warnings at sizes that nobody gave.
 
     The collector of garbage does not go through what the user has made.
     """
-    forward = forward.module if isinstance(forward, OfParameters) else forward
-    buffers = list(forward.buffers()) if isinstance(forward, torch.nn.Module) else []
-    kept, state = [buffer.clone() for buffer in buffers], torch.default_generator.get_state()
-    with warnings.catch_warnings(), torch.inference_mode(False), denormals.kept(), garbage.of_what_is_new():
+    state, collector = torch.default_generator.get_state(), garbage.of_what_is_new()
+    with left_as_it_is(forward), warnings.catch_warnings(), torch.inference_mode(False), denormals.kept(), collector:
         warnings.simplefilter("ignore")
         try:
             yield
@@ -260,9 +261,6 @@ def leaving_alone(forward: Any) -> Iterator[None]:
             raise InputError(f"the code that was called ends the program, by {told}. Let it return.") from error
         finally:
             torch.default_generator.set_state(state)
-            with torch.no_grad():
-                for buffer, before in zip(buffers, kept, strict=True):
-                    buffer.copy_(before)
 
 
 def same_function(subject: Subject, points: Any) -> None:

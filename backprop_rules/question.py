@@ -106,7 +106,7 @@ def question(backward: Callable[..., Any], held: Held, asked: Asked) -> tuple[Su
         raise InputError("a module computes forward: give its backward, a function (grad_y, *primals).")
     if isinstance(forward, torch.nn.Module) and any(map(is_lazy, (*forward.parameters(), *forward.buffers()))):
         raise InputError(f"{type(forward).__name__} has parameters without a shape yet: call it once before.")
-    example = _sequence(example)
+    example = sequence(example)
     kind = bridge_of(framework or _framework(example)).name
     if not isinstance(params, Mapping):
         raise InputError(f"params is a dict of names and values, as in params={{'dim': 1}}; got {params!r}.")
@@ -201,7 +201,7 @@ def _framework(example: Any) -> str:
     return framework_of(leaves[0]) if leaves else "torch"
 
 
-def _sequence(example: Any) -> Sequence[Any] | None:
+def sequence(example: Any) -> Sequence[Any] | None:
     """Return the arguments of the example call; a single array is the only one."""
     if example is None or isinstance(example, list | tuple):
         return example

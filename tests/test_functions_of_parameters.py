@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from backprop_rules import check, check_function
 from backprop_rules.evidence import differences
@@ -186,3 +187,143 @@ def test_differences_that_have_not_settled_contradict_nothing(monkeypatch):
     assert differences._borne_out(SimpleNamespace(), {}, 2.0**-5, first) is None
     slopes[2.0**-17] = (993.5, 1e-3)
     assert differences._borne_out(SimpleNamespace(), {}, 2.0**-5, first).value == 993.5
+
+
+class Two(nn.Module):
+    """Parameters whose names are one where dots are underscores; the bias of one is wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Module()
+        self.a.b, self.a_b = (nn.Parameter(torch.full((4,), value)) for value in (0.5, 1.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Forgets.apply(x, torch.eye(4, dtype=x.dtype), self.a_b) + self.a.b
+
+
+def test_parameters_are_two_whose_names_are_one_but_for_a_dot():
+    report = check_function(Two(), example=X, raise_on_failure=False)
+    assert (report.verdict, report.subject.names) == ("wrong", ("x", "a_b", "a_b_"))
+    assert report.subject.names[report.finding.leaf] == "a_b"
+
+
+class Strange(nn.Module):
+    """Layers and parameters that are called as no argument can be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({"conv-1": nn.Linear(4, 4)})
+        for name in ("lambda", "_"):
+            self.register_parameter(name, nn.Parameter(torch.linspace(1, 2, 4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers["conv-1"](x) * getattr(self, "lambda") + self._
+
+
+def test_what_is_called_as_no_argument_can_be_is_held():
+    report = check_function(Strange(), example=X)
+    assert set(report.subject.names) == {"x", "lambda_", "__", "layers_conv_1_weight", "layers_conv_1_bias"}
+
+
+class Reads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, layer):
+        ctx.save_for_backward(x)
+        ctx.layer = layer
+        return x * weight
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        (x,) = ctx.saved_tensors
+        return grad_y * ctx.layer.weight, (grad_y * x).sum(0), None
+
+
+class ReadsBackward(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(1, 2, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Reads.apply(x, self.weight, self)
+
+
+class Recomputed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(lambda x: torch.tanh(self.layer(x)), x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("module", [ReadsBackward, Recomputed])
+def test_of_what_reads_its_parameters_in_its_backward_they_are_not_held(module):
+    """There they are the module's own again, and not those that were drawn."""
+    report = check_function(module().double(), example=(X[0].double(),))
+    assert (report.verdict, len(report.subject.names)) == ("right", 1)
+    assert "are not held" in str(report)
+
+
+def test_a_frozen_parameter_may_be_read_in_a_backward():
+    layers = nn.Sequential(nn.Linear(4, 3).requires_grad_(False), nn.Linear(3, 2))
+    assert check_function(layers, example=X).subject.names == ("input", "_1_weight", "_1_bias")
+
+
+class Keeps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.cache = None
+        self.register_buffer("last", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.cache = self.last = self.layer(x)
+        return self.cache
+
+
+def test_an_array_may_be_the_example_by_itself():
+    assert check_function(nn.Linear(4, 3), example=X[0]).subject.names == ("input", "weight", "bias")
+
+
+def test_what_a_module_keeps_is_what_it_was():
+    """A norm of weights that is taken in a hook leaves them in an attribute, and would leave those that were drawn."""
+    module = Keeps()
+    check_function(module, example=X)
+    assert (module.cache, module.last) == (None, None)
+    with pytest.warns(FutureWarning):
+        layer = nn.utils.weight_norm(nn.Linear(4, 3))
+    before = layer.weight
+    check_function(layer, example=X)
+    assert layer.weight is before
+
+
+def test_a_forward_that_writes_to_its_parameters_leaves_the_modules_own():
+    table = nn.Embedding(10, 3, max_norm=0.1)
+    before = table.weight.detach().clone()
+    check_function(table, example=(torch.tensor([[0, 1], [3, 0]]),), raise_on_failure=False)
+    assert torch.equal(table.weight, before)
+
+
+def test_a_gradient_that_torch_keeps_sparse_is_that_of_the_table():
+    table = nn.Embedding(10, 3, sparse=True)
+    assert check_function(table, example=(torch.tensor([[0, 1], [3, 0]]),)).verdict == "right"
+
+
+class Counts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+def test_buffers_are_the_same_at_each_call_of_a_module_without_parameters():
+    assert check_function(Counts(), example=X).verdict == "right"
+
+
+def test_a_norm_of_running_statistics_behind_another_layer_is_right():
+    """Its buffers are in float32 where it is called in float64, and torch has no kernel for that."""
+    layers = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval()
+    assert check_function(layers, example=X).verdict == "right"

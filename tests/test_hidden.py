@@ -97,3 +97,46 @@ def test_a_wrong_function_is_named_where_nothing_is_hidden():
 
 def test_what_is_hidden_otherwise_is_told_as_possible():
     assert "or a hook changes a gradient" in said_of(Hooked())
+
+
+class InLines(torch.autograd.Function):
+    """A right Function of more lines than are asked for one by one."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        y = x + 1
+        y = y + 2
+        y = y + 3
+        y = y + 4
+        y = y + 5
+        y = y + 6
+        y = y + 7
+        y = y + 8
+        y = y + 9
+        y = y - 1
+        y = y - 2
+        y = y - 3
+        y = y - 4
+        y = y - 5
+        y = y - 6
+        y = y - 7
+        y = y - 8
+        y = y - 9
+        return y.exp()
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        (x,) = ctx.saved_tensors
+        return grad_y * x.exp()
+
+
+def test_of_many_lines_only_those_are_named_that_hide_something():
+    words = said_of(lambda x: InLines.apply(x) * x.detach())
+    assert words.startswith("hidden from autograd is `x.detach()` (test_hidden.py, line ")
+    assert " and `" not in words
+
+
+def test_a_number_that_only_counts_is_not_named_in_the_place_of_a_wrong_function():
+    words = said_of(lambda x: Doubled.apply(x) * int((x * 0).sum().item() + 2))
+    assert "item()" not in words

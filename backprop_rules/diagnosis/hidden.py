@@ -1,6 +1,6 @@
 """Where a function hides a dependence from autograd: the places that, opened, make its gradients the derivative."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from backprop_rules.subject.places import name_of, place, somebodys_frames
 from backprop_rules.subject.subject import Subject
 
 CUTS, NUMBERS = ("detach", "data"), ("item", "tolist", "float")
-MOST = 16  # places that are closed again one by one
+MOST = 64  # runs to close places again, in halves: one of 30 lines is found in 10
 ON_PURPOSE = "What is hidden on purpose is a constant where forward=function is given as well"
 Place = tuple[str, int, str]  # a file, a line of it, and the expression there
 
@@ -75,13 +75,29 @@ def hidden_dependence(subject: Subject, outcome: Outcome, finding: Finding) -> M
 
     opening, mends = opened()
     if not mends:
-        return _of_a_number(opening) or _of_a_function(subject, evidence) or TOLD[Kind.DERIVATIVE]
-    closed: list[Place] = []
-    for one in list(opening.cuts)[:MOST]:
-        closed += [one] if opened([*closed, one])[1] else []
-    where = _said(one for one in opening.cuts if one not in closed)
+        number, own = _of_a_number(opening), _of_a_function(subject, evidence)
+        return (None if number and own else number or own) or TOLD[Kind.DERIVATIVE]  # which of both, nobody has asked
+    needed = _needed(list(opening.cuts), lambda closed: opened(closed)[1])
+    if needed is None:
+        return TOLD[Kind.DERIVATIVE]
+    where = _said(needed)
     words = f"hidden from autograd is {where}: where that is not cut off, the gradients are right. {ON_PURPOSE}"
     return Mistake("hidden dependence", words)
+
+
+def _needed(cuts: list[Place], mends: Callable[[list[Place]], bool]) -> list[Place] | None:
+    """Return the places of which none may be closed; None where that takes too many runs."""
+    closed: list[Place] = []
+    left = [cuts]
+    for _ in range(MOST):
+        if not left:
+            return [one for one in cuts if one not in closed]
+        some = left.pop()
+        if mends([*closed, *some]):
+            closed += some
+        elif len(some) > 1:
+            left += [some[len(some) // 2 :], some[: len(some) // 2]]
+    return None
 
 
 def _of_a_number(opening: _Opening) -> Mistake | None:
@@ -98,7 +114,8 @@ def _of_a_function(subject: Subject, evidence: Evidence) -> Mistake | None:
         )
     own = somebodys_function(steps_to(y.grad_fn for y in ys))
     words = (
-        f"the backward of {own}, an autograd.Function in it, is wrong, as nothing is hidden: check_function({own}, ...)"
+        f"the backward of {own}, an autograd.Function in it, is wrong, as nothing is hidden. What is wrong in it is "
+        f"named where forward is given: check_function({own}, forward=...)"
     )
     return Mistake("wrong Function", words) if own else None
 

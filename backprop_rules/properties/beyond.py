@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from backprop_rules.call import BackwardRaised
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.bounds import (
@@ -173,11 +174,11 @@ def not_a_number(subject: Subject, point: Point) -> Iterator[Finding]:
     try:
         there = call_at(subject.rule, point, precise(subject, point))
         with certified.at_most(NUMBERS):
-            balls = certified.certify(there).gradients
-    except (InputError, Silent, NotImplementedError, ValueError, RuntimeError):
-        return
+            balls, gradients = certified.certify(there).gradients, there.gradients
+    except (InputError, Silent, NotImplementedError, ValueError, RuntimeError, BackwardRaised):
+        return  # called as it is, a module may raise where its buffers are in float32
     for i in there.given:
-        gradient, own = there.gradients[i], balls[i]
+        gradient, own = gradients[i], balls[i]
         if gradient is None or own is None or not bool(gradient.isnan().any()):
             continue
         held = certified.enclosure(own, torch.zeros(gradient.shape, dtype=torch.float64), gradient)

@@ -214,10 +214,11 @@ def live_ones(leaves: Iterable[Any]) -> list[Any]:
 
 
 def by_autograd(y: Any, leaves: Sequence[Any], grad_y: Any, **options: bool) -> Gradients:
-    """Return what autograd gives for each leaf that requires a gradient, and None for the others."""
+    """Return what autograd gives for each leaf that requires a gradient, as dense numbers, and None for the others."""
     asked = [isinstance(x, Tensor) and x.requires_grad for x in leaves]
     found = iter(torch.autograd.grad(y, [x for x, live in zip(leaves, asked, strict=True) if live], grad_y, **options))
-    return tuple(next(found) if live else None for live in asked)
+    gradients = (next(found) if live else None for live in asked)
+    return tuple(g.to_dense() if g is not None and g.is_sparse else g for g in gradients)
 
 
 def kind_of(found: Any) -> str:
