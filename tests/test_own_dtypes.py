@@ -265,3 +265,17 @@ def test_digits_that_cancel_at_few_points_are_lost_to_no_cast():
     report = check(light_backward, forward=light, example=example, raise_on_failure=False)
     assert report.verdict == "inaccurate"
     assert "digits are lost to cancellation" in report.mistake.words, report
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1 + 3e-8, "right"), (1 + 1e-6, "wrong")])
+def test_a_complex_gradient_may_have_the_digits_of_its_dtype(factor, verdict):
+    numbers = torch.Generator().manual_seed(0)
+    x = torch.complex(*(torch.randn(16, 8, generator=numbers) for _ in range(2)))
+    report = check(
+        lambda grad_y, x: grad_y * (3 * x * x).conj() * factor,
+        forward=lambda x: x * x * x,
+        example=(x,),
+        explain=False,
+        raise_on_failure=False,
+    )
+    assert report.verdict == verdict, str(report)

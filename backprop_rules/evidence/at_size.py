@@ -17,10 +17,10 @@ from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.evidence.allowance.declared import Declared, Rounds
 from backprop_rules.evidence.allowance.operation import UNDERFLOWS
 from backprop_rules.evidence.allowance.precision import Precision
-from backprop_rules.evidence.allowance.units import lost_in, positive, wide
+from backprop_rules.evidence.allowance.units import component, lost_in, positive, wide
 from backprop_rules.evidence.reservations import NONE, Reservations
 from backprop_rules.evidence.ties import Ties
-from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, running
+from backprop_rules.subject.ambient import F32, F64, Ambient, at, inexact, real, running
 from backprop_rules.subject.backward import in_their_places
 from backprop_rules.subject.function import (
     Cotangents,
@@ -206,8 +206,13 @@ def _held_by(run: Run, question: Question, mode: Declared) -> AtSize:
 
 
 def held(mode: Declared, x: Tensor, dtype: torch.dtype) -> Held:
-    """Return what holds a result, which is rounded once to its dtype."""
-    return Held(x.detach(), mode.radius(x), dtype).stored_in(dtype)
+    """Return what holds a result, which is rounded once to its dtype; of complex numbers their parts along a last axis.
+
+    Each part is no farther off than the number.
+    """
+    radius, of_parts = mode.radius(x), component(dtype)
+    radius = torch.stack([radius] * 2, -1) if x.is_complex() else radius
+    return Held(real(x).detach(), radius, of_parts).stored_in(of_parts)
 
 
 def _same(form: Any, one: AtSize, other: AtSize, declared: Precision) -> None:

@@ -24,7 +24,7 @@ from backprop_rules.evidence.witnesses import fits
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.values import cast_like, in_dtypes, numbers_from, recast
-from backprop_rules.subject.ambient import F32, F64, at, inexact
+from backprop_rules.subject.ambient import F32, F64, at, inexact, real
 from backprop_rules.subject.function import NoAnswer, NoPoint, ones
 from backprop_rules.subject.subject import Subject
 
@@ -145,10 +145,12 @@ def outside_of_its_dtypes(evidence: Evidence, i: int) -> Tensor | None:
         there = question.leaves, question.grads
         leaves, grads = (tuple(None if x is None else cast([x], F64)[0] for x in those) for those in there)
         got, its = evidence.asked(leaves, grads)[i], held.gradients[i]
-        if its is None or its.truth.shape != got.shape:
+        if its is None or its.truth.shape != real(got).shape:
             return None
-        outside = ~its.contains(got.to(its.dtype))
-        if not bool(outside.any()) and _is_off_systematically(question, declared, held, i, got):
+        outside = ~its.contains(real(got).to(its.dtype))
+        if got.is_complex():  # of which slopes are not asked
+            outside = outside.any(-1)
+        elif not bool(outside.any()) and _is_off_systematically(question, declared, held, i, got):
             outside = got != its.truth
     except (NoAnswer, NotImplementedError, InputError):
         return None
@@ -175,7 +177,7 @@ def is_what_a_kernel_may_round(evidence: Evidence, dtypes: Sequence[Any], i: int
         its = _held_in(evidence, dtypes, None)[2].gradients[i]
     except (NoPoint, NotImplementedError, InputError):
         return False
-    return its is not None and its.truth.shape == got.shape and bool(its.contains(got).all())
+    return its is not None and its.truth.shape == real(got).shape and bool(its.contains(real(got)).all())
 
 
 def _held_in(evidence: Evidence, dtypes: Sequence[Any], rounding: str | None) -> tuple[Question, Precision, AtSize]:
