@@ -308,7 +308,9 @@ class Record(TorchFunctionMode):
         mutates = in_place(func)
         apart = self.apart.get(name_of(func)) if self._whole is None else None
         if apart is not None and any(map(self.is_live, flat)):
-            return self._apart(apart, func, args, named)
+            found = self._apart(apart, func, args, named)
+            if found is not None:
+                return found
         live = [p for p, x in enumerate(flat) if self.is_live(x)]
         before = cloned(flat) if mutates else None
         found = func(*args, **named)
@@ -352,7 +354,7 @@ class Record(TorchFunctionMode):
         self.steps.append(step)
 
     def _apart(self, apart: Callable[..., Tensor], func: Any, args: Any, named: Any) -> Any:
-        """Return what a function gives, by its steps; as it is where it is called in another way."""
+        """Return what a function gives, by its steps; None where it is called in another way, and is one itself."""
         before = len(self.steps)
         self._whole = (*place(name_of(func)), name_of(func))
         try:
@@ -360,7 +362,7 @@ class Record(TorchFunctionMode):
                 return apart(*args, **named)
         except (TypeError, RuntimeError):
             del self.steps[before:]
-            return func(*args, **named)
+            return None
         finally:
             self._whole = None
 
