@@ -95,10 +95,11 @@ TAKEN_APART: dict[str, Callable[..., Tensor]] = {
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "silu": _silu,
-    "gelu": _gelu,
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     "batch_norm": _batch_norm,
     "rms_norm": _rms_norm,
     "linear": _linear,
 }
+# And where gradients are all that there is: a backward's own lines say more of a gelu than its steps do.
+OF_GRADIENTS_ALONE = TAKEN_APART | {"gelu": _gelu}
