@@ -242,3 +242,19 @@ def test_a_sum_that_is_to_be_a_difference_is_told_in_words():
     assert report.mistake is not None
     assert "`1 + s` (backward, line" in report.mistake.words
     assert "is to be a difference in the place of a sum, of the other sign" in report.mistake.words
+
+
+def test_what_is_not_taken_apart_as_it_is_called_is_still_a_step():
+    """A batch norm of running statistics has none of the steps of one that takes its own."""
+    mean, variance = torch.linspace(-1, 1, 6), torch.linspace(0.5, 1.5, 6)
+
+    def forward(x, w):
+        return functional.batch_norm(x, mean.to(x.dtype), variance.to(x.dtype), w)
+
+    def backward(g, x, w):
+        scale = torch.rsqrt(variance.to(x.dtype) + 1e-5)[:, None]
+        return g * w[:, None] * scale * scale, (g * (x - mean.to(x.dtype)[:, None]) * scale).sum((0, 2))
+
+    report = check(backward, forward=forward, example=(numbers(4, 6, 5), numbers(6)), raise_on_failure=False)
+    assert report.mistake is not None
+    assert "has the factor `torch.rsqrt(variance.to(x.dtype) + 1e-5)[:, None]`" in report.mistake.words

@@ -93,3 +93,5 @@ TAKEN_APART: dict[str, Callable[..., Tensor]] = {
     "rms_norm": _rms_norm,
     "linear": _linear,
 }
+# And where gradients are all that there is: a backward's own lines say more of a gelu than its steps do.
+OF_GRADIENTS_ALONE = TAKEN_APART | {"gelu": _gelu}

@@ -240,6 +240,7 @@ def taped(
     floats: Sequence[int],
     names: Sequence[str],
     most: float = math.inf,
+    apart: Mapping[str, Callable[..., Tensor]] = TAKEN_APART,
 ) -> Tape:
     """Return the tape of a function at leaves and cotangents in float64, of which some have gradients.
 
@@ -248,6 +249,7 @@ def taped(
     with running(function.ambient(F64)) as inside, torch.enable_grad():
         leaves = live_ones(given)
         record = Record(leaves, most)
+        record.apart = apart
         with record:
             ys = function.outputs(leaves, inside)
     if record.full:
@@ -308,7 +310,9 @@ class Record(TorchFunctionMode):
         mutates = in_place(func)
         apart = self.apart.get(name_of(func)) if self._whole is None else None
         if apart is not None and any(map(self.is_live, flat)):
-            return self._apart(apart, func, args, named)
+            found = self._apart(apart, func, args, named)
+            if found is not None:
+                return found
         live = [p for p, x in enumerate(flat) if self.is_live(x)]
         before = cloned(flat) if mutates else None
         found = func(*args, **named)
@@ -352,7 +356,7 @@ class Record(TorchFunctionMode):
         self.steps.append(step)
 
     def _apart(self, apart: Callable[..., Tensor], func: Any, args: Any, named: Any) -> Any:
-        """Return what a function gives, by its steps; as it is where it is called in another way."""
+        """Return what a function gives, by its steps; None where it is called in another way, and is one itself."""
         before = len(self.steps)
         self._whole = (*place(name_of(func)), name_of(func))
         try:
@@ -360,7 +364,7 @@ class Record(TorchFunctionMode):
                 return apart(*args, **named)
         except (TypeError, RuntimeError):
             del self.steps[before:]
-            return func(*args, **named)
+            return None
         finally:
             self._whole = None
 
