@@ -1,5 +1,6 @@
 """Functions of torch that are several steps to those who differentiate them: taken apart, so that each is seen."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,6 +67,13 @@ def _of_channels(unit: Tensor, weight: Tensor | None, bias: Tensor | None) -> Te
     shape = (1, -1, *(1,) * (unit.ndim - 2))
     scaled = unit if weight is None else unit * weight.reshape(shape)
     return scaled if bias is None else scaled + bias.reshape(shape)
+
+
+def _gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    if approximate == "none":
+        return input * (0.5 * (1 + torch.erf(input * math.sqrt(0.5))))
+    inner = math.sqrt(2 / math.pi) * (input + 0.044715 * input**3)
+    return input * (0.5 * (1 + torch.tanh(inner)))
 
 
 def _rms_norm(
