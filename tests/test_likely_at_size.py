@@ -210,15 +210,3 @@ def test_the_statistic_of_a_norm_that_is_taken_for_a_constant_is_told(name, forg
     (line,) = told(got, forward, point, grad_y)
     assert f"as if the {forgotten} in `torch.nn.functional.{name}(" in line
     assert "were a constant" in line
-
-
-def test_the_steps_of_a_gelu_are_told():
-    def gelu(x):
-        return torch.nn.functional.gelu(x, approximate="tanh")
-
-    x, grad_y = numbers(500), numbers(500).flip(0)
-    t = torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
-    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
-    got = grad_y * (0.5 * (1 + t) + 0.5 * x * (1 - t) * slope)
-    (line,) = told(got, gelu, [x], grad_y)
-    assert "1 minus its value is taken for the derivative of the tanh in `torch.nn.functional.gelu(" in line

@@ -133,6 +133,18 @@ def test_given_an_example_alone_what_hides_nothing_is_right(function) -> None:
     assert not any("hides a dependence" in note for note in report.notes)
 
 
+def of_a_list(xs: list[Tensor], w: Tensor) -> Tensor:
+    return xs[0] * w + xs[1].sin() * w.detach()
+
+
+def test_a_function_may_take_a_list() -> None:
+    some = [torch.linspace(0.1, 1, 4), torch.linspace(1, 2, 4)]
+    assert check_function(of_a_list, forward=of_a_list, example=(some, some[1])).verdict == "right"
+    assert check_function(lambda xs, w: xs[0] * w + xs[1].sin() * w, example=(some, some[1])).verdict == "right"
+    report = check_function(of_a_list, example=(some, some[1]), raise_on_failure=False)
+    assert "hidden from autograd is `w.detach()`" in report.mistake.words
+
+
 def test_without_an_example_there_is_nothing_to_hold_it_against() -> None:
     with pytest.raises(InputError, match="nothing to hold the backward against"):
         check_function(cut_off_in_one)

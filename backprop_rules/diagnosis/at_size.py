@@ -12,7 +12,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.composites import OF_GRADIENTS_ALONE
 from backprop_rules.diagnosis.edited import Edited, Edits, factors
 from backprop_rules.diagnosis.edits import DROPPED, WAY, Edit, Key
 from backprop_rules.diagnosis.factor import of_a_size
@@ -37,7 +36,7 @@ def likely_at_size(
     grads = tuple(None if g is None else g.to(F64) for g in question.grads)
     floats = [k for k, x in enumerate(leaves) if inexact(x) and holds[k] is not None]
     try:
-        make = partial(taped, question.function, leaves, grads, floats, names, MOST, OF_GRADIENTS_ALONE)
+        make = partial(taped, question.function, leaves, grads, floats, names, MOST)
         edits = question.kept(("edits", tuple(floats)), lambda: Edits(make()))
         found = list(_found(edits, [holds[k] for k in floats], [got[k] for k in floats]))
     except (NoPoint, *UNMADE):

@@ -1,6 +1,5 @@
 """Functions of torch that are several steps to those who differentiate them: taken apart, so that each is seen."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,13 +68,6 @@ def _of_channels(unit: Tensor, weight: Tensor | None, bias: Tensor | None) -> Te
     return scaled if bias is None else scaled + bias.reshape(shape)
 
 
-def _gelu(input: Tensor, approximate: str = "none") -> Tensor:
-    if approximate == "none":
-        return input * (0.5 * (1 + torch.erf(input * math.sqrt(0.5))))
-    inner = math.sqrt(2 / math.pi) * (input + 0.044715 * input**3)
-    return input * (0.5 * (1 + torch.tanh(inner)))
-
-
 def _rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
@@ -101,5 +93,3 @@ TAKEN_APART: dict[str, Callable[..., Tensor]] = {
     "rms_norm": _rms_norm,
     "linear": _linear,
 }
-# And where gradients are all that there is: a backward's own lines say more of a gelu than its steps do.
-OF_GRADIENTS_ALONE = TAKEN_APART | {"gelu": _gelu}

@@ -240,7 +240,6 @@ def taped(
     floats: Sequence[int],
     names: Sequence[str],
     most: float = math.inf,
-    apart: Mapping[str, Callable[..., Tensor]] = TAKEN_APART,
 ) -> Tape:
     """Return the tape of a function at leaves and cotangents in float64, of which some have gradients.
 
@@ -249,7 +248,6 @@ def taped(
     with running(function.ambient(F64)) as inside, torch.enable_grad():
         leaves = live_ones(given)
         record = Record(leaves, most)
-        record.apart = apart
         with record:
             ys = function.outputs(leaves, inside)
     if record.full:

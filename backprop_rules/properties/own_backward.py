@@ -40,7 +40,8 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
         grads = _cotangents(function, ys, grad_y)
         if not is_autograd_function(function):
             pairs = [(y, g) for y, g in zip(ys, grads, strict=True) if y is not None and y.requires_grad]
-            return gradients_along([(y, g) for y, g in pairs if g is not None], leaves)
+            flat = gradients_along([(y, g) for y, g in pairs if g is not None], leaves)
+            return _pytree.tree_unflatten(list(flat), _pytree.tree_structure(primals))
         node = next((y.grad_fn for y in tensors_of(ys) if y.grad_fn is not None), None)
         if node is None:
             raise InputError(f"{_name(function)} returns a tensor that has no gradient: it does not use its arguments.")
@@ -89,11 +90,13 @@ def outputs_of(
     Those of dicts are in the order of those that are in the same place of what is `like` it.
     """
     with torch.enable_grad(), running(None):
-        leaves = live_ones(primals)
+        given, structure = _pytree.tree_flatten(primals)  # there may be lists of tensors
+        leaves = live_ones(given)
         for i in frozen:
-            leaves[i] = primals[i]
+            leaves[i] = given[i]
         if not is_autograd_function(function):
-            found = _pytree.tree_leaves(_by_keys(function(*leaves, **params), like))
+            own = _pytree.tree_unflatten(leaves, structure)
+            found = _pytree.tree_leaves(_by_keys(function(*own, **params), like))
             return tuple(y if isinstance(y, Tensor) else None for y in found), leaves
         # It may work in place.
         y = applied(function, [x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in leaves], params)
