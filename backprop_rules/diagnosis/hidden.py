@@ -64,7 +64,7 @@ def hidden_dependence(subject: Subject, outcome: Outcome, finding: Finding) -> M
         """Return what was cut, and whether the gradient is the derivative where it is not."""
         with _Opening(closed) as opening:
             try:
-                run, _ = subject.function.run(finding.point.leaves, finding.point.grads, F64)
+                run, _ = evidence.function.run(finding.point.leaves, finding.point.grads, F64)
             except NoPoint:
                 return opening, False
         g = run.gradients[i]
@@ -75,7 +75,7 @@ def hidden_dependence(subject: Subject, outcome: Outcome, finding: Finding) -> M
 
     opening, mends = opened()
     if not mends:
-        number, own = _of_a_number(opening), _of_a_function(subject, evidence)
+        number, own = _of_a_number(opening), _of_a_function(evidence)
         return (None if number and own else number or own) or TOLD[Kind.DERIVATIVE]  # which of both, nobody has asked
     needed = _needed(list(opening.cuts), lambda closed: opened(closed)[1])
     if needed is None:
@@ -106,12 +106,9 @@ def _of_a_number(opening: _Opening) -> Mistake | None:
     return Mistake("number of a tensor", words) if where else None
 
 
-def _of_a_function(subject: Subject, evidence: Evidence) -> Mistake | None:
+def _of_a_function(evidence: Evidence) -> Mistake | None:
     """Return that a Function is at fault where one is on the way, and nothing is hidden."""
-    with torch.enable_grad():
-        ys = subject.function.at(evidence.function.params).outputs(
-            live_ones(evidence.point.leaves), torch.enable_grad()
-        )
+    ys = evidence.function.outputs(live_ones(evidence.point.leaves), torch.enable_grad())
     own = somebodys_function(steps_to(y.grad_fn for y in ys))
     words = (
         f"the backward of {own}, an autograd.Function in it, is wrong, as nothing is hidden. What is wrong in it is "

@@ -10,10 +10,11 @@ from backprop_rules.evidence.allowance.declared import Declared
 from backprop_rules.evidence.allowance.mode import FORMULAS
 from backprop_rules.evidence.allowance.operation import Operand, as_computed, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation
+from backprop_rules.evidence.allowance.units import FALSE_ALARMS
 
 aten = torch.ops.aten
-# That many roundings of one size add up to as much in the same direction as they do by chance once in 10^12.
-ALIKE = math.sqrt(2 * math.log(2 / 1e-12))
+# That many roundings of one size add up to as much in the same direction as they do by chance at the stated rate.
+ALIKE = math.sqrt(2 * math.log(2 / FALSE_ALARMS))
 
 
 def _squared(x: Any) -> Any:

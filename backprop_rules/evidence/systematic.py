@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from backprop_rules.evidence.allowance.precision import Precision
-from backprop_rules.evidence.allowance.units import NARROW, unit
+from backprop_rules.evidence.allowance.units import FALSE_ALARMS, NARROW, unit
 from backprop_rules.evidence.at_size import AtSize, Question
 from backprop_rules.evidence.sensitivity import Enough, Sensitivities, Weighed, sensitivities
 from backprop_rules.evidence.shares import Shares, Slice, longest
@@ -35,8 +35,6 @@ from backprop_rules.strategies.values import numbers_from
 from backprop_rules.subject.ambient import F32
 from backprop_rules.subject.function import Gradients
 
-# How often a right gradient is called off, in a whole run, by what is random in roundings.
-FALSE_ALARMS = 1e-12
 # Slices whose reach is computed, those that stand out most, and of which the size does: a reverse pass each.
 ASKED = 4, 1
 

@@ -1,6 +1,6 @@
 """What is said of a gradient that is off by less than the worst case, in one direction or by too much in all."""
 
-from backprop_rules.evidence.systematic import FALSE_ALARMS
+from backprop_rules.evidence.allowance.units import FALSE_ALARMS
 from backprop_rules.evidence.table import Of, Off
 
 

@@ -15,6 +15,9 @@ from backprop_rules.domain import precision
 # a few elementary operations may itself be off: 16 times 2^-52.
 FEW = 1 + 2.0**-48
 
+# How often a right gradient is called off, in a whole run, by what is random in roundings.
+FALSE_ALARMS = 1e-12
+
 # torch loads these into float32, computes, and rounds once on storing (at::opmath_type, at::acc_type).
 NARROW = (torch.float16, torch.bfloat16)
 
