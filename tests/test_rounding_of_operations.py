@@ -302,6 +302,11 @@ def test_a_slope_that_underflows_is_not_lost_beside_a_large_radius():
     worst(CASES["polygamma"], torch.float64, 542185334)
 
 
+def test_a_slope_whose_square_overflows_is_not_lost_either():
+    """Of acosh at 3 * 10^203, another number that cancellation has left: 4 % off, and so is 0.04 of its value."""
+    assert 0 < worst(CASES["acosh"], torch.float64, 600) <= 1
+
+
 def test_a_quotient_is_whole_where_nothing_is_left_over_and_not_where_it_is_rounded_to_that():
     assert worst(CASES["div trunc"], torch.float64, 107786203) <= 1  # a quotient that is rounded to -8181920357473213
     a, b = (torch.tensor(x, dtype=torch.float64) for x in (3.1237113402061856, 1.041237113402062))

@@ -258,9 +258,9 @@ def _arcsine(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 
 
 def _arcosh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
-    # Its slope is largest at the lower end; from 1 on it grows as the root of twice the way, at most.
+    # Its slope is largest at the lower end (two roots: a product overflows); from 1 on it grows as sqrt(2 r), at most.
     lowest = (x.size - x.radius).clamp_min(1)
-    return torch.fmin(x.radius / ((lowest - 1) * (lowest + 1)).sqrt(), torch.sqrt(2 * x.radius)) * FEW
+    return torch.fmin(x.radius / (lowest - 1).sqrt() / (lowest + 1).sqrt(), torch.sqrt(2 * x.radius)) * FEW
 
 
 def _artanh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
