@@ -248,20 +248,39 @@ class ReadsBackward(nn.Module):
 
 
 class Recomputed(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, kind: type[nn.Linear] = nn.Linear) -> None:
         super().__init__()
-        self.layer = nn.Linear(4, 4)
+        self.layer, self.last = kind(4, 4), nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return checkpoint(lambda x: torch.tanh(self.layer(x)), x, use_reentrant=False)
+        return self.last(
+            checkpoint(lambda x, scale: torch.tanh(scale * self.layer(x)), x, scale=2, use_reentrant=False)
+        )
 
 
-@pytest.mark.parametrize("module", [ReadsBackward, Recomputed])
-def test_of_what_reads_its_parameters_in_its_backward_they_are_not_held(module):
+def test_of_what_reads_its_parameters_in_its_backward_they_are_not_held():
     """There they are the module's own again, and not those that were drawn."""
-    report = check_function(module().double(), example=(X[0].double(),))
+    report = check_function(ReadsBackward().double(), example=(X[0].double(),))
     assert (report.verdict, len(report.subject.names)) == ("right", 1)
     assert "are not held" in str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_what_a_checkpoint_computes_again_is_made_of_the_parameters_that_were_drawn(dtype):
+    module, x = Recomputed().to(dtype), X[0].to(dtype)
+    report = check_function(module, example=(x,))
+    assert (report.verdict, len(report.subject.names)) == ("right", 5)
+    primals, g = (x.requires_grad_(), *module.parameters()), torch.ones(5, 2, dtype=dtype)
+    got = torch.autograd.grad(module(x), primals, g)
+    held = {"forward": module, "primals": primals, "grad_y": g, "precision": "eager"}
+    assert assert_gradients(got, **held).right
+    with pytest.raises(WrongGradients, match="layer_bias"):
+        assert_gradients((*got[:2], got[2] / 5, *got[3:]), **held)
+
+
+def test_a_wrong_gradient_inside_a_checkpoint_is_that_of_its_parameter():
+    report = check_function(Recomputed(Wrong), example=X, raise_on_failure=False)
+    assert (report.verdict, report.subject.names[report.finding.leaf]) == ("wrong", "layer_bias")
 
 
 def test_a_frozen_parameter_may_be_read_in_a_backward():

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
-from torch.utils import _pytree
+from torch.utils import _pytree, checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backprop_rules.errors import unknown
@@ -38,7 +38,7 @@ class OfParameters:
         """Call the module; its own parameters are in their places again afterwards, and buffers are what they were."""
         first, own = len(self.names), {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         own.update(zip(self.parameters.values(), arguments[first:], strict=True))
-        with _ONE_AT_A_TIME:
+        with _ONE_AT_A_TIME, _recomputed_with(self.module, own):
             return torch.func.functional_call(self.module, own, arguments[:first], params)
 
     @property
@@ -58,6 +58,37 @@ class OfParameters:
         if any(name not in others or others[name].shape != own[name].shape for name in self.parameters.values()):
             return None
         return OfParameters(module, self.names, self.parameters)
+
+
+@contextmanager
+def _recomputed_with(module: torch.nn.Module, own: Mapping[str, Any]) -> Iterator[None]:
+    """Let what is checkpointed meanwhile be computed again, in the backward, with the same parameters and buffers."""
+    torchs: Any = checkpoint
+    before, places = torchs._checkpoint_without_reentrant_generator, {f"module.{name}": x for name, x in own.items()}
+
+    def with_these(function: Callable[..., Any], *options: Any, **named: Any) -> Any:
+        def again(*arguments: Any, **named: Any) -> Any:
+            with _ONE_AT_A_TIME:
+                return torch.func.functional_call(_Around(module), places, (function, *arguments), named)
+
+        return before(again, *options, **named)
+
+    torchs._checkpoint_without_reentrant_generator = with_these
+    try:
+        yield
+    finally:
+        torchs._checkpoint_without_reentrant_generator = before
+
+
+class _Around(torch.nn.Module):
+    """What calls functions that use the parameters of a module."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        return function(*arguments, **named)
 
 
 @contextmanager
