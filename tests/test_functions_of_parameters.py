@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from backprop_rules import check, check_function
+from backprop_rules.errors import InputError
 from backprop_rules.evidence import differences
 from backprop_rules.subject.subject import Subject
 from backprop_rules.testing import WrongGradients, assert_gradients
@@ -346,3 +347,10 @@ def test_a_norm_of_running_statistics_behind_another_layer_is_right():
     """Its buffers are in float32 where it is called in float64, and torch has no kernel for that."""
     layers = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval()
     assert check_function(layers, example=X).verdict == "right"
+
+
+def test_a_parameter_is_given_once():
+    layer = nn.Linear(4, 3)
+    held = {"forward": layer, "primals": (*X, layer.weight, layer.bias, layer.weight), "grad_y": torch.ones(5, 3)}
+    with pytest.raises(InputError, match="weight, a parameter of Linear, stands twice among the primals: give it once"):
+        assert_gradients((None,) * 4, **held)

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree, checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from backprop_rules.errors import unknown
+from backprop_rules.errors import InputError, unknown
 from backprop_rules.subject.ambient import tensors_in
 from backprop_rules.subject.as_rule import names_of
 from backprop_rules.subject.backward import POSITIONAL
@@ -130,13 +130,21 @@ def with_its_parameters(
 
 
 def with_those_given(module: torch.nn.Module, primals: Sequence[Any]) -> "OfParameters | torch.nn.Module":
-    """Return a module as a function of those of its own parameters that stand behind its arguments, if any do."""
+    """Return a module as a function of those of its own parameters that stand behind its arguments, if any do.
+
+    InputError where one stands there twice.
+    """
     module = getattr(module, "_orig_mod", module)
     own = {id(p): name for name, p in module.named_parameters()}
     first = next((k for k, x in enumerate(primals) if id(x) in own), len(primals))
     given = [own.get(id(x)) for x in primals[first:]]
     if not given or None in given:
         return module
+    twice = next((name for k, name in enumerate(given) if name in given[:k]), None)
+    if twice is not None:
+        raise InputError(
+            f"{twice}, a parameter of {type(module).__name__}, stands twice among the primals: give it once."
+        )
     return _called(module, primals[:first], [(_as_argument(name), name) for name in given if name])[0]
 
 
