@@ -162,7 +162,7 @@ def _not_held(function: Any) -> str:
     if not isinstance(function, torch.nn.Module) or not any(p.requires_grad for p in function.parameters()):
         return ""
     name = type(function).__name__
-    takes = "a module of Python whose backward reads none of them (a checkpoint does)"
+    takes = "a module of Python whose backward reads none of them (a Function's own may)"
     return f"the parameters of {name} are not held: that takes {takes}, and as forward one with the same"
 
 

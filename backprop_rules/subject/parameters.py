@@ -194,7 +194,7 @@ def _called(
 
 
 def _reads_them_backward(function: OfParameters, call: Sequence[Any], params: Mapping[str, Any]) -> bool:
-    """Say whether the backward calls torch with the module's parameters, as a checkpoint or a Function's may.
+    """Say whether the backward calls torch with the module's parameters, as somebody's Function may.
 
     There they are the module's own again, and not those that forward was called with.
     """
