@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from textwrap import shorten
+
+LONG = 260  # characters of somebody's message: two sentences of torch's, of which the second says what to do
 
 
 class InputError(ValueError):
@@ -33,5 +36,5 @@ def of_ours(error: Exception) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, cut where it is long, without the stop at its end."""
-    return (str(error).splitlines() or [""])[0][:160].rstrip(".")
+    """Return the first line of what an error says, cut between words where it is long, without the stop at its end."""
+    return shorten((str(error).splitlines() or [""])[0].rstrip("."), LONG, placeholder=" ...")

@@ -354,3 +354,10 @@ def test_a_parameter_is_given_once():
     held = {"forward": layer, "primals": (*X, layer.weight, layer.bias, layer.weight), "grad_y": torch.ones(5, 3)}
     with pytest.raises(InputError, match="weight, a parameter of Linear, stands twice among the primals: give it once"):
         assert_gradients((None,) * 4, **held)
+
+
+def test_what_torch_says_is_told_to_its_end():
+    """Of a checkpoint that cannot be asked for gradients alone the second sentence says what to do."""
+    layer = nn.Linear(4, 3)
+    with pytest.raises(InputError, match="either set use_reentrant=False"):
+        check_function(lambda x: checkpoint(layer, x, use_reentrant=True), example=X)
