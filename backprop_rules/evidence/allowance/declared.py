@@ -24,6 +24,7 @@ from backprop_rules.evidence.allowance.mode import REFERENCES
 from backprop_rules.evidence.allowance.moves import close
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
+from backprop_rules.evidence.allowance.schemas import tagged
 from backprop_rules.evidence.allowance.slices import Slices
 from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, lost_by_storing, lost_in, widens
 from backprop_rules.subject.ambient import F32, F64, at, inexact, tensors_in
@@ -70,7 +71,7 @@ class Declared(Blockwise):
         self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Compute the operation and its radius, and take note of one that draws random numbers."""
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if tagged(func, torch.Tag.nondeterministic_seeded):
             self.drawn = self.drawn or str(func).removesuffix(".default")
         result = super().__torch_dispatch__(func, types, args, kwargs)
         self.slices.keep(func, args, result)
@@ -237,7 +238,7 @@ class Declared(Blockwise):
 
         What is bounded whatever it is made of, or one of two, is not held so by what is known.
         """
-        if torch.Tag.pointwise not in func.tags or not isinstance(radius, Tensor):
+        if not tagged(func, torch.Tag.pointwise) or not isinstance(radius, Tensor):
             return radius
         for x in tensors_in(args):
             own = self._radius(x) if x.dtype == torch.bool or func.overloadpacket not in BY_MASKS else None

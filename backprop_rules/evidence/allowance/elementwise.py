@@ -55,7 +55,7 @@ def _whole_factor(op: Operation, factor: Any, other: Any) -> bool:
         return False
     # The second operand's own cast is in the radius; the result must be in the range of the normal numbers, or zero.
     normal = unit(op.dtype).normal
-    if op.size.numel() and bool(op.size.amin() >= normal) and bool(op.size.amax() < INFINITE):
+    if op.size.numel() and op.size.amin().item() >= normal and op.size.amax().item() < INFINITE:
         return True
     inside = (op.size >= normal) & (op.size < INFINITE)
     return bool((inside | (op.operand(other).size == 0)).all())

@@ -94,8 +94,10 @@ def var(a: Tensor, dim: Any = None, *, correction: float | None = None, keepdim:
         own: dict[str, Any] = {"correction": correction, "keepdim": keepdim}
         return var(a.real, dim, **own) + var(a.imag, dim, **own)
     dims = list(range(a.ndim)) if dim is None or dim == [] else dim
-    count = a.numel() // max(1, a.sum(dims).numel())
-    away = a - exactly(a.mean(dims, keepdim=True))
+    with torch._C._DisableTorchDispatch():  # s is what it is, whatever its own roundings
+        near = a.mean(dims, keepdim=True)
+    count = a.numel() // max(1, near.numel())
+    away = a - near
     squares = away.square().sum(dims, keepdim) - away.sum(dims, keepdim).square() / count
     return squares / (count - (1 if correction is None else correction))
 

@@ -13,7 +13,7 @@ aten = torch.ops.aten
 
 DIGITS = 53
 LARGEST = 1023  # the exponent of a number of float64
-FEW = 1 << 10  # numbers that are looked at first: by these most sums are seen not to be exact
+FEW = 64  # numbers that are looked at first: by these most sums are seen not to be exact
 
 
 def granule_of(x: Tensor) -> float:

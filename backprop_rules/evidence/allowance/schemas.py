@@ -42,3 +42,9 @@ def out_of_place(func: Any) -> Any:
 def composite(func: Any) -> bool:
     """Say whether torch makes the operation of others, which come here one by one."""
     return func._can_decompose() and func.overloadpacket not in UNDIVIDED
+
+
+@cache
+def tagged(func: Any, tag: torch.Tag) -> bool:
+    """Say whether torch says this of an operation: its own answer takes as long as a small product."""
+    return tag in func.tags

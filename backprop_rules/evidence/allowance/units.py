@@ -70,7 +70,7 @@ def lost_by_storing(y: Tensor, radius: Tensor | None, dtype: torch.dtype) -> Ten
 
 def positive(x: Tensor) -> bool:
     """Say whether all numbers are above 0, quicker than a mask of them: NaN is not."""
-    return bool(x.amin() > 0) if x.numel() else True
+    return not x.numel() or x.amin().item() > 0
 
 
 def power_below(x: Tensor) -> Tensor:
