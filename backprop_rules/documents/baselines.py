@@ -78,8 +78,7 @@ def record(program: Program, inputs: Mapping[str, Tensor]) -> str:
         "compared": "bit for bit" if program.fixed else "by membership in the computed enclosure",
         "inputs": {name: x.tolist() for name, x in inputs.items()},
         "steps": [
-            {name: {"found": x.tolist(), **_ends(true[name])} for name, x in step.values().items()}
-            for step, true in pairs
+            {name: {"found": x.tolist(), **_ends(true[name])} for name, x in step.items()} for step, true in pairs
         ],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
@@ -121,11 +120,7 @@ def write(path: Path, text: str) -> None:
 def _step(program: Program, number: int, values: Mapping[str, Any]) -> Step:
     found = {name: torch.tensor(entry["found"], dtype=program.dtype) for name, entry in values.items()}
     try:
-        return Step(
-            found["loss"],
-            {name: found[f"gradient of {name}"] for name in program.parameters},
-            {name: found[f"parameter {name}"] for name in program.parameters},
-        )
+        return {name: found[name] for name in program.named}
     except KeyError as error:
         raise InputError(
             f"{program.name}: the baseline is corrupt (step {number} has no {error}). {RERECORD}"

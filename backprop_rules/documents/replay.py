@@ -45,18 +45,18 @@ def replay(program: Program, where: Path | None = None) -> Replay:
         errors = RunningError(evaluations=2)
         with nullcontext() if program.fixed else errors:
             step = program.step(parameters, sample)
-        witness = program.by_autograd(parameters, sample).values()
-        strays -= {n for n in strays if _part(program, errors, step.gradients[n], witness[f"gradient of {n}"]) > 1}
+        witness = program.by_autograd(parameters, sample)
+        strays -= {n for n in strays if _part(program, errors, *(by[f"gradient of {n}"] for by in (step, witness))) > 1}
         right = {name: value for name, value in witness.items() if name not in wrong}
-        for others, whence in ((recorded.values(), "recorded in the baseline"), (right, "found by autograd")):
-            used = max(used, _hold(program, number, errors, step.values(), others, whence))
-        stray = held(program, parameters, sample, recorded.values())
+        for others, whence in ((recorded, "recorded in the baseline"), (right, "found by autograd")):
+            used = max(used, _hold(program, number, errors, step, others, whence))
+        stray = held(program, parameters, sample, recorded)
         if stray:
             raise StepDiffers(
                 f"{program.name}, step {number}: the {stray} that was recorded in the baseline is farther from the "
                 f"true one, computed in ball arithmetic, than the roundings of the step allow. {RERECORD}"
             )
-        parameters = recorded.parameters
+        parameters = program.after(recorded)
     _hold_the_true_run(program, baseline)
     if strays:
         raise StepDiffers(

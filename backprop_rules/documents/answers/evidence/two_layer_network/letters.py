@@ -174,7 +174,7 @@ def followed(program: Program, rate: float, epochs: int) -> tuple[float, float]:
     """Return the first and the last loss of a program on the recorded draw, at another rate, for so many epochs."""
     given = {name: x.double() for name, x in AS_PRINTED.inputs().items()}
     longer = replace(program, learning_rate=rate, dtype=torch.float64, samples=lambda given: [given] * epochs)
-    run = [float(step.loss) for step in longer.run(given)]
+    run = [float(step["loss"]) for step in longer.run(given)]
     return run[0], run[-1]
 
 
