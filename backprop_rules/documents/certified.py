@@ -65,21 +65,18 @@ def _steps(program: Program, inputs: Tensors, samples: Sequence[Tensors]) -> Ite
         parameters = program.after(step)
 
 
-def held(program: Program, parameters: Tensors, sample: Tensors, found: Mapping[str, Tensor]) -> str | None:
-    """Return the name of a value that is farther from the true one of this step than its roundings allow, None if none.
+def enclosed(program: Program, parameters: Tensors, sample: Tensors) -> tuple[Step, dict[str, Enclosure]]:
+    """Return a step, and for each value all that lies as near to the true one as the step's roundings allow.
 
     The step begins at these parameters, exactly, with the learning rate that the machine has.
     """
     errors = RunningError()
     with errors:
-        values = program.step(parameters, sample)
+        step = program.step(parameters, sample)
     rate = None if program.learning_rate is None else arb(program.learning_rate)
     with ctx.workprec(BITS):
         true = true_step(program, {name: exactly(w) for name, w in parameters.items()}, sample, rate)
-    for name, value in values.items():
-        if enclosure(list(true[name].flat), errors.radius(value), value).outside(found[name]) is not None:
-            return name
-    return None
+    return step, {name: enclosure(list(true[name].flat), errors.radius(x), x) for name, x in step.items()}
 
 
 def exactly(x: Tensor) -> Balls:
