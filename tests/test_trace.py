@@ -172,6 +172,11 @@ def test_a_cotangent_of_another_shape_is_refused():
         trace(square, torch.ones(2), grad_y=torch.ones(3))
 
 
+def test_a_function_of_c_that_is_no_rule_is_told_so_as_any_other():
+    with pytest.raises(InputError, match=re.escape("the end was computed from the inputs by torch (MmBackward0)")):
+        trace(torch.matmul, torch.ones(1, 2), torch.ones(2, 1))
+
+
 def test_an_input_that_is_no_tensor_is_refused():
     with pytest.raises(InputError, match=re.escape("x is list, not a tensor. Write torch.tensor([1.0]).")):
         trace(square, [1.0])
