@@ -67,7 +67,7 @@ def true(of: Callable[..., Names], **shapes: str) -> Evidence:
 
     def evidence(said: Said) -> Seen:
         every = [*filter(None, [said.printed]), *(said[name] for name in said.texts)]
-        found = next(filter(None, (untrue(formula, of, **shapes) for formula in every)), None)
+        found = untrue(every, of, **shapes)
         return holds(bool(every) and found is None, f"{', '.join(every)}: {told(found)}")
 
     return evidence
