@@ -239,6 +239,7 @@ EDITS = {
     "another program": (lambda r: r.update(program="other"), "is of program other, not linear_model"),
     "another dtype": (lambda r: r.update(dtype="float64"), "is of dtype float64, not float32"),
     "a missing input": (lambda r: r["inputs"].pop("x"), "no input 'x'"),
+    "an input of another shape": (lambda r: r["inputs"].update(x=[1.0]), "(shape (1,), not (3,), for input 'x')"),
     "a missing value": (lambda r: r["steps"][1].pop("loss"), "step 2 has no 'loss'"),
     "a number that is none": (lambda r: r["steps"][0]["loss"].update(found=["zz"]), "is corrupt (ValueError"),
     "no true one": (lambda r: r["steps"][0]["loss"].pop("lo"), "is corrupt (KeyError"),
@@ -251,6 +252,7 @@ def test_a_baseline_that_contradicts_itself_gets_one_clear_error(copied, case):
     edit, message = EDITS[case]
     program = PROGRAMS["linear_model"]
     change(copied, program, edit)
-    with pytest.raises(InputError) as refusal:
-        replay(program, copied)
-    assert message in str(refusal.value)
+    for ask in (load, replay):
+        with pytest.raises(InputError) as refusal:
+            ask(program, copied)
+        assert message in str(refusal.value)

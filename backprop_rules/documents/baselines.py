@@ -56,6 +56,10 @@ def load(program: Program, where: Path | None = None) -> Baseline:
             if record[what] != wanted:
                 raise InputError(f"{head} is of {what} {record[what]}, not {wanted}.")
         inputs = {name: torch.tensor(found, dtype=program.dtype) for name, found in record["inputs"].items()}
+        for name, example in program.inputs().items():
+            if name not in inputs or inputs[name].shape != example.shape:
+                here = f"shape {tuple(inputs[name].shape)}, not {tuple(example.shape)}, for" if name in inputs else "no"
+                raise InputError(f"{program.name}: the baseline is corrupt ({here} input '{name}'). {RERECORD}")
         steps = [_step(program, k, step) for k, step in enumerate(record["steps"], 1)]
         return Baseline(inputs, steps, [{name: _true(one) for name, one in step.items()} for step in record["steps"]])
     except OSError as error:

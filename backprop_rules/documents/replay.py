@@ -25,7 +25,11 @@ def replay(program: Program, where: Path | None = None) -> int:
     have numbers in common with those that are computed now.
     """
     baseline = load(program, where)
-    samples = _samples(program, baseline)
+    samples = program.samples(baseline.inputs)
+    if len(samples) != len(baseline.steps):
+        raise StepDiffers(
+            f"{program.name}: the baseline has {len(baseline.steps)} steps, the program {len(samples)}. {RERECORD}"
+        )
     parameters: Tensors = {name: baseline.inputs[name] for name in program.parameters}
     strays = {f"gradient of {name}" for name in program.wrong}
     wrong = strays | {f"parameter {name}" for name in program.wrong}
@@ -44,20 +48,6 @@ def replay(program: Program, where: Path | None = None) -> int:
             f"{program.name}: the gradients {names} are declared wrong, but autograd gives the same in every step."
         )
     return len(samples)
-
-
-def _samples(program: Program, baseline: Baseline) -> list[Tensors]:
-    for name, example in program.inputs().items():
-        found = baseline.inputs.get(name)
-        if found is None or found.shape != example.shape:
-            what = "no input" if found is None else f"shape {tuple(found.shape)}, not {tuple(example.shape)}, for input"
-            raise InputError(f"{program.name}: the baseline is corrupt ({what} '{name}'). {RERECORD}")
-    samples = list(program.samples(baseline.inputs))
-    if len(samples) != len(baseline.steps):
-        raise StepDiffers(
-            f"{program.name}: the baseline has {len(baseline.steps)} steps, the program {len(samples)}. {RERECORD}"
-        )
-    return samples
 
 
 def _hold_the_true_run(program: Program, baseline: Baseline) -> None:
