@@ -56,6 +56,10 @@ def load(program: Program, where: Path | None = None) -> Baseline:
             if record[what] != wanted:
                 raise InputError(f"{head} is of {what} {record[what]}, not {wanted}.")
         inputs = {name: torch.tensor(found, dtype=program.dtype) for name, found in record["inputs"].items()}
+        for name, example in program.inputs().items():
+            if name not in inputs or inputs[name].shape != example.shape:
+                here = f"shape {tuple(inputs[name].shape)}, not {tuple(example.shape)}, for" if name in inputs else "no"
+                raise InputError(f"{program.name}: the baseline is corrupt ({here} input '{name}'). {RERECORD}")
         steps = [_step(program, k, step) for k, step in enumerate(record["steps"], 1)]
         return Baseline(inputs, steps, [{name: _true(one) for name, one in step.items()} for step in record["steps"]])
     except OSError as error:
@@ -78,8 +82,7 @@ def record(program: Program, inputs: Mapping[str, Tensor]) -> str:
         "compared": "bit for bit" if program.fixed else "by membership in the computed enclosure",
         "inputs": {name: x.tolist() for name, x in inputs.items()},
         "steps": [
-            {name: {"found": x.tolist(), **_ends(true[name])} for name, x in step.values().items()}
-            for step, true in pairs
+            {name: {"found": x.tolist(), **_ends(true[name])} for name, x in step.items()} for step, true in pairs
         ],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
@@ -121,11 +124,7 @@ def write(path: Path, text: str) -> None:
 def _step(program: Program, number: int, values: Mapping[str, Any]) -> Step:
     found = {name: torch.tensor(entry["found"], dtype=program.dtype) for name, entry in values.items()}
     try:
-        return Step(
-            found["loss"],
-            {name: found[f"gradient of {name}"] for name in program.parameters},
-            {name: found[f"parameter {name}"] for name in program.parameters},
-        )
+        return {name: found[name] for name in program.named}
     except KeyError as error:
         raise InputError(
             f"{program.name}: the baseline is corrupt (step {number} has no {error}). {RERECORD}"

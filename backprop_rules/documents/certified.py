@@ -14,7 +14,7 @@ import torch
 from flint import arb, ctx, fmpq
 from torch import Tensor
 
-from backprop_rules.documents.program import Program, Tensors
+from backprop_rules.documents.program import Program, Step, Tensors
 from backprop_rules.evidence.allowance import RunningError
 from backprop_rules.evidence.enclosure import Enclosure
 from backprop_rules.evidence.proof.balls import Number, ball, leaves, pull_back
@@ -25,8 +25,8 @@ Balls = Any  # NumPy's array of arb
 MOST_BITS = 1 << 16
 
 
-def true_step(program: Program, parameters: Mapping[str, Balls], sample: Tensors, rate: arb | None) -> dict[str, Balls]:
-    """Return the balls of one step's loss, gradients and updated parameters, by the names that `Step.values` has."""
+def true_step(program: Program, parameters: Mapping[str, Balls], sample: Tensors, rate: arb | None) -> Step:
+    """Return the balls of one step's loss, gradients and updated parameters."""
     tape: list[Number] = []
     given = {**{name: exactly(x) for name, x in sample.items()}, **parameters}
     values = {name: leaves(list(x.flat), x.shape, tape) for name, x in given.items()}
@@ -36,11 +36,7 @@ def true_step(program: Program, parameters: Mapping[str, Balls], sample: Tensors
     else:
         pull_back(values["loss"], [1] * np.size(values["loss"]), tape)
         found = {name: _each(lambda number: number.adjoint, values[name]) for name in parameters}
-    return {
-        "loss": _each(ball, values["loss"]),
-        **{f"gradient of {name}": found[name] for name in parameters},
-        **{f"parameter {name}": w if rate is None else w - rate * found[name] for name, w in parameters.items()},
-    }
+    return program.stepped(_each(ball, values["loss"]), found, parameters, rate)
 
 
 def true_run(program: Program, inputs: Tensors) -> list[dict[str, Enclosure]]:
@@ -59,31 +55,28 @@ def true_run(program: Program, inputs: Tensors) -> list[dict[str, Enclosure]]:
         bits *= 2
 
 
-def _steps(program: Program, inputs: Tensors, samples: Sequence[Tensors]) -> Iterator[dict[str, Balls]]:
+def _steps(program: Program, inputs: Tensors, samples: Sequence[Tensors]) -> Iterator[Step]:
     parameters = {name: exactly(inputs[name]) for name in program.parameters}
     decimal = program.learning_rate and Decimal(repr(program.learning_rate)).as_integer_ratio()
     rate = arb(fmpq(*decimal)) if decimal else None
     for sample in samples:
         step = true_step(program, parameters, sample, rate)
         yield step
-        parameters = {name: step[f"parameter {name}"] for name in parameters}
+        parameters = program.after(step)
 
 
-def held(program: Program, parameters: Tensors, sample: Tensors, found: Mapping[str, Tensor]) -> str | None:
-    """Return the name of a value that is farther from the true one of this step than its roundings allow, None if none.
+def enclosed(program: Program, parameters: Tensors, sample: Tensors) -> tuple[Step, dict[str, Enclosure]]:
+    """Return a step, and for each value all that lies as near to the true one as the step's roundings allow.
 
     The step begins at these parameters, exactly, with the learning rate that the machine has.
     """
     errors = RunningError()
     with errors:
-        values = program.step(parameters, sample).values()
+        step = program.step(parameters, sample)
     rate = None if program.learning_rate is None else arb(program.learning_rate)
     with ctx.workprec(BITS):
         true = true_step(program, {name: exactly(w) for name, w in parameters.items()}, sample, rate)
-    for name, value in values.items():
-        if enclosure(list(true[name].flat), errors.radius(value), value).outside(found[name]) is not None:
-            return name
-    return None
+    return step, {name: enclosure(list(true[name].flat), errors.radius(x), x) for name, x in step.items()}
 
 
 def exactly(x: Tensor) -> Balls:

@@ -62,11 +62,12 @@ def drift(program: Program, baseline: Baseline) -> Drift:
     for number, step in enumerate(baseline.steps, 1):
         if program.learning_rate is not None:
             losses += _lost(program.learning_rate, number, before, step)
-            updates += sum(int((g != 0).sum()) for g in step.gradients.values())
-        if not all(w.equal(step.parameters[name]) for name, w in before.items()):
+            updates += sum(int((step[f"gradient of {name}"] != 0).sum()) for name in before)
+        after = program.after(step)
+        if not all(w.equal(after[name]) for name, w in before.items()):
             last_move = number
-        before = step.parameters
-    gaps = [farthest(name, value, baseline.true[-1][name]) for name, value in step.values().items()]
+        before = after
+    gaps = [farthest(name, value, baseline.true[-1][name]) for name, value in step.items()]
     return Drift(
         program,
         len(baseline.steps),
@@ -92,7 +93,7 @@ def farthest(name: str, found: Tensor, true: Enclosure) -> Gap | None:
 
 def _lost(learning_rate: float, number: int, before: dict[str, Tensor], step: Step) -> Iterator[Lost]:
     for name, w in before.items():
-        update = learning_rate * step.gradients[name]
+        update = learning_rate * step[f"gradient of {name}"]
         half = (torch.nextafter(w, w - update.sign()).double() - w.double()).abs() / 2
-        for i in torch.nonzero(((update != 0) & (w == step.parameters[name])).flatten()).flatten().tolist():
+        for i in torch.nonzero(((update != 0) & (w == step[f"parameter {name}"])).flatten()).flatten().tolist():
             yield Lost(number, name, *(float(x.flatten()[i]) for x in (w, update, half)))

@@ -44,8 +44,8 @@ def graph_of(program: Program, step: int) -> Graph:
             f"{program.name} has {len(baseline.steps)} steps, and {step} is none of them. They begin at 1."
         )
     sample = program.samples(baseline.inputs)[step - 1]
-    before = baseline.steps[step - 2].parameters if step > 1 else baseline.inputs
-    parameters = {name: before[name] for name in program.parameters}
+    initial = {name: baseline.inputs[name] for name in program.parameters}
+    parameters = program.after(baseline.steps[step - 2]) if step > 1 else initial
     found = traced(program.forward, {**sample, **parameters})
     printed = next((one.printed for one in PROGRAMS.values() if one.printed and one.document == program.document), ())
     return Graph(found, program.document, _run(printed, program, found, {**sample, **parameters}))
@@ -56,9 +56,7 @@ def _run(printed: tuple[Printed, ...], program: Program, found: Trace, inputs: T
     right = {name: node.value for name, node in found.nodes.items()}
     gradients = {name: g for name, node in found.nodes.items() if (g := node.arrives) is not None}
     right |= {f"gradient of {name}": g for name, g in gradients.items()}
-    right |= {
-        f"parameter {n}": w for n, w in program.updated({n: inputs[n] for n in program.parameters}, gradients).items()
-    }
+    right |= program.stepped(right["loss"], gradients, {name: inputs[name] for name in program.parameters})
     names: dict[str, Any] = {program.names.get(name, name): x.clone() for name, x in inputs.items()}
     names["learning_rate"], errors, lines = program.learning_rate, RunningError(evaluations=2), []
     for one in printed:

@@ -11,6 +11,7 @@ from backprop_rules.rule import Application, recorded
 
 Tensors = Mapping[str, Tensor]
 Values = Mapping[str, Any]  # tensors, or arrays of the numbers of ball arithmetic
+Step = dict[str, Any]  # what one step gives, by name: "loss", and for each parameter "gradient of w" and "parameter w"
 
 
 @dataclass(frozen=True)
@@ -49,40 +50,45 @@ class Program:
     printed: tuple[Printed, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
 
-    def step(self, parameters: Tensors, sample: Tensors) -> "Step":
+    def step(self, parameters: Tensors, sample: Tensors) -> Step:
         """Return one step's loss, gradients and parameters after the update, from the parameters before it."""
         values = {**sample, **parameters}
         with recorded() as calls:
             values.update(self.forward(values))
         if self.backward is not None:
-            gradients = self.backward(values)
-        else:
-            arrived = swept(calls)
-            gradients = {name: arrived[id(w)] for name, w in parameters.items()}
-        return Step(values["loss"], gradients, self.updated(parameters, gradients))
+            return self.stepped(values["loss"], self.backward(values), parameters)
+        arrived = swept(calls)
+        return self.stepped(values["loss"], {name: arrived[id(w)] for name, w in parameters.items()}, parameters)
 
-    def updated(self, parameters: Tensors, gradients: Tensors) -> dict[str, Tensor]:
-        """Return the parameters after a step of gradient descent; the same ones without a learning rate."""
-        if self.learning_rate is None:
-            return dict(parameters)
-        return {name: w - self.learning_rate * gradients[name] for name, w in parameters.items()}
-
-    def by_autograd(self, parameters: Tensors, sample: Tensors) -> "Step":
+    def by_autograd(self, parameters: Tensors, sample: Tensors) -> Step:
         """Return the step as torch's autograd makes it of the same forward."""
         leaves = {name: w.detach().clone().requires_grad_() for name, w in parameters.items()}
         loss = self.forward({**sample, **leaves})["loss"]
         found = torch.autograd.grad(loss.sum(), list(leaves.values()))
-        gradients = dict(zip(leaves, found, strict=True))
-        with torch.no_grad():
-            return Step(loss.detach(), gradients, self.updated(parameters, gradients))
+        return self.stepped(loss.detach(), dict(zip(leaves, found, strict=True)), parameters)
 
-    def run(self, inputs: Tensors) -> Iterator["Step"]:
+    def stepped(self, loss: Any, gradients: Values, parameters: Values, rate: Any = None) -> Step:
+        """Return a step by its names: after gradient descent, at this rate or the program's; without one, as before."""
+        rate, found = self.learning_rate if rate is None else rate, [gradients[name] for name in parameters]
+        updated = [w if rate is None else w - rate * g for w, g in zip(parameters.values(), found, strict=True)]
+        return dict(zip(self.named, (loss, *found, *updated), strict=True))
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The names of what a step gives, in the order in which it is computed."""
+        return "loss", *(f"{what} {name}" for what in ("gradient of", "parameter") for name in self.parameters)
+
+    def after(self, step: Step) -> dict[str, Any]:
+        """Return the parameters that a step left."""
+        return {name: step[f"parameter {name}"] for name in self.parameters}
+
+    def run(self, inputs: Tensors) -> Iterator[Step]:
         """Yield the steps, one for each sample, each from the parameters that the last one left."""
         parameters: Tensors = {name: inputs[name] for name in self.parameters}
         for sample in self.samples(inputs):
             step = self.step(parameters, sample)
             yield step
-            parameters = step.parameters
+            parameters = self.after(step)
 
 
 def swept(calls: Sequence[Application]) -> dict[int, Tensor]:
@@ -94,20 +100,3 @@ def swept(calls: Sequence[Application]) -> dict[int, Tensor]:
             if gradient is not None:
                 arrived[id(x)] = arrived[id(x)] + gradient if id(x) in arrived else gradient
     return arrived
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """What one step gives: the loss, the gradients, and the parameters after the update."""
-
-    loss: Tensor
-    gradients: dict[str, Tensor]
-    parameters: dict[str, Tensor]
-
-    def values(self) -> dict[str, Tensor]:
-        """Return all of it by name, in the order in which it is computed."""
-        return {
-            "loss": self.loss,
-            **{f"gradient of {name}": g for name, g in self.gradients.items()},
-            **{f"parameter {name}": w for name, w in self.parameters.items()},
-        }

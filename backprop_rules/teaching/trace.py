@@ -94,40 +94,33 @@ def trace(function: Callable[..., Any], *primals: Tensor, grad_y: Tensor | None 
     to be kept, where grad_y is missing or has another shape, and where the function takes more or fewer
     tensors. Source: Griewank & Walther, Evaluating Derivatives, 2nd ed., section 3.2.
     """
-    _refuse_another_count(function, primals)
-    inputs = dict(zip(_names(function, len(primals)), primals, strict=False))
-    return traced(lambda values: function(*values.values()), inputs, grad_y)
+    return traced(lambda values: function(*values.values()), _named(function, primals), grad_y)
 
 
-def _refuse_another_count(function: Callable[..., Any], primals: Sequence[Any]) -> None:
-    """Raise InputError unless the function takes so many tensors."""
+def _named(function: Callable[..., Any], primals: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the tensors by the names of the function's arguments; InputError unless it takes so many.
+
+    They are x1, x2 and so on where it takes any number, or has no signature, as a function of C.
+    """
     if not callable(function):
         raise InputError(f"trace: a function of rules is to be traced; got {type(function).__name__} {function!r}.")
+    names, count = [f"x{k + 1}" for k in range(len(primals))], len(primals)
     if isinstance(function, Rule):
         most, least = len(function.primals), len(function.primals) - len(function.optional)
-        if least <= len(primals) <= most:
-            return
-        count = str(most) if least == most else f"{least} to {most}"
-        name, takes = str(function), f"{', '.join(function.primals)}: {count}"
+        if least <= count <= most:
+            return dict(zip(function.primals, primals, strict=False))
+        name, takes = str(function), f"{', '.join(function.primals)}: {most if least == most else f'{least} to {most}'}"
     else:
         try:
             signature = inspect.signature(function)
             signature.bind(*primals)
-            return
-        except ValueError:  # a function of C, which has no signature
-            return
+            own = [k for k, one in signature.parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
+            return dict(zip(own if len(own) >= count else names, primals, strict=False))
+        except ValueError:
+            return dict(zip(names, primals, strict=True))
         except TypeError:
             name, takes = getattr(function, "__name__", "function"), str(signature)
-    raise InputError(f"trace: {name} takes {takes}; got {len(primals)} tensors. Give one for each, in this order.")
-
-
-def _names(function: Callable[..., Any], count: int) -> Sequence[str]:
-    """Return the names of the function's first arguments; x1, x2 and so on where it takes any number."""
-    if isinstance(function, Rule):
-        return function.primals
-    arguments = inspect.signature(function).parameters.values()
-    named = [argument.name for argument in arguments if argument.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-    return named if len(named) >= count else [f"x{k + 1}" for k in range(count)]
+    raise InputError(f"trace: {name} takes {takes}; got {count} tensors. Give one for each, in this order.")
 
 
 def traced(

@@ -5,7 +5,7 @@ The points are whole numbers in float64, so that nothing rounds and `==` decides
 
 import itertools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -53,12 +53,17 @@ def difference(computed: Value, said: Value, **shapes: str) -> Point | None:
     return counterexample(lambda **at: computed(*at.values()).equal(said(*at.values())), **shapes)
 
 
-def untrue(formula: str, names: Callable[..., Mapping[str, Any]], **shapes: str) -> Point | None:
-    """Return the smallest point at which the formula is false of the values that its names have there, None if none is.
+def untrue(formulas: str | Sequence[str], names: Callable[..., Mapping[str, Any]], **shapes: str) -> Point | None:
+    """Return the smallest point at which a formula is false of the values that its names have there, None if none is.
 
     Where it cannot be worked out, as a product of shapes that do not fit, it is false.
     """
-    return counterexample(lambda **at: defined(lambda: holds_of(formula, names(**at))), **shapes)
+    every = [formulas] if isinstance(formulas, str) else formulas
+
+    def right(**at: Tensor) -> bool:
+        return defined(lambda: all(holds_of(one, names(**at)) for one in every))
+
+    return counterexample(right, **shapes)
 
 
 def told(point: Point | None) -> str:

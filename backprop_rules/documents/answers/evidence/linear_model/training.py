@@ -50,7 +50,7 @@ def step(w: Tensor) -> None:
 
 
 def trained(
-    update: Callable[[Tensor], None] = step, clear: bool = True, epochs: int = EPOCHS
+    update: Callable[[Tensor], object] = step, clear: bool = True, epochs: int = EPOCHS
 ) -> tuple[Tensor, list[Step]]:
     """Train the weight from 1 as the document does, and return it with the steps."""
     w, steps = weight(), []
@@ -155,17 +155,10 @@ def a_hundred_epochs(said: Said) -> Seen:
 def data_is_the_only_way(said: Said) -> Seen:
     """Train by the other two ways that are said, and hold the weights against the document's."""
 
-    def printed(w: Tensor) -> None:
-        ran(said.formula, w=w)
+    def by(code: str) -> Tensor:
+        return trained(lambda w: ran(code, w=w))[0]
 
-    def unrecorded(w: Tensor) -> None:
-        with torch.no_grad():
-            ran(said["unrecorded"], w=w)
-
-    def detached(w: Tensor) -> None:
-        ran(said["detached"], w=w)
-
-    expected, *others = (trained(update)[0] for update in (printed, unrecorded, detached))
+    expected, *others = map(by, (said.formula, f"with torch.no_grad(): {said['unrecorded']}", said["detached"]))
     same = [w.equal(expected) and w.is_leaf and not grad(w).requires_grad for w in others]
     right = all(same) and expected.equal(trained()[0])
     return wrong(not any(same), right, f"data: {expected.item()}; no_grad, detach: {[w.item() for w in others]}")

@@ -149,11 +149,10 @@ def gradient_of_the_hidden_layer(said: Said) -> Seen:
 
 def chain_rule_for_the_hidden_layer(said: Said) -> Seen:
     """Multiply the cotangent by the Jacobian, which is the transposed weight."""
-    chain, jacobian = (untrue(formula, second_layer, **LAYER) for formula in (said.formula, said["jacobian"]))
-    given = second_layer(H, W2, ERROR)
+    found, given = untrue([said.formula, said["jacobian"]], second_layer, **LAYER), second_layer(H, W2, ERROR)
     shapes = [shape(given["∂loss/∂ŷ"]), shape(given["∂ŷ/∂h1"])]
-    right = chain is None and jacobian is None and shapes == [said["left"], said["right"]]
-    return holds(right, f"{' @ '.join(shapes)}: {told(chain or jacobian)}")
+    right = found is None and shapes == [said["left"], said["right"]]
+    return holds(right, f"{' @ '.join(shapes)}: {told(found)}")
 
 
 def formula_for_w1_without_the_clamp(said: Said) -> Seen:

@@ -89,13 +89,13 @@ def cotangent(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
     return 2 * (predicted(x, w1, w2) - t) @ w2.T
 
 
-def with_the_step(code: str) -> Value:
-    """Return the gradient of w1 with this line of code where the program has line 41."""
+def with_the_step(code: str, last: str = "grad_w1 = x.t().mm(grad_h)") -> Value:
+    """Return the gradient of w1 with these lines of code where the program has lines 41 and 42."""
 
     def found(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
         h1 = x.mm(w1).clamp(min=0)
-        grad_h: Tensor = ran(code, x=x, w1=w1, h1=h1, grad_h=cotangent(x, w1, w2, t))["grad_h"]
-        return x.T @ grad_h
+        grad_w1: Tensor = ran(f"{code}\n{last}", x=x, w1=w1, h1=h1, grad_h=cotangent(x, w1, w2, t))["grad_w1"]
+        return grad_w1
 
     return found
 
@@ -174,7 +174,7 @@ def followed(program: Program, rate: float, epochs: int) -> tuple[float, float]:
     """Return the first and the last loss of a program on the recorded draw, at another rate, for so many epochs."""
     given = {name: x.double() for name, x in AS_PRINTED.inputs().items()}
     longer = replace(program, learning_rate=rate, dtype=torch.float64, samples=lambda given: [given] * epochs)
-    run = [float(step.loss) for step in longer.run(given)]
+    run = [float(step["loss"]) for step in longer.run(given)]
     return run[0], run[-1]
 
 

@@ -44,10 +44,7 @@ AT_A_BOUND = clamp.conventions[0]  # the choice that torch makes where a hidden 
 
 def derivation_explains_the_code(said: Said) -> Seen:
     """Ask whether the derived formula is what the code computes, and whether either is the gradient."""
-    printed = with_the_step(said.formula)
-
-    def without_the_clamp(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
-        return x.T @ cotangent(x, w1, w2, t)
+    printed, without_the_clamp = with_the_step(said.formula), with_the_step("")
 
     def two_alike(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
         formula, code, true = (found(x, w1, w2, t) for found in (without_the_clamp, printed, for_w1))
@@ -153,13 +150,13 @@ def code_for_w2(said: Said) -> Seen:
 def the_cotangent_must_be_copied(said: Said) -> Seen:
     """Run lines 39 and 40 with the copy, and the one line without it."""
 
-    def differs(w2: Tensor, g: Tensor) -> bool:
+    def alike(w2: Tensor, g: Tensor) -> bool:
         arrived = g.clone()
         copied = ran(f"{said.formula}\ngrad_h = grad_h.mm(w2.t())", grad_y_pred=g, w2=w2)["grad_h"]
         alone = ran(said["alone"], grad_y_pred=g, w2=w2)["grad_h"]
-        return not (copied.equal(alone) and g.equal(arrived) and copied.equal(back(g @ w2.T, w2, g)[0]))
+        return copied.equal(alone) and g.equal(arrived) and copied.equal(back(g @ w2.T, w2, g)[0])
 
-    found = counterexample(lambda w2, g: not differs(w2, g), w2="h k", g="1 k")
+    found = counterexample(alike, w2="h k", g="1 k")
     return wrong(found is not None, found is None, f"{said['alone']}: {told(found)}")
 
 
@@ -187,10 +184,7 @@ def cotangent_clamped(said: Said) -> Seen:
 
 def code_for_w1(said: Said) -> Seen:
     """Count the draws in which the code agrees, and ask whether it does exactly where the signs do."""
-
-    def by_the_code(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> Tensor:
-        found: Tensor = ran(said.formula, x=x, grad_h=cotangent(x, w1, w2, t).clamp(min=0))["grad_w1"]
-        return found
+    by_the_code = with_the_step("grad_h.clamp_(min=0)", said.formula)
 
     def exactly_where_signs_agree(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
         h, g = x @ w1, cotangent(x, w1, w2, t)
@@ -233,18 +227,17 @@ def updates_are_gradient_descent(said: Said) -> Seen:
     """Run the two lines in both orders, and torch's own gradient descent, at a rate of 1/8."""
     lines = said.formula.split(" … ")
 
-    def differs(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
-        grad_w1, grad_w2 = with_the_step("grad_h.clamp_(min=0)")(x, w1, w2, t), for_w2(x, w1, w2, t)
+    def alike(x: Tensor, w1: Tensor, w2: Tensor, t: Tensor) -> bool:
+        given = {"grad_w1": with_the_step("grad_h.clamp_(min=0)")(x, w1, w2, t), "grad_w2": for_w2(x, w1, w2, t)}
         weights = [w.clone().requires_grad_() for w in (w1, w2)]
-        for w, g in zip(weights, (grad_w1, grad_w2), strict=True):
+        for w, g in zip(weights, given.values(), strict=True):
             w.grad = g.clone()
         torch.optim.SGD(weights, lr=0.125).step()
-        for code in (lines, lines[::-1]):
-            given = {"w1": w1.clone(), "w2": w2.clone(), "grad_w1": grad_w1, "grad_w2": grad_w2}
-            left = ran("\n".join(code), learning_rate=0.125, **given)
-            if not (left["w1"].equal(weights[0].detach()) and left["w2"].equal(weights[1].detach())):
-                return True
-        return False
+        left = [
+            ran("\n".join(code), learning_rate=0.125, w1=w1.clone(), w2=w2.clone(), **given)
+            for code in (lines, lines[::-1])
+        ]
+        return all(one["w1"].equal(weights[0].detach()) and one["w2"].equal(weights[1].detach()) for one in left)
 
-    found = counterexample(lambda **at: not differs(**at), **TWO)
+    found = counterexample(alike, **TWO)
     return holds(found is None, f"torch.optim.SGD: {told(found)}")
