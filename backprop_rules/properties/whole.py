@@ -1,8 +1,10 @@
 """What is asked of a whole function with a backward of its own, beside its gradients: its value, and autograd."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain, combinations, islice
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from backprop_rules.evidence.allowance.units import wide
 from backprop_rules.evidence.evidence import WIDE, Evidence, Pair, cast, largest
 from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Kind, found, unequal
-from backprop_rules.properties.form import same_numbers
+from backprop_rules.properties.form import first_other, same_numbers
 from backprop_rules.properties.native import own_dtypes
 from backprop_rules.properties.own_backward import (
     applied,
@@ -31,7 +33,7 @@ from backprop_rules.strategies.points import is_near
 from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact, running
 from backprop_rules.subject.backward import Misfit, Raised, Refused
-from backprop_rules.subject.function import live_ones
+from backprop_rules.subject.function import cloned, live_ones
 from backprop_rules.subject.places import raised_at
 from backprop_rules.subject.subject import Subject
 
@@ -49,12 +51,28 @@ class Whole:
     note: str = ""
 
     def wrong(self, subject: Subject, point: Point, pair: Pair) -> Iterator[Finding]:
-        """Yield what is wrong with its output, its gradients through autograd, and what it saves."""
-        found = next(self._at_a_call(subject, point), None)
+        """Yield the first that is wrong with its output, its gradients through autograd, and what it saves."""
+        found = self.value(subject, point)
         if found is not None:
-            yield replace(found, point=point, native=False)
-        if (found is None or found.kind is Kind.ONCE) and is_autograd_function(self.function):
-            yield from self._at_a_point(Evidence(subject, point, pair))
+            yield found
+            return
+        evidence = Evidence(subject, point, pair)
+        of_a_function = is_autograd_function(self.function)
+        for holds in self._questions if of_a_function else (Whole._gives_the_same_through_autograd,):
+            found = next(holds(self, evidence), None)
+            if found is not None:
+                yield found
+                if found.kind is not Kind.ONCE:
+                    return
+
+    def value(self, subject: Subject, point: Point) -> Finding | None:
+        """Return the finding that its one output, in its own dtypes, is that of another function."""
+        there = call_of(subject, point)
+        try:
+            found = () if there is None else computes_the_function(self.function, there, by_itself(subject, there))
+            return next((replace(f, point=point, native=False) for f in found), None)
+        except Refused:  # which others ask
+            return None
 
     def computes_another(self, subject: Subject, point: Point) -> Iterator[Finding]:
         """Yield that its output is that of another function, by more than half of the digits, at any point.
@@ -63,32 +81,46 @@ class Whole:
         """
         there = call_of(subject, point)
         try:
-            if there is None or is_near(*_both(self.function, there, there.primals)):
-                return
-            found = computes_the_function(self.function, there, by_itself(subject, there))
-            yield from (replace(f, point=point, native=False) for f in found)
+            near = there is None or is_near(*_both(self.function, there, there.primals))
         except Refused:  # which others ask
             return
+        found = None if near else self.value(subject, point)
+        if found is not None:
+            yield found
 
-    def _at_a_call(self, subject: Subject, point: Point) -> Iterator[Finding]:
-        """Yield what is wrong with a function of one output."""
-        there = call_of(subject, point)
-        if there is None:
-            return
-        try:
-            yield from computes_the_function(self.function, there, by_itself(subject, there))
-        except Refused:  # which others ask
-            return
-        if is_autograd_function(self.function):
-            yield from says_what_it_writes_to(self.function, there)
-        yield from gives_the_same_through_autograd(self.function, there)
-        if is_autograd_function(self.function):
-            yield from leaves_what_it_saved_alone(self.function, there)
+    def _says_what_it_writes_to(self, evidence: Evidence) -> Iterator[Finding]:
+        """Its forward leaves its arguments alone, or says by mark_dirty which it writes to: autograd asks that."""
+        with self._running(evidence), torch.enable_grad():
+            leaves = live_ones(cast(evidence.point.leaves, evidence.pair.high))
+            leaves = [x.clone() if inexact(x) else x for x in leaves]
+            before = [(x.grad_fn, x.detach().clone()) if inexact(x) else None for x in leaves]
+            applied(self.function, evidence.function.arguments(leaves), evidence.function.params)
+        for name, x, was in zip(evidence.subject.names, leaves, before, strict=True):
+            if was is not None and x.grad_fn is was[0] and not same_numbers(x.detach(), was[1]):
+                yield Finding(Kind.DIRTY, evidence.point, detail=f" {name}")
 
-    def _at_a_point(self, evidence: Evidence) -> Iterator[Finding]:
-        """Yield what is wrong between its forwards and backwards, and for some of its gradients alone, at a point."""
-        asked = (self._keeps_forwards_apart, self._does_without, self._does_without_a_cotangent)
-        yield from islice(chain.from_iterable(holds(evidence) for holds in asked), 1)
+    def _gives_the_same_through_autograd(self, evidence: Evidence) -> Iterator[Finding]:
+        """The gradients through autograd are the same bits as those of its own backward."""
+        yield from self._as_direct(evidence, Kind.ENGINE, evidence.user)
+
+    def _leaves_what_it_saved_alone(self, evidence: Evidence) -> Iterator[Finding]:
+        """A second backward of one forward gives the same, and none writes into an output."""
+        first: Sequence[Any] = ()
+        second, raised = first, ""
+        with self._forward(evidence) as (ys, back):
+            before = cloned(ys)
+            try:
+                first = cloned(back(keep=True) if ys else ())  # which the second may write into
+                second = back(keep=True) if ys else ()
+            except (Exception, SystemExit) as error:  # of somebody's code: what it saved is freed, or was written into
+                raised = f"{type(error).__name__}: {first_line(error)}"
+        for one, other, of_a_leaf in ((before, cloned(ys), False), (first, second, True)):
+            k = first_other(one, other)
+            if k is not None:
+                leaf = k if of_a_leaf else None
+                yield unequal(Kind.SAVED, evidence.point, leaf, one[k], other[k], one[k] != other[k])
+        if raised:
+            yield Finding(Kind.ONCE, evidence.point, detail=raised)
 
     def _keeps_forwards_apart(self, evidence: Evidence) -> Iterator[Finding]:
         """Another forward, between a forward and its backward, changes nothing."""
@@ -131,14 +163,29 @@ class Whole:
                     evidence, Kind.UNDEFINED, alone, evidence.asked(point.leaves, grads, evidence.pair.high)
                 )
 
-    def _through_autograd(
+    _questions = (
+        _says_what_it_writes_to,
+        _gives_the_same_through_autograd,
+        _leaves_what_it_saved_alone,
+        _keeps_forwards_apart,
+        _does_without,
+        _does_without_a_cotangent,
+    )
+
+    @contextmanager
+    def _running(self, evidence: Evidence) -> Iterator[None]:
+        with running(evidence.subject.precision_of_backward(evidence.pair.high)) as inside, inside:
+            yield
+
+    @contextmanager
+    def _forward(
         self, evidence: Evidence, frozen: Collection[int] = (), between: bool = False, output: int | None = None
-    ) -> Gradients | None:
-        """Return the gradients through autograd, None where there are none."""
+    ) -> Iterator[tuple[list[Tensor], Callable[..., Gradients]]]:
+        """Until the end of the block, yield the outputs that autograd is asked for, and what asks it."""
         point, params, dtype = evidence.point, evidence.function.params, evidence.pair.high
         primals = tuple(evidence.function.arguments(cast(point.leaves, dtype)))
         grads = cast(point.grads, dtype)
-        with running(evidence.subject.precision_of_backward(dtype)) as inside, inside:
+        with self._running(evidence):
             outputs, leaves = outputs_of(self.function, primals, params, frozen)
             ys = tensors_of(outputs)
             if between:
@@ -146,9 +193,15 @@ class Whole:
             used = [
                 k for k, y in enumerate(ys) if y.requires_grad and point.grads[k] is not None and output in (None, k)
             ]
-            if not used:
-                return None
-            return by_engine([ys[k] for k in used], leaves, [grads[k] for k in used])
+            asked = [ys[k] for k in used]
+            yield asked, partial(by_engine, asked, leaves, [grads[k] for k in used])
+
+    def _through_autograd(
+        self, evidence: Evidence, frozen: Collection[int] = (), between: bool = False, output: int | None = None
+    ) -> Gradients | None:
+        """Return the gradients through autograd, None where there are none."""
+        with self._forward(evidence, frozen, between, output) as (ys, back):
+            return back() if ys else None
 
     def _as_it_is(self, evidence: Evidence) -> Sequence[Any] | None:
         """Return its gradients called directly, with casts to narrower dtypes that are casts; None where it raises."""
@@ -276,56 +329,3 @@ def _in_two_precisions(function: Any, call: Call) -> tuple[Tensor, Tensor, float
     precise, narrow = both(F64), both(F32)
     noise = max(largest(a - b) for a, b in zip(precise, narrow, strict=True))
     return precise[0], precise[1], noise * 2.0**-WIDE.half
-
-
-def says_what_it_writes_to(function: Any, call: Call) -> Iterator[Finding]:
-    """Its forward leaves its arguments as they were, or says by mark_dirty which it writes to: autograd asks that."""
-    with torch.enable_grad():
-        given = [x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in live_ones(call.primals)]
-        live = [(name, x) for name, x in zip(call.rule.primals, given, strict=True) if x is not None and x.grad_fn]
-        before = [(x.grad_fn, x.detach().clone()) for _, x in live]
-        applied(function, given, call.params)
-    for (name, x), (made_by, old) in zip(live, before, strict=True):
-        if x.grad_fn is made_by and not same_numbers(x.detach(), old):
-            yield found(Kind.DIRTY, call, detail=f" {name}")
-            return
-
-
-def gives_the_same_through_autograd(function: Any, call: Call) -> Iterator[Finding]:
-    """The gradients through autograd are the same bits as those of its own backward."""
-    y, leaves = run_once(function, call.primals, call.params)
-    if not y.requires_grad:
-        return  # as where it has a branch of constants
-    try:
-        through = by_engine(y, leaves, call.grad_y)
-    except RuntimeError as error:
-        yield found(Kind.ENGINE, call, detail=f": {first_line(error) or type(error).__name__}")
-        return
-    for i in call.given:
-        direct, engine = call.gradients[i], through[i]
-        if engine is not None and not same_numbers(direct, engine):
-            expected = None if direct is None else direct.tolist()
-            yield found(Kind.ENGINE, call, i, expected=expected, got=engine.tolist())
-
-
-def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
-    """A second backward of one forward gives the same, and none writes into y."""
-    y, leaves = run_once(function, call.primals, call.params)
-    before = y.detach().clone()
-    first: Gradients = tuple(None for _ in call.primals)
-    second, raised = first, ""
-    try:
-        once_more = by_engine(y, leaves, call.grad_y, keep=True)
-        first = tuple(None if g is None else g.clone() for g in once_more)  # which the second may write into
-        second = by_engine(y, leaves, call.grad_y, keep=True)
-    except (Exception, SystemExit) as error:  # of somebody's code: what it saved is freed, or was written into
-        raised = f"{type(error).__name__}: {first_line(error)}"
-    if not same_numbers(before, y.detach()):
-        yield unequal(Kind.SAVED, widened(call), None, before, y.detach(), before != y.detach())
-        return
-    for i in call.given:
-        once, twice = first[i], second[i]
-        if once is not None and twice is not None and not same_numbers(once, twice):
-            yield unequal(Kind.SAVED, widened(call), i, once, twice, once != twice)
-    if raised:
-        yield found(Kind.ONCE, call, detail=raised)
