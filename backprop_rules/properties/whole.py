@@ -10,30 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.call import Call
-from backprop_rules.errors import InputError, OwnError, first_line
-from backprop_rules.evidence.allowance.units import wide
-from backprop_rules.evidence.evidence import WIDE, Evidence, Pair, cast, largest
+from backprop_rules.errors import first_line
+from backprop_rules.evidence.evidence import Evidence, Pair, cast
 from backprop_rules.properties import effort
-from backprop_rules.properties.finding import Finding, Kind, found, unequal
+from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.properties.form import first_other, same_numbers
-from backprop_rules.properties.native import own_dtypes
 from backprop_rules.properties.own_backward import (
     applied,
     by_engine,
     is_autograd_function,
     outputs_of,
-    run_once,
     tensors_of,
 )
+from backprop_rules.properties.value import Value
 from backprop_rules.rule import Gradients
-from backprop_rules.strategies.of_rules import call_at, widened
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.points import is_near
-from backprop_rules.strategies.values import recast
-from backprop_rules.subject.ambient import F32, F64, at, inexact, running
-from backprop_rules.subject.backward import Misfit, Raised, Refused
-from backprop_rules.subject.function import cloned, live_ones
+from backprop_rules.subject.ambient import inexact, running
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import NoAnswer, cloned, live_ones
 from backprop_rules.subject.places import raised_at
 from backprop_rules.subject.subject import Subject
 
@@ -42,7 +36,7 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Whole:
-    """What is asked of a function beside its backward: at a call, of one output; at a point, of any.
+    """What is asked of a function beside its backward: of its outputs, and of what autograd makes of it.
 
     `note` says how it is applied, where that is not as it was given.
     """
@@ -66,27 +60,22 @@ class Whole:
                     return
 
     def value(self, subject: Subject, point: Point) -> Finding | None:
-        """Return the finding that its one output, in its own dtypes, is that of another function."""
-        there = call_of(subject, point)
+        """Return the finding that an output is that of another function; None where one of both raises."""
         try:
-            found = () if there is None else computes_the_function(self.function, there, by_itself(subject, there))
-            return next((replace(f, point=point, native=False) for f in found), None)
-        except Refused:  # which others ask
+            return next(Value(self.function, subject, point).wrong(), None)
+        except NoAnswer:  # which others ask
             return None
 
     def computes_another(self, subject: Subject, point: Point) -> Iterator[Finding]:
-        """Yield that its output is that of another function, by more than half of the digits, at any point.
+        """Yield that an output is that of another function, by more than half of the digits, at any point.
 
         That is asked first: it takes a forward of both, and how far these round takes longer to tell.
         """
-        there = call_of(subject, point)
         try:
-            near = there is None or is_near(*_both(self.function, there, there.primals))
-        except Refused:  # which others ask
+            if Value(self.function, subject, point).is_another:
+                yield from Value(self.function, subject, point).wrong()
+        except NoAnswer:  # as above
             return
-        found = None if near else self.value(subject, point)
-        if found is not None:
-            yield found
 
     def _says_what_it_writes_to(self, evidence: Evidence) -> Iterator[Finding]:
         """Its forward leaves its arguments alone, or says by mark_dirty which it writes to: autograd asks that."""
@@ -186,7 +175,8 @@ class Whole:
         primals = tuple(evidence.function.arguments(cast(point.leaves, dtype)))
         grads = cast(point.grads, dtype)
         with self._running(evidence):
-            outputs, leaves = outputs_of(self.function, primals, params, frozen)
+            like = evidence.subject.backward.returned.of(grads)
+            outputs, leaves = outputs_of(self.function, primals, params, frozen, like)
             ys = tensors_of(outputs)
             if between:
                 outputs_of(self.function, tuple(x / 2 if inexact(x) else x for x in primals), params)
@@ -229,103 +219,3 @@ class Whole:
 def _told(error: BaseException) -> str:
     """Return what is said of an error of somebody's code."""
     return ": ".join(filter(None, (type(error).__name__, first_line(error)))) + raised_at(error)
-
-
-def call_of(subject: Subject, point: Point) -> Call | None:
-    """Return the call of a forward of one output in its own dtypes; None where it does not take these values so."""
-    if subject.rule is None:
-        return None
-    try:
-        return call_at(subject.rule, point, list(point.dtypes) or own_dtypes(subject, point))
-    except (InputError, RuntimeError, ValueError, TypeError, IndexError):
-        return None
-
-
-def by_itself(subject: Subject, call: Call) -> Call:
-    """Return the call of a forward as it runs by itself, with constants and casts in dtypes of their own."""
-
-    def forward(*primals: Any, **params: Any) -> Any:
-        return subject.function.at(params).raw(primals)
-
-    return replace(call, rule=replace(call.rule, forward=forward))
-
-
-def computes_the_function(function: Any, call: Call, written: Call | None = None) -> Iterator[Finding]:
-    """The output of its forward is the function, but for rounding. Raises Refused where one of both raises.
-
-    Of what is `written` with constants of float32, and rounds nobody knows how far, this is the function as well.
-    """
-    from backprop_rules.evidence.allowance.bounds import bounds
-
-    y, expected = _both(function, call, call.primals)
-    if y.shape != expected.shape or y.dtype != expected.dtype:
-        shapes = ((tuple(t.shape), t.dtype) for t in (expected, y))
-        yield found(Kind.FUNCTION, call, expected=next(shapes), got=next(shapes))
-        return
-    if torch.equal(y, expected):
-        return
-    radius: Tensor | float
-    known = True
-    try:
-        with running(None):
-            radius = bounds(call, evaluations=2).y.to(y.device)
-    except (InputError, NotImplementedError):  # neither its rounding nor its exact value is known
-        known, (y, expected, radius) = False, _in_two_precisions(function, call)
-    beyond = (wide(y) - wide(expected)).abs() - radius
-    if not bool((beyond > 0).any()) or _is_rounding(function, call, beyond):
-        return
-    if written is None or not _is_as_written(function, written, radius if known else None):
-        yield unequal(Kind.FUNCTION, widened(call), None, expected, y, beyond > 0)
-
-
-def _both(function: Any, call: Call, primals: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Return what the function gives, and what it is to give, where random numbers are the same ones; or Refused."""
-    try:
-        y, _ = run_once(function, tuple(primals), call.params)
-        with running(None):
-            return y.detach(), call.forward(*primals).detach()
-    except (InputError, OwnError):
-        raise
-    except (Exception, SystemExit) as error:  # of somebody's code
-        raise Refused(type(error).__name__, first_line(error)) from error
-
-
-def _is_rounding(function: Any, call: Call, beyond: Tensor) -> bool:
-    """Say whether the output is off by what shrinks with the unit roundoff: written otherwise, it may lose digits.
-
-    In this dtype no element lies farther `beyond` than the function's own operations round, where these are known.
-    """
-    from backprop_rules.evidence.climb import own_rounding
-
-    try:
-        precise, right, noise = _in_two_precisions(function, call)
-    except Refused:  # it may take its own dtype alone
-        return False
-    shrinks = bool(((precise - right).abs() <= noise).all())
-    own = own_rounding(lambda: run_once(function, tuple(call.primals), call.params)[0]) if shrinks else None
-    return shrinks and (own is None or not bool((beyond > own).any()))
-
-
-def _is_as_written(function: Any, written: Call, radius: Any) -> bool:
-    """Say whether the output is what forward gives by itself, within a radius, or what shrinks with the roundoff."""
-    try:
-        y, right = _both(function, written, written.primals)
-        if radius is None:
-            y, right, radius = _in_two_precisions(function, written)
-    except Refused:  # as above
-        return False
-    return bool(((wide(y) - wide(right)).abs() <= radius).all())
-
-
-def _in_two_precisions(function: Any, call: Call) -> tuple[Tensor, Tensor, float]:
-    """Return both outputs in float64, and how far they may be apart if that is rounding: it shrinks from float32 on."""
-
-    def both(dtype: torch.dtype) -> list[Tensor]:
-        primals = (
-            recast(recast(x, at(F32, x)), at(dtype, x)) if x is not None and inexact(x) else x for x in call.primals
-        )
-        return [wide(y) for y in _both(function, call, tuple(primals))]
-
-    precise, narrow = both(F64), both(F32)
-    noise = max(largest(a - b) for a, b in zip(precise, narrow, strict=True))
-    return precise[0], precise[1], noise * 2.0**-WIDE.half
