@@ -73,6 +73,22 @@ class OtherwiseForTheEngine(Right):
         return Right.backward(ctx, grad_y * (2 if through_autograd else 1), grad_z)
 
 
+def in_dtype(dtype, wrong):
+    """Return the right Function, but for a dtype in which it is wrong."""
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.of = wrong if x.dtype == dtype else Right
+            return ctx.of.forward(ctx, x)
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return ctx.of.backward(ctx, *grads)
+
+    return Function
+
+
 def checked(function, dtype):
     return check_function(
         function, forward=forward, example=tuple(x.to(dtype) for x in EXAMPLE), raise_on_failure=False, explain=False
@@ -99,6 +115,17 @@ def test_what_is_wrong_beside_the_gradients_of_several_outputs_is_told(function,
     found = checked(function, torch.float32)
     assert found.verdict == "wrong"
     assert found.finding.kind is kind, str(found)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [(UsesUpWhatItKept, Kind.SAVED), (WritesToItsArgument, Kind.DIRTY), (OtherwiseForTheEngine, Kind.ENGINE)],
+)
+def test_it_is_told_where_it_is_so_in_the_own_dtype_alone(wrong, kind):
+    found = checked(in_dtype(torch.bfloat16, wrong), torch.bfloat16)
+    assert found.verdict == "wrong"
+    assert found.finding.kind is kind, str(found)
+    assert checked(in_dtype(torch.float16, wrong), torch.bfloat16).verdict == "right"
 
 
 def test_outputs_of_dicts_are_compared_by_their_keys():

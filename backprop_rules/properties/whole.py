@@ -1,20 +1,22 @@
 """What is asked of a whole function with a backward of its own, beside its gradients: its value, and autograd."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backprop_rules.errors import first_line
-from backprop_rules.evidence.evidence import Evidence, Pair, cast
+from backprop_rules.evidence.evidence import Evidence, Pair
+from backprop_rules.evidence.native import Native
 from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.properties.form import first_other, same_numbers
+from backprop_rules.properties.native import own_dtypes
 from backprop_rules.properties.own_backward import (
     applied,
     by_engine,
@@ -46,18 +48,32 @@ class Whole:
 
     def wrong(self, subject: Subject, point: Point, pair: Pair) -> Iterator[Finding]:
         """Yield the first that is wrong with its output, its gradients through autograd, and what it saves."""
-        found = self.value(subject, point)
-        if found is not None:
+        for found in chain.from_iterable(self._each(subject, point, pair)):
             yield found
-            return
-        evidence = Evidence(subject, point, pair)
-        of_a_function = is_autograd_function(self.function)
-        for holds in self._questions if of_a_function else (Whole._gives_the_same_through_autograd,):
-            found = next(holds(self, evidence), None)
-            if found is not None:
-                yield found
-                if found.kind is not Kind.ONCE:
-                    return
+            if found.kind is not Kind.ONCE:
+                return
+
+    def _each(self, subject: Subject, point: Point, pair: Pair) -> Iterator[Iterable[Finding]]:
+        """Yield what each question finds: of its outputs and of one call in its own dtypes, then between calls."""
+        found, of_a_function = self.value(subject, point), is_autograd_function(self.function)
+        yield () if found is None else (found,)
+        here = Native(subject, point, pair, point.dtypes or own_dtypes(subject, point))
+        if self._answers(here):
+            yield self._says_what_it_writes_to(here) if of_a_function else ()
+            yield self._gives_the_same_through_autograd(here)
+            yield self._leaves_what_it_saved_alone(here) if of_a_function else ()
+        if of_a_function:
+            precise = Evidence(subject, point, pair)
+            yield self._keeps_forwards_apart(precise)
+            yield self._does_without(precise)
+            yield self._does_without_a_cotangent(precise)
+
+    def _answers(self, evidence: Evidence) -> bool:
+        """Say whether forward, and the function, take what is given there."""
+        try:
+            return evidence.user is not None
+        except NoAnswer:  # which others ask
+            return False
 
     def value(self, subject: Subject, point: Point) -> Finding | None:
         """Return the finding that an output is that of another function; None where one of both raises."""
@@ -79,9 +95,8 @@ class Whole:
 
     def _says_what_it_writes_to(self, evidence: Evidence) -> Iterator[Finding]:
         """Its forward leaves its arguments alone, or says by mark_dirty which it writes to: autograd asks that."""
-        with self._running(evidence), torch.enable_grad():
-            leaves = live_ones(cast(evidence.point.leaves, evidence.pair.high))
-            leaves = [x.clone() if inexact(x) else x for x in leaves]
+        with running(evidence.ambient) as inside, inside, torch.enable_grad():
+            leaves = [x.clone() if inexact(x) else x for x in live_ones(evidence.given[0])]
             before = [(x.grad_fn, x.detach().clone()) if inexact(x) else None for x in leaves]
             applied(self.function, evidence.function.arguments(leaves), evidence.function.params)
         for name, x, was in zip(evidence.subject.names, leaves, before, strict=True):
@@ -138,9 +153,9 @@ class Whole:
 
     def _does_without_a_cotangent(self, evidence: Evidence) -> Iterator[Finding]:
         """Where one of several outputs is used alone, the gradients are those with zeros for the others."""
-        point = evidence.point
-        for k in range(len(point.grads)) if len(point.grads) > 1 else ():
-            grads = tuple(g if j == k or g is None else torch.zeros_like(g) for j, g in enumerate(point.grads))
+        point, (leaves, given) = evidence.point, evidence.given
+        for k in range(len(given)) if len(given) > 1 else ():
+            grads = tuple(g if j == k or g is None else torch.zeros_like(g) for j, g in enumerate(given))
             try:
                 alone = self._through_autograd(evidence, output=k)
             except (Exception, SystemExit) as error:  # of somebody's code
@@ -148,41 +163,21 @@ class Whole:
                 yield Finding(Kind.UNDEFINED, replace(point, grads=there), detail=f": it raises {_told(error)}")
                 return
             if alone is not None:
-                yield from self._same(
-                    evidence, Kind.UNDEFINED, alone, evidence.asked(point.leaves, grads, evidence.pair.high)
-                )
-
-    _questions = (
-        _says_what_it_writes_to,
-        _gives_the_same_through_autograd,
-        _leaves_what_it_saved_alone,
-        _keeps_forwards_apart,
-        _does_without,
-        _does_without_a_cotangent,
-    )
-
-    @contextmanager
-    def _running(self, evidence: Evidence) -> Iterator[None]:
-        with running(evidence.subject.precision_of_backward(evidence.pair.high)) as inside, inside:
-            yield
+                yield from self._same(evidence, Kind.UNDEFINED, alone, evidence.asked(leaves, grads))
 
     @contextmanager
     def _forward(
         self, evidence: Evidence, frozen: Collection[int] = (), between: bool = False, output: int | None = None
     ) -> Iterator[tuple[list[Tensor], Callable[..., Gradients]]]:
         """Until the end of the block, yield the outputs that autograd is asked for, and what asks it."""
-        point, params, dtype = evidence.point, evidence.function.params, evidence.pair.high
-        primals = tuple(evidence.function.arguments(cast(point.leaves, dtype)))
-        grads = cast(point.grads, dtype)
-        with self._running(evidence):
-            like = evidence.subject.backward.returned.of(grads)
+        params, (given, grads) = evidence.function.params, evidence.given
+        primals, like = tuple(evidence.function.arguments(given)), evidence.subject.backward.returned.of(grads)
+        with running(evidence.ambient) as inside, inside:
             outputs, leaves = outputs_of(self.function, primals, params, frozen, like)
             ys = tensors_of(outputs)
             if between:
                 outputs_of(self.function, tuple(x / 2 if inexact(x) else x for x in primals), params)
-            used = [
-                k for k, y in enumerate(ys) if y.requires_grad and point.grads[k] is not None and output in (None, k)
-            ]
+            used = [k for k, y in enumerate(ys) if y.requires_grad and grads[k] is not None and output in (None, k)]
             asked = [ys[k] for k in used]
             yield asked, partial(by_engine, asked, leaves, [grads[k] for k in used])
 
@@ -195,9 +190,8 @@ class Whole:
 
     def _as_it_is(self, evidence: Evidence) -> Sequence[Any] | None:
         """Return its gradients called directly, with casts to narrower dtypes that are casts; None where it raises."""
-        high, y = evidence.pair.high, evidence.y
-        leaves, grads = (tuple(cast(those, high)) for those in (evidence.point.leaves, evidence.point.grads))
-        given, y = tuple(x.detach() if isinstance(x, Tensor) else x for x in leaves), y and tuple(cast(y, high))
+        (leaves, grads), y = evidence.given, evidence.y
+        given = tuple(x.detach() if isinstance(x, Tensor) else x for x in leaves)
         try:
             return evidence.subject.backward(evidence.function, grads, y, given, None)
         except (Raised, Misfit):
