@@ -13,7 +13,7 @@ from backprop_rules.domain import precision
 from backprop_rules.evidence.allowance.blocks import blocks
 from backprop_rules.strategies.point import JUMP, Point
 from backprop_rules.strategies.values import recast
-from backprop_rules.subject.ambient import BF16, F32, F64, all_finite, at, inexact
+from backprop_rules.subject.ambient import BF16, F32, F64, Ambient, all_finite, at, inexact
 from backprop_rules.subject.function import Cotangents, Function, Gradients, NoAnswer, NoPoint, Outputs, Run
 from backprop_rules.subject.kept import Keeps
 from backprop_rules.subject.subject import HEAVY, Subject
@@ -110,6 +110,11 @@ class Evidence(Keeps):
         if self.pair.high is F64:
             return self.point.leaves, self.point.grads
         return cast(self.point.leaves, self.pair.high), tuple(cast(self.point.grads, self.pair.high))
+
+    @property
+    def ambient(self) -> Ambient | None:
+        """The precision in which the backward is called."""
+        return self.subject.precision_of_backward(self.pair.high)
 
     @cached_property
     def y(self) -> Outputs | None:

@@ -12,56 +12,32 @@ from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.oracles.oracle import Silent
 from backprop_rules.evidence.proof import certified
 from backprop_rules.properties.finding import Finding, Kind, found, unequal
-from backprop_rules.properties.same import differs, given, same_bits, same_gradients
+from backprop_rules.properties.form import first_written, has_the_form_of_its_primal, remembered
+from backprop_rules.properties.same import differs, given, same_gradients
 from backprop_rules.strategies.of_rules import widened
+from backprop_rules.subject.function import cloned
 
 
 def writes_to_none_of_its_arguments(call: Call) -> Iterator[Finding]:
     """Neither the cotangent nor y nor a primal has another value, or was written to, after the call."""
-    names = ("grad_y", "y", *call.rule.primals)
-    grad_y, y = call.grad_y.clone(), call.y.clone()
-    primals = [None if x is None else x.clone() for x in call.primals]
-    arguments = (grad_y, y, *primals)
-    before = [None if x is None else (x.clone(), x._version) for x in arguments]
+    grad_y, y, *primals = given = cloned((call.grad_y, call.y, *call.primals))
+    before = remembered(given)
     call.backward(grad_y, y, *primals)
-    for name, x, old in zip(names, arguments, before, strict=True):
-        if x is not None and old is not None and (x._version != old[1] or not same_bits(x, old[0])):
-            yield found(Kind.WRITES, call, detail=f" {name}", expected=old[0].tolist(), got=x.tolist())
-            return
+    written = first_written(("grad_y", "y", *call.rule.primals), given, before)
+    if written is not None:
+        yield found(Kind.WRITES, call, detail=f" {written}")
 
 
 def returns_the_shape_dtype_and_device_of_each_primal(call: Call) -> Iterator[Finding]:
     """The engine would repair a gradient of another shape or dtype, so the backward is asked directly."""
-    gradients, names = call.gradients, call.rule.primals
+    gradients, names, truth = call.gradients, call.rule.primals, call.per_gradient(call.tensors)
     if len(gradients) != len(names):
         words = f": {len(gradients)} for the {len(names)} primals {', '.join(names)}"
         yield found(Kind.COUNT, call, detail=words)
         return
-    for i, (x, gradient) in enumerate(zip(call.primals, gradients, strict=True)):
-        if i not in call.given:
-            if gradient is not None:
-                yield found(Kind.UNASKED, call, i, expected="None", got=_what(gradient))
-        elif not isinstance(gradient, Tensor):
-            kind = Kind.NONE if gradient is None else Kind.NO_TENSOR
-            yield found(kind, call, i, expected="a tensor", got=_what(gradient))
-        elif x is not None:
-            yield from _formed(call, i, x, gradient)
-
-
-def _what(x: object) -> str:
-    return "None" if x is None else "a tensor" if isinstance(x, Tensor) else repr(x)
-
-
-def _formed(call: Call, i: int, x: Tensor, gradient: Tensor) -> Iterator[Finding]:
-    facts: tuple[tuple[Kind, object, object], ...] = (
-        (Kind.SHAPE, tuple(gradient.shape), tuple(x.shape)),
-        (Kind.DTYPE, gradient.dtype, x.dtype),
-        (Kind.DEVICE, gradient.device, x.device),
-    )
-    for kind, got, wanted in facts:
-        if got != wanted:
-            yield found(kind, call, i, expected=wanted, got=got)
-            return
+    dtypes = [None if x is None else x.dtype for x in truth]
+    for finding in has_the_form_of_its_primal(widened(call), gradients, truth, dtypes, strict=True):
+        yield replace(finding, native=True)
 
 
 def is_linear_in_the_cotangent(call: Call) -> Iterator[Finding]:

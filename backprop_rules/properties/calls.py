@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.evidence import Evidence, cast, largest
+from backprop_rules.evidence.evidence import Evidence, largest
 from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Kind, first, unequal
 from backprop_rules.properties.form import first_other, same_numbers
@@ -80,7 +80,7 @@ def writes_every_element(evidence: Evidence) -> Iterator[Finding]:
         if not bool(astray.any()):
             continue
         try:
-            again = evidence.asked(point.leaves, point.grads, y=evidence.y, fill=0.0)[i]
+            again = evidence.asked(*evidence.given, y=evidence.y, fill=0.0)[i]
         except NoAnswer:
             return
         never = astray & ~again.isnan()
@@ -106,7 +106,7 @@ def overwrites_no_result(evidence: Evidence) -> Iterator[Finding]:
     point = evidence.point
     once = cloned(evidence.user)
     with suppress(NoAnswer):  # of that, other points tell
-        evidence.asked(*_halved(point), remembers=True)
+        evidence.asked(*_halved(evidence), remembers=True)
     other = first_other(once, evidence.user)
     if other is not None:
         yield Finding(Kind.OVERWRITTEN, point, other)
@@ -116,7 +116,7 @@ def answers_as_before(evidence: Evidence, before: Sequence[Any], kind: Kind, **h
     """It answers the same question with the same bits as before."""
     point = evidence.point
     try:
-        again = evidence.asked(point.leaves, point.grads, remembers=True, **how)
+        again = evidence.asked(*evidence.given, remembers=True, **how)
     except NoAnswer:
         return
     i = first_other(before, again)
@@ -198,7 +198,7 @@ def answers_in_two_threads(evidence: Evidence) -> Iterator[Finding]:
     """
     if evidence.subject.backward.framework == "jax":
         return
-    asked, grid = [_own(evidence), _own(evidence, _halved(evidence.point))], _interpreted_grid()
+    asked, grid = [_own(evidence), _own(evidence, _halved(evidence))], _interpreted_grid()
     try:
         expected = [cloned(_called(evidence, *one)) for one in asked]
     except NoAnswer:
@@ -319,18 +319,18 @@ def _two_exchanged(x: Tensor) -> Tensor:
     return found
 
 
-def _halved(point: Point) -> tuple[list[Any], tuple[Tensor | None, ...]]:
-    others = [x / 2 + 0.25 if inexact(x) else x for x in point.leaves]
-    return others, tuple(None if g is None else -g + 0.5 for g in point.grads)
+def _halved(evidence: Evidence) -> tuple[list[Any], tuple[Tensor | None, ...]]:
+    leaves, grads = evidence.given
+    others = [x / 2 + 0.25 if inexact(x) else x for x in leaves]
+    return others, tuple(None if g is None else -g + 0.5 for g in grads)
 
 
 def _own(evidence: Evidence, at: tuple[Any, Any] | None = None) -> tuple[list[Any], tuple[Any, ...]]:
-    """Return arguments in the higher precision, in memory of their own, where they lie in order."""
-    leaves, grads = at or (evidence.point.leaves, evidence.point.grads)
-    there = cast(leaves, evidence.pair.high), cast(grads, evidence.pair.high)
+    """Return arguments in memory of their own, where they lie in order."""
     in_order = torch.contiguous_format
     own, cotangents = (
-        [x.detach().clone(memory_format=in_order) if isinstance(x, Tensor) else x for x in some] for some in there
+        [x.detach().clone(memory_format=in_order) if isinstance(x, Tensor) else x for x in some]
+        for some in at or evidence.given
     )
     return own, tuple(cotangents)
 
@@ -344,8 +344,8 @@ def _called(
     **how: Any,
 ) -> tuple[Any, ...]:
     """Return what the backward gives for these very tensors."""
-    ambient = ambient or evidence.subject.precision_of_backward(evidence.pair.high)
-    return evidence.subject.backward(evidence.function, tuple(grads), y, tuple(leaves), ambient, **how)
+    inside = ambient or evidence.ambient
+    return evidence.subject.backward(evidence.function, tuple(grads), y, tuple(leaves), inside, **how)
 
 
 def _with_margins(x: Any) -> tuple[Any, Tensor | None]:

@@ -42,32 +42,43 @@ def where_out_of_order(point: Point) -> str:
 
 
 def has_the_form_of_its_primal(
-    point: Point, gradients: Sequence[Any], truth: Sequence[Tensor | None], dtypes: Sequence[torch.dtype | None]
+    point: Point,
+    gradients: Sequence[Any],
+    truth: Sequence[Tensor | None],
+    dtypes: Sequence[torch.dtype | None],
+    strict: bool = False,
 ) -> Iterator[Finding]:
-    """Each gradient has its primal's shape, dtype and device; None only where no derivative comes."""
+    """Each gradient has its primal's shape, dtype and device; None only where no derivative comes.
+
+    If `strict`, None where the primal has no gradient, and nowhere else; a shape of no element is a shape as well.
+    """
     for i, (got, right) in enumerate(zip(gradients, truth, strict=True)):
         if right is None:
-            if inexact(got) and got.device.type != "meta" and bool(got.any()):
-                yield Finding(Kind.UNASKED, point, i, expected="None", got="a tensor")
+            if got is not None and (strict or (inexact(got) and got.device.type != "meta" and bool(got.any()))):
+                yield Finding(Kind.UNASKED, point, i, expected="None", got=_what(got))
             continue
         if got is None:
-            if bool((right != 0).any()) if right.device.type != "meta" else False:
+            if strict or (right.device.type != "meta" and bool((right != 0).any())):
                 yield Finding(Kind.NONE, point, i, expected="a tensor", got="None")
         elif not isinstance(got, Tensor):
             whose = next((name for name, bridge in BRIDGES.items() if bridge.owns(got)), "")
             hint = f': it was given tensors, as framework="{whose}" (--framework {whose}) is not said' if whose else ""
-            yield Finding(Kind.NO_TENSOR, point, i, expected="a tensor", got=type(got).__name__, detail=hint)
+            yield Finding(Kind.NO_TENSOR, point, i, expected="a tensor", got=_what(got), detail=hint)
         elif got.layout != torch.strided:
             yield Finding(Kind.NO_TENSOR, point, i, expected="a dense tensor", got=str(got.layout))
         elif got.shape != right.shape:
             expected, given = tuple(right.shape), tuple(got.shape)
-            nothing = point.empty and not right.numel() and not got.numel()
+            nothing = not strict and point.empty and not right.numel() and not got.numel()
             kind = Kind.EMPTY_SHAPE if nothing else Kind.SHAPE
             yield Finding(kind, point, i, expected=expected, got=given, detail=f"{given} for {expected}" * nothing)
         elif dtypes[i] is not None and got.dtype != dtypes[i]:
             yield Finding(Kind.DTYPE, point, i, expected=dtypes[i], got=got.dtype)
         elif got.device != right.device:
             yield Finding(Kind.DEVICE, point, i, expected=right.device, got=got.device)
+
+
+def _what(got: Any) -> str:
+    return "a tensor" if isinstance(got, Tensor) else type(got).__name__
 
 
 def is_only_narrower(evidence: Evidence, dtypes: Sequence[torch.dtype | None]) -> bool:

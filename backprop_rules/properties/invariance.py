@@ -1,7 +1,7 @@
 """By how many ulps a result changes with what it should not depend on: reported, and judged where that is asked for."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,52 +9,32 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
+from backprop_rules.evidence.native import Native
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.native import own_dtypes
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.values import cast_like, in_dtypes, numbers_from, recast
+from backprop_rules.strategies.values import in_dtypes, numbers_from
 from backprop_rules.subject.ambient import F64, inexact, real
-from backprop_rules.subject.function import Cotangents, Function, NoAnswer, cloned
+from backprop_rules.subject.function import NoAnswer, cloned
 from backprop_rules.subject.subject import Subject
-
-
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """Arguments in the dtypes of a point, and the leaves whose first axis, as the outputs', is the batch."""
-
-    function: Function
-    leaves: tuple[Any, ...]
-    grads: Cotangents
-    batched: frozenset[int]
-
-    def with_rows(self, of: Callable[[Tensor], Tensor]) -> "_Call":
-        """Return the call with other rows: those beside them do not count, or it is none."""
-        leaves = tuple(of(x) if k in self.batched else x for k, x in enumerate(self.leaves))
-        grads = tuple(None if g is None else of(g) for g in self.grads)
-        return replace(self, leaves=leaves, grads=grads)
-
-    def truth(self) -> tuple[Any, ...]:
-        wide = [recast(x, F64) if inexact(x) and not x.is_complex() else x for x in self.leaves]
-        own = tuple(None if g is None or g.is_complex() else recast(g, F64) for g in self.grads)
-        return self.function.run(wide, own, F64)[0].gradients
 
 
 def varies(subject: Subject, point: Point, asked: Sequence[str]) -> Iterator[tuple[str, Finding]]:
     """Yield, in words and as a finding, each way in which the result changes; of those asked for."""
     try:
-        call = _call(subject, point)
-        base = _answer(subject, call)
+        here = _drawn(subject, point)
+        base, batched = cloned(here.user), _batched(here)
     except NoAnswer:
         return
     for words, again in map(WAYS.__getitem__, asked):
         try:
-            others = again(subject, call)
+            others = again(here)
         except NoAnswer:
             continue
         for i, (one, other) in enumerate(zip(base, others, strict=True)):
             if isinstance(one, Tensor) and isinstance(other, Tensor) and inexact(one):
-                shared = one[: len(other)] if i in call.batched else one
-                apart = ulps(shared, other[: len(shared)] if i in call.batched else other)
+                shared = one[: len(other)] if i in batched else one
+                apart = ulps(shared, other[: len(shared)] if i in batched else other)
                 if apart:
                     what = f"{words}, by up to {apart:.3g} ulps of {str(one.dtype).removeprefix('torch.')}"
                     told = f"the gradient of {subject.names[i]} changes {what}"
@@ -62,45 +42,48 @@ def varies(subject: Subject, point: Point, asked: Sequence[str]) -> Iterator[tup
                     break
 
 
-def _call(subject: Subject, point: Point) -> _Call:
-    function = subject.function.at(point.params)
-    leaves = tuple(x.detach() if inexact(x) else x for x in in_dtypes(point.leaves, own_dtypes(subject, point)))
-    ys = function.y(leaves, None)
-    # Cotangents with all of their digits: of few digits sums are exact, and come out alike in any order.
-    numbers = numbers_from(0)
-    drawn = (torch.randn(y.shape, generator=numbers, dtype=F64) if inexact(y) else None for y in ys)
-    grads = tuple(map(cast_like, drawn, ys))
-    rows = {len(y) if y.ndim else 0 for y in ys}
+def _drawn(subject: Subject, point: Point) -> Native:
+    """Return the evidence in the own dtypes, for cotangents of all digits: of few, sums are exact in any order."""
+    dtypes, numbers = own_dtypes(subject, point), numbers_from(0)
+    ys = subject.function.at(point.params).y(in_dtypes(point.leaves, dtypes), None)
+    grads = tuple(torch.randn(y.shape, generator=numbers, dtype=F64) if inexact(y) else None for y in ys)
+    return Native(subject, replace(point, grads=grads), dtypes=dtypes)
+
+
+def _batched(here: Native) -> frozenset[int]:
+    """Return the leaves whose first axis, as the outputs', is the batch."""
+    leaves, grads = here.given
+    rows = {len(g) if g.ndim else 0 for g in grads if g is not None}
     count = rows.pop() if len(rows) == 1 else 0
-    batched = frozenset(k for k, x in enumerate(leaves) if isinstance(x, Tensor) and x.ndim and len(x) == count > 1)
-    return _Call(function, leaves, grads, batched)
+    return frozenset(k for k, x in enumerate(leaves) if isinstance(x, Tensor) and x.ndim and len(x) == count > 1)
 
 
-def _answer(subject: Subject, call: _Call) -> tuple[Any, ...]:
-    found = subject.backward(call.function, call.grads, None, call.leaves, None)
-    return tuple(cloned(found))
+def _again(here: Native) -> Sequence[Any]:
+    return cloned(here.asked(*here.given))
 
 
-def _in_other_threads(subject: Subject, call: _Call) -> tuple[Any, ...]:
+def _in_other_threads(here: Native) -> Sequence[Any]:
     before = torch.get_num_threads()
     torch.set_num_threads(1 if before > 1 else 2)
     try:
-        return _answer(subject, call)
+        return _again(here)
     finally:
         torch.set_num_threads(before)
 
 
-def _among_rows(of: Callable[[Tensor], Tensor], subject: Subject, call: _Call) -> tuple[Any, ...]:
+def _among_rows(of: Callable[[Tensor], Tensor], here: Native) -> Sequence[Any]:
     """Return the answer for other rows beside, where by torch's own gradients these do not count."""
-    if not call.batched:
-        return (None,) * len(call.leaves)
-    other = call.with_rows(of)
-    apart = zip(call.truth(), other.truth(), strict=True)
-    if not all(_same_rows(a, b) for k, (a, b) in enumerate(apart) if k in call.batched):
-        return (None,) * len(call.leaves)
-    found = _answer(subject, other)
+    point, batched = here.point, _batched(here)
+    if not batched:
+        return (None,) * len(point.leaves)
+    leaves = tuple(of(x) if k in batched else x for k, x in enumerate(point.leaves))
+    grads = tuple(None if g is None else of(g) for g in point.grads)
+    other = replace(here, point=replace(point, leaves=leaves, grads=grads))
+    apart = zip(here.run.gradients, other.run.gradients, strict=True)
+    if not all(_same_rows(a, b) for k, (a, b) in enumerate(apart) if k in batched):
+        return (None,) * len(leaves)
     # Of what is no row, as a weight, the gradient is another one: the rows together make it.
-    return tuple(g if k in call.batched else None for k, g in enumerate(found))
+    return tuple(g if k in batched else None for k, g in enumerate(other.user))
 
 
 def _same_rows(a: Tensor | None, b: Tensor | None) -> bool:
@@ -123,8 +106,8 @@ def ulps(a: Tensor, b: Tensor) -> float:
 
 
 # What is asked for, in words, and how the answer is found again.
-WAYS: dict[str, tuple[str, Callable[[Subject, _Call], tuple[Any, ...]]]] = {
-    "runs": ("from run to run", _answer),
+WAYS: dict[str, tuple[str, Callable[[Native], Sequence[Any]]]] = {
+    "runs": ("from run to run", _again),
     "threads": ("with the number of threads", _in_other_threads),
     "batch": ("with another batch beside", partial(_among_rows, lambda x: x[: len(x) // 2])),
     "padding": (

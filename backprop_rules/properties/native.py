@@ -8,16 +8,23 @@ import torch
 from torch import Tensor
 
 from backprop_rules.domain import precision
-from backprop_rules.evidence.evidence import WIDE, Evidence, Pair, cast, filled
+from backprop_rules.evidence.evidence import WIDE, Evidence, Pair, cast, in_precision
+from backprop_rules.evidence.native import Native
 from backprop_rules.evidence.witnesses import has_lost_digits
+from backprop_rules.properties.calls import (
+    keeps_nothing_between_calls,
+    overwrites_no_result,
+    stays_inside_its_arguments,
+    writes_every_element,
+)
 from backprop_rules.properties.finding import Finding, Grade, Kind, unequal
 from backprop_rules.properties.form import first_written, has_the_form_of_its_primal, remembered, where_out_of_order
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import is_near
-from backprop_rules.strategies.values import cast_like, in_dtypes, recast
+from backprop_rules.strategies.values import recast
 from backprop_rules.subject.ambient import F64, all_finite, at, inexact
 from backprop_rules.subject.backward import Misfit, Raised, Refused
-from backprop_rules.subject.function import Cotangents, Function, Gradients, NoAnswer, NoPoint
+from backprop_rules.subject.function import Gradients, NoAnswer, NoPoint
 from backprop_rules.subject.subject import Subject
 
 
@@ -31,33 +38,33 @@ def holds_in(
     subject: Subject, point: Point, dtypes: Sequence[torch.dtype | None], device: str = "cpu", pair: Pair = WIDE
 ) -> Iterator[Finding]:
     """Yield what is wrong in these dtypes: the form of a gradient, or that it keeps no digit where torch keeps half."""
-    leaves = [x.to(device) if isinstance(x, Tensor) else x for x in in_dtypes(point.leaves, dtypes)]
-    function = subject.function.at(point.params)
+    here = Native(subject, point, pair, dtypes, device)
     try:
-        truth, grads = _torchs(function, point, leaves, device)
+        truth, (leaves, grads) = here.gradients_here, here.given
     except NoPoint:
         return
     if device != "meta" and _overflows((*point.leaves, *point.grads), (*leaves, *grads)):
         return  # a value that these dtypes do not hold: this is another point
-    given = tuple(x.detach() if isinstance(x, Tensor) else x for x in leaves)
-    before = [] if device == "meta" else remembered((*given, *grads))
+    before = [] if device == "meta" else remembered((*leaves, *grads))
     widest = max((precision(d) for d in dtypes if d is not None), default=0)
     shown = next((d for d in dtypes if d is not None and precision(d) == widest), None)
     try:
-        got = subject.backward(function, grads, None, given, None, whole=True)
+        got = here.user
     except Raised as error:
         if isinstance(error, Refused) and _refuses(Evidence(subject, point, pair)):
             return  # in the higher precision as well: it is not asked here
-        if point.own and not point.empty and _has_a_gradient(function, leaves, grads):
+        if point.own and not point.empty and _has_a_gradient(here):
             yield Finding(Kind.RAISES, point, detail=f" {error}{where_out_of_order(point)}", dtype=shown)
         return
     except Misfit as error:
         yield Finding(Kind.COUNT, point, detail=f": {error}", dtype=shown)
         return
-    if written := first_written((*subject.names, *(["grad_y"] * len(grads))), (*given, *grads), before):
+    if written := first_written((*subject.names, *(["grad_y"] * len(grads))), (*leaves, *grads), before):
         yield Finding(Kind.WRITES, point, detail=f" {written}", dtype=shown)
     own = [x.dtype if inexact(x) and x.dtype not in subject.backward.bridge.borrowed else None for x in leaves]
     found = list(has_the_form_of_its_primal(point, got, truth, own))
+    if device != "meta" and not any(f.kind.grade is Grade.WRONG for f in found):
+        found += writes_every_element(here)
     yield from (replace(finding, dtype=shown) for finding in found)
     if device != "meta" and not any(f.kind.grade is Grade.WRONG for f in found):
         yield from _digits(subject, point, leaves, grads, truth, got, shown)
@@ -74,31 +81,36 @@ def _refuses(evidence: Evidence) -> bool:
     return False
 
 
+def keeps_to_its_arguments(
+    subject: Subject, points: Sequence[Point], pair: Pair, deterministic: bool
+) -> Iterator[Finding]:
+    """Yield what is wrong with memory and between calls in the example's own dtypes, if it was not asked in these."""
+    between = keeps_nothing_between_calls if deterministic else overwrites_no_result
+    for point in points:
+        here = Native(subject, point, pair, own_dtypes(subject, point))
+        try:
+            asked = here.dtypes != in_precision(point, pair.high) and here.user
+        except NoAnswer:  # which is told elsewhere
+            continue
+        shown = max((d for d in here.dtypes if d is not None), key=precision)
+        for holds in (between, stays_inside_its_arguments) if asked else ():
+            yield from (replace(finding, dtype=shown) for finding in holds(here))
+
+
 def shows_in_its_dtypes(subject: Subject, point: Point, i: int) -> bool:
     """Say whether a gradient is not torch's in the example's own dtypes either, by more than half of their digits."""
-    leaves = in_dtypes(point.leaves, own_dtypes(subject, point))
-    function = subject.function.at(point.params)
+    here = Native(subject, point, WIDE, own_dtypes(subject, point))
     try:
-        truth, grads = _torchs(function, point, leaves, "cpu")
-        got = subject.backward(function, grads, None, [x.detach() if inexact(x) else x for x in leaves], None)
+        t, g = here.gradients_here[i], here.user[i]
     except NoAnswer:
         return True
-    t = truth[i]
-    return t is None or not is_near(got[i], t)
+    return t is None or not is_near(g, t)
 
 
-def _torchs(function: Function, point: Point, leaves: Sequence[Any], device: str) -> tuple[Gradients, Cotangents]:
-    """Return torch's gradients, and the cotangents; on meta they have the form of the leaves, and forward is enough."""
-    if device == "meta":
-        grads = tuple(map(cast_like, point.grads, function.y(leaves, None)))
-        return tuple(x if inexact(x) else None for x in leaves), grads
-    run, grads = function.run(leaves, lambda y: tuple(map(cast_like, point.grads, y)), None)
-    return filled(run.gradients, leaves), grads
-
-
-def _has_a_gradient(function: Function, leaves: Sequence[Any], grads: Cotangents) -> bool:
+def _has_a_gradient(here: Native) -> bool:
+    """Say whether torch has a gradient there, which is not asked yet on meta."""
     try:
-        function.run(leaves, grads, None)
+        here.function.run(*here.given, None)
     except NoPoint:
         return False
     return True

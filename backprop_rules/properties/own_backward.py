@@ -70,13 +70,6 @@ def _cotangents(function: Any, ys: Sequence[Tensor | None], grad_y: Any) -> tupl
     return grads
 
 
-def run_once(function: Any, primals: tuple[Tensor | None, ...], params: Any) -> tuple[Tensor, list[Tensor | None]]:
-    """Return the one output of a function, and the leaves that it is made of."""
-    ys, leaves = outputs_of(function, primals, params)
-    (y,) = tensors_of(ys)
-    return y, leaves
-
-
 def tensors_of(ys: Sequence[Tensor | None]) -> list[Tensor]:
     """Return the outputs of a function without those that are None, as of an option that is not asked for."""
     return [y for y in ys if y is not None]

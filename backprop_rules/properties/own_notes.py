@@ -14,12 +14,11 @@ from backprop_rules.evidence.evidence import in_precision, largest
 from backprop_rules.layout import stretches
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.own_backward import applied, is_autograd_function, tensors_of
-from backprop_rules.properties.whole import Whole, by_itself, call_of, computes_the_function
+from backprop_rules.properties.whole import Whole
 from backprop_rules.rule import Gradients
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import F64, running
-from backprop_rules.subject.backward import Refused
 from backprop_rules.subject.function import steps_to
 from backprop_rules.subject.subject import Subject
 
@@ -47,26 +46,15 @@ def own_notes(whole: Whole, subject: Subject, finding: Finding | None, passed: P
         name = subject.names[finding.leaf]
         yield f"autograd would sum the gradient of {name} to its shape: it is wrong where backward is called directly"
     if finding.kind in OF_VALUES:
-        yield from _of_its_value(whole, subject, finding.point)
+        found = whole.value(subject, finding.point)
+        if found is not None:
+            other = f"{found.where}: {found.got}, and not {found.expected}"
+            yield f"its own forward gives another value there already{other}"
 
 
 def _is_summed(got: object, right: object) -> bool:
     """Say whether autograd's engine sums a gradient of this shape to the right one, as one that was stretched to it."""
     return isinstance(got, tuple) and isinstance(right, tuple) and stretches(right, got)
-
-
-def _of_its_value(whole: Whole, subject: Subject, point: Point) -> Iterator[str]:
-    there = call_of(subject, point)
-    try:
-        found = (
-            None
-            if there is None
-            else next(computes_the_function(whole.function, there, by_itself(subject, there)), None)
-        )
-    except Refused:
-        return
-    if found is not None:
-        yield f"its own forward gives another value there already{found.where}: {found.got}, and not {found.expected}"
 
 
 def _has_another_second_derivative(function: Any, subject: Subject, point: Point) -> bool:

@@ -15,7 +15,7 @@ from backprop_rules.properties.finding import Finding, Grade, Kind, Rung
 from backprop_rules.properties.form import is_of_forward_by_itself
 from backprop_rules.properties.huge import reaches_past_32_bits
 from backprop_rules.properties.invariance import WAYS, varies
-from backprop_rules.properties.native import holds_in, moved_by_ties_in, own_dtypes
+from backprop_rules.properties.native import holds_in, keeps_to_its_arguments, moved_by_ties_in, own_dtypes
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.strategies.point import FULL, JUMP, Point
 from backprop_rules.subject.ambient import inexact
@@ -60,6 +60,8 @@ def rest(trial: "Trial") -> None:
         _past_infinite_outputs(trial, Evidence(trial.subject, plain[0], outcome.pair))
     _of_a_whole_function(trial, plain[:3])
     if not outcome.is_wrong and alone and not outcome.random_forward:
+        deterministic = trial.questions.deterministic
+        outcome.findings += keeps_to_its_arguments(trial.subject, plain[:1], outcome.pair, deterministic)
         _invariance(trial, full, plain)
     answered = trial.answered
     if answered is not None and alone and not outcome.is_wrong and not outcome.random_forward:

@@ -1,37 +1,35 @@
 """What is asked of a whole function with a backward of its own, beside its gradients: its value, and autograd."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain, combinations, islice
+from functools import partial
+from itertools import chain, combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backprop_rules.call import Call
-from backprop_rules.errors import InputError, OwnError, first_line
-from backprop_rules.evidence.allowance.units import wide
-from backprop_rules.evidence.evidence import WIDE, Evidence, Pair, cast, largest
+from backprop_rules.errors import first_line
+from backprop_rules.evidence.evidence import Evidence, Pair
+from backprop_rules.evidence.native import Native
 from backprop_rules.properties import effort
-from backprop_rules.properties.finding import Finding, Kind, found, unequal
-from backprop_rules.properties.form import same_numbers
+from backprop_rules.properties.finding import Finding, Kind, unequal
+from backprop_rules.properties.form import first_other, same_numbers
 from backprop_rules.properties.native import own_dtypes
 from backprop_rules.properties.own_backward import (
     applied,
     by_engine,
     is_autograd_function,
     outputs_of,
-    run_once,
     tensors_of,
 )
+from backprop_rules.properties.value import Value
 from backprop_rules.rule import Gradients
-from backprop_rules.strategies.of_rules import call_at, widened
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.points import is_near
-from backprop_rules.strategies.values import recast
-from backprop_rules.subject.ambient import F32, F64, at, inexact, running
-from backprop_rules.subject.backward import Misfit, Raised, Refused
-from backprop_rules.subject.function import live_ones
+from backprop_rules.subject.ambient import inexact, running
+from backprop_rules.subject.backward import Misfit, Raised
+from backprop_rules.subject.function import NoAnswer, cloned, live_ones
 from backprop_rules.subject.places import raised_at
 from backprop_rules.subject.subject import Subject
 
@@ -40,7 +38,7 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Whole:
-    """What is asked of a function beside its backward: at a call, of one output; at a point, of any.
+    """What is asked of a function beside its backward: of its outputs, and of what autograd makes of it.
 
     `note` says how it is applied, where that is not as it was given.
     """
@@ -49,46 +47,84 @@ class Whole:
     note: str = ""
 
     def wrong(self, subject: Subject, point: Point, pair: Pair) -> Iterator[Finding]:
-        """Yield what is wrong with its output, its gradients through autograd, and what it saves."""
-        found = next(self._at_a_call(subject, point), None)
-        if found is not None:
-            yield replace(found, point=point, native=False)
-        if (found is None or found.kind is Kind.ONCE) and is_autograd_function(self.function):
-            yield from self._at_a_point(Evidence(subject, point, pair))
+        """Yield the first that is wrong with its output, its gradients through autograd, and what it saves."""
+        for found in chain.from_iterable(self._each(subject, point, pair)):
+            yield found
+            if found.kind is not Kind.ONCE:
+                return
+
+    def _each(self, subject: Subject, point: Point, pair: Pair) -> Iterator[Iterable[Finding]]:
+        """Yield what each question finds: of its outputs and of one call in its own dtypes, then between calls."""
+        found, of_a_function = self.value(subject, point), is_autograd_function(self.function)
+        yield () if found is None else (found,)
+        here = Native(subject, point, pair, point.dtypes or own_dtypes(subject, point))
+        if self._answers(here):
+            yield self._says_what_it_writes_to(here) if of_a_function else ()
+            yield self._gives_the_same_through_autograd(here)
+            yield self._leaves_what_it_saved_alone(here) if of_a_function else ()
+        if of_a_function:
+            precise = Evidence(subject, point, pair)
+            yield self._keeps_forwards_apart(precise)
+            yield self._does_without(precise)
+            yield self._does_without_a_cotangent(precise)
+
+    def _answers(self, evidence: Evidence) -> bool:
+        """Say whether forward, and the function, take what is given there."""
+        try:
+            return evidence.user is not None
+        except NoAnswer:  # which others ask
+            return False
+
+    def value(self, subject: Subject, point: Point) -> Finding | None:
+        """Return the finding that an output is that of another function; None where one of both raises."""
+        try:
+            return next(Value(self.function, subject, point).wrong(), None)
+        except NoAnswer:  # which others ask
+            return None
 
     def computes_another(self, subject: Subject, point: Point) -> Iterator[Finding]:
-        """Yield that its output is that of another function, by more than half of the digits, at any point.
+        """Yield that an output is that of another function, by more than half of the digits, at any point.
 
         That is asked first: it takes a forward of both, and how far these round takes longer to tell.
         """
-        there = call_of(subject, point)
         try:
-            if there is None or is_near(*_both(self.function, there, there.primals)):
-                return
-            found = computes_the_function(self.function, there, by_itself(subject, there))
-            yield from (replace(f, point=point, native=False) for f in found)
-        except Refused:  # which others ask
+            if Value(self.function, subject, point).is_another:
+                yield from Value(self.function, subject, point).wrong()
+        except NoAnswer:  # as above
             return
 
-    def _at_a_call(self, subject: Subject, point: Point) -> Iterator[Finding]:
-        """Yield what is wrong with a function of one output."""
-        there = call_of(subject, point)
-        if there is None:
-            return
-        try:
-            yield from computes_the_function(self.function, there, by_itself(subject, there))
-        except Refused:  # which others ask
-            return
-        if is_autograd_function(self.function):
-            yield from says_what_it_writes_to(self.function, there)
-        yield from gives_the_same_through_autograd(self.function, there)
-        if is_autograd_function(self.function):
-            yield from leaves_what_it_saved_alone(self.function, there)
+    def _says_what_it_writes_to(self, evidence: Evidence) -> Iterator[Finding]:
+        """Its forward leaves its arguments alone, or says by mark_dirty which it writes to: autograd asks that."""
+        with running(evidence.ambient) as inside, inside, torch.enable_grad():
+            leaves = [x.clone() if inexact(x) else x for x in live_ones(evidence.given[0])]
+            before = [(x.grad_fn, x.detach().clone()) if inexact(x) else None for x in leaves]
+            applied(self.function, evidence.function.arguments(leaves), evidence.function.params)
+        for name, x, was in zip(evidence.subject.names, leaves, before, strict=True):
+            if was is not None and x.grad_fn is was[0] and not same_numbers(x.detach(), was[1]):
+                yield Finding(Kind.DIRTY, evidence.point, detail=f" {name}")
 
-    def _at_a_point(self, evidence: Evidence) -> Iterator[Finding]:
-        """Yield what is wrong between its forwards and backwards, and for some of its gradients alone, at a point."""
-        asked = (self._keeps_forwards_apart, self._does_without, self._does_without_a_cotangent)
-        yield from islice(chain.from_iterable(holds(evidence) for holds in asked), 1)
+    def _gives_the_same_through_autograd(self, evidence: Evidence) -> Iterator[Finding]:
+        """The gradients through autograd are the same bits as those of its own backward."""
+        yield from self._as_direct(evidence, Kind.ENGINE, evidence.user)
+
+    def _leaves_what_it_saved_alone(self, evidence: Evidence) -> Iterator[Finding]:
+        """A second backward of one forward gives the same, and none writes into an output."""
+        first: Sequence[Any] = ()
+        second, raised = first, ""
+        with self._forward(evidence) as (ys, back):
+            before = cloned(ys)
+            try:
+                first = cloned(back(keep=True) if ys else ())  # which the second may write into
+                second = back(keep=True) if ys else ()
+            except (Exception, SystemExit) as error:  # of somebody's code: what it saved is freed, or was written into
+                raised = f"{type(error).__name__}: {first_line(error)}"
+        for one, other, of_a_leaf in ((before, cloned(ys), False), (first, second, True)):
+            k = first_other(one, other)
+            if k is not None:
+                leaf = k if of_a_leaf else None
+                yield unequal(Kind.SAVED, evidence.point, leaf, one[k], other[k], one[k] != other[k])
+        if raised:
+            yield Finding(Kind.ONCE, evidence.point, detail=raised)
 
     def _keeps_forwards_apart(self, evidence: Evidence) -> Iterator[Finding]:
         """Another forward, between a forward and its backward, changes nothing."""
@@ -117,9 +153,9 @@ class Whole:
 
     def _does_without_a_cotangent(self, evidence: Evidence) -> Iterator[Finding]:
         """Where one of several outputs is used alone, the gradients are those with zeros for the others."""
-        point = evidence.point
-        for k in range(len(point.grads)) if len(point.grads) > 1 else ():
-            grads = tuple(g if j == k or g is None else torch.zeros_like(g) for j, g in enumerate(point.grads))
+        point, (leaves, given) = evidence.point, evidence.given
+        for k in range(len(given)) if len(given) > 1 else ():
+            grads = tuple(g if j == k or g is None else torch.zeros_like(g) for j, g in enumerate(given))
             try:
                 alone = self._through_autograd(evidence, output=k)
             except (Exception, SystemExit) as error:  # of somebody's code
@@ -127,34 +163,35 @@ class Whole:
                 yield Finding(Kind.UNDEFINED, replace(point, grads=there), detail=f": it raises {_told(error)}")
                 return
             if alone is not None:
-                yield from self._same(
-                    evidence, Kind.UNDEFINED, alone, evidence.asked(point.leaves, grads, evidence.pair.high)
-                )
+                yield from self._same(evidence, Kind.UNDEFINED, alone, evidence.asked(leaves, grads))
+
+    @contextmanager
+    def _forward(
+        self, evidence: Evidence, frozen: Collection[int] = (), between: bool = False, output: int | None = None
+    ) -> Iterator[tuple[list[Tensor], Callable[..., Gradients]]]:
+        """Until the end of the block, yield the outputs that autograd is asked for, and what asks it."""
+        params, (given, grads) = evidence.function.params, evidence.given
+        primals, like = tuple(evidence.function.arguments(given)), evidence.subject.backward.returned.of(grads)
+        with running(evidence.ambient) as inside, inside:
+            outputs, leaves = outputs_of(self.function, primals, params, frozen, like)
+            ys = tensors_of(outputs)
+            if between:
+                outputs_of(self.function, tuple(x / 2 if inexact(x) else x for x in primals), params)
+            used = [k for k, y in enumerate(ys) if y.requires_grad and grads[k] is not None and output in (None, k)]
+            asked = [ys[k] for k in used]
+            yield asked, partial(by_engine, asked, leaves, [grads[k] for k in used])
 
     def _through_autograd(
         self, evidence: Evidence, frozen: Collection[int] = (), between: bool = False, output: int | None = None
     ) -> Gradients | None:
         """Return the gradients through autograd, None where there are none."""
-        point, params, dtype = evidence.point, evidence.function.params, evidence.pair.high
-        primals = tuple(evidence.function.arguments(cast(point.leaves, dtype)))
-        grads = cast(point.grads, dtype)
-        with running(evidence.subject.precision_of_backward(dtype)) as inside, inside:
-            outputs, leaves = outputs_of(self.function, primals, params, frozen)
-            ys = tensors_of(outputs)
-            if between:
-                outputs_of(self.function, tuple(x / 2 if inexact(x) else x for x in primals), params)
-            used = [
-                k for k, y in enumerate(ys) if y.requires_grad and point.grads[k] is not None and output in (None, k)
-            ]
-            if not used:
-                return None
-            return by_engine([ys[k] for k in used], leaves, [grads[k] for k in used])
+        with self._forward(evidence, frozen, between, output) as (ys, back):
+            return back() if ys else None
 
     def _as_it_is(self, evidence: Evidence) -> Sequence[Any] | None:
         """Return its gradients called directly, with casts to narrower dtypes that are casts; None where it raises."""
-        high, y = evidence.pair.high, evidence.y
-        leaves, grads = (tuple(cast(those, high)) for those in (evidence.point.leaves, evidence.point.grads))
-        given, y = tuple(x.detach() if isinstance(x, Tensor) else x for x in leaves), y and tuple(cast(y, high))
+        (leaves, grads), y = evidence.given, evidence.y
+        given = tuple(x.detach() if isinstance(x, Tensor) else x for x in leaves)
         try:
             return evidence.subject.backward(evidence.function, grads, y, given, None)
         except (Raised, Misfit):
@@ -176,156 +213,3 @@ class Whole:
 def _told(error: BaseException) -> str:
     """Return what is said of an error of somebody's code."""
     return ": ".join(filter(None, (type(error).__name__, first_line(error)))) + raised_at(error)
-
-
-def call_of(subject: Subject, point: Point) -> Call | None:
-    """Return the call of a forward of one output in its own dtypes; None where it does not take these values so."""
-    if subject.rule is None:
-        return None
-    try:
-        return call_at(subject.rule, point, list(point.dtypes) or own_dtypes(subject, point))
-    except (InputError, RuntimeError, ValueError, TypeError, IndexError):
-        return None
-
-
-def by_itself(subject: Subject, call: Call) -> Call:
-    """Return the call of a forward as it runs by itself, with constants and casts in dtypes of their own."""
-
-    def forward(*primals: Any, **params: Any) -> Any:
-        return subject.function.at(params).raw(primals)
-
-    return replace(call, rule=replace(call.rule, forward=forward))
-
-
-def computes_the_function(function: Any, call: Call, written: Call | None = None) -> Iterator[Finding]:
-    """The output of its forward is the function, but for rounding. Raises Refused where one of both raises.
-
-    Of what is `written` with constants of float32, and rounds nobody knows how far, this is the function as well.
-    """
-    from backprop_rules.evidence.allowance.bounds import bounds
-
-    y, expected = _both(function, call, call.primals)
-    if y.shape != expected.shape or y.dtype != expected.dtype:
-        shapes = ((tuple(t.shape), t.dtype) for t in (expected, y))
-        yield found(Kind.FUNCTION, call, expected=next(shapes), got=next(shapes))
-        return
-    if torch.equal(y, expected):
-        return
-    radius: Tensor | float
-    known = True
-    try:
-        with running(None):
-            radius = bounds(call, evaluations=2).y.to(y.device)
-    except (InputError, NotImplementedError):  # neither its rounding nor its exact value is known
-        known, (y, expected, radius) = False, _in_two_precisions(function, call)
-    beyond = (wide(y) - wide(expected)).abs() - radius
-    if not bool((beyond > 0).any()) or _is_rounding(function, call, beyond):
-        return
-    if written is None or not _is_as_written(function, written, radius if known else None):
-        yield unequal(Kind.FUNCTION, widened(call), None, expected, y, beyond > 0)
-
-
-def _both(function: Any, call: Call, primals: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Return what the function gives, and what it is to give, where random numbers are the same ones; or Refused."""
-    try:
-        y, _ = run_once(function, tuple(primals), call.params)
-        with running(None):
-            return y.detach(), call.forward(*primals).detach()
-    except (InputError, OwnError):
-        raise
-    except (Exception, SystemExit) as error:  # of somebody's code
-        raise Refused(type(error).__name__, first_line(error)) from error
-
-
-def _is_rounding(function: Any, call: Call, beyond: Tensor) -> bool:
-    """Say whether the output is off by what shrinks with the unit roundoff: written otherwise, it may lose digits.
-
-    In this dtype no element lies farther `beyond` than the function's own operations round, where these are known.
-    """
-    from backprop_rules.evidence.climb import own_rounding
-
-    try:
-        precise, right, noise = _in_two_precisions(function, call)
-    except Refused:  # it may take its own dtype alone
-        return False
-    shrinks = bool(((precise - right).abs() <= noise).all())
-    own = own_rounding(lambda: run_once(function, tuple(call.primals), call.params)[0]) if shrinks else None
-    return shrinks and (own is None or not bool((beyond > own).any()))
-
-
-def _is_as_written(function: Any, written: Call, radius: Any) -> bool:
-    """Say whether the output is what forward gives by itself, within a radius, or what shrinks with the roundoff."""
-    try:
-        y, right = _both(function, written, written.primals)
-        if radius is None:
-            y, right, radius = _in_two_precisions(function, written)
-    except Refused:  # as above
-        return False
-    return bool(((wide(y) - wide(right)).abs() <= radius).all())
-
-
-def _in_two_precisions(function: Any, call: Call) -> tuple[Tensor, Tensor, float]:
-    """Return both outputs in float64, and how far they may be apart if that is rounding: it shrinks from float32 on."""
-
-    def both(dtype: torch.dtype) -> list[Tensor]:
-        primals = (
-            recast(recast(x, at(F32, x)), at(dtype, x)) if x is not None and inexact(x) else x for x in call.primals
-        )
-        return [wide(y) for y in _both(function, call, tuple(primals))]
-
-    precise, narrow = both(F64), both(F32)
-    noise = max(largest(a - b) for a, b in zip(precise, narrow, strict=True))
-    return precise[0], precise[1], noise * 2.0**-WIDE.half
-
-
-def says_what_it_writes_to(function: Any, call: Call) -> Iterator[Finding]:
-    """Its forward leaves its arguments as they were, or says by mark_dirty which it writes to: autograd asks that."""
-    with torch.enable_grad():
-        given = [x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in live_ones(call.primals)]
-        live = [(name, x) for name, x in zip(call.rule.primals, given, strict=True) if x is not None and x.grad_fn]
-        before = [(x.grad_fn, x.detach().clone()) for _, x in live]
-        applied(function, given, call.params)
-    for (name, x), (made_by, old) in zip(live, before, strict=True):
-        if x.grad_fn is made_by and not same_numbers(x.detach(), old):
-            yield found(Kind.DIRTY, call, detail=f" {name}")
-            return
-
-
-def gives_the_same_through_autograd(function: Any, call: Call) -> Iterator[Finding]:
-    """The gradients through autograd are the same bits as those of its own backward."""
-    y, leaves = run_once(function, call.primals, call.params)
-    if not y.requires_grad:
-        return  # as where it has a branch of constants
-    try:
-        through = by_engine(y, leaves, call.grad_y)
-    except RuntimeError as error:
-        yield found(Kind.ENGINE, call, detail=f": {first_line(error) or type(error).__name__}")
-        return
-    for i in call.given:
-        direct, engine = call.gradients[i], through[i]
-        if engine is not None and not same_numbers(direct, engine):
-            expected = None if direct is None else direct.tolist()
-            yield found(Kind.ENGINE, call, i, expected=expected, got=engine.tolist())
-
-
-def leaves_what_it_saved_alone(function: Any, call: Call) -> Iterator[Finding]:
-    """A second backward of one forward gives the same, and none writes into y."""
-    y, leaves = run_once(function, call.primals, call.params)
-    before = y.detach().clone()
-    first: Gradients = tuple(None for _ in call.primals)
-    second, raised = first, ""
-    try:
-        once_more = by_engine(y, leaves, call.grad_y, keep=True)
-        first = tuple(None if g is None else g.clone() for g in once_more)  # which the second may write into
-        second = by_engine(y, leaves, call.grad_y, keep=True)
-    except (Exception, SystemExit) as error:  # of somebody's code: what it saved is freed, or was written into
-        raised = f"{type(error).__name__}: {first_line(error)}"
-    if not same_numbers(before, y.detach()):
-        yield unequal(Kind.SAVED, widened(call), None, before, y.detach(), before != y.detach())
-        return
-    for i in call.given:
-        once, twice = first[i], second[i]
-        if once is not None and twice is not None and not same_numbers(once, twice):
-            yield unequal(Kind.SAVED, widened(call), i, once, twice, once != twice)
-    if raised:
-        yield found(Kind.ONCE, call, detail=raised)

@@ -1,0 +1,143 @@
+"""Whether a function's own forward computes the function: its outputs are forward's, but for rounding."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backprop_rules.errors import InputError, OwnError, first_line
+from backprop_rules.evidence.allowance.units import wide
+from backprop_rules.evidence.evidence import WIDE, largest
+from backprop_rules.properties.finding import Finding, Kind, unequal
+from backprop_rules.properties.native import own_dtypes
+from backprop_rules.properties.own_backward import outputs_of, tensors_of
+from backprop_rules.strategies.of_rules import call_at
+from backprop_rules.strategies.point import Point
+from backprop_rules.strategies.points import is_near
+from backprop_rules.strategies.values import in_dtypes, recast
+from backprop_rules.subject.ambient import F32, F64, at, inexact, running
+from backprop_rules.subject.backward import Refused
+from backprop_rules.subject.subject import Subject
+
+Outputs = list[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """The outputs of a function at a point, in the dtypes of the example, and those that it is to have.
+
+    What is asked raises NoAnswer where the function, or forward, does not take these leaves.
+    """
+
+    function: Any
+    subject: Subject
+    point: Point
+
+    @property
+    def is_another(self) -> bool:
+        """Whether an output is off by more than half of the digits: no more than one forward of each is needed."""
+        return not all(map(is_near, *self._both(self._leaves)))
+
+    def wrong(self) -> Iterator[Finding]:
+        """Yield that an output is not the function's, by more than rounding."""
+        ys, right = self._both(self._leaves)
+        for y, expected in zip(ys, right, strict=True):
+            if y.shape != expected.shape or y.dtype != expected.dtype:
+                forms = [(tuple(t.shape), t.dtype) for t in (expected, y)]
+                yield Finding(Kind.FUNCTION, self.point, expected=forms[0], got=forms[1])
+                return
+        if all(map(torch.equal, ys, right)):
+            return
+        radii = known = self._radii()
+        if radii is None:
+            ys, right, radii = self._in_two_precisions()
+        beyond = [(wide(y) - wide(t)).abs() - r.to(y.device) for y, t, r in zip(ys, right, radii, strict=True)]
+        if self._is_rounding(beyond) or self._is_as_written(known):
+            return
+        k = next(k for k, off in enumerate(beyond) if bool((off > 0).any()))
+        yield unequal(Kind.FUNCTION, self.point, None, right[k], ys[k], beyond[k] > 0)
+
+    @cached_property
+    def _dtypes(self) -> Sequence[torch.dtype | None]:
+        return self.point.dtypes or own_dtypes(self.subject, self.point)
+
+    @cached_property
+    def _leaves(self) -> Sequence[Any]:
+        return in_dtypes(self.point.leaves, self._dtypes)
+
+    def _both(self, leaves: Sequence[Any], as_written: bool = False) -> tuple[Outputs, Outputs]:
+        """Return what the function gives, and what it is to give, where random numbers are the same ones.
+
+        Constants of forward are of the leaves' precision, if it is not taken `as_written`.
+        """
+        forward = self.subject.function.at(self.point.params)
+        precise = all(x.dtype == at(F64, x) for x in leaves if inexact(x)) and not as_written
+        right = forward.y(leaves, F64 if precise else None)
+        like = self.subject.backward.returned.of(right)
+        try:
+            ys = outputs_of(self.function, forward.arguments(leaves), forward.params, like=like)[0]
+        except (InputError, OwnError):
+            raise
+        except (Exception, SystemExit) as error:  # of somebody's code
+            raise Refused(type(error).__name__, first_line(error)) from error
+        pairs = zip(tensors_of(ys), right, strict=True)
+        of_numbers = [(y.detach(), t.detach()) for y, t in pairs if inexact(t)]
+        return [y for y, _ in of_numbers], [t for _, t in of_numbers]
+
+    def _radii(self) -> Sequence[Tensor] | None:
+        """Return how far one output and another evaluation of it may be apart; None where that is not known."""
+        from backprop_rules.evidence.allowance.bounds import bounds
+
+        if self.subject.rule is None:
+            return None
+        try:
+            with running(None):
+                return [bounds(call_at(self.subject.rule, self.point, self._dtypes), evaluations=2).y]
+        except (InputError, NotImplementedError):  # neither its rounding nor its exact value is known
+            return None
+
+    def _is_rounding(self, beyond: Sequence[Tensor]) -> bool:
+        """Say whether outputs are off by what shrinks with the unit roundoff: written otherwise, they may lose digits.
+
+        In this dtype no element lies farther `beyond` than the function's own operations round, where these are known.
+        """
+        from backprop_rules.evidence.climb import own_rounding
+
+        off = [k for k, some in enumerate(beyond) if bool((some > 0).any())]
+        if not off:
+            return True
+        try:
+            *both, noise = self._in_two_precisions()
+        except Refused:  # it may take its own dtype alone
+            return False
+        if not all(bool(((y - t).abs() <= n).all()) for y, t, n in zip(*both, noise, strict=True)):
+            return False
+        own = {k: own_rounding(partial(self._output, k)) for k in off}
+        return all(most is None or not bool((beyond[k] > most).any()) for k, most in own.items())
+
+    def _output(self, k: int) -> Tensor:
+        return self._both(self._leaves)[0][k]
+
+    def _is_as_written(self, radii: Sequence[Tensor] | None) -> bool:
+        """Say whether outputs are what forward gives by itself, with constants of float32, but for rounding."""
+        try:
+            ys, right = self._both(self._leaves, as_written=True)
+            if radii is None:
+                ys, right, radii = self._in_two_precisions(as_written=True)
+        except Refused:  # as above
+            return False
+        return all(bool(((wide(y) - wide(t)).abs() <= r).all()) for y, t, r in zip(ys, right, radii, strict=True))
+
+    def _in_two_precisions(self, as_written: bool = False) -> tuple[Outputs, Outputs, Outputs]:
+        """Return outputs in float64, and how far they may be apart if that is rounding: it shrinks from float32 on."""
+
+        def both(dtype: torch.dtype) -> list[Outputs]:
+            leaves = [recast(recast(x, at(F32, x)), at(dtype, x)) if inexact(x) else x for x in self._leaves]
+            return [list(map(wide, some)) for some in self._both(leaves, as_written)]
+
+        (precise, right), (low, theirs) = both(F64), both(F32)
+        apart = [max(largest(y - a), largest(t - b)) for y, t, a, b in zip(precise, right, low, theirs, strict=True)]
+        return precise, right, [torch.tensor(most * 2.0**-WIDE.half) for most in apart]
