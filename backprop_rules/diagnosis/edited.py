@@ -7,10 +7,11 @@ direction serves all of them, and pairs of edits besides.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import chain, pairwise
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import chain, pairwise, starmap
 
 import torch
 from torch import Tensor
@@ -48,10 +49,6 @@ class Effects:
     def change(self) -> Tensor:
         """By how much the gradients change."""
         return self.edited - self.right
-
-    def at_row(self, k: int) -> "Effects":
-        """Return them at one row of cotangents alone."""
-        return Effects(self.edits, self.edited[:, k], self.right[:, k])
 
     def __getitem__(self, some: Sequence[int]) -> "Effects":
         return Effects([self.edits[k] for k in some], self.edited[list(some)], self.right[list(some)])
@@ -250,80 +247,54 @@ class Edited:
     @cached_property
     def effects(self) -> Effects:
         """What each edit changes, but for those that cannot be made, or give what is not finite."""
-        own: dict[tuple[int, ...], list[Edit]] = defaultdict(list)
-        for edit in self.edits.values():
-            if self._cotangents.keys() >= {*edit.numbers}:
-                own[edit.numbers if len(edit.numbers) == 1 else ()].append(edit)
-        found = [*self._of_several(own.pop((), []))]
-        found += [self.of_a_step(some, self._cotangents[n]).at_row(0) for (n,), some in own.items()]
-        every = Effects(
-            [edit for one in found for edit in one.edits],
-            torch.cat([one.edited for one in found]),
-            torch.cat([one.right for one in found]),
-        )
+        known = [edit for edit in self.edits.values() if self._cotangents.keys() >= {*edit.numbers}]
+        loops = sum(edit.chained for edit in known) * len(self.tape.steps) <= EFFORT  # each is a whole way back
+        some = [edit for edit in known if loops or not edit.chained]
+        some = sorted(some, key=lambda edit: edit.numbers if len(edit.numbers) == 1 else ())  # step by step
+        every = self.along(some, self._cotangents)
+        every = Effects(every.edits, every.edited[:, 0], every.right[:, 0])
         fine = (every.edited.isfinite() & every.right.isfinite()).all(-1)
         return every[torch.nonzero(fine).flatten().tolist()]
 
-    def _of_several(self, edits: Sequence[Edit]) -> Iterator[Effects]:
-        """Yield what those of several steps change."""
-        loops = sum(edit.chained for edit in edits) * len(self.tape.steps) <= EFFORT  # each is a whole way back
+    def along(self, edits: Sequence[Edit], cotangents: Rows) -> Effects:
+        """Return what edits make of cotangents, one a row, along the second axis; without those not to be made."""
+        turns: dict[int, dict[Key, Turn]] = defaultdict(dict)
         for edit in edits:
-            if edit.chained and not loops:
-                continue
-            try:
-                yield self._chained(edit) if edit.chained else self._summed(edit)
-            except UNMADE:
-                continue
+            if edit.turn is not None:
+                turns[edit.step.number][edit.key[-1]] = edit.turn
 
-    def _chained(self, edit: Edit) -> Effects:
-        change = self._seen(self.tape.gradients(edit.shares))[None]
-        return Effects([edit], change, torch.zeros_like(change))
+        @cache
+        def right(n: int, p: int) -> Tensor:
+            return self._along(n, p, self.tape.steps[n].pulled(cotangents[n])[p])
 
-    def _summed(self, edit: Edit) -> Effects:
-        """Return what an edit changes whose shares do not meet: the sum over its steps."""
-        each = []
-        for n in edit.numbers:
-            there = {at: share for at, share in edit.shares.items() if at[0] == n}
-            each.append(self.of_a_step([replace(edit, shares=there)], self._cotangents[n]).at_row(0))
-        edited, right = (torch.stack(some).sum(0) for some in zip(*((e.edited, e.right) for e in each), strict=True))
-        return Effects([edit], edited, right)
+        @cache
+        def turned(n: int) -> Mapping[tuple[Key, int], Tensor]:
+            rows = self._edits.back_turned(self.tape.steps[n], turns[n], cotangents[n])
+            each = {p: self._along(n, p, x).unflatten(0, (len(turns[n]), -1)) for p, x in rows.items()}
+            return {(key, p): x[k] for p, x in each.items() for k, key in enumerate(turns[n])}
 
-    def of_a_step(self, edits: Sequence[Edit], g: Tensor) -> Effects:
-        """Return what edits of one step make of cotangents of its result, one a row; without those not to be made."""
-        ((n,),) = {edit.numbers for edit in edits}
-        step = self.tape.steps[n]
-        made, edited, right = list[Edit](), list[Tensor](), list[Tensor]()
-        nothing = torch.zeros(len(g), DIRECTIONS * len(self.right), dtype=torch.float64)
-        own = {p: self._along(step, p, share) for p, share in step.pulled(g).items()}
-        turned = self._turned(step, [edit for edit in edits if edit.turn is not None], g)
+        def changed(edit: Edit, n: int, p: int) -> Tensor:
+            if edit.turn is not None:
+                return turned(n)[edit.key[-1], p]
+            return self._along(n, p, fitting(edit.shares[n, p](cotangents[n]), self.tape.steps[n].args[p]))
+
+        found: list[tuple[Edit, Tensor, Tensor]] = []
         for edit in edits:
-            try:
-                some = turned[edit.key] if edit.turn is not None else self._shared(step, edit, g)
-            except UNMADE:
-                continue
-            made.append(edit)
-            edited.append(_added(some, nothing))
-            right.append(_added([own[p] for _, p in edit.shares], nothing))
-        if not made:
+            with suppress(*UNMADE):
+                if edit.chained:
+                    change = self._seen(self.tape.gradients(edit.shares))[None]
+                    found.append((edit, change, torch.zeros_like(change)))
+                else:
+                    made = _total(changed(edit, *at) for at in edit.shares)
+                    found.append((edit, made, _total(starmap(right, edit.shares))))
+        if not found:
             raise RuntimeError("none can be made")
-        return Effects(made, torch.stack(edited), torch.stack(right))
+        some, edited, rights = zip(*found, strict=True)
+        return Effects(some, torch.stack(edited), torch.stack(rights))
 
-    def _shared(self, step: Step, edit: Edit, g: Tensor) -> list[Tensor]:
-        return [self._along(step, p, fitting(share(g), step.args[p])) for (_, p), share in edit.shares.items()]
-
-    def _turned(self, step: Step, edits: Sequence[Edit], g: Tensor) -> dict[Key, list[Tensor]]:
-        """Return what comes back along each direction where the cotangents are turned first."""
-        turns = {edit.key[-1]: edit.turn for edit in edits if edit.turn is not None}
-        if not turns:
-            return {}
-        rows = self._edits.back_turned(step, turns, g)
-        along = {p: self._along(step, p, share).reshape(len(turns), len(g), -1) for p, share in rows.items()}
-        place = {key: k for k, key in enumerate(turns)}
-        return {edit.key: [along[p][place[edit.key[-1]]] for _, p in edit.shares] for edit in edits}
-
-    def _along(self, step: Step, p: int, share: Tensor) -> Tensor:
-        """Return what shares of an argument, one a row, make of the gradients along each direction."""
-        source = step.sources.get(p)
+    def _along(self, n: int, p: int, share: Tensor) -> Tensor:
+        """Return what shares of an argument of a step, one a row, make of the gradients along each direction."""
+        source = self.tape.steps[n].sources.get(p)
         if source not in self._tangents:
             return torch.zeros(len(share), DIRECTIONS * len(self.right), dtype=torch.float64)
         return _matrix(share) @ self._tangents[source].T
@@ -343,8 +314,7 @@ class Edited:
                     yield step.number, step.live, (CLIPPED, round(bound, 9))
 
     def _sum_along(self, step: Step, g: Tensor) -> Tensor:
-        shares = [self._along(step, p, share) for p, share in step.pulled(g).items()]
-        return torch.stack(shares).sum(0)
+        return _total(self._along(step.number, p, share) for p, share in step.pulled(g).items())
 
     def cotangents_beside(self, edits: Sequence[Edit]) -> tuple[Rows, Rows]:
         """Return the cotangents of every tensor under each of some edits, one a row, and by how much they change."""
@@ -386,9 +356,10 @@ def factors(edited: Tensor, wanted: Tensor, reach: Tensor) -> Tensor:
     return torch.where(good, c, math.nan)
 
 
-def _added(some: Sequence[Tensor], nothing: Tensor) -> Tensor:
+def _total(some: Iterable[Tensor]) -> Tensor:
     """Return the sum of tensors, of which there is one mostly."""
-    return sum(some[1:], start=some[0]) if some else nothing
+    first, *others = some
+    return sum(others, start=first)
 
 
 def _matrix(x: Tensor) -> Tensor:

@@ -251,7 +251,7 @@ def _beside(at: Edited, own: Effects, rows: int, numbers: tuple[int, ...], cotan
             continue
         met = (changes[n].reshape(rows, -1) != 0).any(1)
         if bool(met.any()):
-            found = at.of_a_step(own.edits, cotangents[n][met])
+            found = at.along(own.edits, {n: cotangents[n][met]})
             if len(found.edits) == len(own.edits):
                 edited[:, met], right[:, met] = found.edited, found.right
     return Effects(own.edits, edited, right)
