@@ -21,11 +21,12 @@ from backprop_rules.diagnosis.left_out import left_out
 from backprop_rules.diagnosis.other_numbers import NUMBER, Forward, Search, corrected, with_another
 from backprop_rules.diagnosis.other_values import other_values
 from backprop_rules.diagnosis.several import ROUNDS, in_loops, other_sums, several, ways_to_primals
-from backprop_rules.diagnosis.tape import UNMADE, Rows, Step, Tape, fitting
+from backprop_rules.diagnosis.tape import JACOBIAN, UNMADE, Rows, Step, Tape, fitting
 from backprop_rules.diagnosis.turned import CLIPPED, clipped, clippings, turned
+from backprop_rules.diagnosis.wanted import Wanted, as_far
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.strategies.values import numbers_from
-from backprop_rules.subject.ambient import all_finite, real
+from backprop_rules.subject.ambient import F64, all_finite, real
 
 DIGITS = 2.0**-34  # to which an explanation must hold: more than chance gives, fewer than a backward in float64 has
 LEAST = 2.0**-14  # of the largest gradient: what is smaller may be what is left of terms that cancel
@@ -107,13 +108,21 @@ class Edits:
 
 
 class Edited:
-    """A tape at a point, the gradients that somebody's backward gives there, and what edits would change in them."""
+    """A tape at a point, the gradients that somebody's backward gives there, and what edits would change in them.
+
+    These are in float64, and right to as many digits, or `off` by as much as is allowed in another dtype.
+    """
 
     def __init__(
-        self, evidence: Evidence | None, edits: Edits, got: Sequence[Tensor], scales: Sequence[float] | None = None
+        self,
+        evidence: Evidence | None,
+        edits: Edits,
+        got: Sequence[Tensor],
+        off: Sequence[Tensor] | None = None,
+        share: float = 0.0,
+        scales: Sequence[float] | None = None,
     ) -> None:
-        self.evidence, self.tape, self.got, self._edits = evidence, edits.tape, got, edits
-        self.toward: Tensor | None = None  # one direction that is asked for, as a vector
+        self.evidence, self.tape, self.got, self.off, self._edits = evidence, edits.tape, got, off, edits
         self._under: dict[Key, Edited] = {}
         self.right = self.tape.gradients({})
         pairs = zip(got, self.right, strict=True)
@@ -122,9 +131,12 @@ class Edited:
         for g in self.right:
             ends.append(ends[-1] + g.numel() * (2 if g.is_complex() else 1))
         self._blocks = [slice(a, b) for a, b in pairwise(ends)]
-        self.target = self.vector(got)
-        self.wrong = self.target - self.vector(self.right)
-        self.bad = frozenset(k for k, b in enumerate(self._blocks) if bool((self.wrong[b].abs() > DIGITS).any()))
+        self.target, right = self.vector(got), self.vector(self.right)
+        within = torch.full_like(self.target, DIGITS) if off is None else self.vector(off)
+        self.wanted = Wanted(self.target, right, within, share)
+        self.wrong = self.target - right
+        self._is_off = self.wrong.abs() > within
+        self.bad = frozenset(k for k, b in enumerate(self._blocks) if bool(self._is_off[b].any()))
 
     @property
     def is_wrong(self) -> bool:
@@ -176,7 +188,8 @@ class Edited:
     def under(self, key: Key) -> "Edited":
         """Return the same of another forward; RuntimeError where there is none."""
         if key not in self._under:
-            self._under[key] = Edited(self.evidence, Edits(self._forward(key)[1]()), self.got, self._scales)
+            edits = Edits(self._forward(key)[1]())
+            self._under[key] = Edited(self.evidence, edits, self.got, self.off, self.wanted.share, self._scales)
         return self._under[key]
 
     def gradients(self, keys: Sequence[Key]) -> Tensor | None:
@@ -196,7 +209,7 @@ class Edited:
 
     def explains(self, gradients: Tensor | None) -> bool:
         """Say whether gradients are the backward's own."""
-        return gradients is not None and bool(((gradients - self.target).abs() <= DIGITS).all())
+        return gradients is not None and self.wanted.is_explained_by(gradients)
 
     # Along directions.
 
@@ -210,8 +223,9 @@ class Edited:
             part = slice(DIRECTIONS * k, DIRECTIONS * (k + 1))
             some[part] = torch.randn(some[part].shape, dtype=x.dtype, generator=own) / self._scales[k]
             found[n] = some
-        if self.toward is not None:  # where it is wrong, what is wrong is largest
-            for k, (u, some) in enumerate(zip(self.parts(self.toward), found.values(), strict=True)):
+        if self.off is not None:  # where it is wrong, what is wrong is largest
+            toward = self.parts(torch.where(self._is_off, self.wrong, 0.0))
+            for k, (u, some) in enumerate(zip(toward, found.values(), strict=True)):
                 some[DIRECTIONS * k] = u
         return found
 
@@ -236,13 +250,22 @@ class Edited:
 
     @cached_property
     def reach(self) -> Tensor:
-        """By how much what is seen along each direction may be off, where each element is off by its digits."""
-        return self.reach_of(torch.full_like(self.target, DIGITS))
+        """By how much what is seen along each direction may be off, where each element is as far off as it may be."""
+        off = self.wanted.off if self.off is None else self.wanted.off + DIGITS  # sums in float64 round as well
+        return self._reach_of(off).nan_to_num(math.inf)
 
-    def reach_of(self, off: Tensor) -> Tensor:
-        """Return by how much what is seen along each direction may be off, where the elements may be so far off."""
+    def _reach_of(self, off: Tensor) -> Tensor:
         blocks = zip(self._directions.values(), self._blocks, self._scales, strict=True)
         return torch.stack([_matrix(u).abs() @ (off[b] * s) for u, b, s in blocks]).sum(0)
+
+    def seen_along_directions(self) -> list[tuple[Edit, float, bool]]:
+        """Return each edit, the factor with which it agrees with what is seen, NaN if none does, and whether 1 does."""
+        found = self.effects
+        larger = (found.edited.abs() / found.right.abs().clamp_min(torch.finfo(F64).tiny)).amax(-1, keepdim=True)
+        reach = as_far(self.reach, larger, self._reach_of(torch.full_like(self.target, self.wanted.share)))
+        fits = ((found.change - self.seen).abs() <= reach).all(-1).tolist()
+        scales = factors(found.edited, self.seen + found.right, self.reach).tolist()
+        return list(zip(found.edits, scales, fits, strict=True))
 
     @cached_property
     def effects(self) -> Effects:
@@ -303,7 +326,7 @@ class Edited:
         """Yield the outputs whose cotangent was clipped, by the edits' keys: the bound is what would explain it."""
         for step in (self.tape.steps[n] for n in self.tape.outputs if n >= 0):
             g = self.tape.outputs[step.number][0]
-            if g.is_complex() or not self._cotangents[step.number].equal(g[None]):
+            if g.is_complex() or g.numel() ** 2 > JACOBIAN or not self._cotangents[step.number].equal(g[None]):
                 continue
             stays, signs, sizes = clippings(g)
             ones = [self._sum_along(step, rows) for rows in (stays, signs, g[None])]
