@@ -7,7 +7,7 @@ direction serves all of them, and pairs of edits besides.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from backprop_rules.diagnosis.edits import Edit, Key, Turn, ways_of
 from backprop_rules.diagnosis.left_out import left_out
-from backprop_rules.diagnosis.other_numbers import NUMBER, Forward, Search, corrected, with_another
+from backprop_rules.diagnosis.other_numbers import NUMBER, Forward, corrected, with_another
 from backprop_rules.diagnosis.other_values import other_values
 from backprop_rules.diagnosis.several import ROUNDS, in_loops, other_sums, several, ways_to_primals
 from backprop_rules.diagnosis.tape import JACOBIAN, UNMADE, Rows, Step, Tape, fitting
@@ -180,10 +180,6 @@ class Edited:
 
     def _forward(self, key: Key) -> Forward:
         return with_another(self.tape, key) if key[-1][0] == NUMBER else self.forwards[key]
-
-    def other_numbers(self, explains: Callable[[Tensor], bool], effort: int) -> Iterator[Key]:
-        """Yield the numbers that explain all in the place of one of forward's, by the edits' keys."""
-        return Search(self.tape, self.vector, self.target, self.wrong, explains, effort).found()
 
     def under(self, key: Key) -> "Edited":
         """Return the same of another forward; RuntimeError where there is none."""

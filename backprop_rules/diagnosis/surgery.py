@@ -22,7 +22,7 @@ from backprop_rules.diagnosis.edits import DROPPED, MATRICES, SCALES, SIGN, WAY,
 from backprop_rules.diagnosis.factor import factor_in_words, of_a_size, roughly_in_words
 from backprop_rules.diagnosis.in_backward import told_in_backward
 from backprop_rules.diagnosis.mistake import Family, Mistake
-from backprop_rules.diagnosis.other_numbers import COUNT
+from backprop_rules.diagnosis.other_numbers import COUNT, Search
 from backprop_rules.diagnosis.several import EXCHANGED
 from backprop_rules.diagnosis.tape import Rows, Share, Shares, Step, taped
 from backprop_rules.diagnosis.wanted import Factor
@@ -197,7 +197,7 @@ def of_one_step(at: Edited, effort: int = EFFORT, runs: int | None = None) -> It
     yield [Guess((edit.key,)) for edit, _, it_fits in seen if it_fits and edit.key[-1] not in (WAY, SIGN)]
     left_out = [key for key in islice(at.forwards, runs) if at.explains(at.gradients((key,)))]
     yield [Guess((key,)) for key in chain(left_out, at.clipped())]
-    yield [Guess((key,)) for key in at.other_numbers(at.explains, effort)]
+    yield [Guess((key,)) for key in Search(at, effort).found()]
 
 
 def _with_factors(at: Edited) -> list[Guess]:
