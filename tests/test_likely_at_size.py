@@ -226,7 +226,7 @@ def test_where_the_right_gradient_cancels_other_numbers_are_not_explained(dtype)
     (line,) = told((torch.cat([other, other[:, :1]], -1),), forward, (x,), g)
     assert line.endswith("not recognised")
     (line,) = told((torch.cat([other, other[:, :1]], -1),), lambda x: torch.softmax(x, -1).sum(-1), (x,), g)
-    assert "multiplied by `x`" not in line
+    assert line.endswith("not recognised")  # not a factor of 10^15, either
 
 
 def test_a_cotangent_that_is_clipped_and_a_factor_at_all_uses_of_a_primal_are_told():
