@@ -210,3 +210,36 @@ def test_the_statistic_of_a_norm_that_is_taken_for_a_constant_is_told(name, forg
     (line,) = told(got, forward, point, grad_y)
     assert f"as if the {forgotten} in `torch.nn.functional.{name}(" in line
     assert "were a constant" in line
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_where_the_right_gradient_cancels_other_numbers_are_not_explained(dtype):
+    """What an edit makes is larger there by more than there are digits, and so is not any number as near to it."""
+
+    def forward(x):
+        return (x - x.mean(-1, keepdim=True)).sum(-1)
+
+    x, g, other = numbers(8, 64, dtype=dtype), numbers(8, dtype=dtype), numbers(8, 63, dtype=dtype)
+    held_constant = g[:, None].expand(8, 64).contiguous()
+    (line,) = told((held_constant,), forward, (x,), g)
+    assert "as if `x.mean(-1, keepdim=True)`" in line and "were a constant" in line
+    (line,) = told((torch.cat([other, other[:, :1]], -1),), forward, (x,), g)
+    assert line.endswith("not recognised")
+    (line,) = told((torch.cat([other, other[:, :1]], -1),), lambda x: torch.softmax(x, -1).sum(-1), (x,), g)
+    assert line.endswith("not recognised")  # not a factor of 10^15, either
+
+
+def test_a_cotangent_that_is_clipped_and_a_factor_at_all_uses_of_a_primal_are_told():
+    def forward(x, w):
+        return torch.tanh(x * w) + x.sin() * w
+
+    x, w, g = numbers(40, 30), numbers(30), numbers(40, 30)
+
+    def got(g, times=1.0):
+        slope = 1 - torch.tanh(x * w) ** 2
+        return g * (slope * w + x.cos() * w), times * (g * (slope * x + x.sin())).sum(0)
+
+    (*_, line) = told(got(g.clamp(-0.5, 0.5)), forward, (x, w), g)
+    assert "the cotangent is clipped at 0.5 where" in line
+    (line,) = told(got(g, 0.5), forward, (x, w), g)
+    assert "the gradient of `w`, at" in line and "is off by the factor 1/2" in line

@@ -7,24 +7,26 @@ direction serves all of them, and pairs of edits besides.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import chain, pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import chain, pairwise, starmap
 
 import torch
 from torch import Tensor
 
 from backprop_rules.diagnosis.edits import Edit, Key, Turn, ways_of
 from backprop_rules.diagnosis.left_out import left_out
-from backprop_rules.diagnosis.other_numbers import NUMBER, Forward, Search, corrected, with_another
+from backprop_rules.diagnosis.other_numbers import NUMBER, Forward, corrected, with_another
 from backprop_rules.diagnosis.other_values import other_values
 from backprop_rules.diagnosis.several import ROUNDS, in_loops, other_sums, several, ways_to_primals
-from backprop_rules.diagnosis.tape import UNMADE, Rows, Step, Tape, fitting
+from backprop_rules.diagnosis.tape import JACOBIAN, UNMADE, Rows, Step, Tape, fitting
 from backprop_rules.diagnosis.turned import CLIPPED, clipped, clippings, turned
+from backprop_rules.diagnosis.wanted import Wanted, as_far
 from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.strategies.values import numbers_from
-from backprop_rules.subject.ambient import all_finite, real
+from backprop_rules.subject.ambient import F64, all_finite, real
 
 DIGITS = 2.0**-34  # to which an explanation must hold: more than chance gives, fewer than a backward in float64 has
 LEAST = 2.0**-14  # of the largest gradient: what is smaller may be what is left of terms that cancel
@@ -48,10 +50,6 @@ class Effects:
     def change(self) -> Tensor:
         """By how much the gradients change."""
         return self.edited - self.right
-
-    def at_row(self, k: int) -> "Effects":
-        """Return them at one row of cotangents alone."""
-        return Effects(self.edits, self.edited[:, k], self.right[:, k])
 
     def __getitem__(self, some: Sequence[int]) -> "Effects":
         return Effects([self.edits[k] for k in some], self.edited[list(some)], self.right[list(some)])
@@ -110,13 +108,21 @@ class Edits:
 
 
 class Edited:
-    """A tape at a point, the gradients that somebody's backward gives there, and what edits would change in them."""
+    """A tape at a point, the gradients that somebody's backward gives there, and what edits would change in them.
+
+    These are in float64, and right to as many digits, or `off` by as much as is allowed in another dtype.
+    """
 
     def __init__(
-        self, evidence: Evidence | None, edits: Edits, got: Sequence[Tensor], scales: Sequence[float] | None = None
+        self,
+        evidence: Evidence | None,
+        edits: Edits,
+        got: Sequence[Tensor],
+        off: Sequence[Tensor] | None = None,
+        share: float = 0.0,
+        scales: Sequence[float] | None = None,
     ) -> None:
-        self.evidence, self.tape, self.got, self._edits = evidence, edits.tape, got, edits
-        self.toward: Tensor | None = None  # one direction that is asked for, as a vector
+        self.evidence, self.tape, self.got, self.off, self._edits = evidence, edits.tape, got, off, edits
         self._under: dict[Key, Edited] = {}
         self.right = self.tape.gradients({})
         pairs = zip(got, self.right, strict=True)
@@ -125,9 +131,12 @@ class Edited:
         for g in self.right:
             ends.append(ends[-1] + g.numel() * (2 if g.is_complex() else 1))
         self._blocks = [slice(a, b) for a, b in pairwise(ends)]
-        self.target = self.vector(got)
-        self.wrong = self.target - self.vector(self.right)
-        self.bad = frozenset(k for k, b in enumerate(self._blocks) if bool((self.wrong[b].abs() > DIGITS).any()))
+        self.target, right = self.vector(got), self.vector(self.right)
+        within = torch.full_like(self.target, DIGITS) if off is None else self.vector(off)
+        self.wanted = Wanted(self.target, right, within, share)
+        self.wrong = self.target - right
+        self._is_off = self.wrong.abs() > within
+        self.bad = frozenset(k for k, b in enumerate(self._blocks) if bool(self._is_off[b].any()))
 
     @property
     def is_wrong(self) -> bool:
@@ -172,14 +181,11 @@ class Edited:
     def _forward(self, key: Key) -> Forward:
         return with_another(self.tape, key) if key[-1][0] == NUMBER else self.forwards[key]
 
-    def other_numbers(self, explains: Callable[[Tensor], bool], effort: int) -> Iterator[Key]:
-        """Yield the numbers that explain all in the place of one of forward's, by the edits' keys."""
-        return Search(self.tape, self.vector, self.target, self.wrong, explains, effort).found()
-
     def under(self, key: Key) -> "Edited":
         """Return the same of another forward; RuntimeError where there is none."""
         if key not in self._under:
-            self._under[key] = Edited(self.evidence, Edits(self._forward(key)[1]()), self.got, self._scales)
+            edits = Edits(self._forward(key)[1]())
+            self._under[key] = Edited(self.evidence, edits, self.got, self.off, self.wanted.share, self._scales)
         return self._under[key]
 
     def gradients(self, keys: Sequence[Key]) -> Tensor | None:
@@ -199,7 +205,7 @@ class Edited:
 
     def explains(self, gradients: Tensor | None) -> bool:
         """Say whether gradients are the backward's own."""
-        return gradients is not None and bool(((gradients - self.target).abs() <= DIGITS).all())
+        return gradients is not None and self.wanted.is_explained_by(gradients)
 
     # Along directions.
 
@@ -213,8 +219,9 @@ class Edited:
             part = slice(DIRECTIONS * k, DIRECTIONS * (k + 1))
             some[part] = torch.randn(some[part].shape, dtype=x.dtype, generator=own) / self._scales[k]
             found[n] = some
-        if self.toward is not None:  # where it is wrong, what is wrong is largest
-            for k, (u, some) in enumerate(zip(self.parts(self.toward), found.values(), strict=True)):
+        if self.off is not None:  # where it is wrong, what is wrong is largest
+            toward = self.parts(torch.where(self._is_off, self.wrong, 0.0))
+            for k, (u, some) in enumerate(zip(toward, found.values(), strict=True)):
                 some[DIRECTIONS * k] = u
         return found
 
@@ -239,91 +246,74 @@ class Edited:
 
     @cached_property
     def reach(self) -> Tensor:
-        """By how much what is seen along each direction may be off, where each element is off by its digits."""
-        return self.reach_of(torch.full_like(self.target, DIGITS))
+        """By how much what is seen along each direction may be off, where each element is as far off as it may be."""
+        off = self.wanted.off if self.off is None else self.wanted.off + DIGITS  # sums in float64 round as well
+        return self._reach_of(off).nan_to_num(math.inf)
 
-    def reach_of(self, off: Tensor) -> Tensor:
-        """Return by how much what is seen along each direction may be off, where the elements may be so far off."""
+    def _reach_of(self, off: Tensor) -> Tensor:
         blocks = zip(self._directions.values(), self._blocks, self._scales, strict=True)
         return torch.stack([_matrix(u).abs() @ (off[b] * s) for u, b, s in blocks]).sum(0)
+
+    def seen_along_directions(self) -> list[tuple[Edit, float, bool]]:
+        """Return each edit, the factor with which it agrees with what is seen, NaN if none does, and whether 1 does."""
+        found = self.effects
+        larger = (found.edited.abs() / found.right.abs().clamp_min(torch.finfo(F64).tiny)).amax(-1, keepdim=True)
+        reach = as_far(self.reach, larger, self._reach_of(torch.full_like(self.target, self.wanted.share)))
+        fits = ((found.change - self.seen).abs() <= reach).all(-1).tolist()
+        scales = factors(found.edited, self.seen + found.right, self.reach).tolist()
+        return list(zip(found.edits, scales, fits, strict=True))
 
     @cached_property
     def effects(self) -> Effects:
         """What each edit changes, but for those that cannot be made, or give what is not finite."""
-        own: dict[tuple[int, ...], list[Edit]] = defaultdict(list)
-        for edit in self.edits.values():
-            if self._cotangents.keys() >= {*edit.numbers}:
-                own[edit.numbers if len(edit.numbers) == 1 else ()].append(edit)
-        found = [*self._of_several(own.pop((), []))]
-        found += [self.of_a_step(some, self._cotangents[n]).at_row(0) for (n,), some in own.items()]
-        every = Effects(
-            [edit for one in found for edit in one.edits],
-            torch.cat([one.edited for one in found]),
-            torch.cat([one.right for one in found]),
-        )
+        known = [edit for edit in self.edits.values() if self._cotangents.keys() >= {*edit.numbers}]
+        loops = sum(edit.chained for edit in known) * len(self.tape.steps) <= EFFORT  # each is a whole way back
+        some = [edit for edit in known if loops or not edit.chained]
+        some = sorted(some, key=lambda edit: edit.numbers if len(edit.numbers) == 1 else ())  # step by step
+        every = self.along(some, self._cotangents)
+        every = Effects(every.edits, every.edited[:, 0], every.right[:, 0])
         fine = (every.edited.isfinite() & every.right.isfinite()).all(-1)
         return every[torch.nonzero(fine).flatten().tolist()]
 
-    def _of_several(self, edits: Sequence[Edit]) -> Iterator[Effects]:
-        """Yield what those of several steps change."""
-        loops = sum(edit.chained for edit in edits) * len(self.tape.steps) <= EFFORT  # each is a whole way back
+    def along(self, edits: Sequence[Edit], cotangents: Rows) -> Effects:
+        """Return what edits make of cotangents, one a row, along the second axis; without those not to be made."""
+        turns: dict[int, dict[Key, Turn]] = defaultdict(dict)
         for edit in edits:
-            if edit.chained and not loops:
-                continue
-            try:
-                yield self._chained(edit) if edit.chained else self._summed(edit)
-            except UNMADE:
-                continue
+            if edit.turn is not None:
+                turns[edit.step.number][edit.key[-1]] = edit.turn
 
-    def _chained(self, edit: Edit) -> Effects:
-        change = self._seen(self.tape.gradients(edit.shares))[None]
-        return Effects([edit], change, torch.zeros_like(change))
+        @cache
+        def right(n: int, p: int) -> Tensor:
+            return self._along(n, p, self.tape.steps[n].pulled(cotangents[n])[p])
 
-    def _summed(self, edit: Edit) -> Effects:
-        """Return what an edit changes whose shares do not meet: the sum over its steps."""
-        each = []
-        for n in edit.numbers:
-            there = {at: share for at, share in edit.shares.items() if at[0] == n}
-            each.append(self.of_a_step([replace(edit, shares=there)], self._cotangents[n]).at_row(0))
-        edited, right = (torch.stack(some).sum(0) for some in zip(*((e.edited, e.right) for e in each), strict=True))
-        return Effects([edit], edited, right)
+        @cache
+        def turned(n: int) -> Mapping[tuple[Key, int], Tensor]:
+            rows = self._edits.back_turned(self.tape.steps[n], turns[n], cotangents[n])
+            each = {p: self._along(n, p, x).unflatten(0, (len(turns[n]), -1)) for p, x in rows.items()}
+            return {(key, p): x[k] for p, x in each.items() for k, key in enumerate(turns[n])}
 
-    def of_a_step(self, edits: Sequence[Edit], g: Tensor) -> Effects:
-        """Return what edits of one step make of cotangents of its result, one a row; without those not to be made."""
-        ((n,),) = {edit.numbers for edit in edits}
-        step = self.tape.steps[n]
-        made, edited, right = list[Edit](), list[Tensor](), list[Tensor]()
-        nothing = torch.zeros(len(g), DIRECTIONS * len(self.right), dtype=torch.float64)
-        own = {p: self._along(step, p, share) for p, share in step.pulled(g).items()}
-        turned = self._turned(step, [edit for edit in edits if edit.turn is not None], g)
+        def changed(edit: Edit, n: int, p: int) -> Tensor:
+            if edit.turn is not None:
+                return turned(n)[edit.key[-1], p]
+            return self._along(n, p, fitting(edit.shares[n, p](cotangents[n]), self.tape.steps[n].args[p]))
+
+        found: list[tuple[Edit, Tensor, Tensor]] = []
         for edit in edits:
-            try:
-                some = turned[edit.key] if edit.turn is not None else self._shared(step, edit, g)
-            except UNMADE:
-                continue
-            made.append(edit)
-            edited.append(_added(some, nothing))
-            right.append(_added([own[p] for _, p in edit.shares], nothing))
-        if not made:
+            with suppress(*UNMADE):
+                if edit.chained:
+                    change = self._seen(self.tape.gradients(edit.shares))[None]
+                    found.append((edit, change, torch.zeros_like(change)))
+                else:
+                    made = _total(changed(edit, *at) for at in edit.shares)
+                    found.append((edit, made, _total(starmap(right, edit.shares))))
+        if not found:
             raise RuntimeError("none can be made")
-        return Effects(made, torch.stack(edited), torch.stack(right))
+        some, edited, rights = zip(*found, strict=True)
+        return Effects(some, torch.stack(edited), torch.stack(rights))
 
-    def _shared(self, step: Step, edit: Edit, g: Tensor) -> list[Tensor]:
-        return [self._along(step, p, fitting(share(g), step.args[p])) for (_, p), share in edit.shares.items()]
-
-    def _turned(self, step: Step, edits: Sequence[Edit], g: Tensor) -> dict[Key, list[Tensor]]:
-        """Return what comes back along each direction where the cotangents are turned first."""
-        turns = {edit.key[-1]: edit.turn for edit in edits if edit.turn is not None}
-        if not turns:
-            return {}
-        rows = self._edits.back_turned(step, turns, g)
-        along = {p: self._along(step, p, share).reshape(len(turns), len(g), -1) for p, share in rows.items()}
-        place = {key: k for k, key in enumerate(turns)}
-        return {edit.key: [along[p][place[edit.key[-1]]] for _, p in edit.shares] for edit in edits}
-
-    def _along(self, step: Step, p: int, share: Tensor) -> Tensor:
-        """Return what shares of an argument, one a row, make of the gradients along each direction."""
-        source = step.sources.get(p)
+    def _along(self, n: int, p: int, share: Tensor) -> Tensor:
+        """Return what shares of an argument of a step, one a row, make of the gradients along each direction."""
+        source = self.tape.steps[n].sources.get(p)
         if source not in self._tangents:
             return torch.zeros(len(share), DIRECTIONS * len(self.right), dtype=torch.float64)
         return _matrix(share) @ self._tangents[source].T
@@ -332,7 +322,7 @@ class Edited:
         """Yield the outputs whose cotangent was clipped, by the edits' keys: the bound is what would explain it."""
         for step in (self.tape.steps[n] for n in self.tape.outputs if n >= 0):
             g = self.tape.outputs[step.number][0]
-            if g.is_complex() or not self._cotangents[step.number].equal(g[None]):
+            if g.is_complex() or g.numel() ** 2 > JACOBIAN or not self._cotangents[step.number].equal(g[None]):
                 continue
             stays, signs, sizes = clippings(g)
             ones = [self._sum_along(step, rows) for rows in (stays, signs, g[None])]
@@ -343,8 +333,7 @@ class Edited:
                     yield step.number, step.live, (CLIPPED, round(bound, 9))
 
     def _sum_along(self, step: Step, g: Tensor) -> Tensor:
-        shares = [self._along(step, p, share) for p, share in step.pulled(g).items()]
-        return torch.stack(shares).sum(0)
+        return _total(self._along(step.number, p, share) for p, share in step.pulled(g).items())
 
     def cotangents_beside(self, edits: Sequence[Edit]) -> tuple[Rows, Rows]:
         """Return the cotangents of every tensor under each of some edits, one a row, and by how much they change."""
@@ -386,9 +375,10 @@ def factors(edited: Tensor, wanted: Tensor, reach: Tensor) -> Tensor:
     return torch.where(good, c, math.nan)
 
 
-def _added(some: Sequence[Tensor], nothing: Tensor) -> Tensor:
+def _total(some: Iterable[Tensor]) -> Tensor:
     """Return the sum of tensors, of which there is one mostly."""
-    return sum(some[1:], start=some[0]) if some else nothing
+    first, *others = some
+    return sum(others, start=first)
 
 
 def _matrix(x: Tensor) -> Tensor:

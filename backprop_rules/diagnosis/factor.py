@@ -7,8 +7,11 @@ from itertools import combinations, permutations
 
 from backprop_rules.diagnosis.edited import DIGITS, Edited
 from backprop_rules.diagnosis.tape import Step
+from backprop_rules.diagnosis.wanted import Factor
 
 SUMS = ("mean", "sum", "var", "std")
+SIGN = "sign", "the sign of {way} is wrong", "-1"
+SIMPLE = {2.0: "2", 0.5: "1/2", -2.0: "-2"}
 FEW = 4  # up to which a factor is a number, where it may be a size as well
 
 
@@ -19,7 +22,7 @@ def factor_in_words(
     if not scales or all(abs(c - 1) <= DIGITS for c in scales):
         return None
     if all(abs(c + 1) <= DIGITS for c in scales):
-        return "sign", "the sign of {way} is wrong", "-1"
+        return SIGN
     c = scales[0]
     if max(scales) - min(scales) <= DIGITS * abs(c):
         value = Fraction(c).limit_denominator(64)
@@ -31,6 +34,19 @@ def factor_in_words(
             what = size[0] if size and steps and steps[0].name in SUMS else "factor"
             return what, f"{{way}} is {told} times what it should be", str(value)
     return of_a_size(scales, places, steps)
+
+
+def roughly_in_words(found: Factor, places: Sequence[Edited], steps: Sequence[Step]) -> tuple[str, str, str] | None:
+    """Return the same within how far it may be off: a simple number, what is made of a size, or its digits."""
+    c, off, numbers = found
+    if min(abs(c - 1), abs(c + 1)) <= off:
+        return None if c > 0 else SIGN
+    simple = next((words for value, words in SIMPLE.items() if abs(c - value) <= off), "")
+    if not simple and (size := of_a_size([c], places[:1], steps, off / abs(c))):
+        return size
+    digits = max(4, 2 + math.ceil(-math.log10(abs(c - 1))))  # so many that it is no 1
+    told = simple or (f"{c:.{digits}g}" if numbers > 1 else "")
+    return ("factor", f"{{way}} is off by the factor {told}", told) if told else None
 
 
 def of_a_size(

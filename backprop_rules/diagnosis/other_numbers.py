@@ -6,13 +6,16 @@ The number is found where what is wrong vanishes along its own direction, and to
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from backprop_rules.diagnosis.edits import SUMS, Edit, Key
 from backprop_rules.diagnosis.tape import UNMADE, Step, Tape
+
+if TYPE_CHECKING:
+    from backprop_rules.diagnosis.edited import Edited
 
 NUMBER, CORRECTED = "number", "corrected"
 COUNT = "another count"
@@ -90,23 +93,17 @@ def _tape_with(tape: Tape, step: Step, p: int, number: float) -> Tape:
 
 @dataclass
 class Search:
-    """A search for numbers that explain gradients: by what these are as a vector, and what is wrong with the right one.
+    """A search for numbers that explain the gradients at a point, by so many steps that may be taken again."""
 
-    `effort` is how many steps may be taken again.
-    """
-
-    tape: Tape
-    vector: Callable[[Sequence[Tensor]], Tensor]
-    target: Tensor
-    wrong: Tensor
-    explains: Callable[[Tensor], bool]
+    at: "Edited"
     effort: int
 
     def found(self) -> Iterator[Key]:
         """Yield the numbers that explain all, by the edits' keys."""
-        every = [(s, p) for s in self.tape.steps for p, x in enumerate(s.args) if isinstance(x, float)]
-        places = [(s, p) for s, p in every if _alike(self.tape, s, p)[0] is s]
-        if not places or len(places) * len(self.tape.steps) * (2 * DECADES + HALVINGS) > self.effort:
+        tape = self.at.tape
+        every = [(s, p) for s in tape.steps for p, x in enumerate(s.args) if isinstance(x, float)]
+        places = [(s, p) for s, p in every if _alike(tape, s, p)[0] is s]
+        if not places or len(places) * len(tape.steps) * (2 * DECADES + HALVINGS) > self.effort:
             return
         for step, p in places:
             number = self._number(step, p)
@@ -125,8 +122,7 @@ class Search:
             c = self._between(step, p, a, b, at_a > 0)
             for digits in range(1, DIGITS + 1):
                 told = float(f"{c:.{digits}g}")
-                changed = self._changed(step, p, told)
-                if changed is not None and self.explains(changed):
+                if self.at.explains(self._changed(step, p, told)):
                     return told
         return None
 
@@ -142,14 +138,14 @@ class Search:
 
     def _off(self, step: Step, p: int, number: float) -> float | None:
         changed = self._changed(step, p, number)
-        return None if changed is None else float(self.wrong @ (changed - self.target))
+        return None if changed is None else float(self.at.wrong @ (changed - self.at.target))
 
     def _changed(self, step: Step, p: int, number: float) -> Tensor | None:
-        self.effort -= len(self.tape.steps)
+        self.effort -= len(self.at.tape.steps)
         if self.effort < 0:
             return None
         try:
-            found = self.vector(_tape_with(self.tape, step, p, number).gradients({}))
+            found = self.at.vector(_tape_with(self.at.tape, step, p, number).gradients({}))
         except UNMADE:
             return None
         return found if bool(torch.isfinite(found).all()) else None

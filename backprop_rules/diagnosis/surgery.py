@@ -8,7 +8,7 @@ A derivative that is dropped, doubled, or of the wrong sign is a factor c on wha
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
@@ -19,12 +19,13 @@ from torch import Tensor
 from backprop_rules.catalogue import CATALOGUE
 from backprop_rules.diagnosis.edited import DIGITS, EFFORT, Edited, Edits, Effects, factors
 from backprop_rules.diagnosis.edits import DROPPED, MATRICES, SCALES, SIGN, WAY, Edit, Key, is_trivial
-from backprop_rules.diagnosis.factor import factor_in_words, of_a_size
+from backprop_rules.diagnosis.factor import factor_in_words, of_a_size, roughly_in_words
 from backprop_rules.diagnosis.in_backward import told_in_backward
 from backprop_rules.diagnosis.mistake import Family, Mistake
-from backprop_rules.diagnosis.other_numbers import COUNT
+from backprop_rules.diagnosis.other_numbers import COUNT, Search
 from backprop_rules.diagnosis.several import EXCHANGED
 from backprop_rules.diagnosis.tape import Rows, Share, Shares, Step, taped
+from backprop_rules.diagnosis.wanted import Factor
 from backprop_rules.domain import Axes, Axis
 from backprop_rules.evidence.evidence import Evidence, Pair, in_precision
 from backprop_rules.formula import of_reals, plain
@@ -127,8 +128,15 @@ def in_its_line(places: Sequence[Edited]) -> list[tuple[Edit, ...]]:
     if sum(at.is_wrong for at in places) < 2 or len(places[0].edits) > EFFORT or not places[0].tape.steps:
         return []
     at = places[0]
-    for guesses in chain(_single(at), (_pairs(at),), _of_other_forwards(at)):
-        held = (named for guess in islice(guesses, TRIED) if (named := _named(places, guess)))
+    return explained(places, chain(of_one_step(at), (_with_factors(at), _pairs(at)), _of_other_forwards(at)))
+
+
+def explained(
+    places: Sequence[Edited], stages: Iterable[Iterable[Guess]], tried: int = TRIED
+) -> list[tuple[Edit, ...]]:
+    """Return the plainest explanations that hold at every point, of the first guesses of which some do."""
+    for guesses in stages:
+        held = (named for guess in islice(guesses, tried) if (named := _named(places, guess)))
         found = {frozenset(named.sentence for named in one): one for one in reversed(list(islice(held, TOLD)))}
         if found:
             return plainest([*reversed(found.values())])
@@ -178,20 +186,25 @@ def _by_the_rule(subject: Subject, point: Point, floats: Sequence[int]) -> list[
     return [g for k in floats if (g := found[k]) is not None]
 
 
-def _single(at: Edited) -> Iterator[list[Guess]]:
-    """Yield what may explain what is wrong and is done to one step: factors, then edits, then edits with factors."""
-    found = at.effects
-    wanted = at.seen + found.right
-    scales = factors(found.edited, wanted, at.reach).tolist()
-    fits = ((found.edited - wanted).abs() <= at.reach).all(-1).tolist()
-    some = list(zip((edit.key for edit in found.edits), scales, fits, strict=True))
-    ways = [(key, c) for key, c, _ in some if key[-1] == WAY and math.isfinite(c)]
-    yield [Guess((key,), True) for key, _ in sorted(ways, key=lambda one: likely(at.edits[one[0]], one[1]))]
-    others = [one for one in some if one[0][-1] not in (WAY, SIGN)]
-    yield [Guess((key,)) for key, _, it_fits in others if it_fits]
-    yield [*_left_out(at), *(Guess((key,)) for key in at.clipped())]
-    yield [Guess((key,)) for key in at.other_numbers(at.explains, EFFORT)]
-    yield [Guess((key,), True) for key, c, it_fits in others if math.isfinite(c) and not it_fits]
+def of_one_step(at: Edited, effort: int = EFFORT, runs: int | None = None) -> Iterator[list[Guess]]:
+    """Yield what may explain what is wrong and is done to one step: factors, then edits, then other forwards.
+
+    Of these there are so many runs, all if it is None; so many steps are taken again for another number.
+    """
+    seen = at.seen_along_directions()
+    ways = [(edit, c) for edit, c, _ in seen if edit.key[-1] == WAY and math.isfinite(c)]
+    yield [Guess((edit.key,), True) for edit, _ in sorted(ways, key=lambda one: likely(*one))]
+    yield [Guess((edit.key,)) for edit, _, it_fits in seen if it_fits and edit.key[-1] not in (WAY, SIGN)]
+    left_out = [key for key in islice(at.forwards, runs) if at.explains(at.gradients((key,)))]
+    yield [Guess((key,)) for key in chain(left_out, at.clipped())]
+    yield [Guess((key,)) for key in Search(at, effort).found()]
+
+
+def _with_factors(at: Edited) -> list[Guess]:
+    """Return the edits of one step that may explain what is wrong with a factor."""
+    seen = at.seen_along_directions()
+    some = (edit for edit, c, it_fits in seen if math.isfinite(c) and not it_fits)
+    return [Guess((edit.key,), True) for edit in some if edit.key[-1] not in (WAY, SIGN)]
 
 
 def likely(way: Edit, c: float) -> tuple[bool, bool, bool, int]:
@@ -205,16 +218,13 @@ def likely(way: Edit, c: float) -> tuple[bool, bool, bool, int]:
     return is_trivial(step), not has_a_number, not of_a_sum, -step.number
 
 
-def _left_out(at: Edited) -> list[Guess]:
-    """Return the steps without which forward would have these gradients."""
-    return [Guess((key,)) for key in at.forwards if at.explains(at.gradients((key,)))]
-
-
 def _of_other_forwards(at: Edited) -> Iterator[list[Guess]]:
     """Yield what may explain what is wrong beside an eps that is left out or elsewhere, or another count."""
     for key, (edit, _) in at.forwards.items():
         if edit.what in ("eps", COUNT) and at.gradients((key,)) is not None:
-            yield from ([replace(one, keys=(key, *one.keys)) for one in some] for some in _single(at.under(key)))
+            other = at.under(key)
+            for some in chain(of_one_step(other), (_with_factors(other),)):
+                yield [replace(one, keys=(key, *one.keys)) for one in some]
 
 
 def _pairs(at: Edited) -> Iterator[Guess]:
@@ -251,7 +261,7 @@ def _beside(at: Edited, own: Effects, rows: int, numbers: tuple[int, ...], cotan
             continue
         met = (changes[n].reshape(rows, -1) != 0).any(1)
         if bool(met.any()):
-            found = at.of_a_step(own.edits, cotangents[n][met])
+            found = at.along(own.edits, {n: cotangents[n][met]})
             if len(found.edits) == len(own.edits):
                 edited[:, met], right[:, met] = found.edited, found.right
     return Effects(own.edits, edited, right)
@@ -292,7 +302,7 @@ def _rank(edit: Edit, other: Edit) -> tuple[Any, Any]:
 
 def _named(places: Sequence[Edited], guess: Guess) -> tuple[Edit, ...] | None:
     """Return a guess in words if it holds at every point where it can be made, at two or more; None otherwise."""
-    scales: list[float] = []
+    scales: list[Factor] = []
     used: list[Edited] = []
     wrong = 0
     for at in places:
@@ -307,14 +317,16 @@ def _named(places: Sequence[Edited], guess: Guess) -> tuple[Edit, ...] | None:
         none = at.gradients((*guess.keys[:-1], (*guess.keys[-1][:2], DROPPED)))
         if none is None:
             return None
-        c = factors((found - none)[None], (at.target - none)[None], torch.tensor(DIGITS, dtype=torch.float64))
-        if math.isfinite(float(c)):
-            scales.append(float(c))
+        through = found - none
+        moves = float(through.abs().max()) > DIGITS
+        c = at.wanted.factor(through, none) if moves else None
+        if c is not None:
+            scales.append(c)
             used.append(at)
             wrong += at.is_wrong
-        elif not at.explains(none) or float((found - none).abs().max()) > DIGITS:
+        elif moves or not at.explains(none):
             return None
-    if wrong < 2:
+    if wrong < min(2, len(places)):
         return None
     first = places[0]
     plain = tuple(first.edit(key) for key in (guess.keys[:-1] if guess.scaled else guess.keys))
@@ -324,17 +336,21 @@ def _named(places: Sequence[Edited], guess: Guess) -> tuple[Edit, ...] | None:
     return None if told is None else (*plain, told)
 
 
-def _scaled(at: Edited, key: Key, scales: Sequence[float], places: Sequence[Edited]) -> Edit | None:
+def _scaled(at: Edited, key: Key, scales: Sequence[Factor], places: Sequence[Edited]) -> Edit | None:
     """Return an edit that comes with a factor: of the right way, one that is 0 is none at all."""
     edit = at.edit(key)
-    if key[-1] == WAY and scales and all(abs(c) <= DIGITS for c in scales):
+    numbers = [one.c for one in scales]
+    if key[-1] == WAY and scales and all(abs(c) <= DIGITS or abs(c) <= off for c, off, _ in scales):
         return at.edit((*key[:2], DROPPED))
-    told = factor_in_words(scales, places, edit.steps)
+    if at.off is not None:
+        told = roughly_in_words(scales[0], places, edit.steps)
+    else:
+        told = factor_in_words(numbers, places, edit.steps)
     if told is None:
         return None
     what, words, size = told
-    shares = _times(scales[0], edit.shares) if places[0] is at else {}
-    by_size = of_a_size(scales, places, edit.steps)
+    shares = _times(numbers[0], edit.shares) if places[0] is at else {}
+    by_size = of_a_size(numbers, places, edit.steps)
     if key[-1] == WAY:
         number = "" if told == by_size else size
         return replace(edit, what=what, words=words.replace("{way}", edit.words), shares=shares, number=number)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from backprop_rules.diagnosis.wanted import Wanted
 from backprop_rules.domain import dtype_name, precision
 from backprop_rules.evidence.at_size import Held
 
@@ -151,11 +152,10 @@ def _by_a_factor(own: Held, off: Tensor, truth: Tensor, radius: Tensor) -> str:
     # What points along the right one, by more than half of its square, is no rounding, however far that goes.
     if bool((off.to(truth).abs() <= radius).all()) and 2 * factor**2 * squares <= float(off.to(truth).square().sum()):
         return "0, but for rounding: its terms cancel, or what comes back is lost among them"
-    if not bool(((off.to(truth) - factor * truth).abs() <= radius * max(1.0, abs(factor))).all()):
+    found = Wanted(off.to(truth), truth, radius, torch.finfo(off.dtype).eps ** 0.5).factor(truth)
+    if found is None or f"{found.c:.4g}" == "1":
         return ""
-    if f"{factor:.4g}" == "1":
-        return ""
-    uncertain = float((truth.abs() * radius).sum()) / squares
+    factor, uncertain, _ = found
     known = dict(FACTORS)
     for n in sorted({*own.truth.shape, own.truth.numel()} - {1, 2}):
         known |= {1 / n: f"a mean over {n} in the place of a sum", float(n): f"a sum over {n} in the place of a mean"}
