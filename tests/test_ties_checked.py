@@ -3,6 +3,7 @@
 import pytest
 import torch
 from test_ties_at_size import argsorted, largest, of_equal_ones, sort, tied, topk
+from torch.nn import functional
 
 from backprop_rules import check
 
@@ -77,3 +78,38 @@ def test_digits_that_are_lost_in_narrow_dtypes_are_told_whatever_breaks_ties(way
     example = torch.randn(4, 300, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert verdict(backward, topk, example, "any subgradient") != "right"
     assert verdict(backward_of(topk, way), topk, example, "any subgradient") == "right"
+
+
+def of_windows(given):
+    """Return the backward of a largest of windows of 3 x 3, each of which shares out its cotangent among equals."""
+
+    def backward(grad_y, x):
+        grad_x = torch.zeros_like(x)
+        for n, (i, j) in enumerate((i, j) for i in range(x.shape[0] - 2) for j in range(x.shape[1] - 2)):
+            window = x[i : i + 3, j : j + 3]
+            shares = torch.zeros_like(window)
+            equal = window == window.max()
+            shares[equal] = given(n, int(equal.sum())).to(x)
+            grad_x[i : i + 3, j : j + 3] += grad_y[i, j] * shares
+        return (grad_x,)
+
+    return backward
+
+
+# What a window gives to its equals: all to one, to another in each window, or shares of each size.
+GIVEN = {
+    "one": lambda n, equal: torch.eye(equal)[7 * n % equal],
+    "alike": lambda n, equal: torch.full((equal,), 1 / equal),
+    "shares": lambda n, equal: torch.arange(1, equal + 1) / (equal * (equal + 1) / 2),
+}
+PLANE = torch.tensor([[0, 1, 1, 0, 1], [1, 0, 1, 1, 0], [0, 0, 1, 0, 1], [1, 1, 0, 1, 1], [0, 1, 0, 0, 1.0]])
+
+
+@pytest.mark.parametrize("how", GIVEN)
+def test_each_window_may_choose_for_itself_and_share(how):
+    def forward(x):
+        return functional.max_pool2d(x[None, None], 3, 1)[0, 0]
+
+    options = {"forward": forward, "example": (PLANE,), "raise_on_failure": False}
+    assert check(of_windows(GIVEN[how]), **options).verdict == "convention"
+    assert check(of_windows(lambda n, equal: 1.25 * GIVEN[how](n, equal)), **options).verdict == "wrong"

@@ -4,6 +4,7 @@ In that much cancels that the sizes of the results, and of the matrix's inverse,
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,8 +20,6 @@ aten = torch.ops.aten
 NORMS = {aten.native_layer_norm_backward, aten.native_batch_norm_backward, aten.native_group_norm_backward}
 # How far results are off, by the sensitivities to them.
 Behind = Callable[[Sequence[Any]], Tensor]
-# The same of the one result that counts.
-Of = Callable[[Tensor], Tensor]
 
 
 def behind(func: Any, args: Any, named: Any, result: Any, u: float) -> Behind | None:
@@ -28,12 +27,12 @@ def behind(func: Any, args: Any, named: Any, result: Any, u: float) -> Behind | 
     packet = func.overloadpacket
     if packet not in _SOLVED or not args[0].numel():
         return None
-    solved, place = _SOLVED[packet]
-    of = solved(u, result[place] if isinstance(result, tuple) else result, *args, **named)
+    find, place = _SOLVED[packet]
+    solved = find(u, result[place] if isinstance(result, tuple) else result, *args, **named)
 
     def by(sensitivities: Sequence[Any]) -> Tensor:
-        s = sensitivities[place]
-        return torch.zeros((), dtype=torch.float64, device=args[0].device) if s is None else of(s)
+        nothing, s = torch.zeros((), dtype=torch.float64, device=args[0].device), sensitivities[place]
+        return nothing if s is None else sum((one.moved(s) for one in solved), start=nothing)
 
     return by
 
@@ -77,10 +76,6 @@ def _in_order(square: Tensor, squares: Tensor, times: int, u: float) -> Tensor:
     return ((square + squares) / 3).sqrt() * (times * u)
 
 
-def _moved(through: Tensor, lost: Tensor) -> Tensor:
-    return (through.abs() * lost).sum()
-
-
 def _of_factors(a: Tensor, u: float) -> Tensor:
     """Return by how much L U is off from A: of 3 n roundings an element."""
     permutation, low, up = torch.linalg.lu(a)
@@ -88,103 +83,94 @@ def _of_factors(a: Tensor, u: float) -> Tensor:
     return _in_order(magnitude(a).square(), squares, roundings(a, 3), u)
 
 
-def _of_systems(u: float, x: Tensor, a: Tensor, b: Tensor, *, left: bool = True, **_: Any) -> Of:
-    """The X of A X = B, or X A = B: the sensitivity to A is -A^-H s X^H."""
-    lost = _of_factors(a, u)
+def _of_either_factors(a: Tensor, u: float) -> Tensor:
+    """Return the same, of A or of its transpose, as a determinant is taken."""
+    return torch.maximum(_of_factors(a, u), _of_factors(a.mT, u).mT)
 
-    def of(s: Tensor) -> Tensor:
-        one, s = (x[..., None], s[..., None]) if x.ndim < a.ndim else (x, s)
-        through = torch.linalg.solve(a.mH, s, left=left)
-        return _moved(through @ one.mH if left else one.mH @ through, lost)
 
-    return of
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """What a result is a function of, how far that is off, and the function: torch knows the sensitivity through it."""
+
+    given: Tensor
+    off: Tensor
+    function: Callable[[Tensor], Tensor]
+
+    def moved(self, s: Tensor) -> Tensor:
+        """Return how far a sum of the results is moved, by the sensitivities to them."""
+        with torch.enable_grad():
+            given = self.given.detach().requires_grad_()
+            (through,) = torch.autograd.grad(self.function(given), given, s)
+        return (through.abs() * self.off).sum()
+
+
+def _systems(u: float, x: Tensor, a: Tensor, b: Tensor, *, left: bool = True, **_: Any) -> list[_Solved]:
+    """The X of A X = B, or X A = B."""
+    return [_Solved(a, _of_factors(a, u), lambda a: torch.linalg.solve(a, b, left=left))]
 
 
 def _with_factors(
     u: float, x: Tensor, lu: Tensor, pivots: Tensor, b: Tensor, *, left: bool = True, adjoint: bool = False
-) -> Of:
+) -> list[_Solved]:
     a = matrix_of(lu, pivots)
-    lost = _of_factors(a, u)
-    a, lost = (a.mH, lost.mT) if adjoint else (a, lost)
-
-    def of(s: Tensor) -> Tensor:
-        through = torch.linalg.solve(a.mH, s, left=left)
-        return _moved(through @ x.mH if left else x.mH @ through, lost)
-
-    return of
+    return [_Solved(a, _of_factors(a, u), lambda a: torch.linalg.solve(a.mH if adjoint else a, b, left=left))]
 
 
-def _of_inverses(u: float, x: Tensor, a: Tensor, **_: Any) -> Of:
-    lost = _of_factors(a, u)
-    return lambda s: _moved(x.mH @ s @ x.mH, lost)
+def _inverses(u: float, x: Tensor, a: Tensor, **_: Any) -> list[_Solved]:
+    return [_Solved(a, _of_factors(a, u), torch.linalg.inv)]
 
 
-def _of_logarithms(u: float, x: Tensor, a: Tensor) -> Of:
-    """The logarithm of a determinant, of A or of its transpose: the sensitivity to A is s A^-H."""
-    lost = torch.maximum(_of_factors(a, u), _of_factors(a.mT, u).mT)
-    return lambda s: _moved(torch.linalg.inv(a).mH * s[..., None, None], lost)
+def _logarithms(u: float, x: Tensor, a: Tensor) -> list[_Solved]:
+    return [_Solved(a, _of_either_factors(a, u), lambda a: torch.linalg.slogdet(a).logabsdet)]
 
 
-def _of_determinants(u: float, x: Tensor, a: Tensor) -> Of:
-    logarithm = _of_logarithms(u, x, a)
-    return lambda s: logarithm(s * x)
+def _determinants(u: float, x: Tensor, a: Tensor) -> list[_Solved]:
+    return [_Solved(a, _of_either_factors(a, u), torch.linalg.det)]
 
 
-def _of_triangles(
-    u: float, x: Tensor, a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
-) -> Of:
+def _triangles(u: float, x: Tensor, a: Tensor, b: Tensor, *, left: bool = True, **how: bool) -> list[_Solved]:
     """The X of A X = B, or X A = B, of a triangular A: of n + 1 roundings an element of B."""
-    if not left:
-        of = _of_triangles(u, x.mT, a.mT, b.mT, upper=not upper, unitriangular=unitriangular)
-        return lambda s: of(s.mT)
-    a = (torch.triu if upper else torch.tril)(a)
-    if unitriangular:
-        a = a - torch.diag_embed(a.diagonal(dim1=-2, dim2=-1) - 1)
-    squares = magnitude(a).square() @ magnitude(x).square()
-    lost = _in_order(magnitude(b).square(), squares, roundings(a, 1) + 1, u)
-    return lambda s: _moved(torch.linalg.solve_triangular(a.mH, s, upper=not upper), lost)
+    low = (torch.triu if how["upper"] else torch.tril)(a)
+    if how.get("unitriangular"):
+        low = low - torch.diag_embed(low.diagonal(dim1=-2, dim2=-1) - 1)
+    sizes = [magnitude(low).square(), magnitude(x).square()]
+    squares = sizes[0] @ sizes[1] if left else sizes[1] @ sizes[0]
+    off = _in_order(magnitude(b).square(), squares, roundings(a, 1) + 1, u)
+    return [_Solved(b.expand_as(x), off, lambda b: torch.linalg.solve_triangular(a, b, left=left, **how))]
 
 
-def _of_cholesky(u: float, x: Tensor, a: Tensor, *, upper: bool = False, **_: Any) -> Of:
-    """The L of A = L L^T: of n + 1 roundings an element of A, whose sensitivity torch knows."""
+def _cholesky(u: float, x: Tensor, a: Tensor, *, upper: bool = False, **_: Any) -> list[_Solved]:
+    """The L of A = L L^T: of n + 1 roundings an element of A."""
     low = x.mH if upper else x
     whole, squares = low @ low.mH, magnitude(low).square() @ magnitude(low).square().mT
-    lost = _in_order(magnitude(whole).square(), squares, roundings(a, 1) + 1, u)
-
-    def of(s: Tensor) -> Tensor:
-        with torch.enable_grad():
-            given = whole.detach().requires_grad_()
-            (through,) = torch.autograd.grad(torch.linalg.cholesky(given), given, s.mH if upper else s)
-        return _moved(through, lost)
-
-    return of
+    off = _in_order(magnitude(whole).square(), squares, roundings(a, 1) + 1, u)
+    return [_Solved(whole, off, lambda a: torch.linalg.cholesky(a, upper=upper))]
 
 
-def _by_cholesky(u: float, x: Tensor, b: Tensor, factor: Tensor, upper: bool = False) -> Of:
+def _by_cholesky(u: float, x: Tensor, b: Tensor, factor: Tensor, upper: bool = False) -> list[_Solved]:
     """The X of L L^T X = B, by two triangles in turn."""
     low = factor.mH if upper else factor
     half = torch.linalg.solve_triangular(low, b, upper=False)
-    first = _of_triangles(u, half, low, b, upper=False)
-    second = _of_triangles(u, x, low.mH, half, upper=True)
-    return lambda s: second(s) + first(torch.linalg.solve_triangular(low, s, upper=False))
+    (first,), (second,) = _triangles(u, half, low, b, upper=False), _triangles(u, x, low.mH, half, upper=True)
+    return [replace(first, function=lambda b: second.function(first.function(b))), second]
 
 
-def _inverse_by_cholesky(u: float, x: Tensor, factor: Tensor, upper: bool = False) -> Of:
+def _inverse_by_cholesky(u: float, x: Tensor, factor: Tensor, upper: bool = False) -> list[_Solved]:
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     return _by_cholesky(u, x, eye.expand_as(factor), factor, upper)
 
 
-def _of_either_triangle(
+def _either_triangle(
     u: float, x: Tensor, b: Tensor, a: Tensor, upper: bool = True, transpose: bool = False, ones: bool = False
-) -> Of:
-    return _of_triangles(u, x, a.mH if transpose else a, b, upper=upper != transpose, unitriangular=ones)
+) -> list[_Solved]:
+    return _triangles(u, x, b=b, a=a.mH if transpose else a, upper=upper != transpose, unitriangular=ones)
 
 
 # What is solved, and the place of the result that counts.
-_SOLVED: dict[Any, tuple[Callable[..., Of], int]] = {
-    aten._linalg_solve_ex: (_of_systems, 0), aten.linalg_lu_solve: (_with_factors, 0),
-    aten.linalg_inv_ex: (_of_inverses, 0), aten._linalg_slogdet: (_of_logarithms, 1),
-    aten._linalg_det: (_of_determinants, 0), aten.linalg_solve_triangular: (_of_triangles, 0),
-    aten.linalg_cholesky_ex: (_of_cholesky, 0), aten.cholesky_solve: (_by_cholesky, 0),
-    aten.cholesky_inverse: (_inverse_by_cholesky, 0), aten.triangular_solve: (_of_either_triangle, 0),
+_SOLVED: dict[Any, tuple[Callable[..., list[_Solved]], int]] = {
+    aten._linalg_solve_ex: (_systems, 0), aten.linalg_lu_solve: (_with_factors, 0),
+    aten.linalg_inv_ex: (_inverses, 0), aten._linalg_slogdet: (_logarithms, 1),
+    aten._linalg_det: (_determinants, 0), aten.linalg_solve_triangular: (_triangles, 0),
+    aten.linalg_cholesky_ex: (_cholesky, 0), aten.cholesky_solve: (_by_cholesky, 0),
+    aten.cholesky_inverse: (_inverse_by_cholesky, 0), aten.triangular_solve: (_either_triangle, 0),
 }  # fmt: skip

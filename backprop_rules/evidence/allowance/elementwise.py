@@ -135,11 +135,6 @@ def reciprocal(op: Operation, a: Tensor) -> Any:
     return torch.where(inside, error, INFINITE)
 
 
-def relative(x: Operand) -> Any:
-    """Return the radius in proportion to the size; infinite where the operand may be anything, 0 where it is exact."""
-    return x.radius / x.size.clamp_min(5e-324) if isinstance(x.size, Tensor) else x.radius / max(x.size, 5e-324)
-
-
 def power(op: Operation, a: Any, exponent: Any) -> Any:
     """A to the exponent, within |a^p| (exp(|p| (-log(1 - r / |a|)) + r_p |log |a||) - 1) of the exact operands'."""
     number = not isinstance(exponent, Tensor)
@@ -154,9 +149,7 @@ def power(op: Operation, a: Any, exponent: Any) -> Any:
     size = op.size + error
     if x.radius is None and p.radius is None:
         return error
-    logs: Any = 0.0
-    if x.radius is not None:
-        logs = p.grown() * -torch.log1p(-torch.as_tensor(relative(x), dtype=torch.float64))
+    logs: Any = 0.0 if x.radius is None else p.grown() * _logarithm(x)
     if p.radius is not None:
         logs = logs + p.radius * torch.as_tensor(x.size, dtype=torch.float64).log().abs()
         # The power of a negative number changes its sign with the parity of the exponent.
@@ -218,7 +211,9 @@ def _at_most(limit: float, radius: Any) -> Tensor:
 
 
 def _logarithm(x: Operand) -> Tensor:
-    return -torch.log1p(-relative(x))
+    # log(|a| / (|a| - r)), by the difference, in which no digit is lost.
+    left, radius = (torch.as_tensor(z, dtype=torch.float64) for z in (x.size - x.radius, x.radius))
+    return torch.where(radius > 0, torch.where(left > 0, torch.log1p(radius / left), INFINITE), 0.0)
 
 
 def _sqrt(x: Operand, size: Tensor, a: Tensor) -> Tensor:
@@ -238,8 +233,9 @@ def _exp(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 
 def _tanh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     # tanh(a + d) - tanh(a) = (1 - tanh(a)^2) tanh(d) / (1 + tanh(a) tanh(d)), with 1 - tanh^2 = 4 e / (1 + e)^2.
-    e, t = torch.exp(-2 * x.size) * FEW, torch.tanh(x.radius)
-    return _at_most(2, 4 * e / (1 + e).square() * t / (1 - t))
+    # Its divisor is 1 - tanh(d) at least, and tanh(d) / (1 - tanh(d)) = (exp(2 d) - 1) / 2.
+    e = torch.exp(-2 * x.size) * FEW
+    return _at_most(2, 2 * e / (1 + e).square() * torch.expm1(2 * x.radius))
 
 
 def _tan(x: Operand, size: Tensor, a: Tensor) -> Tensor:
@@ -251,21 +247,24 @@ def _tan(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 
 def _arcsine(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     # Its slope is largest at the end that is farther out, and infinite at 1; within the domain it is no more than that.
-    outer, inner = (x.size + x.radius).clamp_max(1), (x.size - x.radius).clamp_min(-1)
-    middle = torch.asin(x.size.clamp_max(1))
-    ends = torch.maximum(torch.asin(outer) - middle, middle - torch.asin(inner)) + 2.0**-50
-    return torch.fmin(ends, x.radius / ((1 - outer) * (1 + outer)).sqrt() * FEW)
+    # By c = 1 - |a|, in which no digit is lost: arccos(a) = 2 arcsin(sqrt(c / 2)).
+    c = (1 - x.size).clamp_min(0)
+    outer, inner = (c - x.radius).clamp_min(0), (c + x.radius).clamp_max(2)
+    here, least, most = (2 * torch.asin((z / 2).sqrt()) for z in (c, outer, inner))
+    ends = torch.maximum(here - least, most - here) + 2.0**-50
+    return torch.fmin(ends, x.radius / (outer * (2 - outer)).sqrt() * FEW)
 
 
 def _arcosh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     # Its slope is largest at the lower end (two roots: a product overflows); from 1 on it grows as sqrt(2 r), at most.
-    lowest = (x.size - x.radius).clamp_min(1)
-    return torch.fmin(x.radius / (lowest - 1).sqrt() / (lowest + 1).sqrt(), torch.sqrt(2 * x.radius)) * FEW
+    # Less 1 first, which is exact near 1: the lower end of numbers near 1 would be rounded.
+    above = (x.size - 1 - x.radius).clamp_min(0)
+    return torch.fmin(x.radius / above.sqrt() / (above + 2).sqrt(), torch.sqrt(2 * x.radius)) * FEW
 
 
 def _artanh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
-    # artanh(a + d) - artanh(a) = artanh(d / (1 - a (a + d))), as far as there is no pole between.
-    off = torch.atanh(x.radius / (1 - x.size * x.grown())) * FEW
+    # artanh(a + d) - artanh(a) = artanh(d / (1 - a^2 - a d)), as far as there is no pole between: 1 - a is exact.
+    off = torch.atanh(x.radius / ((1 - x.size) * (1 + x.size) - x.size * x.radius)) * FEW
     return torch.where(x.grown() < 1, off, INFINITE)
 
 
@@ -286,7 +285,7 @@ def _erf(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 # the function of `a` may have.
 VARIATIONS: dict[str, Callable[[Operand, Tensor, Tensor], Tensor]] = {
     "exp": _exp,
-    "exp2": lambda x, size, a: size * torch.expm1(x.radius * math.log(2)),
+    "exp2": lambda x, size, a: size * torch.expm1(x.radius * (math.log(2) * FEW)),
     # exp(a) <= 1 + |expm1(a)|; and exp(a) itself, right to a few units, where that is smaller.
     "expm1": lambda x, size, a: torch.fmin(1 + size, a.double().exp() * FEW) * torch.expm1(x.radius),
     "log": lambda x, size, a: _logarithm(x),
@@ -294,7 +293,7 @@ VARIATIONS: dict[str, Callable[[Operand, Tensor, Tensor], Tensor]] = {
     "log10": lambda x, size, a: _logarithm(x) / math.log(10),
     "log1p": lambda x, size, a: _logarithm(Operand((1 + a.double()).clamp_min(0), x.radius)),
     "sqrt": _sqrt,
-    "rsqrt": lambda x, size, a: size * torch.expm1(-0.5 * torch.log1p(-relative(x))),
+    "rsqrt": lambda x, size, a: size * torch.expm1(_logarithm(x) / 2),
     # Their slope is at most 1.
     "sin": lambda x, size, a: _at_most(2, x.radius),
     "cos": lambda x, size, a: _at_most(2, x.radius),

@@ -248,12 +248,21 @@ def clamp(op: Operation, a: Tensor, min: Any = None, max: Any = None) -> Radius:
     return largest_of((extremum(op, a), *bounds))
 
 
+def _ends(x: Any, radius: Radius) -> list[Tensor]:
+    """Return the least and the most that a number may be, rounded outwards: it may lie on what it is held against."""
+    off = torch.as_tensor(0.0 if radius is None else radius, dtype=torch.float64)
+    return [choices.end_of(torch.as_tensor(x), off, sign).contiguous() for sign in (-1, 1)]
+
+
 def step(op: Operation, a: Tensor, decimals: int = 0) -> Radius:
     """To a whole number: another one, where the radius reaches it."""
     if decimals:
         raise op.refuse("to decimals")
     radius = op.operand(a).radius
-    return None if radius is None else torch.maximum(op.func(a + radius) - op.result, op.result - op.func(a - radius))
+    if radius is None:
+        return None
+    low, high = map(op.func, _ends(a, radius))
+    return torch.maximum(high - op.result, op.result - low)
 
 
 def searched(
@@ -265,12 +274,9 @@ def searched(
     bound, x, right = (*(op.operand(y, bounds.dtype) for y in (bounds, a)), right or side == "right")
     if bound.radius is None and x.radius is None:
         return None
-    by, off = (0.0 if radius is None else radius for radius in (bound.radius, x.radius))
-    high, low = (bounds + by).cummax(-1).values, (bounds - by).flip(-1).cummin(-1).values.flip(-1)
-    least, most = (
-        torch.searchsorted(ends, torch.as_tensor(at, dtype=ends.dtype).contiguous(), right=right)
-        for ends, at in ((high.contiguous(), a - off), (low.contiguous(), a + off))
-    )
+    (low, high), (least, most) = _ends(bounds, bound.radius), _ends(a, x.radius)
+    low, high = low.flip(-1).cummin(-1).values.flip(-1).contiguous(), high.cummax(-1).values.contiguous()
+    least, most = (torch.searchsorted(*pair, right=right) for pair in ((high, least), (low, most)))
     return torch.maximum(op.result - least, most - op.result).double()
 
 
