@@ -87,9 +87,10 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
         return known
     made = _told(outcome, places, None if one_call else found)
     named = known if made is None or (known is not None and made.family is not Family.SIZE) else made
-    named = named or _in_the_backward(outcome, places) or (last if one_call else None)
+    named, own = named or _in_the_backward(outcome, places), outcome.pair.high
+    if named is None and own is not F64 and one_call:
+        named = _by_the_bank(subject, outcome, finding, own)
     named = named or outcome.unless_ours(lambda: _as_far_as_it_rounds(subject, outcome, places), None) or last
-    own = outcome.pair.high
     return named if named or own is F64 else _by_the_bank(subject, outcome, finding, own)
 
 
