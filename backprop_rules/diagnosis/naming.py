@@ -88,7 +88,7 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
     made = _told(outcome, places, None if one_call else found)
     named = known if made is None or (known is not None and made.family is not Family.SIZE) else made
     named, own = named or _in_the_backward(outcome, places), outcome.pair.high
-    if named is None and own is not F64 and one_call:
+    if named is None and own is not F64 and one_call and len(places[0].tape.steps) > 1:  # a factor is of no part alone
         named = _by_the_bank(subject, outcome, finding, own)
     named = named or outcome.unless_ours(lambda: _as_far_as_it_rounds(subject, outcome, places), None) or last
     return named if named or own is F64 else _by_the_bank(subject, outcome, finding, own)
