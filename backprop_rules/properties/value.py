@@ -44,10 +44,11 @@ class Value:
     def wrong(self) -> Iterator[Finding]:
         """Yield that an output is not the function's, by more than rounding."""
         ys, right = self._both(self._leaves)
-        for y, expected in zip(ys, right, strict=True):
-            if y.shape != expected.shape or y.dtype != expected.dtype:
-                forms = [(tuple(t.shape), t.dtype) for t in (expected, y)]
-                yield Finding(Kind.FUNCTION, self.point, expected=forms[0], got=forms[1])
+        if _forms(ys) != _forms(right):  # of what forward makes of nothing the dtype is that where it runs by itself
+            ys, right = self._both(self._leaves, as_written=True)
+        for got, expected in zip(_forms(ys), _forms(right), strict=True):
+            if got != expected:
+                yield Finding(Kind.FUNCTION, self.point, expected=expected, got=got)
                 return
         if all(map(torch.equal, ys, right)):
             return
@@ -141,3 +142,7 @@ class Value:
         (precise, right), (low, theirs) = both(F64), both(F32)
         apart = [max(largest(y - a), largest(t - b)) for y, t, a, b in zip(precise, right, low, theirs, strict=True)]
         return precise, right, [torch.tensor(most * 2.0**-WIDE.half) for most in apart]
+
+
+def _forms(ys: Outputs) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    return [(tuple(y.shape), y.dtype) for y in ys]
