@@ -1,7 +1,7 @@
 """The slopes, means and sizes of what a gradient is off by, whole and slice by slice, all at once."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
@@ -165,12 +165,12 @@ class Table:
         at_least = stored.abs() + deviations * pushed.abs() / count.sqrt()
         by_storing = torch.maximum(at_least, deviations * by_halves.sqrt())
         reach_of_mean = explained * sizes[0] / count[0] + by_storing / count
-        yield from self._chosen(Of.SLOPE, slope, reach_of_slope * (not every))
-        yield from self._chosen(Of.MEAN, mean, reach_of_mean * (not every))
-        size = (off_squares / count).sqrt()
-        reach_of_size = (by_halves / count).sqrt() + explained * (squares / count).sqrt()
+        answers = {Of.SLOPE: (slope, reach_of_slope), Of.MEAN: (mean, reach_of_mean)}
         if self.sized or every:
-            yield from self._chosen(Of.SIZE, size, reach_of_size * (not every))
+            reach_of_size = (by_halves / count).sqrt() + explained * (squares / count).sqrt()
+            answers[Of.SIZE] = (off_squares / count).sqrt(), reach_of_size
+        found, reaches = map(torch.stack, zip(*answers.values(), strict=True))
+        yield from self._beyond([*answers], found, reaches * (not every))
 
     def hides(self, slices: int) -> bool:
         """Whether the worst case may hide what one of so many slices of an output gives, of whatever signs they are.
@@ -201,14 +201,14 @@ class Table:
             return 0.0
         return deviations * float((coefficients * half_an_ulp(self.truth, self.got.dtype)).norm())
 
-    def _chosen(self, of: Of, answers: Tensor, reaches: Tensor) -> Iterator[tuple[float, Sum, float]]:
-        beyond = torch.nonzero(answers.abs() > reaches).reshape(-1).tolist()
+    def _beyond(self, of: Sequence[Of], answers: Tensor, reaches: Tensor) -> Iterator[tuple[float, Sum, float]]:
+        beyond = torch.nonzero(answers.abs() > reaches).tolist()
         if not beyond:
             return
         places = [(axis, None if axis is None else k) for axis, s in self.sums.items() for k in range(s.shape[1])]
-        for k in beyond:
-            answer, reach = float(answers[k]), float(reaches[k])
-            yield abs(answer) / max(reach, 5e-324), Sum(self.leaf, of, *places[k]), answer
+        for row, k in beyond:
+            answer, reach = float(answers[row, k]), float(reaches[row, k])
+            yield abs(answer) / max(reach, 5e-324), Sum(self.leaf, of[row], *places[k]), answer
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:

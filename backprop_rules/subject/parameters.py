@@ -95,7 +95,9 @@ class _Around(torch.nn.Module):
 def left_as_it_is(module: Any) -> Iterator[None]:
     """Leave a module's buffers as they were, and what its layers keep beside: a normalised weight, or a cache."""
     module = module.module if isinstance(module, OfParameters) else module
-    module = module if isinstance(module, torch.nn.Module) else torch.nn.Module()
+    if not isinstance(module, torch.nn.Module):
+        yield
+        return
     layers = [] if isinstance(module, torch.jit.ScriptModule) else list(module.modules())
     owned = [own for one in layers for own in (vars(one), one._parameters, one._buffers, one._modules)]
     kept = [dict(own) for own in owned]

@@ -13,7 +13,7 @@ aten = torch.ops.aten
 
 DIGITS = 53
 LARGEST = 1023  # the exponent of a number of float64
-FEW = 64  # numbers that are looked at first: by these most sums are seen not to be exact
+FEW = 8  # numbers that are looked at first: by these most sums are seen not to be exact
 
 
 def granule_of(x: Tensor) -> float:
@@ -29,6 +29,17 @@ def granule_of(x: Tensor) -> float:
     mantissa, exponent = torch.frexp(part)
     whole = (mantissa.abs() * 2.0**DIGITS).long()
     return float((torch.log2((whole & -whole).double()) + exponent).min()) - DIGITS
+
+
+def granule_of_few(x: Tensor) -> float:
+    """Return the same of the first numbers, one by one: that is quicker."""
+    least = math.inf
+    for number in x.reshape(-1)[:FEW].tolist():
+        if number and math.isfinite(number):
+            mantissa, exponent = math.frexp(number)
+            whole = int(mantissa * 2.0**DIGITS)
+            least = min(least, (whole & -whole).bit_length() - 1 + exponent - DIGITS)
+    return least
 
 
 # The terms of a sum: products of the arguments in these places. What is None adds nothing.
@@ -52,7 +63,7 @@ def granule(packet: Any, args: tuple[Any, ...], few: bool = False) -> float | No
         if x is None:
             return math.inf
         x = real(x)
-        return granule_of(x.reshape(-1)[:FEW].double() if few else x.double())
+        return granule_of_few(x) if few else granule_of(x.double())
 
     terms = TERMS.get(packet)
     return None if terms is None else min(sum(map(divides, term)) for term in terms)

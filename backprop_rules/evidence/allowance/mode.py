@@ -47,6 +47,7 @@ from backprop_rules.subject.ambient import inexact, tensors_in
 from backprop_rules.subject.denormals import flushing
 
 aten = torch.ops.aten
+BATCH_NORM = aten._native_batch_norm_legit.default
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
     **moves.FORMULAS, **elementwise.FORMULAS, **sums.FORMULAS, **windows.FORMULAS, **sampled.FORMULAS,
@@ -134,7 +135,7 @@ class RunningError(TorchDispatchMode):
         if composite(func):
             with self:
                 return func.decompose(*args, **named)
-        if func == aten._native_batch_norm_legit.default:  # what it writes into its running statistics nobody reads
+        if func is BATCH_NORM:  # what it writes into its running statistics nobody reads
             with self:
                 if not args[5]:
                     return aten._native_batch_norm_legit_no_training(*args[:5], *args[6:])
