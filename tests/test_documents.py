@@ -157,6 +157,19 @@ def test_a_value_in_the_computed_enclosure_is_accepted(copied):
     assert replay(program, copied) == 20
 
 
+@every_program
+def test_numbers_recorded_beside_an_input_that_is_none_are_found(program, copied):
+    def spoil(record):
+        entry = record["inputs"][program.parameters[-1]]
+        while isinstance(entry[0], list):
+            entry = entry[0]
+        entry[0] = math.nan
+
+    change(copied, program, spoil)
+    with pytest.raises(StepDiffers, match=r"step 1: the .* is nan \(nan\), but .* was recorded"):
+        replay(program, copied)
+
+
 def test_a_missing_step_is_found(copied):
     program = PROGRAMS["linear_model"]
     change(copied, program, lambda record: record["steps"].pop())

@@ -175,6 +175,7 @@ def test_products_of_complex_numbers_are_asked(dtype):
 
 CONSTANTS = {
     "a line": lambda: torch.linspace(-1, 1, 512),
+    "numbers a step apart": lambda: torch.arange(0.3, 700, 0.37),
     "a window": lambda: torch.hann_window(401),
     "what is left of a third": lambda: torch.ones(400) / 3 - 0.333333,
 }

@@ -1,6 +1,7 @@
 """Each operation's radius holds the exact value, whatever the magnitudes, and is not much wider than that."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -305,6 +306,17 @@ def test_a_slope_that_underflows_is_not_lost_beside_a_large_radius():
 def test_a_slope_whose_square_overflows_is_not_lost_either():
     """Of acosh at 3 * 10^203, another number that cancellation has left: 4 % off, and so is 0.04 of its value."""
     assert 0 < worst(CASES["acosh"], torch.float64, 600) <= 1
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+@pytest.mark.parametrize("ends", [(0, 5000, 1), (0, 700, 0.37), (-3, 2, 0.3), (0, 128, 0.5)], ids=str)
+def test_numbers_a_step_apart_are_as_far_off_as_they_round(ends, dtype):
+    start, _, step = map(Fraction, ends)
+    with RunningError() as errors:
+        y = torch.arange(*ends, dtype=dtype)
+    off = [abs(Fraction(v) - start - step * k) for k, v in enumerate(y.double().tolist())]
+    assert all(one <= radius for one, radius in zip(off, errors.radius(y).tolist(), strict=True))
+    assert bool(errors.radius(y).any()) == any(off)
 
 
 def test_a_quotient_is_whole_where_nothing_is_left_over_and_not_where_it_is_rounded_to_that():

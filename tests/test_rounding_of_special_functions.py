@@ -51,6 +51,10 @@ CASES = {
     "polygamma 2": (lambda a: torch.polygamma(2, widened(a)), roughly(lambda v: -2 * arb(3).zeta(v)), 1, POSITIVE),
     "polygamma 5": (lambda a: torch.polygamma(5, widened(a)), roughly(lambda v: 120 * arb(6).zeta(v)), 1, POSITIVE),
     "copysign": (torch.copysign, each(lambda v, w: -abs(v) if w < 0 else abs(v)), 2, REAL_ONLY),
+    # Constants of float64 are rounded, too.
+    "sinc": (torch.sinc, roughly(lambda v: (arb.pi() * v).sinc()), 1, REAL_ONLY),
+    "deg2rad": (torch.deg2rad, each(lambda v: v * arb.pi() / 180), 1, REAL_ONLY),
+    "rad2deg": (torch.rad2deg, each(lambda v: v * 180 / arb.pi()), 1, REAL_ONLY),
     "angle": (torch.angle, each(lambda v: arb.pi() if v < 0 else arb(0)), 1, REAL_ONLY),
 }
 

@@ -5,6 +5,7 @@ import torch
 from right_entry import normal
 
 from backprop_rules import check
+from backprop_rules.testing import WrongGradients, assert_gradients
 
 F64 = torch.float64
 
@@ -77,3 +78,25 @@ def test_a_wrong_one_is_wrong_all_the_same(name, seed):
         forward=forward, example=normal(F64, *shapes), seed=seed, raise_on_failure=False, explain=False,
     )  # fmt: skip
     assert report.verdict == "wrong", str(report)
+
+
+UNUSED = {
+    "inverse": lambda a: torch.linalg.inv_ex(a)[0],
+    "solution": lambda a: torch.linalg.solve_ex(a, torch.ones_like(a))[0],
+    "factor": lambda a: torch.linalg.cholesky_ex(a)[0],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", UNUSED)
+def test_of_a_batch_a_matrix_that_cannot_be_solved_may_be_left_out(name, dtype):
+    def forward(a):
+        return torch.where(torch.tensor([True, False])[:, None, None], UNUSED[name](a), a)
+
+    a = torch.tensor([[[3.0, 1.0], [1.0, 2.5]], [[1.0, 2.0], [2.0, 4.0]]], dtype=dtype)
+    leaf, grad_y = a.clone().requires_grad_(), torch.tensor([[[0.3, -1.7], [0.9, 0.4]]] * 2, dtype=dtype)
+    (grad,) = torch.autograd.grad(forward(leaf), leaf, grad_y)
+    held = {"forward": forward, "primals": (a,), "grad_y": grad_y, "blind": "allow"}
+    assert assert_gradients((grad,), **held).right
+    with pytest.raises(WrongGradients):
+        assert_gradients((grad * 1.5,), **held)

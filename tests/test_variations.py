@@ -13,6 +13,7 @@ from flint import arb, ctx
 from backprop_rules.evidence.allowance.elementwise import VARIATIONS
 from backprop_rules.evidence.allowance.mode import RunningError
 from backprop_rules.evidence.allowance.operation import UP, Operand
+from backprop_rules.evidence.allowance.units import ULPS
 
 U = 2.0**-53
 FUNCTIONS = {
@@ -39,7 +40,8 @@ def drawn(numbers):
     a = numbers.choice([numbers.uniform(0, 1), numbers.uniform(0, 40), 2.0 ** numbers.uniform(-60, 50), near_one])
     parts = [2.0 ** numbers.uniform(-60, 2), 1 - 2.0 ** -numbers.uniform(1, 24)]
     radii = [*(a * part for part in parts), U * 2.0 ** numbers.uniform(-2, 10), numbers.uniform(0, 40)]
-    return numbers.choice([a, -a]), numbers.choice([*radii, abs(1 - a) * numbers.uniform(0, 1)])
+    nearly = 1 - 2.0 ** -numbers.uniform(0, 54)  # the whole way to a pole, or to the end of the domain
+    return numbers.choice([a, -a]), numbers.choice([*radii, *(way * nearly for way in (abs(1 - a), 1 + a, a))])
 
 
 def moved(name, a, radius):
@@ -79,6 +81,9 @@ LOST = [
     ("tanh", 28.7, 19.0),  # 2: 1 - tanh(19) has one digit left
     ("acosh", 1 + 4 * U, 0.8 * U),  # 1.06: the lower end was rounded up
     ("atanh", 1 - 17 * U, 16.46 * U),  # 1.1: one minus a product near one
+    ("atanh", -0.2940109366841306, 0.7059890633158693),  # 1.01: or one minus a number that is not near one
+    ("log1p", 1.0000000000000069, 2.0000000000000067),  # 1.02: one plus a number
+    ("asin", -2.367357826543844e-08, 1.000000023673578),  # 1 + 4e-9: here the end is at -1
     ("rsqrt", 3.0, 3.0 * (1 - 2.0**-52)),  # 1.08: so is what is left of 1 - r / a
 ]
 
@@ -87,6 +92,15 @@ LOST = [
 def test_no_digit_is_lost_on_the_way_to_the_end_of_an_interval(name, a, radius):
     found, most = moved(name, a, radius)
     assert most <= found <= 30 * most
+
+
+@pytest.mark.parametrize("name", ["erfinv", "special_erfcx", "special_ndtri", "i0", "special_i0e", "special_i1"])
+def test_both_ends_may_be_off_by_the_ulps_that_are_documented(name):
+    function, a = getattr(torch.ops.aten, name), torch.tensor([0.6], dtype=torch.float64)
+    beside = [function(torch.nextafter(a, torch.full_like(a, end))) for end in (-math.inf, math.inf)]
+    steps, ulp = max(abs(float(y - function(a))) for y in beside), 2.0**-52 * float(function(a).abs())
+    found = float(VARIATIONS[name](Operand(a, torch.full_like(a, 1e-300)), function(a).abs(), a))
+    assert found * UP >= steps + 2 * ULPS[name][1] * ulp
 
 
 ON_THE_EDGE = {

@@ -65,15 +65,19 @@ def _hold_the_true_run(program: Program, baseline: Baseline) -> None:
 def _hold(
     program: Program, number: int, step: Tensors, true: Mapping[str, Enclosure], found: Tensors, whence: str
 ) -> None:
-    """Raise StepDiffers at a value that lies outside of its enclosure, or has other bits where those are fixed."""
+    """Raise StepDiffers at a value that lies outside of its enclosure, or has other bits where those are fixed.
+
+    Of what is not finite nothing is enclosed: it must be the same.
+    """
     for name, theirs in found.items():
         value, head = step[name], f"{program.name}, step {number}: the {name}"
         if value.shape != theirs.shape or value.dtype != theirs.dtype:
             is_here, there = ((tuple(x.shape), x.dtype) for x in (value, theirs))
             raise StepDiffers(f"{head} has shape and dtype {is_here}, but {there} was {whence}.")
         ours, other = (x.flatten().tolist() for x in (value, theirs))
+        unlike = ~(value.isfinite() & theirs.isfinite()) & (value != theirs) & ~(value.isnan() & theirs.isnan())
         outside = true[name].outside(theirs)
-        places = [] if outside is None else outside.flatten().nonzero().flatten().tolist()
+        places = (unlike if outside is None else unlike | outside).flatten().nonzero().flatten().tolist()
         if program.fixed:
             places = [k for k, (a, b) in enumerate(zip(ours, other, strict=True)) if a.hex() != b.hex()] or places
         if places:

@@ -90,7 +90,10 @@ def _of_either_factors(a: Tensor, u: float) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Solved:
-    """What a result is a function of, how far that is off, and the function: torch knows the sensitivity through it."""
+    """What a result is a function of, how far that is off, and the function: torch knows the sensitivity through it.
+
+    Of a matrix that cannot be solved, as one of a batch whose results are not used, the sensitivity is not finite.
+    """
 
     given: Tensor
     off: Tensor
@@ -106,18 +109,18 @@ class _Solved:
 
 def _systems(u: float, x: Tensor, a: Tensor, b: Tensor, *, left: bool = True, **_: Any) -> list[_Solved]:
     """The X of A X = B, or X A = B."""
-    return [_Solved(a, _of_factors(a, u), lambda a: torch.linalg.solve(a, b, left=left))]
+    return [_Solved(a, _of_factors(a, u), lambda a: torch.linalg.solve_ex(a, b, left=left)[0])]
 
 
 def _with_factors(
     u: float, x: Tensor, lu: Tensor, pivots: Tensor, b: Tensor, *, left: bool = True, adjoint: bool = False
 ) -> list[_Solved]:
     a = matrix_of(lu, pivots)
-    return [_Solved(a, _of_factors(a, u), lambda a: torch.linalg.solve(a.mH if adjoint else a, b, left=left))]
+    return [_Solved(a, _of_factors(a, u), lambda a: torch.linalg.solve_ex(a.mH if adjoint else a, b, left=left)[0])]
 
 
 def _inverses(u: float, x: Tensor, a: Tensor, **_: Any) -> list[_Solved]:
-    return [_Solved(a, _of_factors(a, u), torch.linalg.inv)]
+    return [_Solved(a, _of_factors(a, u), lambda a: torch.linalg.inv_ex(a)[0])]
 
 
 def _logarithms(u: float, x: Tensor, a: Tensor) -> list[_Solved]:
@@ -144,7 +147,7 @@ def _cholesky(u: float, x: Tensor, a: Tensor, *, upper: bool = False, **_: Any) 
     low = x.mH if upper else x
     whole, squares = low @ low.mH, magnitude(low).square() @ magnitude(low).square().mT
     off = _in_order(magnitude(whole).square(), squares, roundings(a, 1) + 1, u)
-    return [_Solved(whole, off, lambda a: torch.linalg.cholesky(a, upper=upper))]
+    return [_Solved(whole, off, lambda a: torch.linalg.cholesky_ex(a, upper=upper)[0])]
 
 
 def _by_cholesky(u: float, x: Tensor, b: Tensor, factor: Tensor, upper: bool = False) -> list[_Solved]:

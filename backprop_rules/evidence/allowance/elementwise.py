@@ -17,6 +17,7 @@ from backprop_rules.evidence.allowance.units import (
     apart,
     component,
     computed_in,
+    left_of,
     unit,
     wide,
     widens,
@@ -211,8 +212,12 @@ def _at_most(limit: float, radius: Any) -> Tensor:
 
 
 def _logarithm(x: Operand) -> Tensor:
-    # log(|a| / (|a| - r)), by the difference, in which no digit is lost.
-    left, radius = (torch.as_tensor(z, dtype=torch.float64) for z in (x.size - x.radius, x.radius))
+    return _share(x.size, 0.0, x.radius)
+
+
+def _share(a: Any, b: Any, radius: Any) -> Tensor:
+    # log((a + b) / (a + b - r)), by the difference, in which no digit is lost.
+    left, radius = (torch.as_tensor(z, dtype=torch.float64) for z in (left_of(a, b, radius), radius))
     return torch.where(radius > 0, torch.where(left > 0, torch.log1p(radius / left), INFINITE), 0.0)
 
 
@@ -247,10 +252,11 @@ def _tan(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 
 def _arcsine(x: Operand, size: Tensor, a: Tensor) -> Tensor:
     # Its slope is largest at the end that is farther out, and infinite at 1; within the domain it is no more than that.
-    # By c = 1 - |a|, in which no digit is lost: arccos(a) = 2 arcsin(sqrt(c / 2)).
+    # By c = 1 - |a|, or 1 + |a| at the other end, in which no digit is lost: arccos(a) = 2 arcsin(sqrt(c / 2)).
+    outer, other = (left_of(1, size, x.radius).clamp_min(0) for size in (-x.size, x.size))
     c = (1 - x.size).clamp_min(0)
-    outer, inner = (c - x.radius).clamp_min(0), (c + x.radius).clamp_max(2)
-    here, least, most = (2 * torch.asin((z / 2).sqrt()) for z in (c, outer, inner))
+    here, least, most, beyond = (2 * torch.asin((z / 2).sqrt()) for z in (c, outer, (c + x.radius).clamp_max(1), other))
+    most = torch.where(other < 1, math.pi - beyond, most)
     ends = torch.maximum(here - least, most - here) + 2.0**-50
     return torch.fmin(ends, x.radius / (outer * (2 - outer)).sqrt() * FEW)
 
@@ -263,9 +269,8 @@ def _arcosh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
 
 
 def _artanh(x: Operand, size: Tensor, a: Tensor) -> Tensor:
-    # artanh(a + d) - artanh(a) = artanh(d / (1 - a^2 - a d)), as far as there is no pole between: 1 - a is exact.
-    off = torch.atanh(x.radius / ((1 - x.size) * (1 + x.size) - x.size * x.radius)) * FEW
-    return torch.where(x.grown() < 1, off, INFINITE)
+    # artanh(a) = (log(1 + a) - log(1 - a)) / 2, as far as there is no pole between.
+    return (_share(1, -x.size, x.radius) + torch.log1p(x.radius / (1 + x.size))) / 2
 
 
 def _sigmoid(x: Operand, size: Tensor, a: Tensor) -> Tensor:
@@ -291,7 +296,7 @@ VARIATIONS: dict[str, Callable[[Operand, Tensor, Tensor], Tensor]] = {
     "log": lambda x, size, a: _logarithm(x),
     "log2": lambda x, size, a: _logarithm(x) / math.log(2),
     "log10": lambda x, size, a: _logarithm(x) / math.log(10),
-    "log1p": lambda x, size, a: _logarithm(Operand((1 + a.double()).clamp_min(0), x.radius)),
+    "log1p": lambda x, size, a: _share(1, a.double(), x.radius),
     "sqrt": _sqrt,
     "rsqrt": lambda x, size, a: size * torch.expm1(_logarithm(x) / 2),
     # Their slope is at most 1.
@@ -363,32 +368,9 @@ def _function_error(op: Operation, a: Tensor, name: str) -> Tensor:
     return error * 2.1 if name == "rsqrt" and op.dtype in NARROW else error
 
 
-def spaced(op: Operation, start: float, end: float, *_: Any, **__: Any) -> Tensor:
-    """Numbers from one to another: the step, its multiple and the sum round, each by no more than the larger end."""
-    return torch.full_like(op.size, 4 * op.unit.u * max(abs(start), abs(end)))
-
-
-def spaced_by_factors(op: Operation, start: float, end: float, steps: int, base: float = 10.0, **_: Any) -> Tensor:
-    """Powers of a base, of exponents from one number to another."""
-    off = 4 * op.unit.u * max(abs(start), abs(end)) * abs(math.log(base)) * FEW if base > 0 else math.inf
-    return op.rounded(op.size * math.expm1(off), op.ulps("pow"))
-
-
-def window(op: Operation, *_: Any, **__: Any) -> Tensor:
-    """Sums of cosines of at most one turn, or lines: none is off by 16 u.
-
-    The argument, of at most 2 pi, is off by 2 u in proportion, a cosine by 2 ulps, their factors, of 1 together, and
-    sums by 3 u; of twice the argument there is a share of 0.08.
-    """
-    return torch.full_like(op.size, 16 * unit(op.dtype).u)
-
-
 FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.mul: product, aten.div: quotient, aten.reciprocal: reciprocal,
     aten.pow: power, aten._to_copy: cast, aten.atan2: angle,
-    aten.linspace: spaced, aten.logspace: spaced_by_factors,
-    **dict.fromkeys((aten.fft_fftfreq, aten.fft_rfftfreq), lambda op, *_, **__: op.rounded(None, 2)),
-    **{getattr(aten, f"{name}_window"): window for name in ("hann", "hamming", "bartlett", "blackman")},
     # What is copied, or a number, the last argument, is rounded to the dtype.
     aten.copy: lambda op, a, source, *_: op.operand(source).radius,
     **dict.fromkeys(

@@ -23,6 +23,7 @@ from backprop_rules.evidence.allowance import (
     moves,
     resampled,
     sampled,
+    spaced,
     sums,
     windows,
 )
@@ -51,7 +52,7 @@ BATCH_NORM = aten._native_batch_norm_legit.default
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
     **moves.FORMULAS, **elementwise.FORMULAS, **sums.FORMULAS, **windows.FORMULAS, **sampled.FORMULAS,
-    **factored.FORMULAS, **gammas.FORMULAS, **alignments.FORMULAS, **resampled.FORMULAS,
+    **factored.FORMULAS, **gammas.FORMULAS, **alignments.FORMULAS, **resampled.FORMULAS, **spaced.FORMULAS,
 }  # fmt: skip
 REFERENCES = {**fused.REFERENCES, **gathered.REFERENCES, **factored.REFERENCES}
 # The floating-point dtypes, whose precision is asked for.
@@ -362,9 +363,10 @@ class RunningError(TorchDispatchMode):
         if parts is None or not args or not isinstance(args[0], Tensor):
             raise op.refuse()
         try:
-            return self._decomposed(op, parts, args, named)
+            radius = self._decomposed(op, parts, args, named)
         except NotImplementedError as error:
             raise op.refuse(f"nor of its parts: {error}") from error
+        return plus(radius, fused.of_constants(op, args[0]))
 
     def _finer(self, x: Any) -> Any:
         """Return an operand as a kernel of several operations computes with it."""

@@ -129,13 +129,6 @@ def exact(op: Operation, *args: Any, **_: Any) -> None:
     """What is known exactly, and the index of an extreme: that of the computed numbers, taken as known."""
 
 
-def counted(op: Operation, *args: Any, **_: Any) -> Radius:
-    """Whole numbers; others are spaced: a multiple of the step and a sum round."""
-    if all(float(x).is_integer() for x in args) or not op.result.is_floating_point():
-        return None
-    return torch.full_like(op.size, 4 * op.unit.u * max(map(abs, args)))
-
-
 def split_binary(op: Operation, a: Tensor) -> tuple[None, None]:
     """The mantissa and the exponent of a number that is exact."""
     if op.radius(a) is not None:
@@ -297,7 +290,7 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     aten.scatter: scattered, aten.select_scatter: inserted, aten.slice_scatter: inserted, aten.as_strided: strided,
     aten.diagonal_scatter: inserted, **dict.fromkeys((aten.gather, aten.index, aten.index_select), picked),
     aten.view_as_real: parts, aten.view_as_complex: joined_parts, aten.complex: joined_parts,
-    aten.arange: counted, aten.frexp: split_binary, aten.nonzero: places,
+    aten.frexp: split_binary, aten.nonzero: places,
     aten.logical_and: monotone, aten.bitwise_and: monotone, aten.logical_or: monotone, aten.bitwise_or: monotone,
     aten.any: monotone, aten.all: monotone,
     aten.logical_xor: parity, aten.bitwise_xor: parity, aten.logical_not: parity, aten.bitwise_not: parity,

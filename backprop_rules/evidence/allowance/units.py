@@ -166,6 +166,13 @@ def wide(x: Any) -> Any:
     return x.to(torch.complex128) if x.is_complex() else x.double()
 
 
+def left_of(a: Any, b: Any, c: Any) -> Any:
+    """Return a + b - c, in which no digit is lost where it nearly vanishes: by what a + b rounds (Knuth's TwoSum)."""
+    total = a + b
+    part = total - b
+    return (total - c) + ((a - part) + (b - (total - part)))
+
+
 def apart(a: Any, b: Any) -> Tensor:
     """Return |a - b| in float64."""
     return (wide(a) - wide(b)).abs()  # type: ignore[no-any-return]
