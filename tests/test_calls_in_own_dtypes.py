@@ -1,5 +1,7 @@
 """What a backward does with memory and between calls in the example's own dtypes, where it goes another way there."""
 
+from itertools import count
+
 import pytest
 import torch
 
@@ -73,3 +75,17 @@ def test_what_is_wrong_with_memory_in_the_own_dtype_alone_is_told(dtype, wrong, 
     assert found.finding.kind is kind, str(found)
     other = torch.float16 if dtype == torch.bfloat16 else torch.bfloat16
     assert check(in_dtype(other, wrong), **asked).verdict == "right"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_sums_in_another_order_are_told_as_such_in_any_dtype(dtype):
+    turn = count()
+
+    def backward(grad_y, x, w):
+        rows = grad_y * x
+        return grad_y * w, sum(rows.roll(next(turn), 0), start=torch.zeros_like(w))
+
+    example = (torch.linspace(-1, 1, 120).reshape(40, 3).to(dtype), torch.tensor([0.5, -1.5, 2.0], dtype=dtype))
+    asked = {"forward": lambda x, w: x * w, "example": example, "raise_on_failure": False, "explain": False}
+    assert check(backward, **asked).finding.kind is Kind.ORDER
+    assert check(backward, deterministic=False, **asked).verdict == "right"
