@@ -46,6 +46,7 @@ VARIED = 6  # points of other sizes that are asked for more failures
 MORE = 12  # of these: the others still tell explanations apart
 ENOUGH = 4
 ALIKE = 3  # failing points of the same sizes, at which one explanation must hold
+OF_ALL = (Family.FACTOR, Family.DIGITS)  # of a whole gradient: plainer than a step of one function with this factor
 
 
 def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, explain: bool = True) -> Mistake | None:
@@ -88,9 +89,15 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
     made = _told(outcome, places, None if one_call else found)
     named = known if made is None or (known is not None and made.family is not Family.SIZE) else made
     named = named or _in_the_backward(outcome, places)
-    named = named or outcome.unless_ours(lambda: _as_far_as_it_rounds(subject, outcome, places), None) or last
-    own = outcome.pair.high
-    return named if named or own is F64 else _by_the_bank(subject, outcome, finding, own)
+    if named:
+        return named
+    rough = outcome.unless_ours(lambda: _as_far_as_it_rounds(subject, outcome, places), None)
+    if one_call or not (rough or last):
+        own = outcome.pair.high
+        known = last or (None if own is F64 else _by_the_bank(subject, outcome, finding, own))
+        if rough is None or (known and known.family in OF_ALL and rough.family is not Family.SIZE):
+            return known
+    return rough or last
 
 
 def _as_far_as_it_rounds(subject: Subject, outcome: Outcome, places: Sequence[Any]) -> Mistake | None:
