@@ -152,7 +152,7 @@ def _of_parameters(function: Any, held: Held) -> tuple[Any, Held]:
 def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], Held, Asked]:
     """Return the own backward of a function, and what else is asked of such a one."""
     framework = held[-1] or _framework(function, held[3])
-    extra = Whole(function, _not_held(function)) if framework == "torch" else None
+    extra = Whole(function, _not_held(function), asked.deterministic) if framework == "torch" else None
     count = len(held[3]) if isinstance(held[3], list | tuple) else 0
     return own_backward(function, framework, count), (*held[:-1], framework), replace(asked, extra=extra)
 
@@ -181,7 +181,7 @@ def _of_a_function(
             raise
     changed, note = other
     backward, own, more = _own(changed, held, asked)
-    return _answered(replace(more, extra=Whole(changed, note)), *how, backward, own)
+    return _answered(replace(more, extra=Whole(changed, note, more.deterministic)), *how, backward, own)
 
 
 def _detaching(function: Any, held: Held) -> tuple[Any, str] | None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from textwrap import shorten
 
 LONG = 260  # characters of somebody's message: two sentences of torch's, of which the second says what to do
+CUT = " ..."
 
 
 class InputError(ValueError):
@@ -36,5 +36,13 @@ def of_ours(error: Exception) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, cut between words where it is long, without the stop at its end."""
-    return shorten((str(error).splitlines() or [""])[0].rstrip("."), LONG, placeholder=" ...")
+    """Return the first line of what an error says, cut between words where it is long, without the stop at its end.
+
+    One word may be longer than all that is told, as a path or the name of a symbol: it is cut itself.
+    """
+    said = (str(error).splitlines() or [""])[0].rstrip(".")
+    if len(said) <= LONG:
+        return said
+    room = LONG - len(CUT)
+    words, _, _ = said[: room + 1].rpartition(" ")
+    return (words if 2 * len(words) > room else said[:room]) + CUT

@@ -279,6 +279,37 @@ def test_what_a_checkpoint_computes_again_is_made_of_the_parameters_that_were_dr
         assert_gradients((*got[:2], got[2] / 5, *got[3:]), **held)
 
 
+class RecomputedNorm(nn.Sequential):
+    """A layer with buffers, and statistics of its own, within a checkpoint."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+def test_a_norm_with_buffers_is_computed_again_in_the_precision_of_forward():
+    assert check_function(RecomputedNorm(nn.Linear(4, 3), nn.BatchNorm1d(3)), example=X).verdict == "right"
+
+
+class RecomputedUnderAutocast(nn.Sequential):
+    def _lowered(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(x).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self._lowered, x, use_reentrant=False)
+
+
+def test_what_is_computed_again_under_autocast_may_round_as_it_does_in_forward():
+    torch.manual_seed(1)
+    module, x = RecomputedUnderAutocast(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)), torch.randn(5, 3)
+    primals, g = (x.requires_grad_(), *module.parameters()), torch.randn(5, 3)
+    got = torch.autograd.grad(module(x), primals, g)
+    held = {"forward": module, "primals": primals, "grad_y": g, "precision": "eager"}
+    assert assert_gradients(got, **held).right
+    with pytest.raises(WrongGradients, match="_0_weight"):
+        assert_gradients((got[0], 1.25 * got[1], *got[2:]), **held)
+
+
 def test_a_wrong_gradient_inside_a_checkpoint_is_that_of_its_parameter():
     report = check_function(Recomputed(Wrong), example=X, raise_on_failure=False)
     assert (report.verdict, report.subject.names[report.finding.leaf]) == ("wrong", "layer_bias")

@@ -89,7 +89,7 @@ def in_dtype(dtype, wrong):
     return Function
 
 
-def checked(function, dtype):
+def checked(function, dtype, forward=forward):
     return check_function(
         function, forward=forward, example=tuple(x.to(dtype) for x in EXAMPLE), raise_on_failure=False, explain=False
     )
@@ -98,6 +98,61 @@ def checked(function, dtype):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_outputs_that_round_otherwise_are_right(dtype):
     assert checked(Right, dtype).verdict == "right"
+
+
+def of_a_softmax(x):
+    return x.softmax(-1), x.logsumexp(-1).float()
+
+
+def in_float32(factor=1.0, whatever=True):
+    """Return what a fused kernel is: in float32, `whatever` it is given, in another order than forward's."""
+
+    def wide(x):
+        return x.float() if whatever or x.dtype != torch.float64 else x
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            most = wide(x).amax(-1, keepdim=True)
+            powers = (wide(x) - most).exp()
+            sums = powers.sum(-1, keepdim=True)
+            shares = powers / sums
+            ctx.save_for_backward(shares)
+            return shares.to(x.dtype), factor * (most + sums.log())[..., 0].float()
+
+        @staticmethod
+        def backward(ctx, grad_y, grad_z):
+            (shares,) = ctx.saved_tensors
+            weighed = shares * wide(grad_y)
+            found = weighed - shares * weighed.sum(-1, keepdim=True) + shares * wide(grad_z)[..., None]
+            return found.to(grad_y.dtype)
+
+    return Function
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_computes_in_float32_is_right(dtype):
+    for whatever in (False, True):
+        found = checked(in_float32(whatever=whatever), dtype, of_a_softmax)
+        assert found.verdict == "right", str(found)
+
+
+def test_its_outputs_are_held_to_the_digits_of_float32():
+    found = checked(in_float32(1 + 2.0**-14), torch.float32, of_a_softmax)
+    assert found.finding.kind is Kind.FUNCTION, str(found)
+
+
+def test_outputs_of_a_few_subnormal_numbers_may_round():
+    class Small(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 1e-40, x * 2
+
+        @staticmethod
+        def backward(ctx, grad_y, grad_z):
+            return grad_y * 1e-40 + grad_z * 2
+
+    assert checked(Small, torch.float32, lambda x: (x * 1e-30 * 1e-10, x * 2)).verdict == "right"
 
 
 @pytest.mark.parametrize(

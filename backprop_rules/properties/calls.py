@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backprop_rules.evidence.evidence import Evidence, largest
+from backprop_rules.evidence.evidence import Evidence
 from backprop_rules.properties import effort
 from backprop_rules.properties.finding import Finding, Kind, first, unequal
-from backprop_rules.properties.form import first_other, same_numbers
+from backprop_rules.properties.form import but_for_last_bits, first_other, same_numbers
 from backprop_rules.properties.turns import LetsOthers
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import SEED, Ambient, all_finite, inexact, running
@@ -361,5 +361,5 @@ def _with_margins(x: Any) -> tuple[Any, Tensor | None]:
 
 def _unless_rounding(kind: Kind, a: Any, b: Any) -> Kind:
     """Return the kind of what came otherwise, or ORDER where half of the digits are the same."""
-    fits = isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
-    return Kind.ORDER if fits and largest(a - b) <= 2.0**-26 * largest(a) else kind
+    alike = isinstance(a, Tensor) and isinstance(b, Tensor) and but_for_last_bits(a, b)
+    return Kind.ORDER if alike else kind

@@ -171,14 +171,14 @@ def differs(function: Any, point: Point, seed: int | None) -> bool:
                 found.append(function.outputs(point.leaves, inside))
             except NoPoint:
                 return False
-    return not all(same_numbers(a, b) or _but_for_last_bits(a, b) for a, b in zip(*found, strict=True))
+    return not all(same_numbers(a, b) or but_for_last_bits(a, b) for a, b in zip(*found, strict=True))
 
 
-def _but_for_last_bits(a: Tensor, b: Tensor) -> bool:
+def but_for_last_bits(a: Tensor, b: Tensor) -> bool:
     """Say whether two tensors of finite numbers have half of their digits in common, beside the largest."""
     if a.shape != b.shape or a.dtype != b.dtype or not inexact(a) or not all_finite(a, b):
         return False
-    few: float = 2.0 ** (-precision(F64) / 2)
+    few: float = 2.0 ** (-precision(a.dtype) / 2)
     return farthest(a, b) <= few * largest(a)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backprop_rules.errors import InputError, OwnError, first_line
 from backprop_rules.evidence.allowance.units import wide
-from backprop_rules.evidence.evidence import WIDE, largest
+from backprop_rules.evidence.evidence import NARROW, WIDE, Pair, largest
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.properties.native import own_dtypes
 from backprop_rules.properties.own_backward import outputs_of, tensors_of
@@ -133,15 +133,31 @@ class Value:
         return all(bool(((wide(y) - wide(t)).abs() <= r).all()) for y, t, r in zip(ys, right, radii, strict=True))
 
     def _in_two_precisions(self, as_written: bool = False) -> tuple[Outputs, Outputs, Outputs]:
-        """Return outputs in float64, and how far they may be apart if that is rounding: it shrinks from float32 on."""
+        """Return outputs, and how far they may be apart if that is rounding: it shrinks from float32 to float64 on.
+
+        Of an output that is in float32 whatever the function is given, it shrinks from bfloat16 to float32.
+        """
+        found = list(zip(*self._between(WIDE, as_written), strict=True))
+        rough = [k for k, (y, t, r) in enumerate(found) if bool(((y - t).abs() > r).any()) and _is_of(F32, y)]
+        narrow = list(zip(*self._between(NARROW, as_written), strict=True)) if rough else found
+        ys, right, radii = zip(*(narrow[k] if k in rough else found[k] for k in range(len(found))), strict=True)
+        return list(ys), list(right), list(radii)
+
+    def _between(self, pair: Pair, as_written: bool) -> tuple[Outputs, Outputs, Outputs]:
+        """Return outputs in the higher of two precisions, and how far they may be apart if that is rounding."""
 
         def both(dtype: torch.dtype) -> list[Outputs]:
-            leaves = [recast(recast(x, at(F32, x)), at(dtype, x)) if inexact(x) else x for x in self._leaves]
+            leaves = [recast(recast(x, at(pair.low, x)), at(dtype, x)) if inexact(x) else x for x in self._leaves]
             return [list(map(wide, some)) for some in self._both(leaves, as_written)]
 
-        (precise, right), (low, theirs) = both(F64), both(F32)
+        (precise, right), (low, theirs) = both(pair.high), both(pair.low)
         apart = [max(largest(y - a), largest(t - b)) for y, t, a, b in zip(precise, right, low, theirs, strict=True)]
-        return precise, right, [torch.tensor(most * 2.0**-WIDE.half) for most in apart]
+        return precise, right, [torch.tensor(most * 2.0**-pair.half, dtype=F64) for most in apart]
+
+
+def _is_of(dtype: torch.dtype, x: Tensor) -> bool:
+    """Say whether every number is one of a narrower dtype."""
+    return torch.equal(x, wide(x.to(at(dtype, x))))
 
 
 def _forms(ys: Outputs) -> list[tuple[tuple[int, ...], torch.dtype]]:

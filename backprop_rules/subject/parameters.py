@@ -5,7 +5,7 @@ import keyword
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -62,13 +62,21 @@ class OfParameters:
 
 @contextmanager
 def _recomputed_with(module: torch.nn.Module, own: Mapping[str, Any]) -> Iterator[None]:
-    """Let what is checkpointed meanwhile be computed again, in the backward, with the same parameters and buffers."""
+    """Let what is checkpointed meanwhile be computed again, in the backward, with the same parameters and buffers.
+
+    So is it in the same precision, and watched by the same: autograd's engine knows of neither.
+    """
     torchs: Any = checkpoint
+    function_modes: Any = torch.overrides._get_current_function_mode_stack
     before, places = torchs._checkpoint_without_reentrant_generator, {f"module.{name}": x for name, x in own.items()}
 
     def with_these(function: Callable[..., Any], *options: Any, **named: Any) -> Any:
+        modes = function_modes()
+
         def again(*arguments: Any, **named: Any) -> Any:
-            with _ONE_AT_A_TIME:
+            with _ONE_AT_A_TIME, ExitStack() as stack:
+                for mode in (one for one in modes if one not in function_modes()):
+                    stack.enter_context(mode)
                 return torch.func.functional_call(_Around(module), places, (function, *arguments), named)
 
         return before(again, *options, **named)
