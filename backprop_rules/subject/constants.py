@@ -1,6 +1,7 @@
 """What a forward reads beside its primals: sizes that belong to such constants are no free sizes."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
 
 from backprop_rules.subject.ambient import running, tensors_in
-from backprop_rules.subject.function import Function, cloned, live_ones
+from backprop_rules.subject.function import Function, NoPoint, cloned, live_ones
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def constants_of(function: Function, leaves: Sequence[Any]) -> Constants:
     leaves = live_ones(cloned(leaves)) if function.differentiates else cloned(leaves)
     with running(None), torch.set_grad_enabled(function.differentiates), _Watching(leaves) as watching:
         try:
-            function.raw(leaves)
-        except Exception:  # it is refused in words elsewhere
+            function.outputs(leaves, nullcontext())
+        except NoPoint:  # it is refused in words elsewhere
             return Constants()
     found = list(watching.found.values())
     whole = [*(x for x in found if _is_whole(x)), *(x for x in leaves if _is_whole(x))]
