@@ -46,10 +46,12 @@ def convolution_backward(
     if varied[2] is not None:
         varied[2] = None if g.radius is None else g.radius.sum([0, *range(2, grad.ndim)])
     places = grad.numel() // max(1, grad.shape[1])
-    counts = (weight.numel() // max(1, weight.shape[1 - how[3]]), places, places)
+    counts = (weight.numel() // max(1, weight.shape[1 - how[3]]), places)
+    of_x, of_w, of_bias = (None if y is None else replace(op, result=y) for y in op.result)
+    products = zip((of_x, of_w), sizes, varied, counts, strict=False)
     return [
-        None if y is None else products_summed(replace(op, result=y), size, varies, count)
-        for y, size, varies, count in zip(op.result, sizes, varied, counts, strict=True)
+        *(None if one is None else products_summed(one, size, varies, count) for one, size, varies, count in products),
+        None if of_bias is None else of_bias.summed(varied[2], sizes[2], places - 1),
     ]
 
 
