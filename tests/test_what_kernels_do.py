@@ -140,3 +140,23 @@ def test_what_fits_where_numbers_are_kept_narrow_on_the_way_is_told_to_be_so():
     assert 'All of it is within what precision="eager" allows: as if numbers were kept in bfloat16 on the way.' in told
     assert "eager" not in said((narrow[1] * 2, narrow[0]), gated, (a, b), g)
     assert assert_gradients((narrow[1], narrow[0]), forward=gated, primals=(a, b), grad_y=g, precision="eager").right
+
+
+def test_gradients_under_autocast_are_told_to_be_within_eager():
+    def forward(x, w):
+        with torch.autocast("cpu", torch.bfloat16):
+            return torch.tanh(x @ w).float()
+
+    x, w = numbers(64, 32).requires_grad_(), numbers(32, 16, seed=1).requires_grad_()
+    y = forward(x, w)
+    g = numbers(*y.shape, seed=2)
+    got, asked = (
+        torch.autograd.grad(y, (x, w), g),
+        {"forward": forward, "primals": (x.detach(), w.detach()), "grad_y": g},
+    )
+    assert_gradients(got, precision="eager", **asked)
+    with pytest.raises(WrongGradients, match="as if numbers were kept in what forward, or autocast, casts them to"):
+        assert_gradients(got, **asked)
+    with pytest.raises(WrongGradients) as error:
+        assert_gradients([1.1 * x for x in got], **asked)
+    assert "as if numbers were kept" not in str(error.value)

@@ -92,16 +92,20 @@ def _is_rounded_twice(question: Question, holds: Holds, got: Got) -> bool:
 
 
 def _kept_narrow(question: Question, got: Got, outputs: Sequence[Tensor]) -> str:
-    """Return the narrow dtype in which each number may be kept on the way if all is to be right; "" if it is not."""
+    """Return in which dtype each number may be kept on the way if all is to be right, as it is said; "" if it is not."""
     narrowest = min((x.dtype for x in question.leaves if inexact(x)), key=precision)
-    if narrowest not in NARROW:
+    if precision(narrowest) == precision(F64):
         return ""
     try:
         held = question.kept("eager", lambda: at_size(question, precision_named("eager", narrowest)))
     except (NoPoint, NotImplementedError, InputError):
         return ""
     open_ones = any(h is not None and x is not None and h.blind > BLIND for h, x in pairs_of(held, got, outputs))
-    return "" if open_ones or not all_inside(held, got, outputs) else dtype_name(narrowest)
+    return "" if open_ones or not all_inside(held, got, outputs) else _narrow(narrowest)
+
+
+def _narrow(narrowest: torch.dtype) -> str:
+    return dtype_name(narrowest) if narrowest in NARROW else "what forward, or autocast, casts them to"
 
 
 def _gradients(question: Question, moved: dict[int, Tensor], grads: Cotangents) -> Sequence[Tensor | None]:

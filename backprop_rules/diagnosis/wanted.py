@@ -20,7 +20,8 @@ class Wanted:
     """Numbers to be explained, the right ones, and how far each of these may be off: as far as it likes, if infinitely.
 
     What is larger than the right ones may be off by as much more, but no farther than a `share` of its size: where the
-    right ones cancel, any number would be as near.
+    right ones cancel, any number would be as near. What agrees in half of its digits does so by no chance, and that is
+    the share where one is given; it decides what is told, and no verdict.
     """
 
     got: Tensor
