@@ -297,20 +297,22 @@ def tried(subject: Subject, points: Any, questions: Questions) -> tuple[Outcome,
     points, pair = _first_called(subject, iter(points))
     with shown(points, str(subject)) as counted:
         outcome = Trial(subject, counted, questions).run(pair)
-        finding = outcome.chief
-        if finding is not None and not outcome.interrupted:
-            try:
+        finding, mistake = outcome.chief, None
+        try:
+            if finding is not None and not outcome.interrupted:
                 finding = smallest(subject, outcome.pair, finding, outcome.findings)
-            except KeyboardInterrupt:  # what is found is delivered
-                outcome.notes["interrupted: a smaller counterexample was not looked for any longer"] = None
-        if finding is not None and not finding.native and outcome.pair.high.itemsize == WIDE_BYTES:
-            finding = confirmed(subject, finding) or finding
-        if questions.extra is not None:
-            # Of what draws random numbers each run is another function.
-            passed = next((p for p in outcome.passed if p.says and not outcome.random_forward), None)
-            told = own_notes(questions.extra, subject, finding, passed)
-            outcome.notes.update(dict.fromkeys(outcome.until_ours(told)))
-        return outcome, finding, named_mistake(subject, outcome, finding, questions.explain)
+            if finding is not None and not finding.native and outcome.pair.high.itemsize == WIDE_BYTES:
+                finding = confirmed(subject, finding) or finding
+            if questions.extra is not None:
+                # Of what draws random numbers each run is another function.
+                passed = next((p for p in outcome.passed if p.says and not outcome.random_forward), None)
+                told = own_notes(questions.extra, subject, finding, passed)
+                outcome.notes.update(dict.fromkeys(outcome.until_ours(told)))
+            mistake = named_mistake(subject, outcome, finding, questions.explain)
+        except KeyboardInterrupt:  # what is found is delivered
+            outcome.notes["interrupted: a smaller counterexample, or a name, was not looked for any longer"] = None
+            outcome.interrupted = True
+        return outcome, finding, mistake
 
 
 def _why_no_witness(subject: Subject) -> str:

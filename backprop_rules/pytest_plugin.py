@@ -134,6 +134,10 @@ class Failed(pytest.fail.Exception, AssertionError):  # type: ignore[misc, name-
 
     __module__ = "builtins"  # as pytest's own, so that the summary has room for what was found
 
+    def __init__(self, report: "Report") -> None:
+        super().__init__(_headed(report), False)
+        self.report = report
+
 
 def checked(config: pytest.Config, backward: Any, rule: Any = None, **options: Any) -> "Report":
     """Return the report on a backward, the command line's options before those of the mark."""
@@ -156,7 +160,7 @@ def told(item: pytest.Item, report: "Report") -> None:
     item.user_properties += [("rule", report.subject.name), ("rung", rung), ("seed", report.seed)]
     item.stash[FOUND] = {"test": item.nodeid, **report.to_dict()}
     if not report.passed:
-        raise Failed(_headed(report), False)
+        raise Failed(report)
 
 
 def _headed(report: "Report") -> str:
@@ -183,6 +187,13 @@ def _take_asserted(item: pytest.Item) -> None:
         item.user_properties += [(f"gradient of {name}", figures) for name, figures in told_before[-1].items()]
     if module is not None:
         module.ASSERTED.clear()
+
+
+def pytest_exception_interact(node: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """End the run after a check that was interrupted: what it had found by then is told, as a failure."""
+    failed = call.excinfo and call.excinfo.value
+    if getattr(getattr(failed, "report", None), "interrupted", False):
+        node.session.shouldstop = "a check was interrupted"
 
 
 @pytest.hookimpl(hookwrapper=True)

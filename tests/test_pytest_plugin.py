@@ -317,6 +317,17 @@ def test_an_interrupt_in_a_check_ends_the_run_and_leaves_accuracies(which, pytes
     assert (pytester.path / "accuracies.json").read_text() == "earlier"
 
 
+@pytest.mark.parametrize("which", ["marked", "test_called"])
+@pytest.mark.parametrize("at", [45, 70, 110])  # at a point, while a smaller counterexample, and a name, are looked for
+def test_an_interrupt_in_a_check_that_has_found_something_fails_and_ends_the_run(which, at, pytester, run):
+    found = INTERRUPTED.replace("== 20", f"== {at}").replace("(x > 0)", "(x > 0) * 2")
+    pytester.makepyfile(test_b=found, test_c="def test_after(): pass")
+    result = run("-k", f"{which} or test_after")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*interrupted*", "*! Interrupted: a check was interrupted !*"])
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
 def test_a_file_that_cannot_be_written_is_an_error_in_words(pytester, run):
     pytester.makepyfile(HELD.replace("FACTOR", "1.0"))

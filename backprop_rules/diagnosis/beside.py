@@ -92,7 +92,7 @@ def _is_rounded_twice(question: Question, holds: Holds, got: Got) -> bool:
 
 
 def _kept_narrow(question: Question, got: Got, outputs: Sequence[Tensor]) -> str:
-    """Return in which dtype each number may be kept on the way if all is to be right, as it is said; "" if it is not."""
+    """Return where each number may be kept on the way if all is to be right, in words; "" if that does not help."""
     narrowest = min((x.dtype for x in question.leaves if inexact(x)), key=precision)
     if precision(narrowest) == precision(F64):
         return ""
