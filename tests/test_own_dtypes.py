@@ -267,6 +267,18 @@ def test_digits_that_cancel_at_few_points_are_lost_to_no_cast():
     assert "digits are lost to cancellation" in report.mistake.words, report
 
 
+def test_a_number_that_torch_makes_in_float32_is_a_cast_and_no_cancellation():
+    """`torch.where` of two numbers is of the default dtype: a third of it has float32's digits in float64."""
+
+    def backward(g, x):
+        return torch.where(x > 0, 1.0, -1.0) / 3 * g
+
+    example = (torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),)
+    report = check(backward, forward=lambda x: x.abs() / 3, example=example, raise_on_failure=False)
+    assert report.verdict == "inaccurate"
+    assert report.mistake.words == "a step is computed in a narrower dtype than the arguments have"
+
+
 @pytest.mark.parametrize(("factor", "verdict"), [(1 + 3e-8, "right"), (1 + 1e-6, "wrong")])
 def test_a_complex_gradient_may_have_the_digits_of_its_dtype(factor, verdict):
     numbers = torch.Generator().manual_seed(0)

@@ -28,6 +28,7 @@ from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.allowance.precision import precision_named
 from backprop_rules.evidence.at_size import Question, at_size
 from backprop_rules.evidence.evidence import Evidence, cast, in_precision, precise
+from backprop_rules.evidence.native import Native
 from backprop_rules.properties import form
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.outcome import Outcome
@@ -38,7 +39,7 @@ from backprop_rules.strategies.points import Points
 from backprop_rules.subject.ambient import F64, inexact
 from backprop_rules.subject.frameworks.carried import carried
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoAnswer, NoPoint
 from backprop_rules.subject.subject import Subject
 
 OTHERS = 40  # points that tell explanations apart
@@ -183,10 +184,11 @@ def _has_digits(point: Point) -> bool:
 
 def _everywhere(subject: Subject, outcome: Outcome, finding: Finding) -> bool:
     """Say whether most elements lost a third of their digits or more: to a cast, as cancellation meets a few."""
-    evidence, leaf = Evidence(subject, finding.point, outcome.pair), finding.leaf
-    try:
-        found, truth = evidence.low_user, evidence.run.gradients
-    except NoPoint:
+    point, pair, leaf = finding.point, outcome.pair, finding.leaf
+    evidence, here = Evidence(subject, point, pair), Native(subject, point, pair, in_precision(point, pair.high))
+    try:  # a cast to the lower precision shows in the higher one alone, where it is called as it is
+        found, truth = here.user if finding.dtype == pair.high else evidence.low_user, evidence.run.gradients
+    except NoAnswer:
         return False
     got, right = (None, None) if found is None or leaf is None else (found[leaf], truth[leaf])
     if not isinstance(got, Tensor) or right is None or got.shape != right.shape:
