@@ -3,6 +3,7 @@
 import re
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -190,3 +191,9 @@ def test_code_that_ends_the_program_is_refused_in_words():
     x = torch.ones(3)
     with pytest.raises(InputError, match=r"ends the program, by SystemExit: 0 \(test_check_refusals.py, line "):
         assert_gradients((2 * x,), forward=lambda x: x * x, primals=(x,), grad_y=x, also=form)
+
+
+@pytest.mark.parametrize("forward", [jnp.tanh, lambda x: jnp.power(x, 2)])
+def test_a_forward_of_jaxs_arrays_is_told_to_be_a_definition(forward):
+    with pytest.raises(InputError, match=r"a function of JAX or NumPy arrays is a definition, with np"):
+        check(lambda g, x: g, forward=forward, example=(jnp.ones(3),))

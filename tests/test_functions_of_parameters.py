@@ -177,7 +177,7 @@ def test_of_a_large_network_one_slope_along_all_parameters_is_asked_first(monkey
 
 def test_differences_that_have_not_settled_contradict_nothing(monkeypatch):
     """Between the kinks of many ReLUs the slopes of neighbouring steps may agree by luck."""
-    slopes = {2.0**-5: (1761.0, 800.0), 2.0**-11: (993.0, 70.0), 2.0**-17: (641.0, 1e-3)}
+    slopes = {2.0**-5: (1761.0, 800.0), 3 * 2.0**-13: (993.0, 70.0), 5 * 2.0**-20: (641.0, 1e-3)}
 
     def slope(evidence, along, step):
         value, error = slopes[step]
@@ -186,7 +186,7 @@ def test_differences_that_have_not_settled_contradict_nothing(monkeypatch):
     monkeypatch.setattr(differences, "slope", slope)
     first = slope(None, {}, 2.0**-5)
     assert differences._borne_out(SimpleNamespace(), {}, 2.0**-5, first) is None
-    slopes[2.0**-17] = (993.5, 1e-3)
+    slopes[5 * 2.0**-20] = (993.5, 1e-3)
     assert differences._borne_out(SimpleNamespace(), {}, 2.0**-5, first).value == 993.5
 
 

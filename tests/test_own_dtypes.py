@@ -1,5 +1,7 @@
 """What an example says of its primals: their dtypes, and how many columns are read."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -265,6 +267,32 @@ def test_digits_that_cancel_at_few_points_are_lost_to_no_cast():
     report = check(light_backward, forward=light, example=example, raise_on_failure=False)
     assert report.verdict == "inaccurate"
     assert "digits are lost to cancellation" in report.mistake.words, report
+
+
+def test_a_number_that_torch_makes_in_float32_is_a_cast_and_no_cancellation():
+    """`torch.where` of two numbers is of the default dtype: a third of it has float32's digits in float64."""
+
+    def backward(g, x):
+        return torch.where(x > 0, 1.0, -1.0) / 3 * g
+
+    example = (torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),)
+    report = check(backward, forward=lambda x: x.abs() / 3, example=example, raise_on_failure=False)
+    assert report.verdict == "inaccurate"
+    assert report.mistake.words == "a step is computed in a narrower dtype than the arguments have"
+
+
+def test_constants_of_float32s_digits_in_another_form_are_told_as_such():
+    """oneDNN's and MegaBlocks' GELU, whose forward is one call of torch: no step of it can be another."""
+
+    def backward(g, x):
+        t = torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x))
+        return g * (0.5 * x * (1 - t * t) * (0.79788456 + 0.1070322243 * x * x) + 0.5 * (1 + t))
+
+    example = (torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),)
+    gelu = partial(torch.nn.functional.gelu, approximate="tanh")
+    report = check(backward, forward=gelu, example=example, raise_on_failure=False)
+    assert report.verdict == "wrong"
+    assert "a constant of few digits" in report.mistake.words
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1 + 3e-8, "right"), (1 + 1e-6, "wrong")])

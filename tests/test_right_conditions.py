@@ -74,3 +74,19 @@ def test_a_wrong_threshold_is_wrong():
 
     report = check(wrong, forward=into_a_ball, example=example(((5, 4),), 0), raise_on_failure=False)
     assert report.verdict == "wrong"
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_what_rounds_inside_of_forward_decides_nothing_where_torchs_own_gradient_is_wrong(seed):
+    """At 0 torch's own gradient through abs is 0; 1 + x rounds more than its small logarithm shows (spikingjelly)."""
+
+    def forward(x: Tensor) -> Tensor:
+        return torch.where(x >= 0, 1.0, -1.0) * torch.log(1.5 * x.abs() + 1)
+
+    def backward(grad_y: Tensor, x: Tensor) -> Tensor:
+        return grad_y / (1 / 1.5 + x.abs())
+
+    x = torch.randn(3, 4, dtype=torch.float64)
+    assert check(backward, forward=forward, example=(x,), raise_on_failure=False, seed=seed).verdict == "right"
+    twice = check(lambda g, x: 2 * backward(g, x), forward=forward, example=(x,), raise_on_failure=False, seed=seed)
+    assert twice.verdict == "wrong"

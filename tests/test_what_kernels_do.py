@@ -33,6 +33,19 @@ def test_the_other_side_of_a_kink_between_two_tensors(ties):
     assert "a kink" not in said(got, distance, (p, q), g)
 
 
+def test_another_choice_at_a_kink_is_declared_by_a_reference_that_makes_it():
+    """As oneDNN's clip has it, of numbers in bfloat16, of which many are a bound."""
+    x, g = numbers(9, 40).bfloat16(), numbers(9, 40, seed=1).bfloat16()
+    x[:, :3] = -0.5
+    got = torch.where((x > -0.5) & (x <= 0.75), g, torch.zeros_like(g))
+    assert "the reference's choice is expected, as by torch.where" in said(got, lambda x: x.clamp(-0.5, 0.75), (x,), g)
+
+    def strict(x):
+        return torch.where(x > -0.5, torch.where(x <= 0.75, x, 0 * x + 0.75), 0 * x - 0.5)
+
+    assert_gradients(got, forward=strict, primals=(x,), grad_y=g)
+
+
 def gated(a, b):
     return functional.silu(a) * b
 

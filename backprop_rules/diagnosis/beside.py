@@ -39,7 +39,7 @@ def other_side(question: Question, names: Sequence[str], holds: Holds, got: Got,
             beside = moved[outside]
             half = beside.abs() * math.sqrt(torch.finfo(given.dtype).eps)
             if bool((((there - beside).abs() <= half) & ((truth - beside).abs() > half)).all()):
-                kink = "there is a kink, of which torch's choice is expected, or left out"
+                kink = "there is a kink, of which the reference's choice is expected, as by torch.where, or left out"
                 return f"as if `{names[j]}` were a little {words} where it is off: {kink}"
     return ""
 

@@ -28,17 +28,18 @@ from backprop_rules.evidence.allowance.bounds import bounds
 from backprop_rules.evidence.allowance.precision import precision_named
 from backprop_rules.evidence.at_size import Question, at_size
 from backprop_rules.evidence.evidence import Evidence, cast, in_precision, precise
+from backprop_rules.evidence.native import Native
 from backprop_rules.properties import form
 from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.outcome import Outcome
 from backprop_rules.properties.smallest import plainly_wrong
 from backprop_rules.strategies.of_rules import SMALL, call_at, of_the_rule
 from backprop_rules.strategies.point import Point
-from backprop_rules.strategies.points import Points
-from backprop_rules.subject.ambient import F64, inexact
+from backprop_rules.strategies.points import Points, is_near
+from backprop_rules.subject.ambient import F32, F64, at, inexact
 from backprop_rules.subject.frameworks.carried import carried
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
-from backprop_rules.subject.function import NoPoint
+from backprop_rules.subject.function import NoAnswer, NoPoint
 from backprop_rules.subject.subject import Subject
 
 OTHERS = 40  # points that tell explanations apart
@@ -91,7 +92,16 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
     if named is None and own is not F64 and one_call and len(places[0].tape.steps) > 1:  # a factor is of no part alone
         named = _by_the_bank(subject, outcome, finding, own)
     named = named or outcome.unless_ours(lambda: _as_far_as_it_rounds(subject, outcome, places), None) or last
+    if named is None and own is F64 and outcome.unless_ours(lambda: _nearly_right(subject, outcome, finding), False):
+        return TOLD[Kind.FARTHER]
     return named if named or own is F64 else _by_the_bank(subject, outcome, finding, own)
+
+
+def _nearly_right(subject: Subject, outcome: Outcome, finding: Finding) -> bool:
+    """Say whether it has the first half of float32's digits wherever it failed: no term is missing."""
+    failed = [Evidence(subject, f.point, outcome.pair) for f in outcome.findings if f.is_like(finding)][:ENOUGH]
+    pairs = [(e.user[finding.leaf], e.run.gradients[finding.leaf]) for e in failed if finding.leaf is not None]
+    return all(t is not None and is_near(g.to(at(F32, t)), t.to(at(F32, t))) for g, t in pairs) and bool(pairs)
 
 
 def _as_far_as_it_rounds(subject: Subject, outcome: Outcome, places: Sequence[Any]) -> Mistake | None:
@@ -183,10 +193,11 @@ def _has_digits(point: Point) -> bool:
 
 def _everywhere(subject: Subject, outcome: Outcome, finding: Finding) -> bool:
     """Say whether most elements lost a third of their digits or more: to a cast, as cancellation meets a few."""
-    evidence, leaf = Evidence(subject, finding.point, outcome.pair), finding.leaf
-    try:
-        found, truth = evidence.low_user, evidence.run.gradients
-    except NoPoint:
+    point, pair, leaf = finding.point, outcome.pair, finding.leaf
+    evidence, here = Evidence(subject, point, pair), Native(subject, point, pair, in_precision(point, pair.high))
+    try:  # a cast to the lower precision shows in the higher one alone, where it is called as it is
+        found, truth = here.user if finding.dtype == pair.high else evidence.low_user, evidence.run.gradients
+    except NoAnswer:
         return False
     got, right = (None, None) if found is None or leaf is None else (found[leaf], truth[leaf])
     if not isinstance(got, Tensor) or right is None or got.shape != right.shape:

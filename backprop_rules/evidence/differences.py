@@ -30,7 +30,8 @@ Directions = Mapping[int, Tensor]
 class Slope:
     """The derivative of Re⟨ȳ, f⟩ along a direction, its error, and the one-sided slopes at the smallest step.
 
-    `jump` is by how much these differ in the limit, and `unsure` how far that is off.
+    `jump` is by how much these differ in the limit, and `unsure` how far that is off; `doubt` is the error, or more,
+    where neighbours in the table are nearer to each other than what rounds inside of forward leaves them.
     """
 
     value: float
@@ -39,6 +40,7 @@ class Slope:
     right: float
     jump: float
     unsure: float
+    doubt: float = 0.0
 
     @property
     def kink(self) -> bool:
@@ -60,11 +62,11 @@ def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
         return function.value(moved, point.grads)
 
     table: list[list[float]] = []
-    best, error, left, right = math.nan, math.inf, math.nan, math.nan
-    apart_at = list[float]()
+    best, error, left, right, at, noise = math.nan, math.inf, math.nan, math.nan, step, 0.0
+    apart_at, rows = list[float](), FEW if evidence.heavy else ROWS
     try:
         here, size = value(0.0)
-        for _ in range(FEW if evidence.heavy else ROWS):
+        for count in range(rows):
             (a, more), (b, less) = value(step), value(-step)
             size = max(size, more, less)
             left, right = (here - b) / step, (a - here) / step
@@ -75,7 +77,9 @@ def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
                 row.append((4.0 ** (j + 1) * row[j] - before) / (4.0 ** (j + 1) - 1))
                 apart = max(abs(row[j + 1] - row[j]), abs(row[j + 1] - before)) + rounded
                 if apart < error:
-                    best, error = row[j + 1], apart
+                    best, error, at = row[j + 1], apart, step
+            if count >= rows // 2:  # by then little else than rounding is left of the highest order
+                noise = max(noise, step * abs(row[-2] - table[-1][-1]))
             table.append(row)
             step /= 2
     except NoPoint:
@@ -84,7 +88,8 @@ def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
     # it is less by far than the step before.
     jumps = [2 * b - a for a, b in pairwise(apart_at)]
     unsure = abs(jumps[-1] - jumps[-2]) + 6 * rounded
-    return Slope(best, error, left, right, jumps[-1], unsure) if math.isfinite(best) else None
+    doubt = max(error, noise / at)
+    return Slope(best, error, left, right, jumps[-1], unsure, doubt) if math.isfinite(best) else None
 
 
 class _AsAutogradGoes(TorchFunctionMode):
@@ -220,14 +225,14 @@ def _of_what_has_a_gradient(evidence: Evidence) -> Evidence:
 def _borne_out(evidence: Evidence, along: Directions, step: float, found: Slope | None) -> Slope | None:
     """Return the surest of it and of slopes from two much smaller steps if these agree: only they may contradict.
 
-    Between the kinks of many ReLUs neighbouring steps may agree by luck.
+    Between the kinks of many ReLUs neighbouring steps may agree by luck; no step is halved to another slope's.
     """
-    for smaller in (2.0**-6, 2.0**-12):
+    for smaller in (3 * 2.0**-8, 5 * 2.0**-15):
         again = None if found is None else slope(evidence, along, step * smaller)
         if found is None or again is None or abs(found.value - again.value) > found.error + again.error:
             return None
         found = min(found, again, key=lambda one: one.error)
-    return found
+    return None if found is None else replace(found, error=max(found.error, found.doubt))
 
 
 def _far_below_float32(half: float) -> float:
@@ -263,9 +268,10 @@ def sides_with(evidence: Evidence, i: int, wrong: Tensor, truth: Gradients) -> s
         agree = forward is not None and abs(forward - predicted) <= size * _far_below_float32(evidence.pair.half)
         if agree and theirs > size * WIDE.unit:
             return "torch"  # differences see what forward detaches: that is more than float32's last digit
-        if _borne_out(evidence, along, step, found) is None:
+        sure = _borne_out(evidence, along, step, found)
+        if sure is None or theirs <= sure.error:
             return "nobody"
-        return "user" if own <= found.error else "neither"
+        return "user" if own <= sure.error else "neither"
     return "torch" if own > found.error else "nobody"
 
 

@@ -1,5 +1,6 @@
 """From what a user hands in to a subject: a backward, a function or module, and one call of it."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -123,10 +124,10 @@ def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> t
             return _tried(name, replace(made, differentiates=True), leaves, defined)
         told = f"{name}: the {'definition' if defined else 'forward'} raises {type(error).__name__} for the example"
         by_name = f", and {', '.join(made.params)} by name" if made.params else ""
-        of_arrays = any(word in f"{type(error).__module__} {error}".lower() for word in ("numpy", "ufunc"))
+        of_arrays = re.search("numpy|ufunc|ndarray|jax", f"{type(error).__module__} {error}", re.IGNORECASE) is not None
         among = ", a module's parameters among them" * isinstance(made.call, OfParameters)
         hint = f"It is called with the example's {len(leaves)} arrays as torch tensors{among}{by_name}."
-        hint += " But a function of NumPy arrays is a definition, as in definition=np.exp." * of_arrays
+        hint += " But a function of JAX or NumPy arrays is a definition, with np, as in definition=np.exp." * of_arrays
         if defined:
             hint = "It is followed as torch would compute it: write it with other functions, or give forward= in torch."
         raise InputError(f"{told}: {error}. {hint}") from error
