@@ -179,12 +179,3 @@ def _(grad_y, y, x, weight=None, bias=None, *, eps=1e-5):
     g = grad_y if weight is None else grad_y * weight
     scale = torch.rsqrt(x.var(-1, correction=0, keepdim=True) + eps)
     return scale * (g - g.mean(-1, keepdim=True)), grad_weight, grad_bias
-
-
-@plant("rms_norm", "a sum where the mean belongs", 4)
-@in_float32
-def _(grad_y, y, x, weight=None, *, eps=1e-5):
-    g = grad_y if weight is None else grad_y * weight
-    scale = torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
-    grad_x = scale * (g - x * scale * (x * scale * g).sum(-1, keepdim=True))
-    return grad_x, right["rms_norm"](grad_y, y, x, weight, eps=eps)[1]

@@ -1,4 +1,4 @@
-"""Normalisation: softmax and its logarithm, the logarithm of a sum of exponentials, and the layer and RMS norms."""
+"""Normalisation: softmax and its logarithm, the logarithm of a sum of exponentials, and the layer norm."""
 
 from typing import Any
 
@@ -129,30 +129,3 @@ def layer_norm(
         None if weight is None else unbroadcast(grad_y * normal, weight),
         None if bias is None else unbroadcast(grad_y, bias),
     )
-
-
-def _define_rms_norm(x: Any, weight: Any = None, *, eps: float = 1e-5) -> Any:
-    y = part("x̂", x / part("s", (np.sum(x * x, -1, keepdims=True) / x.shape[-1] + eps) ** 0.5))
-    return y if weight is None else y * weight
-
-
-@rule(
-    forward=lambda x, weight=None, *, eps=1e-5: torch.nn.functional.rms_norm(x, x.shape[-1:], weight, eps),
-    definition=_define_rms_norm,
-    domain=Domain("... n, n", params={"eps": Positive()}, dtypes=REAL, degree=None),
-    saves="x weight",
-    formula=r"y = w \hat x,\ \hat x = x / s,\ s = \sqrt{\operatorname{mean}(x^2) + \epsilon}:\quad "
-    r"\bar x_{ij} = (g_{ij} - \hat x_{ij} \operatorname{mean}_k(\hat x_{ik} g_{ik})) / s_i\ \text{with}\ g = w \bar y,"
-    r"\quad \bar w_j = \sum_i \hat x_{ij} \bar y_{ij}",
-    source="Zhang & Sennrich, Root Mean Square Layer Normalization (2019), section 4",
-)
-@in_float32
-def rms_norm(
-    grad_y: Tensor, y: Tensor, x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-5
-) -> tuple[Tensor, Tensor | None]:
-    """x divided by the root of the mean of its squares along the last axis, times weight."""
-    scale = torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
-    normal = x * scale
-    g = grad_y if weight is None else grad_y * weight
-    grad_x = scale * (g - normal * (normal * g).mean(-1, keepdim=True))
-    return grad_x, None if weight is None else unbroadcast(grad_y * normal, weight)
