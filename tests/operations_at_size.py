@@ -1,7 +1,7 @@
 """Hold torch's own outputs and gradients of all operations that its tests list to what eager code may round.
 
 Nobody may be called off but who overflows: `python tests/operations_at_size.py` prints who is, and which of these
-the report names itself.
+the report names itself. All take more than ten minutes.
 """
 
 import argparse
@@ -78,15 +78,33 @@ def agreement(forward: Function, primals: tuple[Tensor, ...]) -> Agreement | Non
         return None
 
 
+def lacks(op) -> str:
+    """Return what is said of an operation of which no formula is known; nothing where there is one."""
+    for forward, primals in points(op, torch.float32, 2):
+        try:
+            y = as_tuple(forward(*[x.clone().requires_grad_() for x in primals]))
+            grads = tuple(torch.ones_like(out) if out.requires_grad else None for out in y)
+            enclose(forward, primals, grad_y=grads if len(grads) > 1 else grads[0])
+        except (InputError, RuntimeError) as error:
+            if "no formula" in str(error):
+                return str(error).partition(". ")[0]
+    return ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=8, help="of each operation")
     parser.add_argument("names", nargs="*", help="of operations; all, if none is given")
+    parser.add_argument("--lacking", action="store_true", help="say only of which no formula is known: minutes")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     known, counts = operations(), collections.Counter()
     for name in asked.names or sorted(known):
+        if asked.lacking:
+            if said := lacks(known[name]):
+                print(f"{name}: {said}", flush=True)
+            continue
         for dtype in DTYPES:
             for forward, primals in points(known[name], dtype, asked.samples):
                 for scale in SCALES:

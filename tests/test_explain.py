@@ -292,7 +292,8 @@ def test_the_chinese_says_nothing_in_english(rule):
     summary, formula = first[0], " ".join(first[1:])
     code = next(section for section in sections if section.startswith("\n规则的代码"))
     prose = CODE.sub("", "\n".join([summary, *legend, *(one for one in sections if one is not code)]))
-    assert not ENGLISH_WORDS.search(f"{formula}\n{prose}")
+    english = ENGLISH_WORDS.search(f"{formula}\n{prose}")
+    assert not english, f"teaching/words.toml says in Chinese no '{english[0]}' of {rule}"
     assert not HALF_WIDTH.search(prose)
     assert not re.search(r"section|chapter|issue|request", source)
 

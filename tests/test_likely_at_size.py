@@ -83,7 +83,7 @@ def test_where_half_of_the_digits_are_right_other_steps_to_the_same_are_thought_
     dq, dk, dv = backward(COTANGENT, *POINT)
     noise = torch.randn(dv.shape, generator=torch.Generator().manual_seed(0)).to(dv)
     (line,) = told((dq, dk, dv + 1e-5 * noise), attention, POINT, COTANGENT)
-    assert "what takes other steps to the same is declared by these: also=" in line
+    assert "if other steps lead to the same, give them as also=, a backward in torch" in line
     (line,) = told((dq, dk, dv + 0.1 * dv.roll(1, -1).square()), attention, POINT, COTANGENT)
     assert "also=" not in line
 

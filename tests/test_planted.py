@@ -15,7 +15,8 @@ POINTS = 400
 def test_a_planted_mistake_is_objected_to_with_a_minimal_counterexample(planted):
     _, report = verified(planted.as_rule(), POINTS)
     assert report.verdict not in ("right", "inconclusive")
-    assert report.finding.point.size == planted.elements, str(report)
+    size = report.finding.point.size
+    assert size == planted.elements, f"@plant says {planted.elements} elements, and the smallest has {size}:\n{report}"
     assert report.counterexample in str(report).replace("\n    ", "\n")
 
 

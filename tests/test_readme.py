@@ -140,9 +140,13 @@ def test_its_table_of_chapters_is_the_catalogue():
     for chapter in CHAPTERS:
         name = chapter.__name__.rpartition(".")[2]
         rules = ", ".join(f"`{rule}`" for rule in CATALOGUE.values() if rule.chapter == name)
-        assert f"| {name.replace('_', ' ')} | {rules} |" in TEXT
-    assert f"a catalogue of {len(CATALOGUE)} handwritten backward rules" in README
-    assert f"{len(CATALOGUE)} 条手写的反向规则" in CHINESE
+        row = f"| {name.replace('_', ' ')} | {rules} |"
+        assert row in TEXT, f"docs/catalogue.md lacks the row {row}"
+    for words, text in (
+        (f"a catalogue of {len(CATALOGUE)} handwritten", README),
+        (f"{len(CATALOGUE)} 条手写", CHINESE),
+    ):
+        assert words in text, f"README.md, or README.zh.md, is to say '{words}'"
 
 
 KEYS = {"en": ("## The answer key", README, "answer_key.md"), "zh": ("## 标准答案", CHINESE, "answer_key.zh.md")}

@@ -15,18 +15,25 @@ def drawn(*shape, seed, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def places(seed, align):
+def places(seed, align, sizes):
     """Return places of which a third are pixels, and some lie outside."""
-    grid = 0.8 * drawn(2, 6, 5, 2, seed=seed)
-    sizes = torch.tensor([6, 5])
+    grid = 0.8 * drawn(2, *(1 + n for n in sizes), len(sizes), seed=seed)
+    sizes = torch.tensor(sizes[::-1])
     pixels = torch.round((grid + 1) * sizes / 2)
     whole = 2 * pixels / (sizes - 1) - 1 if align else (2 * pixels + 1) / sizes - 1
     grid[:, ::3] = whole[:, ::3]
     return grid
 
 
+def outcome(image, grid, grad_y, how):
+    """Return an image's samples and their gradients."""
+    live = [image.clone().requires_grad_(), grid.clone().requires_grad_()]
+    y = functional.grid_sample(*live, **how)
+    return (y.detach(), *torch.autograd.grad(y, live, grad_y))
+
+
 def followed(image, grid, radii, grad_y, how):
-    """Return an image's samples and their gradients, each with its radius."""
+    """Return the same, each with its radius."""
     live = [image.clone().requires_grad_(), grid.clone().requires_grad_()]
     with RunningError() as errors:
         for x, radius in zip(live, radii, strict=True):
@@ -37,9 +44,10 @@ def followed(image, grid, radii, grad_y, how):
 
 
 @pytest.mark.parametrize("how", HOW, ids=lambda how: "-".join(map(str, how.values())))
-@pytest.mark.parametrize("seed", range(4))
-def test_whatever_the_places_are_the_gradients_are_within_the_radius(how, seed):
-    image, grid, grad_y = drawn(2, 3, 5, 6, seed=seed), places(seed, how["align_corners"]), drawn(2, 3, 6, 5, seed=9)
+@pytest.mark.parametrize(("seed", "sizes"), [*((seed, (5, 6)) for seed in range(4)), (0, (3, 5, 4))], ids=str)
+def test_whatever_the_places_are_the_gradients_are_within_the_radius(how, seed, sizes):
+    image, grid = drawn(2, 3, *sizes, seed=seed), places(seed, how["align_corners"], sizes)
+    grad_y = drawn(2, 3, *grid.shape[1:-1], seed=9)
     radii = [0.02 * drawn(*x.shape, seed=seed + 20).abs() for x in (image, grid)]
     held = followed(image, grid, radii, grad_y, how)
     assert all(radius.isfinite().all() for _, radius in held)
@@ -49,7 +57,7 @@ def test_whatever_the_places_are_the_gradients_are_within_the_radius(how, seed):
             x + (1 - 1e-9) * r * (2 * torch.rand(x.shape, generator=draws, dtype=torch.float64) - 1).sign()
             for x, r in zip((image, grid), radii, strict=True)
         ]
-        for (x, radius), (other, _) in zip(held, followed(*others, [0 * r for r in radii], grad_y, how), strict=True):
+        for (x, radius), other in zip(held, outcome(*others, grad_y, how), strict=True):
             assert bool(((other - x).abs() <= radius).all())
             jumped += bool(((other - x).abs() > 0.3 * radius)[radius > 0].any())
     assert jumped
@@ -57,8 +65,10 @@ def test_whatever_the_places_are_the_gradients_are_within_the_radius(how, seed):
 
 @pytest.mark.parametrize("how", HOW, ids=lambda how: "-".join(map(str, how.values())))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
-def test_torchs_own_gradients_pass_and_wrong_ones_do_not(how, dtype):
-    x, t = drawn(2, 3, 9, 8, seed=1, dtype=dtype), drawn(2, 15, 15, 2, seed=2, dtype=dtype)
+@pytest.mark.parametrize("places", [(15, 15), (7, 8, 6)], ids=["2d", "3d"])
+def test_torchs_own_gradients_pass_and_wrong_ones_do_not(how, dtype, places):
+    x, t = drawn(2, 3, *range(9, 9 - len(places), -1), seed=1, dtype=dtype), drawn(2, *places, len(places), seed=2)
+    t = t.to(dtype)
 
     def warped(x, t):
         return functional.grid_sample(x, t * 0.5, **how)
@@ -66,7 +76,7 @@ def test_torchs_own_gradients_pass_and_wrong_ones_do_not(how, dtype):
     for precision in ("eager", None):
         cast = torch.Tensor.float if precision is None else torch.Tensor.clone
         live = [cast(z).requires_grad_() for z in (x, t)]
-        grad_y = drawn(2, 3, 15, 15, seed=3, dtype=dtype)
+        grad_y = drawn(2, 3, *places, seed=3, dtype=dtype)
         got = [g.to(dtype) for g in torch.autograd.grad(warped(*live), live, cast(grad_y))]
         asked = {"forward": warped, "primals": (x, t), "grad_y": grad_y, "precision": precision, "blind": "allow"}
         assert_gradients(got, **asked)
@@ -77,7 +87,7 @@ def test_torchs_own_gradients_pass_and_wrong_ones_do_not(how, dtype):
 
 def test_what_is_not_bilinear_is_refused_by_name():
     asked = {"primals": (drawn(1, 1, 4, 4, seed=0), drawn(1, 2, 2, 2, seed=1)), "grad_y": drawn(1, 1, 2, 2, seed=2)}
-    with pytest.raises(InputError, match=r"grid_sampler_2d\.default but in two dimensions, bilinear"):
+    with pytest.raises(InputError, match=r"grid_sampler_2d\.default but linear"):
         assert_gradients(
             asked["primals"],
             forward=lambda x, t: functional.grid_sample(x, t, mode="nearest", align_corners=False),

@@ -76,7 +76,7 @@ def test_what_another_form_leaves_of_zeros_is_no_mask():
     got[5] = 2.0**-30 * g[5]  # as of terms that cancel
     told = said((got,), lambda x: torch.where(torch.arange(8).unsqueeze(1) != 5, x * x, 0.0), (x,), g)
     assert "but may in another form of the function: also= takes one" in told
-    assert "likely    not recognised; what takes other steps to the same is declared by these: also=" in told
+    assert "likely    not recognised; if other steps lead to the same, give them as also=" in told
 
 
 def normed(x, r, w):

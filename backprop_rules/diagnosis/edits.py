@@ -15,6 +15,8 @@ SCANS = ("cumsum", "cumprod", "logcumsumexp")
 KINKED = ("where", "relu", "clamp", "clamp_min", "clamp_max", "masked_fill", "maximum", "minimum", "abs", "max", "min")
 MATRICES = ("matmul", "rmatmul", "mm", "bmm")
 COPIES = ("clone", "contiguous", "reshape", "view", "unsqueeze", "squeeze", "expand", "expand_as", "flatten")
+MOVES = ("roll", "permute", "movedim", "moveaxis", "rot90", "getitem", "index_select", "gather", "take_along_dim")
+REPEATS = ("repeat_interleave", "repeat", "tile")
 SCALES = ("mul", "rmul", "div", "truediv", "rdiv", "rtruediv")
 SUMS = ("add", "radd", "sub", "rsub")
 

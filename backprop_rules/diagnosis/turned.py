@@ -6,7 +6,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from backprop_rules.diagnosis.edits import COPIES, KINKED, SCANS, SUMS, Edit, Key, Made, Turn, summed, told_of
+from backprop_rules.diagnosis.edits import (
+    COPIES,
+    KINKED,
+    MOVES,
+    REPEATS,
+    SCANS,
+    SUMS,
+    Edit,
+    Key,
+    Made,
+    Turn,
+    summed,
+    told_of,
+)
 from backprop_rules.diagnosis.tape import Step
 from backprop_rules.layout import reaches
 
@@ -51,12 +64,47 @@ def _of_one(step: Step, p: int) -> Iterator[Made]:
         yield ("exclusive",), "index", words, lambda g: step.pulled(g)[p] - g
         words = "the sum from the end is taken from the start at {}"
         yield ("forward",), "transposed", words, lambda g: g.cumsum(along)
+    if step.name in MOVES and _only_moves(step, p):
+        words = "what comes back is moved by {} once more, and not back"
+        yield ("moved",), "index", words, lambda g: torch.stack([step.function(step.at(p, one).args) for one in g])
+    yield from _grouped(step, x, y)
     for axis in (d for d in range(-x.ndim, 0) if x.ndim > 1 and x.shape[d] > 1):
         words = f"what comes back at {{}} is summed over axis {axis}, too"
         yield ("summed", axis), "axis", words, partial(_summed_too, step, p, axis)
     if x.ndim > 1 and x.shape[-1] > 1 and x.shape[-2] > 1:
         words = "the gradient at {} is laid out as that of the transpose"
         yield ("laid out",), "transposed", words, partial(_laid_out, step, p)
+
+
+def _only_moves(step: Step, p: int) -> bool:
+    """Say whether a step only puts its argument's elements in another order."""
+    x = step.args[p]
+    order = torch.arange(x.numel()).to(x.dtype)
+    moved = step.function(step.at(p, order.reshape(x.shape)).args)
+    return torch.equal(moved.real.flatten().sort().values, order.real)
+
+
+def _grouped(step: Step, x: Tensor, y: Tensor) -> Iterator[Made]:
+    """Yield the copies of an axis, or two axes that become one, taken for those of the other order."""
+    for d in range(min(y.ndim, x.ndim)):
+        rest, n, own = y.shape[:d] + y.shape[d + 1 :], y.shape[d], x.shape[d]
+        if step.name in REPEATS and rest == x.shape[:d] + x.shape[d + 1 :] and n > own > 1 and n % own == 0:
+            beside = step.name == "repeat_interleave"
+            words = f"as if {{}} laid its copies {'one after another' if beside else 'beside each other'}"
+            sizes = (n // own, own) if beside else (own, n // own)
+            yield ("copies", d - y.ndim), "index", words, partial(_added, d + 1, sizes, 1 - beside)
+        elif step.name in COPIES and x.ndim == y.ndim + 1 and rest == x.shape[:d] + x.shape[d + 2 :]:
+            words = f"axis {d - y.ndim} of the cotangent of {{}} is split in the other order"
+            if min(x.shape[d : d + 2]) > 1:
+                yield ("split", d - y.ndim), "index", words, partial(_split, d + 1, (x.shape[d + 1], own))
+
+
+def _added(axis: int, sizes: tuple[int, int], which: int, g: Tensor) -> Tensor:
+    return torch.unflatten(g, axis, sizes).sum(axis + which)
+
+
+def _split(axis: int, sizes: tuple[int, int], g: Tensor) -> Tensor:
+    return torch.unflatten(g, axis, sizes).transpose(axis, axis + 1)
 
 
 def _not_conjugated(step: Step, p: int, g: Tensor) -> Tensor:

@@ -177,7 +177,9 @@ def _unrecognised(held: Held, got: Tensor) -> str:
     most = float(held.truth.abs().max())
     off = float((got.to(held.truth) - held.truth).abs().max())
     half = off <= math.sqrt(torch.finfo(got.dtype).eps) * most
-    return f"not recognised{'; what takes other steps to the same is declared by these: also=' if half else ''}"
+    return (
+        f"not recognised{'; if other steps lead to the same, give them as also=, a backward in torch' if half else ''}"
+    )
 
 
 def worst_of(share: Tensor) -> tuple[int, ...]:

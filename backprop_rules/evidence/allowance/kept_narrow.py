@@ -37,7 +37,7 @@ ROUNDED_INSIDE = {getattr(aten, name) for name in (
     "logit", "logit_backward", "sigmoid_backward", "xlogy", "special_xlog1py", "logsumexp", "index_reduce",
     "embedding_dense_backward", "_embedding_bag_backward", "_embedding_bag_per_sample_weights_backward",
     "_unsafe_masked_index_put_accumulate", "unfold_backward", "col2im",
-    "upsample_bicubic2d", "grid_sampler_2d", "grid_sampler_2d_backward",
+    "upsample_bicubic2d", *(f"grid_sampler_{n}d{way}" for n in (2, 3) for way in ("", "_backward")),
     "_trilinear", "reflection_pad1d_backward", "reflection_pad2d_backward",
     "reflection_pad3d_backward", "replication_pad1d_backward", "replication_pad2d_backward",
     "replication_pad3d_backward", "avg_pool2d_backward", "avg_pool3d_backward", "index_put", "index_add", "addbmm",
