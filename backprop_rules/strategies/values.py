@@ -350,7 +350,7 @@ WIDE = 20  # powers of two by which elements differ: fewer than float32 has digi
 
 def cotangents(y: Outputs, kind: str, seed: int, digits: bool = False) -> Cotangents:
     """Return a cotangent for each output that can have one, in float64; if `digits`, with all that float32 has."""
-    numbers = numbers_from(seed ^ 0x5EED)
+    numbers, first = numbers_from(seed ^ 0x5EED), seed % max(1, sum(map(inexact, y)))
     found: list[Tensor | None] = []
     for out in y:
         if not inexact(out):
