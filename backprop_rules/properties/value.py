@@ -1,6 +1,7 @@
 """Whether a function's own forward computes the function: its outputs are forward's, but for rounding."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -22,6 +23,7 @@ from backprop_rules.strategies.points import is_near
 from backprop_rules.strategies.values import in_dtypes, move_of, numbers_from, recast
 from backprop_rules.subject.ambient import F32, F64, SEED, at, inexact, running
 from backprop_rules.subject.backward import Refused
+from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
 Outputs = list[Tensor]
@@ -42,14 +44,11 @@ class Value:
     @property
     def is_another(self) -> bool:
         """Whether an output is off by more than half of the digits: no more than one forward of each is needed."""
-        every = self._every(self._leaves)
-        return not all(is_near(y, t) if inexact(t) else _are_same(y, t) for y, t in every)
+        return not all(is_near(y, t) for y, t in self._here if inexact(t))
 
     def wrong(self) -> Iterator[Finding]:
         """Yield that an output is not the function's, by more than rounding."""
-        for found in self._chooses_otherwise():
-            yield found
-            return
+        yield from self.chooses_otherwise()
         ys, right = self._both(self._leaves)
         if _forms(ys) != _forms(right):  # of what forward makes of nothing the dtype is that where it runs by itself
             ys, right = self._both(self._leaves, as_written=True)
@@ -66,38 +65,41 @@ class Value:
         if self._is_rounding(beyond) or self._is_as_written(known):
             return
         k = next(k for k, off in enumerate(beyond) if bool((off > 0).any()))
-        places = [place for place, (_, t) in enumerate(self._every(self._leaves)) if inexact(t)]
-        detail = of(places[k]) if len(places) > 1 else ""
-        yield unequal(Kind.FUNCTION, self.point, None, right[k], ys[k], beyond[k] > 0, detail=detail)
+        places = [n for n, (_, t) in enumerate(self._here) if inexact(t)]
+        which = f" in output {places[k]}" * (len(places) > 1)
+        yield unequal(Kind.FUNCTION, self.point, None, right[k], ys[k], beyond[k] > 0, detail=which)
 
-    def _chooses_otherwise(self) -> Iterator[Finding]:
+    def chooses_otherwise(self) -> Iterator[Finding]:
         """Yield that whole numbers, or a mask, are others than forward's that stay what they are nearby.
 
         That is as far as half of the digits go in which a right function may compute what it chooses by: of float32.
         """
+        off = [k for k, (y, t) in enumerate(self._here) if not (inexact(t) or _are_same(y, t))]
         forward, leaves, digits = self.subject.function.at(self.point.params), self.point.leaves, precision(F32)
+        if not off or differs(forward, self.point, seed=1):
+            return
         try:
             every = self._every(leaves)
         except Refused:  # it may take its own dtypes alone
-            every = self._every(self._leaves)
-            digits = min(precision(x.dtype) for x in self._leaves if inexact(x))
-        off = [k for k, (y, t) in enumerate(every) if not (inexact(t) or _are_same(y, t))]
-        if not off or differs(forward, self.point, seed=1):
-            return
+            every, digits = self._here, min(precision(x.dtype) for x in self._leaves if inexact(x))
         near, numbers = list[Sequence[Tensor]](), numbers_from(SEED)
         for _ in range(NEAR):
             moves = [move_of(x, largest(x) or 1.0, numbers) * 2.0 ** (-digits / 2) if inexact(x) else 0 for x in leaves]
-            for side in (1, -1):
-                near.append(forward.y([x + side * move for x, move in zip(leaves, moves, strict=True)], F64))
-        for k in off:
+            with suppress(NoPoint):  # where forward takes both alone: of what is tied, each may win
+                near += [forward.y([x + side * m for x, m in zip(leaves, moves, strict=True)], F64) for side in (1, -1)]
+        for k in off if near else ():
             y, t = every[k]
-            if not all(len(ys) == len(every) and _forms([ys[k]]) == _forms([t]) for ys in near):
+            if any(len(ys) != len(every) or ys[k].shape != t.shape for ys in near):
                 continue
-            same = torch.stack([ys[k] == t for ys in near]).all(0)
-            if y.shape != t.shape and bool(same.all()):
-                yield Finding(Kind.FUNCTION, self.point, expected=tuple(t.shape), got=tuple(y.shape), detail=of(k))
-            elif y.shape == t.shape and bool((same & (y != t)).any()):
-                yield unequal(Kind.FUNCTION, self.point, None, t, y, same & (y != t), detail=of(k))
+            if y.shape != t.shape:
+                form, own = tuple(t.shape), tuple(y.shape)
+                yield Finding(Kind.FUNCTION, self.point, expected=form, got=own, detail=f" in output {k}")
+            elif bool((wrong := torch.stack([ys[k] == t for ys in near]).all(0) & (y != t)).any()):
+                yield unequal(Kind.FUNCTION, self.point, None, t, y, wrong, detail=f" in output {k}")
+
+    @cached_property
+    def _here(self) -> list[tuple[Tensor, Tensor]]:
+        return self._every(self._leaves)
 
     @cached_property
     def _dtypes(self) -> Sequence[torch.dtype | None]:
@@ -202,11 +204,6 @@ class Value:
 def _is_of(dtype: torch.dtype, x: Tensor) -> bool:
     """Say whether every number is one of a narrower dtype."""
     return torch.equal(x, wide(x.to(at(dtype, x))))
-
-
-def of(k: int) -> str:
-    """Say which of several outputs is meant."""
-    return f" in output {k}"
 
 
 def _are_same(y: Tensor, t: Tensor) -> bool:
