@@ -87,10 +87,11 @@ def of_a_dict(grad_y, x, w, forgets=False):
 
 
 LSTM = numbers(2, 3), numbers(2, 4), numbers(2, 4, seed=1), numbers(3, 16), numbers(4, 16), numbers(16)
+UNREAD = "the cotangent of output 1 is not read"
 WRITTEN = {
-    "an LSTM cell": (lstm, of_lstm, LSTM, "cotangents do not add up"),
+    "an LSTM cell": (lstm, of_lstm, LSTM, UNREAD),
     "a layer norm": (layer_norm, of_layer_norm, (numbers(3, 6), numbers(6)), "1 / the size of axis 1 of `x` times"),
-    "an attention": (attention, of_attention, (numbers(4, 3), numbers(5, 3), numbers(5, 2)), "as if `scores.logsumexp"),
+    "an attention": (attention, of_attention, (numbers(4, 3), numbers(5, 3), numbers(5, 2)), UNREAD),
     "top k": (top, of_top, (numbers(3, 5),), "axis -1 is reversed"),
     "a dict": (in_a_dict, of_a_dict, (numbers(3, 4), numbers(4, 2)), "is 1/2 times what it should be"),
 }  # fmt: skip
@@ -112,6 +113,15 @@ def test_their_mistakes_are_named(name):
     found = held(partial(backward, forgets=True), forward, *example)
     assert found.verdict == "wrong"
     assert words in found.mistake.words, str(found)
+
+
+def test_a_cotangent_that_one_gradient_does_without_is_told_so():
+    def backward(grad_y, x, w):
+        grad = 2 * (x @ w) * grad_y[0] + grad_y[1]
+        return grad @ w.T, x.T @ (grad - grad_y[1])
+
+    found = held(backward, lambda x, w: ((x @ w).square().sum(), x @ w), numbers(3, 4), numbers(4, 2))
+    assert found.mistake.words == "the cotangent of output 1 is not read for the gradient of w"
 
 
 @written
