@@ -75,7 +75,7 @@ class Joined:
         """Return the row: of a definition one of NumPy's arrays."""
         ys = [y for y in _pytree.tree_leaves(self.function(*primals, **params)) if y is not None]
         if any(isinstance(x, np.ndarray) for x in primals):
-            return np.concatenate([np.ravel(y) for y in ys])
+            return np.concatenate([np.ravel(y) for y in ys if np.asarray(y).dtype.kind not in "biu"])
         return in_a_row(ys)
 
     def apart(self, own: Returned, rows: Sequence[Tensor], primals: Sequence[Any], params: Any) -> list[Any]:
