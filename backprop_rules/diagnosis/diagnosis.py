@@ -323,7 +323,8 @@ def _by_digits(seen: Sequence[_Seen], ratios: Sequence[float]) -> list[Known]:
     middle, unit = (min(ratios) + max(ratios)) / 2, max(s.unit for s in seen)
     if max(abs(r - middle) for r in ratios) > abs(middle) * unit or abs(middle - 1) <= unit:
         return []
-    words = f"{middle:.{max(1, math.floor(-math.log10(unit)))}g} × the right one"
+    digits = math.floor(-math.log10(unit))
+    words = f"{middle:.{digits}g} × the right one" if digits > 1 else f"roughly {middle:.2g} × the right one"
     return [Known("factor", words, Family.DIGITS, predict=lambda case: case.right * middle)]
 
 

@@ -60,13 +60,42 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
     if finding.kind is not Kind.VALUE or subject.heavy:
         return _by_the_bank(subject, outcome, finding)
     if subject.right is None:
-        return _of_a_value(subject, outcome, finding)
+        unread = outcome.unless_ours(lambda: _unread(subject, outcome, finding), None)
+        return unread or _of_a_value(subject, outcome, finding)
     known = _by_the_bank(subject, outcome, finding)
     failing = [f.point for f in outcome.findings if f.kind is Kind.VALUE]
     if known is not None and known.family is not Family.DIGITS:
         return known
     places = outcome.unless_ours(lambda: places_of(subject, outcome.pair, failing), [])
     return _told(outcome, places) or _in_the_backward(outcome, places) or known
+
+
+def _unread(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
+    """Return that of one of several outputs the cotangent is not read: at every point what failed is right without."""
+    leaf, failing = finding.leaf, [f.point for f in outcome.findings if f.is_like(finding)]
+    every = [Evidence(subject, point, outcome.pair) for point in (finding.point, *failing)]
+    several = [j for j, g in enumerate(finding.point.grads) if g is not None]
+    for j in several if leaf is not None and len(several) > 1 else ():
+        right = [_right_without(evidence, j) for evidence in every]
+        if leaf is not None and all(leaf in some for some in right):
+            of = (
+                ""
+                if all(len(some) == len(subject.names) for some in right)
+                else f" for the gradient of {subject.names[leaf]}"
+            )
+            return Mistake("cotangent not read", f"the cotangent of output {j} is not read{of}")
+    return None
+
+
+def _right_without(evidence: Evidence, output: int) -> list[int]:
+    """Return the leaves whose gradients are right where the cotangent of an output is 0."""
+    leaves, grads = evidence.point.leaves, evidence.point.grads
+    without = tuple(torch.zeros_like(g) if g is not None and j == output else g for j, g in enumerate(grads))
+    try:
+        pairs = enumerate(zip(evidence.gradients(leaves, without), evidence.user, strict=True))
+        return [k for k, (t, u) in pairs if t is None or (isinstance(u, Tensor) and is_near(u, t.to(u.dtype)))]
+    except NoAnswer:
+        return []
 
 
 def _in_the_backward(outcome: Outcome, places: list[Any]) -> Mistake | None:

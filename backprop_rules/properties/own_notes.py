@@ -13,13 +13,14 @@ from backprop_rules.errors import OwnError
 from backprop_rules.evidence.evidence import in_precision, largest
 from backprop_rules.layout import stretches
 from backprop_rules.properties.finding import Finding, Kind
-from backprop_rules.properties.own_backward import applied, is_autograd_function, tensors_of
+from backprop_rules.properties.own_backward import applied, is_autograd_function
 from backprop_rules.properties.whole import Whole
 from backprop_rules.rule import Gradients
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.subject.ambient import F64, running
 from backprop_rules.subject.function import steps_to
+from backprop_rules.subject.returned import in_a_row
 from backprop_rules.subject.subject import Subject
 
 OF_VALUES = (Kind.VALUE, Kind.STRIDES, Kind.SUBGRADIENT, Kind.INACCURATE, Kind.FARTHER)
@@ -64,7 +65,7 @@ def _has_another_second_derivative(function: Any, subject: Subject, point: Point
     def by_engine(call: Call, grad_y: Tensor, y: Tensor, primals: tuple[Tensor | None, ...]) -> Gradients:
         # It may work in place.
         own = applied(function, [x.clone() if isinstance(x, Tensor) else x for x in primals], call.params)
-        (out,) = tensors_of(own if isinstance(own, tuple) else (own,))
+        out = in_a_row(own if isinstance(own, tuple) else (own,)).reshape(grad_y.shape)
         found = torchs_gradients(call, grad_y, out, primals)
         if any(type(node).__name__ == "Error" for node in steps_to(g.grad_fn for g in found if g is not None)):
             raise RuntimeError("it refuses to be differentiated twice")  # which goes unseen where no way leads back

@@ -1,6 +1,7 @@
 """Whether a function's own forward computes the function: its outputs are forward's, but for rounding."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -8,21 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, first_line
 from backprop_rules.evidence.allowance.units import wide
 from backprop_rules.evidence.evidence import NARROW, WIDE, Pair, largest
 from backprop_rules.properties.finding import Finding, Kind, unequal
+from backprop_rules.properties.form import differs
 from backprop_rules.properties.native import own_dtypes
 from backprop_rules.properties.own_backward import outputs_of, tensors_of
 from backprop_rules.strategies.of_rules import call_at
 from backprop_rules.strategies.point import Point
 from backprop_rules.strategies.points import is_near
-from backprop_rules.strategies.values import in_dtypes, recast
-from backprop_rules.subject.ambient import F32, F64, at, inexact, running
+from backprop_rules.strategies.values import in_dtypes, move_of, numbers_from, recast
+from backprop_rules.subject.ambient import F32, F64, SEED, at, inexact, running
 from backprop_rules.subject.backward import Refused
+from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
 Outputs = list[Tensor]
+NEAR = 6  # neighbours, on either side, at which whole numbers are to be the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +44,11 @@ class Value:
     @property
     def is_another(self) -> bool:
         """Whether an output is off by more than half of the digits: no more than one forward of each is needed."""
-        return not all(map(is_near, *self._both(self._leaves)))
+        return not all(is_near(y, t) for y, t in self._here if inexact(t))
 
     def wrong(self) -> Iterator[Finding]:
         """Yield that an output is not the function's, by more than rounding."""
+        yield from self.chooses_otherwise()
         ys, right = self._both(self._leaves)
         if _forms(ys) != _forms(right):  # of what forward makes of nothing the dtype is that where it runs by itself
             ys, right = self._both(self._leaves, as_written=True)
@@ -59,7 +65,41 @@ class Value:
         if self._is_rounding(beyond) or self._is_as_written(known):
             return
         k = next(k for k, off in enumerate(beyond) if bool((off > 0).any()))
-        yield unequal(Kind.FUNCTION, self.point, None, right[k], ys[k], beyond[k] > 0)
+        places = [n for n, (_, t) in enumerate(self._here) if inexact(t)]
+        which = f" in output {places[k]}" * (len(places) > 1)
+        yield unequal(Kind.FUNCTION, self.point, None, right[k], ys[k], beyond[k] > 0, detail=which)
+
+    def chooses_otherwise(self) -> Iterator[Finding]:
+        """Yield that whole numbers, or a mask, are others than forward's that stay what they are nearby.
+
+        That is as far as half of the digits go in which a right function may compute what it chooses by: of float32.
+        """
+        off = [k for k, (y, t) in enumerate(self._here) if not (inexact(t) or _are_same(y, t))]
+        forward, leaves, digits = self.subject.function.at(self.point.params), self.point.leaves, precision(F32)
+        if not off or differs(forward, self.point, seed=1):
+            return
+        try:
+            every = self._every(leaves)
+        except Refused:  # it may take its own dtypes alone
+            every, digits = self._here, min(precision(x.dtype) for x in self._leaves if inexact(x))
+        near, numbers = list[Sequence[Tensor]](), numbers_from(SEED)
+        for _ in range(NEAR):
+            moves = [move_of(x, largest(x) or 1.0, numbers) * 2.0 ** (-digits / 2) if inexact(x) else 0 for x in leaves]
+            with suppress(NoPoint):  # where forward takes both alone: of what is tied, each may win
+                near += [forward.y([x + side * m for x, m in zip(leaves, moves, strict=True)], F64) for side in (1, -1)]
+        for k in off if near else ():
+            y, t = every[k]
+            if any(len(ys) != len(every) or ys[k].shape != t.shape for ys in near):
+                continue
+            if y.shape != t.shape:
+                form, own = tuple(t.shape), tuple(y.shape)
+                yield Finding(Kind.FUNCTION, self.point, expected=form, got=own, detail=f" in output {k}")
+            elif bool((wrong := torch.stack([ys[k] == t for ys in near]).all(0) & (y != t)).any()):
+                yield unequal(Kind.FUNCTION, self.point, None, t, y, wrong, detail=f" in output {k}")
+
+    @cached_property
+    def _here(self) -> list[tuple[Tensor, Tensor]]:
+        return self._every(self._leaves)
 
     @cached_property
     def _dtypes(self) -> Sequence[torch.dtype | None]:
@@ -70,7 +110,12 @@ class Value:
         return in_dtypes(self.point.leaves, self._dtypes)
 
     def _both(self, leaves: Sequence[Any], as_written: bool = False) -> tuple[Outputs, Outputs]:
-        """Return what the function gives, and what it is to give, where random numbers are the same ones.
+        """Return what the function gives of numbers that have a gradient, and what it is to give."""
+        both = [(y, t) for y, t in self._every(leaves, as_written) if inexact(t)]
+        return [y for y, _ in both], [t for _, t in both]
+
+    def _every(self, leaves: Sequence[Any], as_written: bool = False) -> list[tuple[Tensor, Tensor]]:
+        """Return each output of the function, and what it is to be, where random numbers are the same ones.
 
         Constants of forward are of the leaves' precision, if it is not taken `as_written`.
         """
@@ -84,9 +129,7 @@ class Value:
             raise
         except (Exception, SystemExit) as error:  # of somebody's code
             raise Refused(type(error).__name__, first_line(error)) from error
-        pairs = zip(tensors_of(ys), right, strict=True)
-        of_numbers = [(y.detach(), t.detach()) for y, t in pairs if inexact(t)]
-        return [y for y, _ in of_numbers], [t for _, t in of_numbers]
+        return [(y.detach(), t.detach()) for y, t in zip(tensors_of(ys), right, strict=True)]
 
     def _radii(self) -> Sequence[Tensor] | None:
         """Return how far one output and another evaluation of it may be apart; None where that is not known."""
@@ -96,7 +139,10 @@ class Value:
             return None
         try:
             with running(None):
-                return [bounds(call_at(self.subject.rule, self.point, self._dtypes), evaluations=2).y]
+                call = call_at(self.subject.rule, self.point, self._dtypes)
+                row, right = bounds(call, evaluations=2).y.reshape(-1), self._both(call.primals)[1]
+                parts = zip(row.split([t.numel() for t in right]), right, strict=True)
+                return [part.reshape(t.shape) for part, t in parts]
         except (InputError, NotImplementedError):  # neither its rounding nor its exact value is known
             return None
 
@@ -158,6 +204,10 @@ class Value:
 def _is_of(dtype: torch.dtype, x: Tensor) -> bool:
     """Say whether every number is one of a narrower dtype."""
     return torch.equal(x, wide(x.to(at(dtype, x))))
+
+
+def _are_same(y: Tensor, t: Tensor) -> bool:
+    return y.shape == t.shape and bool((y == t).all())
 
 
 def _forms(ys: Outputs) -> list[tuple[tuple[int, ...], torch.dtype]]:

@@ -91,8 +91,8 @@ class Whole:
         That is asked first: it takes a forward of both, and how far these round takes longer to tell.
         """
         try:
-            if Value(self.function, subject, point).is_another:
-                yield from Value(self.function, subject, point).wrong()
+            value = Value(self.function, subject, point)
+            yield from value.wrong() if value.is_another else value.chooses_otherwise()
         except NoAnswer:  # as above
             return
 

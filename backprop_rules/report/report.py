@@ -331,7 +331,7 @@ def _also(subject: Subject, outcome: Outcome, shown: Finding | None) -> str:
 
 # Of these the words end with what is particular.
 DETAILED = {Kind.RAISES, Kind.COUNT, Kind.WRITES, Kind.DIRTY, Kind.OUTSIDE, Kind.VARIES, Kind.ENGINE, Kind.UNDEFINED}
-DETAILED |= {Kind.NO_TENSOR, Kind.ALONE, Kind.FORWARDS}
+DETAILED |= {Kind.NO_TENSOR, Kind.ALONE, Kind.FORWARDS, Kind.FUNCTION}
 
 
 def _told(finding: Finding) -> str:

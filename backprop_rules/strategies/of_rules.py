@@ -15,6 +15,7 @@ from backprop_rules.strategies.drawing.shapes import SIDES
 from backprop_rules.strategies.point import EVERY_BIT, Point
 from backprop_rules.strategies.values import in_dtypes, recast
 from backprop_rules.subject.ambient import F32, F64, at, inexact
+from backprop_rules.subject.returned import in_a_row
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,8 @@ def call_at(
     """Return the call of the rule at a point, its leaves in these dtypes: what `widened` made a point of."""
     leaves = tuple(None if x is None else x.to(device) for x in in_dtypes(point.leaves, dtypes))
     there = Call(rule, leaves, point.params, torch.empty(0), spacing)
-    (g,) = (g for g in point.grads if g is not None)
+    g = next(g for g in point.grads if g is not None)
+    g = g if g.shape == there.y.shape else in_a_row(point.grads)  # of several outputs
     return replace(there, grad_y=recast(g, there.y.dtype).to(device))
 
 

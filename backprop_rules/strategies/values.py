@@ -350,8 +350,8 @@ WIDE = 20  # powers of two by which elements differ: fewer than float32 has digi
 
 def cotangents(y: Outputs, kind: str, seed: int, digits: bool = False) -> Cotangents:
     """Return a cotangent for each output that can have one, in float64; if `digits`, with all that float32 has."""
-    numbers = numbers_from(seed ^ 0x5EED)
-    found: list[Tensor | None] = []
+    numbers, found = numbers_from(seed ^ 0x5EED), list[Tensor | None]()
+    places = [k for k, out in enumerate(y) if inexact(out)]
     for out in y:
         if not inexact(out):
             found.append(None)
@@ -368,7 +368,7 @@ def cotangents(y: Outputs, kind: str, seed: int, digits: bool = False) -> Cotang
         if kind == "one":  # one element of one output
             place = int(torch.randint(0, max(g.numel(), 1), (), generator=numbers))
             g = torch.where((torch.arange(g.numel()) == place).reshape(shape), torch.ones_like(g), torch.zeros_like(g))
-            g = torch.zeros_like(g) if found else g
+            g = g if len(found) == places[seed % len(places)] else torch.zeros_like(g)
         if not all_finite(out):  # as a score that is masked: what it is no function of is not asked for
             g = torch.where(out.isfinite().to(g.device), g, 0)
         found.append(laid_out(g, kind).to(out.device) if out.device.type == "cuda" else laid_out(g, kind))

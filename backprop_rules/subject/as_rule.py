@@ -14,6 +14,7 @@ from backprop_rules.rule import Gradients, Roundings, Rule, find
 from backprop_rules.subject.ambient import inexact
 from backprop_rules.subject.backward import EMPTY, POSITIONAL, Backward, in_their_places, named
 from backprop_rules.subject.function import by_autograd, live_ones
+from backprop_rules.subject.returned import Joined
 
 Function = Callable[..., Any]
 
@@ -50,12 +51,14 @@ def against_a_function(
     params: Mapping[str, Any],
     cut_off: frozenset[int],
 ) -> Rule:
-    """Return the rule of a backward for any function of tensors that returns one tensor.
+    """Return the rule of a backward for any function of tensors; the numbers of several outputs are one row.
 
     No derivative reaches the primals that are `cut_off`, as forward detaches them.
     """
     name = f"{named(own.function).strip('<>')} (yours)"  # what it is called decides nothing: no rule has such a name
     domain = _domain_of(names, example, params)
+    if not own.returned.single:
+        forward, definition = Joined(forward), None if definition is None else Joined(definition)
     right = Rule(
         name,
         forward,
@@ -102,6 +105,8 @@ def _held(own: Backward, right: Rule, domain: Domain, *excuses: Rule, cut_off: f
 
     def backward_of(function: Function) -> Function:
         def backward(grad_y: Tensor, y: Tensor, *primals: Tensor | None, **params: Any) -> Any:
+            if isinstance(right.forward, Joined):
+                grad_y, y = right.forward.apart(own.returned, (grad_y, y), primals, params)
             found = own.called(function, grad_y, y, primals, params)
             return _filled(_placed(found, primals, right), primals, cut_off)
 

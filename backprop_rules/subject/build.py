@@ -175,8 +175,6 @@ def _as_rule(
 ) -> tuple[Rule | None, str]:
     if constants.held > HEAVY:
         return None, "forward has too large constants"
-    if not own.returned.single:
-        return None, "it returns several tensors"
     if made.differentiates:
         return None, "forward asks autograd for a gradient itself"
     if {"y", "grad_y"} & set(names):

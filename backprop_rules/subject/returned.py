@@ -1,11 +1,16 @@
 """What forward returns: a tensor, or several in a structure, in which a backward gets their cotangents."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils import _pytree
+from torch.utils._python_dispatch import _disable_current_modes
+
+from backprop_rules.subject.ambient import inexact, running
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,47 @@ def returned(y: Any) -> Returned:
     """Return the structure of what forward returned."""
     leaves, structure = _pytree.tree_flatten(y)
     return Returned(structure, tuple(isinstance(leaf, Tensor) for leaf in leaves))
+
+
+def in_a_row(ys: Iterable[Any]) -> Any:
+    """Return all numbers of some outputs in one row, in the dtype that holds them."""
+    return torch.cat([y.reshape(-1) for y in ys if inexact(y)])
+
+
+def out_of_a_row(row: Tensor, ys: Sequence[Any]) -> list[Any]:
+    """Return the numbers of a row in tensors as these outputs are, and of the others `ys` themselves."""
+    parts = iter(row.split([y.numel() for y in ys if inexact(y)]))
+
+    def like(y: Tensor) -> Tensor:
+        part: Tensor = next(parts)
+        part = part.real if part.is_complex() and not y.is_complex() else part
+        return part.to(y.dtype, copy=True).reshape(y.shape)
+
+    return [like(y) if inexact(y) else y for y in ys]
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """A function of several outputs as one of one output, with their numbers in a row."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *primals: Any, **params: Any) -> Any:
+        """Return the row: of a definition one of NumPy's arrays."""
+        ys = [y for y in _pytree.tree_leaves(self.function(*primals, **params)) if y is not None]
+        if any(isinstance(x, np.ndarray) for x in primals):
+            return np.concatenate([np.ravel(y) for y in ys if np.asarray(y).dtype.kind not in "biu"])
+        return in_a_row(ys)
+
+    def apart(self, own: Returned, rows: Sequence[Tensor], primals: Sequence[Any], params: Any) -> list[Any]:
+        """Return the cotangents and the outputs, of which there are `rows`, as a backward gets them.
+
+        How long each is, and what is no number, another call of the function tells, of which nothing is recorded.
+        """
+        with torch.no_grad(), running(None), _disable_current_modes():
+            ys = [y for y in _pytree.tree_leaves(self.function(*primals, **params)) if isinstance(y, Tensor)]
+        grads, outs = (out_of_a_row(row, ys) for row in rows)
+        return [own.of([g if inexact(y) else None for g, y in zip(grads, ys, strict=True)]), own.of(outs)]
 
 
 ONE = Returned(_pytree.tree_structure(0), (True,))

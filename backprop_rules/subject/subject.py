@@ -24,7 +24,7 @@ class Subject:
 
     `example` are the leaves of one call: tensors, or None for an optional primal of a rule; `names` has a name for
     each. `rule` is the same question as a rule, for the proof, the allowance and the bank of mistakes; None, and
-    `unruly` says why, where it is none: several outputs, or lists of primals. `formula` is shown in reports, and
+    `unruly` says why, where it is none, as of lists of primals. `formula` is shown in reports, and
     `constants` are what forward reads beside the primals.
     """
 

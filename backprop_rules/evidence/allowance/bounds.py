@@ -19,6 +19,7 @@ from backprop_rules.evidence.oracles.oracle import Silent, widest
 from backprop_rules.evidence.proof import certified
 from backprop_rules.rule import Gradients, Rule
 from backprop_rules.strategies.values import recast
+from backprop_rules.subject.function import NoAnswer
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ def attainable(call: Call, evaluations: int = 1) -> Bounds:
             if ambiguous and evaluations == 1 and len(rules) > 1:
                 found = _joined(found, attainable(call, 2), torch.add)
             return found
-        except NotImplementedError as error:
+        except (NotImplementedError, NoAnswer) as error:
             if rule is rules[-1]:
                 raise RoundingUnknown(
                     f"{rule}: how far it may round is not known: {error}. Write it with other operations of torch, or "
@@ -174,11 +175,12 @@ def _through(
     least, references = min(map(precision, [*own, *asked])), call.rule.references
     if len(references) == 1:
         errors.least_bits = least
+    known = None if away is None else errors.settled(call.y, away)  # whose own operations are not to be followed
     with torch.no_grad(), errors:
         if away is None:
             y = rule.forward(*call.primals, **call.params)
         else:
-            errors.keep(y := call.y.clone(), errors.settled(y, away))
+            errors.keep(y := call.y.clone(), known)
         errors.sums = sums
         if rule is not references[0]:
             # The reference for somebody else's backward is right whatever it computes in, and so is the forward.
