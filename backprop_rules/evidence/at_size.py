@@ -48,7 +48,7 @@ class Held:
 
     def part(self, block: tuple[slice, ...]) -> "Held":
         """Return what holds a block of it."""
-        return Held(self.truth[block], self.radius[block], self.dtype)
+        return Held(self.truth[block], self.radius[block], self.dtype) if block else self
 
     @property
     def parts(self) -> Iterator[tuple[slice, ...]]:
@@ -71,6 +71,12 @@ class Held:
         most = torch.finfo(self.dtype).max
         overflows = got.isinf() & (got.sign() == self.truth.sign()) & (self.truth.abs() + self.radius >= most)
         return inside | (overflows & self.radius.isfinite())
+
+    def off_inside(self, got: Tensor) -> Tensor | None:
+        """Return how far off elements are, where all are finite and lie inside, None elsewhere: quicker than a mask."""
+        off = torch.sub(got.to(self.truth), self.truth).abs_()
+        finite = math.isfinite(off.sum().item() + self.radius.sum().item())
+        return off if finite and (not off.numel() or (off - self.radius).amax().item() <= 0) else None
 
     def joined(self, other: "Held") -> "Held":
         """Return what holds this and the same in another algebraic form."""

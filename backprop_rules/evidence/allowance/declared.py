@@ -7,7 +7,7 @@ declared precision, in any order of its sums: one that cannot be followed, such 
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -41,6 +41,11 @@ BY_MASKS = {aten.where, aten.masked_fill}
 def parts_of(result: Any) -> tuple[Any, ...]:
     """Return the parts of a result, of which most have one."""
     return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+@cache
+def _twice_the_most(dtype: torch.dtype) -> float:
+    return 2 * torch.finfo(component(dtype)).max
 
 
 class Rounds(NotImplementedError):
@@ -206,10 +211,10 @@ class Declared(Blockwise):
         """Return the dtype of the result of operands as an eager implementation stores them, None if nobody knows."""
         tags: dict[bool, torch.dtype] = {}
         for x in filter(inexact, tensors_in(args)):
-            own = component(self._tags.get(x, x.dtype))
-            tag = own if own != F64 or x in self._tags else None
+            tag = self._tags.get(x) or (None if component(x.dtype) == F64 else x.dtype)
             if tag is not None:  # a number counts where there are no others
-                tags[x.ndim > 0] = torch.promote_types(tags.get(x.ndim > 0, tag), tag)
+                tag, known = component(tag), tags.get(x.ndim > 0)
+                tags[x.ndim > 0] = tag if known in (None, tag) else torch.promote_types(known, tag)
         return tags.get(True, tags.get(False))
 
     def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
@@ -303,7 +308,7 @@ class Declared(Blockwise):
     def _far(self, result: Tensor) -> float:
         """Return twice the largest number of the dtype in which another implementation keeps it: all lie within."""
         kept = self.declared.kept or self.dtype_of(result)
-        return 2 * torch.finfo(component(kept)).max if inexact(result) else math.inf
+        return _twice_the_most(kept) if inexact(result) else math.inf
 
     def holds_exactly(self, x: Tensor, dtype: torch.dtype) -> bool:
         """Say whether nothing is lost of a result, nor when it is stored in a dtype."""
