@@ -85,8 +85,11 @@ class Held:
 
     def stored_in(self, dtype: torch.dtype) -> "Held":
         """Return what holds the same in another dtype, to which it is rounded once more."""
+        parts = [*self.parts]
+        if parts == [()]:
+            return Held(self.truth, self._radius_in(dtype), dtype)
         radius = torch.empty_like(self.truth)
-        for block in self.parts:
+        for block in parts:
             radius[block] = self.part(block)._radius_in(dtype)
         return Held(self.truth, radius, dtype)
 

@@ -89,8 +89,7 @@ def spread(x: Operand, y: Operand, multiply: Callable[[Any, Any], Any] = operato
     if x.radius is None:
         return first
     if multiply is operator.mul and isinstance(first, Tensor):
-        radius, size = (z if isinstance(z, Tensor) else torch.as_tensor(z) for z in (x.radius, y.size))
-        return torch.addcmul(first, radius, size)
+        return torch.addcmul(first, *map(torch.as_tensor, (x.radius, y.size)))
     return first + multiply(x.radius, y.size)
 
 
