@@ -86,10 +86,6 @@ class Table:
     def _narrow(self) -> bool:
         return self.got.dtype in NARROW
 
-    @property
-    def _rows(self) -> int:
-        return TERMS[self._narrow]
-
     @cached_property
     def known(self) -> Tensor:
         """A mask of the elements that are finite, of the truth and of the gradient, however far roundings may reach."""
@@ -125,7 +121,7 @@ class Table:
     def sums(self) -> dict[int | None, Tensor]:
         """The sums that all answers are made of, by axis: a row for each of `_terms`, block by block."""
         t = self.truth
-        found = {axis: t.new_zeros(self._rows, 1 if axis is None else t.shape[axis]) for axis in self.axes}
+        found = {axis: t.new_zeros(TERMS[self._narrow], 1 if axis is None else t.shape[axis]) for axis in self.axes}
         for block in blocks(t.shape, t.ndim):
             terms = self._terms(block)
             for axis in reversed(range(t.ndim)):  # the last first: what is left of the others is their sum over it
@@ -142,7 +138,7 @@ class Table:
         Here h is half an ulp, with the sign of t in the last, and s is t as it is stored.
         """
         t, off, radius = self.truth[block], self.off[block], self.held.radius[block].nan_to_num(0.0)  # inf: the largest
-        terms = t.new_empty(self._rows, *t.shape)
+        terms = t.new_empty(TERMS[self._narrow], *t.shape)
         squares, along, own, size, worst, off_squares, *narrow = terms.unbind()
         torch.mul(t, t, out=squares)
         torch.mul(t, off, out=along)
