@@ -9,20 +9,21 @@ from backprop_rules.catalogue.broadcasting import unbroadcast
 from backprop_rules.domain import Domain
 from backprop_rules.errors import InputError
 from backprop_rules.rule import Convention, Rule, find, rule
-from backprop_rules.teaching.trace import trace
 from backprop_rules.version import __version__ as __version__
 
 if TYPE_CHECKING:  # so that a type checker knows what is loaded late
     from backprop_rules.checking import check, check_function
     from backprop_rules.report.report import Report, WrongGradient
     from backprop_rules.teaching import pictures
+    from backprop_rules.teaching.trace import trace
 
-# What is loaded when it is first asked for: it draws points, and proves in balls.
+# What is loaded when it is first asked for: it draws points, proves in balls, or shows a graph.
 _LATE = {
     "Report": "backprop_rules.report.report",
     "WrongGradient": "backprop_rules.report.report",
     "check": "backprop_rules.checking",
     "check_function": "backprop_rules.checking",
+    "trace": "backprop_rules.teaching.trace",
 }
 
 

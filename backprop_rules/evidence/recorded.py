@@ -114,6 +114,8 @@ class Recorded(Declared):
     nobody write into it.
     """
 
+    quick = False
+
     def __init__(self, declared: Precision, either: bool, together: bool = True, constants: bool = True) -> None:
         super().__init__(declared)
         self.steps, self.again = list[Step](), True

@@ -14,7 +14,7 @@ from backprop_rules.evidence.allowance.units import NARROW, half_an_ulp, stored_
 from backprop_rules.evidence.at_size import Held
 from backprop_rules.evidence.shares import Slice
 
-TERMS = 11  # of `Table`
+TERMS = 6, 11  # of `Table`, and of one in a narrow dtype
 
 
 class Of(Enum):
@@ -82,6 +82,10 @@ class Table:
     common: float
     sized: bool = True  # whether roundings on the way are so few that the size of what is off says something
 
+    @property
+    def _narrow(self) -> bool:
+        return self.got.dtype in NARROW
+
     @cached_property
     def known(self) -> Tensor:
         """A mask of the elements that are finite, of the truth and of the gradient, however far roundings may reach."""
@@ -117,57 +121,63 @@ class Table:
     def sums(self) -> dict[int | None, Tensor]:
         """The sums that all answers are made of, by axis: a row for each of `_terms`, block by block."""
         t = self.truth
-        found = {axis: t.new_zeros(TERMS, 1 if axis is None else t.shape[axis]) for axis in self.axes}
+        found = {axis: t.new_zeros(TERMS[self._narrow], 1 if axis is None else t.shape[axis]) for axis in self.axes}
         for block in blocks(t.shape, t.ndim):
             terms = self._terms(block)
             for axis in reversed(range(t.ndim)):  # the last first: what is left of the others is their sum over it
                 if axis in found:
-                    within = block[axis] if axis < len(block) else slice(None)
-                    found[axis][:, within] += terms.sum(list(range(1, axis + 1))) if axis else terms
+                    here = found[axis][:, block[axis]] if axis < len(block) else found[axis]
+                    here += terms.sum(list(range(1, axis + 1))) if axis else terms
                 terms = terms.sum(-1)
-            found[None] += terms.reshape(TERMS, 1)
+            found[None] += terms.reshape(-1, 1)
         return found
 
     def _terms(self, block: tuple[slice, ...]) -> Tensor:
-        """Return t^2, t (got - t), got - t, |t|, |t| radius; of narrow ones (t h)^2, h^2, t (s - t), s - t, +-h; off^2.
+        """Return t^2, t (got - t), got - t, |t|, |t| radius, off^2; of narrow ones (t h)^2, h^2, t (s - t), s - t, +-h.
 
         Here h is half an ulp, with the sign of t in the last, and s is t as it is stored.
         """
         t, off, radius = self.truth[block], self.off[block], self.held.radius[block].nan_to_num(0.0)  # inf: the largest
-        terms, size = t.new_zeros(TERMS, *t.shape), t.abs()
-        torch.mul(t, t, out=terms[0])
-        torch.mul(t, off, out=terms[1])
-        terms[2] = off
-        terms[3] = size
-        torch.mul(size, radius, out=terms[4])
-        torch.mul(off, off, out=terms[10])
-        if self.got.dtype in NARROW:
+        terms = t.new_empty(TERMS[self._narrow], *t.shape)
+        squares, along, own, size, worst, off_squares, *narrow = terms.unbind()
+        torch.mul(t, t, out=squares)
+        torch.mul(t, off, out=along)
+        own.copy_(off)
+        torch.abs(t, out=size)
+        torch.mul(size, radius, out=worst)
+        torch.mul(off, off, out=off_squares)
+        if narrow:
+            by_own, by_halves, along_stored, stored, pushed = narrow
             half = half_an_ulp(t, self.got.dtype)
-            torch.mul(size, half, out=terms[5]).square_()
-            torch.mul(half, half, out=terms[6])
-            terms[8] = stored_by(t, self.got.dtype)
-            torch.mul(t, terms[8], out=terms[7])
-            torch.mul(half, t.sign(), out=terms[9])
+            torch.mul(size, half, out=by_own).square_()
+            torch.mul(half, half, out=by_halves)
+            stored.copy_(stored_by(t, self.got.dtype))
+            torch.mul(t, stored, out=along_stored)
+            torch.mul(half, t.sign(), out=pushed)
         return terms
 
     def standing_out(self, deviations: float, every: bool = False) -> Iterator[tuple[float, Sum, float]]:
         """Yield what the rounding of the result and the common roundings do not explain, and by how many times."""
-        explained = self.common + (0.0 if self.got.dtype in NARROW else unit(self.got.dtype).u)
+        explained = self.common + (0.0 if self._narrow else unit(self.got.dtype).u)
         sums = torch.cat(list(self.sums.values()), 1)
-        squares, along, off, sizes, worst, by_own, by_halves, along_stored, stored, pushed, off_squares = sums
+        squares, along, off, sizes, worst, off_squares, *narrow = sums
         count = torch.cat([s.new_full(s.shape[1:], self.truth.numel() / s.shape[1]) for s in self.sums.values()])
         # A slice in which the worst case holds 0 is not asked for its slope: the whole and single elements are.
         says = worst < squares
         says[0] = True  # the whole is the first of the axes
         slope, mean = _ratio(along, squares) * says, off / count
-        reach_of_slope = explained + _ratio(along_stored.abs() + deviations * by_own.sqrt(), squares)
-        # Pushes of both signs may cancel where digits are equal; what does not is shared by at most so many numbers.
-        at_least = stored.abs() + deviations * pushed.abs() / count.sqrt()
-        by_storing = torch.maximum(at_least, deviations * by_halves.sqrt())
-        reach_of_mean = explained * sizes[0] / count[0] + by_storing / count
+        reach_of_slope = torch.full_like(slope, explained)
+        reach_of_mean = (explained * sizes[0] / count[0]).expand(count.shape)
+        reach_of_size = explained * (squares / count).sqrt()
+        if narrow:
+            by_own, by_halves, along_stored, stored, pushed = narrow
+            reach_of_slope += _ratio(along_stored.abs() + deviations * by_own.sqrt(), squares)
+            # Pushes of both signs may cancel where digits are equal; what does not is shared by at most so many.
+            at_least = stored.abs() + deviations * pushed.abs() / count.sqrt()
+            reach_of_mean = reach_of_mean + torch.maximum(at_least, deviations * by_halves.sqrt()) / count
+            reach_of_size += (by_halves / count).sqrt()
         answers = {Of.SLOPE: (slope, reach_of_slope), Of.MEAN: (mean, reach_of_mean)}
         if self.sized or every:
-            reach_of_size = (by_halves / count).sqrt() + explained * (squares / count).sqrt()
             answers[Of.SIZE] = (off_squares / count).sqrt(), reach_of_size
         found, reaches = map(torch.stack, zip(*answers.values(), strict=True))
         yield from self._beyond([*answers], found, reaches * (not every))
@@ -186,18 +196,18 @@ class Table:
         That is what they give in the mean, if it has no direction, or so many times less. It decides what is asked.
         """
         sums = self.sums[None][:, 0]
-        return bool(sums[10] * slices * deviations**2 >= sums[0])
+        return bool(sums[5] * slices * deviations**2 >= sums[0])
 
     @property
     def off_as_likely(self) -> Tensor:
         """What is off, by the mean square of what storing and the common roundings are likely to do."""
         sums = self.sums[None][:, 0]
-        likely = float(sums[6] + self.common**2 * sums[0])
+        likely = float((sums[7] if self._narrow else 0.0) + self.common**2 * sums[0])
         return self.off * (self.off.numel() / likely) if likely else self.off
 
     def storing(self, coefficients: Tensor, deviations: float) -> float:
         """Return how far storing the truth in a narrow dtype takes a sum: at least so far reach roundings."""
-        if self.got.dtype not in NARROW:
+        if not self._narrow:
             return 0.0
         return deviations * float((coefficients * half_an_ulp(self.truth, self.got.dtype)).norm())
 

@@ -112,9 +112,8 @@ class _Tally:
 def _tally(held: Held, got: Tensor) -> _Tally:
     if not got.numel():
         return _Tally()
-    truth, wide = held.truth, got.to(held.truth)
-    off = torch.sub(wide, truth).abs_()
-    if math.isfinite(float(off.sum()) + float(held.radius.sum())) and bool((off - held.radius).amax() <= 0):
+    truth, wide, off = held.truth, got.to(held.truth), held.off_inside(got)
+    if off is not None:
         share, counts = (off / held.radius).nan_to_num_(0.0), (0, 0)  # 0 of 0 is nothing
     else:
         share, said = share_of(held, got), held.said & got.isfinite()

@@ -40,7 +40,7 @@ def separate(func: Any, result: Tensor, args: Any) -> int:
 def blocks(shape: torch.Size, axes: int) -> Iterator[tuple[slice, ...]]:
     """Yield slices of the leading dimensions that make blocks of about BLOCK numbers."""
     inner = math.prod(shape[1:])
-    if not axes or not shape:
+    if not axes or not shape or 0 < shape.numel() <= BLOCK:
         yield ()
     elif inner >= BLOCK and axes > 1:
         for k in range(shape[0]):

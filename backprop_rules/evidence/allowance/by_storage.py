@@ -25,11 +25,11 @@ class ByStorage:
         return bool(self._at)
 
     def __contains__(self, x: Tensor) -> bool:
-        return x.untyped_storage()._cdata in self._at
+        return bool(self._at) and x.untyped_storage()._cdata in self._at
 
     def get(self, x: Tensor, default: Any = None) -> Any:
         """Return the value, or the default where there is none."""
-        found = self._at.get(x.untyped_storage()._cdata)
+        found = self._at.get(x.untyped_storage()._cdata) if self._at else None
         return default if found is None else found[1]
 
     def __setitem__(self, x: Tensor, value: Any) -> None:
@@ -57,5 +57,5 @@ class ByStorage:
 
     def pop(self, x: Tensor, default: Any = None) -> Any:
         """Return the value, and forget it."""
-        found = self._at.pop(x.untyped_storage()._cdata, None)
+        found = self._at.pop(x.untyped_storage()._cdata, None) if self._at else None
         return default if found is None else found[1]

@@ -51,6 +51,10 @@ class Choices:
         self._counts = ByStorage()
         self.factored: list[tuple[Tensor, Tensor]] = []  # factors, and how far the matrix may be off that they are of
 
+    def __bool__(self) -> bool:
+        """Whether anything was chosen."""
+        return bool(self._indices or self._made or self._led_to or self._extremes)
+
     def forget(self, x: Tensor) -> None:
         """Forget what was chosen where a tensor is written to."""
         for known in (self._indices, self._made, self._led_to, self._extremes, self._masks, self._counts):

@@ -7,7 +7,7 @@ declared precision, in any order of its sums: one that cannot be followed, such 
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from backprop_rules.evidence.allowance.mode import REFERENCES
 from backprop_rules.evidence.allowance.moves import close
 from backprop_rules.evidence.allowance.operation import Operation, as_computed, no_narrower_than, plus
 from backprop_rules.evidence.allowance.precision import DeclaredOperation, Precision
-from backprop_rules.evidence.allowance.schemas import tagged
+from backprop_rules.evidence.allowance.schemas import LOOKS, SHAPED, tagged
 from backprop_rules.evidence.allowance.slices import Slices
 from backprop_rules.evidence.allowance.units import NARROW, component, computed_in, lost_by_storing, lost_in, widens
 from backprop_rules.subject.ambient import F32, F64, at, inexact, tensors_in
@@ -43,12 +43,19 @@ def parts_of(result: Any) -> tuple[Any, ...]:
     return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
+@cache
+def _twice_the_most(dtype: torch.dtype) -> float:
+    return 2 * torch.finfo(component(dtype)).max
+
+
 class Rounds(NotImplementedError):
     """The named operation may round, where only what is exact was asked for."""
 
 
 class Declared(Blockwise):
     """While it is entered, keep beside every float64 tensor how far a declared implementation may be from it."""
+
+    quick = True  # where numbers are but looked at
 
     def __init__(
         self, declared: Precision, only_exact: bool = False, flushes: bool = False, partly: bool = False
@@ -71,11 +78,33 @@ class Declared(Blockwise):
         self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Compute the operation and its radius, and take note of one that draws random numbers."""
+        if func in LOOKS and self.quick and inexact(args[0]) and not (kwargs or self.choices or self._flushes):
+            return self._look(func, args)
         if tagged(func, torch.Tag.nondeterministic_seeded):
             self.drawn = self.drawn or str(func).removesuffix(".default")
         result = super().__torch_dispatch__(func, types, args, kwargs)
         self.slices.keep(func, args, result)
         return result
+
+    def _look(self, func: Any, args: tuple[Any, ...]) -> Any:
+        """Look at numbers in another form, as many operations do between others: the radius goes the same way."""
+        x, result = args[0], func(*args)
+        if func.is_view:
+            self._viewed[x] = True
+        self._count()
+        radius = self._radius(x)
+        if radius is not None:
+            moved = radius.reshape(result.shape) if func in SHAPED else func(radius, *args[1:])
+            radius = self.settled(result, moved)
+        if self.eager and not self.in_kernel:
+            self._note_overflow(func, result)
+        self.keep(result, radius)
+        return result
+
+    def _count(self) -> None:
+        """Count the roundings of an operation, of which each has one at least."""
+        if not self.in_kernel:
+            self.roundings, self._longest = self.roundings + self._longest, 1
 
     def keep_written(self, written: Tensor, radius: Tensor | None) -> None:
         """Keep the radius of what was written into a tensor, in the place of all that was known of it."""
@@ -206,16 +235,15 @@ class Declared(Blockwise):
         """Return the dtype of the result of operands as an eager implementation stores them, None if nobody knows."""
         tags: dict[bool, torch.dtype] = {}
         for x in filter(inexact, tensors_in(args)):
-            own = component(self._tags.get(x, x.dtype))
-            tag = own if own != F64 or x in self._tags else None
+            tag = self._tags.get(x) or (None if component(x.dtype) == F64 else x.dtype)
             if tag is not None:  # a number counts where there are no others
-                tags[x.ndim > 0] = torch.promote_types(tags.get(x.ndim > 0, tag), tag)
+                tag, known = component(tag), tags.get(x.ndim > 0)
+                tags[x.ndim > 0] = tag if known in (None, tag) else torch.promote_types(known, tag)
         return tags.get(True, tags.get(False))
 
     def _radius_of(self, func: Any, result: Any, args: Any, named: Any) -> Any:
         """Return the radius of an operation's result, block by block where it is made so: in the processor's cache."""
-        if not self.in_kernel:
-            self.roundings, self._longest = self.roundings + self._longest, 1
+        self._count()
         try:
             radius = self._blockwise(func, result, args, named)
         except NotImplementedError as error:
@@ -303,7 +331,7 @@ class Declared(Blockwise):
     def _far(self, result: Tensor) -> float:
         """Return twice the largest number of the dtype in which another implementation keeps it: all lie within."""
         kept = self.declared.kept or self.dtype_of(result)
-        return 2 * torch.finfo(component(kept)).max if inexact(result) else math.inf
+        return _twice_the_most(kept) if inexact(result) else math.inf
 
     def holds_exactly(self, x: Tensor, dtype: torch.dtype) -> bool:
         """Say whether nothing is lost of a result, nor when it is stored in a dtype."""

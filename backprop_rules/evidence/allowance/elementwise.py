@@ -37,7 +37,7 @@ def product(op: Operation, a: Any, b: Any) -> Tensor | None:
     x = op.operand(a)
     y = x if b is a else op.operand(b, kept)
     varies = spread(x, y)
-    if _whole_factor(op, a, b) or _whole_factor(op, b, a):
+    if op.whole or _whole_factor(op, a, b) or _whole_factor(op, b, a):
         return None if varies is None else op.up(varies)
     # Most products have no zero, and the question is quicker than the answer.
     exact = ((x.size == 0) | (y.size == 0)) & (op.size == 0) if op.may_vanish else None
@@ -48,8 +48,6 @@ def product(op: Operation, a: Any, b: Any) -> Tensor | None:
 
 def _whole_factor(op: Operation, factor: Any, other: Any) -> bool:
     """Say whether multiplying by the factor rounds nothing: a mask, or a power of two where nothing underflows."""
-    if op.whole:
-        return True
     if isinstance(factor, Tensor):
         return factor.dtype == torch.bool and not op.result.is_complex() and op.evaluations == 1
     if isinstance(factor, complex) or op.result.is_complex() or op.evaluations == 2 or not _power_of_two(factor):

@@ -98,7 +98,7 @@ def var(a: Tensor, dim: Any = None, *, correction: float | None = None, keepdim:
         near = a.mean(dims, keepdim=True)
     count = a.numel() // max(1, near.numel())
     away = a - near
-    squares = away.square().sum(dims, keepdim) - away.sum(dims, keepdim).square() / count
+    squares = away.pow(2).sum(dims, keepdim) - away.sum(dims, keepdim).pow(2) / count  # as `square` is made of it
     return squares / (count - (1 if correction is None else correction))
 
 

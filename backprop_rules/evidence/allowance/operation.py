@@ -4,7 +4,7 @@ import cmath
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,7 @@ from backprop_rules.evidence.allowance.units import (
     computed_in,
     gamma,
     magnitude,
+    once,
     positive,
     unit,
     widens,
@@ -66,7 +67,7 @@ class Operand:
     value: Tensor | float
     radius: Radius
 
-    @cached_property
+    @once
     def size(self) -> Any:
         """|value| in float64."""
         return magnitude(self.value) if isinstance(self.value, Tensor) else self.value
@@ -118,7 +119,7 @@ class Operation:
     sums: Sums
     choices: "Choices"
 
-    @cached_property
+    @once
     def size(self) -> Tensor:
         """The size of the result."""
         return magnitude(self.result)
@@ -316,7 +317,7 @@ class Operation:
 
     def unless_infinite(self, error: Tensor) -> Tensor:
         """Return the error of a sum, NaN where the result is not finite though the sizes of its terms are."""
-        return error + self.size * 0
+        return error + self.size * 0  # type: ignore[no-any-return]
 
     def of_any(self, size: Tensor, varies: Radius, lost: float) -> Any:
         """Return what underflows lose of sums of terms of these sizes: nothing of one whose terms all are 0.

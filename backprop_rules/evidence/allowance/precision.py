@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,7 @@ from backprop_rules.evidence.allowance.operation import (
     plus,
     scalar,
 )
-from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in, positive, unit
+from backprop_rules.evidence.allowance.units import NARROW, computed_in, lost_in, once, positive, unit
 from backprop_rules.subject.ambient import F32, F64, inexact
 
 if TYPE_CHECKING:
@@ -53,6 +53,12 @@ def precision_named(name: str | None, dtype: torch.dtype) -> Precision:
     return Precision(name if wide is F32 else "float64", wide, fast=wide is F32)
 
 
+@cache
+def _beside(dtype: torch.dtype) -> float:
+    """Return what is rounded in float64, beside what an operation on this dtype rounds."""
+    return 2.0 ** (precision(units.component(computed_in(dtype))) - precision(F64))
+
+
 CORRECTLY = 0.5  # ulps, of what is rounded to the nearest number
 
 
@@ -65,7 +71,7 @@ class DeclaredOperation(Operation):
     mode: "Declared"
     arguments: tuple[Any, ...] = ()
 
-    @cached_property
+    @once
     def dtype(self) -> torch.dtype:
         """The dtype in which the other implementation stores the result."""
         result = self.result[0] if isinstance(self.result, tuple) else self.result
@@ -115,14 +121,15 @@ class DeclaredOperation(Operation):
 
     def total(self, varies: Radius, error: Tensor, factor: Any, roundings: int = 1, terms: int = 0) -> Tensor:
         """Return the radius: what the other one rounds of its own operands, and what is rounded here in float64."""
-        here = 2.0 ** (precision(units.component(self.unit_dtype)) - precision(F64))
+        here = _beside(self.dtype)
         radius = error.mul_((1 + factor) * (1 + here) * UP)
         if varies is None:
             return radius
         grown = (1 + factor * (1 + here)) * (UP + terms * 2.0**-51) * UP
-        more = torch.as_tensor(varies)  # a factor for each element stands where each is a sum of its own length
+        more = varies if isinstance(varies, Tensor) else torch.as_tensor(varies)
+        # A factor for each element stands where each is a sum of its own length.
         radius = radius.addcmul_(more, grown) if isinstance(grown, Tensor) else radius.add_(more, alpha=grown)
-        return radius + (1 + bool(terms)) * LOST[self.flushes] if self.dtype == F64 else radius
+        return radius.add_((1 + bool(terms)) * LOST[self.flushes]) if self.dtype == F64 else radius
 
     def unless_infinite(self, error: Tensor) -> Tensor:
         """Return the error of a sum: in float64 a sum is finite where the sizes of its terms are."""

@@ -17,6 +17,12 @@ RESHAPING = {aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_, aten.as_s
 OF_THE_CHOSEN = {*moves.COMPARED, aten.scatter, aten.scatter_, aten.index_put, aten.index_put_}
 # Numbers are made of whole ones by these.
 OF_NUMBERS = {aten._to_copy, aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.pow}
+# These look at all numbers of a tensor in another form, of the shape that is named, if it is one of these.
+SHAPED = {aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default}
+LOOKS = {
+    *SHAPED, aten.t.default, aten.transpose.int, aten.permute.default, aten.expand.default, aten.unsqueeze.default,
+    aten.alias.default, aten.detach.default,
+}  # fmt: skip
 # These say something of a tensor's form, and nothing of its numbers.
 OF_FORM = {aten.is_same_size, aten._has_same_storage_numel}
 # These make memory, or take over what something else has made; what is in it comes from there.

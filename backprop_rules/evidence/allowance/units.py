@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -32,6 +32,15 @@ class Unit:
     u: float
     tiny: float
     normal: float
+
+
+class once(cached_property[Any]):  # noqa: N801 - as what it is made of
+    """A property that is computed once, without the lock that Python 3.11 takes for it: there are a hundred a check."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Compute it."""
+        found = instance.__dict__[self.attrname] = self.func(instance)
+        return found
 
 
 def component(dtype: torch.dtype) -> torch.dtype:
@@ -188,6 +197,8 @@ def stays_the_same_integer(a: Tensor, radius: Tensor) -> bool:
 
 def magnitude(x: Tensor) -> Tensor:
     """Return |x| in float64; for complex numbers rounded up, so that it is no less."""
+    if x.dtype == torch.float64:
+        return x.abs()
     return wide(x).abs() * FEW if x.is_complex() else x.double().abs()  # hypot is right to a few units of 2^-53
 
 
