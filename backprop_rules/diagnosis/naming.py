@@ -127,7 +127,12 @@ def _of_a_value(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake
 
 
 def _nearly_right(subject: Subject, outcome: Outcome, finding: Finding) -> bool:
-    """Say whether it has the first half of float32's digits wherever it failed: no term is missing."""
+    """Say whether it has the first half of float32's digits wherever it failed: no term is missing.
+
+    What is wrong in a narrow dtype alone has all of them in float64.
+    """
+    if finding.dtype not in (None, F64):
+        return False
     failed = [Evidence(subject, f.point, outcome.pair) for f in outcome.findings if f.is_like(finding)][:ENOUGH]
     pairs = [(e.user[finding.leaf], e.run.gradients[finding.leaf]) for e in failed if finding.leaf is not None]
     return all(t is not None and is_near(g.to(at(F32, t)), t.to(at(F32, t))) for g, t in pairs) and bool(pairs)
