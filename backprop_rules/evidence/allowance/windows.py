@@ -47,7 +47,7 @@ def convolution_backward(
         varied[2] = None if g.radius is None else g.radius.sum([0, *range(2, grad.ndim)])
     places = grad.numel() // max(1, grad.shape[1])
     counts = (weight.numel() // max(1, weight.shape[1 - how[3]]), places, places)
-    ways = (products_summed, products_summed, _bias)
+    ways: tuple[Callable[..., Any], ...] = (products_summed, products_summed, _bias)
     return [
         None if y is None else way(replace(op, result=y), *those)
         for y, way, *those in zip(op.result, ways, sizes, varied, counts, strict=True)
