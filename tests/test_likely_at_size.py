@@ -243,3 +243,12 @@ def test_a_cotangent_that_is_clipped_and_a_factor_at_all_uses_of_a_primal_are_to
     assert "the cotangent is clipped at 0.5 where" in line
     (line,) = told(got(g, 0.5), forward, (x, w), g)
     assert "the gradient of `w`, at" in line and "is off by the factor 1/2" in line
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_factor_of_what_is_exact_is_one_though_it_rounds(dtype):
+    x, b, g = (numbers(*shape, dtype=dtype) for shape in ((30, 4), (4,), (30, 4)))
+    (line,) = told((1.04 * g, g.float().sum(0).to(dtype)), lambda x, b: x + b, (x, b), g)
+    assert "a factor: each is 1.04 times the right one, but for rounding" in line
+    (line,) = told((g + 0.04 * g.abs(), g.float().sum(0).to(dtype)), lambda x, b: x + b, (x, b), g)
+    assert "a factor" not in line

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from backprop_rules.testing import enclose
 
@@ -42,6 +43,8 @@ class Core:
 
 
 CORES = {"Volta": Core(4, 23), "Ampere": Core(8, 24), "Hopper": Core(16, 25), "CDNA3": Core(8, 24, rounds_down=True)}
+# Of a convolution of few channels a group may be filled up with zeros, and have one product, or two.
+CORES |= {"Volta, of one channel": Core(1, 23), "Volta, of two": Core(2, 23)}
 
 
 def exponent(x: Tensor) -> Tensor:
@@ -96,3 +99,13 @@ def test_sums_of_a_tensor_core_are_right_element_by_element_and_in_what_is_syste
         used = max(used, float(((made - held["w"].truth).abs() / held["w"].radius.clamp_min(1e-300)).max()))
     assert used <= 1
     assert kind not in ORDERED or name != "Volta" or used > 0.5, "the bound is wider than it has to be"
+
+
+@pytest.mark.parametrize("places", [1, 6])
+def test_a_bias_in_bfloat16_may_be_a_product_with_1_that_takes_subnormal_numbers_for_zero(places):
+    """As oneDNN takes it by VDPBF16PS, where a processor has that."""
+    numbers = torch.Generator().manual_seed(places)
+    primals = [torch.randn(s, generator=numbers).bfloat16() for s in ((2, 3, places), (4, 3, 1), (4,))]
+    grad_y = (torch.randn(2, 4, places, generator=numbers) * 2.0**-132).bfloat16()
+    held = enclose(functional.conv1d, primals, grad_y=grad_y, precision="eager")
+    assert all(bool(its.contains(torch.zeros_like(x)).all()) for its, x in zip(held, primals, strict=True))

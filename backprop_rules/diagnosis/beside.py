@@ -101,10 +101,8 @@ def _kept_narrow(question: Question, got: Got, outputs: Sequence[Tensor]) -> str
     except (NoPoint, NotImplementedError, InputError):
         return ""
     open_ones = any(h is not None and x is not None and h.blind > BLIND for h, x in pairs_of(held, got, outputs))
-    return "" if open_ones or not all_inside(held, got, outputs) else _narrow(narrowest)
-
-
-def _narrow(narrowest: torch.dtype) -> str:
+    if open_ones or not all_inside(held, got, outputs):
+        return ""
     return dtype_name(narrowest) if narrowest in NARROW else "what forward, or autocast, casts them to"
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from backprop_rules.diagnosis.wanted import Wanted
 from backprop_rules.domain import dtype_name, precision
+from backprop_rules.evidence.allowance.units import lost_in
 from backprop_rules.evidence.at_size import Held
 
 # Numbers with a name, by which a whole gradient may be off: signs, and the factors of a formula.
@@ -152,7 +153,8 @@ def _by_a_factor(own: Held, off: Tensor, truth: Tensor, radius: Tensor) -> str:
     # What points along the right one, by more than half of its square, is no rounding, however far that goes.
     if bool((off.to(truth).abs() <= radius).all()) and 2 * factor**2 * squares <= float(off.to(truth).square().sum()):
         return "0, but for rounding: its terms cancel, or what comes back is lost among them"
-    found = Wanted(off.to(truth), truth, radius, torch.finfo(off.dtype).eps ** 0.5).factor(truth)
+    rounded = radius.maximum(lost_in(off.dtype, off.to(truth).abs()))  # a factor times what is exact, too
+    found = Wanted(off.to(truth), truth, rounded, torch.finfo(off.dtype).eps ** 0.5).factor(truth)
     if found is None or f"{found.c:.4g}" == "1":
         return ""
     factor, uncertain, _ = found

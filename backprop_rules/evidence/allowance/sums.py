@@ -277,8 +277,9 @@ def roundings(op: Operation, length: int, lost: float) -> tuple[int, bool]:
         return length, False
     # A tensor core aligns what it has and the products of a group of four, or more, to the largest of them, cuts off
     # all others and then the sum, each by 2 u in proportion (Fasi, Higham, Mikaitis & Pranesh, Numerical behavior of
-    # NVIDIA tensor cores, 2021; Xie et al., Bit-accurate modeling of GPU matrix multiply-accumulate units, 2025). In
-    # random order the largest is at first above what it has: 4 sum(a^2) / n more in the mean square, as by 24 more.
+    # NVIDIA tensor cores, 2021; Xie et al., Bit-accurate modeling of GPU matrix multiply-accumulate units, 2025). One
+    # with fewer products, and zeros, loses 2 u for each in all: the sum has the largest one's exponent, or is twice it.
+    # In random order that is at first above what it has: 4 sum(a^2) / n more in the mean square, as by 24 more.
     modes = torch.backends.cuda.matmul
     reduced = {
         torch.float16: modes.allow_fp16_reduced_precision_reduction,

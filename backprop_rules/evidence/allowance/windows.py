@@ -46,13 +46,18 @@ def convolution_backward(
     if varied[2] is not None:
         varied[2] = None if g.radius is None else g.radius.sum([0, *range(2, grad.ndim)])
     places = grad.numel() // max(1, grad.shape[1])
-    counts = (weight.numel() // max(1, weight.shape[1 - how[3]]), places)
-    of_x, of_w, of_bias = (None if y is None else replace(op, result=y) for y in op.result)
-    products = zip((of_x, of_w), sizes, varied, counts, strict=False)
+    counts = (weight.numel() // max(1, weight.shape[1 - how[3]]), places, places)
+    ways: tuple[Callable[..., Any], ...] = (products_summed, products_summed, _bias)
     return [
-        *(None if one is None else products_summed(one, size, varies, count) for one, size, varies, count in products),
-        None if of_bias is None else of_bias.summed(varied[2], sizes[2], places - 1),
+        None if y is None else way(replace(op, result=y), *those)
+        for y, way, *those in zip(op.result, ways, sizes, varied, counts, strict=True)
     ]
+
+
+def _bias(op: Operation, size: Tensor, varies: Any, count: int) -> Any:
+    if op.flushes_products:  # by an instruction that takes it as products with 1
+        return products_summed(op, size, varies, count)
+    return op.summed(varies, size, max(count - 1, 0))
 
 
 def _of_sizes(multiply: Callable[..., Any], x: Operand, *others: Operand) -> tuple[list[Any], list[Any]]:
