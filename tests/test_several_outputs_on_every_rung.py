@@ -188,6 +188,20 @@ def test_a_definition_of_several_outputs_is_proved():
     assert found.rungs["proved"] > 0, str(found)
 
 
+def test_a_definition_may_name_its_outputs_in_another_order():
+    def backward(grad_y, x):
+        return grad_y["a"] * x.exp() + 2 * grad_y["b"] * x
+
+    def forward(x):
+        return {"a": x.exp(), "b": x * x, "c": 0.5, "d": x > 0}
+
+    def definition(x):
+        return {"d": x > 0, "c": 0.5, "b": x * x, "a": np.exp(x)}
+
+    found = check(backward, forward=forward, definition=definition, example=(numbers(3),))
+    assert found.rungs["proved"] > 0, str(found)
+
+
 def test_as_many_outputs_as_the_values_say_are_asked_as_many():
     def forward(x):
         return tuple(2 * row for row in x if bool(row.sum() > 0))
@@ -329,6 +343,16 @@ def test_of_what_is_tied_however_it_is_moved_any_may_be_chosen(own):
         assert check_function(beside(own), forward=forward, example=example).verdict == "right"
         found = check_function(beside(wrong), forward=forward, example=example, raise_on_failure=False)
         assert found.finding.kind is Kind.FUNCTION
+
+
+def test_of_equal_whole_numbers_any_may_come_first():
+    def rows(x, last):
+        kind = (x.sum(-1) > 0).long()
+        return x.shape[0] - 1 - kind.flip(0).argsort(stable=True) if last else kind.argsort()
+
+    for own, verdict in ((partial(rows, last=True), "right"), (lambda x: rows(x, False).flip(0), "wrong")):
+        options = {"example": (numbers(6, 3),), "raise_on_failure": False}
+        assert check_function(beside(own), forward=lambda x: (2 * x, rows(x, False)), **options).verdict == verdict
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -84,11 +84,11 @@ def moved_by_ties(evidence: Evidence, noise: float) -> Gradients | None:
 
 def otherwise(run: Callable[[Ties], Made]) -> Iterator[Made]:
     """Yield what a run makes with ties broken in three ways: no equal number keeps its place in all of them."""
-    first = Ties()
+    first = Ties(whole=True)
     run(first)
     tied = [_Tied.among(choice, ()) for choice in first.choices]
     last, onward = ([one.moved(by) for one in tied] for by in (0, 1))
-    yield from (run(Ties(keys)) for keys in (last, onward, [-key for key in last]))
+    yield from (run(Ties(keys, whole=True)) for keys in (last, onward, [-key for key in last]))
 
 
 def _far(truth: Gradients, got: Gradients) -> float:
