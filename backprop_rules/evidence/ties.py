@@ -43,8 +43,7 @@ class Ties(TorchDispatchMode):
     """While it is entered, break ties by these keys, one for each choice of a run, in their order.
 
     Where there is no key it is as torch has it. Numbers with equal keys stay equal: they share, where what is chosen is
-    an extreme. Among `whole` numbers is chosen, too, if so asked. A run leaves here its `leaves`, and the `choices` that
-    it made.
+    an extreme. Of `whole` numbers ties are broken if so asked. A run leaves here its `leaves`, and its `choices`.
     """
 
     def __init__(self, keys: Sequence[Tensor] = (), whole: bool = False) -> None:
