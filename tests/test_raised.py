@@ -27,7 +27,7 @@ def test_an_interrupted_check_of_what_may_be_right_ends_as_interrupted_unless_a_
     assert (report.verdict, report.interrupted) == ("inconclusive", True)
 
 
-@pytest.mark.parametrize("at", [32, 45])  # at a point after one that failed, while a smaller counterexample is looked for
+@pytest.mark.parametrize("at", [32, 45])  # at a point, and while a smaller counterexample is looked for
 def test_after_an_interrupt_nothing_is_asked_any_longer(at):
     calls = []
 
