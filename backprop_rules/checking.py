@@ -298,8 +298,10 @@ def tried(subject: Subject, points: Any, questions: Questions) -> tuple[Outcome,
     with shown(points, str(subject)) as counted:
         outcome = Trial(subject, counted, questions).run(pair)
         finding, mistake = outcome.chief, None
+        if outcome.interrupted:  # what is found is delivered
+            return outcome, finding, named_mistake(subject, outcome, finding, explain=False)
         try:
-            if finding is not None and not outcome.interrupted:
+            if finding is not None:
                 finding = smallest(subject, outcome.pair, finding, outcome.findings)
             if finding is not None and not finding.native and outcome.pair.high.itemsize == WIDE_BYTES:
                 finding = confirmed(subject, finding) or finding
@@ -309,7 +311,7 @@ def tried(subject: Subject, points: Any, questions: Questions) -> tuple[Outcome,
                 told = own_notes(questions.extra, subject, finding, passed)
                 outcome.notes.update(dict.fromkeys(outcome.until_ours(told)))
             mistake = named_mistake(subject, outcome, finding, questions.explain)
-        except KeyboardInterrupt:  # what is found is delivered
+        except KeyboardInterrupt:  # as above
             outcome.notes["interrupted: a smaller counterexample, or a name, was not looked for any longer"] = None
             outcome.interrupted = True
         return outcome, finding, mistake

@@ -27,6 +27,21 @@ def test_an_interrupted_check_of_what_may_be_right_ends_as_interrupted_unless_a_
     assert (report.verdict, report.interrupted) == ("inconclusive", True)
 
 
+@pytest.mark.parametrize("at", [32, 45])  # at a point, and while a smaller counterexample is looked for
+def test_after_an_interrupt_nothing_is_asked_any_longer(at):
+    calls = []
+
+    def backward(grad_y, x):
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return 2 * grad_y * x.cos()
+
+    report = check(backward, forward=torch.sin, example=VECTOR, raise_on_failure=False)
+    assert (report.verdict, report.interrupted, len(calls)) == ("wrong", True, at)
+    assert "likely    not looked for" in str(report)
+
+
 def test_what_is_raised_is_called_as_it_is_imported_and_its_text_passes_from_process_to_process():
     class Doubled(torch.autograd.Function):
         @staticmethod

@@ -124,6 +124,14 @@ def test_a_cotangent_that_one_gradient_does_without_is_told_so():
     assert found.mistake.words == "the cotangent of output 1 is not read for the gradient of w"
 
 
+def test_a_cotangent_that_changes_nothing_is_none_that_is_not_read():
+    def backward(grad_y, x, w):
+        return grad_y[0] * x.cos() * (1 + 1e-9), grad_y[1] * w.exp()
+
+    found = held(backward, lambda x, w: (x.sin(), w.exp()), numbers(3), numbers(4))
+    assert found.verdict == "wrong" and "not read" not in str(found)
+
+
 @written
 def test_what_is_wrong_in_the_own_dtype_alone_is_seen(name):
     forward, backward, example, _ = WRITTEN[name]
@@ -177,6 +185,20 @@ def test_a_definition_of_several_outputs_is_proved():
         return grad_y[0] * np.exp(x) + 2 * x * grad_y[1][..., None]
 
     found = check(backward, definition=definition, example=(numbers(3, 4).numpy(),))
+    assert found.rungs["proved"] > 0, str(found)
+
+
+def test_a_definition_may_name_its_outputs_in_another_order():
+    def backward(grad_y, x):
+        return grad_y["a"] * x.exp() + 2 * grad_y["b"] * x
+
+    def forward(x):
+        return {"a": x.exp(), "b": x * x, "c": 0.5, "d": x > 0}
+
+    def definition(x):
+        return {"d": x > 0, "c": 0.5, "b": x * x, "a": np.exp(x)}
+
+    found = check(backward, forward=forward, definition=definition, example=(numbers(3),))
     assert found.rungs["proved"] > 0, str(found)
 
 
@@ -283,6 +305,81 @@ def test_what_is_chosen_by_less_than_rounding_may_be_chosen_otherwise(dtype):
 
     example = numbers(4, 3).to(dtype), numbers(5, 3).to(dtype)
     assert check_function(Expanded, forward=forward, example=example).verdict == "right"
+
+
+def beside(whole):
+    """Return twice a primal, and whole numbers that are made of it, as a Function."""
+
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x, whole(x)
+
+        @staticmethod
+        def backward(ctx, grad_y, _):
+            return 2 * grad_y
+
+    return Twice
+
+
+def first_of_three(x):
+    return x.relu().sort(dim=-1, descending=True, stable=True)[1][..., :3]
+
+
+def last_of_three(x):
+    return x.shape[-1] - 1 - first_of_three(x.flip(-1))
+
+
+def middle_of_three(x):
+    order = torch.arange(x.shape[-1]).roll(1)
+    return order[first_of_three(x[..., order])]
+
+
+@pytest.mark.parametrize("own", [last_of_three, middle_of_three])
+def test_of_what_is_tied_however_it_is_moved_any_may_be_chosen(own):
+    example, wrong = (numbers(3, 5),), lambda x: (own(x) + 1) % max(1, x.shape[-1])
+    forwards = (lambda x: (2 * x, first_of_three(x)), lambda x: (2 * x, x.relu().topk(min(3, x.shape[-1]), -1)[1]))
+    for forward in forwards:
+        assert check_function(beside(own), forward=forward, example=example).verdict == "right"
+        found = check_function(beside(wrong), forward=forward, example=example, raise_on_failure=False)
+        assert found.finding.kind is Kind.FUNCTION
+
+
+def test_of_equal_whole_numbers_any_may_come_first():
+    def rows(x, last):
+        kind = (x.sum(-1) > 0).long()
+        return x.shape[0] - 1 - kind.flip(0).argsort(stable=True) if last else kind.argsort()
+
+    for own, verdict in ((partial(rows, last=True), "right"), (lambda x: rows(x, False).flip(0), "wrong")):
+        options = {"example": (numbers(6, 3),), "raise_on_failure": False}
+        assert check_function(beside(own), forward=lambda x: (2 * x, rows(x, False)), **options).verdict == verdict
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_bits_of_what_forward_casts_are_those_of_the_cast(dtype):
+    def codes(x, scale=8.0):
+        return (x * scale / scale).bfloat16().view(torch.int16)
+
+    def told(own):
+        options = {"example": (numbers(3, 5).to(dtype),), "raise_on_failure": False}
+        return check_function(beside(own), forward=lambda x: (2 * x, codes(x)), **options).verdict
+
+    assert told(codes) == told(partial(codes, scale=7.0)) == "right"
+    assert told(lambda x: codes(x)[..., None]) == "wrong"
+
+
+def test_whole_numbers_that_torch_compares_with_no_others_are_compared():
+    def told(own):
+        options = {"example": (numbers(3, 5),), "raise_on_failure": False}
+        return check_function(beside(own), forward=lambda x: (2 * x, x.argmax(-1)), **options)
+
+    for own, verdict in (
+        (lambda x: x.argmax(-1).to(torch.uint32), "right"),
+        (lambda x: (x.argmax(-1) + 1).to(torch.uint64), "wrong"),
+        (lambda x: None, "right"),  # it need not tell
+    ):
+        found = told(own)
+        assert found.verdict == verdict and "an error of backprop_rules" not in str(found), str(found)
 
 
 # ------------------------------------------------------------------ second derivatives

@@ -75,6 +75,8 @@ def _unread(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | N
     leaf, failing = finding.leaf, [f.point for f in outcome.findings if f.is_like(finding)]
     every = [Evidence(subject, point, outcome.pair) for point in (finding.point, *failing)]
     several = [j for j, g in enumerate(finding.point.grads) if g is not None]
+    if all(leaf in _right_without(evidence) for evidence in every):  # but for the last digits: with any, or without
+        return None
     for j in several if leaf is not None and len(several) > 1 else ():
         right = [_right_without(evidence, j) for evidence in every]
         if leaf is not None and all(leaf in some for some in right):
@@ -87,8 +89,8 @@ def _unread(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | N
     return None
 
 
-def _right_without(evidence: Evidence, output: int) -> list[int]:
-    """Return the leaves whose gradients are right where the cotangent of an output is 0."""
+def _right_without(evidence: Evidence, output: int | None = None) -> list[int]:
+    """Return the leaves whose gradients are nearly right where the cotangent of an output, if any, is 0."""
     leaves, grads = evidence.point.leaves, evidence.point.grads
     without = tuple(torch.zeros_like(g) if g is not None and j == output else g for j, g in enumerate(grads))
     try:

@@ -7,10 +7,10 @@ order, the ranks are dealt out anew. Beside that, ties go to the first, to the l
 given most.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from backprop_rules.subject.ambient import F64, inexact
 from backprop_rules.subject.function import NoPoint
 
 Gradients = Sequence[Tensor | None]
+Made = TypeVar("Made")
 
 
 def with_ties_broken(
@@ -79,6 +80,15 @@ def moved_by_ties(evidence: Evidence, noise: float) -> Gradients | None:
         return None
 
     return evidence.kept(("moved by ties", noise), asked)
+
+
+def otherwise(run: Callable[[Ties], Made]) -> Iterator[Made]:
+    """Yield what a run makes with ties broken in three ways: no equal number keeps its place in all of them."""
+    first = Ties(whole=True)
+    run(first)
+    tied = [_Tied.among(choice, ()) for choice in first.choices]
+    last, onward = ([one.moved(by) for one in tied] for by in (0, 1))
+    yield from (run(Ties(keys, whole=True)) for keys in (last, onward, [-key for key in last]))
 
 
 def _far(truth: Gradients, got: Gradients) -> float:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backprop_rules.evidence.allowance.by_storage import ByStorage, place_of
-from backprop_rules.subject.ambient import inexact
+from backprop_rules.subject.ambient import F64, inexact
 
 aten = torch.ops.aten
 
@@ -43,12 +43,12 @@ class Ties(TorchDispatchMode):
     """While it is entered, break ties by these keys, one for each choice of a run, in their order.
 
     Where there is no key it is as torch has it. Numbers with equal keys stay equal: they share, where what is chosen is
-    an extreme. A run leaves here its `leaves`, and the `choices` that it made.
+    an extreme. Of `whole` numbers ties are broken if so asked. A run leaves here its `leaves`, and its `choices`.
     """
 
-    def __init__(self, keys: Sequence[Tensor] = ()) -> None:
+    def __init__(self, keys: Sequence[Tensor] = (), whole: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._keys, self._sharing = keys, _Sharing()
+        self._keys, self._whole, self._sharing = keys, whole, _Sharing()
         self.leaves: Sequence[Any] = ()
         self.choices: list[Choice] = []
 
@@ -72,7 +72,7 @@ class Ties(TorchDispatchMode):
         """Compute the operation; put what is chosen by ranks in the place of indices, and of masks of extremes."""
         named, packet = kwargs or {}, func.overloadpacket
         result = func(*args, **named)
-        if packet in CHOOSING and not func._schema.is_mutable and inexact(args[0]) and args[0].numel():
+        if packet in CHOOSING and not func._schema.is_mutable and (self._whole or inexact(args[0])) and args[0].numel():
             with torch._C._DisableTorchDispatch():
                 self._choose(func, args, named, result)
         elif packet == aten.eq and self._extremes and torch._C._current_graph_task_id() >= 0:  # in a reverse pass
@@ -94,10 +94,10 @@ class Ties(TorchDispatchMode):
             here, there = result[0].argsort(dim), chosen[0].argsort(dim)
             chosen = tuple(torch.empty_like(c).scatter_(dim, here, c.gather(dim, there)) for c in chosen)
         for y, other in zip(_parts(result), chosen, strict=True):
-            if inexact(y):
-                self._extremes[y] = place_of(x), by, other
-            else:
+            if not inexact(other):
                 y.copy_(other)
+            elif inexact(y):
+                self._extremes[y] = place_of(x), by, other
 
     def _mask(self, args: Any, mask: Tensor) -> None:
         a, b = args
@@ -148,6 +148,6 @@ def steps(order: Tensor, *of: Tensor) -> Tensor:
 def ranks(x: Tensor, key: Tensor) -> Tensor:
     """Return numbers in the order of these, by their keys where they are equal."""
     order = in_order(x, key)
-    found = torch.empty(x.numel(), dtype=x.dtype, device=x.device)
-    found[order] = steps(order, x, key).to(x.dtype)
+    found = torch.empty(x.numel(), dtype=x.dtype if inexact(x) else F64, device=x.device)
+    found[order] = steps(order, x, key).to(found)
     return found.reshape(x.shape)

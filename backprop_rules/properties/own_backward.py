@@ -16,6 +16,7 @@ from backprop_rules.subject.between import Between
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 from backprop_rules.subject.function import by_autograd, gradients_along, live_ones
 from backprop_rules.subject.places import raised_at
+from backprop_rules.subject.returned import by_keys
 
 Function = Callable[..., Any]
 
@@ -89,7 +90,7 @@ def outputs_of(
             leaves[i] = given[i]
         if not is_autograd_function(function):
             own = _pytree.tree_unflatten(leaves, structure)
-            found = _pytree.tree_leaves(_by_keys(function(*own, **params), like))
+            found = _pytree.tree_leaves(by_keys(function(*own, **params), like))
             return tuple(y if isinstance(y, Tensor) else None for y in found), leaves
         # It may work in place.
         y = applied(function, [x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in leaves], params)
@@ -98,14 +99,6 @@ def outputs_of(
         kinds = ", ".join(type(y).__name__ for y in ys)
         raise InputError(f"{_name(function)} returns {kinds}: only functions that return tensors are checked.")
     return ys, leaves
-
-
-def _by_keys(found: Any, like: Any) -> Any:
-    if isinstance(found, dict) and isinstance(like, dict) and found.keys() == like.keys():
-        return {key: _by_keys(found[key], like[key]) for key in like}
-    if isinstance(found, list | tuple) and isinstance(like, list | tuple) and len(found) == len(like):
-        return [_by_keys(*both) for both in zip(found, like, strict=True)]
-    return found
 
 
 def applied(function: Any, given: Sequence[Any], params: Any) -> Any:

@@ -1,7 +1,7 @@
 """Whether a function's own forward computes the function: its outputs are forward's, but for rounding."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -72,30 +72,43 @@ class Value:
     def chooses_otherwise(self) -> Iterator[Finding]:
         """Yield that whole numbers, or a mask, are others than forward's that stay what they are nearby.
 
-        That is as far as half of the digits go in which a right function may compute what it chooses by: of float32.
+        That is as far as half of the digits go in which a right function may compute what it chooses by: of float32;
+        and however ties are broken that no move undoes, as among what is masked.
         """
-        off = [k for k, (y, t) in enumerate(self._here) if not (inexact(t) or _are_same(y, t))]
-        forward, leaves, digits = self.subject.function.at(self.point.params), self.point.leaves, precision(F32)
-        if not off or differs(forward, self.point, seed=1):
+        from backprop_rules.evidence.broken import otherwise  # long to import, and seldom asked
+
+        if all(inexact(t) or _are_same(y, t) for y, t in self._here):
+            return
+        here = self._every(self._leaves, as_written=True)  # in float64 a cast keeps all digits, and bits
+        off = [k for k, (y, t) in enumerate(here) if not (inexact(t) or _are_same(y, t))]
+        leaves, digits = self.point.leaves, precision(F32)
+        if not off or differs(self.subject.function.at(self.point.params), self.point, seed=1):
             return
         try:
             every = self._every(leaves)
         except Refused:  # it may take its own dtypes alone
             every, digits = self._here, min(precision(x.dtype) for x in self._leaves if inexact(x))
-        near, numbers = list[Sequence[Tensor]](), numbers_from(SEED)
+        near, numbers = list[Outputs](), numbers_from(SEED)
         for _ in range(NEAR):
             moves = [move_of(x, largest(x) or 1.0, numbers) * 2.0 ** (-digits / 2) if inexact(x) else 0 for x in leaves]
             with suppress(NoPoint):  # where forward takes both alone: of what is tied, each may win
-                near += [forward.y([x + side * m for x, m in zip(leaves, moves, strict=True)], F64) for side in (1, -1)]
+                near += [self._chosen([x + side * m for x, m in zip(leaves, moves, strict=True)]) for side in (1, -1)]
+        near += otherwise(lambda ties: self._chosen(leaves, ties)) if near else ()
         for k in off if near else ():
-            y, t = every[k]
+            (y, t), (own, right) = every[k], here[k]
             if any(len(ys) != len(every) or ys[k].shape != t.shape for ys in near):
                 continue
-            if y.shape != t.shape:
-                form, own = tuple(t.shape), tuple(y.shape)
-                yield Finding(Kind.FUNCTION, self.point, expected=form, got=own, detail=f" in output {k}")
-            elif bool((wrong := torch.stack([ys[k] == t for ys in near]).all(0) & (y != t)).any()):
-                yield unequal(Kind.FUNCTION, self.point, None, t, y, wrong, detail=f" in output {k}")
+            if own.shape != right.shape:
+                forms = tuple(right.shape), tuple(own.shape)
+                yield Finding(Kind.FUNCTION, self.point, expected=forms[0], got=forms[1], detail=f" in output {k}")
+            elif y.shape == t.shape == own.shape:
+                wrong = torch.stack([ys[k] == t for ys in near]).all(0) & (y != t) & (own != right)
+                if bool(wrong.any()):
+                    yield unequal(Kind.FUNCTION, self.point, None, t, y, wrong, detail=f" in output {k}")
+
+    def _chosen(self, leaves: Sequence[Any], ties: AbstractContextManager[Any] | None = None) -> Outputs:
+        with ties or nullcontext():
+            return list(map(_comparable, self.subject.function.at(self.point.params).y(leaves, F64)))
 
     @cached_property
     def _here(self) -> list[tuple[Tensor, Tensor]]:
@@ -129,7 +142,9 @@ class Value:
             raise
         except (Exception, SystemExit) as error:  # of somebody's code
             raise Refused(type(error).__name__, first_line(error)) from error
-        return [(y.detach(), t.detach()) for y, t in zip(tensors_of(ys), right, strict=True)]
+        own = ys if len(ys) == len(right) else tensors_of(ys)  # what it returns None for is not asked
+        pairs = ((t if y is None else y, t) for y, t in zip(own, right, strict=True))
+        return [(_comparable(y.detach()), _comparable(t.detach())) for y, t in pairs]
 
     def _radii(self) -> Sequence[Tensor] | None:
         """Return how far one output and another evaluation of it may be apart; None where that is not known."""
@@ -204,6 +219,11 @@ class Value:
 def _is_of(dtype: torch.dtype, x: Tensor) -> bool:
     """Say whether every number is one of a narrower dtype."""
     return torch.equal(x, wide(x.to(at(dtype, x))))
+
+
+def _comparable(x: Tensor) -> Tensor:
+    """Return whole numbers as torch compares them with others."""
+    return x.long() if x.dtype in (torch.uint16, torch.uint32, torch.uint64) else x
 
 
 def _are_same(y: Tensor, t: Tensor) -> bool:

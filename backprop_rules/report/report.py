@@ -103,7 +103,7 @@ class Report:
         """Return what was found, a row each; one without a text is left out."""
         which = "" if finding.leaf is None else f"the gradient of {self.subject.names[finding.leaf]} "
         numbers, choice = finding.expected is not None or finding.got is not None, self.verdict == "convention"
-        recognised = self.mistake.words if self.mistake else "not recognised"
+        recognised = self.mistake.words if self.mistake else f"not {'looked for' if self.interrupted else 'recognised'}"
         accept = "convention='any subgradient' (--convention any-subgradient) allows any valid choice"
         return [
             ("what", f"{which}{finding.kind.words}{_told(finding)}{finding.where}"),

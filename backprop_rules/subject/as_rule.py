@@ -58,7 +58,7 @@ def against_a_function(
     name = f"{named(own.function).strip('<>')} (yours)"  # what it is called decides nothing: no rule has such a name
     domain = _domain_of(names, example, params)
     if not own.returned.single:
-        forward, definition = Joined(forward), None if definition is None else Joined(definition)
+        forward, definition = Joined(forward, own.returned), definition and Joined(definition, own.returned)
     right = Rule(
         name,
         forward,
@@ -106,7 +106,7 @@ def _held(own: Backward, right: Rule, domain: Domain, *excuses: Rule, cut_off: f
     def backward_of(function: Function) -> Function:
         def backward(grad_y: Tensor, y: Tensor, *primals: Tensor | None, **params: Any) -> Any:
             if isinstance(right.forward, Joined):
-                grad_y, y = right.forward.apart(own.returned, (grad_y, y), primals, params)
+                grad_y, y = right.forward.apart((grad_y, y), primals, params)
             found = own.called(function, grad_y, y, primals, params)
             return _filled(_placed(found, primals, right), primals, cut_off)
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -177,6 +177,8 @@ def _as_rule(
         return None, "forward has too large constants"
     if made.differentiates:
         return None, "forward asks autograd for a gradient itself"
+    if not own.returned.single and _is_somebodys(made, leaves):
+        return None, "it returns several tensors, and its derivative is somebody's autograd.Function"
     if {"y", "grad_y"} & set(names):
         return None, "a primal is called as the output or the cotangent is"
     if any("[" in name for name in names):
@@ -194,6 +196,14 @@ def _as_rule(
         return against_a_function(own, forward, definition, names, leaves, params, constants.cut_off), ""
     except InputError as error:
         return None, str(error)
+
+
+def _is_somebodys(made: Function, leaves: Sequence[Any]) -> bool:
+    """Say whether an autograd.Function is in forward: of which outputs there are gradients it says alone."""
+    with suppress(NoPoint):
+        ones = partial(map, lambda y: torch.ones_like(y) if inexact(y) else None)
+        return made.run(cloned(leaves), lambda ys: tuple(ones(ys)), None, looks=True)[0].custom
+    return False
 
 
 def _cut_off(name: str, made: Function, leaves: Sequence[Any]) -> frozenset[int]:

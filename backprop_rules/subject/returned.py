@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,15 @@ def returned(y: Any) -> Returned:
     return Returned(structure, tuple(isinstance(leaf, Tensor) for leaf in leaves))
 
 
+def by_keys(found: Any, like: Any) -> Any:
+    """Return outputs with those of dicts in the order of what is `like` them."""
+    if isinstance(found, dict) and isinstance(like, dict) and found.keys() == like.keys():
+        return {key: by_keys(found[key], like[key]) for key in like}
+    if isinstance(found, list | tuple) and isinstance(like, list | tuple) and len(found) == len(like):
+        return [by_keys(*both) for both in zip(found, like, strict=True)]
+    return found
+
+
 def in_a_row(ys: Iterable[Any]) -> Any:
     """Return all numbers of some outputs in one row, in the dtype that holds them."""
     return torch.cat([y.reshape(-1) for y in ys if inexact(y)])
@@ -70,15 +80,18 @@ class Joined:
     """A function of several outputs as one of one output, with their numbers in a row."""
 
     function: Callable[..., Any]
+    own: Returned
 
     def __call__(self, *primals: Any, **params: Any) -> Any:
-        """Return the row: of a definition one of NumPy's arrays."""
-        ys = [y for y in _pytree.tree_leaves(self.function(*primals, **params)) if y is not None]
-        if any(isinstance(x, np.ndarray) for x in primals):
-            return np.concatenate([np.ravel(y) for y in ys if np.asarray(y).dtype.kind not in "biu"])
-        return in_a_row(ys)
+        """Return the row: of a definition one of NumPy's arrays, in forward's order."""
+        found, like = self.function(*primals, **params), self.own.of(range(sum(self.own.tensors)))
+        if not any(isinstance(x, np.ndarray) for x in primals):
+            return in_a_row(_pytree.tree_leaves(found))
+        pairs = zip_longest(*map(_pytree.tree_leaves, (by_keys(found, like), like)), fillvalue=0)
+        ys = [y for y, place in pairs if y is not None and place is not None]
+        return np.concatenate([np.ravel(y) for y in ys if np.asarray(y).dtype.kind not in "biu"])
 
-    def apart(self, own: Returned, rows: Sequence[Tensor], primals: Sequence[Any], params: Any) -> list[Any]:
+    def apart(self, rows: Sequence[Tensor], primals: Sequence[Any], params: Any) -> list[Any]:
         """Return the cotangents and the outputs, of which there are `rows`, as a backward gets them.
 
         How long each is, and what is no number, another call of the function tells, of which nothing is recorded.
@@ -86,7 +99,7 @@ class Joined:
         with torch.no_grad(), running(None), _disable_current_modes():
             ys = [y for y in _pytree.tree_leaves(self.function(*primals, **params)) if isinstance(y, Tensor)]
         grads, outs = (out_of_a_row(row, ys) for row in rows)
-        return [own.of([g if inexact(y) else None for g, y in zip(grads, ys, strict=True)]), own.of(outs)]
+        return [self.own.of([g if inexact(y) else None for g, y in zip(grads, ys, strict=True)]), self.own.of(outs)]
 
 
 ONE = Returned(_pytree.tree_structure(0), (True,))
