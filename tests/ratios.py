@@ -48,17 +48,17 @@ def of_a_process(code: str) -> float:
     return of_children() - before
 
 
-def beside_torch(code: str, end: str = "") -> float:
-    """Return what this takes more than the import of torch: the medians of three."""
-    alone, both = (statistics.median(of_a_process(c) for _ in range(3)) for c in (f"import torch{end}", code))
-    return both - alone
+def beside(alone: str, code: str) -> float:
+    """Return what a process takes more than another: the least of each, in turns, to which other work but adds."""
+    pairs = [(of_a_process(alone), of_a_process(code)) for _ in range(3)]
+    return min(both for _, both in pairs) - min(one for one, _ in pairs)
 
 
 def explaining() -> tuple[float, float]:
     """Return what the first line of `explain` takes more than the import of torch, and all of a long explanation."""
     command = COMMAND.format(["explain", "layer_norm"])
     first = f"import os, typer; typer.echo = lambda text: os._exit(0); {command}"
-    return beside_torch(first, LEAVING), beside_torch(command)
+    return beside(f"import torch{LEAVING}", first), beside("import torch", command)
 
 
 def settling() -> float:
@@ -68,11 +68,9 @@ def settling() -> float:
 
 
 def the_first() -> float:
-    """Return what the first check of a process takes: the medians of three."""
+    """Return what the first check of a process takes."""
     loaded = "import torch; from backprop_rules import check"
-    asked = f"{loaded}; check(lambda g, x: g * x.cos(), forward=torch.sin, example=(torch.ones(3),))"
-    alone, both = (statistics.median(of_a_process(c) for _ in range(3)) for c in (loaded, asked))
-    return both - alone
+    return beside(loaded, f"{loaded}; check(lambda g, x: g * x.cos(), forward=torch.sin, example=(torch.ones(3),))")
 
 
 def seconds_of(job: Callable[[], object]) -> float:
@@ -140,8 +138,10 @@ def measured() -> Iterator[tuple[str, float]]:
     """Yield each time of the list, in Y: the median of the measurements of the yardstick, taken in between."""
     pace: list[float] = [yardstick()]
     found: dict[str, float] = {}
-    found["loading `check`"] = beside_torch(f"import torch; from backprop_rules import check; check{LEAVING}", LEAVING)
-    found["backprop-rules documents, beside torch's import"] = beside_torch(COMMAND.format(["documents"]))
+    found["loading `check`"] = beside(
+        f"import torch{LEAVING}", f"import torch; from backprop_rules import check; check{LEAVING}"
+    )
+    found["backprop-rules documents, beside torch's import"] = beside("import torch", COMMAND.format(["documents"]))
     found["backprop-rules documents --check"] = settling()
     found["the first line of backprop-rules explain"], found["backprop-rules explain layer_norm"] = explaining()
     found["the first check of a process, when loaded"] = the_first()
