@@ -73,18 +73,17 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
 def _unread(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
     """Return that of one of several outputs the cotangent is not read: at every point what failed is right without."""
     leaf, failing = finding.leaf, [f.point for f in outcome.findings if f.is_like(finding)]
-    every = [Evidence(subject, point, outcome.pair) for point in (finding.point, *failing)]
     several = [j for j, g in enumerate(finding.point.grads) if g is not None]
+    if leaf is None or len(several) < 2:
+        return None
+    every = [Evidence(subject, point, outcome.pair) for point in (finding.point, *failing)]
     if all(leaf in _right_without(evidence) for evidence in every):  # but for the last digits: with any, or without
         return None
-    for j in several if leaf is not None and len(several) > 1 else ():
+    for j in several:
         right = [_right_without(evidence, j) for evidence in every]
-        if leaf is not None and all(leaf in some for some in right):
-            of = (
-                ""
-                if all(len(some) == len(subject.names) for some in right)
-                else f" for the gradient of {subject.names[leaf]}"
-            )
+        if all(leaf in some for some in right):
+            whole = all(len(some) == len(subject.names) for some in right)
+            of = "" if whole else f" for the gradient of {subject.names[leaf]}"
             return Mistake("cotangent not read", f"the cotangent of output {j} is not read{of}")
     return None
 
