@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
@@ -33,7 +33,8 @@ ROW = re.compile(r"^\| (?P<what>[^|]+?) +\| at most (?P<limit>[\d.]+) Y", re.MUL
 COMMAND = "import sys; from backprop_rules.cli import main; sys.argv = ['backprop-rules', *{}]; main()"
 LEAVING = "; import os; os._exit(0)"  # at its end Python goes through all that there is: as long as an import
 SUITE = "the test suite"
-TIMES = 3  # in a row, for a list to be exceeded
+TIMES = 3  # in a row, for a time to be exceeded
+BETWEEN = 60  # seconds, from a measurement of the yardstick to the next, while the suite runs
 
 
 def of_children() -> float:
@@ -52,6 +53,11 @@ def beside(alone: str, code: str) -> float:
     """Return what a process takes more than another: the least of each, in turns, to which other work but adds."""
     pairs = [(of_a_process(alone), of_a_process(code)) for _ in range(3)]
     return min(both for _, both in pairs) - min(one for one, _ in pairs)
+
+
+def loading() -> list[float]:
+    """Return what the import of `check` takes more than that of torch."""
+    return [beside(f"import torch{LEAVING}", f"import torch; from backprop_rules import check; check{LEAVING}")]
 
 
 def explaining() -> tuple[float, float]:
@@ -80,27 +86,25 @@ def seconds_of(job: Callable[[], object]) -> float:
 
 
 def published() -> list[float]:
+    """Return what a check of a published wrong rule takes: the median."""
+    check(lambda g, x: g * x.cos(), forward=torch.sin, example=(torch.rand(3),))  # the first one loads
+    asked = [(m.backward, CATALOGUE[m.rule].forward, m.example, m.params) for m in MISTAKES]
     return [
-        seconds_of(
-            lambda m=m: check(
-                m.backward,
-                forward=CATALOGUE[m.rule].forward,
-                example=m.example,
-                params=m.params,
-                raise_on_failure=False,
-            )
+        statistics.median(
+            seconds_of(lambda b=b, f=f, e=e, p=p: check(b, forward=f, example=e, params=p, raise_on_failure=False))
+            for b, f, e, p in asked
         )
-        for m in MISTAKES
     ]
 
 
-def of_modules(kind: str) -> list[float]:
-    found = []
+def of_modules() -> tuple[float, ...]:
+    """Return what checks of right modules and of wrong ones take, the median of each, and what the longest takes."""
+    found: dict[bool, list[float]] = {True: [], False: []}
     for module in MODULES:
-        for backward in [module.right] if kind == "right" else module.wrong.values():
-            asked = {"forward": module.forward, "example": module.example, "raise_on_failure": False}
-            found.append(seconds_of(lambda b=backward, a=asked: check(b, **a)))
-    return found
+        asked = {"forward": module.forward, "example": module.example, "raise_on_failure": False}
+        for backward in (module.right, *module.wrong.values()):
+            found[backward is module.right].append(seconds_of(lambda b=backward, a=asked: check(b, **a)))
+    return (*map(statistics.median, found.values()), max(map(max, found.values())))
 
 
 def told(got: Sequence[Tensor], **held: object) -> None:
@@ -134,38 +138,39 @@ def of_real_kernels() -> tuple[float, ...]:
     return tuple(statistics.median(seconds_of(job) for _ in range(5)) for job in jobs)
 
 
-def measured() -> Iterator[tuple[str, float]]:
-    """Yield each time of the list, in Y: the median of the measurements of the yardstick, taken in between."""
-    pace: list[float] = [yardstick()]
-    found: dict[str, float] = {}
-    found["loading `check`"] = beside(
-        f"import torch{LEAVING}", f"import torch; from backprop_rules import check; check{LEAVING}"
-    )
-    found["backprop-rules documents, beside torch's import"] = beside("import torch", COMMAND.format(["documents"]))
-    found["backprop-rules documents --check"] = settling()
-    found["the first line of backprop-rules explain"], found["backprop-rules explain layer_norm"] = explaining()
-    found["the first check of a process, when loaded"] = the_first()
-    pace.append(yardstick())
-    check(lambda g, x: g * x.cos(), forward=torch.sin, example=(torch.rand(3),))
-    found["a check of a published wrong rule, the median"] = statistics.median(published())
-    pace.append(yardstick())
-    right = of_modules("right")
-    found["a check of a right module, the median"] = statistics.median(right)
-    pace.append(yardstick())
-    wrong = of_modules("wrong")
-    found["a check of a wrong module, the median"] = statistics.median(wrong)
-    found["a check of a module, the longest"] = max(right + wrong)
-    pace.append(yardstick())
-    held, product, wrong_one, norm, loss = of_real_kernels()
-    found["gradients of an attention, held at a point"] = held
-    found["a cumulative product's, held at a point"] = product
-    found["a wrong one of torch's attention, named"] = wrong_one
-    found["a check of a norm of 512 × 512"] = norm
-    found["a check of a cross-entropy of 512 × 8000"] = loss
-    found["backprop-rules verify"] = of_a_process(COMMAND.format(["verify"]))
-    pace.append(yardstick())
-    for what, seconds in found.items():
-        yield what, seconds / statistics.median(pace)
+# What is measured together is named together: where one of them is exceeded, all of them are measured again.
+JOBS: dict[tuple[str, ...], Callable[[], Sequence[float]]] = {
+    ("loading `check`",): loading,
+    ("backprop-rules documents, beside torch's import",): lambda: [
+        beside("import torch", COMMAND.format(["documents"]))
+    ],
+    ("backprop-rules documents --check",): lambda: [settling()],
+    ("the first line of backprop-rules explain", "backprop-rules explain layer_norm"): explaining,
+    ("the first check of a process, when loaded",): lambda: [the_first()],
+    ("a check of a published wrong rule, the median",): published,
+    (
+        "a check of a right module, the median",
+        "a check of a wrong module, the median",
+        "a check of a module, the longest",
+    ): of_modules,
+    (
+        "gradients of an attention, held at a point",
+        "a cumulative product's, held at a point",
+        "a wrong one of torch's attention, named",
+        "a check of a norm of 512 × 512",
+        "a check of a cross-entropy of 512 × 8000",
+    ): of_real_kernels,
+    ("backprop-rules verify",): lambda: [of_a_process(COMMAND.format(["verify"]))],
+}
+
+
+def measured(names: Iterable[tuple[str, ...]]) -> dict[str, float]:
+    """Return the times of these jobs in Y: the median of the measurements of the yardstick, taken in between."""
+    pace, found = [yardstick()], {}
+    for those in names:
+        found.update(zip(those, JOBS[those](), strict=True))
+        pace.append(yardstick())
+    return {what: seconds / statistics.median(pace) for what, seconds in found.items()}
 
 
 def limits() -> dict[str, float]:
@@ -174,15 +179,21 @@ def limits() -> dict[str, float]:
 
 
 def of_the_suite(command: Sequence[str], most: float) -> int:
-    """Run the suite, again where it took too long; return its exit status, or 1 where it did so every time."""
+    """Run the suite, again where it took too long; return its exit status, or 1 where it did so every time.
+
+    The yardstick is measured while the suite runs: beside it a core is slower than alone.
+    """
     for _ in range(TIMES):
-        pace, before = [yardstick() for _ in range(3)], of_children()
-        status = subprocess.call(command)
-        used = of_children() - before
-        took = used / statistics.median([*pace, yardstick(), yardstick()])
+        pace, before = [yardstick()], of_children()
+        with subprocess.Popen(command) as suite:
+            while suite.poll() is None:
+                pace.append(yardstick())
+                with suppress(subprocess.TimeoutExpired):
+                    suite.wait(BETWEEN)
+        took = (of_children() - before) / statistics.median(pace)
         print(f"{SUITE:48} {took:5.0f} Y, at most {most:.0f}{'  TOO LONG' if took > most else ''}")
-        if status or took <= most:
-            return status
+        if suite.returncode or took <= most:
+            return suite.returncode
     return 1
 
 
@@ -190,19 +201,18 @@ def main(command: Sequence[str]) -> int:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     allowed = limits()
-    most = allowed.pop(SUITE)
+    if missing := allowed.keys() ^ {SUITE, *(what for those in JOBS for what in those)}:
+        raise SystemExit(f"{LIST.name} and this file list other times: {', '.join(sorted(missing))}")
     if command:
-        return of_the_suite(command, most)
-    always = set(allowed)  # exceeded in every round so far
+        return of_the_suite(command, allowed[SUITE])
+    again = list(JOBS)  # of each something was exceeded in every round so far
     for _ in range(TIMES):
-        found = dict(measured())
-        if missing := allowed.keys() ^ found.keys():
-            raise SystemExit(f"{LIST.name} and this file list other times: {', '.join(sorted(missing))}")
-        over = [what for what in allowed if found[what] > allowed[what]]
-        for what, limit in allowed.items():
-            print(f"{what:48} {found[what]:5.2f} Y, at most {limit:.2f}{'  TOO LONG' if what in over else ''}")
-        always &= set(over)
-        if not always:
+        found = measured(again)
+        over = {what for what, took in found.items() if took > allowed[what]}
+        for what, took in found.items():
+            print(f"{what:48} {took:5.2f} Y, at most {allowed[what]:.2f}{'  TOO LONG' if what in over else ''}")
+        again = [those for those in again if over.intersection(those)]
+        if not again:
             return 0
     return 1
 
