@@ -65,11 +65,14 @@ def answer(kernel: Kernel, primals, grad_y, got, **options):
 
 
 def wrong_ones(kernel: Kernel, made, primals, grad_y) -> Iterator[tuple[str, tuple]]:
-    """Yield backwards that are wrong in one gradient, before they round it to its dtype."""
+    """Yield backwards that are wrong in one gradient, before they round it to its dtype, and that show it behind."""
     names = kernel.forward.__code__.co_varnames
     for k, g in enumerate(made):
+        right = None if g is None else g.to(primals[k].dtype)
         for name, corrupt in WRONG.items() if g is not None else ():
-            yield f"{names[k]}: {name}", stored([corrupt(g) if j == k else x for j, x in enumerate(made)], primals)
+            wrong = stored([corrupt(g) if j == k else x for j, x in enumerate(made)], primals)
+            if not torch.equal(wrong[k], right):  # nobody can tell it from the right one where they are stored alike
+                yield f"{names[k]}: {name}", wrong
     if kernel.eps is not None:
         yield "eps", stored(kernel.eps(grad_y, *primals), primals)
 
