@@ -214,7 +214,7 @@ def halve(grad_y, grad_x, n, BLOCK: tl.constexpr):
 def backward(grad_y, x):
     grad_y, grad_x = grad_y.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     if x.numel():
-        halve[(triton.cdiv(x.numel(), 2),)](grad_y, grad_x, x.numel(), BLOCK=2)
+        halve[(triton.cdiv(x.numel(), 8),)](grad_y, grad_x, x.numel(), BLOCK=8)
     return grad_x
 
 SCRATCH = torch.zeros(1 << 16, dtype=torch.float64)
