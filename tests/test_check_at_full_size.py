@@ -62,6 +62,25 @@ def test_in_a_narrow_dtype_whole_numbers_show_what_rounding_hides():
     assert "whole numbers" in str(report)
 
 
+def without_its_last_row_in_narrow_dtypes(grad_y, x, w):
+    return (without_its_last_row if x.dtype == torch.bfloat16 else right)(grad_y, x, w)
+
+
+@pytest.mark.parametrize("backward", [right, without_its_last_row_in_narrow_dtypes], ids=lambda f: f.__name__)
+def test_whole_numbers_are_asked_too_where_none_is_given_for_what_forward_cuts_off(backward):
+    x, w = example(torch.bfloat16)
+    x[-1] *= 2.0**-10
+    report = asked(
+        lambda grad_y, x, w, b: (*backward(grad_y, x, w), None),
+        torch.bfloat16,
+        forward=lambda x, w, b: x @ w + b.detach(),
+        example=(x, w, torch.randn(32, generator=LIKE).bfloat16()),
+    )
+    assert report.verdict == "right", str(report)
+    assert report.classes["where nothing rounds"] == 1
+    assert ("not right to the last bit" in str(report)) == (backward is not right)
+
+
 def test_elements_that_are_small_beside_the_largest_are_held_to_what_they_may_round():
     def loss(x, target):
         return torch.nn.functional.cross_entropy(x.float(), target, reduction="sum").to(x.dtype)

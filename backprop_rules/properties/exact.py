@@ -41,8 +41,12 @@ class WholeNumbers:
     def apart(self) -> dict[int, Tensor] | None:
         """Masks of what is not right to the last bit, by primal; None of what does not answer, or not as it should."""
         evidence, got = self.evidence, self.got
-        truths = {i: t for i in evidence.subject.floats if (t := evidence.gradients_here[i]) is not None}
-        if got is None or not all(fits(got[i], t) for i, t in truths.items()):
+        if got is None:
+            return None
+        here = ((i, got[i], evidence.gradients_here[i]) for i in evidence.subject.floats)
+        # Of what forward cuts off, None is as good as zeros.
+        truths = {i: t for i, g, t in here if t is not None and (g is not None or bool(t.any()))}
+        if not all(fits(got[i], t) for i, t in truths.items()):
             return None  # which is told elsewhere
         return {i: off for i, t in truths.items() if bool((off := got[i].to(t.dtype) != t).any())}
 

@@ -181,7 +181,8 @@ def _to_the_bit(trial: "Trial", point: Point) -> None:
     trial.outcome.findings += found
     if all(f.kind.grade is Grade.NOTE for f in found):
         trial.outcome.findings += list(answered.findings())
-        trial.outcome.classes["where nothing rounds"] = 1
+        if answered.apart is not None:
+            trial.outcome.classes["where nothing rounds"] = 1
 
 
 def _specials(trial: "Trial", evidence: Evidence) -> None:
