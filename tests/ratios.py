@@ -13,8 +13,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -34,7 +34,8 @@ COMMAND = "import sys; from backprop_rules.cli import main; sys.argv = ['backpro
 LEAVING = "; import os; os._exit(0)"  # at its end Python goes through all that there is: as long as an import
 SUITE = "the test suite"
 TIMES = 3  # in a row, for a time to be exceeded
-BETWEEN = 60  # seconds, from a measurement of the yardstick to the next, while the suite runs
+# Every few seconds, the yardstick.
+AGAIN = "import time; from yardstick import yardstick\nwhile True: time.sleep(15); print(yardstick(), flush=True)"
 
 
 def of_children() -> float:
@@ -164,12 +165,30 @@ JOBS: dict[tuple[str, ...], Callable[[], Sequence[float]]] = {
 }
 
 
+@contextmanager
+def pacing() -> Iterator[list[float]]:
+    """Yield measurements of the yardstick: one now, and, when the block ends, those of a process beside it.
+
+    What else the machine does slows both.
+    """
+    pace = [yardstick()]
+    with tempfile.TemporaryFile("w+") as kept:
+        beside = subprocess.Popen([sys.executable, "-c", AGAIN], stdout=kept, cwd=Path(__file__).parent)
+        try:
+            yield pace
+        finally:
+            beside.kill()
+            beside.wait()
+            kept.seek(0)
+            pace += [float(line) for line in kept.read().splitlines()]
+
+
 def measured(names: Iterable[tuple[str, ...]]) -> dict[str, float]:
-    """Return the times of these jobs in Y: the median of the measurements of the yardstick, taken in between."""
-    pace, found = [yardstick()], {}
-    for those in names:
-        found.update(zip(those, JOBS[those](), strict=True))
-        pace.append(yardstick())
+    """Return the times of these jobs in Y."""
+    found: dict[str, float] = {}
+    with pacing() as pace:
+        for those in names:
+            found.update(zip(those, JOBS[those](), strict=True))
     return {what: seconds / statistics.median(pace) for what, seconds in found.items()}
 
 
@@ -179,21 +198,16 @@ def limits() -> dict[str, float]:
 
 
 def of_the_suite(command: Sequence[str], most: float) -> int:
-    """Run the suite, again where it took too long; return its exit status, or 1 where it did so every time.
-
-    The yardstick is measured while the suite runs: beside it a core is slower than alone.
-    """
+    """Run the suite, again where it took too long; return its exit status, or 1 where it did so every time."""
     for _ in range(TIMES):
-        pace, before = [yardstick()], of_children()
-        with subprocess.Popen(command) as suite:
-            while suite.poll() is None:
-                pace.append(yardstick())
-                with suppress(subprocess.TimeoutExpired):
-                    suite.wait(BETWEEN)
-        took = (of_children() - before) / statistics.median(pace)
+        with pacing() as pace:
+            before = of_children()
+            status = subprocess.call(command)
+            used = of_children() - before
+        took = used / statistics.median(pace)
         print(f"{SUITE:48} {took:5.0f} Y, at most {most:.0f}{'  TOO LONG' if took > most else ''}")
-        if suite.returncode or took <= most:
-            return suite.returncode
+        if status or took <= most:
+            return status
     return 1
 
 
