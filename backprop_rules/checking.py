@@ -39,7 +39,7 @@ from backprop_rules.subject.build import leaf_names
 from backprop_rules.subject.detached import detached_by, that_detaches
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
-from backprop_rules.subject.parameters import left_as_it_is, with_its_parameters
+from backprop_rules.subject.parameters import as_watched, left_as_it_is, recomputed_by, with_its_parameters
 from backprop_rules.subject.places import raised_at
 from backprop_rules.subject.subject import Subject
 
@@ -252,7 +252,14 @@ def leaving_alone(forward: Any) -> Iterator[None]:
     The collector of garbage does not go through what the user has made.
     """
     state, collector = torch.default_generator.get_state(), garbage.of_what_is_new()
-    with left_as_it_is(forward), warnings.catch_warnings(), torch.inference_mode(False), denormals.kept(), collector:
+    with (
+        left_as_it_is(forward),
+        warnings.catch_warnings(),
+        torch.inference_mode(False),
+        denormals.kept(),
+        collector,
+        recomputed_by(as_watched),
+    ):
         warnings.simplefilter("ignore")
         try:
             yield
