@@ -96,7 +96,10 @@ def fitting(name: str, got: Any, held: Held) -> Tensor:
             f"The {what} has the shape {tuple(got.shape)}, and the right one {tuple(held.truth.shape)}.{likely}"
         )
     if got.dtype not in REAL:
-        raise InputError(f"the gradient of {name} has dtype {got.dtype}, and its primal {held.dtype}.")
+        what = "output y" if name == "y" else f"gradient of {name}"
+        eight = inexact(got) and got.itemsize == 1
+        hint = ": give it by .float(), which changes no number" if eight else f", and the right one {held.dtype}"
+        raise InputError(f"the {what} has dtype {got.dtype}{hint}.")
     if got.layout != torch.strided or got.is_meta:
         raise InputError(f"the gradient of {name} has no dense numbers to compare: give it by to_dense(), on a device.")
     return got.detach()

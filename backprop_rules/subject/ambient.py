@@ -22,14 +22,12 @@ from backprop_rules.subject.unchecked import UNCHECKED
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 COMPLEX_OF = {F64: torch.complex128, F32: torch.complex64}
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
 SEED = 20261126  # any: one, so that a forward that draws random numbers draws the same ones in each precision
 
 _NARROWER = {
-    F32: F64,
-    torch.float16: F64,
-    BF16: F64,
-    torch.complex64: torch.complex128,
-    torch.complex32: torch.complex128,
+    **dict.fromkeys((F32, torch.float16, BF16, *FLOAT8), F64),
+    **dict.fromkeys((torch.complex64, torch.complex32), torch.complex128),
 }
 _CASTS: dict[Any, torch.dtype] = {
     Tensor.float: F32,

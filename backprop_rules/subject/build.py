@@ -138,6 +138,11 @@ def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> t
             f"{name}: the forward returns {got}. It must return floating-point or complex tensors, by themselves or in "
             f"tuples, lists and dicts{array}."
         )
+    for eight in (y.dtype for y in _pytree.tree_leaves(y) if inexact(y) and y.dtype.itemsize == 1):
+        raise InputError(
+            f"{name}: the forward returns a tensor of {eight}, with which torch cannot compute: let it return this "
+            f"output by .float(), which changes no number."
+        )
     return made, y
 
 
