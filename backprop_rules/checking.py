@@ -18,7 +18,13 @@ from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, cast
 from backprop_rules.properties.effort import DRAWN
 from backprop_rules.properties.finding import Finding
 from backprop_rules.properties.outcome import Outcome, Questions
-from backprop_rules.properties.own_backward import applying, has_its_own_backward, is_autograd_function, own_backward
+from backprop_rules.properties.own_backward import (
+    applying,
+    has_its_own_backward,
+    is_autograd_function,
+    own_backward,
+    without_what_is_marked,
+)
 from backprop_rules.properties.own_notes import own_notes
 from backprop_rules.properties.smallest import confirmed, smallest
 from backprop_rules.properties.trial import Trial
@@ -151,10 +157,13 @@ def _of_parameters(function: Any, held: Held) -> tuple[Any, Held]:
 
 def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], Held, Asked]:
     """Return the own backward of a function, and what else is asked of such a one."""
-    framework = held[-1] or _framework(function, held[3])
-    extra = Whole(function, _not_held(function), asked.deterministic) if framework == "torch" else None
-    count = len(held[3]) if isinstance(held[3], list | tuple) else 0
-    return own_backward(function, framework, count), (*held[:-1], framework), replace(asked, extra=extra)
+    framework, note, (rule, forward, *rest) = held[-1] or _framework(function, held[3]), "", held
+    if is_autograd_function(function) and not asked.itself:
+        with quiet(), leaving_alone(forward), running(None):
+            forward, note = without_what_is_marked(function, forward, sequence(rest[1]), rest[2])
+    extra = Whole(function, note or _not_held(function), asked.deterministic) if framework == "torch" else None
+    count = len(rest[1]) if isinstance(rest[1], list | tuple) else 0
+    return own_backward(function, framework, count), (rule, forward, *rest[:-1], framework), replace(asked, extra=extra)
 
 
 def _not_held(function: Any) -> str:
