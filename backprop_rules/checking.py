@@ -16,7 +16,7 @@ from backprop_rules.domain import dtype_name
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, cast
 from backprop_rules.properties.effort import DRAWN
-from backprop_rules.properties.finding import Finding
+from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.outcome import Outcome, Questions
 from backprop_rules.properties.own_backward import (
     applying,
@@ -260,15 +260,9 @@ def leaving_alone(forward: Any) -> Iterator[None]:
 
     The collector of garbage does not go through what the user has made.
     """
-    state, collector = torch.default_generator.get_state(), garbage.of_what_is_new()
-    with (
-        left_as_it_is(forward),
-        warnings.catch_warnings(),
-        torch.inference_mode(False),
-        denormals.kept(),
-        collector,
-        recomputed_by(as_watched),
-    ):
+    state, new = torch.default_generator.get_state(), garbage.of_what_is_new()
+    again = recomputed_by(as_watched)
+    with left_as_it_is(forward), warnings.catch_warnings(), torch.inference_mode(False), denormals.kept(), new, again:
         warnings.simplefilter("ignore")
         try:
             yield
@@ -294,9 +288,14 @@ def same_function(subject: Subject, points: Any) -> None:
     except (InputError, Silent, NotImplementedError):
         return  # the rounding of forward is not known, or the definition has no value there
     if found is not None:
+        both = f"forward gives {found.got}, and the definition {said(found.expected)}{found.detail}"
+        raises = f"the definition raises{found.detail}"
+        counted = found.kind is Kind.NO_DEFINITION or isinstance(found.expected, str)
         raise InputError(
-            f"{subject}: forward and definition are different functions, so nothing can be said{found.where}: forward "
-            f"gives {found.got}, and the definition {said(found.expected)}{found.detail}, at\n{call}"
+            f"{subject}: forward and definition are different functions, so nothing can be said{found.where}: "
+            f"{raises if found.kind is Kind.NO_DEFINITION else both}, at\n{call}"
+            + "\nLet the definition return what forward does: as many outputs, in the same order and shapes."
+            * counted
         )
 
 

@@ -77,6 +77,22 @@ REFUSALS = {
         lambda: check(relu, forward=torch.relu, definition=lambda x: x * 2, example=(vector(),)),
         "relu: forward and definition are different functions",
     ),
+    "a definition of more outputs": (
+        lambda: check(relu, forward=torch.relu, definition=lambda x: (x, x, x), example=(vector(),)),
+        f"forward gives {vector().numel()} elements, and the definition {3 * vector().numel()} numbers",
+    ),
+    "a definition of fewer outputs": (
+        lambda: check(relu, forward=lambda x: (x, x.sin(), x), definition=lambda x: (x, np.sin(x)), example=(vector(),)),
+        f"forward gives {3 * vector().numel()} elements, and the definition {2 * vector().numel()} numbers",
+    ),
+    "a definition of none": (
+        lambda: check(relu, forward=lambda x: (x, x.sin()), definition=lambda x: None, example=(vector(),)),
+        "and the definition 0 numbers",
+    ),
+    "a definition of a dict": (
+        lambda: check(relu, forward=torch.relu, definition=lambda x: {"y": x}, example=(vector(),)),
+        "the definition raises TypeError: cannot create arb from type <class 'dict'>",
+    ),
     "an unknown convention": (lambda: check(relu, "relu", convention="mine"), "there is no convention 'mine'"),
     "a dtype that the rule has not": (
         lambda: check(relu, "relu", dtypes=["complex64"]),
