@@ -82,7 +82,9 @@ REFUSALS = {
         f"forward gives {vector().numel()} elements, and the definition {3 * vector().numel()} numbers",
     ),
     "a definition of fewer outputs": (
-        lambda: check(relu, forward=lambda x: (x, x.sin(), x), definition=lambda x: (x, np.sin(x)), example=(vector(),)),
+        lambda: check(
+            relu, forward=lambda x: (x, x.sin(), x), definition=lambda x: (x, np.sin(x)), example=(vector(),)
+        ),
         f"forward gives {3 * vector().numel()} elements, and the definition {2 * vector().numel()} numbers",
     ),
     "a definition of none": (
