@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.checking import leaving_alone
-from backprop_rules.diagnosis.beside import hinted, not_read, other_side
+from backprop_rules.diagnosis.beside import hinted, of_other_cotangents, other_side
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.allowance.precision import Precision, precision_named
 from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size
@@ -377,9 +377,9 @@ def _explained(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor
     """Return which step of the reference was differentiated otherwise, where that explains all gradients."""
     from backprop_rules.diagnosis.at_size import likely_at_size  # of what is wrong alone, and long to import
 
-    said = not_read(asked.question, holds, got)
-    found = None if said else likely_at_size(asked.question, asked.names, holds, got)
-    return said if found is None else found.words
+    found = of_other_cotangents(asked.question, asked.declared, holds, got)
+    found = found or likely_at_size(asked.question, asked.names, holds, got)
+    return "" if found is None else found.words
 
 
 def _of(held: Held, got: Tensor) -> Held:
