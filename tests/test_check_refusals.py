@@ -215,3 +215,14 @@ def test_code_that_ends_the_program_is_refused_in_words():
 def test_a_forward_of_jaxs_arrays_is_told_to_be_a_definition(forward):
     with pytest.raises(InputError, match=r"a function of JAX or NumPy arrays is a definition, with np"):
         check(lambda g, x: g, forward=forward, example=(jnp.ones(3),))
+
+
+def test_an_error_that_speaks_of_arrays_says_nothing_of_a_definition():
+    def forward(x):
+        raise ValueError("there is no ndarray in numpy.txt, nor in jax.txt")
+
+    with pytest.raises(InputError) as refusal:
+        check(lambda g, x: g, forward=forward, example=(vector(),))
+    assert "definition" not in str(refusal.value)
+    with pytest.raises(InputError, match="NumPy arrays is a definition"):
+        check(lambda g, x: g, forward=lambda x: np.ones(3) * x, example=(vector(),))

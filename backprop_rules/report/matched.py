@@ -17,7 +17,7 @@ from backprop_rules.subject.backward import Misfit, in_order, in_their_places
 from backprop_rules.subject.between import Between
 
 
-def in_a_row(what: str, given: Any) -> list[Any]:
+def of_each_output(what: str, given: Any) -> list[Any]:
     """Return what is given for each of forward's outputs: InputError for a dict, whose order may be another."""
     found = _pytree.tree_flatten(given, is_leaf=lambda x: x is None or isinstance(x, Mapping))[0]
     if any(isinstance(one, Mapping) for one in found):
@@ -109,7 +109,7 @@ def matched_outputs(y: Any, held: AtSize) -> list[Tensor]:
     """Return an output for each of forward's that are no whole numbers."""
     if y is None:
         return []
-    several = [out for out in in_a_row("y", y) if not isinstance(out, Tensor) or inexact(out)]
+    several = [out for out in of_each_output("y", y) if not isinstance(out, Tensor) or inexact(out)]
     if any(one.truth.is_complex() for one in held.computed):
         raise InputError(
             "y: outputs are held as real numbers, and one of these is complex. Let forward return torch.view_as_real "

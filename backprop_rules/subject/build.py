@@ -1,10 +1,12 @@
 """From what a user hands in to a subject: a backward, a function or module, and one call of it."""
 
-import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from traceback import walk_tb
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -124,10 +126,10 @@ def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> t
             return _tried(name, replace(made, differentiates=True), leaves, defined)
         told = f"{name}: the {'definition' if defined else 'forward'} raises {type(error).__name__} for the example"
         by_name = f", and {', '.join(made.params)} by name" if made.params else ""
-        of_arrays = re.search("numpy|ufunc|ndarray|jax", f"{type(error).__module__} {error}", re.IGNORECASE) is not None
         among = ", a module's parameters among them" * isinstance(made.call, OfParameters)
         hint = f"It is called with the example's {len(leaves)} arrays as torch tensors{among}{by_name}."
-        hint += " But a function of JAX or NumPy arrays is a definition, with np, as in definition=np.exp." * of_arrays
+        if _is_of_arrays(made.call, error):
+            hint += " But a function of JAX or NumPy arrays is a definition, with np, as in definition=np.exp."
         if defined:
             hint = "It is followed as torch would compute it: write it with other functions, or give forward= in torch."
         raise InputError(f"{told}: {error}. {hint}") from error
@@ -144,6 +146,23 @@ def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> t
             f"output by .float(), which changes no number."
         )
     return made, y
+
+
+def _is_of_arrays(call: Any, error: BaseException) -> bool:
+    """Say whether NumPy or JAX raised it: it is theirs, or a TypeError of theirs, or in code that names them."""
+    found = [error, call]
+    for frame, _ in walk_tb(error.__traceback__ if isinstance(error, TypeError) else None):
+        known = {**frame.f_globals, **frame.f_locals}
+        own = sys.modules.get(frame.f_globals["__name__"])
+        if _root(own) != "backprop_rules":
+            found += [own, *(known.get(name) for name in frame.f_code.co_names)]
+    return any(_root(one) in ("numpy", "jax") for one in found)
+
+
+def _root(x: Any) -> str:
+    """Return the name of the library that a module, a function, or an object of some class is of."""
+    name = x.__name__ if isinstance(x, ModuleType) else getattr(x, "__module__", None) or type(x).__module__
+    return str(name).partition(".")[0]
 
 
 def _called(made: Function, leaves: Sequence[Any]) -> Any:
