@@ -1,5 +1,6 @@
 """From what a user hands in to a subject: a backward, a function or module, and one call of it."""
 
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -20,7 +21,7 @@ from backprop_rules.rule import Rule
 from backprop_rules.subject.addresses import Addresses
 from backprop_rules.subject.ambient import F64, SEED, inexact, running
 from backprop_rules.subject.as_rule import against_a_function, arguments_of, names_of
-from backprop_rules.subject.backward import Backward, Misfit, Raised, Signature, named
+from backprop_rules.subject.backward import Backward, Misfit, Raised, Signature, flat, named
 from backprop_rules.subject.between import written_among
 from backprop_rules.subject.constants import Constants, constants_of
 from backprop_rules.subject.frameworks.of_numpy import NUMPY
@@ -205,8 +206,6 @@ def _as_rule(
         return None, "it returns several tensors, and its derivative is somebody's autograd.Function"
     if {"y", "grad_y"} & set(names):
         return None, "a primal is called as the output or the cotangent is"
-    if any("[" in name for name in names):
-        return None, "it takes lists of tensors"
     if any(inexact(x) and x.dtype not in REAL + COMPLEX for x in leaves):
         return None, "there is no ball arithmetic in its dtype"
 
@@ -216,10 +215,20 @@ def _as_rule(
         with made.ambient(F64) if wide else nullcontext():
             return made.at(named_params).raw(primals)
 
+    if len(leaves) != made.structure.num_nodes - 1:  # there are lists of tensors: of a rule each has a name
+        names = tuple(re.sub(r"\W+", "_", name).strip("_") for name in names)
+        if len(set(names)) < len(names):
+            return None, "an argument is called as what is in a list"
+        own, definition = flat(own, made, names), definition and _of_leaves(definition, made)
     try:
         return against_a_function(own, forward, definition, names, leaves, params, constants.cut_off), ""
     except InputError as error:
         return None, str(error)
+
+
+def _of_leaves(definition: Callable[..., Any], made: Function) -> Callable[..., Any]:
+    """Return a definition as a function of the leaves of an example."""
+    return lambda *leaves, **params: definition(*made.arguments(leaves), **params)
 
 
 def _is_somebodys(made: Function, leaves: Sequence[Any]) -> bool:
