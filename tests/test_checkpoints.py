@@ -24,6 +24,18 @@ def one_in_another(x, w, v):
     return again(lambda x, w, v: again(lambda x, w: torch.tanh(x @ w), x, w) @ v, x, w, v)
 
 
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return a @ b
+
+    @staticmethod
+    def backward(ctx, g):
+        a, b = ctx.saved_tensors
+        return g @ b.T, a.T @ g
+
+
 FORMS = {"in part": in_part, "whole": partial(again, steps), "one in another": one_in_another}
 
 
@@ -76,3 +88,11 @@ def test_torchs_checkpoint_is_its_own_afterwards():
     got, held = at_a_point(in_part)
     assert_gradients(got, **held)
     assert torch.utils.checkpoint._checkpoint_without_reentrant_generator is before
+
+
+def test_an_autograd_function_in_a_checkpoint_may_be_a_reference():
+    def both(x, w, v):
+        return steps(x, w, v) + Product.apply(x @ w, v)
+
+    got, held = at_a_point(partial(again, both))
+    assert assert_gradients(got, **held).right

@@ -65,25 +65,34 @@ class OfParameters:
 def recomputed_by(around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """Let what is checkpointed meanwhile, and what is in it, be computed again, in the backward, as `around` says."""
     torchs: Any = checkpoint
-    before = torchs._checkpoint_without_reentrant_generator
+    before, kept = torchs._checkpoint_without_reentrant_generator, torchs._allowed_determinism_checks_to_fns
 
-    def around_it(function: Callable[..., Any], *options: Any, **named: Any) -> Iterator[None]:
+    def around_it(function: Callable[..., Any], *options: Any, **named: Any) -> Any:
         again = around(function)
 
         def with_what_is_in_it(*arguments: Any, **named: Any) -> Any:
             with recomputed_by(around):
                 return again(*arguments, **named)
 
-        with ExitStack() as stack:
-            with torch._C.DisableTorchFunction():  # of what is saved it keeps the dtype, to compare: the one it has
-                stack.enter_context(contextmanager(before)(with_what_is_in_it, *options, **named))
-            yield
+        return before(with_what_is_in_it, *options, **named)
 
     torchs._checkpoint_without_reentrant_generator = around_it
+    torchs._allowed_determinism_checks_to_fns = {name: _as_it_is(of) for name, of in kept.items()}
     try:
         yield
     finally:
         torchs._checkpoint_without_reentrant_generator = before
+        torchs._allowed_determinism_checks_to_fns = kept
+
+
+def _as_it_is(of: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what a checkpoint keeps of a tensor, to compare: its own dtype, and not that of another run."""
+
+    def told(x: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return of(x)
+
+    return told
 
 
 def as_watched(function: Callable[..., Any]) -> Callable[..., Any]:
