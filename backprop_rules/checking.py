@@ -158,7 +158,7 @@ def _of_parameters(function: Any, held: Held) -> tuple[Any, Held]:
 def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], Held, Asked]:
     """Return the own backward of a function, and what else is asked of such a one."""
     framework, note, (rule, forward, *rest) = held[-1] or _framework(function, held[3]), "", held
-    if is_autograd_function(function) and not asked.itself:
+    if is_autograd_function(function):
         with quiet(), leaving_alone(forward), running(None):
             forward, note = without_what_is_marked(function, forward, sequence(rest[1]), rest[2])
     extra = Whole(function, note or _not_held(function), asked.deterministic) if framework == "torch" else None

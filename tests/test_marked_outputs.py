@@ -21,7 +21,8 @@ class Marks(torch.autograd.Function):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_a_function_that_marks_an_output_is_not_wrong_by_a_proof_of_its_own_forward(dtype):
     example = (torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).to(dtype),)
-    assert check_function(Marks, example=example, raise_on_failure=False).verdict != "wrong"
+    assert check_function(Marks, example=example).verdict == "right"
+    assert check_function(MarksWrongly, example=example, raise_on_failure=False).verdict != "right"
     assert check_function(Marks, forward=lambda x: (2 * x, x.sin().detach()), example=example).verdict == "right"
 
 
