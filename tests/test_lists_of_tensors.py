@@ -60,3 +60,13 @@ def test_an_argument_that_is_called_as_what_is_in_a_list_costs_the_proof_alone()
 
     report = check(lambda g, xs, xs_0: ([g * xs_0], g * xs[0]), forward=both, example=([A], A + 1))
     assert (report.verdict, report.rungs["proved"]) == ("right", 0)
+
+
+def test_gradients_of_lists_in_lists_may_have_their_structure():
+    example = (((A, A + 1), A - 1),)
+    for made in (lambda *some: ([some[:2], some[2]],), lambda *some: some, lambda *some: [list(some)]):
+
+        def of_nested(g, p, made=made):
+            return made(g * p[0][1], g * p[0][0], g.clone())
+
+        assert check(of_nested, forward=lambda p: p[0][0] * p[0][1] + p[1], example=example).verdict == "right"

@@ -60,7 +60,11 @@ _PROMOTING = _named(
     "mse_loss", "l1_loss", "smooth_l1_loss", "kl_div",
 )  # fmt: skip
 # These compute in a narrow dtype where autocast is on, which leaves float64 alone.
-_LOWERED = _named("matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "linear", "conv1d", "conv2d", "conv3d", "einsum")
+_LOWERED = {torch.linalg.vecdot, torch.linalg.multi_dot} | _named(
+    "matmul", "mm", "bmm", "mv", "addmm", "addmv", "addr", "addbmm", "baddbmm", "linear", "bilinear", "chain_matmul",
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "einsum", "prelu",
+    "scaled_dot_product_attention",
+)  # fmt: skip
 _DTYPE_OF = Tensor.dtype.__get__  # type: ignore[attr-defined]
 # Of two tensors, these give the smaller or the larger.
 _EXTREMES = _named("minimum", "maximum", "min", "max")
@@ -169,10 +173,8 @@ class Ambient(TorchFunctionMode):
         if func in _OPENED:
             with self:
                 return _OPENED[func](*args, **named)
-        if func in (torch.cumprod, Tensor.cumprod) and not recomputed():
-            product = cumprod(args, named)
-            if product is not None:
-                return product
+        if func in (torch.cumprod, Tensor.cumprod) and not recomputed() and (made := cumprod(args, named)) is not None:
+            return made
         if func in LOGARITHMS and (found := logarithm(args, named)) is not None:
             return found
         made = self._shadowed(self._shadow, func, args, named)
@@ -195,7 +197,7 @@ class Ambient(TorchFunctionMode):
         if func in _LOWERED:
             device = next((x.device.type for x in tensors_in((args, named))), "cpu")
             lowered = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-            args = _cast_to(lowered, args, shadow)
+            args, named = _cast_to(lowered, (args, named), shadow)
         if func is torch.nn.functional.scaled_dot_product_attention and not shadow.eager and not recomputed():
             own = shadow.dtype_of(args[0] if args else named["query"])
             told = partial(self.attentions.of, dtype=own, shadow=shadow)

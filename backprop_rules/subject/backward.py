@@ -245,7 +245,7 @@ def _for_each(found: Any, primals: Sequence[Any]) -> tuple[Any, ...]:
             continue
         count = len(_pytree.tree_leaves(x))
         own = [None] * count if gradient is None else gradient
-        several = list(own) if isinstance(own, tuple | list) else [own]
+        several = _pytree.tree_leaves(own)
         if len(several) != count:
             raise Misfit(f"the backward returns {len(several)} gradients for a list of {count} primals")
         flat += several
