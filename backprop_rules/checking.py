@@ -16,9 +16,15 @@ from backprop_rules.domain import dtype_name
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.evidence import NARROW, WIDE, Evidence, Pair, cast
 from backprop_rules.properties.effort import DRAWN
-from backprop_rules.properties.finding import Finding
+from backprop_rules.properties.finding import Finding, Kind
 from backprop_rules.properties.outcome import Outcome, Questions
-from backprop_rules.properties.own_backward import applying, has_its_own_backward, is_autograd_function, own_backward
+from backprop_rules.properties.own_backward import (
+    applying,
+    has_its_own_backward,
+    is_autograd_function,
+    own_backward,
+    without_what_is_marked,
+)
 from backprop_rules.properties.own_notes import own_notes
 from backprop_rules.properties.smallest import confirmed, smallest
 from backprop_rules.properties.trial import Trial
@@ -39,7 +45,7 @@ from backprop_rules.subject.build import leaf_names
 from backprop_rules.subject.detached import detached_by, that_detaches
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
-from backprop_rules.subject.parameters import left_as_it_is, with_its_parameters
+from backprop_rules.subject.parameters import as_watched, left_as_it_is, recomputed_by, with_its_parameters
 from backprop_rules.subject.places import raised_at
 from backprop_rules.subject.subject import Subject
 
@@ -151,10 +157,13 @@ def _of_parameters(function: Any, held: Held) -> tuple[Any, Held]:
 
 def _own(function: Any, held: Held, asked: Asked) -> tuple[Callable[..., Any], Held, Asked]:
     """Return the own backward of a function, and what else is asked of such a one."""
-    framework = held[-1] or _framework(function, held[3])
-    extra = Whole(function, _not_held(function), asked.deterministic) if framework == "torch" else None
-    count = len(held[3]) if isinstance(held[3], list | tuple) else 0
-    return own_backward(function, framework, count), (*held[:-1], framework), replace(asked, extra=extra)
+    framework, note, (rule, forward, *rest) = held[-1] or _framework(function, held[3]), "", held
+    if is_autograd_function(function):
+        with quiet(), leaving_alone(forward), running(None):
+            forward, note = without_what_is_marked(function, forward, sequence(rest[1]), rest[2])
+    extra = Whole(function, note or _not_held(function), asked.deterministic) if framework == "torch" else None
+    count = len(rest[1]) if isinstance(rest[1], list | tuple) else 0
+    return own_backward(function, framework, count), (rule, forward, *rest[:-1], framework), replace(asked, extra=extra)
 
 
 def _not_held(function: Any) -> str:
@@ -251,8 +260,9 @@ def leaving_alone(forward: Any) -> Iterator[None]:
 
     The collector of garbage does not go through what the user has made.
     """
-    state, collector = torch.default_generator.get_state(), garbage.of_what_is_new()
-    with left_as_it_is(forward), warnings.catch_warnings(), torch.inference_mode(False), denormals.kept(), collector:
+    state, new = torch.default_generator.get_state(), garbage.of_what_is_new()
+    again = recomputed_by(as_watched)
+    with left_as_it_is(forward), warnings.catch_warnings(), torch.inference_mode(False), denormals.kept(), new, again:
         warnings.simplefilter("ignore")
         try:
             yield
@@ -278,9 +288,14 @@ def same_function(subject: Subject, points: Any) -> None:
     except (InputError, Silent, NotImplementedError):
         return  # the rounding of forward is not known, or the definition has no value there
     if found is not None:
+        both = f"forward gives {found.got}, and the definition {said(found.expected)}{found.detail}"
+        raises = f"the definition raises{found.detail}"
+        counted = found.kind is Kind.NO_DEFINITION or isinstance(found.expected, str)
         raise InputError(
-            f"{subject}: forward and definition are different functions, so nothing can be said{found.where}: forward "
-            f"gives {found.got}, and the definition {said(found.expected)}{found.detail}, at\n{call}"
+            f"{subject}: forward and definition are different functions, so nothing can be said{found.where}: "
+            f"{raises if found.kind is Kind.NO_DEFINITION else both}, at\n{call}"
+            + "\nLet the definition return what forward does: as many outputs, in the same order and shapes."
+            * counted
         )
 
 

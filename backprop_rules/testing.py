@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.checking import leaving_alone
-from backprop_rules.diagnosis.beside import hinted, not_read, other_side
+from backprop_rules.diagnosis.beside import hinted, of_other_cotangents, other_side
 from backprop_rules.errors import InputError, unknown
 from backprop_rules.evidence.allowance.precision import Precision, precision_named
 from backprop_rules.evidence.at_size import AtSize, Held, Question, at_size
@@ -27,7 +27,7 @@ from backprop_rules.evidence.recorded import Line
 from backprop_rules.evidence.sensitivity import most_of
 from backprop_rules.evidence.systematic import Systematic, systematic
 from backprop_rules.report.agreement import Agreement, WrongGradients, compared, kept, share_of, worst_of
-from backprop_rules.report.matched import fitting, in_a_row, matched, matched_outputs
+from backprop_rules.report.matched import fitting, matched, matched_outputs, of_each_output
 from backprop_rules.subject.ambient import F64, inexact, uncompiled
 from backprop_rules.subject.between import Between, backward_of_arrays, fixed_in, of_arrays
 from backprop_rules.subject.build import argument_names, leaf_names
@@ -304,7 +304,7 @@ def _floats(leaves: Sequence[Any]) -> list[Tensor]:
 def _cotangents(grad_y: Any, function: Any, leaves: Sequence[Any]) -> Cotangents:
     """Return the cotangents: 1 of a number if none is given, or ones of whatever forward returns."""
     if grad_y is not None and grad_y is not ONES:
-        given = in_a_row("grad_y", grad_y)
+        given = of_each_output("grad_y", grad_y)
         for g in given:
             if g is not None and not inexact(g):
                 raise InputError(f"grad_y is a tensor of the output's shape, or a tuple of them; got {g!r}.")
@@ -377,9 +377,9 @@ def _explained(asked: _Asked, holds: Sequence[Held | None], got: Sequence[Tensor
     """Return which step of the reference was differentiated otherwise, where that explains all gradients."""
     from backprop_rules.diagnosis.at_size import likely_at_size  # of what is wrong alone, and long to import
 
-    said = not_read(asked.question, holds, got)
-    found = None if said else likely_at_size(asked.question, asked.names, holds, got)
-    return said if found is None else found.words
+    found = of_other_cotangents(asked.question, asked.declared, holds, got)
+    found = found or likely_at_size(asked.question, asked.names, holds, got)
+    return "" if found is None else found.words
 
 
 def _of(held: Held, got: Tensor) -> Held:

@@ -77,6 +77,24 @@ REFUSALS = {
         lambda: check(relu, forward=torch.relu, definition=lambda x: x * 2, example=(vector(),)),
         "relu: forward and definition are different functions",
     ),
+    "a definition of more outputs": (
+        lambda: check(relu, forward=torch.relu, definition=lambda x: (x, x, x), example=(vector(),)),
+        f"forward gives {vector().numel()} elements, and the definition {3 * vector().numel()} numbers",
+    ),
+    "a definition of fewer outputs": (
+        lambda: check(
+            relu, forward=lambda x: (x, x.sin(), x), definition=lambda x: (x, np.sin(x)), example=(vector(),)
+        ),
+        f"forward gives {3 * vector().numel()} elements, and the definition {2 * vector().numel()} numbers",
+    ),
+    "a definition of none": (
+        lambda: check(relu, forward=lambda x: (x, x.sin()), definition=lambda x: None, example=(vector(),)),
+        "and the definition 0 numbers",
+    ),
+    "a definition of a dict": (
+        lambda: check(relu, forward=torch.relu, definition=lambda x: {"y": x}, example=(vector(),)),
+        "the definition raises TypeError: cannot create arb from type <class 'dict'>",
+    ),
     "an unknown convention": (lambda: check(relu, "relu", convention="mine"), "there is no convention 'mine'"),
     "a dtype that the rule has not": (
         lambda: check(relu, "relu", dtypes=["complex64"]),
@@ -197,3 +215,14 @@ def test_code_that_ends_the_program_is_refused_in_words():
 def test_a_forward_of_jaxs_arrays_is_told_to_be_a_definition(forward):
     with pytest.raises(InputError, match=r"a function of JAX or NumPy arrays is a definition, with np"):
         check(lambda g, x: g, forward=forward, example=(jnp.ones(3),))
+
+
+def test_an_error_that_speaks_of_arrays_says_nothing_of_a_definition():
+    def forward(x):
+        raise ValueError("there is no ndarray in numpy.txt, nor in jax.txt")
+
+    with pytest.raises(InputError) as refusal:
+        check(lambda g, x: g, forward=forward, example=(vector(),))
+    assert "definition" not in str(refusal.value)
+    with pytest.raises(InputError, match="NumPy arrays is a definition"):
+        check(lambda g, x: g, forward=lambda x: np.ones(3) * x, example=(vector(),))

@@ -69,3 +69,22 @@ def test_fewest_axes_come_first_and_never_all_that_are_equal():
     assert found[0, 1] == [{(0, 1)}, {(0, 1), (2, 0)}, {(0, 0), (0, 1)}]
     assert lengthened(shapes, found[0, 1][1], 2) == [(5, 10), None, (10,), (3,)]
     assert together_longer([(5,), (5,)]) == {(0, 0): [{(0, 0)}], (1, 0): [{(1, 0)}]}
+
+
+def test_where_all_sizes_are_equal_those_that_vary_together_keep_their_proportion():
+    """Three chunks of a row of three broadcast: forward runs, and is another function."""
+
+    def forward(x, m):
+        scale, shift, gate = m.chunk(3, -1)
+        return x * (1 + scale[:, None]) + shift[:, None], gate.tanh()
+
+    def backward(g, x, m):
+        seen.append((tuple(x.shape), tuple(m.shape)))
+        scale, _, gate = m.chunk(3, -1)
+        of_m = [(g[0] * x).sum(1), g[0].sum(1), g[1] * (1 - gate.tanh() ** 2)]
+        return g[0] * (1 + scale[:, None]), torch.cat(of_m, -1)
+
+    seen = []
+    example = tuple(torch.randn(*shape, generator=torch.Generator().manual_seed(0)) for shape in ((2, 3, 4), (2, 12)))
+    assert check(backward, forward=forward, example=example).verdict == "right"
+    assert ((3, 3, 3), (3, 9)) in seen

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backprop_rules import check
 from backprop_rules.testing import WrongGradients, assert_gradients
 
 
@@ -104,6 +105,24 @@ def test_the_cotangent_of_an_output_that_is_not_read():
         got = torch.autograd.grad(normed(*live)[0], live, g[0])
     told = said(got, normed, (x, r, w), tuple(g))
     assert told.count("likely    the cotangent of output 1 is not read") == 2
+
+
+@pytest.mark.parametrize(("example_of_three", "words"), [(False, "0 and 1"), (True, "1 and 2")])
+def test_cotangents_that_are_exchanged(example_of_three, words):
+    def forward(x, w):
+        found = x * w, (x + w).sin(), x * x
+        return found if example_of_three else found[:2]
+
+    def backward(g, x, w):
+        g = (g[0], g[2], g[1]) if example_of_three else (g[1], g[0])
+        inner = g[1] * (x + w).cos()
+        return g[0] * w + inner + (2 * g[2] * x if example_of_three else 0), g[0] * x + inner
+
+    x, w, *g = (numbers(8, 30, seed=k) for k in range(5))
+    g = tuple(g[: 2 + example_of_three])
+    told = f"likely    the cotangents of outputs {words} are exchanged"
+    assert said(backward(g, x, w), forward, (x, w), g).count(told) == 2
+    assert told in str(check(backward, forward=forward, example=(x, w), raise_on_failure=False))
 
 
 def test_the_cotangent_of_a_loss_that_is_not_read():

@@ -1,11 +1,14 @@
 """What else explains gradients that are off: a kink's other side, a cotangent not read, numbers kept narrow."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
+from backprop_rules.diagnosis.mistake import Mistake
 from backprop_rules.domain import dtype_name, precision
 from backprop_rules.errors import InputError
 from backprop_rules.evidence.allowance.precision import Precision, precision_named
@@ -44,22 +47,39 @@ def other_side(question: Question, names: Sequence[str], holds: Holds, got: Got,
     return ""
 
 
-def not_read(question: Question, holds: Holds, got: Got) -> str:
-    """Return which of several outputs has a cotangent without which all gradients are right; "" if none has.
+def other_cotangents(grads: Cotangents) -> Iterator[tuple[Mistake, Cotangents]]:
+    """Yield what may be done otherwise with the cotangents of several outputs, and those that it comes to."""
+    given = [(j, g) for j, g in enumerate(grads) if g is not None]
+    for j, g in given if len(grads) > 1 else ():
+        words = f"the cotangent of output {j} is not read"
+        yield Mistake("cotangent not read", words), (*grads[:j], torch.zeros_like(g), *grads[j + 1 :])
+    for (i, a), (j, b) in combinations(given, 2):
+        if a.shape == b.shape and a.dtype == b.dtype:
+            exchanged = tuple(b if k == i else a if k == j else g for k, g in enumerate(grads))
+            yield Mistake(EXCHANGED, f"the cotangents of outputs {i} and {j} are exchanged"), exchanged
+
+
+def of_other_cotangents(question: Question, declared: Precision, holds: Holds, got: Got) -> Mistake | None:
+    """Return with which other cotangents all gradients are right, as where one is not read; None if with none.
 
     Of one number that is taken for 1, as a loss by itself has it.
     """
-    several = len(question.grads) > 1
-    for j, g in enumerate(question.grads):
-        if g is None or not (several or (g.numel() == 1 and bool(g))):
-            continue
-        other = torch.zeros_like(g) if several else torch.ones_like(g)
-        made = _gradients(question, {}, tuple(other if i == j else x for i, x in enumerate(question.grads)))
-        larger = 1.0 if several else max(1.0, 1 / abs(float(g)))  # as a gradient is, so is what it rounds
-        known = [(h, m, x) for h, m, x in zip(holds, made, got, strict=True) if h is not None and x is not None]
-        if all(m is not None and bool(Held(m, h.radius * larger, h.dtype).contains(x).all()) for h, m, x in known):
-            return f"the cotangent of output {j} is not read" if several else AS_ONE
-    return ""
+    (first, *others), larger = question.grads, 1.0
+    every = other_cotangents(question.grads)
+    if not others and first is not None and first.numel() == 1 and bool(first):
+        every = iter([(AS_ONE, (torch.ones_like(first),))])
+        larger = max(1.0, 1 / abs(float(first)))  # as a gradient is, so is what it rounds
+    for mistake, grads in every:
+        made: Holds = [
+            None if h is None or m is None else Held(m, h.radius * larger, h.dtype)
+            for h, m in zip(holds, _gradients(question, {}, grads), strict=True)
+        ]
+        if mistake.name == EXCHANGED:  # with others, more may be rounded
+            made = at_size(replace(question, grads=grads), declared).gradients
+        pairs = [(h, m, x) for h, m, x in zip(holds, made, got, strict=True) if h is not None and x is not None]
+        if all(m is not None and bool(m.contains(x).all()) for _, m, x in pairs):
+            return mistake
+    return None
 
 
 def hinted(question: Question, declared: Precision, holds: Holds, got: Got, outputs: Sequence[Tensor]) -> str:
@@ -68,7 +88,8 @@ def hinted(question: Question, declared: Precision, holds: Holds, got: Got, outp
     return AS_EAGER.format(narrow) if narrow else TWICE if _is_rounded_twice(question, holds, [*got, *outputs]) else ""
 
 
-AS_ONE = "the cotangent is not read, as if it were 1"
+EXCHANGED = "cotangents exchanged"
+AS_ONE = Mistake("cotangent not read", "the cotangent is not read, as if it were 1")
 AS_EAGER = 'All of it is within what precision="eager" allows: as if numbers were kept in {} on the way.'
 TWICE = (
     "All of it is within one more rounding of each result: as if each were stored in its dtype, and then multiplied by "

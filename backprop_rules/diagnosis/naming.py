@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backprop_rules.call import Call
 from backprop_rules.diagnosis.at_size import likely_at_size
-from backprop_rules.diagnosis.beside import not_read
+from backprop_rules.diagnosis.beside import of_other_cotangents, other_cotangents
 from backprop_rules.diagnosis.diagnosis import OVERFLOW, TOLD, diagnosed
 from backprop_rules.diagnosis.edited import EFFORT
 from backprop_rules.diagnosis.hidden import hidden_dependence
@@ -39,7 +39,7 @@ from backprop_rules.strategies.points import Points, is_near
 from backprop_rules.subject.ambient import F32, F64, at, inexact
 from backprop_rules.subject.frameworks.carried import carried
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
-from backprop_rules.subject.function import NoAnswer, NoPoint
+from backprop_rules.subject.function import Cotangents, NoAnswer, NoPoint
 from backprop_rules.subject.subject import Subject
 
 OTHERS = 40  # points that tell explanations apart
@@ -60,8 +60,8 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
     if finding.kind is not Kind.VALUE or subject.heavy:
         return _by_the_bank(subject, outcome, finding)
     if subject.right is None:
-        unread = outcome.unless_ours(lambda: _unread(subject, outcome, finding), None)
-        return unread or _of_a_value(subject, outcome, finding)
+        other = outcome.unless_ours(lambda: _of_cotangents(subject, outcome, finding), None)
+        return other or _of_a_value(subject, outcome, finding)
     known = _by_the_bank(subject, outcome, finding)
     failing = [f.point for f in outcome.findings if f.kind is Kind.VALUE]
     if known is not None and known.family is not Family.DIGITS:
@@ -70,30 +70,28 @@ def named_mistake(subject: Subject, outcome: Outcome, finding: Finding | None, e
     return _told(outcome, places) or _in_the_backward(outcome, places) or known
 
 
-def _unread(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
-    """Return that of one of several outputs the cotangent is not read: at every point what failed is right without."""
+def _of_cotangents(subject: Subject, outcome: Outcome, finding: Finding) -> Mistake | None:
+    """Return what is done otherwise with the cotangents of several outputs: with it all that failed is right."""
     leaf, failing = finding.leaf, [f.point for f in outcome.findings if f.is_like(finding)]
-    several = [j for j, g in enumerate(finding.point.grads) if g is not None]
-    if leaf is None or len(several) < 2:
+    if leaf is None or sum(g is not None for g in finding.point.grads) < 2:
         return None
     every = [Evidence(subject, point, outcome.pair) for point in (finding.point, *failing)]
-    if all(leaf in _right_without(evidence) for evidence in every):  # but for the last digits: with any, or without
+    if all(leaf in _right_with(one, one.point.grads) for one in every):  # but for the last digits
         return None
-    for j in several:
-        right = [_right_without(evidence, j) for evidence in every]
+    pairs = [(one, dict(other_cotangents(one.point.grads))) for one in every]
+    for mistake in pairs[0][1]:
+        right = [_right_with(one, others[mistake]) if mistake in others else [] for one, others in pairs]
         if all(leaf in some for some in right):
             whole = all(len(some) == len(subject.names) for some in right)
             of = "" if whole else f" for the gradient of {subject.names[leaf]}"
-            return Mistake("cotangent not read", f"the cotangent of output {j} is not read{of}")
+            return replace(mistake, words=f"{mistake.words}{of}")
     return None
 
 
-def _right_without(evidence: Evidence, output: int | None = None) -> list[int]:
-    """Return the leaves whose gradients are nearly right where the cotangent of an output, if any, is 0."""
-    leaves, grads = evidence.point.leaves, evidence.point.grads
-    without = tuple(torch.zeros_like(g) if g is not None and j == output else g for j, g in enumerate(grads))
+def _right_with(evidence: Evidence, grads: Cotangents) -> list[int]:
+    """Return the leaves whose gradients are nearly right with these cotangents."""
     try:
-        pairs = enumerate(zip(evidence.gradients(leaves, without), evidence.user, strict=True))
+        pairs = enumerate(zip(evidence.gradients(evidence.point.leaves, grads), evidence.user, strict=True))
         return [k for k, (t, u) in pairs if t is None or (isinstance(u, Tensor) and is_near(u, t.to(u.dtype)))]
     except NoAnswer:
         return []
@@ -168,13 +166,14 @@ def _at_its_size(subject: Subject, evidence: Evidence) -> Mistake | None:
     if gradients is None:
         return None
     question = Question(evidence.function, tuple(cast(point.leaves, dtype)), tuple(cast(point.grads, dtype)))
+    declared = precision_named(None, dtype)
     try:
-        holds = at_size(question, precision_named(None, dtype)).gradients
+        holds = at_size(question, declared).gradients
     except (NoPoint, NotImplementedError, InputError):
         return None
     got = [g if isinstance(g, Tensor) else None for g in gradients]
-    unread = not_read(question, holds, got)
-    return Mistake("cotangent not read", unread) if unread else likely_at_size(question, subject.names, holds, got)
+    other = of_other_cotangents(question, declared, holds, got)
+    return other or likely_at_size(question, subject.names, holds, got)
 
 
 def _told(outcome: Outcome, places: list[Any], found: list[Any] | None = None) -> Mistake | None:

@@ -62,7 +62,7 @@ def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
         return function.value(moved, point.grads)
 
     table: list[list[float]] = []
-    best, error, left, right, at, noise = math.nan, math.inf, math.nan, math.nan, step, 0.0
+    best, error, left, right, at, noise, nearest = math.nan, math.inf, math.nan, math.nan, step, 0.0, math.inf
     apart_at, rows = list[float](), FEW if evidence.heavy else ROWS
     try:
         here, size = value(0.0)
@@ -78,8 +78,11 @@ def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
                 apart = max(abs(row[j + 1] - row[j]), abs(row[j + 1] - before)) + rounded
                 if apart < error:
                     best, error, at = row[j + 1], apart, step
-            if count >= rows // 2:  # by then little else than rounding is left of the highest order
-                noise = max(noise, step * abs(row[-2] - table[-1][-1]))
+            off = abs(row[-2] - table[-1][-1]) if table else math.inf
+            if count and (noise or off >= nearest or count == rows - 1):
+                # Once they come no nearer, little else than rounding is left of the highest order.
+                noise = max(noise, step * off)
+            nearest = off
             table.append(row)
             step /= 2
     except NoPoint:
@@ -159,6 +162,8 @@ def second_witness(evidence: Evidence, half: float, own: Sequence[Any] | None = 
     predicted = along_of(truth, along)
     sizes = ((g, t) for k, t in along.items() if (g := truth[k]) is not None)
     size = sum(float((g.abs() * t.abs()).sum()) for g, t in sizes)
+    if len(evidence.point.grads) > 1:  # what a Function marks as without a gradient is no dependence
+        evidence = _of_what_has_a_gradient(evidence)
     found = slope(evidence, along, 2.0**-5)
     if found is not None and abs(found.value - predicted) <= found.error:
         return Second(True, False)

@@ -10,9 +10,10 @@ from torch.utils import _pytree
 
 from backprop_rules.errors import InputError, first_line
 from backprop_rules.rule import Gradients
-from backprop_rules.subject.ambient import running
+from backprop_rules.subject.ambient import inexact, running
 from backprop_rules.subject.backward import Refused
 from backprop_rules.subject.between import Between
+from backprop_rules.subject.detached import with_outputs_detached
 from backprop_rules.subject.frameworks.of_jax import vjp_of_custom
 from backprop_rules.subject.function import by_autograd, gradients_along, live_ones
 from backprop_rules.subject.places import raised_at
@@ -32,23 +33,16 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
         raise InputError(f"check_function takes functions of torch or JAX; for {framework} give the backward to check.")
 
     def backward(grad_y: Any, *primals: Tensor | None, **params: Any) -> Any:
-        try:
-            ys, leaves = outputs_of(function, primals, params, like=grad_y)
-        except (InputError, NameError):  # which no values make right
-            raise
-        except Exception as error:  # of somebody's code
-            raise Refused(type(error).__name__, f"{first_line(error)}{raised_at(error)}".strip()) from error
+        ys, leaves = _called(function, primals, params, grad_y)
         grads = _cotangents(function, ys, grad_y)
         if not is_autograd_function(function):
             pairs = [(y, g) for y, g in zip(ys, grads, strict=True) if y is not None and y.requires_grad]
             flat = gradients_along([(y, g) for y, g in pairs if g is not None], leaves)
             return _pytree.tree_unflatten(list(flat), _pytree.tree_structure(primals))
-        node = next((y.grad_fn for y in tensors_of(ys) if y.grad_fn is not None), None)
+        node: Any = next((y.grad_fn for y in tensors_of(ys) if y.grad_fn is not None), None)
         if node is None:
             raise InputError(f"{_name(function)} returns a tensor that has no gradient: it does not use its arguments.")
-        # An output of whole numbers, or one without a gradient, has a cotangent of zeros, as the engine gives it.
-        own = [torch.zeros_like(y) if g is None and y is not None else g for g, y in zip(grads, ys, strict=True)]
-        found = node.apply(*own)  # type: ignore[attr-defined]
+        found = node.apply(*_as_the_engine_has_them(node, ys, grads, leaves))
         gradients = list(found) if isinstance(found, tuple | list) else [found]
         return tuple(gradients[: len(primals)])
 
@@ -57,6 +51,32 @@ def own_backward(function: Any, framework: str, count: int = 0) -> Function:
     taken = [p.replace(default=p.empty) if 0 < k <= count else p for k, p in enumerate(own.parameters.values())]
     backward.__signature__ = own.replace(parameters=taken)  # type: ignore[attr-defined]
     return backward
+
+
+def _called(function: Any, primals: tuple[Any, ...], params: Any, like: Any) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return the outputs of a function, and the leaves; Refused where it raises."""
+    try:
+        return outputs_of(function, primals, params, like=like)
+    except (InputError, NameError):  # which no values make right
+        raise
+    except Exception as error:  # of somebody's code
+        raise Refused(type(error).__name__, f"{first_line(error)}{raised_at(error)}".strip()) from error
+
+
+def without_what_is_marked(function: Any, forward: Any, example: Any, params: Any) -> tuple[Any, str]:
+    """Return forward with those outputs detached that a Function marks as without a gradient, and a note of it."""
+    if not callable(forward) or isinstance(forward, torch.nn.Module) or not isinstance(example, list | tuple):
+        return forward, ""
+    try:
+        ys = tensors_of(_called(function, tuple(example), params, None)[0])
+    except (InputError, NameError, Refused):  # which is told where it is asked for gradients
+        return forward, ""
+    places = [k for k, y in enumerate(ys) if inexact(y) and not y.requires_grad]
+    if not places or len(places) == sum(map(inexact, ys)):
+        return forward, ""
+    which = " and ".join(f"output {k}" for k in places)
+    note = f"{_name(function)} marks {which} as without a gradient, as if forward detached it: none is asked of it"
+    return with_outputs_detached(forward, places), note
 
 
 def _cotangents(function: Any, ys: Sequence[Tensor | None], grad_y: Any) -> tuple[Any, ...]:
@@ -69,6 +89,30 @@ def _cotangents(function: Any, ys: Sequence[Tensor | None], grad_y: Any) -> tupl
         several = f"{_name(function)} returns {len(tensors_of(ys))} tensors, and forward {len(grads)}"
         raise InputError(f"{several}: give a forward that returns as many.")
     return grads
+
+
+def _as_the_engine_has_them(node: Any, ys: Sequence[Any], grads: Sequence[Any], leaves: Sequence[Any]) -> list[Any]:
+    """Return the cotangents with what a Function gets of outputs that have none, as whole numbers: zeros, or None.
+
+    Which of both, by its set_materialize_grads, autograd's engine alone knows: it is asked what it would pass.
+    """
+    own = [torch.zeros_like(y) if g is None and y is not None else g for g, y in zip(grads, ys, strict=True)]
+    pairs = [(y, g) for y, g in zip(ys, grads, strict=True) if g is not None and y.requires_grad]
+    if not pairs or all(g is not None for g in grads):
+        return own
+    passed: list[Any] = []
+
+    def apply(*given: Any) -> tuple[None, ...]:
+        passed.extend(given)
+        return (None,) * len(node.needs_input_grad)
+
+    node.apply = apply
+    try:
+        outs, along = zip(*pairs, strict=True)
+        by_engine(outs, leaves, along, keep=True)
+    finally:
+        del node.apply
+    return [g if g is None or one is not None else None for g, one in zip(own, passed, strict=True)]
 
 
 def tensors_of(ys: Sequence[Tensor | None]) -> list[Tensor]:
@@ -122,7 +166,7 @@ def applying(function: Any) -> Any:
     return forward
 
 
-def by_engine(y: Any, leaves: list[Tensor | None], grad_y: Any, keep: bool = False) -> Gradients:
+def by_engine(y: Any, leaves: Sequence[Any], grad_y: Any, keep: bool = False) -> Gradients:
     """Return the gradients that autograd's engine finds; it may be asked again if it is to `keep` what was saved."""
     return by_autograd(y, leaves, grad_y, allow_unused=True, retain_graph=keep)
 

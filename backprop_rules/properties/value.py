@@ -1,5 +1,6 @@
 """Whether a function's own forward computes the function: its outputs are forward's, but for rounding."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from backprop_rules.domain import precision
 from backprop_rules.errors import InputError, OwnError, first_line
-from backprop_rules.evidence.allowance.units import wide
+from backprop_rules.evidence.allowance.units import FALSE_ALARMS, wide
 from backprop_rules.evidence.evidence import NARROW, WIDE, Pair, largest
 from backprop_rules.properties.finding import Finding, Kind, unequal
 from backprop_rules.properties.form import differs
@@ -27,7 +28,6 @@ from backprop_rules.subject.function import NoPoint
 from backprop_rules.subject.subject import Subject
 
 Outputs = list[Tensor]
-NEAR = 6  # neighbours, on either side, at which whole numbers are to be the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,9 @@ class Value:
         except Refused:  # it may take its own dtypes alone
             every, digits = self._here, min(precision(x.dtype) for x in self._leaves if inexact(x))
         near, numbers = list[Outputs](), numbers_from(SEED)
-        for _ in range(NEAR):
+        # What is tied within its rounding is so at a neighbour too with odds of about 2 to minus half of the digits.
+        chosen = sum(every[k][1].numel() for k in off)
+        for _ in range(math.ceil(math.log2(chosen / FALSE_ALARMS) / (digits / 2)) if chosen else 1):
             moves = [move_of(x, largest(x) or 1.0, numbers) * 2.0 ** (-digits / 2) if inexact(x) else 0 for x in leaves]
             with suppress(NoPoint):  # where forward takes both alone: of what is tied, each may win
                 near += [self._chosen([x + side * m for x, m in zip(leaves, moves, strict=True)]) for side in (1, -1)]

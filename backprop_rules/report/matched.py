@@ -17,7 +17,7 @@ from backprop_rules.subject.backward import Misfit, in_order, in_their_places
 from backprop_rules.subject.between import Between
 
 
-def in_a_row(what: str, given: Any) -> list[Any]:
+def of_each_output(what: str, given: Any) -> list[Any]:
     """Return what is given for each of forward's outputs: InputError for a dict, whose order may be another."""
     found = _pytree.tree_flatten(given, is_leaf=lambda x: x is None or isinstance(x, Mapping))[0]
     if any(isinstance(one, Mapping) for one in found):
@@ -96,7 +96,10 @@ def fitting(name: str, got: Any, held: Held) -> Tensor:
             f"The {what} has the shape {tuple(got.shape)}, and the right one {tuple(held.truth.shape)}.{likely}"
         )
     if got.dtype not in REAL:
-        raise InputError(f"the gradient of {name} has dtype {got.dtype}, and its primal {held.dtype}.")
+        what = "output y" if name == "y" else f"gradient of {name}"
+        eight = inexact(got) and got.itemsize == 1
+        hint = ": give it by .float(), which changes no number" if eight else f", and the right one {held.dtype}"
+        raise InputError(f"the {what} has dtype {got.dtype}{hint}.")
     if got.layout != torch.strided or got.is_meta:
         raise InputError(f"the gradient of {name} has no dense numbers to compare: give it by to_dense(), on a device.")
     return got.detach()
@@ -106,7 +109,7 @@ def matched_outputs(y: Any, held: AtSize) -> list[Tensor]:
     """Return an output for each of forward's that are no whole numbers."""
     if y is None:
         return []
-    several = [out for out in in_a_row("y", y) if not isinstance(out, Tensor) or inexact(out)]
+    several = [out for out in of_each_output("y", y) if not isinstance(out, Tensor) or inexact(out)]
     if any(one.truth.is_complex() for one in held.computed):
         raise InputError(
             "y: outputs are held as real numbers, and one of these is complex. Let forward return torch.view_as_real "

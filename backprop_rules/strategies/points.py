@@ -204,7 +204,7 @@ class Points:
         return y is not None and all(0 in shape for shape in y)
 
     def _varied(self, sizes: Sizes) -> Iterator[Point]:
-        """Yield the points where one size differs, where all are doubled, and where all are equal."""
+        """Yield the points where one size differs, where all are doubled, and where all that vary are equal."""
         every: dict[Label, int] = {label: 2 * n for label, n in sizes.base.items() if isinstance(label, int)}
         free = [family for family in sizes.families if family.size > 1]
         if every and free:
@@ -220,7 +220,7 @@ class Points:
         yield from self._torn_apart(sizes)
         if len(free) > 1:
             middle = sorted(family.size for family in free)[len(free) // 2]
-            square: dict[Label, int] = {label: middle for label in sizes.base if isinstance(label, int) and label}
+            square = {label: n for family in free for label, n in family.at(middle).items()}
             yield from self._at(Recipe((), "normal"), square, "square", self.seed, sizes)
 
     def _torn_apart(self, sizes: Sizes) -> Iterator[Point]:

@@ -22,14 +22,12 @@ from backprop_rules.subject.unchecked import UNCHECKED
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 COMPLEX_OF = {F64: torch.complex128, F32: torch.complex64}
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
 SEED = 20261126  # any: one, so that a forward that draws random numbers draws the same ones in each precision
 
 _NARROWER = {
-    F32: F64,
-    torch.float16: F64,
-    BF16: F64,
-    torch.complex64: torch.complex128,
-    torch.complex32: torch.complex128,
+    **dict.fromkeys((F32, torch.float16, BF16, *FLOAT8), F64),
+    **dict.fromkeys((torch.complex64, torch.complex32), torch.complex128),
 }
 _CASTS: dict[Any, torch.dtype] = {
     Tensor.float: F32,
@@ -62,7 +60,11 @@ _PROMOTING = _named(
     "mse_loss", "l1_loss", "smooth_l1_loss", "kl_div",
 )  # fmt: skip
 # These compute in a narrow dtype where autocast is on, which leaves float64 alone.
-_LOWERED = _named("matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "linear", "conv1d", "conv2d", "conv3d", "einsum")
+_LOWERED = {torch.linalg.vecdot, torch.linalg.multi_dot} | _named(
+    "matmul", "mm", "bmm", "mv", "addmm", "addmv", "addr", "addbmm", "baddbmm", "linear", "bilinear", "chain_matmul",
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "einsum", "prelu",
+    "scaled_dot_product_attention",
+)  # fmt: skip
 _DTYPE_OF = Tensor.dtype.__get__  # type: ignore[attr-defined]
 # Of two tensors, these give the smaller or the larger.
 _EXTREMES = _named("minimum", "maximum", "min", "max")
@@ -171,10 +173,8 @@ class Ambient(TorchFunctionMode):
         if func in _OPENED:
             with self:
                 return _OPENED[func](*args, **named)
-        if func in (torch.cumprod, Tensor.cumprod) and not recomputed():
-            product = cumprod(args, named)
-            if product is not None:
-                return product
+        if func in (torch.cumprod, Tensor.cumprod) and not recomputed() and (made := cumprod(args, named)) is not None:
+            return made
         if func in LOGARITHMS and (found := logarithm(args, named)) is not None:
             return found
         made = self._shadowed(self._shadow, func, args, named)
@@ -197,7 +197,7 @@ class Ambient(TorchFunctionMode):
         if func in _LOWERED:
             device = next((x.device.type for x in tensors_in((args, named))), "cpu")
             lowered = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-            args = _cast_to(lowered, args, shadow)
+            args, named = _cast_to(lowered, (args, named), shadow)
         if func is torch.nn.functional.scaled_dot_product_attention and not shadow.eager and not recomputed():
             own = shadow.dtype_of(args[0] if args else named["query"])
             told = partial(self.attentions.of, dtype=own, shadow=shadow)

@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -171,6 +171,22 @@ class Backward:
         return carried(self.function, self.framework, whole=True)
 
 
+def flat(own: Backward, forward: Function, names: Sequence[str]) -> Backward:
+    """Return a backward that takes lists of tensors as one of their leaves, which have these names."""
+
+    def backward(grad_y: Any, y: Any, *leaves: Any, **params: Any) -> Any:
+        primals = forward.arguments(leaves)
+        some = {name: value for name, value in params.items() if own.signature.takes(name)}
+        found = own.function(*own.signature.arguments(grad_y, y, primals), **some)
+        return _for_each(in_order(found, own.signature.primals), primals)
+
+    kind = inspect.Parameter
+    backward.__name__ = named(own.function)
+    taken = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in ("grad_y", "y", *names)]
+    backward.__signature__ = inspect.Signature([*taken, kind("_", kind.VAR_KEYWORD)])  # type: ignore[attr-defined]
+    return replace(own, function=backward, signature=Signature(backward, names, {}, len(names), False))
+
+
 def _conjugate(x: Any) -> Any:
     return torch.conj_physical(x) if isinstance(x, Tensor) and x.is_complex() else x
 
@@ -229,7 +245,7 @@ def _for_each(found: Any, primals: Sequence[Any]) -> tuple[Any, ...]:
             continue
         count = len(_pytree.tree_leaves(x))
         own = [None] * count if gradient is None else gradient
-        several = list(own) if isinstance(own, tuple | list) else [own]
+        several = _pytree.tree_leaves(own)
         if len(several) != count:
             raise Misfit(f"the backward returns {len(several)} gradients for a list of {count} primals")
         flat += several

@@ -1,10 +1,13 @@
 """From what a user hands in to a subject: a backward, a function or module, and one call of it."""
 
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from traceback import walk_tb
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ from backprop_rules.rule import Rule
 from backprop_rules.subject.addresses import Addresses
 from backprop_rules.subject.ambient import F64, SEED, inexact, running
 from backprop_rules.subject.as_rule import against_a_function, arguments_of, names_of
-from backprop_rules.subject.backward import Backward, Misfit, Raised, Signature, named
+from backprop_rules.subject.backward import Backward, Misfit, Raised, Signature, flat, named
 from backprop_rules.subject.between import written_among
 from backprop_rules.subject.constants import Constants, constants_of
 from backprop_rules.subject.frameworks.of_numpy import NUMPY
@@ -124,10 +127,10 @@ def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> t
             return _tried(name, replace(made, differentiates=True), leaves, defined)
         told = f"{name}: the {'definition' if defined else 'forward'} raises {type(error).__name__} for the example"
         by_name = f", and {', '.join(made.params)} by name" if made.params else ""
-        of_arrays = re.search("numpy|ufunc|ndarray|jax", f"{type(error).__module__} {error}", re.IGNORECASE) is not None
         among = ", a module's parameters among them" * isinstance(made.call, OfParameters)
         hint = f"It is called with the example's {len(leaves)} arrays as torch tensors{among}{by_name}."
-        hint += " But a function of JAX or NumPy arrays is a definition, with np, as in definition=np.exp." * of_arrays
+        if _is_of_arrays(made.call, error):
+            hint += " But a function of JAX or NumPy arrays is a definition, with np, as in definition=np.exp."
         if defined:
             hint = "It is followed as torch would compute it: write it with other functions, or give forward= in torch."
         raise InputError(f"{told}: {error}. {hint}") from error
@@ -138,7 +141,29 @@ def _tried(name: str, made: Function, leaves: Sequence[Any], defined: bool) -> t
             f"{name}: the forward returns {got}. It must return floating-point or complex tensors, by themselves or in "
             f"tuples, lists and dicts{array}."
         )
+    for eight in (y.dtype for y in _pytree.tree_leaves(y) if inexact(y) and y.dtype.itemsize == 1):
+        raise InputError(
+            f"{name}: the forward returns a tensor of {eight}, with which torch cannot compute: let it return this "
+            f"output by .float(), which changes no number."
+        )
     return made, y
+
+
+def _is_of_arrays(call: Any, error: BaseException) -> bool:
+    """Say whether NumPy or JAX raised it: it is theirs, or a TypeError of theirs, or in code that names them."""
+    found = [error, call]
+    for frame, _ in walk_tb(error.__traceback__ if isinstance(error, TypeError) else None):
+        known = {**frame.f_globals, **frame.f_locals}
+        own = sys.modules.get(frame.f_globals["__name__"])
+        if _root(own) != "backprop_rules":
+            found += [own, *(known.get(name) for name in frame.f_code.co_names)]
+    return any(_root(one) in ("numpy", "jax") for one in found)
+
+
+def _root(x: Any) -> str:
+    """Return the name of the library that a module, a function, or an object of some class is of."""
+    name = x.__name__ if isinstance(x, ModuleType) else getattr(x, "__module__", None) or type(x).__module__
+    return str(name).partition(".")[0]
 
 
 def _called(made: Function, leaves: Sequence[Any]) -> Any:
@@ -181,8 +206,6 @@ def _as_rule(
         return None, "it returns several tensors, and its derivative is somebody's autograd.Function"
     if {"y", "grad_y"} & set(names):
         return None, "a primal is called as the output or the cotangent is"
-    if any("[" in name for name in names):
-        return None, "it takes lists of tensors"
     if any(inexact(x) and x.dtype not in REAL + COMPLEX for x in leaves):
         return None, "there is no ball arithmetic in its dtype"
 
@@ -192,10 +215,20 @@ def _as_rule(
         with made.ambient(F64) if wide else nullcontext():
             return made.at(named_params).raw(primals)
 
+    if len(leaves) != made.structure.num_nodes - 1:  # there are lists of tensors: of a rule each has a name
+        names = tuple(re.sub(r"\W+", "_", name).strip("_") for name in names)
+        if len(set(names)) < len(names):
+            return None, "an argument is called as what is in a list"
+        own, definition = flat(own, made, names), definition and _of_leaves(definition, made)
     try:
         return against_a_function(own, forward, definition, names, leaves, params, constants.cut_off), ""
     except InputError as error:
         return None, str(error)
+
+
+def _of_leaves(definition: Callable[..., Any], made: Function) -> Callable[..., Any]:
+    """Return a definition as a function of the leaves of an example."""
+    return lambda *leaves, **params: definition(*made.arguments(leaves), **params)
 
 
 def _is_somebodys(made: Function, leaves: Sequence[Any]) -> bool:

@@ -1,8 +1,10 @@
-"""A Function that refuses to be asked for some gradients: it is applied with these primals detached, as in forward."""
+"""A Function without some gradients: of primals that forward detaches too, or of outputs that it marks itself."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
 from typing import Any
 
+from torch import Tensor
 from torch.utils import _pytree
 
 from backprop_rules.subject.ambient import inexact
@@ -27,3 +29,17 @@ def that_detaches(function: Any, places: Collection[int]) -> Any:
         return function.apply(*(x.detach() if k in places and inexact(x) else x for k, x in enumerate(given)))
 
     return type(function)(function.__name__, (function,), {"apply": staticmethod(apply)})
+
+
+def with_outputs_detached(forward: Callable[..., Any], places: Collection[int]) -> Callable[..., Any]:
+    """Return a function whose outputs in these places, of all tensors that it returns, are detached."""
+
+    @wraps(forward)
+    def without(*arguments: Any, **params: Any) -> Any:
+        leaves, structure = _pytree.tree_flatten(forward(*arguments, **params))
+        tensors = [k for k, y in enumerate(leaves) if isinstance(y, Tensor)]
+        for k in places:
+            leaves[tensors[k]] = leaves[tensors[k]].detach()
+        return _pytree.tree_unflatten(leaves, structure)
+
+    return without

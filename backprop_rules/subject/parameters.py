@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -38,7 +39,7 @@ class OfParameters:
         """Call the module; its own parameters are in their places again afterwards, and buffers are what they were."""
         first, own = len(self.names), {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         own.update(zip(self.parameters.values(), arguments[first:], strict=True))
-        with _ONE_AT_A_TIME, _recomputed_with(self.module, own):
+        with _ONE_AT_A_TIME, recomputed_by(partial(_with, self.module, own)):
             return torch.func.functional_call(self.module, own, arguments[:first], params)
 
     @property
@@ -61,31 +62,62 @@ class OfParameters:
 
 
 @contextmanager
-def _recomputed_with(module: torch.nn.Module, own: Mapping[str, Any]) -> Iterator[None]:
-    """Let what is checkpointed meanwhile be computed again, in the backward, with the same parameters and buffers.
-
-    So is it in the same precision, and watched by the same: autograd's engine knows of neither.
-    """
+def recomputed_by(around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Let what is checkpointed meanwhile, and what is in it, be computed again, in the backward, as `around` says."""
     torchs: Any = checkpoint
-    function_modes: Any = torch.overrides._get_current_function_mode_stack
-    before, places = torchs._checkpoint_without_reentrant_generator, {f"module.{name}": x for name, x in own.items()}
+    before, kept = torchs._checkpoint_without_reentrant_generator, torchs._allowed_determinism_checks_to_fns
 
-    def with_these(function: Callable[..., Any], *options: Any, **named: Any) -> Any:
-        modes = function_modes()
+    def around_it(function: Callable[..., Any], *options: Any, **named: Any) -> Any:
+        again = around(function)
 
-        def again(*arguments: Any, **named: Any) -> Any:
-            with _ONE_AT_A_TIME, ExitStack() as stack:
-                for mode in (one for one in modes if one not in function_modes()):
-                    stack.enter_context(mode)
-                return torch.func.functional_call(_Around(module), places, (function, *arguments), named)
+        def with_what_is_in_it(*arguments: Any, **named: Any) -> Any:
+            with recomputed_by(around):
+                return again(*arguments, **named)
 
-        return before(again, *options, **named)
+        return before(with_what_is_in_it, *options, **named)
 
-    torchs._checkpoint_without_reentrant_generator = with_these
+    torchs._checkpoint_without_reentrant_generator = around_it
+    torchs._allowed_determinism_checks_to_fns = {name: _as_it_is(of) for name, of in kept.items()}
     try:
         yield
     finally:
         torchs._checkpoint_without_reentrant_generator = before
+        torchs._allowed_determinism_checks_to_fns = kept
+
+
+def _as_it_is(of: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what a checkpoint keeps of a tensor, to compare: its own dtype, and not that of another run."""
+
+    def told(x: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return of(x)
+
+    return told
+
+
+def as_watched(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is called in this precision, watched by the same: autograd's engine knows of neither."""
+    function_modes: Any = torch.overrides._get_current_function_mode_stack
+    modes = function_modes()
+
+    def again(*arguments: Any, **named: Any) -> Any:
+        with ExitStack() as stack:
+            for mode in (one for one in modes if one not in function_modes()):
+                stack.enter_context(mode)
+            return function(*arguments, **named)
+
+    return again
+
+
+def _with(module: torch.nn.Module, own: Mapping[str, Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is called with these parameters and buffers of the module."""
+    places = {f"module.{name}": x for name, x in own.items()}
+
+    def again(*arguments: Any, **named: Any) -> Any:
+        with _ONE_AT_A_TIME:
+            return torch.func.functional_call(_Around(module), places, (function, *arguments), named)
+
+    return again
 
 
 class _Around(torch.nn.Module):

@@ -89,7 +89,7 @@ class Joined:
             return in_a_row(_pytree.tree_leaves(found))
         pairs = zip_longest(*map(_pytree.tree_leaves, (by_keys(found, like), like)), fillvalue=0)
         ys = [y for y, place in pairs if y is not None and place is not None]
-        return np.concatenate([np.ravel(y) for y in ys if np.asarray(y).dtype.kind not in "biu"])
+        return np.concatenate([[], *(np.ravel(y) for y in ys if np.asarray(y).dtype.kind not in "biu")])
 
     def apart(self, rows: Sequence[Tensor], primals: Sequence[Any], params: Any) -> list[Any]:
         """Return the cotangents and the outputs, of which there are `rows`, as a backward gets them.

@@ -368,9 +368,9 @@ def pull_back(y: Any, cotangent: Sequence[complex | None], tape: list[Number]) -
     """Leave in every number's `adjoint` the gradient of the real inner product of the cotangent and y.
 
     A number from which no path leads to an output keeps the `ZERO` that it was made with; an output whose
-    weight is None is left out.
+    weight is None is left out. Where there are more numbers than weights, or fewer, who asks for y tells it.
     """
-    for element, weight in zip(outputs(y), cotangent, strict=True):
+    for element, weight in zip(outputs(y), cotangent, strict=False):
         if isinstance(element, Number) and weight is not None:
             element.adjoint += ball(weight)
     for number in reversed(tape):

@@ -4,7 +4,9 @@ The numbers are kept by storage, one for each place in memory: so a view has tho
 through one of the two is read through the other. A tensor whose storage is not known holds constants.
 """
 
+import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -66,9 +68,17 @@ def wide(x: Tensor) -> Tensor:
 
 
 def _cut(values: Any) -> Any:
-    """Return the same numbers, from which no derivative goes back."""
+    """Return the same numbers, from which no derivative goes back; an autograd.Function says it by its own backward."""
+    step: FrameType | None = sys._getframe()
+    while step is not None:
+        if step.f_code is _APPLY:
+            raise refusal("an autograd.Function is in it, whose own backward says its derivative")
+        step = step.f_back
     cut = each(lambda v: Number(v.value, v.tape) if isinstance(v, Number) else v)
     return np.asarray(cut(values), dtype=object)
+
+
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 
 
 class Exactly(TorchDispatchMode):
@@ -221,7 +231,8 @@ class Exactly(TorchDispatchMode):
         assert found.shape == tuple(result.shape), (found.shape, result.shape)
         if inexact(result):
             made = self._exactly(found)
-            made = made if torch.is_grad_enabled() else _cut(made)
+            if not torch.is_grad_enabled():
+                made = _cut(made)
             if not result.is_complex() and any(isinstance(v, Number) and isinstance(v.value, acb) for v in made.flat):
                 raise refusal("it makes real numbers of complex ones")
             self.keep(result, made)
