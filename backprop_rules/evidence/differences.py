@@ -62,7 +62,7 @@ def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
         return function.value(moved, point.grads)
 
     table: list[list[float]] = []
-    best, error, left, right, at, noise, nearest = math.nan, math.inf, math.nan, math.nan, step, 0.0, math.inf
+    best, error, left, right, at, noise = math.nan, math.inf, math.nan, math.nan, step, 0.0
     apart_at, rows = list[float](), FEW if evidence.heavy else ROWS
     try:
         here, size = value(0.0)
@@ -78,11 +78,8 @@ def slope(evidence: Evidence, along: Directions, step: float) -> Slope | None:
                 apart = max(abs(row[j + 1] - row[j]), abs(row[j + 1] - before)) + rounded
                 if apart < error:
                     best, error, at = row[j + 1], apart, step
-            off = abs(row[-2] - table[-1][-1]) if table else math.inf
-            if count and (noise or off >= nearest or count == rows - 1):
-                # Once they come no nearer, little else than rounding is left of the highest order.
-                noise = max(noise, step * off)
-            nearest = off
+            if count >= rows // 2:  # by then little else than rounding is left of the highest order
+                noise = max(noise, step * abs(row[-2] - table[-1][-1]))
             table.append(row)
             step /= 2
     except NoPoint:
