@@ -45,8 +45,9 @@ from backprop_rules.subject.build import leaf_names
 from backprop_rules.subject.detached import detached_by, that_detaches
 from backprop_rules.subject.frameworks.of_jax import JAX
 from backprop_rules.subject.function import NoPoint
-from backprop_rules.subject.parameters import as_watched, left_as_it_is, recomputed_by, with_its_parameters
+from backprop_rules.subject.parameters import left_as_it_is, with_its_parameters
 from backprop_rules.subject.places import raised_at
+from backprop_rules.subject.recomputed import as_watched, recomputed_by
 from backprop_rules.subject.subject import Subject
 
 if TYPE_CHECKING:  # which brings ball arithmetic along

@@ -1,12 +1,16 @@
 """A function that checkpoints, of no module: its steps are computed again in the precision in which it ran."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Event
 
 import pytest
 import torch
+import torch.utils.checkpoint as torchs
 from torch.utils.checkpoint import checkpoint
 
 from backprop_rules import check, check_function
+from backprop_rules.subject.recomputed import GENERATOR, as_watched, recomputed_by
 from backprop_rules.testing import WrongGradients, assert_gradients, enclose
 
 again = partial(checkpoint, use_reentrant=False)
@@ -88,6 +92,41 @@ def test_torchs_checkpoint_is_its_own_afterwards():
     got, held = at_a_point(in_part)
     assert_gradients(got, **held)
     assert torch.utils.checkpoint._checkpoint_without_reentrant_generator is before
+
+
+def test_it_is_so_after_two_threads_that_leave_in_the_order_in_which_they_came():
+    before, entered, left = vars(torchs).copy(), Event(), Event()
+
+    def first():
+        with recomputed_by(as_watched):
+            assert entered.wait(60)
+        left.set()
+
+    def second():
+        with recomputed_by(as_watched):
+            entered.set()
+            assert left.wait(60)
+            assert torchs._checkpoint_without_reentrant_generator is not before[GENERATOR]
+
+    with ThreadPoolExecutor(2) as threads:
+        for job in [threads.submit(first), threads.submit(second)]:
+            job.result()
+    assert vars(torchs) == before
+
+
+def test_what_another_thread_checkpoints_meanwhile_is_computed_again_as_it_was():
+    calls = []
+
+    def counted(function):
+        return lambda *arguments: calls.append(function) or function(*arguments)
+
+    def gradient():
+        x = torch.ones(3, requires_grad=True)
+        return torch.autograd.grad(again(torch.sin, x).sum(), x)[0]
+
+    with recomputed_by(counted), ThreadPoolExecutor(1) as threads:
+        assert torch.equal(threads.submit(gradient).result(), torch.ones(3).cos()) and not calls
+        assert torch.equal(gradient(), torch.ones(3).cos()) and len(calls) == 1
 
 
 def test_an_autograd_function_in_a_checkpoint_may_be_a_reference():

@@ -5,7 +5,7 @@ import keyword
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
-from torch.utils import _pytree, checkpoint
+from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backprop_rules.errors import InputError, unknown
@@ -22,6 +22,7 @@ from backprop_rules.subject.ambient import tensors_in
 from backprop_rules.subject.as_rule import names_of
 from backprop_rules.subject.backward import POSITIONAL
 from backprop_rules.subject.function import NoPoint, function_of, ones
+from backprop_rules.subject.recomputed import recomputed_by
 
 _ONE_AT_A_TIME = threading.RLock()
 STATEFUL = (torch.jit.ScriptModule, torch.nn.DataParallel)  # of which no parameter can be put in another's place
@@ -59,54 +60,6 @@ class OfParameters:
         if any(name not in others or others[name].shape != own[name].shape for name in self.parameters.values()):
             return None
         return OfParameters(module, self.names, self.parameters)
-
-
-@contextmanager
-def recomputed_by(around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """Let what is checkpointed meanwhile, and what is in it, be computed again, in the backward, as `around` says."""
-    torchs: Any = checkpoint
-    before, kept = torchs._checkpoint_without_reentrant_generator, torchs._allowed_determinism_checks_to_fns
-
-    def around_it(function: Callable[..., Any], *options: Any, **named: Any) -> Any:
-        again = around(function)
-
-        def with_what_is_in_it(*arguments: Any, **named: Any) -> Any:
-            with recomputed_by(around):
-                return again(*arguments, **named)
-
-        return before(with_what_is_in_it, *options, **named)
-
-    torchs._checkpoint_without_reentrant_generator = around_it
-    torchs._allowed_determinism_checks_to_fns = {name: _as_it_is(of) for name, of in kept.items()}
-    try:
-        yield
-    finally:
-        torchs._checkpoint_without_reentrant_generator = before
-        torchs._allowed_determinism_checks_to_fns = kept
-
-
-def _as_it_is(of: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what a checkpoint keeps of a tensor, to compare: its own dtype, and not that of another run."""
-
-    def told(x: Any) -> Any:
-        with torch._C.DisableTorchFunction():
-            return of(x)
-
-    return told
-
-
-def as_watched(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that is called in this precision, watched by the same: autograd's engine knows of neither."""
-    function_modes: Any = torch.overrides._get_current_function_mode_stack
-    modes = function_modes()
-
-    def again(*arguments: Any, **named: Any) -> Any:
-        with ExitStack() as stack:
-            for mode in (one for one in modes if one not in function_modes()):
-                stack.enter_context(mode)
-            return function(*arguments, **named)
-
-    return again
 
 
 def _with(module: torch.nn.Module, own: Mapping[str, Any], function: Callable[..., Any]) -> Callable[..., Any]:
