@@ -1,4 +1,4 @@
-"""What is checkpointed is computed again in the backward as in the forward, of which autograd's engine knows nothing."""
+"""What is checkpointed is computed again in the backward as in the forward: autograd's engine knows nothing of it."""
 
 import threading
 from collections.abc import Callable, Iterator
