@@ -21,8 +21,10 @@ def run(all_loaded, pytester, monkeypatch):
     pytester.makeconftest(CONFTEST)
 
     def run(wanted, *words):
-        pytester.makepyfile(f"import torch\n\ndef test_threads():\n    assert torch.get_num_threads() == {wanted}")
-        words = ("-m", "pytest", "-p", "no:cacheprovider", *words)
+        text = f"import torch\n\ndef test_threads():\n    assert torch.get_num_threads() == {wanted}"
+        # A file that is changed within a second, and is as long as before, is taken for what was compiled of it then.
+        file = pytester.makepyfile(**{f"test_{wanted}_threads": text})
+        words = ("-m", "pytest", "-p", "no:cacheprovider", str(file), *words)
         return result_of(all_loaded.run(*words, cwd=pytester.path))
 
     return run
